@@ -1,0 +1,1 @@
+"""Formats: tensors held by smaller ones, and how to get them."""

@@ -1,0 +1,165 @@
+"""What every format has: tensors, shape, ranks, a dense meaning, storage counts, arithmetic by operators; pytrees."""
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree
+
+
+def _flatten(x):
+    leaves, spec = [], []
+    for field in fields(x):
+        value = getattr(x, field.name)
+        spec.append(len(value) if isinstance(value, tuple) else None if value is None else -1)
+        leaves += value if isinstance(value, tuple) else [] if value is None else [value]
+    return leaves, tuple(spec)
+
+
+def _rebuild(cls, leaves, spec):
+    """Put leaves back without checking them: while torch traces, they may be anything."""
+    x, leaves = object.__new__(cls), iter(leaves)
+    for field, n in zip(fields(cls), spec, strict=True):
+        value = None if n is None else next(leaves) if n == -1 else tuple(next(leaves) for _ in range(n))
+        object.__setattr__(x, field.name, value)
+    return x
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Format:
+    """A tensor held by smaller ones.  A subclass is a frozen dataclass of tensors and tuples of tensors.
+
+    It states `shape`, `ranks`, `to_dense`, `norm`, `at`, `scale`, and what arithmetic it has: `_add`, `_times`, `dot`.
+    Its `_check` says no to tensors that do not fit.  It is a pytree, so `torch.func` and `torch.compile` see through it.
+    """
+
+    def __init_subclass__(cls):
+        _pytree.register_pytree_node(cls, _flatten, lambda leaves, spec: _rebuild(cls, leaves, spec))
+
+    def __post_init__(self):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, list):
+                object.__setattr__(self, field.name, tuple(value))
+        for t in self.tensors():
+            if not isinstance(t, Tensor):
+                raise TypeError(f"{type(self).__name__}: needs torch tensors, got {type(t).__name__}")
+        self._check()
+
+    # -- tensors
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """The stored tensors, in the order of the fields."""
+        return tuple(_flatten(self)[0])
+
+    def with_tensors(self, tensors) -> "Format":
+        """The same format with other tensors, in the order of `tensors()`; their shapes may differ."""
+        tensors = list(tensors)
+        leaves, spec = _flatten(self)
+        if len(tensors) != len(leaves):
+            raise ValueError(f"{type(self).__name__}: needs {len(leaves)} tensors, got {len(tensors)}")
+        new = _rebuild(type(self), tensors, spec)
+        new.__post_init__()
+        return new
+
+    def to(self, *args, **kwargs) -> "Format":
+        """Every tensor moved or cast, as `torch.Tensor.to` does it."""
+        return self.with_tensors(t.to(*args, **kwargs) for t in self.tensors())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.tensors()[0].dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.tensors()[0].device
+
+    # -- counts
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def numel(self) -> int:
+        """Numbers stored."""
+        return sum(t.numel() for t in self.tensors())
+
+    @property
+    def compression(self) -> float:
+        """Numbers of the dense tensor for each number stored."""
+        return math.prod(self.shape) / self.numel
+
+    def __repr__(self):
+        dense = math.prod(self.shape)
+        return f"{type(self).__name__}(shape={self.shape}, ranks={self.ranks}, stores {self.numel} of {dense})"
+
+    # -- arithmetic
+
+    def __add__(self, other):
+        return self._add(self._same(other, "+"))
+
+    def __sub__(self, other):
+        return self._add(self._same(other, "-").scale(-1))
+
+    def __neg__(self):
+        return self.scale(-1)
+
+    def __mul__(self, other):
+        """Elementwise product with a format of the same kind, or a multiple by a number."""
+        if isinstance(other, Format):
+            return self._times(self._same(other, "*"))
+        return self.scale(other)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, number):
+        return self.scale(1 / number)
+
+    def _same(self, other, sign):
+        if type(other) is not type(self) or other.shape != self.shape:
+            what = f"{type(other).__name__} of shape {tuple(getattr(other, 'shape', ()))}"
+            raise ValueError(
+                f"{type(self).__name__} {sign}: needs a {type(self).__name__} of shape {self.shape}, got {what}"
+            )
+        return other
+
+    def _index(self, index) -> Tensor:
+        """Multi-indices (batch, d) of integers, checked against the shape; negative ones count from the end."""
+        who = f"{type(self).__name__}.at"
+        index = torch.as_tensor(index, device=self.device)
+        if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
+            raise TypeError(f"{who}: needs integer indices, got {index.dtype}")
+        if index.ndim != 2 or index.shape[1] != self.ndim:
+            raise ValueError(f"{who}: needs indices of shape (batch, {self.ndim}), got {tuple(index.shape)}")
+        size = torch.tensor(self.shape, device=index.device)
+        out = (index < -size) | (index >= size)
+        if out.any():
+            row, mode = out.nonzero()[0].tolist()
+            raise ValueError(
+                f"{who}: mode {mode} has indices in 0..{self.shape[mode] - 1}, got {int(index[row, mode])} in row {row}"
+            )
+        return torch.where(index < 0, index + size, index).long()
+
+
+class MatrixFormat(Format):
+    """A format that is a matrix (out, in) and multiplies: `apply`, and the cost of doing so: `flops`."""
+
+    def apply(self, x: Tensor) -> Tensor:
+        """y = w x on the last mode: (..., in) -> (..., out).  The plain autograd reference."""
+        raise NotImplementedError
+
+    def flops(self, batch: int) -> int:
+        """Multiplications and additions of `apply` on a batch, two for each multiply-add."""
+        raise NotImplementedError
+
+
+def check_same(who: str, tensors) -> None:
+    """Says no to tensors of several dtypes or devices, or of a dtype that is not floating."""
+    kinds = {(t.dtype, t.device) for t in tensors}
+    if len(kinds) > 1:
+        raise ValueError(f"{who}: needs tensors of one dtype and device, got {sorted(map(str, kinds))}")
+    (dtype, _), = kinds
+    if not (dtype.is_floating_point or dtype.is_complex):
+        raise TypeError(f"{who}: needs floating-point or complex tensors, got {dtype}")

@@ -1,0 +1,296 @@
+"""The canonical polyadic format and its alternating least squares [KoldaBader2009]."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..fit import Fit
+from ..linalg import check_dense, orthogonalize, rank_caps, right_basis, safe_scale, solve_gram, wide
+from ..multilinear import khatri_rao, unfold
+from ..rng import rand, randn
+from .base import Format, check_same
+
+LETTERS = "abcdefghijklmnopq"
+HALS_PASSES = 5  # rounds over the columns in each nonnegative update
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class CP(Format):
+    """Sum of r rank-one tensors: x[i_0, ..., i_{d-1}] = sum_r w_r F_0[i_0, r] ... F_{d-1}[i_{d-1}, r].
+
+    weights: (r,).  factors: d matrices (n_k, r).  ranks: (r,).
+
+    >>> CP.randn((4, 5, 6), rank=3, generator=torch.Generator().manual_seed(0))
+    CP(shape=(4, 5, 6), ranks=(3,), stores 48 of 120)
+    """
+
+    weights: Tensor
+    factors: tuple[Tensor, ...]
+
+    def _check(self):
+        got = [tuple(f.shape) for f in self.factors]
+        r = tuple(self.weights.shape)
+        if not got or len(r) != 1 or any(len(g) != 2 or g[1:] != r or 0 in g for g in got):
+            raise ValueError(f"CP: needs weights (r,) and factors (n, r), got shapes {r} and {got}")
+        check_same("CP", self.tensors())
+
+    @classmethod
+    def randn(cls, shape, rank: int, *, generator=None, dtype=None, device=None) -> "CP":
+        """Gaussian factors and equal weights, scaled so that the entries have variance 1."""
+        (r,) = rank_caps("CP.randn", rank, None, shape, 1)
+        factors = tuple(randn(n, r, generator=generator, dtype=dtype, device=device) for n in shape)
+        return cls(torch.full_like(factors[0][0], r**-0.5), factors)
+
+    @property
+    def shape(self):
+        return tuple(f.shape[0] for f in self.factors)
+
+    @property
+    def ranks(self):
+        return tuple(self.weights.shape)
+
+    def to_dense(self) -> Tensor:
+        half = (self.ndim + 1) // 2
+        left, right = khatri_rao(*self.factors[:half]), self.factors[half:]
+        if not right:
+            return (left @ self.weights).reshape(self.shape)
+        return ((left * self.weights) @ khatri_rao(*right).mT).reshape(self.shape)
+
+    def norm(self) -> Tensor:
+        """Frobenius norm by orthogonalising the Khatri-Rao product mode by mode: right for nearly cancelling terms too."""
+        r = self.weights.to(wide(self.dtype))[None]
+        for f in self.factors:
+            r = orthogonalize(khatri_rao(r, f.to(r.dtype)))[1]
+        return torch.linalg.vector_norm(r.sum(1)).to(self.dtype.to_real())
+
+    def dot(self, other: "CP") -> Tensor:
+        """<self, other> = sum of conj(self) * other, from the d products of factors."""
+        self._same(other, "dot")
+        g = torch.outer(self.weights.conj(), other.weights)
+        for a, b in zip(self.factors, other.factors):
+            g = g * (a.mH @ b)
+        return g.sum()
+
+    def at(self, index) -> Tensor:
+        """Entries at many multi-indices: (batch, d) -> (batch,)."""
+        terms = self.weights
+        for f, i in zip(self.factors, self._index(index).unbind(1)):
+            terms = terms * f[i]
+        return terms.sum(-1)
+
+    def scale(self, number) -> "CP":
+        return CP(self.weights * number, self.factors)
+
+    def normalized(self) -> "CP":
+        """The same tensor with unit columns in the factors and the weights descending; weights real and >= 0 as far as
+        the terms allow (signs and phases stay in the first factor)."""
+        norms = [torch.linalg.vector_norm(f, dim=0) for f in self.factors]
+        units = [f / torch.where(n > 0, n, torch.ones_like(n)) for f, n in zip(self.factors, norms)]
+        size = self.weights.abs()
+        phase = self.weights / torch.where(size > 0, size, torch.ones_like(size))
+        units[0] = units[0] * phase
+        weights = math.prod(norms, start=size)
+        order = weights.detach().argsort(descending=True)
+        return CP(weights[order].to(self.dtype), tuple(u[:, order] for u in units))
+
+    def _add(self, other):
+        pairs = zip(self.factors, other.factors)
+        return CP(torch.cat([self.weights, other.weights]), tuple(torch.cat(p, 1) for p in pairs))
+
+    def _times(self, other):
+        def columns(a, b):
+            return (a[..., :, None] * b[..., None, :]).flatten(-2)
+
+        pairs = zip(self.factors, other.factors)
+        return CP(columns(self.weights, other.weights), tuple(columns(a, b) for a, b in pairs))
+
+
+def cp_als(
+    x: Tensor,
+    rank: int,
+    *,
+    init: str | CP = "hosvd",
+    tol: float = 1e-8,
+    max_iter: int = 200,
+    nonnegative: bool = False,
+    mask: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> Fit[CP]:
+    """CP decomposition by alternating least squares [KoldaBader2009, Fig. 3.3].
+
+        minimise | mask * (x - sum_r w_r a_r ∘ b_r ∘ c_r ∘ ...) |
+
+    x: (n_0, ..., n_{d-1}).  Stops when the relative error changes by less than `tol`; history holds the relative error
+    after each sweep, with a mask that of the observed entries.  ALS may crawl through a swamp or meet a degenerate pair
+    of terms that grow and cancel: the history and the weights show it.
+
+    init: "hosvd" (leading singular vectors, random columns where rank > n), "random", or a CP to start from, which is
+    left as it is.  nonnegative: factors and weights >= 0, by HALS [CichockiPhan2009].  mask: True where x is known.
+
+    >>> x = CP.randn((5, 6, 7), 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to_dense()
+    >>> cp_als(x, 2).history[-1] < 1e-6
+    True
+    """
+    if isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1:
+        raise ValueError(f"cp_als: max_iter must be an integer >= 1, got {max_iter!r}")
+    history, converged, cp = [], False, None
+    steps = cp_als_steps(x, rank, init=init, nonnegative=nonnegative, mask=mask, generator=generator)
+    for cp, error in steps:
+        history.append(error)
+        if len(history) > 1 and abs(history[-2] - error) < tol:
+            converged = True
+        if converged or len(history) == max_iter:
+            break
+    return Fit(cp, tuple(history), converged)
+
+
+def cp_als_steps(
+    x: Tensor, rank: int, *, init="hosvd", nonnegative=False, mask=None, generator=None
+) -> Iterator[tuple[CP, float]]:
+    """The sweeps of `cp_als`, one after another without end: pairs of the CP so far and its relative error.
+
+    >>> x = torch.ones(3, 4, 5)
+    >>> cp, error = next(cp_als_steps(x, 1))
+    >>> round(error, 3)
+    0.0
+    """
+    size = check_dense(x, "cp_als")
+    (r,) = rank_caps("cp_als", rank, None, x.shape, 1)
+    if nonnegative and x.is_complex():
+        raise TypeError(f"cp_als: a nonnegative fit needs real entries, got {x.dtype}")
+    mask = _check_mask(mask, x)
+    dtype, scale = x.dtype, safe_scale(size)
+    x = x if scale == 1.0 else x * scale
+    x = x.float() if dtype in (torch.float16, torch.bfloat16) else x
+    x = x if mask is None else x * mask
+    size = float(torch.linalg.vector_norm(x.detach(), dtype=wide(x.dtype)))
+
+    weights, factors = _start(x, r, init, scale, nonnegative, generator)
+    grams = [f.mT @ f.conj() for f in factors]
+    while True:
+        products = _mttkrps(x, factors) if mask is None else _masked_products(x, mask, factors)
+        for k, m, gamma in products:  # minimise | x_(k) - a KRᵀ |, KR the Khatri-Rao product of the others: a Γ = m
+            if gamma is None:
+                gamma = math.prod(grams[:k] + grams[k + 1 :], start=torch.ones_like(grams[0]))
+            a = _hals(m, gamma, factors[k] * weights) if nonnegative else _solve_rows(m, gamma)
+            weights = torch.linalg.vector_norm(a, dim=0)
+            factors[k] = a / torch.where(weights > 0, weights, torch.ones_like(weights))
+            grams[k] = factors[k].mT @ factors[k].conj()
+        cp = CP((weights / scale).to(dtype), tuple(f.to(dtype) for f in factors))
+        yield cp, _relative_error(x, mask, CP(weights.to(x.dtype), tuple(factors)), m, gamma, a, size)
+
+
+def _solve_rows(m: Tensor, gamma: Tensor) -> Tensor:
+    """a with a Γ = m row by row; Γ (r, r) for all rows, or (n, r, r) with one for each."""
+    if gamma.ndim == 2:
+        return solve_gram(gamma.mT, m.mT).mT
+    return solve_gram(gamma.mT, m[:, :, None])[:, :, 0]
+
+
+def _times_gamma(a, gamma):
+    return a @ gamma if gamma.ndim == 2 else (a[:, None, :] @ gamma)[:, 0]
+
+
+def _hals(m, gamma, a):
+    """Nonnegative least squares for a Γ = m, column by column: a_r <- max(0, a_r + (m - a Γ)_r / Γ_rr)."""
+    a = a.clone()
+    for _ in range(HALS_PASSES):
+        for r in range(a.shape[1]):
+            grr = gamma[..., r, r].clamp_min(torch.finfo(a.dtype).tiny)
+            gradient = m[:, r] - _times_gamma(a, gamma[..., r : r + 1])[:, 0]
+            a = a.index_copy(1, a.new_tensor([r], dtype=torch.long), (a[:, r] + gradient / grr).clamp_min(0)[:, None])
+    return a
+
+
+def _mttkrps(x: Tensor, factors: list[Tensor]):
+    """For each mode k in turn, the unfolding x_(k) times the conjugate Khatri-Rao product of the *current* others.
+
+    The tensor is met twice a sweep, not d times: its product with the right half of the factors serves the left half of
+    the modes, and the other way round [Phan2013].
+    """
+    d, r = x.ndim, factors[0].shape[1]
+    half = (d + 1) // 2
+    matrix = x.reshape(math.prod(x.shape[:half]), -1)
+    for lo, hi in ((0, half), (half, d)):
+        if lo == hi:
+            return
+        others = [f.conj() for f in (factors[half:] if lo == 0 else factors[:half])]
+        part = (matrix if lo == 0 else matrix.mT) @ khatri_rao(*others) if others else matrix.expand(-1, r)
+        part = part.reshape(*x.shape[lo:hi], r)
+        modes = LETTERS[: hi - lo]
+        for k in range(lo, hi):
+            rest = [j for j in range(lo, hi) if j != k]
+            terms = ",".join([modes + "r", *(modes[j - lo] + "r" for j in rest)])
+            yield k, torch.einsum(f"{terms}->{modes[k - lo]}r", part, *(factors[j].conj() for j in rest)), None
+
+
+def _masked_products(x: Tensor, mask: Tensor, factors: list[Tensor]):
+    """As `_mttkrps`, with Γ of each row from its observed entries only: (n, r, r).  x is zero where unknown."""
+    r = factors[0].shape[1]
+    for k in range(x.ndim):
+        kr = khatri_rao(*factors[:k], *factors[k + 1 :]) if x.ndim > 1 else x.new_ones(1, r)
+        seen = unfold(mask, k).to(x.dtype)
+        step = max(1, (1 << 22) // r**2)  # columns at a time: 2^22 numbers
+        gamma = sum(
+            seen[:, j : j + step] @ (kr[j : j + step, :, None] * kr[j : j + step, None, :].conj()).flatten(1)
+            for j in range(0, len(kr), step)
+        )
+        yield k, unfold(x, k) @ kr.conj(), gamma.reshape(-1, r, r)
+
+
+def _relative_error(x, mask, cp, m, gamma, a, size):
+    """|x - cp| / |x| from the last least-squares problem, |x|² - 2 Re <m, a> + <a Γ, a>: no pass over the data.
+
+    Where the difference of squares has lost its digits, the residual is formed.
+    """
+    if size == 0.0:
+        return 0.0
+    with torch.no_grad():
+        m, gamma, a = (t.detach().to(wide(x.dtype)) for t in (m, gamma, a))
+        square = size**2 + float(((_times_gamma(a, gamma) - 2 * m) * a.conj()).real.sum())
+        if square < 64 * torch.finfo(x.dtype).eps * size**2:
+            rest = x - cp.to_dense() if mask is None else (x - cp.to_dense()) * mask
+            return float(torch.linalg.vector_norm(rest, dtype=wide(x.dtype))) / size
+    return math.sqrt(square) / size
+
+
+def _start(x, r, init, scale, nonnegative, generator):
+    """Weights and factors with unit columns to start from."""
+    if isinstance(init, CP):
+        if init.shape != tuple(x.shape) or init.ranks != (r,):
+            raise ValueError(
+                f"cp_als: init needs shape {tuple(x.shape)} and rank {r}, got shape {init.shape} and rank {init.ranks[0]}"
+            )
+        if nonnegative and any(bool((t < 0).any()) for t in init.tensors()):
+            raise ValueError("cp_als: a nonnegative fit needs an init without negative numbers, got some")
+        cp = init.to(dtype=x.dtype, device=x.device).scale(scale).normalized()
+        return cp.weights, list(cp.factors)
+    options = dict(generator=generator, dtype=x.dtype, device=x.device)
+    if init == "random":
+        factors = [(rand if nonnegative else randn)(n, r, **options) for n in x.shape]
+    elif init == "hosvd":
+        factors = []
+        for k, n in enumerate(x.shape):
+            u = right_basis(unfold(x.detach(), k).mH, min(r, n))[0].to(x.dtype)
+            if u.shape[1] < r:
+                u = torch.cat([u, randn(n, r - u.shape[1], **options) / n**0.5], 1)
+            factors.append(u.abs() if nonnegative else u)
+    else:
+        raise ValueError(f'cp_als: init must be "hosvd", "random" or a CP, got {init!r}')
+    cp = CP(torch.ones_like(factors[0][0]), tuple(factors))
+    units = tuple(f / torch.linalg.vector_norm(f, dim=0) for f in cp.factors)
+    return cp.weights, list(units)
+
+
+def _check_mask(mask, x):
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != x.shape:
+        got = f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+        raise ValueError(f"cp_als: mask needs booleans of shape {tuple(x.shape)}, got {got}")
+    if not mask.any():
+        raise ValueError("cp_als: mask needs at least one observed entry, got none")
+    return mask.to(x.device)

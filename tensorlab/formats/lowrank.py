@@ -1,0 +1,111 @@
+"""A matrix as a product of two thin ones [EckartYoung1936]: the SVD layer, LoRA and DLRT all hold one of these."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..linalg import orthogonalize, truncated_svd, wide
+from ..rng import randn
+from .base import MatrixFormat, check_same
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LowRank(MatrixFormat):
+    """w = u s vᴴ with a middle factor s, or w = u vᴴ without one.
+
+    u: (out, r), v: (in, r), s: (r, r) full or None.  ranks: (r,).
+
+    >>> w = LowRank.from_dense(torch.ones(4, 3), rank=1)
+    >>> w, w.s
+    (LowRank(shape=(4, 3), ranks=(1,), stores 7 of 12), None)
+    """
+
+    u: Tensor
+    v: Tensor
+    s: Tensor | None = None
+
+    def _check(self):
+        check_same("LowRank", self.tensors())
+        got = [tuple(t.shape) for t in self.tensors()]
+        fits = self.u.ndim == self.v.ndim == 2 and self.u.shape[1] == self.v.shape[1]
+        if not fits or (self.s is not None and self.s.shape != 2 * self.u.shape[1:]):
+            raise ValueError(f"LowRank: needs u (out, r), v (in, r) and s (r, r) or None, got shapes {got}")
+
+    @classmethod
+    def from_dense(cls, w: Tensor, rank: int | None = None, *, rtol: float | None = None) -> "LowRank":
+        """The best w of its rank, as two balanced factors: u √Σ and v √Σ of the truncated SVD.
+
+        w: (out, in).  `rank` is a cap, `rtol` the relative Frobenius error; the smallest rank that meets it, capped.
+        """
+        u, s, vh = truncated_svd(w, rank, rtol=rtol)
+        root = s.sqrt()
+        return cls(u * root, vh.mH * root)
+
+    @classmethod
+    def randn(cls, shape, rank: int, *, generator=None, dtype=None, device=None) -> "LowRank":
+        """Gaussian factors, scaled so that the entries of w have variance 1."""
+        (m, n), options = shape, dict(generator=generator, dtype=dtype, device=device)
+        return cls(randn(m, rank, **options), randn(n, rank, **options) / rank**0.5)
+
+    @property
+    def shape(self):
+        return (self.u.shape[0], self.v.shape[0])
+
+    @property
+    def ranks(self):
+        return (self.u.shape[1],)
+
+    def to_dense(self) -> Tensor:
+        return self._left() @ self.v.mH
+
+    def apply(self, x: Tensor) -> Tensor:
+        return x @ self.v.conj() @ self._left().mT
+
+    def flops(self, batch: int) -> int:
+        (m, n), r = self.shape, self.ranks[0]
+        return 2 * batch * r * (m + n) + (0 if self.s is None else 2 * r * r * m)
+
+    def orthogonal(self) -> "LowRank":
+        """The same matrix with orthonormal u and v and a full s in between."""
+        u, ru = orthogonalize(self.u)
+        v, rv = orthogonalize(self.v)
+        return LowRank(u, v, (ru if self.s is None else ru @ self.s) @ rv.mH)
+
+    def merged(self) -> "LowRank":
+        """The same matrix as two factors: s goes into u."""
+        return LowRank(self._left(), self.v)
+
+    def round(self, rank: int | None = None, *, rtol: float | None = None) -> "LowRank":
+        """The best w of lower rank, from the SVD of the small middle factor; balanced factors as in `from_dense`."""
+        w = self.to(wide(self.dtype)).orthogonal()
+        small = LowRank.from_dense(w.s, rank, rtol=rtol)
+        return LowRank(w.u @ small.u, w.v @ small.v).to(self.dtype)
+
+    def norm(self) -> Tensor:
+        return torch.linalg.matrix_norm(self.orthogonal().s)
+
+    def dot(self, other: "LowRank") -> Tensor:
+        """<self, other> = sum of conj(self) * other, without forming either."""
+        self._same(other, "dot")
+        return ((self._left().mH @ other._left()) * (self.v.mH @ other.v).conj()).sum()
+
+    def at(self, index) -> Tensor:
+        """Entries at many indices: (batch, 2) -> (batch,)."""
+        i, j = self._index(index).unbind(1)
+        return (self._left()[i] * self.v[j].conj()).sum(1)
+
+    def scale(self, number) -> "LowRank":
+        return LowRank(self.u * number, self.v, self.s)
+
+    def _left(self):
+        return self.u if self.s is None else self.u @ self.s
+
+    def _add(self, other):
+        return LowRank(torch.cat([self._left(), other._left()], 1), torch.cat([self.v, other.v], 1))
+
+    def _times(self, other):
+        a, b = self._left(), other._left()
+        return LowRank(
+            (a[:, :, None] * b[:, None, :]).flatten(1), (self.v[:, :, None] * other.v[:, None, :]).flatten(1)
+        )

@@ -1,0 +1,81 @@
+"""Formats on disk, as safetensors: no code is ever run from a file."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from .base import Format
+from .cp import CP
+from .lowrank import LowRank
+from .tt import TT
+from .tucker import Tucker
+
+FORMATS = {cls.__name__: cls for cls in (LowRank, CP, Tucker, TT)}  # what a file may hold
+
+
+def save(path, x: Format) -> None:
+    """Write a format to a safetensors file, whole or not at all.
+
+    The tensors are named field or field.k after the dataclass; the class name stands in the metadata.  Complex tensors
+    are stored as pairs of real numbers.
+
+    >>> from tempfile import mkdtemp
+    >>> path = mkdtemp() + "/train.safetensors"
+    >>> save(path, TT.randn((4, 5, 6), rank=2))
+    >>> load(path)
+    TT(shape=(4, 5, 6), ranks=(2, 2), stores 40 of 120)
+    """
+    if type(x).__name__ not in FORMATS:
+        raise TypeError(f"save: needs one of {', '.join(FORMATS)}, got {type(x).__name__}")
+    tensors = {}
+    for name, value in vars(x).items():
+        if value is not None:
+            many = isinstance(value, tuple)
+            tensors |= {f"{name}.{k}": t for k, t in enumerate(value)} if many else {name: value}
+    tensors = {n: t.detach().resolve_conj().cpu() for n, t in tensors.items()}
+    tensors = {n: (torch.view_as_real(t) if t.is_complex() else t).clone().contiguous() for n, t in tensors.items()}
+    path = Path(path)
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    os.close(handle)
+    try:
+        save_file(tensors, part, metadata={"format": type(x).__name__, "complex": str(x.dtype.is_complex)})
+        os.replace(part, path)
+    finally:
+        Path(part).unlink(missing_ok=True)
+
+
+def load(path, *, device="cpu") -> Format:
+    """Read a format from a safetensors file.
+
+    The class name in the file is looked up in the fixed list of formats; anything else is refused, with a ValueError.
+    """
+    try:
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"load: needs a whole safetensors file, got {path}: {error}") from None
+    kind = about.get("format")
+    if kind not in FORMATS:
+        raise ValueError(f"load: needs a file with one of {', '.join(FORMATS)}, got {kind!r} in {path}")
+    if about.get("complex") == "True":
+        tensors = {n: torch.view_as_complex(t) for n, t in tensors.items()}
+    try:
+        return FORMATS[kind](**_grouped(tensors))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"load: needs the tensors of a {kind}, got {sorted(tensors)} in {path} ({error})") from None
+
+
+def _grouped(tensors):
+    """{"core": a, "factors.0": b, "factors.1": c} -> {"core": a, "factors": (b, c)}"""
+    out = {n: t for n, t in tensors.items() if "." not in n}
+    for field in {n.split(".")[0] for n in tensors if "." in n}:
+        count = sum(n.startswith(field + ".") for n in tensors)
+        if any(f"{field}.{k}" not in tensors for k in range(count)):
+            raise ValueError(f"{field} is not numbered from 0 to {count - 1}")
+        out[field] = tuple(tensors[f"{field}.{k}"] for k in range(count))
+    return out

@@ -1,0 +1,207 @@
+"""The Tucker format and the higher-order SVDs [DeLathauwer2000] [Vannieuwenhoven2012]."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..fit import Fit
+from ..linalg import check_dense, orthogonalize, project, rank_caps, right_basis, safe_scale, wide, zero_level
+from ..multilinear import mode_product, unfold
+from ..rng import randn
+from .base import Format, check_same
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Tucker(Format):
+    """A small core multiplied by a matrix along each mode: x = core ×_0 U_0 ×_1 U_1 ... ×_{d-1} U_{d-1}.
+
+    core: (r_0, ..., r_{d-1}).  factors: d matrices (n_k, r_k).  ranks: (r_0, ..., r_{d-1}).
+
+    >>> Tucker.randn((4, 5, 6), rank=2, generator=torch.Generator().manual_seed(0))
+    Tucker(shape=(4, 5, 6), ranks=(2, 2, 2), stores 38 of 120)
+    """
+
+    core: Tensor
+    factors: tuple[Tensor, ...]
+
+    def _check(self):
+        got, core = [tuple(f.shape) for f in self.factors], tuple(self.core.shape)
+        if not got or 0 in core or any(len(g) != 2 or 0 in g for g in got) or core != tuple(g[1] for g in got):
+            raise ValueError(f"Tucker: needs a core (r_0, r_1, ...) and factors (n_k, r_k), got shapes {core} and {got}")
+        check_same("Tucker", self.tensors())
+
+    @classmethod
+    def randn(cls, shape, rank, *, generator=None, dtype=None, device=None) -> "Tucker":
+        """Gaussian core and factors, scaled so that the entries have variance 1; ranks are capped by the mode sizes."""
+        shape = tuple(shape)
+        ranks = [min(r, n) for r, n in zip(rank_caps("Tucker.randn", rank, None, shape, len(shape)), shape)]
+        options = dict(generator=generator, dtype=dtype, device=device)
+        factors = tuple(randn(n, r, **options) / r**0.5 for n, r in zip(shape, ranks))
+        return cls(randn(*ranks, **options), factors)
+
+    @property
+    def shape(self):
+        return tuple(f.shape[0] for f in self.factors)
+
+    @property
+    def ranks(self):
+        return tuple(self.core.shape)
+
+    def to_dense(self) -> Tensor:
+        return _multiply(self.core, self.factors)
+
+    def orthogonal(self) -> "Tucker":
+        """The same tensor with orthonormal factors; the core carries the norm."""
+        bases, triangles = zip(*(orthogonalize(f) for f in self.factors))
+        return Tucker(_multiply(self.core, triangles), bases)
+
+    def round(self, rank=None, *, rtol: float | None = None) -> "Tucker":
+        """The Tucker tensor of smaller ranks within a tolerance: `st_hosvd` of the core of the orthogonal form."""
+        caps = rank_caps("Tucker.round", rank, rtol, self.shape, self.ndim)
+        whole = self.to(wide(self.dtype)).orthogonal()
+        small = _truncate(whole.core, caps, rtol, self.dtype)
+        factors = tuple(a @ b for a, b in zip(whole.factors, small.factors))
+        return Tucker(small.core, factors).to(self.dtype)
+
+    def norm(self) -> Tensor:
+        whole = self.to(wide(self.dtype)).orthogonal()
+        return torch.linalg.vector_norm(whole.core).to(self.dtype.to_real())
+
+    def dot(self, other: "Tucker") -> Tensor:
+        """<self, other> = sum of conj(self) * other, on the cores."""
+        self._same(other, "dot")
+        core = _multiply(other.core, [a.mH @ b for a, b in zip(self.factors, other.factors)])
+        return (self.core.conj() * core).sum()
+
+    def at(self, index) -> Tensor:
+        """Entries at many multi-indices: (batch, d) -> (batch,)."""
+        index = self._index(index)
+        out = self.factors[0][index[:, 0]] @ self.core.reshape(self.ranks[0], -1)
+        for f, i in zip(self.factors[1:], index.unbind(1)[1:]):
+            out = (f[i][:, None, :] @ out.reshape(len(index), f.shape[1], -1))[:, 0]
+        return out[:, 0]
+
+    def scale(self, number) -> "Tucker":
+        return Tucker(self.core * number, self.factors)
+
+    def _add(self, other):
+        factors = tuple(torch.cat(p, 1) for p in zip(self.factors, other.factors))
+        pad = torch.nn.functional.pad  # takes the last mode first
+        core = pad(self.core, [m for r in other.ranks[::-1] for m in (0, r)])
+        return Tucker(core + pad(other.core, [m for r in self.ranks[::-1] for m in (r, 0)]), factors)
+
+    def _times(self, other):
+        factors = tuple((a[:, :, None] * b[:, None, :]).flatten(1) for a, b in zip(self.factors, other.factors))
+        core = torch.tensordot(self.core, other.core, 0)
+        order = [j for k in range(self.ndim) for j in (k, self.ndim + k)]
+        return Tucker(core.permute(order).reshape([f.shape[1] for f in factors]), factors)
+
+
+def hosvd(x: Tensor, rank=None, *, rtol: float | None = None) -> Tucker:
+    """Higher-order SVD: leading left singular vectors of every unfolding of x [DeLathauwer2000].
+
+        |x - tucker| <= (rtol + 64 eps) |x|      when `rank` does not cut earlier, and <= sqrt(d) times the best error
+
+    x: (n_0, ..., n_{d-1}).  `rank`: a cap, one integer or d of them.  Each mode may lose rtol |x| / sqrt(d).
+    `st_hosvd` is cheaper and usually as good.
+
+    >>> hosvd(torch.ones(4, 5, 6), rtol=1e-3).ranks
+    (1, 1, 1)
+    """
+    size = check_dense(x, "hosvd")
+    caps = rank_caps("hosvd", rank, rtol, x.shape, x.ndim)
+    dtype, scale = x.dtype, safe_scale(size)
+    x = x if scale == 1.0 else x * scale
+    delta = _share(rtol, x.ndim, dtype) * size * scale
+    factors = [right_basis(unfold(x, k).mH, caps[k], atol=delta)[0] for k in range(x.ndim)]
+    core = x
+    for f in factors:  # the mode at the front is multiplied and goes to the back
+        core = project(core.reshape(core.shape[0], -1).mT, f.conj()).reshape(*core.shape[1:], f.shape[1])
+    return Tucker((core / scale).to(dtype), tuple(f.to(dtype) for f in factors))
+
+
+def st_hosvd(x: Tensor, rank=None, *, rtol: float | None = None) -> Tucker:
+    """Sequentially truncated higher-order SVD: each mode is cut from what the last cut left [Vannieuwenhoven2012].
+
+        |x - tucker| <= (rtol + 64 eps) |x|      when `rank` does not cut earlier, and <= sqrt(d) times the best error
+
+    x: (n_0, ..., n_{d-1}).  `rank`: a cap, one integer or d of them.  The modes are cut in order; after each the tensor is
+    smaller, so the first costs most.
+
+    >>> st_hosvd(torch.ones(4, 5, 6), rtol=1e-3)
+    Tucker(shape=(4, 5, 6), ranks=(1, 1, 1), stores 16 of 120)
+    """
+    size = check_dense(x, "st_hosvd")
+    caps = rank_caps("st_hosvd", rank, rtol, x.shape, x.ndim)
+    scale = safe_scale(size)
+    tucker = _truncate(x if scale == 1.0 else x * scale, caps, rtol, x.dtype)
+    return Tucker((tucker.core / scale).to(x.dtype), tuple(f.to(x.dtype) for f in tucker.factors))
+
+
+def hooi(x: Tensor, rank, *, tol: float = 1e-8, max_iter: int = 50) -> Fit[Tucker]:
+    """Higher-order orthogonal iteration: from `st_hosvd`, improve one factor after another [DeLathauwer2000b].
+
+        maximise | x ×_0 U_0ᴴ ... ×_{d-1} U_{d-1}ᴴ |  over orthonormal U_k (n_k, r_k)
+
+    x: (n_0, ..., n_{d-1}).  `rank`: one integer or d of them.  Stops when the relative error changes by less than `tol`;
+    history holds the relative error after each sweep, which never grows.
+
+    >>> hooi(torch.ones(4, 5, 6), 1).value.ranks
+    (1, 1, 1)
+    """
+    size = check_dense(x, "hooi")
+    caps = rank_caps("hooi", rank, None, x.shape, x.ndim)
+    if isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1:
+        raise ValueError(f"hooi: max_iter must be an integer >= 1, got {max_iter!r}")
+    dtype, scale = x.dtype, safe_scale(size)
+    x = x if scale == 1.0 else x * scale
+    start = _truncate(x, caps, None, dtype)
+    x, factors, ranks = x.to(start.dtype), list(start.factors), start.ranks
+    history, converged = [], False
+    while not converged and len(history) < max_iter:
+        for k in range(x.ndim):
+            y = _multiply(x, [None if j == k else f.mH for j, f in enumerate(factors)])
+            factors[k] = right_basis(unfold(y, k).mH, ranks[k])[0]
+        core = mode_product(y, factors[-1].mH, x.ndim - 1)
+        tucker = Tucker(core, tuple(factors))
+        history.append(_relative_error(x, tucker, size * scale))
+        converged = len(history) > 1 and abs(history[-2] - history[-1]) < tol
+    return Fit(Tucker((core / scale).to(dtype), tuple(f.to(dtype) for f in factors)), tuple(history), converged)
+
+
+def _truncate(x: Tensor, caps, rtol, dtype) -> Tucker:
+    """`st_hosvd` in float64 of a tensor of moderate size; the mode at the front is cut and goes to the back."""
+    delta = float(torch.linalg.vector_norm(x.detach(), dtype=wide(x.dtype))) * _share(rtol, x.ndim, dtype)
+    core, factors = x, []
+    for cap in caps:
+        matrix = core.reshape(core.shape[0], -1).mT  # (the others, n_k)
+        v, _ = right_basis(matrix, cap, atol=delta)
+        factors.append(v.conj())
+        core = project(matrix, v).reshape(*core.shape[1:], v.shape[1])
+    return Tucker(core, tuple(factors))
+
+
+def _share(rtol, d, dtype):
+    """What each of d cuts may lose, relative to the norm."""
+    return max((rtol or 0.0) / math.sqrt(d), zero_level(dtype))
+
+
+def _multiply(core: Tensor, factors) -> Tensor:
+    """core times a matrix along each mode, those that shrink it most first; None leaves a mode as it is."""
+    todo = [k for k, f in enumerate(factors) if f is not None]
+    for k in sorted(todo, key=lambda k: factors[k].shape[0] / factors[k].shape[1]):
+        core = mode_product(core, factors[k], k)
+    return core
+
+
+def _relative_error(x, tucker, size):
+    """|x - tucker| / |x| from the norm of the core; formed where the difference of squares has lost its digits."""
+    if size == 0.0:
+        return 0.0
+    with torch.no_grad():
+        square = 1 - (float(torch.linalg.vector_norm(tucker.core)) / size) ** 2
+        if square < 64 * torch.finfo(torch.float64).eps:
+            return float(torch.linalg.vector_norm(x - tucker.to_dense())) / size
+    return math.sqrt(square)

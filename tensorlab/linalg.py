@@ -1,0 +1,434 @@
+"""Matrices: every truncation, and the one way in which long matrices are factorised.
+
+Nothing of a tensor's size is ever given to an SVD or a QR.  The leading singular vectors of a long matrix a (m, n),
+m >> n, are the eigenvectors of its small Gram matrix aᴴa.  A Gram matrix squares the singular values and so loses those
+below sqrt(eps); where that matters, the columns are rotated by the eigenvectors and the Gram matrix is formed once
+more: now its columns are nearly orthogonal, only *graded*, and scaled to unit diagonal its factor keeps the relative
+accuracy of each column [DemmelVeselic1992].  Sums are in float64 whatever the data.
+"""
+
+import math
+from numbers import Integral, Real
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+EPS = torch.finfo(torch.float64).eps
+SMALL = 1 << 14  # entries up to which LAPACK's SVD is given the matrix as it is
+BLOCK = 1 << 18  # entries worked on at a time: 2 MiB of float64, about a core's cache
+SKETCH = 256  # shorter side from which a random sketch of the range is tried first
+
+
+class SVD(NamedTuple):
+    """a ≈ u @ diag(s) @ vh with orthonormal columns in u and vhᴴ and s descending."""
+
+    u: Tensor
+    s: Tensor
+    vh: Tensor
+
+
+# ------------------------------------------------------------------------------------------ how much to keep
+
+
+def choose_rank(s: Tensor, rank: int | None = None, *, atol: float = 0.0) -> int:
+    """Smallest r such that the discarded tail has norm at most `atol`, capped by `rank`.
+
+        r = min { k >= 1 : (s_{k+1}^2 + ... + s_n^2)^(1/2) <= atol }
+
+    Every truncation in tensorlab ends here.  The answer is never 0: a zero matrix has one (zero) term, so shapes stay
+    regular.  s: singular values, descending, shape (n,).  Reading them is the one step that is not differentiable.
+
+    >>> choose_rank(torch.tensor([4.0, 3.0, 0.1]), atol=0.2), choose_rank(torch.tensor([4.0, 3.0, 0.1]), 1, atol=0.2)
+    (2, 1)
+    """
+    s = s.detach().double()
+    top = float(s[0]) if len(s) else 0.0
+    if top == 0.0:
+        return 1
+    tail = (s / top).square().flip(0).cumsum(0).sqrt()
+    kept = max(1, int((tail > atol / top).sum()))
+    return kept if rank is None else min(kept, rank)
+
+
+def zero_level(dtype: torch.dtype) -> float:
+    """Relative norm below which a tail of singular values counts as zero: 2 eps(dtype) + 16 eps(float64).
+
+    The first term is what rounding the entries to `dtype` leaves behind, the second what our sums do.
+
+    >>> zero_level(torch.float32) < 3e-7
+    True
+    """
+    return 2 * torch.finfo(dtype).eps + 16 * EPS
+
+
+def rank_caps(who: str, rank, rtol, shape, count: int) -> tuple[int | None, ...]:
+    """The caps of `count` free ranks from the argument `rank`; says no to a bad `rank` or `rtol`.
+
+    >>> rank_caps("tt_svd", 3, None, (4, 5, 6), 2)
+    (3, 3)
+    """
+    if rank is None and rtol is None:
+        raise ValueError(f"{who}: needs a rank, an rtol or both, got neither")
+    if rtol is not None and (isinstance(rtol, bool) or not isinstance(rtol, Real) or not 0 <= rtol < math.inf):
+        raise ValueError(f"{who}: rtol must be a number >= 0, got {rtol!r}")
+    if rank is None:
+        return (None,) * count
+    several = isinstance(rank, (tuple, list))
+    for r in rank if several else (rank,):
+        if isinstance(r, bool) or not isinstance(r, Integral):
+            kind = "integers" if several else "an integer or a tuple of integers"
+            raise TypeError(f"{who}: rank must be {kind}, got {rank!r}")
+        if r < 1:
+            raise ValueError(f"{who}: rank must be at least 1, got {rank!r}")
+    if several and len(rank) != count:
+        entries = "1 entry" if count == 1 else f"{count} entries"
+        raise ValueError(
+            f"{who}: rank needs {entries} for a {len(shape)}-way tensor of shape {tuple(shape)}, got {tuple(rank)}"
+        )
+    return tuple(int(r) for r in rank) if several else (int(rank),) * count
+
+
+# ------------------------------------------------------------------------------------------ what comes in
+
+
+def check_dense(x: Tensor, who: str) -> float:
+    """Frobenius norm of a dense floating tensor, summed in float64; says no to anything else.
+
+    One pass over the data, without a copy, unless the squares would over- or underflow.  Raises TypeError for integers,
+    ValueError for 0-way or empty tensors and for NaN or Inf, with the place of the first.
+
+    >>> check_dense(torch.tensor([3e-200, -4e-200], dtype=torch.float64), "norm") == 5e-200
+    True
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{who}: needs a torch tensor, got {type(x).__name__}")
+    if not (x.is_floating_point() or x.is_complex()):
+        raise TypeError(f"{who}: needs floating-point or complex entries, got {x.dtype}")
+    if x.ndim == 0 or x.numel() == 0:
+        raise ValueError(f"{who}: needs a tensor with at least one mode and one entry, got shape {tuple(x.shape)}")
+    x = x.detach()
+    size = float(torch.linalg.vector_norm(x, dtype=wide(x.dtype)))
+    if 1e-90 < size < 1e90:
+        return size
+    low, high = torch.aminmax(torch.view_as_real(x.resolve_conj()) if x.is_complex() else x)
+    largest = max(-float(low), float(high))
+    if not math.isfinite(largest):
+        bad = tuple((~torch.isfinite(x)).nonzero()[0].tolist())
+        raise ValueError(f"{who}: needs finite entries, got {x[bad].item()} at index {bad}")
+    scale = safe_scale(largest)
+    return float(torch.linalg.vector_norm(x * scale, dtype=wide(x.dtype))) / scale
+
+
+def safe_scale(largest: float) -> float:
+    """A power of two that brings numbers of this size near 1; exactly 1 where their squares are safe anyway.
+
+    >>> safe_scale(3.0), safe_scale(2.0**-600) == 2.0**599
+    (1.0, True)
+    """
+    if largest == 0.0 or 1e-90 < largest < 1e90 or not math.isfinite(largest):
+        return 1.0
+    return math.ldexp(1.0, min(max(-math.frexp(largest)[1], -1022), 1022))
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that sums are done in: float64, or complex128.
+
+    >>> wide(torch.bfloat16)
+    torch.float64
+    """
+    return torch.complex128 if dtype.is_complex else torch.float64
+
+
+def widen(x: Tensor) -> Tensor:
+    """The same numbers in the dtype that sums are done in.
+
+    >>> widen(torch.ones(2, dtype=torch.complex64)).dtype
+    torch.complex128
+    """
+    return x.to(wide(x.dtype))
+
+
+# ------------------------------------------------------------------------------------------ factorisations
+
+
+def orthogonalize(a: Tensor) -> tuple[Tensor, Tensor]:
+    """a = q @ r with orthonormal columns in q and, so that the answer is unique, diag(r) >= 0.
+
+    a: (m, n)  ->  q: (m, k), r: (k, n), k = min(m, n).  For factors and cores, never for whole tensors.
+
+    The gradient is that of the product q @ r, as every caller here contracts q with r again; directions in which `a` is
+    rank deficient are left out of it, so it is finite for every `a`.
+
+    >>> q, r = orthogonalize(torch.tensor([[0.0, -2.0], [3.0, 0.0]], dtype=torch.float64))
+    >>> r.diagonal()
+    tensor([3., 2.], dtype=torch.float64)
+    """
+    q, r = _QR.apply(widen(a))
+    return q.to(a.dtype), r.to(a.dtype)
+
+
+def truncated_svd(a: Tensor, rank: int | None = None, *, rtol: float | None = None, atol: float | None = None) -> SVD:
+    """Best low-rank approximation a ≈ u @ diag(s) @ vh in the Frobenius norm [EckartYoung1936].
+
+    a: (m, n), real or complex floating, of any length.  Returns u: (m, r), s: (r,), vh: (r, n) in the dtype of `a`.
+    `rtol` is relative to |a|, `atol` absolute; the rank is the smallest that meets them, capped by `rank`.
+    Singular values under `zero_level` count as zero.
+
+    >>> truncated_svd(torch.diag(torch.tensor([3.0, 2.0, 1e-3])), rtol=1e-2).s
+    tensor([3., 2.])
+    """
+    size = check_dense(a, "truncated_svd")
+    if a.ndim != 2:
+        raise ValueError(f"truncated_svd: needs a matrix, got shape {tuple(a.shape)}")
+    if rtol is not None and atol is not None:
+        raise ValueError(f"truncated_svd: needs rtol or atol, not both, got rtol={rtol} and atol={atol}")
+    (cap,) = rank_caps("truncated_svd", rank, rtol if atol is None else atol, a.shape, 1)
+    scale = safe_scale(size)
+    out, a, size = a.dtype, a if scale == 1.0 else a * scale, size * scale
+    atol = max((rtol or 0.0) * size if atol is None else atol * scale, zero_level(out) * size)
+    u, s, vh = _svd(a, cap, atol)
+    return SVD(u.to(out), (s / scale).to(out.to_real()), vh.to(out))
+
+
+def _svd(a: Tensor, rank: int | None, atol: float) -> SVD:
+    if a.numel() <= SMALL:
+        u, s, vh = _SmallSVD.apply(widen(a))
+        r = choose_rank(s, rank, atol=atol)
+        return SVD(u[:, :r], s[:r], vh[:r])
+    if a.shape[0] < a.shape[1]:
+        u, s, vh = _svd(a.mH, rank, atol)
+        return SVD(vh.mH, s, u.mH)
+    v, s = right_basis(a, rank, atol=atol)
+    return SVD(_unit_columns(project(a, v)), s, v.mH)
+
+
+def right_basis(a: Tensor, rank: int | None = None, *, atol: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Leading right singular vectors and values of a long matrix, from its Gram matrix.
+
+    a: (m, n)  ->  v: (n, r) with orthonormal columns, s: (r,) descending, in float64, such that
+
+        | a - a v vᴴ | <= max(atol, a few eps |a|)     unless `rank` cuts earlier.
+
+    The cost is one product of 2 m n^2 flops; two where the tolerance is under about 1e-7 |a| (see the module's head).
+    A wide matrix is treated by its rows.  The entries must be of a size that can be squared (`safe_scale`).
+
+    >>> a = torch.tensor([[3.0, 0.0], [0.0, 1e-9], [4.0, 0.0]], dtype=torch.float64)
+    >>> right_basis(a, atol=1e-12)[1]
+    tensor([5.0000e+00, 1.0000e-09], dtype=torch.float64)
+    """
+    m, n = a.shape
+    if m < n:
+        u, s = right_basis(a.mH, rank, atol=atol)
+        if float(s[0].detach()) == 0.0:
+            return torch.eye(n, 1, dtype=u.dtype, device=u.device), s
+        return _unit_columns(project(a.mH, u)), s
+    if n > SKETCH and not (a.requires_grad and torch.is_grad_enabled()):
+        found = _sketched_basis(a, rank, atol)
+        if found is not None:
+            return found
+    v, s = _GramBasis.apply(a, rank, atol)
+    r = choose_rank(s, rank, atol=atol)
+    return v[:, :r], s[:r]
+
+
+def project(a: Tensor, v: Tensor) -> Tensor:
+    """a @ v in float64, block by block where `a` is narrower.  a: (m, n), v: (n, r)  ->  (m, r).
+
+    >>> project(torch.ones(3, 2, dtype=torch.float16), torch.ones(2, 1, dtype=torch.float64)).dtype
+    torch.float64
+    """
+    if a.dtype == v.dtype:
+        return a @ v
+    return torch.cat([widen(block) @ v for block in _blocks(a)])
+
+
+def solve_gram(gram: Tensor, b: Tensor) -> Tensor:
+    """Solve gram @ x = b for a Hermitian positive semidefinite matrix, or a batch of them, also where it is singular.
+
+    gram: (..., r, r), b: (..., r, m)  ->  x: (..., r, m).  The matrix is scaled to unit diagonal and r eps is added to
+    it: no more than the rounding it carries, and enough that dead or equal columns do no harm.
+
+    >>> solve_gram(torch.ones(2, 2), torch.ones(2, 1)).sum().round(decimals=3)
+    tensor(1.)
+    """
+    r = gram.shape[-1]
+    d = gram.diagonal(dim1=-2, dim2=-1).real.clamp_min(0)
+    d = torch.where(d > 0, d, torch.ones_like(d)).rsqrt()[..., None].to(gram.dtype)
+    ridge = r * torch.finfo(gram.dtype).eps * torch.eye(r, dtype=gram.dtype, device=gram.device)
+    return d * torch.linalg.solve(d * gram * d.mT + ridge, d * b)
+
+
+# ------------------------------------------------------------------------------------------ the Gram way
+
+
+def _blocks(a: Tensor):
+    """Row blocks of a matrix, of about BLOCK entries each; larger where a launch costs more than a cache miss."""
+    entries = BLOCK if a.device.type == "cpu" else BLOCK << 6
+    return a.split(max(1, entries // max(1, a.shape[1])))
+
+
+def _gram(a: Tensor, v: Tensor | None = None) -> Tensor:
+    """(a v)ᴴ (a v) with float64 sums; v = 1 by default.  Nothing of the size of `a` is kept."""
+    if v is None and a.dtype in (torch.float64, torch.complex128):
+        return a.mH @ a
+    n = a.shape[1]
+    out = torch.zeros(n, n, dtype=wide(a.dtype), device=a.device)
+    for block in _blocks(a):
+        y = widen(block) if v is None else widen(block) @ v
+        out.addmm_(y.mH, y)
+    return out
+
+
+def _eigh(g: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, descending and not negative, and eigenvectors."""
+    w, v = torch.linalg.eigh(g)
+    return w.clamp_min(0).flip(0), v.flip(1)
+
+
+def _gram_basis(a: Tensor, rank: int | None, atol: float) -> tuple[Tensor, Tensor]:
+    w, v = _eigh(_gram(a))
+    n, energy = len(w), float(w.sum())
+    noise = 8 * math.sqrt(n) * EPS * energy  # energy that these eigenvalues cannot resolve
+    s = (w + noise / n).sqrt()  # so that a tail is never underrated
+    r = choose_rank(s, rank, atol=atol)
+    # The computed vectors lose (eps |a|^2)^2 / s_r^2 of energy to those left out: more than wanted?
+    lost = (4 * EPS * energy) ** 2 / max(float(w[r - 1]), 1e-300)
+    tail = float(w[r:].sum())
+    sure = atol**2 >= 2 * noise or (r == rank and float(w[r - 1]) >= 2 * noise)
+    wanted = max((32 * EPS) ** 2 * energy, 1e-2 * atol**2, 1e-2 * tail if tail > 4 * noise else 0.0)
+    return (v, s) if sure and lost <= wanted else _repair(a, v)
+
+
+def _repair(a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Singular vectors and values to full accuracy, from the Gram matrix of the rotated columns a v."""
+    c = _gram(a, v)
+    d = c.diagonal().real.sqrt()
+    e, u = _eigh(c / torch.outer(d, d).clamp_min(1e-300))
+    factor = e.sqrt()[:, None] * u.mH * d  # factorᴴ factor = c, with graded columns
+    _, s, vh = torch.linalg.svd(factor)
+    return v @ vh.mH, s
+
+
+def _unit_columns(p: Tensor) -> Tensor:
+    """Orthonormal columns from nearly orthogonal, graded ones: p D (D pᴴ p D)^(-1/2)."""
+    d = torch.linalg.vector_norm(p, dim=0)
+    p = p / torch.where(d > 0, d, torch.ones_like(d))
+    for _ in range(2):  # Newton's iteration for the inverse root: from near 1, two steps reach rounding
+        g = p.mH @ p
+        if float((g - torch.eye(len(g), dtype=g.dtype, device=g.device)).abs().max().detach()) > 1e-2:
+            return orthogonalize(p)[0]
+        p = 1.5 * p - 0.5 * p @ g
+    return p
+
+
+def _sketched_basis(a: Tensor, rank: int | None, atol: float) -> tuple[Tensor, Tensor] | None:
+    """`right_basis` of a matrix with two long sides through a random sketch [HalkoMartinssonTropp2011].
+
+    The residual is formed, so the answer is certain; None where the singular values do not fall fast enough for that.
+    """
+    m, n = a.shape
+    generator = torch.Generator().manual_seed(0)  # not the caller's: the answer does not depend on it
+    a = widen(a)
+    w, rest = a.new_zeros(n, 0), a
+    block = (rank or 32) + 12
+    while w.shape[1] + block <= n // 3:
+        sketch = torch.randn(m, block, generator=generator, dtype=torch.float64).to(a)
+        y = rest.mH @ (rest @ orthogonalize(rest.mH @ sketch)[0])
+        w = orthogonalize(torch.cat([w, y - w @ (w.mH @ y)], 1))[0]
+        b = a @ w
+        rest = a - b @ w.mH
+        left = float(torch.linalg.vector_norm(rest))
+        v, s = _gram_basis(b, rank, atol)
+        r = choose_rank(s, rank, atol=math.sqrt(max(atol**2 - left**2, 0.0)))
+        capped = r == rank and left <= 1e-3 * float(s[r - 1])
+        if capped or left <= 0.3 * atol:
+            return w @ v[:, :r], s[:r]
+        block = 2 * w.shape[1]
+    return None
+
+
+# ------------------------------------------------------------------------------------------ gradients
+
+
+def _over_gaps(s: Tensor) -> Tensor:
+    """F_ij = 1 / (s_j^2 - s_i^2), and 0 where two values agree to half their digits.
+
+    Between equal values any rotation of the vectors is as good: a function that does not depend on the choice has no
+    gradient along it, and one that does has no gradient at all.  Leaving these terms out is right for the first.
+    """
+    gap = (s - s[:, None]) * (s + s[:, None])
+    same = (s - s[:, None]).abs() <= math.sqrt(EPS) * (s + s[:, None])
+    return torch.where(same, torch.zeros_like(gap), 1 / torch.where(same, torch.ones_like(gap), gap))
+
+
+def _over(s: Tensor) -> Tensor:
+    """1 / s, and 0 where s is zero to rounding."""
+    zero = s <= EPS * s.max()
+    return torch.where(zero, torch.zeros_like(s), 1 / torch.where(zero, torch.ones_like(s), s))
+
+
+class _GramBasis(torch.autograd.Function):
+    """All right singular vectors and values, with the derivative of an eigendecomposition of aᴴa."""
+
+    @staticmethod
+    def forward(a, rank, atol):
+        return _gram_basis(a, rank, atol)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(inputs[0], *output)
+
+    @staticmethod
+    def backward(ctx, gv, gs):
+        a, v, s = ctx.saved_tensors
+        inner = (v.mH @ gv) * _over_gaps(s) + torch.diag(0.5 * gs * _over(s)).to(v.dtype)
+        both = v @ (inner + inner.mH) @ v.mH
+        return project(a, both).to(a.dtype), None, None
+
+
+class _SmallSVD(torch.autograd.Function):
+    """Thin SVD by LAPACK; the derivative of [Townsend2016] with `_over_gaps`, so it is finite for equal values."""
+
+    @staticmethod
+    def forward(a):
+        return torch.linalg.svd(a, full_matrices=False)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*output)
+
+    @staticmethod
+    def backward(ctx, gu, gs, gvh):
+        u, s, vh = ctx.saved_tensors
+        f, inv = _over_gaps(s), _over(s)
+        ugu, vgv = u.mH @ gu, vh @ gvh.mH
+        inner = ((ugu - ugu.mH) * f) * s + s[:, None] * ((vgv - vgv.mH) * f) + torch.diag(gs).to(u.dtype)
+        if u.is_complex():  # the phase that u and v share
+            inner = inner + torch.diag((ugu - ugu.mH).diagonal() * inv / 2)
+        ga = u @ inner @ vh
+        ga = ga + ((gu - u @ ugu) * inv) @ vh
+        return ga + u @ (inv[:, None] * (gvh - (gvh @ vh.mH) @ vh))
+
+
+class _QR(torch.autograd.Function):
+    """QR by LAPACK with diag(r) >= 0; the derivative of the product q r in the gauge qᴴ dq = 0."""
+
+    @staticmethod
+    def forward(a):
+        q, r = torch.linalg.qr(a)
+        d = r.diagonal()
+        sign = torch.where(d.abs() > 0, d / torch.where(d.abs() > 0, d, torch.ones_like(d)).abs(), torch.ones_like(d))
+        return q * sign, r * sign.conj()[:, None]
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*output)
+
+    @staticmethod
+    def backward(ctx, gq, gr):
+        q, r = ctx.saved_tensors
+        ga = q @ gr
+        if q.shape[0] > q.shape[1]:  # else q is square and cannot turn out of its range
+            ga = ga + (gq - q @ (q.mH @ gq)) @ torch.linalg.pinv(r, rtol=16 * EPS).mH
+        return ga

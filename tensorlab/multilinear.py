@@ -1,0 +1,98 @@
+"""Dense tensors: unfoldings, mode products, Khatri-Rao products, and shapes that factor an integer [KoldaBader2009]."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def unfold(x: Tensor, mode: int) -> Tensor:
+    """Matrix whose rows are indexed by `mode` and whose columns by the other modes in order, the last one fastest.
+
+    x: (n_0, ..., n_{d-1})  ->  (n_mode, product of the others).  `fold(unfold(x, k), k, x.shape)` is x.  The columns
+    stand in row-major order, not in the column-major order of [KoldaBader2009].
+
+    >>> unfold(torch.arange(24).reshape(2, 3, 4), 1).shape
+    torch.Size([3, 8])
+    """
+    _check_mode("unfold", mode, x.ndim, x.shape)
+    return x.movedim(mode, 0).reshape(x.shape[mode], -1)
+
+
+def fold(matrix: Tensor, mode: int, shape) -> Tensor:
+    """The tensor of `shape` whose unfolding along `mode` is `matrix`: the inverse of `unfold`.
+
+    >>> x = torch.arange(24).reshape(2, 3, 4)
+    >>> bool((fold(unfold(x, 2), 2, x.shape) == x).all())
+    True
+    """
+    shape = tuple(shape)
+    _check_mode("fold", mode, len(shape), shape)
+    others = shape[:mode] + shape[mode + 1 :]
+    if tuple(matrix.shape) != (shape[mode], math.prod(others)):
+        raise ValueError(
+            f"fold: needs a matrix of shape {(shape[mode], math.prod(others))} for mode {mode} of {shape}, "
+            f"got {tuple(matrix.shape)}"
+        )
+    return matrix.reshape(shape[mode], *others).movedim(0, mode)
+
+
+def mode_product(x: Tensor, matrix: Tensor, mode: int) -> Tensor:
+    """Multiply mode `mode` of a tensor by a matrix: y[.., j, ..] = sum_i matrix[j, i] x[.., i, ..].
+
+    x: (.., n_mode, ..), matrix: (m, n_mode)  ->  (.., m, ..).
+
+    >>> mode_product(torch.ones(2, 3, 4), torch.ones(5, 3), 1).shape
+    torch.Size([2, 5, 4])
+    """
+    _check_mode("mode_product", mode, x.ndim, x.shape)
+    if matrix.ndim != 2 or matrix.shape[1] != x.shape[mode]:
+        raise ValueError(
+            f"mode_product: needs a matrix with {x.shape[mode]} columns for mode {mode} of a tensor of shape "
+            f"{tuple(x.shape)}, got shape {tuple(matrix.shape)}"
+        )
+    return torch.tensordot(x, matrix, dims=([mode], [1])).movedim(-1, mode)
+
+
+def khatri_rao(*factors: Tensor) -> Tensor:
+    """Column-wise Kronecker product: column r is the Kronecker product of the columns r, the last factor fastest.
+
+    factors: (n_k, r) each  ->  (product of n_k, r).
+
+    >>> khatri_rao(torch.tensor([[1., 2.]]), torch.tensor([[3., 4.], [5., 6.]]))
+    tensor([[ 3.,  8.],
+            [ 5., 12.]])
+    """
+    if not factors or any(f.ndim != 2 or f.shape[1] != factors[0].shape[1] for f in factors):
+        raise ValueError(
+            f"khatri_rao: needs matrices with equal numbers of columns, got shapes {[tuple(f.shape) for f in factors]}"
+        )
+    out = factors[0]
+    for f in factors[1:]:
+        out = (out[:, None, :] * f).reshape(-1, f.shape[1])
+    return out
+
+
+def balanced_shape(n: int, d: int) -> tuple[int, ...]:
+    """Factor n into d integers that are as equal as its prime factors allow, largest first.
+
+    >>> balanced_shape(4096, 4), balanced_shape(640, 3)
+    ((8, 8, 8, 8), (10, 8, 8))
+    """
+    if n < 1 or d < 1:
+        raise ValueError(f"balanced_shape: needs n >= 1 and d >= 1, got n={n}, d={d}")
+    primes, p, rest = [], 2, n
+    while rest > 1:
+        while rest % p == 0:
+            primes.append(p)
+            rest //= p
+        p = p + 1 if p * p <= rest else max(rest, 2)
+    shape = [1] * d
+    for p in sorted(primes, reverse=True):
+        shape[shape.index(min(shape))] *= p
+    return tuple(sorted(shape, reverse=True))
+
+
+def _check_mode(who, mode, d, shape):
+    if not isinstance(mode, int) or not 0 <= mode < d:
+        raise ValueError(f"{who}: mode must be in 0..{d - 1} for a {d}-way tensor of shape {tuple(shape)}, got {mode}")

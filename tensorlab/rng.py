@@ -1,0 +1,34 @@
+"""Random numbers: one seed, one set of numbers, on any dtype and device.
+
+Everything is drawn in float64 (complex128) on the generator's own device, then cast and moved, so that a float32
+run on an accelerator starts from the same numbers as a float64 run on a CPU.
+"""
+
+import torch
+from torch import Tensor
+
+
+def randn(*shape: int, generator: torch.Generator | None = None, dtype=None, device=None) -> Tensor:
+    """Standard normal numbers; for a complex dtype E|z|^2 = 1.
+
+    >>> g = torch.Generator().manual_seed(0)
+    >>> randn(2, 3, generator=g, dtype=torch.float32).shape
+    torch.Size([2, 3])
+    """
+    return _draw(torch.randn, shape, generator, dtype, device)
+
+
+def rand(*shape: int, generator: torch.Generator | None = None, dtype=None, device=None) -> Tensor:
+    """Uniform numbers in [0, 1).
+
+    >>> bool((rand(5, generator=torch.Generator().manual_seed(0)) < 1).all())
+    True
+    """
+    return _draw(torch.rand, shape, generator, dtype, device)
+
+
+def _draw(sample, shape, generator, dtype, device):
+    dtype = dtype or torch.get_default_dtype()
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    source = generator.device if generator is not None else device
+    return sample(shape, generator=generator, dtype=wide, device=source).to(dtype=dtype, device=device)
