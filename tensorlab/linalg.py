@@ -16,7 +16,7 @@ from torch import Tensor
 
 EPS = torch.finfo(torch.float64).eps
 SMALL = 1 << 14  # entries up to which LAPACK's SVD is given the matrix as it is
-BLOCK = 1 << 18  # entries worked on at a time: 2 MiB of float64, about a core's cache
+BLOCK = 1 << 19  # entries worked on at a time: 4 MiB of float64
 SKETCH = 256  # shorter side from which a random sketch of the range is tried first
 
 
@@ -93,7 +93,7 @@ def rank_caps(who: str, rank, rtol, shape, count: int) -> tuple[int | None, ...]
 
 
 def check_dense(x: Tensor, who: str) -> float:
-    """Frobenius norm of a dense floating tensor, summed in float64; says no to anything else.
+    """Frobenius norm of a dense floating tensor, says no to anything else.
 
     One pass over the data, without a copy, unless the squares would over- or underflow.  Raises TypeError for integers,
     ValueError for 0-way or empty tensors and for NaN or Inf, with the place of the first.
@@ -108,8 +108,15 @@ def check_dense(x: Tensor, who: str) -> float:
     if x.ndim == 0 or x.numel() == 0:
         raise ValueError(f"{who}: needs a tensor with at least one mode and one entry, got shape {tuple(x.shape)}")
     x = x.detach()
-    size = float(torch.linalg.vector_norm(x, dtype=wide(x.dtype)))
-    if 1e-90 < size < 1e90:
+    if x.dtype == wide(x.dtype):
+        size, safe = float(torch.linalg.vector_norm(x)), 1e90
+    else:  # float32 sums of 4096 squares, these in float64: torch converts slowly, and its long sums lose digits
+        flat = x.reshape(-1).to(torch.complex64 if x.is_complex() else torch.float32)
+        even = len(flat) // 4096 * 4096
+        parts = flat[:even].reshape(-1, 4096), flat[None, even:]
+        sums = torch.cat([torch.linalg.vector_norm(p, dim=1).double() for p in parts])
+        size, safe = float(torch.linalg.vector_norm(sums)), 1e15
+    if 1 / safe < size < safe:
         return size
     low, high = torch.aminmax(torch.view_as_real(x.resolve_conj()) if x.is_complex() else x)
     largest = max(-float(low), float(high))
@@ -292,8 +299,8 @@ def _gram_basis(a: Tensor, rank: int | None, atol: float) -> tuple[Tensor, Tenso
     noise = 8 * math.sqrt(n) * EPS * energy  # energy that these eigenvalues cannot resolve
     s = (w + noise / n).sqrt()  # so that a tail is never underrated
     r = choose_rank(s, rank, atol=atol)
-    # The computed vectors lose (eps |a|^2)^2 / s_r^2 of energy to those left out: more than wanted?
-    lost = (4 * EPS * energy) ** 2 / max(float(w[r - 1]), 1e-300)
+    # The computed vectors lose about (eps s_1^2)^2 / s_r^2 of energy to those left out: more than wanted?
+    lost = (2 * EPS * float(w[0])) ** 2 / max(float(w[r - 1]), 1e-300)
     tail = float(w[r:].sum())
     sure = atol**2 >= 2 * noise or (r == rank and float(w[r - 1]) >= 2 * noise)
     wanted = max((32 * EPS) ** 2 * energy, 1e-2 * atol**2, 1e-2 * tail if tail > 4 * noise else 0.0)
@@ -311,15 +318,16 @@ def _repair(a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _unit_columns(p: Tensor) -> Tensor:
-    """Orthonormal columns from nearly orthogonal, graded ones: p D (D pᴴ p D)^(-1/2)."""
+    """Orthonormal columns from nearly orthogonal, graded ones, by a Cholesky factor of their scaled Gram matrix.
+
+    Triangular, so that a column is only ever corrected by those before it: a weak one must not turn a strong one.
+    """
     d = torch.linalg.vector_norm(p, dim=0)
     p = p / torch.where(d > 0, d, torch.ones_like(d))
-    for _ in range(2):  # Newton's iteration for the inverse root: from near 1, two steps reach rounding
-        g = p.mH @ p
-        if float((g - torch.eye(len(g), dtype=g.dtype, device=g.device)).abs().max().detach()) > 1e-2:
-            return orthogonalize(p)[0]
-        p = 1.5 * p - 0.5 * p @ g
-    return p
+    g = p.mH @ p
+    if float(torch.linalg.matrix_norm((g - torch.eye(len(g), dtype=g.dtype, device=g.device)).detach())) > 0.5:
+        return orthogonalize(p)[0]
+    return torch.linalg.solve_triangular(torch.linalg.cholesky(g).mH, p, upper=True, left=False)
 
 
 def _sketched_basis(a: Tensor, rank: int | None, atol: float) -> tuple[Tensor, Tensor] | None:

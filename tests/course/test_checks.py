@@ -1,0 +1,168 @@
+"""The checks greet what is right, wait for blanks, and have a hint for each listed mistake; nothing ends in a traceback."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+import tensorlab
+from tensorlab import datasets
+from tensorlab.course import checks
+from tensorlab.course.checks import Check
+
+CHECKS = {name: check for name, check in vars(checks).items() if isinstance(check, Check)}
+VALUES = {name: check for name, check in CHECKS.items() if check.read is None}
+FUNCTIONS = {name: check for name, check in CHECKS.items() if check.read not in (None, checks._read_order)}
+MISTAKES = [
+    pytest.param(check, wrong, hint, name in FUNCTIONS, id=f"{name}-{i}")
+    for name, check in CHECKS.items() for i, (wrong, hint) in enumerate(check.mistakes)
+]
+
+
+@pytest.fixture(autouse=True)
+def photograph():
+    for package in ("sklearn", "PIL"):
+        pytest.importorskip(package)
+
+
+def test_lessons_have_a_predict_an_implement_and_an_explore_each():
+    assert len(CHECKS) == 13 and len(FUNCTIONS) == 4
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+@pytest.mark.parametrize("blank", [(), (None,), (...,)], ids=["nothing", "None", "..."])
+def test_blank(check, blank, capsys):
+    assert check(*blank) is False
+    assert capsys.readouterr().out == "Not answered yet.\n"
+
+
+def _stub(*args):
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize("check", FUNCTIONS.values(), ids=FUNCTIONS)
+@pytest.mark.parametrize("blank", [lambda *args: None, lambda *args: ..., _stub], ids=["None", "...", "raises"])
+def test_blank_function(check, blank, capsys):
+    assert check(blank) is False
+    assert capsys.readouterr().out == "Not answered yet.\n"
+
+
+def test_right_functions(capsys):
+    def entry(cores, index):
+        out = torch.ones(1, dtype=torch.float64)
+        for core, i in zip(cores, index):
+            out = out @ core[:, i]
+        return out
+
+    def truncate(a, r):
+        u, s, vh = np.linalg.svd(a.numpy())
+        return u[:, :r] @ np.diag(s[:r]) @ vh[:r]
+
+    assert checks.truncate(truncate)
+    assert checks.truncate(lambda a, r: tensorlab.LowRank.from_dense(a, rank=r).to_dense())
+    assert checks.khatri_rao(lambda a, b: torch.stack([torch.kron(a[:, k], b[:, k]) for k in range(a.shape[1])], 1))
+    assert checks.mode_product(lambda x, m, k: (m @ x.movedim(k, -2)).movedim(-2, k))
+    assert checks.tt_entry(entry)
+    assert checks.tt_entry(lambda cores, index: float(entry(cores, index)))
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6 and all(line.startswith("Right.") for line in lines)
+
+
+def test_right_values():
+    assert checks.rank_one_storage(1800)
+    assert checks.truncation_error(0.32) and checks.truncation_error(torch.tensor(0.1).sqrt())
+    assert checks.cp_storage(np.int64(300))
+    assert checks.degenerate_cosine(-1) and checks.degenerate_cosine(-0.935) and not checks.degenerate_cosine(-0.5)
+    assert checks.tucker_storage(320.0)
+    assert checks.tt_storage(88)
+    assert checks.mode_order((0, 2, 1, 3)) and checks.mode_order([3, 1, 0, 2])
+
+
+@pytest.mark.parametrize("name", sorted(VALUES))
+def test_the_computed_value_is_right(name, capsys):
+    check = VALUES[name]
+    assert check(check.right(*check.cases()[0]))
+    assert capsys.readouterr().out == f"Right.  {check.moral}\n"
+
+
+def test_photo_ranks_are_those_of_the_package():
+    x = datasets.photo("flower")
+    (r,) = tensorlab.LowRank.from_dense(x.mean(-1), rtol=0.1).ranks
+    assert checks.photo_rank(r)
+    r = next(r for r in range(1, 428) if checks._photo_errors()[r - 1] <= 0.1)
+    errors = [float((x - tensorlab.hosvd(x, (q, q, 3)).to_dense()).norm() / x.norm()) for q in (r - 1, r)]
+    assert errors[1] <= 0.1 < errors[0]
+    assert errors == pytest.approx(checks._photo_errors()[r - 2 : r], rel=1e-9)
+    assert checks.photo_tucker_rank(r)
+
+
+def test_degenerate_tensor_behaves_as_the_question_says():
+    a, b = torch.linalg.qr(torch.tensor([[1.0, 2], [3, 5], [1, 7]], dtype=torch.float64))[0].T
+    outer = "i,j,k->ijk"
+    w = sum(torch.einsum(outer, *v) for v in ((a, a, b), (a, b, a), (b, a, a)))
+    fit = tensorlab.cp_als(w, 2, init="random", tol=0.0, max_iter=1000, generator=torch.Generator().manual_seed(0))
+    assert fit.history[-1] < 0.05
+    assert checks.degenerate_cosine(_cosine_of_terms(fit.value))
+
+
+def _cosine_of_terms(cp):
+    weights = getattr(cp, "weights", None)
+    weights = torch.ones(2, dtype=torch.float64) if weights is None else weights
+    terms = [w * torch.einsum("i,j,k->ijk", *(f[:, k] for f in cp.factors)) for k, w in enumerate(weights)]
+    return (terms[0] * terms[1]).sum() / (terms[0].norm() * terms[1].norm())
+
+
+@pytest.mark.parametrize(("check", "wrong", "hint", "is_function"), MISTAKES)
+def test_each_mistake_has_its_hint(check, wrong, hint, is_function, capsys):
+    answer = wrong if is_function else wrong(*check.cases()[0])
+    assert check(answer) is False
+    line = capsys.readouterr().out
+    assert hint in line and line.startswith("Not yet: ") and line.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", sorted(VALUES))
+def test_hints_do_not_give_the_value_away(name):
+    check = VALUES[name]
+    right = f"{float(check.right(*check.cases()[0])):.4g}"
+    words = " ".join([check.hint, *(hint for _, hint in check.mistakes)]).replace(".", " ").replace(",", " ").split()
+    assert right not in words
+
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
+@pytest.mark.parametrize("answer", ["five", {}, [1, 2, 3], True, float("nan"), 12345.678, object()], ids=repr)
+def test_wrong_types_and_other_values_get_one_line(check, answer, capsys):
+    assert check(answer) is False
+    line = capsys.readouterr().out
+    assert line.startswith("Not yet: ") and line.count("\n") == 1
+
+
+@pytest.mark.parametrize("check", FUNCTIONS.values(), ids=FUNCTIONS)
+def test_a_function_that_fails_is_told_so(check, capsys):
+    assert check(lambda *args: 1 / 0) is False
+    assert "ZeroDivisionError" in capsys.readouterr().out
+    assert check(lambda: 1) is False
+    assert "TypeError" in capsys.readouterr().out
+    assert check(lambda *args: torch.ones(2, 9, 1)) is False
+    assert "shape" in capsys.readouterr().out
+    assert check(lambda *args: "text") is False
+    assert capsys.readouterr().out.startswith("Not yet: ")
+
+
+def test_a_function_that_writes_into_its_argument_does_not_change_the_case():
+    def scaled(x, matrix, mode):
+        x.zero_()
+        return tensorlab.mode_product(x, matrix, mode)
+
+    assert not checks.mode_product(scaled)
+
+
+def test_mode_order_accepts_exactly_the_orders_that_keep_partners_together():
+    for order in itertools.permutations(range(4)):
+        assert checks.mode_order(order) is ({*order[:2]} in ({0, 2}, {1, 3})), order
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 3, 4), (0, 0, 1, 2), 3, "abcd"])
+def test_mode_order_needs_an_order(order, capsys):
+    assert checks.mode_order(order) is False
+    assert "needed" in capsys.readouterr().out
