@@ -291,7 +291,7 @@ SOURCES = {
         File("text/wikitext2_test.txt.gz", _WIKI.format("cada773327ba94a5970e0d57c17c847d69dbbb8f") + "test.txt",
              "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0"))),
     "power": Source("household power by the minute, 88737x8", _CC, (File("tabular/power_subset.npz"),),
-                    "is a part of UCI's 'Individual household electric power consumption', as data/README.md says"),
+                    "is a part of UCI's 'Individual household electric power consumption', see data/README.md"),
     "magic": Source("gamma telescope, 19020x10", _CC, (
         File("tabular/magic04.data.gz",
              _RAW + "borthakur/Learned-Bloom-Filters/544a11f37eab6af40400c9280815ac1621396450/magic04.data",

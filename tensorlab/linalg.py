@@ -175,6 +175,19 @@ def orthogonalize(a: Tensor) -> tuple[Tensor, Tensor]:
     return q.to(a.dtype), r.to(a.dtype)
 
 
+def triangle(a: Tensor) -> Tensor:
+    """The r of a = q @ r alone, with rᴴr = aᴴa: the norm of `a` in every direction, without forming q.
+
+    a: (m, n)  ->  r: (min(m, n), n).  Differentiable as `orthogonalize`, and for rank-deficient `a` too.
+
+    >>> triangle(torch.tensor([[3.0], [4.0]])).abs()
+    tensor([[5.]])
+    """
+    if a.requires_grad and torch.is_grad_enabled():
+        return orthogonalize(a)[1]
+    return torch.linalg.qr(widen(a), mode="r").R.to(a.dtype)
+
+
 def truncated_svd(a: Tensor, rank: int | None = None, *, rtol: float | None = None, atol: float | None = None) -> SVD:
     """Best low-rank approximation a ≈ u @ diag(s) @ vh in the Frobenius norm [EckartYoung1936].
 
@@ -432,11 +445,12 @@ class _QR(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         ctx.save_for_backward(*output)
+        ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx, gq, gr):
         q, r = ctx.saved_tensors
-        ga = q @ gr
-        if q.shape[0] > q.shape[1]:  # else q is square and cannot turn out of its range
+        ga = torch.zeros_like(q) @ r if gr is None else q @ gr
+        if gq is not None and q.shape[0] > q.shape[1]:  # else q is square and cannot turn out of its range
             ga = ga + (gq - q @ (q.mH @ gq)) @ torch.linalg.pinv(r, rtol=16 * EPS).mH
         return ga

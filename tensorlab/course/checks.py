@@ -145,7 +145,7 @@ def _first_rank(errors, bound):
 
 @functools.cache
 def _photo_tails():
-    """For the gray photograph and each rank: the relative error in the Frobenius norm, and in the spectral norm."""
+    """For the grey photograph and each rank: the relative error in the Frobenius norm, and in the spectral norm."""
     x = datasets.photo("flower").mean(-1)
     s = torch.linalg.eigvalsh(x @ x.T).clamp_min(0).flip(0).sqrt().tolist()
     return [_tail(s, r) for r in range(1, len(s) + 1)], [value / s[0] for value in (*s[1:], 0.0)]
@@ -189,7 +189,7 @@ truncate = Check(
 )
 
 photo_rank = Check(
-    question="Make the flower photograph gray (the mean over its colours).  What is the smallest rank whose relative error is "
+    question="Make the flower photograph grey (the mean over its colours).  What is the smallest rank whose relative error is "
     "at most 10 %?",
     right=lambda: _first_rank(_photo_tails()[0], 0.1),
     mistakes=(
@@ -335,7 +335,7 @@ photo_tucker_rank = Check(
         (lambda: _first_rank(_photo_errors(), 0.1) + 1, "very near: a smaller rank will do."),
     ),
     hint="the error falls as r grows: halve the interval until it crosses 10 %.",
-    moral="Compare `compression` with that of the gray photograph at the same error.",
+    moral="Compare `compression` with that of the grey photograph at the same error.",
 )
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..fit import Fit
-from ..linalg import check_dense, orthogonalize, rank_caps, right_basis, safe_scale, solve_gram, wide
+from ..linalg import check_dense, rank_caps, right_basis, safe_scale, solve_gram, triangle, wide
 from ..multilinear import khatri_rao, unfold
 from ..rng import rand, randn
 from .base import Format, check_same
@@ -63,7 +63,7 @@ class CP(Format):
         """Frobenius norm by orthogonalising the Khatri-Rao product mode by mode: right for nearly cancelling terms too."""
         r = self.weights.to(wide(self.dtype))[None]
         for f in self.factors:
-            r = orthogonalize(khatri_rao(r, f.to(r.dtype)))[1]
+            r = triangle(khatri_rao(r, f.to(r.dtype)))
         return torch.linalg.vector_norm(r.sum(1)).to(self.dtype.to_real())
 
     def dot(self, other: "CP") -> Tensor:
@@ -212,18 +212,19 @@ def _mttkrps(x: Tensor, factors: list[Tensor]):
     the modes, and the other way round [Phan2013].
     """
     d, r = x.ndim, factors[0].shape[1]
-    half = (d + 1) // 2
+    half = max(1, d // 2)
     matrix = x.reshape(math.prod(x.shape[:half]), -1)
     for lo, hi in ((0, half), (half, d)):
         if lo == hi:
             return
-        others = [f.conj() for f in (factors[half:] if lo == 0 else factors[:half])]
-        part = (matrix if lo == 0 else matrix.mT) @ khatri_rao(*others) if others else matrix.expand(-1, r)
-        part = part.reshape(*x.shape[lo:hi], r)
+        others = factors[half:] if lo == 0 else factors[:half]
+        kr = khatri_rao(*others).conj() if others else x.new_ones(1, r)
+        part = (matrix @ kr).mT if lo == 0 else kr.mT @ matrix
+        part = part.reshape(r, *x.shape[lo:hi])  # rank first: what follows are r small contiguous problems
         modes = LETTERS[: hi - lo]
         for k in range(lo, hi):
             rest = [j for j in range(lo, hi) if j != k]
-            terms = ",".join([modes + "r", *(modes[j - lo] + "r" for j in rest)])
+            terms = ",".join(["r" + modes, *(modes[j - lo] + "r" for j in rest)])
             yield k, torch.einsum(f"{terms}->{modes[k - lo]}r", part, *(factors[j].conj() for j in rest)), None
 
 

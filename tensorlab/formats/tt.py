@@ -18,6 +18,7 @@ from ..linalg import (
     rank_caps,
     right_basis,
     safe_scale,
+    triangle,
     truncated_svd,
     wide,
     zero_level,
@@ -75,9 +76,8 @@ class TT(Format):
         """Frobenius norm by orthogonalisation: right to full accuracy for differences too, and for any d and scale."""
         r, exponent = self.cores[0].new_ones(1, 1).to(wide(self.dtype)), 0
         for core in self.cores:
-            r = orthogonalize((r @ core.to(r.dtype).reshape(core.shape[0], -1)).reshape(-1, core.shape[2]))[1]
-            shift = math.frexp(float(r.detach().abs().max()))[1]
-            r, exponent = r * math.ldexp(1.0, -shift), exponent + shift
+            r, shift = _near_one(triangle(torch.tensordot(r, core.to(r.dtype), 1).flatten(0, 1)))
+            exponent += shift
         return (torch.linalg.matrix_norm(r) * math.ldexp(1.0, min(exponent, 1023))).to(self.dtype.to_real())
 
     def dot(self, other: "TT") -> Tensor:
@@ -174,19 +174,18 @@ def tt_svd(x: Tensor, rank=None, *, rtol: float | None = None) -> TT:
             slab = slab.permute(0, *range(p + 1, 0, -1))
             left = left + [_mirror(c) for c in _split(slab, s, caps[lo : lo + p - 1][::-1], delta)][::-1]
             y, a, lo = project(matrix, v).mT, len(s), lo + p
-    middle = y.reshape(a, modes[lo], b).to(wide(dtype)) / scale
-    return TT(tuple(_narrow([*left, middle, *right], len(left), dtype)))
+    middle = y.reshape(a, modes[lo], b).to(wide(dtype))
+    return TT(tuple(_narrow([*left, middle, *right], len(left), dtype, 1 - math.frexp(scale)[1])))
 
 
 def tt_round(tt: TT, rank=None, *, rtol: float | None = None) -> TT:
-    """The train of smallest ranks within a tolerance: orthogonalise, then cut [Oseledets2011, Alg. 2].
+    """The train of smallest ranks within a tolerance, by weighing each bond and cutting it [Oseledets2011, Alg. 2].
 
         |tt - result| <= (rtol + 64 eps) |tt|      when `rank` does not cut earlier
 
-    A QR of each core from left to right; from right to left a QR and the SVD of its triangular factor only.  Exact ranks
-    are found: of x + 2x at rtol=1e-10 come the ranks of x.  The cores come right-orthonormal, the norm in the first.
-
-    The gradient is that of the rounded tensor as long as no bond is redundant (see `linalg.orthogonalize`).
+    From left to right the triangular factor of all that stands left of each bond (no q is formed); from right to left the
+    leading basis of each core so weighed.  Exact ranks are found: of x + 2x at rtol=1e-10 come the ranks of x.  The cores
+    come right-orthonormal, the norm in the first.  Trains of any length: every factor is kept near 1 in size.
 
     >>> x = TT.randn((4, 5, 6), rank=2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> tt_round(x + 2 * x, rtol=1e-10).ranks
@@ -195,23 +194,26 @@ def tt_round(tt: TT, rank=None, *, rtol: float | None = None) -> TT:
     if not isinstance(tt, TT):
         raise TypeError(f"tt_round: needs a TT, got {type(tt).__name__}")
     caps = rank_caps("tt_round", rank, rtol, tt.shape, tt.ndim - 1)
-    cores, exponent = [], 0  # every core near 1 in size, so that no norm over- or underflows on the way
     for core in tt.cores:
-        scale = safe_scale(check_dense(core, "tt_round"))
-        cores.append(core.to(wide(tt.dtype)) * scale)
-        exponent -= math.frexp(scale)[1] - 1
-    for k in range(tt.ndim - 1):
-        cores[k], cores[k + 1] = _push_right(cores[k], cores[k + 1])
-    size = float(torch.linalg.vector_norm(cores[-1].detach()))
-    delta = size * max((rtol or 0.0) / math.sqrt(max(1, tt.ndim - 1)), zero_level(tt.dtype))
-    for k in range(tt.ndim - 1, 0, -1):
-        r, n, q = cores[k].shape
-        basis, factor = orthogonalize(cores[k].reshape(r, n * q).mH)  # (n q, r'), (r', r)
-        u, s, vh = truncated_svd(factor.mH, caps[k - 1], atol=delta)
-        cores[k] = (vh @ basis.mH).reshape(-1, n, q)
-        cores[k - 1] = cores[k - 1] @ (u * s)
-    cores[0] = cores[0] * math.ldexp(1.0, exponent)
-    return TT(tuple(_narrow(cores, 0, tt.dtype)))
+        check_dense(core, "tt_round")
+    share = max((rtol or 0.0) / math.sqrt(max(1, tt.ndim - 1)), zero_level(tt.dtype))
+    cores = [core.to(wide(tt.dtype)) for core in tt.cores]
+
+    weights = [cores[0].new_ones(1, 1)]
+    for core in cores[:-1]:
+        weights.append(_near_one(triangle(torch.tensordot(weights[-1], core, 1).flatten(0, 1)))[0])
+    carry, exponent = cores[0].new_ones(1, 1), 0
+    for k in range(tt.ndim - 1, -1, -1):
+        core, shift = _near_one(torch.tensordot(cores[k], carry, 1))  # (r_k, n_k, q)
+        exponent += shift
+        if k == 0:
+            cores[0] = core
+            break
+        rows = core.flatten(1)
+        weighed = weights[k] @ rows  # the unfolding of the train at this bond, up to an isometry
+        v, _ = right_basis(weighed, caps[k - 1], atol=share * float(torch.linalg.matrix_norm(weighed.detach())))
+        cores[k], carry = v.mH.reshape(-1, *core.shape[1:]), rows @ v
+    return TT(tuple(_narrow(cores, 0, tt.dtype, exponent)))
 
 
 def unfolding_ranks(shape) -> tuple[int, ...]:
@@ -258,11 +260,18 @@ def _mirror(core: Tensor) -> Tensor:
     return core.permute(2, 1, 0)
 
 
-def _narrow(cores, center: int, dtype):
-    """Cast to `dtype`; a norm too large for it is shared out among the cores by powers of two."""
-    top = float(cores[center].detach().abs().max())
-    if top > 0.25 * torch.finfo(dtype).max and len(cores) > 1:
-        shift = math.ceil(math.frexp(top)[1] / len(cores))
+def _near_one(x: Tensor) -> tuple[Tensor, int]:
+    """x / 2^e with largest entry near 1, and e: so that long products neither over- nor underflow."""
+    exponent = math.frexp(float(x.detach().abs().max()))[1]
+    return x * math.ldexp(1.0, -exponent), exponent
+
+
+def _narrow(cores, center: int, dtype, exponent: int):
+    """Cast to `dtype` and multiply by 2^exponent: the core at `center`, or all alike where one could not hold it."""
+    size = exponent + math.frexp(float(cores[center].detach().abs().max()))[1]
+    if abs(size) >= math.frexp(torch.finfo(dtype).max)[1] - 2:
+        shift = size // len(cores)
         cores = [c * math.ldexp(1.0, shift) for c in cores]
-        cores[center] = cores[center] * math.ldexp(1.0, -shift * len(cores))
+        exponent -= shift * len(cores)
+    cores[center] = cores[center] * math.ldexp(1.0, exponent)
     return [c.to(dtype) for c in cores]

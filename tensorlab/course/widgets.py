@@ -1,0 +1,320 @@
+"""Pictures with controls: `Explorer` draws anew when a control moves, `Player` also while time passes.
+
+A picture says what it shows in one sentence, which is its alternative text and stands below it as a status. Every
+slider has a box to type in, for a slider has no name that a screen reader could say. `interact` is not used: it swallows
+exceptions, and a broken slider would pass the tests.
+"""
+
+import asyncio
+import base64
+import html
+import io
+import math
+import os
+from collections.abc import Iterator
+
+import ipywidgets as w
+from matplotlib.figure import Figure
+
+# ---------------------------------------------------------------------------------------------------------- controls
+
+
+class Number:
+    """A slider and a box to type in, for numbers from low to high."""
+
+    def __init__(self, slider: w.Widget, kind: type, low, high):
+        self.widget, self.kind, self.low, self.high = slider, kind, low, high
+        self.box = w.Text(self.show(slider.value), continuous_update=False, layout=w.Layout(width="12em"))
+
+    def show(self, value) -> str:
+        return str(value) if self.kind is int else f"{value:.6g}"
+
+    def accept(self, value):
+        """The number that a value or a typed text means."""
+        noun = "a whole number" if self.kind is int else "a number"
+        wrong = f"needs {noun} in {self.show(self.low)}..{self.show(self.high)}, got {value}"
+        try:
+            number = self.kind(value)
+        except (ValueError, TypeError, OverflowError):
+            raise ValueError(wrong) from None
+        if not self.low <= number <= self.high or (not isinstance(value, str) and number != value):
+            raise ValueError(wrong)
+        return number
+
+
+class Choice:
+    """Buttons, a list or a check mark: whatever has a fixed set of values."""
+
+    box = None
+
+    def __init__(self, widget: w.Widget, options: tuple):
+        self.widget, self.options = widget, options
+
+    def accept(self, value):
+        """The value, when it is one of the options."""
+        if value not in self.options:
+            raise ValueError(f"needs one of {', '.join(map(str, self.options))}, got {value}")
+        return value
+
+
+def integer(value: int, low: int, high: int, *, label: str = "") -> Number:
+    """A whole number in low..high. Like every control it has the name of its keyword unless a label is given."""
+    slider = w.IntSlider(value, low, high, description=label, continuous_update=False, readout=False)
+    return Number(slider, int, low, high)
+
+
+def decimal(value: float, low: float, high: float, *, step: float | None = None, log: bool = False,
+            label: str = "") -> Number:  # fmt: skip
+    """A number in low..high, on a logarithmic scale if asked; typed numbers need not be a multiple of the step."""
+    if log:
+        slider = w.FloatLogSlider(value, base=10, min=math.log10(low), max=math.log10(high), step=step or 0.05,
+                                  description=label, continuous_update=False, readout=False)  # fmt: skip
+    else:
+        slider = w.FloatSlider(value, min=low, max=high, step=step or (high - low) / 100,
+                               description=label, continuous_update=False, readout=False)  # fmt: skip
+    return Number(slider, float, low, high)
+
+
+def choice(value, options, *, label: str = "") -> Choice:
+    """One of a few options; a dropdown from the fifth on."""
+    make = w.ToggleButtons if len(options) <= 4 else w.Dropdown
+    return Choice(make(options=list(options), value=value, description=label), tuple(options))
+
+
+def toggle(value: bool, *, label: str = "") -> Choice:
+    """Yes or no."""
+    return Choice(w.Checkbox(value, description=label, indent=False), (False, True))
+
+
+# ---------------------------------------------------------------------------------------------------------- explorer
+
+
+class Explorer:
+    """A picture with controls. A subclass says what is drawn:
+
+    >>> class Waves(Explorer):
+    ...     def draw(self, figure, waves):
+    ...         figure.subplots().plot(range(waves + 1))
+    ...         return f"A line with {waves} waves."
+    >>> explorer = Waves(waves=integer(3, 1, 9))
+    >>> explorer.set(waves=5)
+    >>> explorer.sentence
+    'A line with 5 waves.'
+
+    `controls[name]` is the slider (or buttons), `boxes[name]` its typed twin, `view` the picture, `status` the sentence
+    below it, `ui` all of them. `__init__` draws: a subclass stores what `draw` needs before it calls `super().__init__`.
+    """
+
+    figsize = (7, 3.2)
+
+    def __init__(self, **controls: Number | Choice):
+        self._kinds = controls
+        self._held = self._wrong = False  # several controls are on the move; a box holds what was refused
+        self.sentence = ""
+        self.controls = {name: kind.widget for name, kind in controls.items()}
+        self.boxes = {name: kind.box for name, kind in controls.items() if kind.box}
+        whole = w.Layout(overflow="visible", height="auto")  # otherwise the picture's upper edge is cut
+        self.view, self.status = w.HTML(layout=whole), w.HTML(layout=whole)
+        self.ui = w.VBox([*map(self._row, controls), self.view, self.status], layout=w.Layout(align_items="flex-start"))
+        self.changed()
+
+    def draw(self, figure: Figure, **values) -> str:
+        """Draw on the figure what the values mean, and return one sentence that says what is seen."""
+        raise TypeError(f"{type(self).__name__}: needs a method draw(figure, {', '.join(self.controls)})")
+
+    @property
+    def values(self) -> dict:
+        """What the controls say now, by name."""
+        return {name: control.value for name, control in self.controls.items()}
+
+    def value(self, name: str):
+        """What one control says now."""
+        return self.controls[name].value
+
+    def set(self, **values) -> None:
+        """Move controls, and draw once. A value out of range: `ValueError`, and nothing moves."""
+        accepted = {name: self._accept(name, value) for name, value in values.items()}
+        self._held = True
+        try:
+            for name, value in accepted.items():
+                self.controls[name].value = value
+        finally:
+            self._held = False
+        self.changed()
+
+    def changed(self) -> None:
+        """Called when a control has moved."""
+        self.redraw()
+
+    def redraw(self) -> None:
+        """Draw what the values mean. After an error the last good picture stays, and the status says what is wrong."""
+        try:
+            figure = Figure(figsize=self.figsize, layout="constrained")
+            self._show(figure, self._picture(figure))
+        except Exception as error:
+            self._fail(error)
+
+    def _picture(self, figure):
+        return self.draw(figure, **self.values)
+
+    def _show(self, figure, sentence):
+        if not isinstance(sentence, str):
+            raise TypeError(f"{type(self).__name__}: needs a sentence from draw, got {sentence!r}")
+        buffer = io.BytesIO()
+        fast = {"compress_level": 1}
+        figure.savefig(buffer, format="png", dpi=192, pil_kwargs=fast)  # two pixels for one of the page: crisp
+        data = base64.b64encode(buffer.getvalue()).decode()
+        alt, width = html.escape(sentence, quote=True), round(96 * self.figsize[0])
+        style = f"display:block; width:{width}px; max-width:100%"
+        self.view.value = f'<img style="{style}" alt="{alt}" src="data:image/png;base64,{data}">'
+        self.say(sentence)
+
+    def say(self, sentence: str) -> None:
+        """Write the sentence below the picture."""
+        self.sentence = sentence
+        self.status.value = f'<p role="status">{html.escape(sentence)}</p>'
+
+    def warn(self, sentence: str) -> None:
+        """Write below the picture what is wrong; `sentence` goes on to be what the picture shows."""
+        self.status.value = f'<p role="alert" style="font-weight:bold">{html.escape(sentence)}</p>'
+
+    def _fail(self, error):
+        """Errors of callbacks would reach nobody but the server's log: here they reach the reader, and tests."""
+        told = isinstance(error, (ValueError, TypeError))  # these are sentences already
+        self.warn(str(error) if told else f"{type(error).__name__}: {error}")
+        if os.environ.get("TENSORLAB_STRICT") == "1":
+            raise error
+
+    def _accept(self, name, value):
+        if name not in self._kinds:
+            raise ValueError(f"{type(self).__name__}: needs a control out of {', '.join(self._kinds)}, got {name}")
+        try:
+            return self._kinds[name].accept(value)
+        except ValueError as error:
+            named = self.boxes.get(name, self.controls[name])
+            raise ValueError(f"{named.description}: {error}") from None
+
+    def _row(self, name):
+        kind, control = self._kinds[name], self.controls[name]
+        control.observe(lambda change: self._moved(name), names="value")
+        if kind.box is None:
+            control.description = control.description or name
+            control.style.description_width = "initial"
+            return control
+        kind.box.description, control.description = control.description or name, ""  # the box has the name, once
+        kind.box.style.description_width = "initial"
+        kind.box.observe(lambda change: self._typed(name, change.new), names="value")
+        return w.HBox([kind.box, control])
+
+    def _moved(self, name):
+        kind = self._kinds[name]
+        if kind.box:
+            kind.box.value = kind.show(kind.widget.value)
+        if not self._held:
+            self.changed()
+
+    def _typed(self, name, text):
+        kind = self._kinds[name]
+        if text == kind.show(kind.widget.value):  # the slider wrote it, or the reader took a wrong number back
+            if self._wrong:
+                self._wrong = False
+                self.redraw()
+            return
+        try:
+            value = self._accept(name, text)
+        except ValueError as error:
+            self._wrong = True
+            self.warn(str(error))
+            return
+        if value == kind.widget.value:  # 3.0 for 3: nothing moves, so nobody else tidies the box
+            kind.box.value = kind.show(value)
+        kind.widget.value = value
+
+    def _ipython_display_(self):
+        from IPython.display import display
+
+        display(self.ui)
+
+
+class Player(Explorer):
+    """An explorer with time: `steps` yields one state after another, `draw` draws the state that it is given.
+
+    >>> class Halving(Player):
+    ...     def steps(self, start):
+    ...         while start >= 1:
+    ...             yield start
+    ...             start //= 2
+    ...     def draw(self, figure, state, start):
+    ...         figure.subplots().bar(0, state)
+    ...         return f"{state} of {start} are left."
+    >>> player = Halving(start=integer(4, 1, 100))
+    >>> player.step(), player.sentence
+    (True, '2 of 4 are left.')
+
+    `play` runs the steps in an asyncio task, so that pause and stop arrive between two of them; `step` takes one by
+    hand, without a loop. A control that moves starts anew. `steps` begins with the state before the first step.
+    """
+
+    interval = 0.05  # seconds between two steps, in which the page is listened to
+
+    def __init__(self, **controls: Number | Choice):
+        self.state = self._states = self._task = None
+        self.buttons = {}
+        for name in ("play", "pause", "step", "stop"):  # none is ever disabled: it would drop the keyboard's focus
+            self.buttons[name] = w.Button(description=name, layout=w.Layout(width="6em"))
+            self.buttons[name].on_click(lambda _, name=name: getattr(self, name)())
+        super().__init__(**controls)
+        *rows, view, status = self.ui.children
+        self.ui.children = (*rows, w.HBox(list(self.buttons.values())), view, status)
+
+    def steps(self, **values) -> Iterator:
+        """Yield the states, beginning with the one before the first step."""
+        raise TypeError(f"{type(self).__name__}: needs a method steps({', '.join(self.controls)})")
+
+    def draw(self, figure: Figure, state, **values) -> str:
+        """Draw a state on the figure, and return one sentence that says what is seen."""
+        raise TypeError(f"{type(self).__name__}: needs a method draw(figure, state, {', '.join(self.controls)})")
+
+    def play(self) -> None:
+        """Run until the end, or until pause or stop; after the end, from the beginning."""
+        self.pause()
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    def pause(self) -> None:
+        """Hold at the state that is shown."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    def stop(self) -> None:
+        """Go back to the first state."""
+        self.pause()
+        self._states = None
+        self.step()
+
+    def step(self) -> bool:
+        """Take one step and draw; False at the end."""
+        try:
+            if self._states is None:
+                self._states = self.steps(**self.values)
+            self.state = next(self._states)
+        except StopIteration:
+            self._states = None
+            return False
+        except Exception as error:
+            self._states = None
+            self._fail(error)
+            return False
+        self.redraw()
+        return True
+
+    def changed(self) -> None:
+        """A control that has moved starts anew."""
+        self.stop()
+
+    def _picture(self, figure):
+        return self.draw(figure, self.state, **self.values)
+
+    async def _run(self):
+        while self.step():
+            await asyncio.sleep(self.interval)
