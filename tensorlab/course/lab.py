@@ -38,5 +38,6 @@ def start(port: int = 8888, browser: bool = True, options: list[str] | None = No
     ])  # fmt: skip
     token = app.identity_provider.token
     query = f"?token={token}" if token else ""  # none where the user has set a password
-    print(f"tensorlab is served at {app.local_url.split('?')[0]}{query} (Ctrl-C stops it)", flush=True)
+    line = f"tensorlab is served at {app.local_url.split('?')[0]}{query} (Ctrl-C stops it)"
+    app.io_loop.add_callback(print, line, flush=True)  # comes to its turn when the port has been bound
     app.start()

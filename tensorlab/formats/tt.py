@@ -262,7 +262,7 @@ def _mirror(core: Tensor) -> Tensor:
 
 def _near_one(x: Tensor) -> tuple[Tensor, int]:
     """x / 2^e with largest entry near 1, and e: so that long products neither over- nor underflow."""
-    exponent = math.frexp(float(x.detach().abs().max()))[1]
+    exponent = math.frexp(float(torch.linalg.vector_norm(x.detach(), math.inf)))[1]
     return x * math.ldexp(1.0, -exponent), exponent
 
 

@@ -1,0 +1,39 @@
+# `make lab` starts JupyterLab on the lessons, `make test` runs everything that is tested. Python 3.11+, git and make.
+# PYTHON=python3.12 makes .venv with another Python; PIP_ARGS goes to pip (such as --extra-index-url or --find-links).
+
+PYTHON ?= python3
+PIP_ARGS ?=
+WORKERS ?= 2
+PORT ?= 8888
+PYTEST_ARGS ?=
+
+BIN := .venv/bin
+INSTALLED := .venv/installed
+NOTEBOOKS = $(wildcard notebooks/*.ipynb)
+
+.DEFAULT_GOAL := help
+.PHONY: help lab test notebooks bench
+
+help:
+	@sed -n '1,2s/^# //p' Makefile
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install $(PIP_ARGS) -e '.[lab,test]' -c constraints.txt
+	@touch $@
+
+lab: $(INSTALLED)
+	$(BIN)/python -m tensorlab lab --port $(PORT)
+
+test: $(INSTALLED)
+	TENSORLAB_FAST=1 TENSORLAB_STRICT=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs \
+		-n $(WORKERS) --dist loadgroup --nbmake --nbmake-timeout=120 tests tensorlab $(NOTEBOOKS) $(PYTEST_ARGS)
+
+notebooks: $(INSTALLED)
+	$(BIN)/python notebooks/_build.py
+
+bench: $(INSTALLED)
+	$(BIN)/python -m pip install $(PIP_ARGS) -e '.[bench]' -c constraints.txt
+	$(BIN)/python -m pytest -m bench -s tests/benchmarks

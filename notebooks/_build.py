@@ -1,0 +1,78 @@
+"""Builds every lesson's .ipynb from its .py (py:percent), byte for byte the same on every run.
+
+    python notebooks/_build.py            writes what is stale
+    python notebooks/_build.py --check    writes nothing; exit status 1 names what is stale, orphaned or not canonical
+"""
+
+import argparse
+import hashlib
+import sys
+import tomllib
+from pathlib import Path
+
+import jupytext
+import nbformat
+
+HERE = Path(__file__).parent
+METADATA = {
+    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+NBGRADER = {"schema_version": 3, "grade": False, "solution": False, "locked": False, "task": False}
+
+
+def sources(folder):
+    """The lessons' .py files: no private ones, and none of the copies that JupyterLab keeps."""
+    found = folder.rglob("*.py")
+    return sorted(p for p in found if not p.name.startswith("_") and ".ipynb_checkpoints" not in p.parts)
+
+
+def canonical(notebook):
+    """The .py that JupyterLab would write. A lesson in another form makes it refuse to open the pair."""
+    settings = tomllib.loads((HERE / "jupytext.toml").read_text(encoding="utf-8"))
+    filters = {name: settings[name] for name in ("notebook_metadata_filter", "cell_metadata_filter")}
+    bare = nbformat.v4.new_notebook(cells=notebook.cells, metadata={"jupytext": filters})
+    return jupytext.writes(bare, fmt="py:percent")
+
+
+def build(source):
+    """The text of the .ipynb: fixed cell ids, fixed metadata, nbgrader's short form spelled out, no outputs."""
+    notebook = jupytext.read(source, fmt="py:percent")
+    if canonical(notebook) != source.read_text(encoding="utf-8"):
+        raise ValueError(f"{source}: needs jupytext's own form, `jupytext --to py:percent {source}` writes it")
+    notebook.metadata, notebook.nbformat_minor = nbformat.from_dict(METADATA), 5
+    for i, cell in enumerate(notebook.cells):
+        cell.id = hashlib.sha256(f"{source.stem}/{i}".encode()).hexdigest()[:8]
+        if (marks := cell.metadata.get("nbgrader")) is not None:
+            graded = {"grade": True, "locked": not marks.get("solution", False)} if "points" in marks else {}
+            cell.metadata.nbgrader = nbformat.from_dict(NBGRADER | graded | marks)
+    nbformat.validate(notebook)
+    return nbformat.writes(notebook) + "\n"
+
+
+def main(folder, check):
+    """Build, or name what is not as built; returns the number of faults."""
+    faults = [f"{p}: has no .py" for p in sorted(folder.rglob("*.ipynb"))
+              if not p.with_suffix(".py").exists() and ".ipynb_checkpoints" not in p.parts]  # fmt: skip
+    for source in sources(folder):
+        target = source.with_suffix(".ipynb")
+        try:
+            text = build(source)
+        except ValueError as error:
+            faults.append(str(error))
+            continue
+        if target.exists() and target.read_text(encoding="utf-8") == text:
+            continue
+        if check:
+            faults.append(f"{target}: is not what {source.name} builds, run `make notebooks`")
+        else:
+            target.write_text(text, encoding="utf-8", newline="\n")
+            print(f"built {target}")
+    print(*faults, sep="\n", end="\n" if faults else "", file=sys.stderr)
+    return len(faults)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing, fail when something is stale")
+    sys.exit(bool(main(HERE, parser.parse_args().check)))

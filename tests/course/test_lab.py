@@ -1,0 +1,81 @@
+"""The command `tensorlab lab`: it serves where it says, settings as ours, and says in one sentence what it lacks."""
+
+import json
+import re
+import subprocess
+import sys
+from urllib.request import urlopen
+
+import pytest
+from served import lab
+
+from tensorlab import __main__ as command
+from tensorlab.course import lab as launcher
+
+
+@pytest.fixture
+def lessons(tmp_path):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    (folder / launcher.START).write_text('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}\n')
+    return tmp_path
+
+
+def ask(url):
+    with urlopen(url, timeout=30) as answer:
+        return answer.read().decode()
+
+
+@pytest.mark.parametrize("options", [["--no-browser"], []], ids=["no browser wanted", "no browser found"])
+def test_serves_where_it_says(lessons, options, monkeypatch):
+    monkeypatch.setenv("BROWSER", "/nowhere/browser")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    with lab(lessons, *options, cwd=lessons) as (address, token, line):
+        assert line.endswith("(Ctrl-C stops it)\n") and f"/lab/tree/{launcher.START}?token=" in line
+        assert "started" in json.loads(ask(f"{address}/api/status?token={token}"))
+        names = [entry["name"] for entry in json.loads(ask(f"{address}/api/contents?token={token}"))["content"]]
+        assert launcher.START in names
+        page = ask(f"{address}/lab?token={token}")
+        assert "@jupyter/nbgrader:create-assignment" in page  # among the disabled extensions
+        viewer = "@jupyterlab/docmanager-extension:plugin"
+        default = json.loads(ask(f"{address}/lab/api/settings/{viewer}?token={token}"))["schema"]["properties"]
+        assert default["defaultViewers"]["default"] == {"python": "Jupytext Notebook"}
+
+
+def test_says_which_folder_is_missing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launcher, "__file__", str(tmp_path / "lib" / "tensorlab" / "course" / "lab.py"))
+    sentence = f"lab: needs the folder notebooks with 00_start.ipynb, got none in {tmp_path}"
+    with pytest.raises(FileNotFoundError, match=re.escape(sentence)):
+        launcher.notebooks()
+
+
+def test_says_which_extra_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "jupyterlab.labapp", None)
+    sentence = "tensorlab lab: needs JupyterLab, install it by `pip install tensorlab[lab]`"
+    with pytest.raises(SystemExit, match=re.escape(sentence)):
+        command.main(["lab"])
+
+
+def test_command_without_a_server(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("TENSORLAB_DATA", str(tmp_path))
+    command.main(["data"])
+    assert "digits" in capsys.readouterr().out
+    command.main(["data", "get", "digits"])
+    assert capsys.readouterr().out == f"{tmp_path}\n"
+    for wrong in (["data", "--nowhere"], ["data", "get"], ["nothing"]):
+        with pytest.raises(SystemExit) as stop:
+            command.main(wrong)
+        assert stop.value.code == 2
+    with pytest.raises(SystemExit, match="nothing"):
+        command.main(["data", "get", "nothing"])
+
+
+def test_help_needs_neither_jupyter_nor_matplotlib():
+    code = (
+        "import sys, tensorlab, tensorlab.__main__ as m\n"
+        "try: m.main(['--help'])\n"
+        "except SystemExit: print(sorted({'jupyterlab', 'ipywidgets', 'matplotlib', 'sklearn'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]" and "lab" in done.stdout
