@@ -276,7 +276,11 @@ def solve_gram(gram: Tensor, b: Tensor) -> Tensor:
     d = gram.diagonal(dim1=-2, dim2=-1).real.clamp_min(0)
     d = torch.where(d > 0, d, torch.ones_like(d)).rsqrt()[..., None].to(gram.dtype)
     ridge = r * torch.finfo(gram.dtype).eps * torch.eye(r, dtype=gram.dtype, device=gram.device)
-    return d * torch.linalg.solve(d * gram * d.mT + ridge, d * b)
+    scaled = d * gram * d.mT + ridge
+    factor, info = torch.linalg.cholesky_ex(scaled)
+    if info.any():  # indefinite by its own rounding
+        return d * torch.linalg.solve(scaled, d * b)
+    return d * torch.cholesky_solve(d * b, factor)
 
 
 # ------------------------------------------------------------------------------------------ the Gram way

@@ -144,15 +144,11 @@ class Format:
 
 
 class MatrixFormat(Format):
-    """A format that is a matrix (out, in) and multiplies: `apply`, and the cost of doing so: `flops`."""
+    """A format that is a matrix w (out, in) and multiplies.
 
-    def apply(self, x: Tensor) -> Tensor:
-        """y = w x on the last mode: (..., in) -> (..., out).  The plain autograd reference."""
-        raise NotImplementedError
-
-    def flops(self, batch: int) -> int:
-        """Multiplications and additions of `apply` on a batch, two for each multiply-add."""
-        raise NotImplementedError
+    It states besides: `from_dense(w, ...)`; `apply(x)`, y = w x on the last mode, (..., in) -> (..., out), the plain
+    autograd reference; `flops(batch)`, the multiplications and additions of `apply`, two for each multiply-add.
+    """
 
 
 def check_same(who: str, tensors) -> None:

@@ -96,11 +96,8 @@ class Tensorlab:
     def cores(self, tt):
         return tt.cores
 
-    def cp(self, x, rank, sweeps):
-        import torch
-
-        g = torch.Generator().manual_seed(0)
-        return self.tl.cp_als(x, rank, init="random", tol=0.0, max_iter=sweeps, generator=g).value
+    def cp(self, x, start, sweeps):
+        return self.tl.cp_als(x, start.ranks[0], init=start, tol=0.0, max_iter=sweeps).value
 
     def tucker(self, x, rank):
         return self.tl.st_hosvd(x, rank)
@@ -127,11 +124,12 @@ class Tensorly:
     def cores(self, tt):
         return list(tt.factors)
 
-    def cp(self, x, rank, sweeps):
+    def cp(self, x, start, sweeps):
         import tensorlab as tl
         from tensorly.decomposition import parafac
 
-        return tl.from_tensorly(parafac(x, rank, n_iter_max=sweeps, init="random", tol=0, random_state=0))
+        cp = parafac(x, start.ranks[0], n_iter_max=sweeps, init=tl.to_tensorly(start), tol=0)
+        return tl.from_tensorly(cp)
 
     def tucker(self, x, rank):
         import tensorlab as tl
@@ -169,10 +167,10 @@ class Tntorch:
     def cores(self, tt):
         return tt.cores
 
-    def cp(self, x, rank, sweeps):
+    def cp(self, x, start, sweeps):  # takes no start, draws its own
         import tensorlab as tl
 
-        return tl.from_tntorch(self.tn.Tensor(x, ranks_cp=rank, max_iter=sweeps, tol=-1.0))
+        return tl.from_tntorch(self.tn.Tensor(x, ranks_cp=start.ranks[0], max_iter=sweeps, tol=-1.0))
 
     def tucker(self, x, rank):
         import tensorlab as tl
@@ -303,8 +301,12 @@ def round_case(other, rtol=None, rank=None):
 
 def cp_case(name):
     def run(package, repeats):
-        x = dense(name, None)
-        result, row = measured(lambda: package.cp(x, 10, 50), repeats)
+        import tensorlab as tl
+        import torch
+
+        x, g = dense(name, None), torch.Generator().manual_seed(0)
+        start = tl.CP(torch.ones(10).double(), [tl.rng.rand(n, 10, generator=g, dtype=torch.float64) for n in x.shape])
+        result, row = measured(lambda: package.cp(x, start, 50), repeats)
         return row | dict(error=distance(result.to_dense(), x), rank=10)
 
     return "cp", run

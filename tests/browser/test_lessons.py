@@ -22,7 +22,7 @@ def test_slider_and_box_of_the_tensor_train_lesson(lesson):
 
     row = output.locator(".widget-hbox").filter(has=opened.page.get_by_role("slider")).first
     knob, box = row.get_by_role("slider"), row.get_by_role("textbox")
-    name = row.locator("label").inner_text()
+    name = row.locator("label[for]").inner_text()
     assert name and output.get_by_role("textbox", name=name, exact=True).count() == 1
     start = box.input_value()
     low = knob.get_attribute("aria-valuenow") == knob.get_attribute("aria-valuemin")
