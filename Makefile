@@ -29,7 +29,7 @@ lab: $(INSTALLED)
 
 test: $(INSTALLED)
 	TENSORLAB_FAST=1 TENSORLAB_STRICT=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs \
-		-n $(WORKERS) --dist loadgroup --nbmake --nbmake-timeout=120 tests tensorlab $(NOTEBOOKS) $(PYTEST_ARGS)
+		-n $(WORKERS) --dist loadgroup --nbmake --nbmake-timeout=120 tests tensorlab README.md $(NOTEBOOKS) $(PYTEST_ARGS)
 
 notebooks: $(INSTALLED)
 	$(BIN)/python notebooks/_build.py

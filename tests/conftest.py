@@ -1,4 +1,4 @@
-"""Fixtures for all, and the rule of skips: with `TENSORLAB_NO_SKIP=1` only a missing GPU or data folder excuses a test."""
+"""Fixtures for all, and the rule of skips: under `TENSORLAB_NO_SKIP=1` only a missing GPU or data folder is one."""
 
 import os
 import shutil

@@ -19,7 +19,7 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def lab(home, *options, cwd, timeout=60):
-    """Start it and give (address without path, token, the line it printed); it ends, its kernels too, with the block."""
+    """Start it and give (address without path, token, the line it printed); with the block it ends, kernels too."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("JUPYTER", "JPY_"))}
     env |= {"HOME": str(home), "TENSORLAB_FAST": "1", "PYTHONUNBUFFERED": "1", "IPYTHONDIR": str(home / "ipython")}
     command = [sys.executable, "-m", "tensorlab", "lab", "--port", str(free_port()), *options]

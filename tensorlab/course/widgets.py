@@ -1,8 +1,8 @@
 """Pictures with controls: `Explorer` draws anew when a control moves, `Player` also while time passes.
 
 A picture says what it shows in one sentence, which is its alternative text and stands below it as a status. Every
-slider has a box to type in, for a slider has no name that a screen reader could say. `interact` is not used: it swallows
-exceptions, and a broken slider would pass the tests.
+slider has a box to type in, for a slider has no name that a screen reader could say. `interact` is not used: it
+swallows exceptions, and a broken slider would pass the tests.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ class Number:
 
     def __init__(self, slider: w.Widget, kind: type, low, high):
         self.widget, self.kind, self.low, self.high = slider, kind, low, high
-        self.box = w.Text(self.show(slider.value), continuous_update=False, layout=w.Layout(width="12em"))
+        self.box = w.Text(self.show(slider.value), continuous_update=False)
 
     def show(self, value) -> str:
         return str(value) if self.kind is int else f"{value:.6g}"
@@ -78,7 +78,11 @@ def decimal(value: float, low: float, high: float, *, step: float | None = None,
 def choice(value, options, *, label: str = "") -> Choice:
     """One of a few options; a dropdown from the fifth on."""
     make = w.ToggleButtons if len(options) <= 4 else w.Dropdown
-    return Choice(make(options=list(options), value=value, description=label), tuple(options))
+    line = w.Layout(width="auto", flex_flow="row nowrap")
+    widget = make(options=list(options), value=value, description=label, layout=line)
+    if make is w.ToggleButtons:
+        widget.style.button_width = "auto"
+    return Choice(widget, tuple(options))
 
 
 def toggle(value: bool, *, label: str = "") -> Choice:
@@ -102,7 +106,7 @@ class Explorer:
     'A line with 5 waves.'
 
     `controls[name]` is the slider (or buttons), `boxes[name]` its typed twin, `view` the picture, `status` the sentence
-    below it, `ui` all of them. `__init__` draws: a subclass stores what `draw` needs before it calls `super().__init__`.
+    below it, `ui` all of them. `__init__` draws: a subclass stores what `draw` needs before `super().__init__(...)`.
     """
 
     figsize = (7, 3.2)
@@ -112,6 +116,7 @@ class Explorer:
         self._held = self._wrong = False  # several controls are on the move; a box holds what was refused
         self.sentence = ""
         self.controls = {name: kind.widget for name, kind in controls.items()}
+        self.labels = {name: kind.widget.description or name for name, kind in controls.items()}
         self.boxes = {name: kind.box for name, kind in controls.items() if kind.box}
         whole = w.Layout(overflow="visible", height="auto")  # otherwise the picture's upper edge is cut
         self.view, self.status = w.HTML(layout=whole), w.HTML(layout=whole)
@@ -191,18 +196,17 @@ class Explorer:
         try:
             return self._kinds[name].accept(value)
         except ValueError as error:
-            named = self.boxes.get(name, self.controls[name])
-            raise ValueError(f"{named.description}: {error}") from None
+            raise ValueError(f"{self.labels[name]}: {error}") from None
 
     def _row(self, name):
         kind, control = self._kinds[name], self.controls[name]
         control.observe(lambda change: self._moved(name), names="value")
+        wide = 1 + 0.55 * max(map(len, self.labels.values()))  # em, for the longest: boxes stand below each other
+        named = kind.box or control
+        named.description, named.style.description_width = self.labels[name], f"{wide}em"
         if kind.box is None:
-            control.description = control.description or name
-            control.style.description_width = "initial"
             return control
-        kind.box.description, control.description = control.description or name, ""  # the box has the name, once
-        kind.box.style.description_width = "initial"
+        kind.box.layout.width, control.description = f"{wide + 7}em", ""  # the name once, where it can be said
         kind.box.observe(lambda change: self._typed(name, change.new), names="value")
         return w.HBox([kind.box, control])
 

@@ -17,7 +17,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.browser)
-            item.add_marker(pytest.mark.xdist_group("browser"))  # all in one worker: they share what takes long to start
+            item.add_marker(pytest.mark.xdist_group("browser"))  # one worker: they share what is slow to start
 
 
 @pytest.fixture(scope="session")
@@ -57,8 +57,9 @@ def lesson(served, browser):
         page.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
         cells = "window.jupyterapp.shell.currentWidget.content.model.cells"
         _wait(page, f"[...{cells}].every(c => c.type !== 'code' || !c.sharedModel.source.trim() || c.executionCount)")
-        # JupyterLab draws cells when they come into view: this shows them all, so that each output is there to be found
-        page.evaluate("() => window.jupyterapp.shell.currentWidget.content.widgets.forEach(c => c.node.scrollIntoView())")
+        # JupyterLab draws cells when they come into view: this shows them all, so that each output can be found
+        shown = "window.jupyterapp.shell.currentWidget.content.widgets"
+        page.evaluate(f"() => {shown}.forEach(cell => cell.node.scrollIntoView())")
         return SimpleNamespace(page=page, panel=page.locator(".jp-NotebookPanel:visible"), errors=lambda: _errors(page))
 
     yield open_and_run

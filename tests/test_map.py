@@ -1,0 +1,202 @@
+"""README's map holds: its paths exist, no module is missing, papers are listed, and imports point down.
+
+The map is the one table of README whose columns are idea | module | notebook | test | paper. A cell holds paths from the
+top of the repository, in `backticks` or as [text](link), several of them or none; a paper cell holds keys, [Name2011].
+The list of papers is every line of README that begins, after a list mark, with such a key.
+"""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import tensorlab
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "tensorlab"
+KEY = re.compile(r"\[([A-Z][A-Za-z]+[12]\d{3}[a-z]?)\]")
+COLUMNS = ["idea", "module", "notebook", "test", "paper"]
+
+# DESIGN, the layout: imports point down, from a layer to lower ones.
+LAYERS = "ground, formats, layers, methods, tensorlab, parallel, models plots, papers, course, __main__".split(", ")
+GROUND = {"rng", "linalg", "multilinear", "fit", "datasets"}
+# Within a layer only along the drawn arrows: who is imported <- by whom. "*" is every module of the layer.
+ARROWS = {
+    "ground": {"rng": {"linalg"}},
+    "formats": {
+        "base": {"*"},
+        "tt": {"tt_cross", "tt_manifold", "tt_sampling", "ttmatrix"},
+        "*": {"storage", "exchange"},
+    },
+    "layers": {"propagation": {"linear"}, "linear": {"surgery", "conv"}},
+    "methods": {"weighted": {"weighted_ttm"}, "kashin": {"quantize"}},
+    "parallel": {"schedules": {"cost"}},
+    "course": {"*": {"*"}},
+}
+
+
+def readme():
+    return (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def table():
+    """The rows of the map, as dicts from column to the text of the cell."""
+    rows, inside = [], False
+    for line in readme().splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if [cell.lower() for cell in cells] == COLUMNS:
+            inside = True
+        elif inside and not line.strip().startswith("|"):
+            break
+        elif inside and not set(line) <= set("|-: "):
+            assert len(cells) == len(COLUMNS), f"README: a row of the map needs 5 cells, got {line}"
+            rows.append(dict(zip(COLUMNS, cells)))
+    assert rows, f"README: needs a table with the columns {' | '.join(COLUMNS)}"
+    return rows
+
+
+def paths(cell):
+    """The paths that a cell holds: link targets, and what stands in backticks without being the text of a link."""
+    links = re.findall(r"\]\(([^)#]+)\)", cell)
+    return links + re.findall(r"`([^`]+)`", re.sub(r"\[[^\]]*\]\([^)]*\)", "", cell))
+
+
+def modules():
+    """All modules of the package, as dotted names below it with their files."""
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        yield ".".join(part for part in parts if part != "__init__"), path
+
+
+def layer(name):
+    """Which of LAYERS a dotted name is of; the package itself stands above what it gathers."""
+    head = name.split(".")[0]
+    head = "ground" if head in GROUND else head or "tensorlab"
+    found = [i for i, names in enumerate(LAYERS) if head in names.split()]
+    assert found, f"tensorlab.{name}: needs a layer of DESIGN's layout, got none"
+    return found[0]
+
+
+def imported(name, path):
+    """The modules of ours that a module imports anywhere in it, by dotted names below the package."""
+    known = {known for known, _ in modules()}
+    here = [part for part in name.split(".") if part]
+    if path.name != "__init__.py":
+        here = here[:-1]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == "tensorlab":
+                    yield ".".join(alias.name.split(".")[1:])
+        elif isinstance(node, ast.ImportFrom):
+            target = node.module.split(".") if node.module else []
+            if node.level:
+                target = here[: len(here) - node.level + 1] + target
+            elif target.pop(0) != "tensorlab":
+                continue
+            for alias in node.names:
+                inner = ".".join([*target, alias.name])
+                yield inner if inner in known else ".".join(target)
+
+
+def drawn(low, high):
+    """Whether an arrow of the layout lets module `high` import module `low` of its own layer."""
+    a, b = low.split(".")[-1], high.split(".")[-1]
+    group = low.split(".")[0] if low.split(".")[0] not in GROUND else "ground"
+    arrows = ARROWS.get(group, {})
+    return a.startswith("_") or any({b, "*"} & arrows.get(source, set()) for source in (a, "*"))
+
+
+def faults_of_imports():
+    for name, path in modules():
+        for target in imported(name, path):
+            gathers = path.name == "__init__.py" and (target == name or target.startswith(name + "."))
+            if target == name or gathers or (name == "" and layer(target) < layer("")):
+                continue
+            same = layer(target) == layer(name) and target.split(".")[0] == name.split(".")[0]
+            same = same or {target.split(".")[0], name.split(".")[0]} <= GROUND
+            if layer(target) < layer(name) or (same and drawn(target, name)):
+                continue
+            yield f"tensorlab.{name} imports tensorlab.{target}".replace("tensorlab. ", "tensorlab ")
+
+
+def test_every_path_of_the_map_exists():
+    wrong = []
+    for row in table():
+        for column in ("module", "notebook", "test"):
+            wrong += [f"{row['idea']}: {path}" for path in paths(row[column]) if not (ROOT / path).exists()]
+        if not (paths(row["module"]) and paths(row["test"])):
+            wrong.append(f"{row['idea']}: needs a module and a test")
+    assert not wrong
+
+
+def test_every_module_has_a_row():
+    listed = {path for row in table() for path in paths(row["module"])}
+    homes = ("formats.", "layers.", "methods.", "parallel.")
+    apart = {"formats.base", "formats.storage", "formats.exchange"}
+    missing = [
+        str(path.relative_to(ROOT))
+        for name, path in modules()
+        if name.startswith(homes) and path.name != "__init__.py" and not path.name.startswith("_") and name not in apart
+    ]
+    assert not set(missing) - listed
+
+
+def test_every_key_is_in_the_list_of_papers():
+    papers = {match[1] for line in readme().splitlines() if (match := KEY.match(line.lstrip("-* ")))}
+    used = {(key, row["idea"]) for row in table() for key in KEY.findall(row["paper"])}
+    for name, path in modules():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                used |= {(key, f"tensorlab.{name}") for key in KEY.findall(ast.get_docstring(node) or "")}
+    assert not sorted((key, where) for key, where in used if key not in papers)
+
+
+def test_imports_point_down():
+    assert not list(faults_of_imports())
+
+
+@pytest.mark.parametrize(
+    "low, high, allowed",
+    [
+        ("formats.base", "formats.cp", True),
+        ("formats.tt", "formats.ttmatrix", True),
+        ("formats.ttmatrix", "formats.tt", False),
+        ("formats.cp", "formats.storage", True),
+        ("formats.cp", "formats.tucker", False),
+        ("rng", "linalg", True),
+        ("linalg", "rng", False),
+        ("methods.lora", "methods.dlrt", False),
+    ],
+)
+def test_arrows(low, high, allowed):
+    assert drawn(low, high) is allowed and layer(low) == layer(high)
+
+
+def test_imports_are_found(tmp_path):
+    module = tmp_path / "tt.py"
+    module.write_text("from .. import linalg\nfrom .base import Format\nimport torch\nimport tensorlab.rng as rng\n")
+    assert list(imported("formats.tt", module)) == ["linalg", "formats.base", "rng"]
+
+
+def test_public_names_have_docstrings():
+    assert len(set(tensorlab.__all__)) == len(tensorlab.__all__)
+    bare = []
+    for name in tensorlab.__all__:
+        text = getattr(tensorlab, name).__doc__ or ""
+        if not text.strip() or text.startswith(f"{name}("):  # the second is what a dataclass writes for itself
+            bare.append(name)
+    assert not bare
+
+
+@pytest.mark.parametrize("name", ["plots", "course.widgets"])
+def test_the_package_does_not_import_what_is_imported_by_name(name):
+    reached, front = set(), [""]
+    known = dict(modules())
+    while front:
+        here = front.pop()
+        if here in known and here not in reached:
+            reached.add(here)
+            front += imported(here, known[here])
+    assert name not in reached
