@@ -1,8 +1,8 @@
 """README's map holds: its paths exist, no module is missing, papers are listed, and imports point down.
 
-The map is the one table of README whose columns are idea | module | notebook | test | paper. A cell holds paths from the
-top of the repository, in `backticks` or as [text](link), several of them or none; a paper cell holds keys, [Name2011].
-The list of papers is every line of README that begins, after a list mark, with such a key.
+The map is the one table of README whose columns are idea | module | notebook | test | paper. A cell holds paths from
+the top of the repository, in `backticks` or as [text](link), several of them or none; a paper cell holds keys,
+[Name2011]. The list of papers is every line of README that begins, after a list mark, with such a key.
 """
 
 import ast

@@ -43,7 +43,7 @@ class Number:
 
 
 class Choice:
-    """Buttons, a list or a check mark: whatever has a fixed set of values."""
+    """A list or a check mark: what has a fixed set of values."""
 
     box = None
 
@@ -76,13 +76,8 @@ def decimal(value: float, low: float, high: float, *, step: float | None = None,
 
 
 def choice(value, options, *, label: str = "") -> Choice:
-    """One of a few options; a dropdown from the fifth on."""
-    make = w.ToggleButtons if len(options) <= 4 else w.Dropdown
-    line = w.Layout(width="auto", flex_flow="row nowrap")
-    widget = make(options=list(options), value=value, description=label, layout=line)
-    if make is w.ToggleButtons:
-        widget.style.button_width = "auto"
-    return Choice(widget, tuple(options))
+    """One of a few options."""
+    return Choice(w.Dropdown(options=list(options), value=value, description=label), tuple(options))
 
 
 def toggle(value: bool, *, label: str = "") -> Choice:
@@ -105,7 +100,7 @@ class Explorer:
     >>> explorer.sentence
     'A line with 5 waves.'
 
-    `controls[name]` is the slider (or buttons), `boxes[name]` its typed twin, `view` the picture, `status` the sentence
+    `controls[name]` is the slider (or list), `boxes[name]` its typed twin, `view` the picture, `status` the sentence
     below it, `ui` all of them. `__init__` draws: a subclass stores what `draw` needs before `super().__init__(...)`.
     """
 
@@ -230,6 +225,7 @@ class Explorer:
             self._wrong = True
             self.warn(str(error))
             return
+        self._wrong = False
         if value == kind.widget.value:  # 3.0 for 3: nothing moves, so nobody else tidies the box
             kind.box.value = kind.show(value)
         kind.widget.value = value

@@ -1,4 +1,4 @@
-"""One JupyterLab over a copy of the lessons and one chromium for all browser tests; each test gets a page."""
+"""One JupyterLab over a copy of the lessons for all browser tests, one chromium for a module, a page for each test."""
 
 import shutil
 from pathlib import Path
@@ -30,7 +30,7 @@ def served(tmp_path_factory, chromium):
         yield address, token
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # no longer: while it lives, no other test can run an asyncio loop of its own
 def browser(chromium):
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: `pip install -e .[test]`")
     with sync_api.sync_playwright() as playwright:

@@ -161,10 +161,6 @@ def test_draw_needs_a_sentence():
         Explorer(rank=integer(1, 1, 2))
 
 
-def test_many_options_make_a_list():
-    assert type(choice(1, range(5)).widget).__name__ == "Dropdown"
-
-
 def test_player_steps_by_hand():
     player = Countdown(start=integer(2, 1, 9))
     assert player.sentence == "2 of 2."
