@@ -36,4 +36,4 @@ notebooks: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install $(PIP_ARGS) -e '.[bench]' -c constraints.txt
-	$(BIN)/python -m pytest -m bench -s tests/benchmarks
+	set -e; for program in tests/benchmarks/bench_*.py; do $(BIN)/python $$program; done

@@ -245,14 +245,14 @@ def _masked_products(x: Tensor, mask: Tensor, factors: list[Tensor]):
 def _relative_error(x, mask, cp, m, gamma, a, size):
     """|x - cp| / |x| from the last least-squares problem, |x|² - 2 Re <m, a> + <a Γ, a>: no pass over the data.
 
-    Where the difference of squares has lost its digits, the residual is formed.
+    Where the difference of squares keeps less than three digits, the residual is formed.
     """
     if size == 0.0:
         return 0.0
     with torch.no_grad():
         m, gamma, a = (t.detach().to(wide(x.dtype)) for t in (m, gamma, a))
         square = size**2 + float(((_times_gamma(a, gamma) - 2 * m) * a.conj()).real.sum())
-        if square < 64 * torch.finfo(x.dtype).eps * size**2:
+        if square < 1024 * torch.finfo(x.dtype).eps * size**2:
             rest = x - cp.to_dense() if mask is None else (x - cp.to_dense()) * mask
             return float(torch.linalg.vector_norm(rest, dtype=wide(x.dtype))) / size
     return math.sqrt(square) / size

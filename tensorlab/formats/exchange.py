@@ -37,7 +37,7 @@ def from_tntorch(x) -> CP | TT:
     cores = [c.clone() for c in x.decompress_tucker_factors().cores]
     if all(c.ndim == 2 for c in cores):
         return CP(torch.ones_like(cores[0][0]), tuple(cores))
-    cores = [torch.diag_embed(c.mT).permute(0, 2, 1).contiguous() if c.ndim == 2 else c for c in cores]
+    cores = [torch.diag_embed(c).transpose(0, 1).contiguous() if c.ndim == 2 else c for c in cores]
     if cores[0].shape[0] > 1:  # CP factors at the ends: sum over their open rank
         cores[0] = cores[0].sum(0, keepdim=True)
     if cores[-1].shape[2] > 1:

@@ -67,10 +67,15 @@ class LowRank(MatrixFormat):
         return 2 * batch * r * (m + n) + (0 if self.s is None else 2 * r * r * m)
 
     def orthogonal(self) -> "LowRank":
-        """The same matrix with orthonormal u and v and a full s in between."""
-        u, ru = orthogonalize(self.u)
-        v, rv = orthogonalize(self.v)
-        return LowRank(u, v, (ru if self.s is None else ru @ self.s) @ rv.mH)
+        """The same matrix with orthonormal u and v and a full s in between; the rank is at most the shorter side."""
+        u, s, v = self._bases()
+        if len(s) > s.shape[1]:  # more rows than columns: u turns into the range of s
+            q, s = orthogonalize(s)
+            u = u @ q
+        elif len(s) < s.shape[1]:
+            q, r = orthogonalize(s.mH)
+            v, s = v @ q, r.mH
+        return LowRank(u, v, s)
 
     def merged(self) -> "LowRank":
         """The same matrix as two factors: s goes into u."""
@@ -78,12 +83,12 @@ class LowRank(MatrixFormat):
 
     def round(self, rank: int | None = None, *, rtol: float | None = None) -> "LowRank":
         """The best w of lower rank, from the SVD of the small middle factor; balanced factors as in `from_dense`."""
-        w = self.to(wide(self.dtype)).orthogonal()
-        small = LowRank.from_dense(w.s, rank, rtol=rtol)
-        return LowRank(w.u @ small.u, w.v @ small.v).to(self.dtype)
+        u, s, v = self.to(wide(self.dtype))._bases()
+        small = LowRank.from_dense(s, rank, rtol=rtol)
+        return LowRank(u @ small.u, v @ small.v).to(self.dtype)
 
     def norm(self) -> Tensor:
-        return torch.linalg.matrix_norm(self.orthogonal().s)
+        return torch.linalg.matrix_norm(self.to(wide(self.dtype))._bases()[1]).to(self.dtype.to_real())
 
     def dot(self, other: "LowRank") -> Tensor:
         """<self, other> = sum of conj(self) * other, without forming either."""
@@ -97,6 +102,12 @@ class LowRank(MatrixFormat):
 
     def scale(self, number) -> "LowRank":
         return LowRank(self.u * number, self.v, self.s)
+
+    def _bases(self):
+        """Orthonormal u and v and the matrix between them, which need not be square."""
+        u, ru = orthogonalize(self.u)
+        v, rv = orthogonalize(self.v)
+        return u, (ru if self.s is None else ru @ self.s) @ rv.mH, v
 
     def _left(self):
         return self.u if self.s is None else self.u @ self.s

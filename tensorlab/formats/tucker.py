@@ -197,11 +197,11 @@ def _multiply(core: Tensor, factors) -> Tensor:
 
 
 def _relative_error(x, tucker, size):
-    """|x - tucker| / |x| from the norm of the core; formed where the difference of squares has lost its digits."""
+    """|x - tucker| / |x| from the norm of the core; formed where the difference of squares keeps less than three digits."""
     if size == 0.0:
         return 0.0
     with torch.no_grad():
         square = 1 - (float(torch.linalg.vector_norm(tucker.core)) / size) ** 2
-        if square < 64 * torch.finfo(torch.float64).eps:
+        if square < 1024 * torch.finfo(torch.float64).eps:
             return float(torch.linalg.vector_norm(x - tucker.to_dense())) / size
     return math.sqrt(square)

@@ -1,0 +1,76 @@
+"""Files: whole or not at all, and never a word of code from them."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import tensorlab as tl
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "x.safetensors"
+
+
+def test_a_killed_write_leaves_the_old_file(path, monkeypatch):
+    x = tl.TT.randn((3, 4), 2)
+    tl.save(path, x)
+
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tensorlab.formats.storage.save_file", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tl.save(path, 2 * x)
+    assert torch.equal(tl.load(path).to_dense(), x.to_dense()) and [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_views_and_shared_memory_are_saved(path):
+    m = torch.arange(12.0).reshape(3, 4)
+    tl.save(path, tl.LowRank(m[:, ::2], m.T[:, :2]))
+    assert torch.equal(tl.load(path).v, m.T[:, :2])
+
+
+TT = {"format": "TT", "complex": "False"}
+WRONG = {
+    "random bytes": (b"\x93NUMPY" * 40, "whole safetensors file"),
+    "empty": (b"", "whole safetensors file"),
+    "a pickle": (b"\x80\x04\x95\x1f\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94\x8c\x06system", "whole safetensors file"),
+    "no metadata": (None, "got None"),
+    "another class": ({"format": "os.system"}, "got 'os.system'"),
+    "a class of ours that is no format": ({"format": "Fit"}, "got 'Fit'"),
+    "other tensors": (TT, r"tensors of a TT, got \['weight'\]"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_says_no_to_foreign_files(path, name):
+    content, said = WRONG[name]
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        save_file({"weight": torch.zeros(2, 2)}, path, metadata=content)
+    with pytest.raises(ValueError, match=said) as caught:
+        tl.load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_says_no_to_damaged_files(path):
+    tl.save(path, tl.TT.randn((3, 4, 5), 2))
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-7])
+    with pytest.raises(ValueError, match="whole safetensors file"):
+        tl.load(path)
+    save_file({"cores.0": torch.zeros(1, 3, 2), "cores.2": torch.zeros(2, 3, 1)}, path, metadata=TT)
+    with pytest.raises(ValueError, match="not numbered from 0 to 1"):
+        tl.load(path)
+    save_file({"cores.0": torch.zeros(1, 3, 2), "cores.1": torch.zeros(3, 3, 1)}, path, metadata=TT)
+    with pytest.raises(ValueError, match="chain from rank 1"):
+        tl.load(path)
+
+
+def test_says_no_to_other_things(path):
+    with pytest.raises(TypeError, match="got Tensor"):
+        tl.save(path, torch.zeros(3))
+    with pytest.raises(FileNotFoundError):
+        tl.load(path)

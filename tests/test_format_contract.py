@@ -1,0 +1,126 @@
+"""What every format promises, tried on each row of `cases.FORMATS`."""
+
+import math
+
+import pytest
+import torch
+from cases import DTYPES, FORMATS, make
+from torch.utils import _pytree
+
+import tensorlab as tl
+
+pytestmark = pytest.mark.parametrize("name", FORMATS)
+
+
+def close(a, b, dtype=None):
+    a, b = tl.linalg.widen(torch.as_tensor(a)), tl.linalg.widen(torch.as_tensor(b))
+    eps = torch.finfo(dtype or torch.float64).eps
+    return float((a - b).norm()) <= 100 * eps * (1 + float(b.norm()))
+
+
+def indices(x, n=20):
+    g = torch.Generator().manual_seed(1)
+    return torch.stack([torch.randint(0, m, (n,), generator=g) for m in x.shape], 1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_arithmetic_is_that_of_the_dense_tensors(name, dtype, device):
+    x, y = make(name, 0, dtype, device), make(name, 1, dtype, device)
+    dx, dy = x.to_dense(), y.to_dense()
+    assert x.dtype == dx.dtype == dtype and x.device.type == dx.device.type == device.type
+    assert tuple(dx.shape) == x.shape and all(type(r) is int for r in (*x.shape, *x.ranks))
+    for got, wanted in [
+        (x + y, dx + dy), (x - y, dx - dy), (-x, -dx), (x * 3, dx * 3), (2.5 * x, 2.5 * dx), (x / 2, dx / 2), (x * y, dx * dy),
+    ]:  # fmt: skip
+        assert type(got) is type(x) and got.dtype == dtype and close(got.to_dense(), wanted, dtype)
+    assert close(x.dot(y), torch.vdot(dx.flatten(), dy.flatten()), dtype)
+    assert close(x.norm(), dx.norm(), dtype) and x.norm().dtype == dtype.to_real()
+    index = indices(x).to(device)
+    assert close(x.at(index), dx[tuple(index.T)], dtype)
+    assert close(x.at(index - torch.tensor(x.shape, device=device)), dx[tuple(index.T)], dtype)
+
+
+def test_counts(name):
+    x = make(name)
+    assert x.numel == sum(t.numel() for t in x.tensors())
+    assert x.compression == math.prod(x.shape) / x.numel
+    assert repr(x) == f"{type(x).__name__}(shape={x.shape}, ranks={x.ranks}, stores {x.numel} of {math.prod(x.shape)})"
+
+
+def test_norm_of_a_small_difference_keeps_its_digits(name):
+    x = make(name)
+    first, *rest = x.tensors()
+    moved = x.with_tensors([first * (1 + 2.0**-40), *rest])  # a power of two: the difference is exact
+    ratio = float((moved - x).norm()) / float(x.norm()) * 2.0**40
+    assert ratio == pytest.approx(1, rel=1e-3)  # sqrt of a difference of squares would give noise of size 1e-8
+
+
+def test_tensors_round_trip_and_are_checked(name):
+    x = make(name)
+    again = x.with_tensors(x.tensors())
+    assert type(again) is type(x) and torch.equal(again.to_dense(), x.to_dense())
+    with pytest.raises(ValueError, match=f"needs {len(x.tensors())} tensors, got 0"):
+        x.with_tensors([])
+    with pytest.raises(TypeError, match="needs torch tensors, got str"):
+        x.with_tensors(["abc"] * len(x.tensors()))
+    first, *rest = x.tensors()
+    if rest:
+        with pytest.raises(ValueError, match="one dtype and device, got .*float32"):
+            x.with_tensors([first.float(), *rest])
+
+
+def test_is_a_pytree(name):
+    x = make(name)
+    leaves, spec = _pytree.tree_flatten(x)
+    assert all(a is b for a, b in zip(leaves, x.tensors(), strict=True))
+    assert torch.equal(_pytree.tree_unflatten(leaves, spec).to_dense(), x.to_dense())
+    gradient = torch.func.grad(lambda x: x.to_dense().square().sum())(x)
+    assert type(gradient) is type(x) and gradient.shape == x.shape
+    batch = _pytree.tree_map(lambda t: torch.stack([t, 2 * t]), x)
+    dense = torch.func.vmap(lambda x: x.to_dense())(batch)
+    assert close(dense[0], x.to_dense()) and close(dense[1], 2 ** len(leaves) * x.to_dense())
+
+
+def test_gradients(name):
+    x = make(name)
+    leaves = [t.clone().requires_grad_() for t in x.tensors()]
+    for f in (lambda x: x.to_dense().sin().sum(), lambda x: x.norm(), lambda x: x.dot(make(name, 1))):
+        assert torch.autograd.gradcheck(lambda *ts, f=f: f(x.with_tensors(ts)), leaves)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float16, torch.bfloat16], ids=str)
+def test_save_and_load(name, dtype, tmp_path):
+    x = make(name, dtype=dtype)
+    tl.save(tmp_path / "x.safetensors", x)
+    y = tl.load(tmp_path / "x.safetensors")
+    assert type(y) is type(x)
+    assert all(a.dtype == dtype and torch.equal(a, b) for a, b in zip(y.tensors(), x.tensors(), strict=True))
+    assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]  # nothing half-written is left
+
+
+def test_rounding_a_sum_finds_its_ranks_at_any_scale(name):
+    x = make(name)
+    if not hasattr(x, "round"):
+        assert isinstance(x, tl.CP)  # the one format without a closed-form truncation
+        return
+    for scale in (1, 1000, 1e-15, 1e15):
+        y = (scale * (x + 2 * x)).round(rtol=1e-10)
+        assert all(a <= b for a, b in zip(y.ranks, x.round(rtol=0.0).ranks, strict=True))
+        assert close(y.to_dense() / scale, 3 * x.to_dense())
+
+
+def test_says_no(name):
+    x = make(name)
+    d = x.ndim
+    for index, error, said in [
+        (torch.zeros(3, d), TypeError, "float32"),
+        (torch.zeros(3, d + 1, dtype=torch.long), ValueError, rf"\(3, {d + 1}\)"),
+        (torch.full((1, d), 99), ValueError, "got 99 in row 0"),
+        (torch.full((1, d), -99), ValueError, "got -99 in row 0"),
+    ]:
+        with pytest.raises(error, match=said):
+            x.at(index)
+    other = tl.TT.randn((9, 9), 2)
+    for operation in (lambda: x + other, lambda: x - other, lambda: x * other, lambda: x.dot(other)):
+        with pytest.raises(ValueError, match=r"got TT of shape \(9, 9\)"):
+            operation()

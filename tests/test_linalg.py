@@ -1,0 +1,209 @@
+"""The ground: truncation, the repaired Gram matrix, stable gradients, and the rest of the ground files."""
+
+import ast
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from tensors import relative_error
+
+import tensorlab as tl
+from tensorlab import linalg, multilinear, rng
+
+DTYPES = [torch.float64, torch.float32, torch.complex128, torch.complex64]
+
+
+def graded(m, n, decay, generator, dtype=torch.float64):
+    """A long matrix with singular values decay^k."""
+    u = torch.linalg.qr(rng.randn(m, n, generator=generator, dtype=dtype)).Q
+    v = torch.linalg.qr(rng.randn(n, n, generator=generator, dtype=dtype)).Q
+    return u * (decay ** torch.arange(n, dtype=torch.float64)) @ v.mH
+
+
+def test_choose_rank_by_hand():
+    s = torch.tensor([4.0, 3.0, 0.4, 0.3])
+    assert [linalg.choose_rank(s, atol=a) for a in (0.0, 0.29, 0.31, 0.51, 3.1, 9.0)] == [4, 4, 3, 2, 1, 1]
+    assert linalg.choose_rank(s, 3) == 3 and linalg.choose_rank(s, 9) == 4 and linalg.choose_rank(torch.zeros(3)) == 1
+    assert linalg.choose_rank(s * 1e-200, atol=0.31e-200) == linalg.choose_rank(s * 1e200, atol=0.31e200) == 3
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(40, 30), (30, 40), (5000, 20), (20, 5000), (600, 500)])
+def test_truncated_svd_is_lapacks(shape, dtype, generator):
+    a = rng.randn(*shape, generator=generator, dtype=dtype)
+    s = torch.linalg.svdvals(linalg.widen(a))
+    for options, r in ((dict(rank=6), 6), (dict(rtol=0.0), min(shape)), (dict(atol=float(s[9:].norm()) * 1.0001), 9)):
+        got = tl.truncated_svd(a, **options)
+        assert got.s.shape == (r,) and got.u.dtype == dtype and got.s.dtype == dtype.to_real()
+        assert torch.allclose(got.s.double(), s[:r], rtol=1e-6 if dtype.to_real() == torch.float32 else 1e-12)
+        error = relative_error((got.u * got.s) @ got.vh, a)
+        assert error == pytest.approx(float(s[r:].norm() / s.norm()), rel=1e-5, abs=4 * torch.finfo(dtype).eps)
+        for basis in (got.u, got.vh.mH):
+            off = basis.mH @ basis - torch.eye(r, dtype=dtype)
+            assert off.abs().max() < 20 * torch.finfo(dtype).eps
+
+
+def test_the_repaired_gram_matrix_is_as_good_as_a_qr(generator):
+    a = graded(20000, 24, 0.2, generator)
+    v, s = linalg.right_basis(a, atol=1e-14)
+    true = 0.2 ** torch.arange(24.0).double()
+    assert ((s - true[: len(s)]) / true[: len(s)]).abs()[:12].max() < 1e-7  # down to 1e-8 of the largest
+    assert (s - true[: len(s)]).abs().max() < 2e-15
+    assert relative_error(a @ v @ v.T, a) < 1.5e-14
+    w, plain = torch.linalg.eigh(a.T @ a)  # what an unrepaired Gram matrix makes of it
+    keep = plain[:, -len(s) :]
+    assert relative_error(a @ keep @ keep.T, a) > 1e-10
+
+
+@pytest.mark.parametrize("atol", [1e-3, 1e-6, 3e-7, 1e-7, 1e-9, 1e-12])
+def test_right_basis_keeps_its_bound_on_both_sides_of_the_repair(atol, generator):
+    for decay in (0.9, 0.5, 0.1):
+        a = graded(3000, 64, decay, generator)
+        for matrix in (a, a.mH):
+            v, s = linalg.right_basis(matrix, atol=atol)
+            assert (matrix - matrix @ v @ v.mH).norm() <= atol * (1 + 1e-6) + 1e-14
+            best = linalg.choose_rank(decay ** torch.arange(64.0).double(), atol=atol)
+            assert best <= len(s) <= best + 1
+
+
+def test_the_sketch_gives_the_exact_answer_or_none(generator):
+    low = rng.randn(900, 15, generator=generator, dtype=torch.float64) @ rng.randn(15, 700, generator=generator, dtype=torch.float64)
+    noise = torch.randn(900, 700, generator=generator, dtype=torch.float64)
+    a = low + noise * (1e-5 * low.norm() / noise.norm())
+    size, s = float(a.norm()), torch.linalg.svdvals(a)
+    for rank, atol in ((15, 0.0), (None, 2e-5 * size), (40, 2e-5 * size)):
+        v, got = linalg._sketched_basis(a, rank, atol)
+        assert v.shape == (700, 15) and torch.allclose(got, s[:15], rtol=1e-9)
+        assert (a - a @ v @ v.T).norm() <= 1.0001 * s[15:].norm()
+    assert linalg._sketched_basis(noise, 15, 0.0) is None  # nothing falls: the exact way is taken
+    v, _ = linalg.right_basis(noise, 15)
+    assert (noise - noise @ v @ v.T).norm() == pytest.approx(float(torch.linalg.svdvals(noise)[15:].norm()), rel=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("shape", [(7, 4), (4, 7), (5, 5)])
+def test_gradients(shape, dtype, generator):
+    a = rng.randn(*shape, generator=generator, dtype=dtype).requires_grad_()
+
+    def svd(a):
+        u, s, vh = tl.truncated_svd(a, 2)
+        return ((u * s) @ vh).abs().square().sin().sum() + (s**3).sum()
+
+    def basis(a):
+        v, s = linalg.right_basis(a, 2)
+        return (a @ v @ v.mH).abs().square().sin().sum() + (s**3).sum()
+
+    def qr(a):
+        q, r = linalg.orthogonalize(a)
+        return (q @ r).abs().square().sin().sum() + linalg.triangle(a).norm()
+
+    for f in (svd, basis, qr):
+        assert torch.autograd.gradcheck(f, (a,))
+
+
+@pytest.mark.parametrize("a", [torch.eye(4), torch.diag(torch.tensor([2.0, 2.0, 1.0, 0.0])), torch.ones(5, 3), torch.zeros(4, 3)])
+def test_gradients_are_finite_for_equal_and_zero_singular_values(a):
+    for factorise in (lambda a: tl.truncated_svd(a, 2), lambda a: linalg.right_basis(a, 2), linalg.orthogonalize):
+        x = a.double().requires_grad_()
+        sum((t * torch.arange(t.numel()).reshape(t.shape)).sum() for t in factorise(x)).backward()
+        assert torch.isfinite(x.grad).all()
+
+
+def test_orthogonalize(generator):
+    for shape in ((7, 4), (4, 7)):
+        a = rng.randn(*shape, generator=generator, dtype=torch.complex128)
+        q, r = linalg.orthogonalize(a)
+        assert relative_error(q @ r, a) < 1e-14 and torch.allclose(r, r.triu())
+        assert (r.diagonal().real >= 0).all() and r.diagonal().imag.abs().max() < 1e-14
+        assert relative_error(linalg.triangle(a).mH @ linalg.triangle(a), a.mH @ a) < 1e-14
+
+
+def test_solve_gram(generator):
+    f = torch.randn(3, 9, 5, generator=generator, dtype=torch.float64) * 10.0 ** torch.arange(5)
+    gram, x = f.mT @ f, torch.randn(3, 5, 2, generator=generator, dtype=torch.float64)
+    assert torch.allclose(linalg.solve_gram(gram, gram @ x), x, rtol=1e-9)
+    dead = torch.diag(torch.tensor([2.0, 0.0]))
+    assert linalg.solve_gram(dead, torch.tensor([[4.0], [0.0]])).flatten().tolist() == pytest.approx([2.0, 0.0])
+
+
+def test_lapack_is_called_in_linalg_only():
+    """Long matrices must go the one way, so the names that factorise stand in one file."""
+    package = Path(linalg.__file__).parent
+    for path in package.rglob("*.py"):
+        names = {n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)}
+        found = names & {"svd", "svdvals", "qr", "eigh", "lstsq", "svd_lowrank", "pinv"}
+        assert not found or path.name == "linalg.py" or "plots" in path.name or "course" in path.parts, (path, found)
+
+
+def test_check_dense(generator):
+    for dtype in (*DTYPES, torch.float16, torch.bfloat16):
+        x = rng.randn(50, 300, generator=generator, dtype=dtype)
+        assert linalg.check_dense(x, "x") == pytest.approx(float(linalg.widen(x).norm()), rel=1e-6)
+    x = torch.tensor([3.0, 4.0], dtype=torch.float64)
+    for exponent in (-1020, -700, 0, 700, 1020):
+        assert linalg.check_dense(x * math.ldexp(1.0, exponent), "x") == math.ldexp(5.0, exponent)
+
+
+# -- multilinear, rng, fit
+
+
+@pytest.mark.parametrize("mode", [0, 1, 2])
+def test_unfold_fold_and_mode_product(mode, generator):
+    x = torch.randn(3, 4, 5, generator=generator)
+    m = torch.randn(6, x.shape[mode], generator=generator)
+    assert torch.equal(tl.fold(tl.unfold(x, mode), mode, x.shape), x)
+    letters = "abc".replace("abc"[mode], "i")
+    wanted = torch.einsum(f"{letters},ji->{letters.replace('i', 'j')}", x, m)
+    assert torch.allclose(tl.mode_product(x, m, mode), wanted, atol=1e-5)
+    assert torch.allclose(tl.unfold(tl.mode_product(x, m, mode), mode), m @ tl.unfold(x, mode), atol=1e-5)
+
+
+def test_khatri_rao_is_columnwise_kronecker(generator):
+    a, b, c = (torch.randn(n, 3, generator=generator) for n in (2, 4, 5))
+    got = tl.khatri_rao(a, b, c)
+    for r in range(3):
+        assert torch.allclose(got[:, r], torch.kron(torch.kron(a[:, r], b[:, r]), c[:, r]))
+
+
+@pytest.mark.parametrize(("n", "d"), [(1, 3), (7, 2), (4096, 4), (30522, 3), (640, 5)])
+def test_balanced_shape(n, d):
+    shape = tl.balanced_shape(n, d)
+    assert len(shape) == d and math.prod(shape) == n and list(shape) == sorted(shape, reverse=True)
+
+
+@pytest.mark.parametrize(("make", "said"), [
+    (lambda: tl.unfold(torch.zeros(2, 3, 4), 3), "unfold: mode must be in 0..2 for a 3-way tensor of shape (2, 3, 4), got 3"),
+    (lambda: tl.unfold(torch.zeros(2, 3), -1), "got -1"), (lambda: tl.unfold(torch.zeros(2, 3), 1.0), "got 1.0"),
+    (lambda: tl.fold(torch.zeros(2, 3), 0, (2, 2, 2)), "got (2, 3)"), (lambda: tl.fold(torch.zeros(2, 3), 5, (2, 3)), "got 5"),
+    (lambda: tl.mode_product(torch.zeros(2, 3), torch.zeros(4, 2), 1), "got shape (4, 2)"),
+    (lambda: tl.khatri_rao(torch.zeros(2, 3), torch.zeros(2, 4)), "[(2, 3), (2, 4)]"), (lambda: tl.khatri_rao(), "[]"),
+    (lambda: tl.balanced_shape(0, 2), "n=0"),
+    (lambda: tl.truncated_svd(torch.zeros(2, 2), rtol=0.1, atol=0.1), "rtol=0.1 and atol=0.1"),
+    (lambda: tl.truncated_svd(torch.zeros(2, 2)), "got neither"), (lambda: tl.truncated_svd(torch.zeros(2), 1), "got shape (2,)"),
+])  # fmt: skip
+def test_says_no(make, said):
+    with pytest.raises(ValueError) as caught:
+        make()
+    assert said in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_one_seed_gives_one_set_of_numbers():
+    def draw(sample, dtype):
+        return sample(4, 5, generator=torch.Generator().manual_seed(3), dtype=dtype)
+
+    for sample in (rng.randn, rng.rand):
+        wide = draw(sample, torch.float64)
+        for dtype in (torch.float32, torch.float16):
+            assert torch.equal(draw(sample, dtype), wide.to(dtype))
+    assert float(draw(rng.randn, torch.complex128).abs().square().mean()) == pytest.approx(1, abs=0.5)
+
+
+@pytest.mark.cuda
+def test_one_seed_on_a_gpu_too():
+    a = rng.randn(4, generator=torch.Generator().manual_seed(3), device="cuda")
+    assert torch.equal(a.cpu(), rng.randn(4, generator=torch.Generator().manual_seed(3)))
+
+
+def test_fit_says_how_it_went():
+    assert repr(tl.Fit(1, (0.5, 0.25), False)) == "Fit(value=1, 2 iterations, last 0.25, not converged)"
