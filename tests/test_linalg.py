@@ -25,6 +25,7 @@ def test_choose_rank_by_hand():
     s = torch.tensor([4.0, 3.0, 0.4, 0.3])
     assert [linalg.choose_rank(s, atol=a) for a in (0.0, 0.29, 0.31, 0.51, 3.1, 9.0)] == [4, 4, 3, 2, 1, 1]
     assert linalg.choose_rank(s, 3) == 3 and linalg.choose_rank(s, 9) == 4 and linalg.choose_rank(torch.zeros(3)) == 1
+    s = s.double()
     assert linalg.choose_rank(s * 1e-200, atol=0.31e-200) == linalg.choose_rank(s * 1e200, atol=0.31e200) == 3
 
 
@@ -37,11 +38,12 @@ def test_truncated_svd_is_lapacks(shape, dtype, generator):
         got = tl.truncated_svd(a, **options)
         assert got.s.shape == (r,) and got.u.dtype == dtype and got.s.dtype == dtype.to_real()
         assert torch.allclose(got.s.double(), s[:r], rtol=1e-6 if dtype.to_real() == torch.float32 else 1e-12)
-        error = relative_error((got.u * got.s) @ got.vh, a)
-        assert error == pytest.approx(float(s[r:].norm() / s.norm()), rel=1e-5, abs=4 * torch.finfo(dtype).eps)
+        u, rest, vh = (linalg.widen(t) for t in got)
+        error = relative_error((u * rest) @ vh, a)
+        assert error == pytest.approx(float(s[r:].norm() / s.norm()), rel=1e-5, abs=linalg.zero_level(dtype))
         for basis in (got.u, got.vh.mH):
             off = basis.mH @ basis - torch.eye(r, dtype=dtype)
-            assert off.abs().max() < 20 * torch.finfo(dtype).eps
+            assert off.abs().max() < 64 * torch.finfo(dtype).eps
 
 
 def test_the_repaired_gram_matrix_is_as_good_as_a_qr(generator):
@@ -72,7 +74,7 @@ def test_the_sketch_gives_the_exact_answer_or_none(generator):
     noise = torch.randn(900, 700, generator=generator, dtype=torch.float64)
     a = low + noise * (1e-5 * low.norm() / noise.norm())
     size, s = float(a.norm()), torch.linalg.svdvals(a)
-    for rank, atol in ((15, 0.0), (None, 2e-5 * size), (40, 2e-5 * size)):
+    for rank, atol in ((15, 0.0), (None, 4e-5 * size), (40, 4e-5 * size)):
         v, got = linalg._sketched_basis(a, rank, atol)
         assert v.shape == (700, 15) and torch.allclose(got, s[:15], rtol=1e-9)
         assert (a - a @ v @ v.T).norm() <= 1.0001 * s[15:].norm()
