@@ -160,13 +160,7 @@ class Explorer:
     def _show(self, figure, sentence):
         if not isinstance(sentence, str):
             raise TypeError(f"{type(self).__name__}: needs a sentence from draw, got {sentence!r}")
-        buffer = io.BytesIO()
-        fast = {"compress_level": 1}
-        figure.savefig(buffer, format="png", dpi=192, pil_kwargs=fast)  # two pixels for one of the page: crisp
-        data = base64.b64encode(buffer.getvalue()).decode()
-        alt, width = html.escape(sentence, quote=True), round(96 * self.figsize[0])
-        style = f"display:block; width:{width}px; max-width:100%"
-        self.view.value = f'<img style="{style}" alt="{alt}" src="data:image/png;base64,{data}">'
+        self.view.value = _image(figure, sentence)
         self.say(sentence)
 
     def say(self, sentence: str) -> None:
@@ -234,6 +228,25 @@ class Explorer:
         from IPython.display import display
 
         display(self.ui)
+
+
+def picture(draw, *, figsize=(7, 3.2)) -> None:
+    """Show in a notebook what `draw(figure)` draws; the sentence that it returns is the alternative text and stands below."""
+    from IPython.display import HTML, display
+
+    figure = Figure(figsize=figsize, layout="constrained")
+    sentence = draw(figure)
+    display(HTML(f"{_image(figure, sentence)}<p>{html.escape(sentence)}</p>"))
+
+
+def _image(figure: Figure, sentence: str) -> str:
+    """A figure as an HTML image with its sentence as alternative text."""
+    buffer = io.BytesIO()
+    fast = {"compress_level": 1}
+    figure.savefig(buffer, format="png", dpi=192, pil_kwargs=fast)  # two pixels for one of the page: crisp
+    data = base64.b64encode(buffer.getvalue()).decode()
+    alt, width = html.escape(sentence, quote=True), round(96 * figure.get_figwidth())
+    return f'<img style="display:block; width:{width}px; max-width:100%" alt="{alt}" src="data:image/png;base64,{data}">'
 
 
 class Player(Explorer):
