@@ -60,7 +60,7 @@ print(f"relative error {error:.1e}, {tt.compression:.0f} entries for each number
 from tensorlab.course import checks
 
 print(checks.rank_one_storage.question)
-checks.rank_one_storage(...);
+checks.rank_one_storage(...)
 
 # %% [markdown]
 # ## Where the data come from

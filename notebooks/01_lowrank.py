@@ -83,8 +83,8 @@ found = {
 picture(lambda figure: plots.singular_values(figure.subplots(), found, 1e-15))
 
 # %% [markdown]
-# A second trap, in float32: LAPACK's SVD of a very long matrix can lose three digits more than the data do. The sums of
-# `tensorlab` are in float64 whatever the data.
+# A second trap, in float32: LAPACK's SVD of a very long matrix can lose digits that the data have; how many depends on the build
+# and the threads, and up to three have been seen. The sums of `tensorlab` are in float64 whatever the data.
 
 # %%
 a = torch.randn(8, 1 << 18, generator=g)
@@ -106,7 +106,7 @@ PhotoExplorer()
 
 # %%
 print(checks.truncation_error.question)
-checks.truncation_error(...);
+checks.truncation_error(...)
 
 # %% [markdown]
 # **Implement.**
@@ -117,11 +117,11 @@ def truncate(a, r): ...
 
 
 print(checks.truncate.question)
-checks.truncate(truncate);
+checks.truncate(truncate)
 
 # %% [markdown]
 # **Explore.**
 
 # %%
 print(checks.photo_rank.question)
-checks.photo_rank(...);
+checks.photo_rank(...)

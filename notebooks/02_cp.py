@@ -1,7 +1,7 @@
 # %% [markdown]
 # # When is a tensor a short sum of products, and how is it found?
 #
-# Alternating least squares finds it on the left in a few sweeps; in the middle it crawls; on the right the best answer does
+# Alternating least squares finds the easy one in a few sweeps; in the swamp it crawls; for the third tensor the best answer does
 # not exist. Same algorithm, three tensors.
 
 # %%
@@ -19,7 +19,7 @@ from tensorlab.course.explorers import AlsExplorer, als_problem
 from tensorlab.course.widgets import picture
 
 FAST = os.environ.get("TENSORLAB_FAST") == "1"
-sweeps = 100 if FAST else 600
+sweeps = 40 if FAST else 600
 
 
 def histories():
@@ -84,9 +84,9 @@ AlsExplorer("degenerate pair")
 # the same number of stored numbers:
 
 # %%
-x = datasets.digits().X[: 300 if FAST else None]
+x = datasets.digits().X[: 200 if FAST else None]
 print(f"{'CP rank':>8} {'numbers':>8} {'error':>7}   {'SVD rank':>8} {'numbers':>8} {'error':>7}")
-for r in (5, 10, 20, 30):
+for r in (5, 10) if FAST else (5, 10, 20, 30):
     cp = tl.cp_als(x, r, max_iter=20 if FAST else 60, generator=g)
     rank = max(1, round(cp.value.numel / (len(x) + 64)))
     low = tl.LowRank.from_dense(x.reshape(len(x), 64), rank)
@@ -104,7 +104,7 @@ for r in (5, 10, 20, 30):
 
 # %%
 print(checks.cp_storage.question)
-checks.cp_storage(...);
+checks.cp_storage(...)
 
 # %% [markdown]
 # **Implement.**
@@ -115,11 +115,11 @@ def khatri_rao(a, b): ...
 
 
 print(checks.khatri_rao.question)
-checks.khatri_rao(khatri_rao);
+checks.khatri_rao(khatri_rao)
 
 # %% [markdown]
 # **Explore.**
 
 # %%
 print(checks.degenerate_cosine.question)
-checks.degenerate_cosine(...);
+checks.degenerate_cosine(...)

@@ -117,7 +117,7 @@ picture(lambda figure: plots.train(figure.subplots(), tt), figsize=(7, 2.6))
 
 # %%
 print(checks.tt_storage.question)
-checks.tt_storage(...);
+checks.tt_storage(...)
 
 # %% [markdown]
 # **Implement.**
@@ -128,11 +128,11 @@ def tt_entry(cores, index): ...
 
 
 print(checks.tt_entry.question)
-checks.tt_entry(tt_entry);
+checks.tt_entry(tt_entry)
 
 # %% [markdown]
 # **Explore.**
 
 # %%
 print(checks.mode_order.question)
-checks.mode_order(...);
+checks.mode_order(...)

@@ -183,7 +183,8 @@ def test_sentences_keep_quotes_and_unicode_separators(home):
 
 def test_idx_does_not_depend_on_names_inside(home):
     for part, n in (("train", 2), ("t10k", 1)):
-        _write(home / f"mnist/{part}-images-idx3-ubyte.gz", bytes([0, 0, 8, 3, *(0, 0, 0, n), *(0, 0, 0, 28) * 2]) + b"\xff" * 784 * n)
+        head = bytes([0, 0, 8, 3, *(0, 0, 0, n), *(0, 0, 0, 28) * 2])
+        _write(home / f"mnist/{part}-images-idx3-ubyte.gz", head + b"\xff" * 784 * n)
         _write(home / f"mnist/{part}-labels-idx1-ubyte.gz", bytes([0, 0, 8, 1, 0, 0, 0, n]) + b"\x07" * n)
     X, y = datasets.mnist()
     assert X.shape == (2, 28, 28) and (X == 1).all() and y.tolist() == [7, 7]

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from cases import DTYPES, FORMATS, make
 from torch.utils import _pytree
 
 import tensorlab as tl
+from cases import DTYPES, FORMATS, make
 
 pytestmark = pytest.mark.parametrize("name", FORMATS)
 

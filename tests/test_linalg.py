@@ -9,7 +9,7 @@ import torch
 from tensors import relative_error
 
 import tensorlab as tl
-from tensorlab import linalg, multilinear, rng
+from tensorlab import linalg, rng
 
 DTYPES = [torch.float64, torch.float32, torch.complex128, torch.complex64]
 
@@ -70,7 +70,7 @@ def test_right_basis_keeps_its_bound_on_both_sides_of_the_repair(atol, generator
 
 
 def test_the_sketch_gives_the_exact_answer_or_none(generator):
-    low = rng.randn(900, 15, generator=generator, dtype=torch.float64) @ rng.randn(15, 700, generator=generator, dtype=torch.float64)
+    low = tl.LowRank.randn((900, 700), 15, generator=generator, dtype=torch.float64).to_dense()
     noise = torch.randn(900, 700, generator=generator, dtype=torch.float64)
     a = low + noise * (1e-5 * low.norm() / noise.norm())
     size, s = float(a.norm()), torch.linalg.svdvals(a)

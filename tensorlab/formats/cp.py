@@ -136,14 +136,12 @@ def cp_als(
     """
     if isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1:
         raise ValueError(f"cp_als: max_iter must be an integer >= 1, got {max_iter!r}")
-    history, converged, cp = [], False, None
+    history, converged = [], False
     steps = cp_als_steps(x, rank, init=init, nonnegative=nonnegative, mask=mask, generator=generator)
-    for cp, error in steps:
+    while not converged and len(history) < max_iter:
+        cp, error = next(steps)
         history.append(error)
-        if len(history) > 1 and abs(history[-2] - error) < tol:
-            converged = True
-        if converged or len(history) == max_iter:
-            break
+        converged = len(history) > 1 and abs(history[-2] - error) < tol
     return Fit(cp, tuple(history), converged)
 
 

@@ -45,8 +45,9 @@ def smooth(shape, dtype):
 
 
 def train(seed, shape=(32,) * 10, rank=40):
-    import tensorlab as tl
     import torch
+
+    import tensorlab as tl
 
     return tl.TT.randn(shape, rank, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
@@ -59,8 +60,9 @@ def noisy(x, level, seed=4):
 
 
 def dense(name, dtype):
-    import tensorlab as tl
     import torch
+
+    import tensorlab as tl
 
     g = torch.Generator().manual_seed(5)
     if name == "lowrank 64^4":
@@ -118,22 +120,24 @@ class Tensorly:
         from tensorly.decomposition import tensor_train
 
         if rank is None:
-            return None  # has no tolerance
+            raise ValueError("has no tolerance")
         return tensor_train(x, [1] + [rank] * (x.ndim - 1) + [1], svd=self.svd)
 
     def cores(self, tt):
         return list(tt.factors)
 
     def cp(self, x, start, sweeps):
-        import tensorlab as tl
         from tensorly.decomposition import parafac
+
+        import tensorlab as tl
 
         cp = parafac(x, start.ranks[0], n_iter_max=sweeps, init=tl.to_tensorly(start), tol=0)
         return tl.from_tensorly(cp)
 
     def tucker(self, x, rank):
-        import tensorlab as tl
         from tensorly.decomposition import tucker
+
+        import tensorlab as tl
 
         return tl.from_tensorly(tucker(x, rank=[rank] * x.ndim, n_iter_max=10, svd=self.svd))
 
@@ -273,8 +277,9 @@ PACKAGES = {
 
 def tt_case(name, dtype, rtol=None, rank=None):
     def run(package, repeats):
-        import tensorlab as tl
         import torch
+
+        import tensorlab as tl
 
         x = dense(name, getattr(torch, dtype))
         result, row = measured(lambda: package.tt(x, rtol, rank), repeats)
@@ -286,8 +291,9 @@ def tt_case(name, dtype, rtol=None, rank=None):
 
 def round_case(other, rtol=None, rank=None):
     def run(package, repeats):
-        import tensorlab as tl
         import torch
+
+        import tensorlab as tl
 
         a, b = train(1), 2 * train(1) if other == "2a" else train(2)
         pa, pb = package.given(a), package.given(b)
@@ -301,8 +307,9 @@ def round_case(other, rtol=None, rank=None):
 
 def cp_case(name):
     def run(package, repeats):
-        import tensorlab as tl
         import torch
+
+        import tensorlab as tl
 
         x, g = dense(name, None), torch.Generator().manual_seed(0)
         start = tl.CP(torch.ones(10).double(), [tl.rng.rand(n, 10, generator=g, dtype=torch.float64) for n in x.shape])
@@ -454,10 +461,11 @@ def main():
                 rank=row.get("rank", ""), mib=f"{row['mib']:.0f}" if seconds else "", ratio=ratio,
             )  # fmt: skip
             kept.append(fresh)
-            print(f"{case:36} {name:20} {fresh['seconds']:>10} s  x{ratio:6} error {fresh['error']} rank {fresh['rank']} {fresh['mib']} MiB", flush=True)
+            shown = [f"{case:36} {name:20} {fresh['seconds']:>10} s  x{ratio:6}"]
+            print(*shown, f"error {fresh['error']} rank {fresh['rank']} {fresh['mib']} MiB", flush=True)
         part = TABLE.with_suffix(".part")
         with part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
             writer.writerows(kept)
         part.replace(TABLE)

@@ -130,7 +130,7 @@ def test_hints_do_not_give_the_value_away(name):
 
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
-@pytest.mark.parametrize("answer", ["five", {}, [1, 2, 3], True, float("nan"), 12345.678, object()], ids=lambda answer: type(answer).__name__)
+@pytest.mark.parametrize("answer", ["five", {}, [1, 2, 3], True, float("nan"), 12345.678, object()], ids=lambda a: type(a).__name__)
 def test_wrong_types_and_other_values_get_one_line(check, answer, capsys):
     assert check(answer) is False
     line = capsys.readouterr().out

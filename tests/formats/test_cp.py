@@ -32,7 +32,9 @@ def tensorly_cp(x, cp, sweeps, **options):
         tensorly.set_backend("numpy")
 
 
-@pytest.mark.parametrize(("shape", "rank", "sweeps"), [((20, 21, 22), 5, 40), ((8, 9, 10, 11), 4, 40), ((100,) * 3, 10, 50), ((30,) * 4, 10, 50)])
+@pytest.mark.parametrize(("shape", "rank", "sweeps"), [
+    ((20, 21, 22), 5, 40), ((8, 9, 10, 11), 4, 40), ((100,) * 3, 10, 50), ((30,) * 4, 10, 50),
+])  # fmt: skip
 def test_reaches_tensorly_from_the_same_start(shape, rank, sweeps):
     _, x = planted(shape, rank, noise=1e-3)
     init = start(shape, rank)

@@ -4,9 +4,9 @@ import pytest
 import tensorly
 import tntorch
 import torch
-from cases import make
 
 import tensorlab as tl
+from cases import make
 
 
 @pytest.mark.parametrize("name", ["CP", "Tucker", "TT"])
