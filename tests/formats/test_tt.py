@@ -263,7 +263,7 @@ def test_says_no_to_tensors(algorithm, x, error, said):
     (lambda: tl.TT([torch.full((1, 3, 1), math.nan)]).round(1), ValueError, "nan"),
     (lambda: tl.TT.randn((3, 3), 2).orthogonal(2), ValueError, "0..1, got 2"),
     (lambda: tl.TT.randn((3, 3), 2.0), TypeError, "got 2.0"),
-], ids=str)  # fmt: skip
+])  # fmt: skip
 def test_says_no_to_trains(make, error, said):
     with pytest.raises(error, match=said):
         make()
