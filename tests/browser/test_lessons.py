@@ -15,7 +15,9 @@ def test_slider_and_box_of_the_tensor_train_lesson(lesson):
     assert opened.errors() == []
 
     output = opened.panel.locator(".widget-vbox").filter(has=opened.page.get_by_role("slider")).first
+    output.evaluate("element => element.scrollIntoView()")  # JupyterLab hides cells that are far from the last one run
     picture, status = output.locator("img").first, output.get_by_role("status")
+    expect(picture).to_be_visible()
     expect(picture).to_have_attribute("alt", re.compile(r"\w{2,}.* "))
     expect(status).to_have_text(picture.get_attribute("alt"))
     before, sentence = picture.get_attribute("src"), status.inner_text()
