@@ -105,6 +105,8 @@ def check_dense(x: Tensor, who: str) -> float:
         raise TypeError(f"{who}: needs a torch tensor, got {type(x).__name__}")
     if not (x.is_floating_point() or x.is_complex()):
         raise TypeError(f"{who}: needs floating-point or complex entries, got {x.dtype}")
+    if x.layout != torch.strided:
+        raise TypeError(f"{who}: needs a dense tensor, got one of layout {x.layout}")
     if x.ndim == 0 or x.numel() == 0:
         raise ValueError(f"{who}: needs a tensor with at least one mode and one entry, got shape {tuple(x.shape)}")
     x = x.detach()
@@ -124,7 +126,10 @@ def check_dense(x: Tensor, who: str) -> float:
         bad = tuple((~torch.isfinite(x)).nonzero()[0].tolist())
         raise ValueError(f"{who}: needs finite entries, got {x[bad].item()} at index {bad}")
     scale = safe_scale(largest)
-    return float(torch.linalg.vector_norm(x * scale, dtype=wide(x.dtype))) / scale
+    size = float(torch.linalg.vector_norm(x * scale, dtype=wide(x.dtype))) / scale
+    if size == math.inf:
+        raise ValueError(f"{who}: needs a tensor whose norm is a float64, got entries up to {largest}")
+    return size
 
 
 def safe_scale(largest: float) -> float:
@@ -136,6 +141,17 @@ def safe_scale(largest: float) -> float:
     if largest == 0.0 or 1e-90 < largest < 1e90 or not math.isfinite(largest):
         return 1.0
     return math.ldexp(1.0, min(max(-math.frexp(largest)[1], -1022), 1022))
+
+
+def norm(x: Tensor) -> Tensor:
+    """Frobenius norm, in the dtype that sums are done in, also where the squares would over- or underflow.
+
+    >>> norm(torch.tensor([3e-200, -4e-200], dtype=torch.float64)).item() == 5e-200
+    True
+    """
+    x = widen(x)
+    scale = torch.exp2(-x.detach().abs().amax().log2().floor().clamp(-1000, 1000))  # no branch: it can be traced
+    return torch.linalg.vector_norm(x * scale) / scale
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -193,7 +209,8 @@ def truncated_svd(a: Tensor, rank: int | None = None, *, rtol: float | None = No
 
     a: (m, n), real or complex floating, of any length.  Returns u: (m, r), s: (r,), vh: (r, n) in the dtype of `a`.
     `rtol` is relative to |a|, `atol` absolute; the rank is the smallest that meets them, capped by `rank`.
-    Singular values under `zero_level` count as zero.
+    Singular values under `zero_level` count as zero.  Where kept values are equal, gradients are right for functions of
+    the spans, of u @ vh and of s; of (u * s) @ vh take them by way of `LowRank.from_dense`.
 
     >>> truncated_svd(torch.diag(torch.tensor([3.0, 2.0, 1e-3])), rtol=1e-2).s
     tensor([3., 2.])
@@ -380,7 +397,8 @@ def _over_gaps(s: Tensor) -> Tensor:
     """F_ij = 1 / (s_j^2 - s_i^2), and 0 where two values agree to half their digits.
 
     Between equal values any rotation of the vectors is as good: a function that does not depend on the choice has no
-    gradient along it, and one that does has no gradient at all.  Leaving these terms out is right for the first.
+    gradient along it, and one that does has no gradient at all.  Leaving these terms out is right for functions of the
+    spans; one of vectors and values together has more, which its caller adds (`LowRank.from_dense`, `tt_svd`).
     """
     gap = (s - s[:, None]) * (s + s[:, None])
     same = (s - s[:, None]).abs() <= math.sqrt(EPS) * (s + s[:, None])
@@ -426,11 +444,11 @@ class _SmallSVD(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gu, gs, gvh):
         u, s, vh = ctx.saved_tensors
-        f, inv = _over_gaps(s), _over(s)
+        inv, total = _over(s), s + s[:, None]
         ugu, vgv = u.mH @ gu, vh @ gvh.mH
-        inner = ((ugu - ugu.mH) * f) * s + s[:, None] * ((vgv - vgv.mH) * f) + torch.diag(gs).to(u.dtype)
-        if u.is_complex():  # the phase that u and v share
-            inner = inner + torch.diag((ugu - ugu.mH).diagonal() * inv / 2)
+        p, q = ugu - ugu.mH, vgv - vgv.mH
+        # (p_ij s_j + s_i q_ij) / (s_j^2 - s_i^2), parted into what u and v turn alike, with a gap below, and against each other
+        inner = (p + q) * (_over_gaps(s) * total / 2) + (p - q) * _over(total) / 2 + torch.diag(gs).to(u.dtype)
         ga = u @ inner @ vh
         ga = ga + ((gu - u @ ugu) * inv) @ vh
         return ga + u @ (inv[:, None] * (gvh - (gvh @ vh.mH) @ vh))

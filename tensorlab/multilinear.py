@@ -94,5 +94,5 @@ def balanced_shape(n: int, d: int) -> tuple[int, ...]:
 
 
 def _check_mode(who, mode, d, shape):
-    if not isinstance(mode, int) or not 0 <= mode < d:
+    if isinstance(mode, bool) or not isinstance(mode, int) or not 0 <= mode < d:
         raise ValueError(f"{who}: mode must be in 0..{d - 1} for a {d}-way tensor of shape {tuple(shape)}, got {mode}")

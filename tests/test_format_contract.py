@@ -40,6 +40,45 @@ def test_arithmetic_is_that_of_the_dense_tensors(name, dtype, device):
     assert close(x.at(index - torch.tensor(x.shape, device=device)), dx[tuple(index.T)], dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_halves_keep_their_dtype_and_their_digits(name, dtype):
+    x, y = make(name, 0, dtype), make(name, 1, dtype)
+    a, b = x.to(torch.float64), y.to(torch.float64)
+    index = indices(x)
+    for got, wanted, size in [
+        (x.to_dense(), a.to_dense(), a.norm()), ((x + y).to_dense(), (a + b).to_dense(), a.norm() + b.norm()),
+        ((3 * x).to_dense(), 3 * a.to_dense(), 3 * a.norm()), ((x * y).to_dense(), (a * b).to_dense(), a.norm() * b.norm()),
+        (x.norm(), a.norm(), a.norm()), (x.dot(y), a.dot(b), a.norm() * b.norm()), (x.at(index), a.at(index), a.norm()),
+    ]:  # fmt: skip
+        assert got.dtype == dtype
+        assert float((got.double() - wanted).norm()) <= 8 * torch.finfo(dtype).eps * float(size)
+
+
+@pytest.mark.parametrize("exponent", [-1000, -700, -498, 498, 700, 1000])
+def test_norm_and_rounding_at_the_ends_of_float64(name, exponent):
+    x, scale = make(name), 2.0**exponent
+    y = x * scale
+    assert float(y.norm()) / scale == pytest.approx(float(x.norm()), rel=1e-12)
+    if hasattr(x, "round"):
+        for rtol in (0.0, 0.3):
+            z = y.round(rtol=rtol)
+            assert z.ranks == x.round(rtol=rtol).ranks and close(z.to_dense() / scale, x.round(rtol=rtol).to_dense())
+
+
+def test_to(name):
+    x = make(name)
+    for y in (x.to(torch.complex64), x.to("cpu", torch.complex64), x.to(dtype=torch.complex64)):
+        assert type(y) is type(x) and y.dtype == torch.complex64 and y.shape == x.shape
+        assert close(y.to_dense(), x.to_dense(), torch.float32)
+    assert x.to("meta").device.type == "meta"
+
+
+def test_is_seen_through_by_the_compiler(name):
+    f = lambda x, y: (x + 2 * y).to_dense()
+    x, y = make(name, 0), make(name, 1)
+    assert torch.equal(torch.compile(f, backend="eager", fullgraph=True)(x, y), f(x, y))
+
+
 def test_counts(name):
     x = make(name)
     assert x.numel == sum(t.numel() for t in x.tensors())
@@ -81,10 +120,12 @@ def test_is_a_pytree(name):
     assert close(dense[0], x.to_dense()) and close(dense[1], 2 ** len(leaves) * x.to_dense())
 
 
-def test_gradients(name):
-    x = make(name)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+def test_gradients(name, dtype):
+    x = make(name, dtype=dtype)
     leaves = [t.clone().requires_grad_() for t in x.tensors()]
-    for f in (lambda x: x.to_dense().sin().sum(), lambda x: x.norm(), lambda x: x.dot(make(name, 1))):
+    dot = lambda x: x.dot(make(name, 1, dtype)).abs()
+    for f in (lambda x: x.to_dense().abs().square().sin().sum(), lambda x: x.norm(), dot):
         assert torch.autograd.gradcheck(lambda *ts, f=f: f(x.with_tensors(ts)), leaves)
 
 
@@ -124,3 +165,8 @@ def test_says_no(name):
     for operation in (lambda: x + other, lambda: x - other, lambda: x * other, lambda: x.dot(other)):
         with pytest.raises(ValueError, match=r"got TT of shape \(9, 9\)"):
             operation()
+    for wrong in (torch.ones(x.shape[-1]).double(), "3", None, [2.0]):  # a multiple is a number: nothing is broadcast
+        for a, b in ((x, wrong), (wrong, x)):
+            with pytest.raises(TypeError) as caught:
+                a * b
+            assert "\n" not in str(caught.value)

@@ -25,6 +25,7 @@ def test_choose_rank_by_hand():
     s = torch.tensor([4.0, 3.0, 0.4, 0.3])
     assert [linalg.choose_rank(s, atol=a) for a in (0.0, 0.29, 0.31, 0.51, 3.1, 9.0)] == [4, 4, 3, 2, 1, 1]
     assert linalg.choose_rank(s, 3) == 3 and linalg.choose_rank(s, 9) == 4 and linalg.choose_rank(torch.zeros(3)) == 1
+    assert linalg.choose_rank(torch.zeros(0)) == linalg.choose_rank(s, atol=math.inf) == 1  # never 0
     s = s.double()
     assert linalg.choose_rank(s * 1e-200, atol=0.31e-200) == linalg.choose_rank(s * 1e200, atol=0.31e200) == 3
 
@@ -53,9 +54,12 @@ def test_the_repaired_gram_matrix_is_as_good_as_a_qr(generator):
     assert ((s - true[: len(s)]) / true[: len(s)]).abs()[:12].max() < 1e-7  # down to 1e-8 of the largest
     assert (s - true[: len(s)]).abs().max() < 2e-15
     assert relative_error(a @ v @ v.T, a) < 1.5e-14
-    w, plain = torch.linalg.eigh(a.T @ a)  # what an unrepaired Gram matrix makes of it
-    keep = plain[:, -len(s) :]
-    assert relative_error(a @ keep @ keep.T, a) > 1e-10
+    v, s = linalg.right_basis(a, atol=4e-16)
+    assert len(s) < 24 and relative_error(a @ v @ v.T, a) < 1e-15
+    plain = torch.linalg.eigh(a.T @ a).eigenvectors  # what an unrepaired Gram matrix makes of it
+    best, v = float((true[12:]).norm() / true.norm()), linalg.right_basis(a, 12)[0]
+    keep = plain[:, -12:]
+    assert relative_error(a @ v @ v.T, a) == pytest.approx(best, rel=1e-6) and relative_error(a @ keep @ keep.T, a) > 1.01 * best
 
 
 @pytest.mark.parametrize("atol", [1e-3, 1e-6, 3e-7, 1e-7, 1e-9, 1e-12])
@@ -104,6 +108,28 @@ def test_gradients(shape, dtype, generator):
         assert torch.autograd.gradcheck(f, (a,))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("shape", [(6, 4), (4, 6)])
+@pytest.mark.parametrize("values", [(2, 2, 1, 0.1), (2, 2, 0, 0), (2, 1, 0.5, 0.5)], ids=str)
+def test_gradients_are_right_for_equal_singular_values(values, shape, dtype, generator):
+    u, v = (torch.linalg.qr(rng.randn(n, 4, generator=generator, dtype=dtype)).Q for n in shape)
+    a = (u * torch.tensor(values)) @ v.mH
+
+    def f(t):
+        return t.abs().square().sin().sum()
+
+    def spans(a):
+        u, s, vh = tl.truncated_svd(a, 2)
+        return f(u @ vh) + f(u @ u.mH @ a) + (s**3).sum()
+
+    def basis(a):
+        v, s = linalg.right_basis(a, 2)
+        return f(a @ v @ v.mH) + (s**3).sum()
+
+    for function in (spans, basis, lambda a: f(tl.LowRank.from_dense(a, 2).to_dense())):
+        assert torch.autograd.gradcheck(function, (a.detach().clone().requires_grad_(),))
+
+
 @pytest.mark.parametrize("a", [torch.eye(4), torch.diag(torch.tensor([2.0, 2.0, 1.0, 0.0])), torch.ones(5, 3), torch.zeros(4, 3)])
 def test_gradients_are_finite_for_equal_and_zero_singular_values(a):
     for factorise in (lambda a: tl.truncated_svd(a, 2), lambda a: linalg.right_basis(a, 2), linalg.orthogonalize):
@@ -125,6 +151,11 @@ def test_solve_gram(generator):
     f = torch.randn(3, 9, 5, generator=generator, dtype=torch.float64) * 10.0 ** torch.arange(5)
     gram, x = f.mT @ f, torch.randn(3, 5, 2, generator=generator, dtype=torch.float64)
     assert torch.allclose(linalg.solve_gram(gram, gram @ x), x, rtol=1e-9)
+    f = rng.randn(9, 2, generator=generator, dtype=torch.complex128) @ rng.randn(2, 5, generator=generator, dtype=torch.complex128)
+    gram = f.mH @ f
+    b = gram @ rng.randn(5, 3, generator=generator, dtype=torch.complex128)
+    assert relative_error(gram @ linalg.solve_gram(gram, b), b) < 1e-12  # rank 2 of 5: some solution, not a huge one
+    assert linalg.solve_gram(gram, b).abs().max() < 1e3
     dead = torch.diag(torch.tensor([2.0, 0.0]))
     assert linalg.solve_gram(dead, torch.tensor([[4.0], [0.0]])).flatten().tolist() == pytest.approx([2.0, 0.0])
 
@@ -133,7 +164,9 @@ def test_lapack_is_called_in_linalg_only():
     """Long matrices must go the one way, so the names that factorise stand in one file."""
     package = Path(linalg.__file__).parent
     for path in package.rglob("*.py"):
-        names = {n.attr for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Attribute)}
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        names = {n.attr for n in nodes if isinstance(n, ast.Attribute)}
+        names |= {a.name for n in nodes if isinstance(n, ast.ImportFrom) and "torch" in (n.module or "") for a in n.names}
         found = names & {"svd", "svdvals", "qr", "eigh", "lstsq", "svd_lowrank", "pinv"}
         assert not found or path.name == "linalg.py" or "plots" in path.name or "course" in path.parts, (path, found)
 
@@ -145,6 +178,8 @@ def test_check_dense(generator):
     x = torch.tensor([3.0, 4.0], dtype=torch.float64)
     for exponent in (-1020, -700, 0, 700, 1020):
         assert linalg.check_dense(x * math.ldexp(1.0, exponent), "x") == math.ldexp(5.0, exponent)
+        assert float(linalg.norm(x * math.ldexp(1.0, exponent))) == math.ldexp(5.0, exponent)
+    assert float(linalg.norm(torch.zeros(3))) == 0 and float(linalg.norm(torch.tensor([math.inf, 1.0]))) == math.inf
 
 
 # -- multilinear, rng, fit
@@ -177,6 +212,9 @@ def test_balanced_shape(n, d):
 @pytest.mark.parametrize(("make", "said"), [
     (lambda: tl.unfold(torch.zeros(2, 3, 4), 3), "unfold: mode must be in 0..2 for a 3-way tensor of shape (2, 3, 4), got 3"),
     (lambda: tl.unfold(torch.zeros(2, 3), -1), "got -1"), (lambda: tl.unfold(torch.zeros(2, 3), 1.0), "got 1.0"),
+    (lambda: tl.unfold(torch.zeros(2, 3), True), "got True"),
+    (lambda: tl.mode_product(torch.zeros(2, 3), torch.zeros(2, 2), 2), "got 2"),
+    (lambda: tl.truncated_svd(torch.full((3, 3), 1.7e308, dtype=torch.float64), 1), "got entries up to 1.7e+308"),
     (lambda: tl.fold(torch.zeros(2, 3), 0, (2, 2, 2)), "got (2, 3)"), (lambda: tl.fold(torch.zeros(2, 3), 5, (2, 3)), "got 5"),
     (lambda: tl.mode_product(torch.zeros(2, 3), torch.zeros(4, 2), 1), "got shape (4, 2)"),
     (lambda: tl.khatri_rao(torch.zeros(2, 3), torch.zeros(2, 4)), "[(2, 3), (2, 4)]"), (lambda: tl.khatri_rao(), "[]"),

@@ -2,6 +2,8 @@
 
 import math
 from dataclasses import dataclass, fields
+from numbers import Integral, Number
+from typing import get_origin
 
 import torch
 from torch import Tensor
@@ -41,7 +43,11 @@ class Format:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, list):
-                object.__setattr__(self, field.name, tuple(value))
+                object.__setattr__(self, field.name, value := tuple(value))
+            many = get_origin(field.type) is tuple
+            if isinstance(value, tuple) != many or (value is None and field.default is not None):
+                what = "a tuple of tensors" if many else "a tensor"
+                raise TypeError(f"{type(self).__name__}: needs {what} as {field.name}, got {type(value).__name__}")
         for t in self.tensors():
             if not isinstance(t, Tensor):
                 raise TypeError(f"{type(self).__name__}: needs torch tensors, got {type(t).__name__}")
@@ -110,7 +116,9 @@ class Format:
         """Elementwise product with a format of the same kind, or a multiple by a number."""
         if isinstance(other, Format):
             return self._times(self._same(other, "*"))
-        return self.scale(other)
+        if isinstance(other, Number) or (isinstance(other, Tensor) and other.ndim == 0):
+            return self.scale(other)
+        return NotImplemented
 
     __rmul__ = __mul__
 
@@ -149,6 +157,14 @@ class MatrixFormat(Format):
     It states besides: `from_dense(w, ...)`; `apply(x)`, y = w x on the last mode, (..., in) -> (..., out), the plain
     autograd reference; `flops(batch)`, the multiplications and additions of `apply`, two for each multiply-add.
     """
+
+
+def check_shape(who: str, shape) -> tuple[int, ...]:
+    """The shape as a tuple; says no to one without modes or with a size that is not an integer >= 1."""
+    shape = tuple(shape)
+    if not shape or any(isinstance(n, bool) or not isinstance(n, Integral) or n < 1 for n in shape):
+        raise ValueError(f"{who}: needs a shape of integers >= 1, got {shape}")
+    return shape
 
 
 def check_same(who: str, tensors) -> None:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ..fit import Fit
-from ..linalg import check_dense, rank_caps, right_basis, safe_scale, solve_gram, triangle, wide
+from ..linalg import check_dense, norm, rank_caps, right_basis, safe_scale, solve_gram, triangle, wide
 from ..multilinear import khatri_rao, unfold
 from ..rng import rand, randn
-from .base import Format, check_same
+from .base import Format, check_same, check_shape
 
 LETTERS = "abcdefghijklmnopq"
 HALS_PASSES = 5  # rounds over the columns in each nonnegative update
@@ -40,6 +40,7 @@ class CP(Format):
     @classmethod
     def randn(cls, shape, rank: int, *, generator=None, dtype=None, device=None) -> "CP":
         """Gaussian factors and equal weights, scaled so that the entries have variance 1."""
+        shape = check_shape("CP.randn", shape)
         (r,) = rank_caps("CP.randn", rank, None, shape, 1)
         factors = tuple(randn(n, r, generator=generator, dtype=dtype, device=device) for n in shape)
         return cls(torch.full_like(factors[0][0], r**-0.5), factors)
@@ -64,7 +65,7 @@ class CP(Format):
         r = self.weights.to(wide(self.dtype))[None]
         for f in self.factors:
             r = triangle(khatri_rao(r, f.to(r.dtype)))
-        return torch.linalg.vector_norm(r.sum(1)).to(self.dtype.to_real())
+        return norm(r.sum(1)).to(self.dtype.to_real())
 
     def dot(self, other: "CP") -> Tensor:
         """<self, other> = sum of conj(self) * other, from the d products of factors."""
@@ -155,15 +156,15 @@ def cp_als_steps(
     >>> round(error, 3)
     0.0
     """
+    mask = _check_mask(mask, x)
+    x = x if mask is None else x.masked_fill(~mask, 0)  # what is unknown may be anything, NaN too
     size = check_dense(x, "cp_als")
     (r,) = rank_caps("cp_als", rank, None, x.shape, 1)
     if nonnegative and x.is_complex():
         raise TypeError(f"cp_als: a nonnegative fit needs real entries, got {x.dtype}")
-    mask = _check_mask(mask, x)
     dtype, scale = x.dtype, safe_scale(size)
     x = x if scale == 1.0 else x * scale
     x = x.float() if dtype in (torch.float16, torch.bfloat16) else x
-    x = x if mask is None else x * mask
     size = float(torch.linalg.vector_norm(x.detach(), dtype=wide(x.dtype)))
 
     weights, factors = _start(x, r, init, scale, nonnegative, generator)
@@ -263,6 +264,8 @@ def _start(x, r, init, scale, nonnegative, generator):
             raise ValueError(
                 f"cp_als: init needs shape {tuple(x.shape)} and rank {r}, got shape {init.shape} and rank {init.ranks[0]}"
             )
+        for t in init.tensors():
+            check_dense(t, "cp_als: init")
         if nonnegative and any(bool((t < 0).any()) for t in init.tensors()):
             raise ValueError("cp_als: a nonnegative fit needs an init without negative numbers, got some")
         cp = init.to(dtype=x.dtype, device=x.device).scale(scale).normalized()
@@ -285,7 +288,7 @@ def _start(x, r, init, scale, nonnegative, generator):
 
 
 def _check_mask(mask, x):
-    if mask is None:
+    if mask is None or not isinstance(x, Tensor):
         return None
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != x.shape:
         got = f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..linalg import orthogonalize, truncated_svd, wide
+from ..linalg import norm, orthogonalize, rank_caps, truncated_svd, wide
 from ..rng import randn
-from .base import MatrixFormat, check_same
+from .base import MatrixFormat, check_same, check_shape
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -29,7 +29,7 @@ class LowRank(MatrixFormat):
         check_same("LowRank", self.tensors())
         got = [tuple(t.shape) for t in self.tensors()]
         fits = self.u.ndim == self.v.ndim == 2 and self.u.shape[1] == self.v.shape[1]
-        if not fits or (self.s is not None and self.s.shape != 2 * self.u.shape[1:]):
+        if not fits or 0 in got[0] + got[1] or (self.s is not None and self.s.shape != 2 * self.u.shape[1:]):
             raise ValueError(f"LowRank: needs u (out, r), v (in, r) and s (r, r) or None, got shapes {got}")
 
     @classmethod
@@ -40,13 +40,22 @@ class LowRank(MatrixFormat):
         """
         u, s, vh = truncated_svd(w, rank, rtol=rtol)
         root = s.sqrt()
-        return cls(u * root, vh.mH * root)
+        if not (w.requires_grad and torch.is_grad_enabled()):
+            return cls(u * root, vh.mH * root)
+        # uᴴ w v is diag(s), and stays so where the values differ; where they are equal its derivative is full
+        rest = (u.mH @ w @ vh.mH).fill_diagonal_(0) / (root + root[:, None]).clamp_min(torch.finfo(root.dtype).tiny)
+        rest = rest - rest.detach()
+        return cls(u * root + u @ rest, vh.mH * root + vh.mH @ rest.mH)
 
     @classmethod
     def randn(cls, shape, rank: int, *, generator=None, dtype=None, device=None) -> "LowRank":
         """Gaussian factors, scaled so that the entries of w have variance 1."""
-        (m, n), options = shape, dict(generator=generator, dtype=dtype, device=device)
-        return cls(randn(m, rank, **options), randn(n, rank, **options) / rank**0.5)
+        shape = check_shape("LowRank.randn", shape)
+        if len(shape) != 2:
+            raise ValueError(f"LowRank.randn: needs a shape (out, in), got {shape}")
+        (m, n), (r,) = shape, rank_caps("LowRank.randn", rank, None, shape, 1)
+        options = dict(generator=generator, dtype=dtype, device=device)
+        return cls(randn(m, r, **options), randn(n, r, **options) / r**0.5)
 
     @property
     def shape(self):
@@ -88,7 +97,7 @@ class LowRank(MatrixFormat):
         return LowRank(u @ small.u, v @ small.v).to(self.dtype)
 
     def norm(self) -> Tensor:
-        return torch.linalg.matrix_norm(self.to(wide(self.dtype))._bases()[1]).to(self.dtype.to_real())
+        return norm(self.to(wide(self.dtype))._bases()[1]).to(self.dtype.to_real())
 
     def dot(self, other: "LowRank") -> Tensor:
         """<self, other> = sum of conj(self) * other, without forming either."""

@@ -29,7 +29,7 @@ def save(path, x: Format) -> None:
     >>> load(path)
     TT(shape=(4, 5, 6), ranks=(2, 2), stores 40 of 120)
     """
-    if type(x).__name__ not in FORMATS:
+    if FORMATS.get(type(x).__name__) is not type(x):
         raise TypeError(f"save: needs one of {', '.join(FORMATS)}, got {type(x).__name__}")
     tensors = {}
     for name, value in vars(x).items():
@@ -62,11 +62,11 @@ def load(path, *, device="cpu") -> Format:
     kind = about.get("format")
     if kind not in FORMATS:
         raise ValueError(f"load: needs a file with one of {', '.join(FORMATS)}, got {kind!r} in {path}")
-    if about.get("complex") == "True":
-        tensors = {n: torch.view_as_complex(t) for n, t in tensors.items()}
     try:
+        if about.get("complex") == "True":
+            tensors = {n: torch.view_as_complex(t) for n, t in tensors.items()}
         return FORMATS[kind](**_grouped(tensors))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"load: needs the tensors of a {kind}, got {sorted(tensors)} in {path} ({error})") from None
 
 

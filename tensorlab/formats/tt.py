@@ -24,7 +24,7 @@ from ..linalg import (
     zero_level,
 )
 from ..rng import randn
-from .base import Format, check_same
+from .base import Format, check_same, check_shape
 
 SLAB = 64  # columns up to which trailing modes are merged
 
@@ -51,7 +51,7 @@ class TT(Format):
     @classmethod
     def randn(cls, shape, rank, *, generator=None, dtype=None, device=None) -> "TT":
         """Gaussian cores, scaled so that the entries have variance 1; ranks are capped by the unfoldings'."""
-        shape = tuple(shape)
+        shape = check_shape("TT.randn", shape)
         caps = rank_caps("TT.randn", rank, None, shape, len(shape) - 1)
         r = [1, *(min(c, m) for c, m in zip(caps, unfolding_ranks(shape))), 1]
         options = dict(generator=generator, dtype=dtype, device=device)
@@ -78,7 +78,10 @@ class TT(Format):
         for core in self.cores:
             r, shift = _near_one(triangle(torch.tensordot(r, core.to(r.dtype), 1).flatten(0, 1)))
             exponent += shift
-        return (torch.linalg.matrix_norm(r) * math.ldexp(1.0, min(exponent, 1023))).to(self.dtype.to_real())
+        size = torch.linalg.matrix_norm(r)
+        for part in (exponent // 2, exponent - exponent // 2):  # in two steps: 2^exponent alone may not be a float
+            size = size * math.ldexp(1.0, min(part, 1023))
+        return size.to(self.dtype.to_real())
 
     def dot(self, other: "TT") -> Tensor:
         """<self, other> = sum of conj(self) * other, in d (r^2 q + r q^2) n operations."""
@@ -165,15 +168,16 @@ def tt_svd(x: Tensor, rank=None, *, rtol: float | None = None) -> TT:
             matrix = y.reshape(-1, columns)
             v, s = right_basis(matrix, caps[hi - q - 1], atol=delta)
             slab = v.mH.reshape(-1, *modes[hi - q : hi], b)
-            right = _split(slab, s, caps[hi - q : hi - 1], delta) + right
             y, b, hi = project(matrix, v), len(s), hi - q
+            right = _split(slab, _weight(y, s), caps[hi : hi + q - 1], delta) + right
         else:  # the same from the left, mirrored
             matrix = y.reshape(rows, -1).mT
             v, s = right_basis(matrix, caps[lo + p - 1], atol=delta)
             slab = v.mH.reshape(-1, a, *modes[lo : lo + p])
             slab = slab.permute(0, *range(p + 1, 0, -1))
-            left = left + [_mirror(c) for c in _split(slab, s, caps[lo : lo + p - 1][::-1], delta)][::-1]
-            y, a, lo = project(matrix, v).mT, len(s), lo + p
+            y, a, lo = project(matrix, v), len(s), lo + p
+            cores = _split(slab, _weight(y, s), caps[lo - p : lo - 1][::-1], delta)
+            left, y = left + [_mirror(c) for c in cores][::-1], y.mT
     middle = y.reshape(a, modes[lo], b).to(wide(dtype))
     return TT(tuple(_narrow([*left, middle, *right], len(left), dtype, 1 - math.frexp(scale)[1])))
 
@@ -234,16 +238,26 @@ def _slab(modes, r):
     return count
 
 
-def _split(slab: Tensor, s: Tensor, caps, delta: float) -> list[Tensor]:
+def _weight(y: Tensor, s: Tensor) -> Tensor:
+    """The root of yᴴ y: diag(s), but where values of s are equal its derivative is a full block.  y: (m, k), s: (k,)."""
+    weight = torch.diag(s).to(y.dtype)
+    if not (y.requires_grad and torch.is_grad_enabled()):
+        return weight
+    total = s + s[:, None]
+    rest = (y.mH @ y).fill_diagonal_(0) / torch.where(total > 0, total, torch.ones_like(total))
+    return weight + rest - rest.detach()
+
+
+def _split(slab: Tensor, weight: Tensor, caps, delta: float) -> list[Tensor]:
     """Cut a slab with orthonormal rows (k, n_0, ..., n_{p-1}, b) into p cores, the last p-1 of them right-orthonormal.
 
-    What is measured is s * slab, the part of the whole tensor that it stands for; what is projected is the slab.
+    What is measured is weight @ slab, the part of the whole tensor that it stands for; what is projected is the slab.
     """
     k, *modes, b = slab.shape
     cores = []
     for j in range(len(modes) - 1, 0, -1):
         rows = slab.reshape(k, -1, modes[j] * b)
-        v = truncated_svd((s[:, None, None] * rows).flatten(0, 1), caps[j - 1], atol=delta).vh.mH
+        v = truncated_svd(torch.tensordot(weight, rows, 1).flatten(0, 1), caps[j - 1], atol=delta).vh.mH
         cores.insert(0, v.mH.reshape(-1, modes[j], b))
         slab, b = rows @ v, v.shape[1]
     return [slab.reshape(k, modes[0], b), *cores]

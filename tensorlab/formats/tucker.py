@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from ..fit import Fit
-from ..linalg import check_dense, orthogonalize, project, rank_caps, right_basis, safe_scale, wide, zero_level
+from ..linalg import check_dense, norm, orthogonalize, project, rank_caps, right_basis, safe_scale, wide, zero_level
 from ..multilinear import mode_product, unfold
 from ..rng import randn
-from .base import Format, check_same
+from .base import Format, check_same, check_shape
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -35,7 +35,7 @@ class Tucker(Format):
     @classmethod
     def randn(cls, shape, rank, *, generator=None, dtype=None, device=None) -> "Tucker":
         """Gaussian core and factors, scaled so that the entries have variance 1; ranks are capped by the mode sizes."""
-        shape = tuple(shape)
+        shape = check_shape("Tucker.randn", shape)
         ranks = [min(r, n) for r, n in zip(rank_caps("Tucker.randn", rank, None, shape, len(shape)), shape)]
         options = dict(generator=generator, dtype=dtype, device=device)
         factors = tuple(randn(n, r, **options) / r**0.5 for n, r in zip(shape, ranks))
@@ -60,14 +60,17 @@ class Tucker(Format):
     def round(self, rank=None, *, rtol: float | None = None) -> "Tucker":
         """The Tucker tensor of smaller ranks within a tolerance: `st_hosvd` of the core of the orthogonal form."""
         caps = rank_caps("Tucker.round", rank, rtol, self.shape, self.ndim)
+        for t in self.tensors():
+            check_dense(t, "Tucker.round")
         whole = self.to(wide(self.dtype)).orthogonal()
-        small = _truncate(whole.core, caps, rtol, self.dtype)
+        scale = safe_scale(float(norm(whole.core.detach())))
+        small = _truncate(whole.core * scale, caps, rtol, self.dtype)
         factors = tuple(a @ b for a, b in zip(whole.factors, small.factors))
-        return Tucker(small.core, factors).to(self.dtype)
+        return Tucker(small.core / scale, factors).to(self.dtype)
 
     def norm(self) -> Tensor:
         whole = self.to(wide(self.dtype)).orthogonal()
-        return torch.linalg.vector_norm(whole.core).to(self.dtype.to_real())
+        return norm(whole.core).to(self.dtype.to_real())
 
     def dot(self, other: "Tucker") -> Tensor:
         """<self, other> = sum of conj(self) * other, on the cores."""

@@ -135,15 +135,25 @@ def test_nonnegative_reaches_tensorly(generator):
     assert fit.history[-1] <= 1.01 * relative_error(tl.from_tensorly(theirs).to_dense(), x)
 
 
-def test_masked_fit_completes_the_tensor(generator):
+@pytest.mark.parametrize("unknown", [0.0, 1e6, 1e300, math.inf, math.nan])
+def test_masked_fit_completes_the_tensor(unknown, generator):
     _, x = planted((9, 10, 11), 2)
     mask = torch.rand(x.shape, generator=generator) < 0.5
-    damaged = torch.where(mask, x, 1e6)
+    damaged = torch.where(mask, x, unknown)
     fit = tl.cp_als(damaged, 2, mask=mask, init="random", generator=generator, tol=1e-12, max_iter=500)
     assert fit.history[-1] < 1e-8 and relative_error(fit.value.to_dense(), x) < 1e-7
     rest = (fit.value.to_dense() - x)[mask].norm() / x[mask].norm()
     assert fit.history[-1] == pytest.approx(float(rest), rel=1e-3, abs=1e-14)
     assert all(b <= a * (1 + 1e-9) for a, b in zip(fit.history, fit.history[1:]))
+
+
+def test_masked_nonnegative_fit(generator):
+    x = start((6, 7, 8), 2).to_dense()
+    mask = torch.rand(x.shape, generator=generator) < 0.6
+    fit = tl.cp_als(x, 2, mask=mask, nonnegative=True, init="random", generator=generator, tol=1e-12, max_iter=250)
+    assert all(bool((t >= 0).all()) for t in fit.value.tensors())
+    assert all(b <= a + 1e-12 for a, b in zip(fit.history, fit.history[1:]))
+    assert relative_error(fit.value.to_dense(), x) < 1e-2
 
 
 def test_a_full_mask_changes_nothing():
@@ -173,11 +183,18 @@ def test_steps_are_the_sweeps():
     (lambda x: tl.cp_als(x, 2, init="svd"), ValueError, "got 'svd'"),
     (lambda x: tl.cp_als(x, 2, init=start((3, 3, 3), 2)), ValueError, r"got shape \(3, 3, 3\)"),
     (lambda x: tl.cp_als(x, 2, max_iter=0), ValueError, "got 0"),
+    (lambda x: tl.cp_als(x, 2, init=start((2, 3, 4), 2).scale(math.nan)), ValueError, "init: .*got nan"),
+    (lambda x: tl.cp_als(x, 2, nonnegative=True, init=-start((2, 3, 4), 2)), ValueError, "negative"),
+    (lambda x: tl.cp_als(x, 2, mask=[True]), ValueError, "got list"),
+    (lambda x: tl.CP(torch.ones(3), torch.ones(2, 4, 3)), TypeError, "a tuple of tensors as factors, got Tensor"),
+    (lambda x: tl.CP((torch.ones(3),), (torch.ones(4, 3),)), TypeError, "a tensor as weights, got tuple"),
+    (lambda x: tl.CP.randn((), 2), ValueError, r"got \(\)"), (lambda x: tl.CP.randn((3, 0), 2), ValueError, r"got \(3, 0\)"),
     (lambda x: tl.cp_als(x, 2, mask=torch.ones(3)), ValueError, r"torch.float32 of shape \(3,\)"),
     (lambda x: tl.cp_als(x, 2, mask=torch.zeros(2, 3, 4, dtype=torch.bool)), ValueError, "got none"),
     (lambda x: tl.cp_als(x * 1j, 2, nonnegative=True), TypeError, "complex"),
     (lambda x: tl.CP(torch.ones(2), [torch.ones(3, 3)]), ValueError, r"\(2,\) and \[\(3, 3\)\]"),
 ])  # fmt: skip
 def test_says_no(make, error, said):
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=said) as caught:
         make(torch.ones(2, 3, 4, dtype=torch.float64))
+    assert "\n" not in str(caught.value)

@@ -50,10 +50,24 @@ def test_storage_by_hand():
 
 @pytest.mark.parametrize(("make", "said"), [
     (lambda: tl.LowRank(torch.zeros(3, 2), torch.zeros(4, 3)), r"\(3, 2\), \(4, 3\)"),
+    (lambda: tl.LowRank(torch.zeros(3, 0), torch.zeros(4, 0)), r"\(3, 0\), \(4, 0\)"),
+    (lambda: tl.LowRank.randn((4, 3), 0), "LowRank.randn: .*got 0"), (lambda: tl.LowRank.randn((4, 3), -1), "got -1"),
+    (lambda: tl.LowRank.randn((4, 3), (2, 2)), r"got \(2, 2\)"), (lambda: tl.LowRank.randn((4, 3, 2), 2), r"got \(4, 3, 2\)"),
     (lambda: tl.LowRank(torch.zeros(3, 2), torch.zeros(4, 2), torch.zeros(2, 3)), r"\(2, 3\)"),
     (lambda: tl.LowRank.from_dense(torch.zeros(2, 2, 2), 1), r"got shape \(2, 2, 2\)"),
     (lambda: tl.LowRank.from_dense(torch.zeros(2, 2)), "got neither"),
 ])  # fmt: skip
 def test_says_no(make, said):
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=said) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("make", "said"), [
+    (lambda: tl.LowRank.randn((4, 3), 2.0), "got 2.0"), (lambda: tl.LowRank.randn((4, 3), True), "got True"),
+    (lambda: tl.LowRank.from_dense(torch.ones(4, 3), 2.0), "got 2.0"),
+    (lambda: tl.LowRank(torch.ones(4, 2), None), "v, got NoneType"),
+])  # fmt: skip
+def test_says_no_to_types(make, said):
+    with pytest.raises(TypeError, match=said):
         make()

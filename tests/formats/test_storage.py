@@ -69,7 +69,31 @@ def test_says_no_to_damaged_files(path):
         tl.load(path)
 
 
+STRANGE = {
+    "a tuple where a tensor belongs": ("LowRank", {"u.0": (3, 1), "v": (3, 1)}, "a tensor as u, got tuple"),
+    "a tensor where a tuple belongs": ("TT", {"cores": (1, 1, 3, 1)}, "a tuple of tensors as cores, got Tensor"),
+    "both": ("LowRank", {"u": (3, 1), "u.0": (3, 1), "v": (3, 1)}, "a tensor as u, got tuple"),
+    "a missing tensor": ("CP", {"weights": (3,)}, "missing .*factors"),
+    "one too many": ("CP", {"weights": (3,), "factors.0": (4, 3), "more": (1,)}, "more"),
+    "pairs that are none": ("TT", {"cores.0": (1, 3, 1)}, "last dimension of size 2"),
+    "a number within a number": ("TT", {"cores.0.1": (1, 3, 1)}, "not numbered from 0 to 0"),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_says_no_to_strange_tensors(path, name):
+    kind, shapes, said = STRANGE[name]
+    metadata = {"format": kind, "complex": str(name == "pairs that are none")}
+    save_file({n: torch.zeros(s) for n, s in shapes.items()}, path, metadata=metadata)
+    with pytest.raises(ValueError, match=said) as caught:
+        tl.load(path)
+    assert str(caught.value).startswith("load: ") and "\n" not in str(caught.value)
+
+
 def test_says_no_to_other_things(path):
+    for other in (None, tl.TT, [1.0], type("TT", (), {})()):  # the last one only has the name
+        with pytest.raises(TypeError, match=f"got {type(other).__name__}"):
+            tl.save(path, other)
     with pytest.raises(TypeError, match="got Tensor"):
         tl.save(path, torch.zeros(3))
     with pytest.raises(FileNotFoundError):

@@ -1,5 +1,7 @@
 """Tucker: bounds, quasi-optimality, tensorly's HOOI, and the SVD of a matrix."""
 
+import math
+
 import pytest
 import tensorly
 import torch
@@ -82,6 +84,11 @@ def test_round_and_orthogonal(generator):
     )
 
 
+def test_gradient_flows_through_hooi(generator):
+    x = torch.randn(3, 4, 3, generator=generator, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: tl.hooi(x, 2, tol=0.0, max_iter=2).value.to_dense().sin().sum(), (x,))
+
+
 def test_smooth_tensors_need_few():
     assert max(tl.st_hosvd(smooth((20, 20, 20)), rtol=1e-6).ranks) <= 6
 
@@ -91,7 +98,11 @@ def test_smooth_tensors_need_few():
     (lambda: tl.Tucker(torch.zeros(2, 2), [torch.zeros(3, 2), torch.zeros(3, 1)]), r"\(3, 1\)"),
     (lambda: tl.hooi(torch.zeros(3, 3), 2, max_iter=0), "got 0"),
     (lambda: tl.hosvd(torch.zeros(3, 3, 3), (1, 2)), r"needs 3 entries .* got \(1, 2\)"),
-], ids=["modes", "ranks", "max_iter", "count"])  # fmt: skip
+    (lambda: tl.Tucker.randn((3, 3), 2).round((1, 2, 3)), r"needs 2 entries .* got \(1, 2, 3\)"),
+    (lambda: tl.Tucker(torch.ones(2, 2), [torch.full((3, 2), math.nan), torch.ones(3, 2)]).round(1), r"got nan at index \(0, 0\)"),
+    (lambda: tl.Tucker.randn((3, -1), 2), r"got \(3, -1\)"),
+], ids=["modes", "ranks", "max_iter", "count", "round", "nan", "shape"])  # fmt: skip
 def test_says_no(make, said):
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=said) as caught:
         make()
+    assert "\n" not in str(caught.value)
