@@ -8,9 +8,9 @@
 # Run a cell with Shift+Enter. The first picture:
 
 # %%
-from tensorlab.course.explorers import PhotoExplorer
+from tensorlab.course.lessons import start as lesson
 
-explorer = PhotoExplorer()
+explorer = lesson.PhotoExplorer()
 explorer
 
 # %% [markdown]
@@ -57,10 +57,8 @@ print(f"relative error {error:.1e}, {tt.compression:.0f} entries for each number
 # Put your answer in place of `...` and run the cell. A wrong answer gets a hint, not the solution.
 
 # %%
-from tensorlab.course import checks
-
-print(checks.rank_one_storage.question)
-checks.rank_one_storage(...)
+print(lesson.rank_one_storage.question)
+lesson.rank_one_storage(...)
 
 # %% [markdown]
 # ## Where the data come from

@@ -9,8 +9,8 @@ from IPython.display import Code
 
 import tensorlab as tl
 from tensorlab import datasets, plots
-from tensorlab.course import checks
-from tensorlab.course.explorers import PhotoExplorer
+from tensorlab.course.lessons import lowrank as lesson
+from tensorlab.course.lessons.start import PhotoExplorer
 from tensorlab.course.widgets import picture
 
 matrices = {
@@ -105,8 +105,8 @@ PhotoExplorer()
 # **Predict.**
 
 # %%
-print(checks.truncation_error.question)
-checks.truncation_error(...)
+print(lesson.truncation_error.question)
+lesson.truncation_error(...)
 
 # %% [markdown]
 # **Implement.**
@@ -116,12 +116,12 @@ checks.truncation_error(...)
 def truncate(a, r): ...
 
 
-print(checks.truncate.question)
-checks.truncate(truncate)
+print(lesson.truncate.question)
+lesson.truncate(truncate)
 
 # %% [markdown]
 # **Explore.**
 
 # %%
-print(checks.photo_rank.question)
-checks.photo_rank(...)
+print(lesson.photo_rank.question)
+lesson.photo_rank(...)

@@ -14,8 +14,7 @@ from IPython.display import Code
 
 import tensorlab as tl
 from tensorlab import datasets, plots
-from tensorlab.course import checks
-from tensorlab.course.explorers import AlsExplorer, als_problem
+from tensorlab.course.lessons import cp as lesson
 from tensorlab.course.widgets import picture
 
 FAST = os.environ.get("TENSORLAB_FAST") == "1"
@@ -24,8 +23,8 @@ sweeps = 40 if FAST else 600
 
 def histories():
     out = {}
-    for name in AlsExplorer.names:
-        x, start = als_problem(name)
+    for name in lesson.AlsExplorer.names:
+        x, start = lesson.als_problem(name)
         out[name] = tl.cp_als(x, start.ranks[0], init=start, tol=0.0, max_iter=sweeps).history
     return out
 
@@ -75,7 +74,7 @@ print(f"relative error {fit.history[-1]:.1e}; each true term and the nearest fou
 # [DeSilvaLim2008]. Two terms grow and cancel. Press play, or take steps.
 
 # %%
-AlsExplorer("degenerate pair")
+lesson.AlsExplorer("degenerate pair")
 
 # %% [markdown]
 # ## Real data: 1797 handwritten digits
@@ -103,8 +102,8 @@ for r in (5, 10) if FAST else (5, 10, 20, 30):
 # **Predict.**
 
 # %%
-print(checks.cp_storage.question)
-checks.cp_storage(...)
+print(lesson.cp_storage.question)
+lesson.cp_storage(...)
 
 # %% [markdown]
 # **Implement.**
@@ -114,12 +113,12 @@ checks.cp_storage(...)
 def khatri_rao(a, b): ...
 
 
-print(checks.khatri_rao.question)
-checks.khatri_rao(khatri_rao)
+print(lesson.khatri_rao.question)
+lesson.khatri_rao(khatri_rao)
 
 # %% [markdown]
 # **Explore.**
 
 # %%
-print(checks.degenerate_cosine.question)
-checks.degenerate_cosine(...)
+print(lesson.degenerate_cosine.question)
+lesson.degenerate_cosine(...)

@@ -14,8 +14,8 @@ from IPython.display import Code
 
 import tensorlab as tl
 from tensorlab import datasets, plots
-from tensorlab.course import checks
-from tensorlab.course.explorers import PhotoExplorer
+from tensorlab.course.lessons import tucker as lesson
+from tensorlab.course.lessons.start import PhotoExplorer
 from tensorlab.course.widgets import picture
 
 FAST = os.environ.get("TENSORLAB_FAST") == "1"
@@ -89,8 +89,8 @@ PhotoExplorer(rank=16)
 # **Predict.**
 
 # %%
-print(checks.tucker_storage.question)
-checks.tucker_storage(...)
+print(lesson.tucker_storage.question)
+lesson.tucker_storage(...)
 
 # %% [markdown]
 # **Implement.**
@@ -100,12 +100,12 @@ checks.tucker_storage(...)
 def mode_product(x, matrix, mode): ...
 
 
-print(checks.mode_product.question)
-checks.mode_product(mode_product)
+print(lesson.mode_product.question)
+lesson.mode_product(mode_product)
 
 # %% [markdown]
 # **Explore.**
 
 # %%
-print(checks.photo_tucker_rank.question)
-checks.photo_tucker_rank(...)
+print(lesson.photo_tucker_rank.question)
+lesson.photo_tucker_rank(...)

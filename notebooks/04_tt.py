@@ -5,9 +5,9 @@
 # right the singular values that decide them, and the line below which `rtol` cuts.
 
 # %%
-from tensorlab.course.explorers import TrainExplorer
+from tensorlab.course.lessons import tt as lesson
 
-TrainExplorer()
+lesson.TrainExplorer()
 
 # %% [markdown]
 # ## The mathematics
@@ -36,13 +36,11 @@ from IPython.display import Code
 
 import tensorlab as tl
 from tensorlab import plots
-from tensorlab.course import checks
-from tensorlab.course.explorers import functions
 from tensorlab.course.widgets import picture
 
 FAST = os.environ.get("TENSORLAB_FAST") == "1"
-for name in TrainExplorer.names:
-    x = functions(name, 5, 6)
+for name in lesson.TrainExplorer.names:
+    x = lesson.functions(name, 5, 6)
     spectra = plots.unfolding_spectra(x).values()
     for r in (1, 3):
         error = float((tl.tt_svd(x, r).to_dense() - x).norm())
@@ -105,7 +103,7 @@ for rtol in (1e-2, 1e-4, 1e-6):
 # all but name, so a train does little more than the SVD (try it in lesson 00).
 
 # %%
-x = functions("random", 4, 6)
+x = lesson.functions("random", 4, 6)
 tt = tl.tt_svd(x, rtol=1e-2)
 print(tt)
 picture(lambda figure: plots.train(figure.subplots(), tt), figsize=(7, 2.6))
@@ -116,8 +114,8 @@ picture(lambda figure: plots.train(figure.subplots(), tt), figsize=(7, 2.6))
 # **Predict.**
 
 # %%
-print(checks.tt_storage.question)
-checks.tt_storage(...)
+print(lesson.tt_storage.question)
+lesson.tt_storage(...)
 
 # %% [markdown]
 # **Implement.**
@@ -127,12 +125,12 @@ checks.tt_storage(...)
 def tt_entry(cores, index): ...
 
 
-print(checks.tt_entry.question)
-checks.tt_entry(tt_entry)
+print(lesson.tt_entry.question)
+lesson.tt_entry(tt_entry)
 
 # %% [markdown]
 # **Explore.**
 
 # %%
-print(checks.mode_order.question)
-checks.mode_order(...)
+print(lesson.mode_order.question)
+lesson.mode_order(...)

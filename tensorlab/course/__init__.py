@@ -1,1 +1,1 @@
-"""What a lesson needs around the methods: `widgets` (explorers), `checks` (exercises), `lab` (JupyterLab, started)."""
+"""What a lesson needs: `widgets` (explorers), `checks` (exercises), `lessons` (both for each), `lab` (JupyterLab)."""

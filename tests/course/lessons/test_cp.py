@@ -1,0 +1,33 @@
+"""Alternating least squares, sweep by sweep: easy, a swamp, a degenerate pair."""
+
+import itertools
+
+import tensorlab as tl
+from tensorlab.course.lessons import cp as lesson
+
+
+def states(problem, count, stride=20):
+    e = lesson.AlsExplorer.__new__(lesson.AlsExplorer)
+    steps = lesson.AlsExplorer.steps(e, problem, stride)
+    return list(itertools.islice(steps, count))[-1]
+
+
+def test_the_easy_problem_is_solved_and_the_swamp_is_not():
+    assert states("easy", 20)[0][-1] < 1e-8
+    errors = states("swamp", 11)[0]
+    assert errors[200] > 1e-4 and errors[150] / errors[200] < 1.5  # fifty sweeps gain less than a third
+
+
+def test_the_degenerate_pair_grows_and_cancels():
+    errors, cosines, weights = states("degenerate pair", 60)
+    assert cosines[-1] < -0.9 and weights[-1] > 2 * weights[10] and errors[-1] < errors[100] / 2
+
+
+def test_player_steps_and_says_the_truth():
+    e = lesson.AlsExplorer("easy")
+    assert "After 1 sweeps" in e.sentence and e.step() and "After 6 sweeps" in e.sentence
+    x, start = lesson.als_problem("easy")
+    error = tl.cp_als(x, 3, init=start, tol=0.0, max_iter=6).history[-1]
+    assert f"the relative error is {error:.2e}" in e.sentence
+    e.set(problem="swamp")
+    assert "After 1 sweeps" in e.sentence

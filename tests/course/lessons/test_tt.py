@@ -1,0 +1,45 @@
+"""The anatomy of a train: what is shown is what `tt_svd` finds; a wrong number is a sentence."""
+
+import math
+
+import pytest
+import torch
+
+import tensorlab as tl
+from tensorlab.course.lessons import tt as lesson
+
+
+def test_train_shows_ranks_and_error():
+    e = lesson.TrainExplorer()
+    x = lesson.functions("sine of the sum", 4, 6)
+    e.set(function="sine of the sum")
+    assert "ranks 2, 2, 2 stores" in e.sentence
+    e.controls["digits"].value = 3
+    error = float((tl.tt_svd(x, rtol=1e-3).to_dense() - x).norm() / x.norm())
+    assert f"asked for a relative error of 1e-03, it has {error:.1e}" in e.sentence
+    assert e.boxes["digits"].value == "3"
+
+
+def test_a_wrong_value_is_a_sentence_and_the_picture_stays():
+    e = lesson.TrainExplorer()
+    picture = e.view.value
+    for wrong in ("99", "abc", "-1", "2.5"):
+        e.boxes["modes"].value = wrong
+        assert "modes: needs a whole number in 2..6, got " + wrong in e.status.value and "Traceback" not in e.status.value
+        assert e.view.value == picture and e.value("modes") == 4
+
+
+def test_too_large_a_tensor_is_a_sentence(monkeypatch):
+    monkeypatch.setenv("TENSORLAB_STRICT", "0")
+    e = lesson.TrainExplorer()
+    picture = e.view.value
+    e.set(modes=6, size=8)
+    assert "at most 60000 entries, got 8^6 = 262144" in e.status.value and e.view.value == picture
+
+
+def test_functions_by_hand():
+    x = lesson.functions("|first - last|", 3, 2)
+    assert torch.equal(x[:, 0, :], torch.tensor([[0.0, 0.5], [0.5, 0.0]], dtype=torch.float64))
+    assert float(lesson.functions("sine of the sum", 2, 4)[1, 2]) == pytest.approx(math.sin(0.75))
+    with pytest.raises(ValueError, match="got tangent"):
+        lesson.functions("tangent", 2, 2)
