@@ -17,7 +17,7 @@ from tensorlab.course.lessons import cp, lowrank, start, tt, tucker
 LESSONS = {m.name: importlib.import_module(f"{lessons.__name__}.{m.name}") for m in pkgutil.iter_modules(lessons.__path__)}
 OF = {stem: {n: c for n, c in vars(module).items() if isinstance(c, Check)} for stem, module in LESSONS.items()}
 CHECKS = {f"{stem}.{name}": check for stem, checks in OF.items() for name, check in checks.items()}
-VALUES = {name: check for name, check in CHECKS.items() if check.read is None}
+VALUES = {name: check for name, check in CHECKS.items() if check.read is None and not check.function}
 FUNCTIONS = {name: check for name, check in CHECKS.items() if check.function}
 MISTAKES = [
     pytest.param(check, wrong, hint, name in FUNCTIONS, id=f"{name}-{i}")
