@@ -81,16 +81,65 @@ def balanced_shape(n: int, d: int) -> tuple[int, ...]:
     """
     if n < 1 or d < 1:
         raise ValueError(f"balanced_shape: needs n >= 1 and d >= 1, got n={n}, d={d}")
-    primes, p, rest = [], 2, n
-    while rest > 1:
-        while rest % p == 0:
-            primes.append(p)
-            rest //= p
-        p = p + 1 if p * p <= rest else max(rest, 2)
     shape = [1] * d
-    for p in sorted(primes, reverse=True):
+    for p in sorted(prime_factors(n), reverse=True):
         shape[shape.index(min(shape))] *= p
     return tuple(sorted(shape, reverse=True))
+
+
+def prime_factors(n: int) -> tuple[int, ...]:
+    """The prime factors of n, smallest first; of 1, none.
+
+    >>> prime_factors(360)
+    (2, 2, 2, 3, 3, 5)
+    """
+    primes, p = [], 2
+    while n > 1:
+        while n % p == 0:
+            primes.append(p)
+            n //= p
+        p = p + 1 if p * p <= n else max(n, 2)
+    return tuple(primes)
+
+
+def digit_shape(shape) -> tuple[int, ...]:
+    """The modes of a *quantised* tensor: each mode of `shape` in its prime factors, one digit each [Khoromskij2011].
+
+    >>> digit_shape((8, 6, 1))
+    (2, 2, 2, 2, 3, 1)
+    """
+    return tuple(p for n in shape for p in prime_factors(n) or (1,))
+
+
+def to_digits(index: Tensor, shape) -> Tensor:
+    """Multi-indices of `shape` as those of `digit_shape(shape)`, the leading digit of each mode first.
+
+    index: (batch, d)  ->  (batch, number of digits).
+
+    >>> to_digits(torch.tensor([[5, 3]]), (8, 6))
+    tensor([[1, 0, 1, 1, 0]])
+    """
+    columns = []
+    for i, n in zip(index.unbind(1), shape, strict=True):
+        for p in prime_factors(n) or (1,):
+            n //= p
+            columns.append(i // n % p)
+    return torch.stack(columns, 1)
+
+
+def from_digits(digits: Tensor, shape) -> Tensor:
+    """The inverse of `to_digits`.  digits: (batch, number of digits)  ->  (batch, d).
+
+    >>> from_digits(torch.tensor([[1, 0, 1, 1, 0]]), (8, 6))
+    tensor([[5, 3]])
+    """
+    columns, out = iter(digits.unbind(1)), []
+    for n in shape:
+        i = torch.zeros_like(digits[:, 0])
+        for p in prime_factors(n) or (1,):
+            i = i * p + next(columns)
+        out.append(i)
+    return torch.stack(out, 1)
 
 
 def _check_mode(who, mode, d, shape):

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from .formats.htucker import HT, leaves
 from .formats.tt import TT
 
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -78,6 +79,38 @@ def train(ax: Axes, tt: TT) -> str:
     return f"A train of {tt.ndim} cores with ranks {ranks} stores {tt.numel} of {math.prod(tt.shape)} numbers."
 
 
+def tree(ax: Axes, ht: HT, spectra: dict[tuple, Tensor] | None = None, most: int = 16) -> str:
+    """A tree of modes with a box on each node: its singular values from 1 down to 1e-16 of the largest, those kept in colour.
+
+    spectra: by node, those of `ht` by default.  Of each the first `most` are drawn; below the box stand the modes, in it the rank.
+    """
+    spectra = spectra or ht.singular_values()
+    order, depth, todo = leaves(ht.tree), {}, [(ht.tree, 0)]
+    while todo:
+        t, level = todo.pop()
+        depth[leaves(t)] = level
+        todo += [(child, level + 1) for child in t] if isinstance(t, tuple) else []
+    place = {node: (sum(order.index(k) for k in node) / len(node), -1.6 * level) for node, level in depth.items()}
+    for parent, child in ((a, b) for a in depth for b in depth if depth[b] == depth[a] + 1 and {*b} < {*a}):
+        (x, y), (u, v) = place[parent], place[child]
+        ax.plot([x, u], [y - 0.36, v + 0.8], color="0.5", lw=1, zorder=0)
+    ax.text(*place[order], " ".join(map(str, order)), ha="center", va="top", fontsize=8)
+    for node, r in zip(ht.nodes, ht.ranks):
+        (x, y), s = place[node], spectra[node].double()
+        s = (1 + (s / s[0].clamp_min(1e-300)).clamp_min(1e-16).log10() / 16).tolist()[:most]
+        ax.add_patch(Rectangle((x - 0.4, y), 0.8, 0.8, fc="white", ec="black", lw=0.8))
+        for k, height in enumerate(s):
+            kept = dict(color=COLOURS[0]) if k < r else dict(fc="white", ec="0.5", lw=0.6)
+            ax.add_patch(Rectangle((x - 0.4 + 0.8 * k / most, y), 0.8 / most, 0.8 * height, **kept))
+        ax.text(x + 0.37, y + 0.76, str(r), ha="right", va="top", fontsize=10, color=COLOURS[1])
+        ax.text(x, y - 0.04, " ".join(map(str, node)), ha="center", va="top", fontsize=8)
+    ax.set_xlim(-0.6, ht.ndim - 0.4)
+    ax.set_ylim(-1.6 * max(depth.values()) - 0.4, 0.3)
+    ax.set_axis_off()
+    ranks = ", ".join(f"({' '.join(map(str, node))}) {r}" for node, r in zip(ht.nodes, ht.ranks)) or "none"
+    return f"A tree on {ht.ndim} modes with ranks {ranks} stores {ht.numel} of {math.prod(ht.shape)} numbers."
+
+
 def convergence(ax: Axes, histories: dict[str, list[float]]) -> str:
     """Relative error after each sweep."""
     for k, (name, errors) in enumerate(histories.items()):
@@ -120,3 +153,103 @@ def unfolding_spectra(x: Tensor) -> dict[str, Tensor]:
     """
     sides = [math.prod(x.shape[:k]) for k in range(1, x.ndim)]
     return {f"cut {k}": torch.linalg.svdvals(x.double().reshape(n, -1)) for k, n in enumerate(sides, 1)}
+
+
+def crosses(ax: Axes, x: Tensor, rows, columns, title: str = "") -> str:
+    """A function of two indices as a picture, and on it the rows and columns in which a cross approximation has read it."""
+    ax.imshow(x, cmap="cividis", aspect="auto", interpolation="nearest")
+    for i in sorted(set(rows)):
+        ax.axhline(i, color=COLOURS[1], lw=0.8)
+    for j in sorted(set(columns)):
+        ax.axvline(j, color=COLOURS[5], lw=0.8, ls="--")
+    ax.plot(columns, rows, "o", mfc="none", mec="white", ms=6)
+    ax.set_title(title, fontsize=9)
+    ax.set(xlabel="second index", ylabel="first index")
+    return f"{len(rows)} pivots: rows {_listed(rows)} and columns {_listed(columns)} are read."
+
+
+def _listed(numbers, most=8):
+    numbers = sorted(set(numbers))
+    return ", ".join(map(str, numbers[:most])) + (", ..." if len(numbers) > most else "")
+
+
+def error_against_work(ax: Axes, curves: dict[str, list[tuple[float, float]]], level: float | None = None) -> str:
+    """Relative error against function evaluations, and a line at the tolerance."""
+    for k, (name, points) in enumerate(curves.items()):
+        ax.semilogy(*zip(*[(n, max(e, 1e-17)) for n, e in points]), label=name, **style(k, len(points)))
+    if level:
+        ax.axhline(level, color="0.4", lw=1)
+    ax.set(xlabel="function evaluations", ylabel="relative error")
+    ax.legend(fontsize=8)
+    ends = (f"{name}: error {points[-1][1]:.1e} after {points[-1][0]} evaluations" for name, points in curves.items())
+    return "; ".join(ends) + "."
+
+
+def tangent_step(ax: Axes, x: Tensor, free: Tensor, tangent: Tensor, back: Tensor) -> str:
+    """One Riemannian step among symmetric 2 x 2 matrices, where those of rank 1 are a cone: ax is a 3-D axes.
+
+    The coordinates (m00 + m11, m00 - m11, 2 m01) / sqrt 2 keep all lengths and angles; det m = 0 is p^2 = q^2 + r^2.  x: the
+    point, of rank 1; free: where the gradient step goes; tangent: its projection onto the tangent plane; back: the retraction.
+    """
+    place = lambda m: torch.stack([m[0, 0] - m[1, 1], 2 * m[0, 1], m[0, 0] + m[1, 1]]).double() / math.sqrt(2)
+    names = {"x": place(x), "gradient step": place(free), "projection": place(tangent), "retraction": place(back)}
+    top = 1.15 * max(1e-3, *(float(torch.linalg.vector_norm(p)) for p in names.values())) / math.sqrt(2)
+    height, angle = torch.linspace(0, top, 2)[:, None], torch.linspace(0, 2 * math.pi, 61)
+    cone = (height * angle.cos(), height * angle.sin(), height.expand(-1, 61))
+    ax.plot_wireframe(*(c.numpy() for c in cone), color="0.75", lw=0.5)
+    ray = names["x"] / torch.linalg.vector_norm(names["x"])
+    around = torch.stack([-ray[1], ray[0], 0 * ray[2]])
+    around = around / torch.linalg.vector_norm(around)
+    a, b = torch.meshgrid(torch.tensor([-0.5, 0.7]) * top, torch.tensor([-0.7, 0.7]) * top, indexing="ij")
+    plane = names["x"][:, None, None] + ray[:, None, None] * a + around[:, None, None] * b
+    ax.plot_surface(*plane.numpy(), color=COLOURS[5], alpha=0.35, lw=0)
+    for k, (start, end) in enumerate(zip(names, list(names)[1:])):
+        ax.plot(*torch.stack([names[start], names[end]]).T.numpy(), **{**style(k), "marker": ""})
+        ax.plot(*names[end][:, None].numpy(), STYLES[k][0], color=COLOURS[k], label=end, ms=7)
+    ax.plot(*names["x"][:, None].numpy(), "*", color="black", ms=10, label="x")
+    ax.legend(fontsize=8, loc="upper left")
+    ax.set(xlabel="$(m_{00} - m_{11})/\\sqrt{2}$", ylabel="$\\sqrt{2}\\, m_{01}$", zlabel="$(m_{00} + m_{11})/\\sqrt{2}$")
+    ax.locator_params(nbins=4)
+    ax.set_box_aspect((1, 1, 1), zoom=0.9)
+    off, bend = (float(torch.linalg.matrix_norm(m.double() - tangent.double())) for m in (free, back))
+    return f"The projection moves the step by {off:.3f} onto the tangent plane, the retraction by {bend:.3f} back onto the cone."
+
+
+def success(ax: Axes, shares: dict[str, list[tuple[float, float]]]) -> str:
+    """Share of runs that recover a tensor against entries seen per degree of freedom, one curve for each method."""
+    for k, (name, points) in enumerate(shares.items()):
+        ax.plot(*zip(*sorted(points)), label=name, **style(k))
+    ax.set(xlabel="entries / degrees of freedom", ylabel="share recovered", ylim=(-0.05, 1.05), xscale="log")
+    ticks = sorted({x for points in shares.values() for x, _ in points})
+    ax.set_xticks(ticks, [f"{x:g}" for x in ticks], minor=False)
+    ax.minorticks_off()
+    ax.legend(fontsize=8)
+    full = {name: min((x for x, y in points if y == 1), default=None) for name, points in shares.items()}
+    said = (f"{name} {'at no number shown' if x is None else f'from {x:g}'}" for name, x in full.items())
+    return "Entries per degree of freedom with which every run recovers: " + ", ".join(said) + "."
+
+
+def marginals(ax: Axes, exact: Tensor, sampled: Tensor) -> str:
+    """Probabilities of a 1 in each mode: bars for the exact ones, beside them hatched bars for the frequencies in samples."""
+    modes = range(len(exact))
+    ax.bar([k - 0.2 for k in modes], exact.tolist(), 0.4, color=COLOURS[0], label="exact")
+    ax.bar([k + 0.2 for k in modes], sampled.tolist(), 0.4, color=COLOURS[4], hatch="///", label="samples")
+    ax.set(xlabel="mode", ylabel="probability of a 1", ylim=(0, 1.05), xticks=modes)
+    ax.legend(fontsize=8, loc="upper right")
+    low, high, off = float(exact.min()), float(exact.max()), float((exact - sampled).abs().max())
+    return f"A 1 has probabilities from {low:.3f} to {high:.3f}; the frequencies in the samples are off by up to {off:.3f}."
+
+
+def covariances(ax: Axes, exact: Tensor, sampled: Tensor) -> str:
+    """Covariances of all pairs of modes, (d, d): exact ones above the diagonal, those of samples below, the diagonal empty."""
+    d = len(exact)
+    both = exact.triu(1) + sampled.tril(-1)
+    largest = max(float(both.abs().max()), 1e-3)
+    shown = both.clone().fill_diagonal_(math.nan)
+    image = ax.imshow(shown.numpy(), cmap="cividis", vmin=-largest, vmax=largest, interpolation="nearest")
+    ax.figure.colorbar(image, ax=ax, fraction=0.046)
+    ax.set(xticks=range(d), yticks=range(d))
+    ax.set_title("covariances: exact above, samples below", fontsize=9)
+    a, b = divmod(int(exact.triu(1).abs().argmax()), d)
+    said = f"{float(exact[a, b]):.3f}, of modes {a} and {b}, {float(sampled[a, b]):.3f} in the samples"
+    return f"The largest covariance of two modes is {said}."

@@ -17,6 +17,9 @@ FORMATS = {
     "CP": lambda **o: tl.CP.randn((4, 3, 5), 3, **o),
     "Tucker": lambda **o: tl.Tucker.randn((4, 3, 5), (2, 3, 2), **o),
     "TT": lambda **o: tl.TT.randn((4, 3, 2, 3), (3, 4, 2), **o),
+    "HT": lambda **o: tl.HT.randn((4, 3, 2, 3), (3, 3, 3, 2, 2, 2), **o),
+    "HT on a linear tree": lambda **o: tl.HT.randn((3, 4, 2, 3), 3, tree=(2, (0, (3, 1))), **o),
+    "HT of one mode": lambda **o: tl.HT.randn((6,), 1, **o),
     "TT of one mode": lambda **o: tl.TT.randn((6,), 1, **o),
 }
 

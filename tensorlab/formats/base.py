@@ -3,17 +3,25 @@
 import math
 from dataclasses import dataclass, fields
 from numbers import Integral, Number
-from typing import get_origin
+from typing import get_args, get_origin
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree
 
 
+def is_data(field) -> bool:
+    """Whether a field holds tensors, by its type; any other is metadata, which is hashable and never traced."""
+    return Tensor in (field.type, *get_args(field.type))
+
+
 def _flatten(x):
     leaves, spec = [], []
     for field in fields(x):
         value = getattr(x, field.name)
+        if not is_data(field):
+            spec.append((value,))
+            continue
         spec.append(len(value) if isinstance(value, tuple) else None if value is None else -1)
         leaves += value if isinstance(value, tuple) else [] if value is None else [value]
     return leaves, tuple(spec)
@@ -23,14 +31,18 @@ def _rebuild(cls, leaves, spec):
     """Put leaves back without checking them: while torch traces, they may be anything."""
     x, leaves = object.__new__(cls), iter(leaves)
     for field, n in zip(fields(cls), spec, strict=True):
-        value = None if n is None else next(leaves) if n == -1 else tuple(next(leaves) for _ in range(n))
+        if isinstance(n, tuple):
+            (value,) = n
+        else:
+            value = None if n is None else next(leaves) if n == -1 else tuple(next(leaves) for _ in range(n))
         object.__setattr__(x, field.name, value)
     return x
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Format:
-    """A tensor held by smaller ones.  A subclass is a frozen dataclass of tensors and tuples of tensors.
+    """A tensor held by smaller ones.  A subclass is a frozen dataclass of tensors and tuples of tensors; a field of another type
+    is metadata, such as a tree of modes, and is made of numbers, strings and tuples.
 
     It states `shape`, `ranks`, `to_dense`, `norm`, `at`, `scale`, and what arithmetic it has: `_add`, `_times`, `dot`.
     Its `_check` says no to tensors that do not fit.  It is a pytree, so `torch.func` and `torch.compile` see through it.
@@ -40,7 +52,7 @@ class Format:
         _pytree.register_pytree_node(cls, _flatten, lambda leaves, spec: _rebuild(cls, leaves, spec))
 
     def __post_init__(self):
-        for field in fields(self):
+        for field in filter(is_data, fields(self)):
             value = getattr(self, field.name)
             if isinstance(value, list):
                 object.__setattr__(self, field.name, value := tuple(value))

@@ -1,27 +1,30 @@
 """Formats on disk, as safetensors: no code is ever run from a file."""
 
+import json
 import os
 import tempfile
+from dataclasses import fields
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .base import Format
+from .base import Format, is_data
 from .cp import CP
+from .htucker import HT
 from .lowrank import LowRank
 from .tt import TT
 from .tucker import Tucker
 
-FORMATS = {cls.__name__: cls for cls in (LowRank, CP, Tucker, TT)}  # what a file may hold
+FORMATS = {cls.__name__: cls for cls in (LowRank, CP, Tucker, TT, HT)}  # what a file may hold
 
 
 def save(path, x: Format) -> None:
     """Write a format to a safetensors file, whole or not at all.
 
-    The tensors are named field or field.k after the dataclass; the class name stands in the metadata.  Complex tensors
-    are stored as pairs of real numbers.
+    The tensors are named field or field.k after the dataclass; the class name stands in the metadata, and fields that are not
+    tensors stand there as JSON.  Complex tensors are stored as pairs of real numbers.
 
     >>> from tempfile import mkdtemp
     >>> path = mkdtemp() + "/train.safetensors"
@@ -31,9 +34,12 @@ def save(path, x: Format) -> None:
     """
     if FORMATS.get(type(x).__name__) is not type(x):
         raise TypeError(f"save: needs one of {', '.join(FORMATS)}, got {type(x).__name__}")
-    tensors = {}
-    for name, value in vars(x).items():
-        if value is not None:
+    tensors, about = {}, {"format": type(x).__name__, "complex": str(x.dtype.is_complex)}
+    for field in fields(x):
+        name, value = field.name, getattr(x, field.name)
+        if not is_data(field):
+            about[name] = json.dumps(value)
+        elif value is not None:
             many = isinstance(value, tuple)
             tensors |= {f"{name}.{k}": t for k, t in enumerate(value)} if many else {name: value}
     tensors = {n: t.detach().resolve_conj().cpu() for n, t in tensors.items()}
@@ -42,7 +48,7 @@ def save(path, x: Format) -> None:
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     os.close(handle)
     try:
-        save_file(tensors, part, metadata={"format": type(x).__name__, "complex": str(x.dtype.is_complex)})
+        save_file(tensors, part, metadata=about)
         os.replace(part, path)
     finally:
         Path(part).unlink(missing_ok=True)
@@ -65,8 +71,9 @@ def load(path, *, device="cpu") -> Format:
     try:
         if about.get("complex") == "True":
             tensors = {n: torch.view_as_complex(t) for n, t in tensors.items()}
-        return FORMATS[kind](**_grouped(tensors))
-    except (TypeError, ValueError, RuntimeError) as error:
+        rest = [f.name for f in fields(FORMATS[kind]) if not is_data(f) and f.name in about]
+        return FORMATS[kind](**_grouped(tensors), **{name: _tuples(json.loads(about[name])) for name in rest})
+    except (TypeError, ValueError, RuntimeError) as error:  # RecursionError is a RuntimeError
         raise ValueError(f"load: needs the tensors of a {kind}, got {sorted(tensors)} in {path} ({error})") from None
 
 
@@ -79,3 +86,8 @@ def _grouped(tensors):
             raise ValueError(f"{field} is not numbered from 0 to {count - 1}")
         out[field] = tuple(tensors[f"{field}.{k}"] for k in range(count))
     return out
+
+
+def _tuples(value):
+    """[[0, 1], 2] -> ((0, 1), 2): JSON has no tuples."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -1,0 +1,456 @@
+"""Hierarchical Tucker [HackbuschKuhn2009]: a basis for each node of a tree of modes; arithmetic, H-SVD, rounding [Grasedyck2010].
+
+A tree is a nested tuple of modes such as ((0, 1), (2, 3)); a mode alone is a leaf.  Nodes are counted level by level from the
+root, left before right: in this order the children of the inner node j (counted from 0 among the inner ones) are the nodes
+2j + 1 and 2j + 2.
+"""
+
+import math
+from dataclasses import dataclass
+from numbers import Integral
+
+import torch
+from torch import Tensor
+
+from ..linalg import check_dense, orthogonalize, project, rank_caps, right_basis, safe_scale, triangle, wide, zero_level
+from ..rng import randn
+from .base import Format, check_same, check_shape
+
+BLOCK = 1 << 20  # entries of an intermediate result of `HT.at`
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class HT(Format):
+    """Hierarchical Tucker: the basis of each node of a tree is held by its coordinates in those of its two children.
+
+        U_t[(i, j), k] = sum_{a, b} U_l[i, a] U_r[j, b] B_t[a, b, k],      x = U_root
+
+    factors: d matrices (n_k, r), the bases of the leaves by mode.  cores: the d-1 tensors B_t (r_left, r_right, r), level by
+    level from the root, where r = 1.  tree: nested pairs of modes.  ranks: one for each of the 2d-2 `nodes` below the root.
+
+    >>> HT.randn((4, 5, 6, 7), rank=2, generator=torch.Generator().manual_seed(0))
+    HT(shape=(4, 5, 6, 7), ranks=(2, 2, 2, 2, 2, 2), stores 64 of 840)
+    """
+
+    factors: tuple[Tensor, ...]
+    cores: tuple[Tensor, ...] = ()
+    tree: tuple | int = 0
+
+    def _check(self):
+        _check_tree("HT", self.tree, len(self.factors))
+        leaves, inner = [tuple(f.shape) for f in self.factors], [tuple(c.shape) for c in self.cores]
+        whole = len(inner) == len(leaves) - 1 and all(len(s) == 2 and 0 not in s for s in leaves)
+        if not whole or any(len(s) != 3 or 0 in s for s in inner) or not self._chained():
+            raise ValueError(
+                f"HT: needs factors (n, r) and cores (r_left, r_right, r) that chain to rank 1 on the tree {self.tree}, "
+                f"got shapes {leaves} and {inner}"
+            )
+        check_same("HT", self.tensors())
+
+    def _chained(self):
+        r = [t.shape[-1] for _, t, _ in self._nodes()]
+        return r[0] == 1 and all(t.shape[:2] == (r[kids[0]], r[kids[1]]) for _, t, kids in self._nodes() if kids)
+
+    @classmethod
+    def randn(cls, shape, rank, *, tree=None, generator=None, dtype=None, device=None) -> "HT":
+        """Gaussian factors and cores, scaled so that the entries have variance 1; ranks are capped by the matricisations'.
+
+        tree: balanced by default.
+        """
+        shape = check_shape("HT.randn", shape)
+        tree = balanced_tree(len(shape)) if tree is None else _check_tree("HT.randn", tree, len(shape))
+        caps = (1, *rank_caps("HT.randn", rank, None, shape, 2 * len(shape) - 2))
+        below, r = [0] * len(caps), [1] * len(caps)
+        for i, t, kids in reversed(_numbered(tree)):
+            below[i] = below[kids[0]] * below[kids[1]] if kids else shape[t]
+            r[i] = min(caps[i], r[kids[0]] * r[kids[1]] if kids else shape[t], math.prod(shape) // below[i])
+        options = dict(generator=generator, dtype=dtype, device=device)
+        bases = []
+        for i, t, kids in _numbered(tree):
+            rows = (r[kids[0]], r[kids[1]]) if kids else (shape[t],)
+            bases.append(randn(*rows, r[i], **options) / (math.prod(rows) if kids else 1) ** 0.5)
+        return _assemble(bases, tree)
+
+    @property
+    def shape(self):
+        return tuple(f.shape[0] for f in self.factors)
+
+    @property
+    def nodes(self) -> tuple[tuple[int, ...], ...]:
+        """The modes of each node but the root, level by level: what the entries of `ranks` belong to."""
+        return tuple(leaves(t) for _, t, _ in _numbered(self.tree)[1:])
+
+    @property
+    def ranks(self):
+        return tuple(t.shape[-1] for _, t, _ in self._nodes()[1:])
+
+    def _nodes(self):
+        """(number, factor or core, numbers of the two children) of each node, from the root down."""
+        cores = iter(self.cores)
+        return [(i, next(cores) if kids else self.factors[t], kids) for i, t, kids in _numbered(self.tree)]
+
+    def to_dense(self) -> Tensor:
+        u = {}
+        for i, t, kids in reversed(self._nodes()):
+            u[i] = _merge(t, u, kids)
+        order = leaves(self.tree)
+        x = u[0].reshape([self.shape[k] for k in order])
+        return x.permute([order.index(k) for k in range(self.ndim)])
+
+    def norm(self) -> Tensor:
+        """Frobenius norm by orthogonalisation: right to full accuracy for differences too, and for any d and scale."""
+        whole, r, exponent = self.to(wide(self.dtype)), {}, 0
+        for i, t, kids in reversed(whole._nodes()):
+            u, shift = _near_one(_merge(t, r, kids))
+            r[i] = triangle(u)
+            exponent += shift
+        return _shift(torch.linalg.matrix_norm(r[0]), exponent).to(self.dtype.to_real())
+
+    def dot(self, other: "HT") -> Tensor:
+        """<self, other> = sum of conj(self) * other, from the leaves up: O(d r^4) operations besides the leaves'."""
+        self._same(other, "dot")
+        e = {}
+        for (i, a, kids), (_, b, _) in reversed(list(zip(self._nodes(), other._nodes()))):
+            e[i] = a.flatten(0, -2).mH @ _merge(b, e, kids)
+        return e[0].reshape(())
+
+    def at(self, index) -> Tensor:
+        """Entries at many multi-indices: (batch, d) -> (batch,).
+
+        A node is evaluated once for each of the different partial indices that occur, so the lower ones cost next to nothing.
+        """
+        index = self._index(index)
+        u, row = {}, {i: index[:, t] for i, t, kids in _numbered(self.tree) if not kids}  # row[i]: the row of u[i] of each entry
+        for i, t, kids in reversed(self._nodes()):
+            if not kids:
+                u[i] = t
+                continue
+            left, right = (u[k] for k in kids)
+            pairs, row[i] = torch.unique(row[kids[0]] * len(right) + row[kids[1]], return_inverse=True)
+            pairs = pairs.split(max(1, BLOCK // t[0].numel()))
+            u[i] = torch.cat([_rows(t, left[p // len(right)], right[p % len(right)]) for p in pairs])
+        return u[0][row[0], 0]
+
+    def scale(self, number) -> "HT":
+        (_, root, _), *rest = self._nodes()
+        return _assemble([root * number, *(t for _, t, _ in rest)], self.tree)
+
+    def orthogonal(self) -> "HT":
+        """The same tensor with orthonormal bases U_t below the root, whose core alone carries the norm."""
+        bases, exponent = _orthonormal(self)
+        return _assemble([_shift(bases[0], exponent), *bases[1:]], self.tree)
+
+    def singular_values(self) -> dict[tuple[int, ...], Tensor]:
+        """Singular values of the matricisation of each node: its modes as rows, all others as columns [Grasedyck2010].
+
+        The tensor is not formed: they are those of the weights that stand above the orthonormal bases.  No more than the
+        rank of each; those under about eps times the largest are rounding.  Keys as `nodes`.
+
+        >>> i = torch.arange(4.0)
+        >>> [len(s) for s in ht_svd(i[:, None, None] + i[:, None] + i, rtol=1e-6).singular_values().values()]
+        [2, 2, 2, 2]
+        """
+        bases, exponent = _orthonormal(self.to(wide(self.dtype)))
+        weights = _weights(_assemble(bases, self.tree))
+        values = (_shift(torch.linalg.svdvals(weights[i]), exponent) for i in range(1, len(bases)))
+        return {node: s.to(self.dtype.to_real()) for node, s in zip(self.nodes, values)}
+
+    def round(self, rank=None, *, rtol: float | None = None) -> "HT":
+        return ht_round(self, rank, rtol=rtol)
+
+    @classmethod
+    def from_train(cls, cores) -> "HT":
+        """A tensor train as HT on the linear tree (0, (1, (2, ...))), with the train's ranks.  cores: (r_left, n, r_right) each.
+
+        The basis of a leaf in the middle is the identity; `round` finds a smaller one.
+
+        >>> HT.from_train([torch.ones(1, 4, 2), torch.ones(2, 5, 3), torch.ones(3, 6, 1)]).ranks
+        (2, 2, 5, 3)
+        """
+        if len(cores) == 1:
+            return cls((cores[0].reshape(-1, 1),))
+        first, *middle, last = [c.permute(1, 2, 0) for c in cores]  # (n, r_right, r_left)
+        eye = lambda n: torch.eye(n, dtype=first.dtype, device=first.device)
+        factors = (first[..., 0], *(eye(len(c)) for c in middle), last[:, 0])
+        return cls(factors, (eye(first.shape[1])[..., None], *middle), linear_tree(len(cores)))
+
+    def train(self) -> tuple[Tensor, ...]:
+        """The cores (r_left, n, r_right) of the tensor train that an HT on the tree (0, (1, (2, ...))) is.
+
+        >>> [tuple(c.shape) for c in HT.randn((4, 5, 6), 2, tree=linear_tree(3)).train()]
+        [(1, 4, 2), (2, 5, 2), (2, 6, 1)]
+        """
+        if self.tree != linear_tree(self.ndim):
+            raise ValueError(f"HT.train: needs the tree {linear_tree(self.ndim)}, got {self.tree}")
+        if self.ndim == 1:
+            return (self.factors[0][None],)
+        first = self.factors[0] @ self.cores[0][..., 0]
+        middle = (torch.einsum("na,abr->rnb", f, c) for f, c in zip(self.factors[1:-1], self.cores[1:]))
+        return (first[None], *middle, self.factors[-1].mT[..., None])
+
+    def _same(self, other, sign):
+        super()._same(other, sign)
+        if other.tree != self.tree:
+            raise ValueError(f"HT {sign}: needs an HT on the tree {self.tree}, got one on {other.tree}")
+        return other
+
+    def _add(self, other):
+        pad = torch.nn.functional.pad  # takes the last mode first
+        out = []
+        for (i, a, kids), (_, b, _) in zip(self._nodes(), other._nodes()):
+            if not kids:
+                out.append(torch.cat([a, b], 1) if i else a + b)
+            else:  # block diagonal, but that the root has one column only
+                m, n = ((*t.shape[:2], t.shape[2] if i else 0) for t in (a, b))
+                out.append(pad(a, [0, n[2], 0, n[1], 0, n[0]]) + pad(b, [m[2], 0, m[1], 0, m[0], 0]))
+        return _assemble(out, self.tree)
+
+    def _times(self, other):
+        pairs = [(a, b) for (_, a, _), (_, b, _) in zip(self._nodes(), other._nodes())]
+        return _assemble([
+            torch.einsum("ijk,abc->iajbkc", a, b).flatten(4).flatten(2, 3).flatten(0, 1) if a.ndim == 3
+            else (a[:, :, None] * b[:, None, :]).flatten(1) for a, b in pairs
+        ], self.tree)  # fmt: skip
+
+
+def ht_svd(x: Tensor, rank=None, *, rtol: float | None = None, tree=None) -> HT:
+    """Hierarchical Tucker tensor of a dense one: the H-SVD, from the leaves to the root [Grasedyck2010].
+
+        |x - ht| <= (rtol + 64 eps) |x|      when `rank` does not cut earlier, and <= sqrt(2d - 3) times the best error
+
+    x: (n_0, ..., n_{d-1}).  `rank`: a cap, one integer or one for each of the 2d-2 `HT.nodes`.  tree: nested pairs of modes, by
+    default `balanced_tree(d)`.
+
+    Each node is cut from what the cuts before have left of x, in the bases of its children, as ST-HOSVD does: the tensor shrinks
+    on the way.  A cut is an orthogonal projection; later ones stay within its range or act on other modes, so all commute, what
+    they lose is mutually orthogonal and adds up in squares.  No projection before makes a singular value larger, so each cut
+    loses at most what the best approximation must lose there.  The two children of the root have the same singular values:
+    the first is cut, the second takes what is left, hence 2d - 3 cuts of rtol |x| / sqrt(2d - 3).
+
+    >>> i = torch.arange(1.0, 9.0, dtype=torch.float64)
+    >>> ht_svd(1 / (i[:, None, None, None] + i[:, None, None] + i[:, None] + i), rtol=1e-2)
+    HT(shape=(8, 8, 8, 8), ranks=(2, 2, 2, 2, 2, 2), stores 84 of 4096)
+    """
+    size, d = check_dense(x, "ht_svd"), x.ndim
+    tree = balanced_tree(d) if tree is None else _check_tree("ht_svd", tree, d)
+    caps = [1, *rank_caps("ht_svd", rank, rtol, x.shape, 2 * d - 2)]
+    if d == 1:
+        return HT((x[:, None],), (), tree)
+    scale = safe_scale(size)
+    delta = size * scale * max((rtol or 0.0) / math.sqrt(2 * d - 3), zero_level(x.dtype))
+
+    nodes = _numbered(tree)
+    number = {t: i for i, t, kids in nodes if not kids}
+    axes = [number[mode] for mode in leaves(tree)]  # the nodes that the modes of y stand for, always in the tree's cyclic order
+    width = dict(zip(axes, (x.shape[mode] for mode in leaves(tree))))
+    y = (x if scale == 1.0 else x * scale).permute(leaves(tree))
+    u, inner = {}, [i for i, _, kids in nodes if kids]
+    for i in [i for i in axes if i > 2] + [i for i in inner[::-1] if i > 2] + [1, 2]:
+        mine = nodes[i][2] or (i,)
+        k = axes.index(mine[0])
+        axes = axes[k:] + axes[:k]  # the modes of this node come to the front; after the cut they are one, at the back
+        y = y.reshape(math.prod(width[a] for a in axes[len(axes) - k :]), -1).mT
+        matrix = y.reshape(math.prod(width[a] for a in mine), -1).mT
+        v, _ = right_basis(matrix, width[1] if i == 2 else _least(caps, i), atol=0.0 if i == 2 else delta)
+        u[i], y = v.conj(), project(matrix, v)
+        axes, width[i] = axes[len(mine) :] + [i], v.shape[1]
+    u[0] = y.reshape(-1, 1)
+    return _narrow([u[i] for i in range(len(nodes))], tree, x.dtype, 1 - math.frexp(scale)[1])
+
+
+def ht_round(ht: HT, rank=None, *, rtol: float | None = None) -> HT:
+    """The HT of smallest ranks within a tolerance, on the same tree [Grasedyck2010].
+
+        |ht - result| <= (rtol + 64 eps) |ht|      when `rank` does not cut earlier, and <= sqrt(2d - 3) times the best error
+
+    The bases are made orthonormal from the leaves up; from the root down the weight of each node, the part of its matricisation
+    that stands above its basis; then each node is cut as `ht_svd` does it.  Of x + 2x at rtol=1e-10 come the ranks of x.
+
+    >>> x = HT.randn((4, 5, 6, 7), rank=2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    >>> ht_round(x + 2 * x, rtol=1e-10).ranks
+    (2, 2, 2, 2, 2, 2)
+    """
+    if not isinstance(ht, HT):
+        raise TypeError(f"ht_round: needs an HT, got {type(ht).__name__}")
+    d = ht.ndim
+    caps = [1, *rank_caps("ht_round", rank, rtol, ht.shape, 2 * d - 2)]
+    for t in ht.tensors():
+        check_dense(t, "ht_round")
+    bases, exponent = _orthonormal(ht.to(wide(ht.dtype)))
+    share = max((rtol or 0.0) / math.sqrt(max(1, 2 * d - 3)), zero_level(ht.dtype))
+    delta = share * float(torch.linalg.vector_norm(bases[0].detach()))
+
+    whole = _assemble(bases, ht.tree)
+    weights, carry, u = _weights(whole), {}, {}
+    for i, t, kids in reversed(whole._nodes()):
+        u[i] = _merge(t, carry, kids)  # (the children's ranks, r): the old basis in the children's new ones
+        if i == 1:  # the other child of the root has been cut, this one takes what is left
+            weights[1], caps[1] = bases[0][..., 0] @ carry[2].mT, len(carry[2])
+        if i > 0:
+            v, _ = right_basis((u[i] @ weights[i]).mH, _least(caps, i), atol=0.0 if i == 1 else delta)
+            u[i], carry[i] = v, v.mH @ u[i]
+    return _narrow([u[i] for i in range(len(bases))], ht.tree, ht.dtype, exponent)
+
+
+# ------------------------------------------------------------------------------------------ trees
+
+
+def balanced_tree(modes):
+    """The tree of least depth: the modes are halved again and again.  modes: their number, or the modes in the leaves' order.
+
+    >>> balanced_tree(5), balanced_tree((0, 2, 1, 3))
+    (((0, 1), (2, (3, 4))), ((0, 2), (1, 3)))
+    """
+    modes = _modes("balanced_tree", modes)
+    half = len(modes) // 2
+    return (balanced_tree(modes[:half]), balanced_tree(modes[half:])) if half else modes[0]
+
+
+def linear_tree(modes):
+    """The tree of the tensor train: one mode splits off at a time.  modes: their number, or the modes in the leaves' order.
+
+    >>> linear_tree(4)
+    (0, (1, (2, 3)))
+    """
+    *modes, tree = _modes("linear_tree", modes)
+    for mode in reversed(modes):
+        tree = (mode, tree)
+    return tree
+
+
+def leaves(tree) -> tuple[int, ...]:
+    """The modes of a tree from left to right.
+
+    >>> leaves(((0, 2), (1, 3)))
+    (0, 2, 1, 3)
+    """
+    out, todo = [], [tree]
+    while todo:
+        t = todo.pop()
+        if isinstance(t, tuple):
+            todo += t[::-1]
+        else:
+            out.append(t)
+    return tuple(out)
+
+
+def _numbered(tree):
+    """(number, subtree, numbers of its children or ()) of every node, level by level."""
+    out, todo, inner = [], [tree], 0
+    while len(out) < len(todo):
+        t = todo[len(out)]
+        if isinstance(t, tuple):
+            out.append((len(out), t, (2 * inner + 1, 2 * inner + 2)))
+            todo += t
+            inner += 1
+        else:
+            out.append((len(out), t, ()))
+    return out
+
+
+def _modes(who, modes):
+    counted = isinstance(modes, Integral) and not isinstance(modes, bool)
+    modes = tuple(range(modes)) if counted else modes
+    if not isinstance(modes, (tuple, list)) or not modes:
+        raise ValueError(f"{who}: needs a number of modes >= 1 or a tuple of modes, got {modes!r}")
+    return tuple(modes)
+
+
+def _check_tree(who, tree, d):
+    """The tree; says no unless it is made of pairs and holds each of the modes 0..d-1 once."""
+    todo, found = [tree], []
+    while todo:
+        t = todo.pop()
+        if isinstance(t, tuple) and len(t) == 2:
+            todo += t
+        elif isinstance(t, int) and not isinstance(t, bool):
+            found.append(t)
+        else:
+            raise ValueError(f"{who}: needs a tree of nested pairs of modes such as ((0, 1), 2), got {t!r} in {tree!r}")
+    if len(found) != d or set(found) != set(range(d)):
+        raise ValueError(f"{who}: needs a tree with each of the modes 0..{d - 1} once, got {tree!r}")
+    return tree
+
+
+# ------------------------------------------------------------------------------------------ nodes
+
+
+def _assemble(bases, tree) -> HT:
+    """An HT from the bases of all nodes, level by level: (n, r) at leaves, (r_left, r_right, r) or (r_left r_right, r) else."""
+    r = [b.shape[-1] for b in bases]
+    factors, cores = {}, []
+    for i, t, kids in _numbered(tree):
+        if kids:
+            cores.append(bases[i].reshape(r[kids[0]], r[kids[1]], r[i]))
+        else:
+            factors[t] = bases[i]
+    return HT(tuple(factors[k] for k in range(len(factors))), tuple(cores), tree)
+
+
+def _merge(t: Tensor, below, kids) -> Tensor:
+    """sum_{a, b} below_l[i, a] below_r[j, b] t[a, b, k]: (r_l, r_r, r) -> (m_l m_r, r); a leaf's factor as it is."""
+    if not kids:
+        return t
+    left, right = (below[k] for k in kids)
+    half = (left @ t.flatten(1)).reshape(len(left), *t.shape[1:])  # (m_l, r_r, r)
+    return torch.tensordot(half, right, ([1], [1])).mT.flatten(0, 1)
+
+
+def _rows(t: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """The same for pairs of rows: left (m, r_l), right (m, r_r) -> (m, r)."""
+    half = (left @ t.flatten(1)).reshape(len(left), *t.shape[1:])
+    return (right[:, None] @ half)[:, 0]
+
+
+def _orthonormal(ht: HT):
+    """Orthonormal bases of all nodes, and that of the root, which carries the norm, as x / 2^exponent near 1 in size."""
+    u, r, exponent = {}, {}, 0
+    for i, t, kids in reversed(ht._nodes()):
+        u[i], shift = _near_one(_merge(t, r, kids))
+        exponent += shift
+        if i > 0:
+            u[i], r[i] = orthogonalize(u[i])
+        if kids:
+            u[i] = u[i].reshape(len(r[kids[0]]), len(r[kids[1]]), -1)
+    return [u[i] for i in range(len(u))], exponent
+
+
+def _weights(ht: HT):
+    """Of each node W_t (r, q) with W_t W_tᴴ = G_t, the reduced Gramian: its matricisation is U_t W_t times an isometry."""
+    w = {0: ht.factors[0].new_ones(1, 1)}
+    for i, t, kids in ht._nodes():
+        if kids:
+            both = torch.tensordot(t, w[i], 1)  # (r_l, r_r, q)
+            for k, side in zip(kids, (both, both.transpose(0, 1))):
+                w[k] = triangle(side.flatten(1).mH).mH
+    return w
+
+
+def _least(caps, i):
+    """The cap of node i; the children of the root have one in common."""
+    known = [c for c in (caps[1:3] if i in (1, 2) else caps[i : i + 1]) if c is not None]
+    return min(known, default=None)
+
+
+# ------------------------------------------------------------------------------------------ sizes
+
+
+def _near_one(x: Tensor) -> tuple[Tensor, int]:
+    """x / 2^e with largest entry near 1, and e: so that long products neither over- nor underflow."""
+    exponent = math.frexp(float(torch.linalg.vector_norm(x.detach(), math.inf)))[1]
+    return _shift(x, -exponent), exponent
+
+
+def _shift(x: Tensor, exponent: int) -> Tensor:
+    """x * 2^exponent, in two steps: 2^exponent alone may not be a float."""
+    for part in (exponent // 2, exponent - exponent // 2):
+        x = x * math.ldexp(1.0, max(-1074, min(part, 1023)))
+    return x
+
+
+def _narrow(bases, tree, dtype, exponent: int) -> HT:
+    """x = 2^exponent times these bases in `dtype`: the root takes the power, or all do where it could not hold it."""
+    size = exponent + math.frexp(float(bases[0].detach().abs().max()))[1]
+    share = size // len(bases) if abs(size) >= math.frexp(torch.finfo(dtype).max)[1] - 2 else 0
+    bases = [_shift(b, share) for b in bases]
+    return _assemble([_shift(bases[0], exponent - share * len(bases)), *bases[1:]], tree).to(dtype)

@@ -1,0 +1,333 @@
+"""Cross approximation: few entries, an honest error, a budget that holds; and the largest entry of a train."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensors import relative_error
+
+import tensorlab as tl
+
+N, D = 32, 10
+
+
+def gen(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+class Counted:
+    """A function of a grid that remembers every point it was asked for."""
+
+    def __init__(self, function, grid=None):
+        self.function, self.grid, self.points = function, grid, []
+
+    def __call__(self, index):
+        assert index.dtype == torch.int64 and index.ndim == 2
+        self.points.append(index)
+        return self.function(index if self.grid is None else self.grid[index])
+
+    @property
+    def asked(self):
+        return torch.cat(self.points)
+
+
+FUNCTIONS = {
+    "1/norm": (torch.arange(1, N + 1).double() / N, lambda x: x.square().sum(1).rsqrt()),
+    "Rosenbrock": (
+        torch.linspace(-2, 2, N).double(),
+        lambda x: (100 * (x[:, 1:] - x[:, :-1] ** 2) ** 2 + (1 - x[:, :-1]) ** 2).sum(1),
+    ),
+    "Ackley": (
+        torch.linspace(-3, 4, N).double(),
+        lambda x: 20 + math.e - 20 * (-0.2 * x.square().mean(1).sqrt()).exp() - (2 * math.pi * x).cos().mean(1).exp(),
+    ),
+    "rank one": (torch.linspace(0, 1, N).double(), lambda x: (-x.sum(1)).exp()),
+    "constant": (torch.linspace(0, 1, N).double(), lambda x: x.new_full((len(x),), 3.0)),
+}
+
+
+def true_error(fit, function, grid, n=100_000):
+    index = torch.randint(len(grid), (n, fit.value.ndim), generator=gen(99))
+    return relative_error(fit.value.at(index), function(grid[index]))
+
+
+# -- reduces to
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_accuracy_evaluations_and_an_honest_error(name, seed):
+    grid, function = FUNCTIONS[name]
+    f = Counted(function, grid)
+    fit = tl.tt_cross(f, (N,) * D, rtol=1e-6, budget=100_000, generator=gen(seed))
+    assert fit.converged and fit.error <= 1e-6 and fit.error == fit.history[-1]
+    assert fit.evaluations == len(f.asked) <= 100_000
+    assert len(torch.unique(f.asked, dim=0)) == len(f.asked)  # no point twice
+    assert true_error(fit, function, grid) <= max(3 * fit.error, 1e-13)
+    ranks = {"Rosenbrock": 3, "rank one": 1, "constant": 1}
+    if name in ranks:
+        assert set(fit.value.ranks) == {ranks[name]} and fit.evaluations < 8000
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.integers(1, 3), st.integers(0, 99), st.booleans())
+def test_a_train_is_found_again(shape, rank, seed, complex_):
+    x = tl.TT.randn(shape, rank, generator=gen(seed), dtype=torch.complex128 if complex_ else torch.float64)
+    dense = x.to_dense()
+    fit = tl.tt_cross(lambda i: dense[tuple(i.T)], shape, rtol=1e-9, budget=40_000, generator=gen(seed))
+    assert fit.converged and fit.value.shape == tuple(shape) and fit.value.dtype == dense.dtype
+    assert relative_error(fit.value.to_dense(), dense) <= 1e-8
+    assert all(a <= b for a, b in zip(fit.value.ranks, x.ranks))
+
+
+def test_interpolates_at_its_fibres():
+    x = tl.TT.randn((7, 6, 5, 8), 6, generator=gen(3), dtype=torch.float64)
+    *_, fit = itertools.islice(tl.tt_cross_steps(x.at, x.shape, rtol=0.0, budget=1600, generator=gen()), 2)
+    assert max(fit.value.ranks) < 6 and fit.error > 1e-3  # half way: only an approximation
+    for k, (left, right) in enumerate(fit.pivots):
+        assert left.shape == (fit.value.ranks[k], k + 1) and right.shape == (fit.value.ranks[k], 3 - k)
+    left, right = fit.pivots[0][0], fit.pivots[0][1]  # the last fibres of a matrix of two modes: both cores
+    y = tl.TT.randn((30, 20), 8, generator=gen(4), dtype=torch.float64)
+    *_, fit = itertools.islice(tl.tt_cross_steps(y.at, y.shape, rtol=0.0, budget=500, generator=gen()), 2)
+    (left, right), = fit.pivots
+    dense, found = y.to_dense(), fit.value.to_dense()
+    assert relative_error(found[left[:, 0]], dense[left[:, 0]]) < 1e-10
+    assert relative_error(found[:, right[:, 0]], dense[:, right[:, 0]]) < 1e-10
+    assert relative_error(found, dense) > 1e-3
+
+
+def test_quantized_grid():
+    shape = (1 << 20, 30)
+    f = lambda index: (index[:, 0].double() / (1 << 20)).sin() + index[:, 1].double().cos()
+    fit = tl.tt_cross(f, shape, rtol=1e-8, budget=20_000, quantized=True, generator=gen())
+    assert fit.converged and fit.value.shape == (2,) * 20 + (2, 3, 5)
+    index = torch.stack([torch.randint(n, (1000,), generator=gen(1)) for n in shape], 1)
+    assert relative_error(fit.value.at(tl.to_digits(index, shape)), f(index)) < 1e-7
+    assert torch.equal(tl.from_digits(tl.to_digits(index, shape), shape), index)
+
+
+def test_as_accurate_as_teneva_with_fewer_evaluations():
+    teneva = pytest.importorskip("teneva")
+    grid, function = FUNCTIONS["1/norm"]
+    shape, rtol = (16,) * 6, 1e-6
+    fit = tl.tt_cross(lambda i: function(grid[i]), shape, rtol=rtol, budget=50_000, generator=gen())
+    info = {}
+    start = teneva.rand(shape, 1, seed=0)
+    theirs = teneva.cross(lambda i: function(grid[torch.as_tensor(i)]).numpy(), start, e=rtol, dr_max=2, nswp=20,
+                          info=info, m=200_000)  # fmt: skip
+    index = torch.randint(16, (5000, 6), generator=gen(5))
+    exact = function(grid[index])
+    error = relative_error(torch.as_tensor(teneva.get_many(theirs, index.numpy())), exact)
+    assert relative_error(fit.value.at(index), exact) <= max(error, rtol)
+    assert fit.evaluations < info["m"]
+
+
+def test_same_values_as_the_cross_of_torchtt_with_fewer_evaluations():
+    torchtt = pytest.importorskip("torchtt")
+    grid, function = FUNCTIONS["Rosenbrock"]
+    ours = tl.tt_cross(lambda i: function(grid[i]), (N,) * 4, rtol=1e-9, budget=20_000, generator=gen())
+    f = Counted(lambda i: function(grid[i]))
+    torch.manual_seed(0)
+    theirs = torchtt.interpolate.dmrg_cross(f, [N] * 4, eps=1e-9)
+    assert relative_error(ours.value.to_dense(), theirs.full()) < 1e-8
+    assert ours.value.ranks == (3, 3, 3) and ours.evaluations < len(f.asked)
+
+
+# -- is invariant
+
+
+def test_scale_seed_and_dtype():
+    grid, function = FUNCTIONS["1/norm"]
+    run = lambda f, seed=0: tl.tt_cross(f, (12,) * 4, rtol=1e-5, budget=20_000, generator=gen(seed))
+    one, again = run(lambda i: function(grid[i])), run(lambda i: function(grid[i]))
+    assert all(torch.equal(a, b) for a, b in zip(one.value.cores, again.value.cores)) and one.history == again.history
+    for scale in (2.0**40, 2.0**-300):
+        other = run(lambda i, scale=scale: scale * function(grid[i]))
+        assert other.value.ranks == one.value.ranks and other.evaluations == one.evaluations
+        assert relative_error((other.value * (1 / scale)).to_dense(), one.value.to_dense()) < 1e-12
+    single = run(lambda i: function(grid[i]).float())
+    assert single.converged and single.value.dtype == torch.float32
+    assert relative_error(single.value.to_dense(), one.value.to_dense()) < 5e-5
+
+
+def test_a_tolerance_below_rounding_ends_and_says_so():
+    grid, function = FUNCTIONS["1/norm"]
+    f = Counted(lambda x: function(x).float(), grid)
+    fit = tl.tt_cross(f, (12,) * 4, rtol=1e-12, budget=30_000, generator=gen())
+    assert not fit.converged and fit.error < 1e-5 and fit.evaluations == len(f.asked)
+
+
+def test_one_mode_one_entry_and_zero():
+    f = lambda i: i[:, 0].double().sqrt()
+    fit = tl.tt_cross(f, (50,), rtol=0.0, budget=55)
+    assert fit.converged and torch.equal(fit.value.to_dense(), torch.arange(50).double().sqrt())
+    fit = tl.tt_cross(lambda i: 1.0 + i.double().sum(1), (1, 1), rtol=0.0, budget=2)
+    assert fit.converged and fit.value.to_dense().item() == 1.0 and fit.evaluations == 1
+    fit = tl.tt_cross(lambda i: torch.zeros(len(i)), (9, 9, 9), rtol=1e-3, budget=500)
+    assert fit.converged and float(fit.value.norm()) == 0.0
+
+
+@pytest.mark.parametrize("d", [40, 300])
+def test_many_modes(d):
+    f = lambda i: (i.double() / d).sum(1).cos()
+    fit = tl.tt_cross(f, (4,) * d, rtol=1e-8, budget=60_000, generator=gen())
+    assert fit.converged and set(fit.value.ranks[1:-1]) == {2}
+
+
+# -- budget, failures, gradients
+
+
+def test_a_jump_that_no_train_can_hold_keeps_to_the_budget():
+    grid = torch.arange(1, N + 1).double() / N
+    f = Counted(lambda x: (x.sum(1) > 5).double(), grid)
+    fit = tl.tt_cross(f, (N,) * D, rtol=1e-6, budget=30_000, generator=gen())
+    assert not fit.converged and fit.evaluations == len(f.asked) <= 30_000
+    assert 1e-3 < fit.error < 3 * true_error(fit, f.function, grid)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 400))
+def test_no_budget_is_exceeded(budget):
+    f = Counted(lambda i: (i.double() @ torch.tensor([1.0, 2.0, 3.0]).double()).sqrt())
+    least = max(1, budget // 10) + 24
+    if budget < least:
+        with pytest.raises(ValueError, match=f"budget must be at least {least}.* got {budget}"):
+            tl.tt_cross(f, (9, 9, 9), rtol=1e-9, budget=budget, generator=gen())
+        assert not f.points
+    else:
+        fit = tl.tt_cross(f, (9, 9, 9), rtol=1e-9, budget=budget, generator=gen())
+        assert fit.evaluations == len(f.asked) <= budget and fit.value.shape == (9, 9, 9)
+
+
+def test_what_the_function_raises_comes_back_with_the_train_so_far():
+    grid, function = FUNCTIONS["1/norm"]
+    calls = []
+
+    def f(index):
+        calls.append(len(index))
+        if sum(calls) > 12_000:
+            raise OSError("the solver died")
+        return function(grid[index])
+
+    with pytest.raises(OSError, match="the solver died") as caught:
+        tl.tt_cross(f, (N,) * 6, rtol=1e-8, budget=90_000, generator=gen())
+    partial = caught.value.partial
+    assert isinstance(partial, tl.CrossFit) and not partial.converged and len(partial.history) > 1
+    assert true_error(partial, function, grid) < 0.1
+
+    def broken(index):
+        raise OSError
+
+    with pytest.raises(OSError) as caught:
+        tl.tt_cross(broken, (4, 4), rtol=1e-2, budget=100)
+    assert caught.value.partial is None
+
+
+def test_gradients_flow_through_the_chosen_fibres():
+    index = torch.cartesian_prod(*[torch.arange(6)] * 3)
+
+    def train(a, b):
+        f = lambda i: 1 / (a + b * i.double().sum(1))
+        return tl.tt_cross(f, (6, 6, 6), rtol=1e-9, budget=2000, generator=gen()).value
+
+    a, b = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (1.3, 0.4))
+    assert torch.autograd.gradcheck(lambda a, b: train(a, b).to_dense().square().sum(), (a, b), rtol=1e-4)
+    loss = train(a, b).at(index).sum()
+    exact = (1 / (a + b * index.double().sum(1))).sum()
+    for got, wanted in zip(torch.autograd.grad(loss, (a, b)), torch.autograd.grad(exact, (a, b))):
+        assert float(got) == pytest.approx(float(wanted), rel=1e-6)
+
+
+def test_on_device(device):
+    grid, function = FUNCTIONS["1/norm"]
+    grid = grid.to(device)
+    fit = tl.tt_cross(lambda i: function(grid[i]), (12,) * 4, rtol=1e-5, budget=20_000, device=device, generator=gen())
+    assert fit.converged and fit.value.device.type == device.type
+
+
+# -- says no
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        (dict(rtol=-1.0), ValueError, "rtol must be a number >= 0, got -1.0"),
+        (dict(rtol="a"), ValueError, "rtol must be a number >= 0, got 'a'"),
+        (dict(budget=1e4), TypeError, "budget must be an integer, got 10000.0"),
+        (dict(budget=0), ValueError, "at least 16, one fibre in each mode and the sample, got 0"),
+        (dict(shape=(4, 0)), ValueError, r"integers >= 1, got \(4, 0\)"),
+        (dict(f=lambda i: i[:, 0]), TypeError, "floating-point or complex values from f, got torch.int64"),
+        (dict(f=lambda i: torch.ones(3)), ValueError, r"f to return \d+ values for indices of shape \(\d+, 4\), got shape \(3,\)"),
+    ],
+)
+def test_says_no(options, error, said):
+    arguments = dict(f=lambda i: i.double().sum(1), shape=(5, 4, 5, 5), rtol=1e-3, budget=500) | options
+    with pytest.raises(error, match=said):
+        tl.tt_cross(arguments.pop("f"), arguments.pop("shape"), **arguments)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_value_that_is_not_finite_is_named(value):
+    def f(index):
+        out = index.double().sum(1)
+        out[(index == torch.tensor([3, 1, 2])).all(1)] = value
+        return out
+
+    with pytest.raises(ValueError, match=rf"tt_cross: needs finite values from f, got {value} at index \[3, 1, 2\]"):
+        tl.tt_cross(f, (5, 4, 5), rtol=1e-9, budget=2000, generator=gen())
+
+
+def test_numpy_functions_will_do():
+    fit = tl.tt_cross(lambda i: np.cos(i.numpy().sum(1)), (9, 9, 9), rtol=1e-9, budget=1000, generator=gen())
+    assert fit.converged and fit.value.ranks == (2, 2) and fit.value.dtype == torch.float64
+
+
+# -- the largest entry
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=5), st.integers(1, 4), st.integers(0, 999))
+def test_argmax_is_that_of_the_dense_tensor(shape, rank, seed):
+    tt = tl.TT.randn(shape, rank, generator=gen(seed), dtype=torch.float64)
+    dense = tt.to_dense()
+    index, value = tl.tt_argmax(tt, beam=2000)  # holds everything: exact
+    assert value == pytest.approx(float(dense.max()), rel=1e-9) and float(dense[index]) == pytest.approx(value, rel=1e-9)
+    shifted = tl.tt_argmax(tt - 100.0 * tl.TT(tuple(torch.ones(1, n, 1).double() for n in shape)), beam=2000)
+    assert float(dense[shifted[0]]) == pytest.approx(float(dense.max()), rel=1e-9)  # every entry negative
+
+
+def test_argmax_beside_teneva():
+    teneva = pytest.importorskip("teneva")
+    for seed in range(6):
+        tt = tl.TT.randn((20,) * 8, 5, generator=gen(seed), dtype=torch.float64)
+        index, value = tl.tt_argmax(tt)
+        assert float(tt.at([index])[0]) == pytest.approx(value, rel=1e-9)
+        _, _, _, theirs = teneva.optima_tt([c.numpy() for c in tt.cores])
+        assert value >= float(theirs) * (1 - 1e-9)
+
+
+def test_argmax_of_a_long_train_and_of_a_planted_entry():
+    d = 1000
+    cores = [torch.rand(1, 3, 1, generator=gen(k)).double() + 0.1 for k in range(d)]
+    index, value = tl.tt_argmax(tl.TT(tuple(cores)), beam=5)
+    assert index == tuple(int(c[0, :, 0].argmax()) for c in cores)
+    grid, function = FUNCTIONS["Ackley"]
+    fit = tl.tt_cross(lambda i: -function(grid[i]), (N,) * 6, rtol=1e-4, budget=60_000, generator=gen())
+    index, value = tl.tt_argmax(fit.value)
+    assert index == (int(grid.abs().argmin()),) * 6
+
+
+def test_argmax_says_no():
+    tt = tl.TT.randn((3, 3), 2)
+    with pytest.raises(TypeError, match="needs a TT, got Tensor"):
+        tl.tt_argmax(tt.to_dense())
+    with pytest.raises(ValueError, match="beam must be an integer >= 1, got 0"):
+        tl.tt_argmax(tt, beam=0)
+    with pytest.raises(TypeError, match="real train, got torch.complex64"):
+        tl.tt_argmax(tt.to(torch.complex64))
+    with pytest.raises(ValueError, match="finite"):
+        tl.tt_argmax(tt * math.nan)
