@@ -95,19 +95,20 @@ print(f"{least.numel} numbers with ranks {least.ranks}; read were {fits['norm'].
 # train [Khoromskij2011].
 
 # %%
-shape = (2**30, 2**30)
+bits = 16 if FAST else 30
+shape = (2**bits, 2**bits)
 
 
 def oscillating(index):
-    x = index.double() / 2**30
+    x = index.double() / 2**bits
     return torch.sin(50 * x[:, 0] * (1 + 0.1 * x[:, 1])) / (1 + x[:, 0] + x[:, 1])
 
 
 fit = tl.tt_cross(oscillating, shape, rtol=1e-4 if FAST else 1e-7, budget=200_000, quantized=True,
                   generator=torch.Generator().manual_seed(0))  # fmt: skip
-points = torch.randint(2**30, (1000, 2), generator=torch.Generator().manual_seed(2))
+points = torch.randint(2**bits, (1000, 2), generator=torch.Generator().manual_seed(2))
 found = fit.value.at(tl.to_digits(points, shape))
-print(f"{fit.value.ndim} modes, largest rank {max(fit.value.ranks)}, {fit.evaluations} of {4.0**30:.0e} entries, "
+print(f"{fit.value.ndim} modes, largest rank {max(fit.value.ranks)}, {fit.evaluations} of {4.0**bits:.0e} entries, "
       f"largest error at fresh points {float((found - oscillating(points)).abs().max()):.1e}")  # fmt: skip
 
 # %% [markdown]

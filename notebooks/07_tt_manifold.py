@@ -91,7 +91,7 @@ for name, grow in (("Riemannian", False), ("Riemannian, ranks grow", True)):
     histories[name] = fit.history
     print(f"{name}: {len(fit.history) - 1} steps, error of the whole tensor {float((fit.value - x).norm() / x.norm()):.1e}")
 for lr in (0.01, 0.1):
-    y, histories[f"Adam {lr}"] = lesson.adam(index, values, shape, rank, steps=40 if FAST else 1000, lr=lr, generator=g())
+    y, histories[f"Adam {lr}"] = lesson.adam(index, values, shape, rank, steps=10 if FAST else 1000, lr=lr, generator=g())
     print(f"Adam, lr {lr}: {len(histories[f'Adam {lr}'])} steps, error of the whole tensor {float((y - x).norm() / x.norm()):.1e}")
 picture(lambda figure: plots.convergence(figure.subplots(), histories))
 
@@ -104,7 +104,7 @@ picture(lambda figure: plots.convergence(figure.subplots(), histories))
 # Gaussian trains that are recovered, against entries for each degree of freedom; the failures are in it.
 
 # %%
-shape, rank, ratios, seeds = ((6,) * 3, 2, (2, 4), 1) if FAST else ((10,) * 4, 2, (2, 3, 5, 10, 20), 8)
+shape, rank, ratios, seeds = ((6,) * 3, 1, (2, 4), 1) if FAST else ((10,) * 4, 2, (2, 3, 5, 10, 20), 8)
 shares = lesson.phase(shape, rank, ratios, seeds, max_iter=40 if FAST else 300)
 picture(lambda figure: plots.success(figure.subplots(), shares))
 for name, points in shares.items():
@@ -117,7 +117,7 @@ for name, points in shares.items():
 # column. The same entries are completed as a matrix, which is a train of two modes, and filled with the nearest pixel that is known.
 
 # %%
-side = 64 if FAST else 256
+side = 16 if FAST else 256
 photo = lesson.photograph(side)
 flat = torch.randperm(side * side, generator=torch.Generator().manual_seed(0))[: side * side // 10]
 places = torch.stack([flat // side, flat % side], 1)

@@ -111,7 +111,7 @@ stripes = rows[:, :, None].expand(-1, 4, 4)
 data = torch.cat([stripes, stripes.mT]).reshape(-1, 16).unique(dim=0)
 cores = [c.requires_grad_() for c in tl.TT.randn((2,) * 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64).cores]
 optimizer = torch.optim.Adam(cores, lr=0.1)
-steps = 25 if FAST else 400
+steps = 8 if FAST else 400
 for step in range(1, steps + 1):
     optimizer.zero_grad()
     loss = -tl.tt_log_prob(tl.TT(cores), data, squared=True).mean()

@@ -1,7 +1,7 @@
 """Matrix and tensor methods that compress and train neural networks.
 
 Ground:   `linalg`, `multilinear`, `rng`, `fit`, `datasets`.
-Formats:  tensors held by smaller ones (`LowRank`, `CP`, `Tucker`, `TT`), and the algorithms that find them.
+Formats:  tensors held by smaller ones (`LowRank`, `CP`, `Tucker`, `TT`, `HT`), and the algorithms that find them.
 By name:  `tensorlab.plots` (pictures) and `tensorlab.course` (widgets, checks, JupyterLab) are imported when wanted.
 """
 

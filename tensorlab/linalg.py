@@ -303,6 +303,38 @@ def solve_gram(gram: Tensor, b: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------ the Gram way
 
 
+def singular_values(a: Tensor) -> Tensor:
+    """Singular values of a small matrix or of many, descending: (..., m, n) -> (..., min(m, n)).
+
+    >>> singular_values(torch.tensor([[3.0, 0.0], [0.0, -4.0]]))
+    tensor([4., 3.])
+    """
+    return torch.linalg.svdvals(a)
+
+
+def small_svd(a: Tensor) -> SVD:
+    """The whole SVD of many small matrices at once: (..., m, n) -> (..., m, r), (..., r), (..., r, n), r = min(m, n).
+
+    >>> u, s, vh = small_svd(torch.ones(5, 2, 3))
+    >>> u.shape, s.shape, vh.shape
+    (torch.Size([5, 2, 2]), torch.Size([5, 2]), torch.Size([5, 2, 3]))
+    """
+    return SVD(*torch.linalg.svd(a, full_matrices=False))
+
+
+def psd_root(m: Tensor, tol: float = 0.0) -> Tensor:
+    """A matrix c with c cᴴ = m, of a symmetric matrix without eigenvalues below -tol times its largest; those count as zero.
+
+    >>> c = psd_root(torch.tensor([[2.0, 1.0], [1.0, 2.0]]))
+    >>> torch.allclose(c @ c.mT, torch.tensor([[2.0, 1.0], [1.0, 2.0]]))
+    True
+    """
+    values, vectors = torch.linalg.eigh(m)
+    if not torch.allclose(m, m.mH) or values[..., 0].min() < -tol * values.abs().max():
+        raise ValueError(f"psd_root: needs a positive semidefinite matrix, got the eigenvalues {values[..., 0].min():.3g} and up")
+    return vectors * values.clamp_min(0).sqrt()[..., None, :]
+
+
 def _blocks(a: Tensor):
     """Row blocks of a matrix, of about BLOCK entries each; larger where a launch costs more than a cache miss."""
     entries = BLOCK if a.device.type == "cpu" else BLOCK << 6

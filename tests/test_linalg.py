@@ -209,6 +209,16 @@ def test_balanced_shape(n, d):
     assert len(shape) == d and math.prod(shape) == n and list(shape) == sorted(shape, reverse=True)
 
 
+def test_digits_address_the_reshaped_tensor():
+    shape = (12, 1, 7, 30)
+    assert tl.digit_shape(shape) == (2, 2, 3, 1, 7, 2, 3, 5)
+    index = torch.cartesian_prod(*map(torch.arange, shape))
+    digits = tl.to_digits(index, shape)
+    x = torch.arange(math.prod(shape))
+    assert torch.equal(x.reshape(tl.digit_shape(shape))[tuple(digits.T)], x.reshape(shape)[tuple(index.T)])
+    assert torch.equal(tl.from_digits(digits, shape), index)
+
+
 @pytest.mark.parametrize(("make", "said"), [
     (lambda: tl.unfold(torch.zeros(2, 3, 4), 3), "unfold: mode must be in 0..2 for a 3-way tensor of shape (2, 3, 4), got 3"),
     (lambda: tl.unfold(torch.zeros(2, 3), -1), "got -1"), (lambda: tl.unfold(torch.zeros(2, 3), 1.0), "got 1.0"),
@@ -218,7 +228,7 @@ def test_balanced_shape(n, d):
     (lambda: tl.fold(torch.zeros(2, 3), 0, (2, 2, 2)), "got (2, 3)"), (lambda: tl.fold(torch.zeros(2, 3), 5, (2, 3)), "got 5"),
     (lambda: tl.mode_product(torch.zeros(2, 3), torch.zeros(4, 2), 1), "got shape (4, 2)"),
     (lambda: tl.khatri_rao(torch.zeros(2, 3), torch.zeros(2, 4)), "[(2, 3), (2, 4)]"), (lambda: tl.khatri_rao(), "[]"),
-    (lambda: tl.balanced_shape(0, 2), "n=0"),
+    (lambda: tl.balanced_shape(0, 2), "n=0"), (lambda: tl.linalg.psd_root(-torch.eye(2)), "got the eigenvalues -1"),
     (lambda: tl.truncated_svd(torch.zeros(2, 2), rtol=0.1, atol=0.1), "rtol=0.1 and atol=0.1"),
     (lambda: tl.truncated_svd(torch.zeros(2, 2)), "got neither"), (lambda: tl.truncated_svd(torch.zeros(2), 1), "got shape (2,)"),
 ])  # fmt: skip

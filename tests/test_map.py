@@ -26,7 +26,8 @@ ARROWS = {
     "ground": {"rng": {"linalg"}},
     "formats": {
         "base": {"*"},
-        "tt": {"tt_cross", "tt_manifold", "tt_sampling", "ttmatrix"},
+        "tt": {"tt_cross", "tt_manifold", "tt_completion", "tt_sampling", "ttmatrix"},
+        "tt_manifold": {"tt_completion"},
         "*": {"storage", "exchange"},
     },
     "layers": {"propagation": {"linear"}, "linear": {"surgery", "conv"}},

@@ -79,6 +79,18 @@ def test_unfolding_spectra():
     assert torch.allclose(spectra["cut 2"], torch.linalg.svdvals(x.reshape(12, 5)))
 
 
+def test_crosses(ax):
+    said = plots.crosses(ax, torch.rand(5, 7), [4, 1], [0, 6], "a plane")
+    assert said == "2 pivots: rows 1, 4 and columns 0, 6 are read."
+    assert [line.get_ydata()[0] for line in ax.lines[:2]] == [1, 4] and len(ax.lines) == 5
+
+
+def test_error_against_work(ax):
+    said = plots.error_against_work(ax, {"a": [(10, 0.5), (100, 1e-3)], "b": [(10, 0.25)]}, 1e-2)
+    assert said == "a: error 1.0e-03 after 100 evaluations; b: error 2.5e-01 after 10 evaluations."
+    assert len(ax.lines) == 3 and ax.get_yscale() == "log"
+
+
 def test_tangent_step():
     ax = Figure().add_subplot(projection="3d")
     x, free = torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.tensor([[1.0, 0.5], [0.5, 0.75]])

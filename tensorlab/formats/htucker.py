@@ -12,7 +12,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from ..linalg import check_dense, orthogonalize, project, rank_caps, right_basis, safe_scale, triangle, wide, zero_level
+from ..linalg import check_dense, orthogonalize, project, rank_caps, right_basis, safe_scale, singular_values, triangle, wide, zero_level
 from ..rng import randn
 from .base import Format, check_same, check_shape
 
@@ -152,7 +152,7 @@ class HT(Format):
         """
         bases, exponent = _orthonormal(self.to(wide(self.dtype)))
         weights = _weights(_assemble(bases, self.tree))
-        values = (_shift(torch.linalg.svdvals(weights[i]), exponent) for i in range(1, len(bases)))
+        values = (_shift(singular_values(weights[i]), exponent) for i in range(1, len(bases)))
         return {node: s.to(self.dtype.to_real()) for node, s in zip(self.nodes, values)}
 
     def round(self, rank=None, *, rtol: float | None = None) -> "HT":

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..linalg import check_dense, orthogonalize, triangle, wide
+from ..linalg import check_dense, orthogonalize, psd_root, triangle, wide
 from ..rng import rand
 from .tt import TT
 
@@ -375,10 +375,10 @@ def _weight(tt, k, w, squared, who):
     if not squared:
         return w
     gram = torch.diag(w) if w.ndim == 1 else w.detach().mT
-    values, vectors = torch.linalg.eigh(gram)
-    if not torch.allclose(gram, gram.mH) or values[0] < -ROUNDING * torch.finfo(tt.dtype).eps * values[-1].abs():
-        raise ValueError(f"{who}: needs weights >= 0 or a positive semidefinite matrix for mode {k}, got neither")
-    return vectors * values.clamp_min(0).sqrt()
+    try:
+        return psd_root(gram, ROUNDING * torch.finfo(tt.dtype).eps)
+    except ValueError as error:
+        raise ValueError(f"{who}: needs weights >= 0 or a positive semidefinite matrix for mode {k}, got neither") from error
 
 
 def _modes(tt, modes, who) -> list[int]:

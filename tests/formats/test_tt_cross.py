@@ -110,6 +110,19 @@ def test_quantized_grid():
     assert torch.equal(tl.from_digits(tl.to_digits(index, shape), shape), index)
 
 
+def test_a_million_points_in_each_direction_to_high_accuracy():
+    """Pivots that are small when they are taken would make later ones useless: an error that stalls above 1e-6."""
+    shape = (1 << 20, 1 << 20)
+
+    def f(index):
+        x = index.double() / (1 << 20)
+        return torch.sin(50 * x[:, 0] * (1 + 0.1 * x[:, 1])) / (1 + x[:, 0] + x[:, 1])
+
+    fit = tl.tt_cross(f, shape, rtol=1e-8, budget=60_000, quantized=True, generator=gen())
+    index = torch.randint(1 << 20, (1000, 2), generator=gen(1))
+    assert fit.converged and relative_error(fit.value.at(tl.to_digits(index, shape)), f(index)) < 3e-8
+
+
 def test_as_accurate_as_teneva_with_fewer_evaluations():
     teneva = pytest.importorskip("teneva")
     grid, function = FUNCTIONS["1/norm"]
