@@ -12,7 +12,18 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from ..linalg import check_dense, orthogonalize, project, rank_caps, right_basis, safe_scale, singular_values, triangle, wide, zero_level
+from ..linalg import (
+    check_dense,
+    orthogonalize,
+    project,
+    rank_caps,
+    right_basis,
+    safe_scale,
+    singular_values,
+    triangle,
+    wide,
+    zero_level,
+)
 from ..rng import randn
 from .base import Format, check_same, check_shape
 
