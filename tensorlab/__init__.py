@@ -1,25 +1,52 @@
 """Matrix and tensor methods that compress and train neural networks.
 
 Ground:   `linalg`, `multilinear`, `rng`, `fit`, `datasets`.
-Formats:  tensors held by smaller ones (`LowRank`, `CP`, `Tucker`, `TT`, `HT`), and the algorithms that find them.
+Formats:  tensors held by smaller ones (`LowRank`, `CP`, `Tucker`, `TT`, `HT`, ...), and the algorithms that find them.
+Layers:   the only modules that hold a format (`FactorizedLinear`, `FactorizedConv2d`), and surgery on models.
 By name:  `tensorlab.plots` (pictures) and `tensorlab.course` (widgets, checks, JupyterLab) are imported when wanted.
 """
 
 from importlib.metadata import PackageNotFoundError, version
 
 from .fit import Fit
+from .formats.blocktt import BlockTT
 from .formats.cp import CP, cp_als, cp_als_steps
 from .formats.exchange import from_tensorly, from_tntorch, to_tensorly, to_tntorch
 from .formats.htucker import HT, balanced_tree, ht_round, ht_svd, linear_tree
+from .formats.kronecker import Kronecker, kron_rearrange, kron_svd
 from .formats.lowrank import LowRank
+from .formats.monarch import Monarch
 from .formats.storage import load, save
 from .formats.tt import TT, tt_round, tt_svd
 from .formats.tt_completion import tt_complete
 from .formats.tt_cross import CrossFit, tt_argmax, tt_cross, tt_cross_steps
 from .formats.tt_manifold import Tangent, hessian_vector, retract, riemannian_grad, transport, tt_minimize, tt_project
 from .formats.tt_sampling import tt_condition, tt_environments, tt_log_prob, tt_marginal, tt_sample, tt_sum
+from .formats.ttmatrix import TTMatrix, tt_matrix_svd
 from .formats.tucker import Tucker, hooi, hosvd, st_hosvd
+from .layers.conv import (
+    FactorizedConv2d,
+    conv_flops,
+    conv_kernel,
+    cp_conv,
+    cp_degeneracy,
+    cp_stable,
+    replace_conv,
+    spatial_conv,
+    svd_conv,
+    tt_conv,
+    tucker_conv,
+)
+from .layers.embedding import TokenTrains, TTEmbedding
+from .layers.linear import FactorizedLinear, param_groups
+from .layers.propagation import plans, propagate
+from .layers.surgery import layer_report, linear_layers, replace_linear
 from .linalg import truncated_svd
+from .methods.dlrt import DLRT, dlrt_start, kls_step, usv_step
+from .methods.kashin import Kashin, Rotation, kashin, kashin_steps
+from .methods.pointcloud import Permuted, chamfer, sliced_wasserstein, tt_cloud, tt_nearest, tt_permute
+from .methods.protes import Automaton, Optimum, Protes, ProtesFit, protes
+from .methods.quantize import Quantized, QuantizedLinear, load_quantized, quantize, quantize_model, save_quantized
 from .multilinear import balanced_shape, digit_shape, fold, from_digits, khatri_rao, mode_product, to_digits, unfold
 
 try:
@@ -32,11 +59,23 @@ __all__ = [
     "Fit", "truncated_svd", "unfold", "fold", "mode_product", "khatri_rao", "balanced_shape",
     "digit_shape", "to_digits", "from_digits",
     # formats
-    "LowRank", "CP", "Tucker", "TT", "HT", "save", "load",
+    "TTMatrix", "tt_matrix_svd", "propagate", "plans", "LowRank", "CP", "Tucker", "TT", "HT", "save", "load",
     "to_tntorch", "from_tntorch", "to_tensorly", "from_tensorly",
+    "Kronecker", "kron_svd", "kron_rearrange", "Monarch", "BlockTT",
     # their algorithms
     "cp_als", "cp_als_steps", "hosvd", "st_hosvd", "hooi", "tt_svd", "tt_round",
     "tt_cross", "tt_cross_steps", "CrossFit", "tt_argmax", "ht_svd", "ht_round", "balanced_tree", "linear_tree",
     "tt_minimize", "tt_complete", "tt_project", "Tangent", "riemannian_grad", "hessian_vector", "retract", "transport",
     "tt_sample", "tt_log_prob", "tt_sum", "tt_marginal", "tt_condition", "tt_environments",
+    # layers
+    "FactorizedLinear", "param_groups", "replace_linear", "layer_report", "linear_layers",
+    # convolutions
+    "FactorizedConv2d", "svd_conv", "cp_conv", "tucker_conv", "tt_conv", "spatial_conv", "replace_conv",
+    "conv_kernel", "conv_flops", "cp_stable", "cp_degeneracy",
+    # flat sums and few bits
+    "kashin", "kashin_steps", "Kashin", "Rotation", "quantize", "Quantized", "QuantizedLinear", "quantize_model",
+    "save_quantized", "load_quantized",
+    # embeddings and point clouds
+    "TTEmbedding", "TokenTrains", "tt_cloud", "tt_permute", "tt_nearest", "Permuted", "sliced_wasserstein", "chamfer",
+    "protes", "Protes", "ProtesFit", "Optimum", "Automaton",
 ]  # fmt: skip

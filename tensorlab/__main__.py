@@ -1,4 +1,5 @@
-"""The one command: `tensorlab lab` starts JupyterLab on the lessons, `tensorlab data` lists or gets data sets."""
+"""The one command: `tensorlab lab` starts JupyterLab on the lessons, `tensorlab data` lists or gets data sets, `tensorlab
+papers` lists the papers whose tables can be run again and `tensorlab run KEY` does it."""
 
 import argparse
 import sys
@@ -20,6 +21,19 @@ def data(args, options):
         print(f"{row.name:16} {row.where:12} {row.what}" + (f"   ({row.command})" if row.command else ""))
 
 
+def papers(args, options):
+    from tensorlab import papers
+
+    for key, module in papers.programs().items():
+        print(f"{key:18} {module.__doc__.splitlines()[0]}")
+
+
+def run(args, options):
+    from tensorlab import papers
+
+    papers.run(args.key, args.preset, resume=args.resume, record=args.record)
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="tensorlab", description=__doc__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
@@ -33,6 +47,16 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("action", nargs="?", choices=["list", "get"], default="list")
     add.add_argument("name", nargs="?", help="which one to get")
     add.set_defaults(run=data, passes_on=False)
+
+    add = commands.add_parser("papers", help="list the papers that can be run")
+    add.set_defaults(run=papers, passes_on=False)
+
+    add = commands.add_parser("run", help="run a paper's table; writes csv and png under results/, and goes on where it was")
+    add.add_argument("key", help="which one; `tensorlab papers` lists them")
+    add.add_argument("--preset", default="quick", help='"quick", for a laptop and without data, or "full"')
+    add.add_argument("--no-resume", dest="resume", action="store_false", help="measure again what is there")
+    add.add_argument("--record", action="store_true", help="keep what preset full measured as data/measured/KEY.csv")
+    add.set_defaults(run=run, passes_on=False)
     return top
 
 

@@ -8,7 +8,8 @@ import math
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Circle, Rectangle
+from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 from torch import Tensor
 
 from .formats.htucker import HT, leaves
@@ -145,6 +146,50 @@ def core(ax: Axes, g: Tensor) -> str:
     return f"The leading block of size {half} holds {100 * (1 - share[half - 1]):.1f} % of the energy of the core."
 
 
+def blocks(ax: Axes, w: Tensor, grid: tuple[int, int] | None = None, title: str = "") -> str:
+    """A matrix as a picture, with lines between its (rows, columns) of blocks."""
+    ax.imshow(w, cmap="viridis", interpolation="nearest", aspect="auto")
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(f"{title}: {w.shape[0]} by {w.shape[1]}", fontsize=9)
+    for k, (count, line) in enumerate(zip(grid or (1, 1), (ax.axhline, ax.axvline))):
+        for j in range(1, count):
+            line(j * w.shape[k] / count - 0.5, color="white", lw=0.8)
+    cut = f" in {grid[0]} by {grid[1]} blocks" if grid else ""
+    return f"A matrix of {w.shape[0]} by {w.shape[1]}{cut}."
+
+
+def shared(ax: Axes, masks: list[Tensor], title: str = "", block: int = 1) -> str:
+    """Which entries of a matrix a stored number enters, one number of each tensor in its own colour and hatching.  Lines every
+    `block` entries."""
+    for k, line in enumerate((ax.axhline, ax.axvline)):
+        for at in range(block, masks[0].shape[k], block):
+            line(at, color="0.85", lw=0.8, zorder=0)
+    for k, mask in enumerate(masks):
+        for i, j in mask.nonzero().tolist():
+            ax.add_patch(Rectangle((j, i), 1, 1, fc=COLOURS[k], alpha=0.5, lw=0))
+            ax.plot([j + 0.2, j + 0.8], [[i + 0.2, i + 0.8], [i + 0.8, i + 0.2]][k % 2], color=COLOURS[k], lw=1)
+    ax.set(xlim=(0, masks[0].shape[1]), ylim=(masks[0].shape[0], 0), xticks=[], yticks=[], aspect="equal")
+    ax.set_title(title, fontsize=9)
+    counts = [f"one of tensor {k} enters {int(mask.sum())}" for k, mask in enumerate(masks)]
+    return f"Of {masks[0].numel()} entries, {', '.join(counts)}."
+
+
+def scaling(ax: Axes, points: dict[str, list[tuple]], laws: dict[str, tuple], here: tuple | None = None, x: str = "FLOPs") -> str:
+    """Loss against cost, measured, with the laws a + b C^-alpha as lines (a, b, alpha), and a ring where the reader stands."""
+    for k, (name, measured) in enumerate(points.items()):
+        costs, losses = zip(*sorted(measured))
+        look = style(k)
+        ax.loglog(costs, losses, label=name, **look | dict(ls=""))
+        if name in laws:
+            a, b, alpha = laws[name]
+            ax.loglog(costs, [a + b * c**-alpha for c in costs], **look | dict(marker=""))
+    if here:
+        ax.plot(*here, "o", ms=13, mfc="none", mec="black", mew=1.5)
+    ax.set(xlabel=x, ylabel="loss")
+    ax.legend(fontsize=8)
+    return "Exponents: " + ", ".join(f"{name} {law[2]:.2f}" for name, law in laws.items()) + "."
+
+
 def unfolding_spectra(x: Tensor) -> dict[str, Tensor]:
     """Singular values of the unfoldings that a train cuts, by name.
 
@@ -253,3 +298,272 @@ def covariances(ax: Axes, exact: Tensor, sampled: Tensor) -> str:
     a, b = divmod(int(exact.triu(1).abs().argmax()), d)
     said = f"{float(exact[a, b]):.3f}, of modes {a} and {b}, {float(sampled[a, b]):.3f} in the samples"
     return f"The largest covariance of two modes is {said}."
+
+
+def chain(ax: Axes, module) -> str:
+    """A chain of convolutions: bars as high as there are channels, between them the kernel, and the numbers it stores.
+
+    module: an `nn.Conv2d`, an `nn.Sequential` of them, or a `FactorizedConv2d`.  A dashed line: each channel on its own.
+    """
+    links = _convolutions(module)
+    channels = [links[0][1], *(link[0] for link in links)]
+    top = max(channels)
+    for k, n in enumerate(channels):
+        ax.add_patch(Rectangle((k - 0.06, -n / 2), 0.12, n, fc=COLOURS[5], ec="black", lw=1))
+        ax.text(k, -n / 2 - 0.03 * top, str(n), ha="center", va="top", fontsize=9)
+    for k, (outputs, inputs, kernel, groups) in enumerate(links):
+        stored = outputs * inputs // groups * math.prod(kernel)
+        alone = groups > 1
+        ax.plot([k + 0.06, k + 0.94], [0, 0], color=COLOURS[1] if alone else "black", ls="--" if alone else "-", lw=1.5)
+        ax.text(k + 0.5, 0.03 * top, " × ".join(map(str, kernel)), ha="center", va="bottom", fontsize=10)
+        ax.text(k + 0.5, -0.03 * top, f"{stored} weights" + "\nchannels apart" * alone, ha="center", va="top", fontsize=8)
+    ax.set_xlim(-0.2, len(links) + 0.2)
+    ax.set_ylim(-0.62 * top, 0.55 * top)
+    ax.set_axis_off()
+    total = sum(o * i // g * math.prod(kernel) for o, i, kernel, g in links)
+    count = f"{len(links)} convolution" + "s" * (len(links) > 1)
+    return f"{count} with {', '.join(map(str, channels))} channels and {total} weights."
+
+
+def _convolutions(module):
+    """(outputs, inputs, kernel, groups) of each convolution of a chain."""
+    if hasattr(module, "tensors"):  # a FactorizedConv2d: r filters, then 1 x 1
+        (out, columns), (r,), kernel = module.weight.shape, module.weight.ranks, tuple(module.kernel_size)
+        return [(r, columns // math.prod(kernel), kernel, 1), (out, r, (1, 1), 1)]
+    parts = list(module) or [module] if hasattr(module, "__iter__") else [module]
+    return [(c.out_channels, c.in_channels, tuple(c.kernel_size), c.groups) for c in parts]
+
+
+def filters(ax: Axes, kernel: Tensor, title: str = "", level: float | None = None) -> str:
+    """A kernel (T, S, kh, kw) as a sheet: row s, column t holds the filter from channel s to channel t; grey is zero."""
+    t, s, kh, kw = kernel.shape
+    sheet = torch.nn.functional.pad(kernel.detach().double(), (0, 1, 0, 1), value=math.nan)
+    sheet = sheet.permute(1, 2, 0, 3).reshape(s * (kh + 1), t * (kw + 1))[:-1, :-1]
+    level = level or float(kernel.detach().abs().max())
+    ax.imshow(sheet.numpy(), cmap="cividis", vmin=-level, vmax=level, interpolation="nearest")
+    ax.set(xticks=[], yticks=[], xlabel="channels out", ylabel="channels in")
+    ax.set_title(title, fontsize=9)
+    return f"{t} by {s} filters of {kh} by {kw}, the largest entry {float(kernel.detach().abs().max()):.2g}."
+
+
+def term_energy(ax: Axes, energies: dict[str, list[float]]) -> str:
+    """Energy of the terms of a CP over that of their sum after each sweep, one curve for each way to fit."""
+    for k, (name, values) in enumerate(energies.items()):
+        ax.loglog(range(1, len(values) + 1), values, label=name, **{**style(k), "markevery": 0.1})
+    ax.set(xlabel="sweep", ylabel="energy of the terms / of their sum")
+    ax.legend(fontsize=8)
+    ends = ", ".join(f"{name} {values[-1]:.3g}" for name, values in energies.items())
+    return f"After {max(map(len, energies.values()))} sweeps the terms have this many times the energy of their sum: {ends}."
+
+
+def gathered(ax: Axes, table, token: int, word: str = "") -> str:
+    """The cores of a TT-matrix as columns of slices, one for each value of its row digit; those that a token gathers are filled."""
+    below, digits = table.padded[0], []
+    for k, core in enumerate(table.cores):
+        r, n, m, q = core.shape
+        below //= n
+        digits.append(token // below % n)
+        for i in range(n):
+            colour = COLOURS[1] if i == digits[-1] else COLOURS[5]
+            ax.add_patch(Rectangle((k + 0.15, -(i + 1) / n), 0.7, 0.86 / n, fc=colour, ec="black", lw=0.5))
+        ax.text(k + 0.5, -1.04, f"{n} slices\n{r} x {m} x {q}", ha="center", va="top", fontsize=8)
+        ax.text(k + 0.5, 0.03, f"slice {digits[-1]}", ha="center", va="bottom", fontsize=9, color=COLOURS[1])
+    ax.set_xlim(0, len(table.cores))
+    ax.set_ylim(-1.28, 0.12)
+    ax.set_axis_off()
+    return f"{word or 'Token'}, number {token}, gathers the slices {', '.join(map(str, digits))} of {len(digits)} cores."
+
+
+def neighbours(ax: Axes, words: list[str], before: list[float], after: list[float], word: str = "") -> str:
+    """Cosines of a word with its nearest ones before, as filled bars, and after, hatched."""
+    for k, (a, b) in enumerate(zip(before, after)):
+        ax.barh(-k + 0.2, a, 0.38, color=COLOURS[0], label="before" if k == 0 else None)
+        ax.barh(-k - 0.2, b, 0.38, color=COLOURS[4], hatch="///", label="after" if k == 0 else None)
+    ax.set_yticks([-k for k in range(len(words))], words, fontsize=8)
+    ax.set(xlabel="cosine", title=f"nearest to {word!r}")
+    ax.legend(fontsize=8, loc="lower right")
+    low = min(after)
+    return f"Its nearest words had cosines from {min(before):.2f} to {max(before):.2f}; now from {low:.2f} to {max(after):.2f}."
+
+
+def clouds(ax: Axes, points: Tensor, train_points: Tensor, title: str = "") -> str:
+    """Two clouds in the plane (n, 2): circles for the points, crosses for those of a train."""
+    ax.scatter(*points.T.tolist(), s=9, color=COLOURS[0], marker="o", lw=0, alpha=0.6, label="points")
+    ax.scatter(*train_points.T.tolist(), s=12, color=COLOURS[1], marker="x", lw=0.8, label="train")
+    ax.set_aspect("equal")
+    ax.set_title(title, fontsize=9)
+    ax.legend(fontsize=7, loc="upper right")
+    return f"{len(points)} points and {len(train_points)} of a train."
+
+
+def operations(ax: Axes, plans, dense: int) -> str:
+    """Operations of each forward path over those of the dense product, as bars; the path expected to be fastest in colour.
+
+    plans: of `layers.propagation.plans`, the fastest first.  dense: operations of the product.  Of many paths ten are drawn.
+    """
+    first = {plan.forward: plan for plan in reversed(plans)}
+    best = plans[0].forward
+    names = sorted(first, key=lambda name: first[name].flops, reverse=True)
+    shown = names if len(names) < 10 else sorted({*names[-8:], "rebuild", best}, key=names.index)
+    for k, name in enumerate(shown):
+        share = first[name].flops / dense
+        ax.barh(k, share, color=COLOURS[0] if name == best else "white", ec="black", hatch="" if name == best else "//")
+        ax.text(share, k, f" {share:.2g}", va="center", fontsize=8)
+    ax.axvline(1, color="black", lw=1)
+    ax.set_yticks(range(len(shown)), shown, fontsize=8)
+    ax.set(xlabel="operations / dense", xlim=(0, 1.2 * max(1, *(first[name].flops / dense for name in shown))))
+    few = names[-1]
+    return (f"Of {len(names)} paths {best} should be fastest, with {first[best].flops / dense:.3g} times the operations of the "
+            f"dense product; the fewest has {few}, {first[few].flops / dense:.3g} times.")  # fmt: skip
+
+
+def zonotope(ax: Axes, q: Tensor) -> str:
+    """The cube [-1, 1]^n, its image under Q and the sum of both, for Q of 2 by 2, or of 3 by 3 on axes in three dimensions."""
+    n = len(q)
+    edges = torch.cat([torch.eye(n, dtype=q.dtype), q], 1).T  # the sum is all combinations of these with weights in [-1, 1]
+    if n == 2:
+        corners = torch.tensor([[1.0, 1], [1, -1], [-1, -1], [-1, 1]], dtype=q.dtype)
+        upper = edges * torch.where((edges[:, :1] < 0) | ((edges[:, :1] == 0) & (edges[:, 1:] < 0)), -1, 1)
+        upper = upper[torch.atan2(upper[:, 1], upper[:, 0]).argsort()]
+        path = torch.cat([2 * upper, -2 * upper]).cumsum(0) - upper.sum(0)
+        for k, (name, points) in enumerate({"flat u": corners, "flat v, turned": corners @ q.T, "u + Qv": path}.items()):
+            ax.fill(*points.T.numpy(), fc="none", ec=COLOURS[k], ls=("-", "--", "-")[k], lw=2 if k == 2 else 1.2, label=name)
+        inside = float((edges.flip(1) * torch.tensor([1, -1])).matmul(edges.T).abs().sum(1).div(edges.norm(dim=1)).min())
+        ax.add_patch(Circle((0, 0), inside, fc=COLOURS[5], alpha=0.35, lw=0, label="ball inside"))
+        ax.set_aspect("equal")
+    else:
+        pairs = torch.combinations(torch.arange(2 * n))
+        normals = torch.linalg.cross(edges[pairs[:, 0]], edges[pairs[:, 1]])
+        normals = normals / normals.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        along = normals @ edges.T
+        centres = torch.where(along.abs() < 1e-9, 0, along.sign()) @ edges
+        square = torch.tensor([[1.0, 1], [1, -1], [-1, -1], [-1, 1]], dtype=q.dtype)
+        faces = [c + square @ edges[pair] for c, pair in zip(centres, pairs)]
+        ax.add_collection3d(Poly3DCollection([f.numpy() for f in faces] + [-f.numpy() for f in faces],
+                                             fc=COLOURS[5], ec=COLOURS[2], alpha=0.25, lw=0.8))  # fmt: skip
+        signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=q.dtype)] * 3)
+        for k, turn in enumerate((torch.eye(3, dtype=q.dtype), q)):
+            for a, b in torch.combinations(torch.arange(8)).tolist():
+                if int((signs[a] != signs[b]).sum()) == 1:
+                    edge = torch.stack([signs[a], signs[b]]) @ turn.T
+                    ax.plot(*edge.T.numpy(), color=COLOURS[k], ls="-" if k == 0 else "--", lw=1.2)
+        inside, reach = float(along.abs().sum(1).min()), float(edges.abs().sum(0).max())
+        ax.set(xlim=(-reach, reach), ylim=(-reach, reach), zlim=(-reach, reach))
+        ax.set_box_aspect((1, 1, 1))
+    if n == 2:
+        ax.legend(fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.07), handlelength=1.2, columnspacing=0.8)
+    square, sums = ("square", "squares") if n == 2 else ("cube", "cubes")
+    return f"The sum of the two {sums} holds a ball of radius {inside:.3f}, one {square} alone a ball of radius 1."
+
+
+def flat_levels(ax: Axes, u: Tensor, v: Tensor, size: float) -> str:
+    """Histograms of the entries of u and v, in units of size / sqrt(N), size = |x|: the flatter, the nearer to 0 all are."""
+    unit = size / math.sqrt(u.numel())
+    top = max(1.0, float(u.abs().max()) / unit, float(v.abs().max()) / unit)
+    bins = torch.linspace(-1.05 * top, 1.05 * top, 61).tolist()
+    for z, name, k, kind in ((u, "u", 0, "stepfilled"), (v, "v", 1, "step")):
+        look = dict(alpha=0.55) if k == 0 else dict(lw=1.6)
+        ax.hist((z.flatten() / unit).tolist(), bins, histtype=kind, color=COLOURS[k], label=name, **look)
+    ax.set(xlabel="entry times sqrt(N) / |x|", ylabel="number", yscale="symlog")
+    ax.legend(fontsize=8, loc="upper right")
+    return f"The largest entry of u and v is {max(float(u.abs().max()), float(v.abs().max())) / unit:.2f} |x| / sqrt(N)."
+
+
+def decay(ax: Axes, histories: dict[str, tuple[float, ...]]) -> str:
+    """Relative residual after each step, one curve for each method, on two logarithmic scales."""
+    for k, (name, left) in enumerate(histories.items()):
+        ax.loglog(range(1, len(left) + 1), [max(e, 1e-17) for e in left], label=name, **style(k, len(left)))
+    ax.set(xlabel="step", ylabel="relative residual")
+    ax.legend(fontsize=8)
+    return "Relative residual: " + ", ".join(f"{n} {h[-1]:.1e} after {len(h)} steps" for n, h in histories.items()) + "."
+
+
+def error_against_bits(ax: Axes, curves: dict[str, list[tuple[float, float]]]) -> str:
+    """Relative error against bits per weight, all storage counted, one curve for each method."""
+    for k, (name, points) in enumerate(curves.items()):
+        ax.semilogy(*zip(*sorted(points)), label=name, **style(k))
+    ax.set(xlabel="bits per weight", ylabel="relative error")
+    ax.legend(fontsize=8)
+    last = {name: max(points) for name, points in curves.items()}
+    return "Relative error: " + ", ".join(f"{name} {e:.3f} at {b:.2f} bits" for name, (b, e) in last.items()) + "."
+
+
+def rank_evolution(ax: Axes, ranks: dict[str, list[int]], every: int = 1) -> str:
+    """The rank of each layer as training goes on, one number after each `every` steps, the first before them."""
+    for k, (name, values) in enumerate(ranks.items()):
+        ax.step([i * every for i in range(len(values))], values, where="post", label=name, **style(k, len(values)))
+    ax.set(xlabel="step", ylabel="rank", ylim=(0, 1.1 * max(map(max, ranks.values()))))
+    ax.legend(fontsize=8)
+    steps = every * (len(next(iter(ranks.values()))) - 1)
+    return f"After {steps} steps the ranks are " + ", ".join(f"{name} {values[-1]}" for name, values in ranks.items()) + "."
+
+
+def ode_errors(ax: Axes, curves: dict[str, list[tuple[float, float]]], xlabel: str) -> str:
+    """Error at the end of an integration against a parameter, both logarithmic; what is not finite stands at the upper edge."""
+    known = [y for points in curves.values() for _, y in points if math.isfinite(y) and y < 1e6]
+    top = 10 * max(known)
+    for k, (name, points) in enumerate(curves.items()):
+        shown = [(x, y if math.isfinite(y) and y < top else top) for x, y in points]
+        ax.loglog(*zip(*shown), label=name, **style(k))
+    ax.set(xlabel=xlabel, ylabel="error")
+    ax.legend(fontsize=8)
+    ends = [(name, min(points), max(points)) for name, points in curves.items()]
+    return "Errors: " + "; ".join(f"{n} {a[1]:.1e} at {a[0]:.0e}, {b[1]:.1e} at {b[0]:.0e}" for n, a, b in ends) + "."
+
+
+def cone_from_above(ax: Axes, target: Tensor, start: Tensor, path: list[Tensor], ends: dict[str, Tensor]) -> str:
+    """The symmetric 2 x 2 matrices of rank 1 seen from above: radius = singular value, angle = twice that of the vector.
+
+    The coordinates are (m00 - m11, 2 m01).  Contours: |target - W| on the cone.  path: a curve from the start; ends: where steps
+    end, each with a line from the start.
+    """
+    place = lambda m: torch.stack([m[0, 0] - m[1, 1], 2 * m[0, 1]]).double()
+    size = 1.25 * max(float(place(m).norm()) for m in [target, start, *path])
+    p, q = torch.meshgrid(*2 * [torch.linspace(-size, size, 101).double()], indexing="xy")
+    t = (p.square() + q.square()).sqrt()
+    w = torch.stack([t + p, q, q, t - p]) / 2
+    distance = (w - target.double().reshape(4, 1, 1)).square().sum(0).sqrt()
+    ax.contour(p.numpy(), q.numpy(), distance.numpy(), 10, cmap="cividis", linewidths=0.7)
+    ax.plot(*torch.stack([place(m) for m in path]).T.numpy(), color="black", lw=2, label="the flow on the manifold")
+    ax.plot(*place(start).tolist(), "*", color="black", ms=11, label="start")
+    ax.plot(0, 0, "+", color="0.3", ms=8)
+    off = {}
+    for k, (name, m) in enumerate(ends.items()):
+        end = place(m)
+        off[name] = float((m.double() - path[-1].double()).norm())
+        ax.plot(*zip(place(start).tolist(), end.tolist()), label=name, **{**style(k), "ms": 7})
+    ax.set(xlim=(-size, size), ylim=(-size, size), aspect="equal", xlabel="$m_{00} - m_{11}$", ylabel="$2\\, m_{01}$")
+    ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1))
+    return "Off the flow's end: " + ", ".join(f"{name} by {gap:.2g}" for name, gap in off.items()) + "."
+
+
+def landscape(ax: Axes, values: Tensor, points: Tensor, elite: Tensor) -> str:
+    """A function on a grid (m, n) as a heat map, the points (k, 2) of a batch as dots, the elite of them as rings."""
+    picture = ax.imshow(values.T.numpy(), origin="lower", cmap="cividis", aspect="auto")
+    ax.figure.colorbar(picture, ax=ax, fraction=0.046)
+    ax.plot(*points.T.tolist(), ".", color="white", ms=4, mec="black", mew=0.4, label="batch")
+    ax.plot(*elite.T.tolist(), "o", mfc="none", mec=COLOURS[1], mew=1.6, ms=9, label="elite")
+    ax.set(xlabel="first index", ylabel="second index", title="the function")
+    ax.legend(fontsize=8, loc="upper right")
+    i, j = divmod(int(values.argmin()), values.shape[1])
+    return f"The smallest of {values.numel()} values is {float(values.min()):.4g}, at ({i}, {j})."
+
+
+def density(ax: Axes, p: Tensor, best: tuple[int, int] | None = None) -> str:
+    """A distribution on a grid (m, n) as a heat map, and a cross where the best point so far is."""
+    picture = ax.imshow(p.T.numpy(), origin="lower", cmap="viridis", aspect="auto", vmin=0)
+    ax.figure.colorbar(picture, ax=ax, fraction=0.046)
+    if best is not None:
+        ax.plot(*best, "x", color=COLOURS[1], ms=10, mew=2)
+    ax.set(xlabel="first index", ylabel="second index", title="where the model looks")
+    i, j = divmod(int(p.argmax()), p.shape[1])
+    return f"The model looks most often at ({i}, {j}), with probability {float(p.max()):.3g}."
+
+
+def marginal_history(ax: Axes, shares: Tensor) -> str:
+    """Shares of ones in each mode, batch by batch, (batches, modes), as a heat map that grows to the right."""
+    picture = ax.imshow(shares.T.numpy(), origin="lower", cmap="viridis", aspect="auto", vmin=0, vmax=1, interpolation="nearest")
+    ax.figure.colorbar(picture, ax=ax, fraction=0.046)
+    ax.set(xlabel="batch", ylabel="mode", title="share of ones in the draws")
+    settled = int(((shares[-1] < 0.05) | (shares[-1] > 0.95)).sum())
+    return f"In the last batch {settled} of {shares.shape[1]} modes are settled, with a share of ones below 0.05 or above 0.95."

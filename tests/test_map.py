@@ -28,11 +28,13 @@ ARROWS = {
         "base": {"*"},
         "tt": {"tt_cross", "tt_manifold", "tt_completion", "tt_sampling", "ttmatrix"},
         "tt_manifold": {"tt_completion"},
+        "blocktt": {"monarch"},
         "*": {"storage", "exchange"},
     },
     "layers": {"propagation": {"linear"}, "linear": {"surgery", "conv"}},
     "methods": {"weighted": {"weighted_ttm"}, "kashin": {"quantize"}},
     "parallel": {"schedules": {"cost"}},
+    "papers": {"table": {"*"}},
     "course": {"*": {"*"}},
 }
 

@@ -125,3 +125,148 @@ def test_covariances(ax):
     shown = torch.as_tensor(ax.images[0].get_array().filled(9.0))
     assert torch.equal(shown.triu(1), exact.triu(1)) and torch.equal(shown.tril(-1), sampled.tril(-1))
     assert ax.images[0].get_clim() == pytest.approx((-0.2, 0.2))
+
+
+def test_chain_has_a_bar_for_each_stage_to_scale(ax):
+    layer = torch.nn.Conv2d(6, 8, 3)
+    said = plots.chain(ax, tl.cp_conv(layer, 4, max_iter=1))
+    assert said == f"4 convolutions with 6, 4, 4, 4, 8 channels and {4 * (6 + 3 + 3 + 8)} weights."
+    assert [bar.get_height() for bar in ax.patches] == [6, 4, 4, 4, 8]
+    assert [line.get_linestyle() for line in ax.lines] == ["-", "--", "--", "-"]  # those in the middle keep channels apart
+    assert "3 × 1" in [t.get_text() for t in ax.texts]
+    said = plots.chain(Figure().subplots(), tl.svd_conv(layer, 4))
+    assert said == f"2 convolutions with 6, 4, 8 channels and {4 * (6 * 9 + 8)} weights."
+    assert plots.chain(Figure().subplots(), layer) == "1 convolution with 6, 8 channels and 432 weights."
+
+
+def test_filters_stand_in_a_sheet(ax):
+    kernel = torch.arange(24.0).reshape(2, 3, 2, 2)
+    assert plots.filters(ax, kernel, "named") == "2 by 3 filters of 2 by 2, the largest entry 23."
+    sheet = torch.tensor(ax.images[0].get_array().filled(math.nan))
+    assert sheet.shape == (8, 5) and torch.equal(sheet[6:, 3:], kernel[1, 2].double()) and bool(sheet[2].isnan().all())
+    assert ax.images[0].get_clim() == (-23, 23)
+
+
+def test_term_energy(ax):
+    said = plots.term_energy(ax, {"ALS": [1.0, 10.0, 100.0], "ridge": [1.0, 1.5, 2.0]})
+    assert said == "After 3 sweeps the terms have this many times the energy of their sum: ALS 100, ridge 2."
+    assert len(ax.lines) == 2 and ax.get_yscale() == "log"
+
+
+def test_operations(ax):
+    plans = tl.plans(tl.TTMatrix.randn(out=(12, 16, 16), in_=(8, 8, 12), rank=64), 2048)
+    dense = 2 * 2048 * 768 * 3072
+    said = plots.operations(ax, plans, dense)
+    few = min(plans, key=lambda plan: plan.flops)
+    assert f"Of 7 paths {plans[0].forward} should be fastest" in said
+    assert f"the fewest has {few.forward}, {few.flops / dense:.3g} times" in said
+    widths = [bar.get_width() for bar in ax.patches]
+    assert len(widths) == 7 and widths[-1] == few.flops / dense and sum(bar.get_hatch() == "//" for bar in ax.patches) == 6
+
+
+def test_blocks_have_lines_between_them(ax):
+    assert plots.blocks(ax, torch.ones(6, 8), (2, 4), "w") == "A matrix of 6 by 8 in 2 by 4 blocks."
+    assert len(ax.lines) == 1 + 3 and ax.get_title() == "w: 6 by 8"
+
+
+def test_shared_marks_each_entry(ax):
+    masks = [torch.eye(3) > 0, torch.ones(3, 3) > 0]
+    assert plots.shared(ax, masks) == "Of 9 entries, one of tensor 0 enters 3, one of tensor 1 enters 9."
+    assert len(ax.patches) == 12
+
+
+def test_scaling_draws_the_law(ax):
+    points = {"dense": [(c, 1 + 2 * c**-0.5) for c in (1.0, 4.0, 16.0)]}
+    assert plots.scaling(ax, points, {"dense": (1, 2, 0.5)}, (4.0, 2.0)) == "Exponents: dense 0.50."
+    assert ax.lines[0].get_ydata().tolist() == pytest.approx(list(ax.lines[1].get_ydata()))
+
+
+def test_gathered(ax):
+    w = tl.TTMatrix.randn(out=(4, 5), in_=(2, 3), rank=2)
+    assert plots.gathered(ax, w, 17, "seventeen") == "seventeen, number 17, gathers the slices 3, 2 of 2 cores."
+    filled = [p.get_facecolor() for p in ax.patches]
+    assert len(filled) == 9 and [i for i, c in enumerate(filled) if filled.count(c) == 2] == [3, 4 + 2]
+
+
+def test_neighbours(ax):
+    said = plots.neighbours(ax, ["a", "b", "c"], [0.9, 0.8, 0.75], [0.5, -0.25, 0.6], "word")
+    assert said == "Its nearest words had cosines from 0.75 to 0.90; now from -0.25 to 0.60."
+    assert [p.get_width() for p in ax.patches] == [0.9, 0.5, 0.8, -0.25, 0.75, 0.6]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b", "c"]
+
+
+def test_clouds(ax):
+    assert plots.clouds(ax, torch.zeros(5, 2), torch.ones(3, 2), "two") == "5 points and 3 of a train."
+    assert [len(c.get_offsets()) for c in ax.collections] == [5, 3] and ax.get_title() == "two"
+
+
+def test_the_sum_of_two_squares_is_an_octagon(ax):
+    c = math.sqrt(0.5)
+    said = plots.zonotope(ax, torch.tensor([[c, -c], [c, c]]))
+    assert said == f"The sum of the two squares holds a ball of radius {1 + math.sqrt(2):.3f}, one square alone a ball of radius 1."
+    octagon = torch.tensor(ax.patches[2].get_xy())
+    assert len(octagon) == 9 and torch.allclose(octagon.norm(dim=1), octagon[0].norm().expand(9), atol=1e-6)  # regular
+    assert float(octagon[:, 0].max()) == pytest.approx(1 + math.sqrt(2))
+    assert "radius 2.000" in plots.zonotope(Figure().subplots(), torch.eye(2))
+
+
+def test_the_sum_of_two_cubes():
+    q = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)).double())[0]
+    ax = Figure().add_subplot(projection="3d")
+    said = plots.zonotope(ax, q)
+    directions = torch.randn(200_000, 3, generator=torch.Generator().manual_seed(1)).double()
+    support = (directions.abs().sum(1) + (directions @ q).abs().sum(1)) / directions.norm(dim=1)
+    radius = float(said.split("radius ")[1].split(",")[0])
+    assert radius == pytest.approx(float(support.min()), rel=2e-3) and len(ax.lines) == 24
+    assert "radius 2.000" in plots.zonotope(Figure().add_subplot(projection="3d"), torch.eye(3).double())
+
+
+def test_flat_levels(ax):
+    said = plots.flat_levels(ax, torch.tensor([1.0, -1.0, 0.5, 0.0]), torch.tensor([0.0, 0.0, 0.0, -3.0]), 2.0)
+    assert said == "The largest entry of u and v is 3.00 |x| / sqrt(N)."
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["u", "v"]
+
+
+def test_decay_and_error_against_bits(ax):
+    said = plots.decay(ax, {"dct": (0.5, 0.01), "givens": (0.5,)})
+    assert said == "Relative residual: dct 1.0e-02 after 2 steps, givens 5.0e-01 after 1 steps."
+    said = plots.error_against_bits(Figure().subplots(), {"pairs": [(4.1, 0.09), (2.1, 0.3)], "uniform": [(4.0, 0.2)]})
+    assert said == "Relative error: pairs 0.090 at 4.10 bits, uniform 0.200 at 4.00 bits."
+
+
+def test_rank_evolution(ax):
+    said = plots.rank_evolution(ax, {"a": [9, 4, 3], "b": [9, 9, 5]}, 10)
+    assert said == "After 20 steps the ranks are a 3, b 5."
+    assert list(ax.lines[0].get_xdata()) == [0, 10, 20] and list(ax.lines[1].get_ydata()) == [9, 9, 5]
+
+
+def test_ode_errors_puts_what_blows_up_at_the_edge(ax):
+    said = plots.ode_errors(ax, {"kls": [(0.1, 0.01), (1.0, 0.1)], "usv": [(0.1, math.inf), (1.0, 0.2)]}, "h")
+    assert said == "Errors: kls 1.0e-02 at 1e-01, 1.0e-01 at 1e+00; usv inf at 1e-01, 2.0e-01 at 1e+00."
+    assert list(ax.lines[1].get_ydata()) == [2.0, 0.2]
+
+
+def test_cone_from_above_says_how_far(ax):
+    start, end = torch.diag(torch.tensor([2.0, 0.0])), torch.diag(torch.tensor([0.0, 1.0]))
+    said = plots.cone_from_above(ax, start, start, [start, end], {"KLS": end, "other": start})
+    assert said == f"Off the flow's end: KLS by 0, other by {5**0.5:.2g}."
+    assert [line.get_label() for line in ax.lines if not line.get_label().startswith("_")][-2:] == ["KLS", "other"]
+
+
+def test_landscape_names_the_smallest_value(ax):
+    values = torch.arange(12.0).reshape(3, 4).flip(0)
+    said = plots.landscape(ax, values, torch.tensor([[0, 1], [2, 3]]), torch.tensor([[2, 3]]))
+    assert said == "The smallest of 12 values is 0, at (2, 0)."
+    assert [list(line.get_xdata()) for line in ax.lines] == [[0, 2], [2]] and ax.images[0].get_array().shape == (4, 3)
+
+
+def test_density_names_where_it_is_largest(ax):
+    p = torch.tensor([[0.1, 0.2], [0.3, 0.1], [0.1, 0.2]])
+    assert plots.density(ax, p, (2, 1)) == "The model looks most often at (1, 0), with probability 0.3."
+    assert list(ax.lines[0].get_xdata()) == [2] and len(plots.density(Figure().subplots(), p)) > 0
+
+
+def test_marginal_history_counts_settled_modes(ax):
+    shares = torch.tensor([[0.5, 0.5, 0.5], [0.5, 0.96, 0.04]])
+    assert plots.marginal_history(ax, shares).startswith("In the last batch 2 of 3 modes are settled")
+    assert ax.images[0].get_array().shape == (3, 2)

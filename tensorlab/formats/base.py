@@ -167,8 +167,18 @@ class MatrixFormat(Format):
     """A format that is a matrix w (out, in) and multiplies.
 
     It states besides: `from_dense(w, ...)`; `apply(x)`, y = w x on the last mode, (..., in) -> (..., out), the plain
-    autograd reference; `flops(batch)`, the multiplications and additions of `apply`, two for each multiply-add.
+    autograd reference; `flops(batch)`, the multiplications and additions of `apply`, two for each multiply-add;
+    `lr_multipliers()`, one number for each of `tensors()`: how much larger than a dense weight's the learning rate of Adam
+    may be [Qiu2024].  `randn` draws entries of variance 1.
     """
+
+    def initial(self) -> "MatrixFormat":
+        """What `randn` drew, scaled to be the start of a layer: entries of variance 1 / (3 in), as in `nn.Linear`.
+
+        The scale is shared evenly by the tensors, in each of which w is linear.
+        """
+        share = (3 * self.shape[1]) ** (-0.5 / len(self.tensors()))
+        return self.with_tensors(t * share for t in self.tensors())
 
 
 def check_shape(who: str, shape) -> tuple[int, ...]:

@@ -75,6 +75,15 @@ class LowRank(MatrixFormat):
         (m, n), r = self.shape, self.ranks[0]
         return 2 * batch * r * (m + n) + (0 if self.s is None else 2 * r * r * m)
 
+    def lr_multipliers(self) -> tuple[float, ...]:
+        """in / (fan-in of the factor) / (number of factors); the fan-in is in for v, and r for u and s [Qiu2024].
+
+        >>> LowRank.randn((64, 64), 4).lr_multipliers()
+        (8.0, 0.5)
+        """
+        fan_in = (self.ranks[0], self.shape[1], self.v.shape[1])[: len(self.tensors())]
+        return tuple(self.shape[1] / n / len(fan_in) for n in fan_in)
+
     def orthogonal(self) -> "LowRank":
         """The same matrix with orthonormal u and v and a full s in between; the rank is at most the shorter side."""
         u, s, v = self._bases()

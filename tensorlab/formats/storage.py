@@ -11,13 +11,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .base import Format, is_data
+from .blocktt import BlockTT
 from .cp import CP
 from .htucker import HT
+from .kronecker import Kronecker
 from .lowrank import LowRank
+from .monarch import Monarch
 from .tt import TT
+from .ttmatrix import TTMatrix
 from .tucker import Tucker
 
-FORMATS = {cls.__name__: cls for cls in (LowRank, CP, Tucker, TT, HT)}  # what a file may hold
+# what a file may hold
+FORMATS = {cls.__name__: cls for cls in (LowRank, CP, Tucker, TT, HT, TTMatrix, Kronecker, Monarch, BlockTT)}
 
 
 def save(path, x: Format) -> None:

@@ -1,0 +1,210 @@
+"""Block tensor trains [Qiu2024]: a TT-matrix whose cores are not shared along the indices that they pass by.
+
+Each core is a stack of small dense matrices, one for every value of the inputs that are still to be contracted and of the
+outputs that are already made, so a product with w costs one multiply-add for each number stored, as with a dense weight.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..linalg import choose_rank, norm, rank_caps, safe_scale, small_svd, wide, zero_level
+from ..rng import randn
+from ._modes import check_matrix, check_size, pad, pad_input, split_shape
+from .base import MatrixFormat, check_same
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class BlockTT(MatrixFormat):
+    """w[o, i] = sum over bonds of the product of cores, each of which sees the inputs left of it and the outputs right of it.
+
+        two cores:  w[(a, b), (c, d)] = sum_s L[b, a, c, s] R[c, s, b, d]        rows (a, b), columns (c, d)
+
+    cores: core k of shape (I_k, O_k, r_k, out_k, in_k, r_{k+1}) with I_k = in_0 ... in_{k-1}, O_k = out_{k+1} ... out_{d-1},
+    r_0 = r_d = 1.  ranks: the d-1 free ones.  For two cores, w is a BlockTT of rank r if each of its slices [:, b, c, :] has
+    rank at most r: a TT-matrix has all slices in one common span, a Monarch matrix of √n blocks has r = 1, and any matrix is
+    had at r = √n.  size: (out, in) where these are less than the products of the modes: what stands beyond is stored,
+    counted in `numel`, and cut.  [Qiu2024, Appendix C].  ValueError for cores that do not chain.
+
+    >>> BlockTT.randn((16, 16), rank=2, generator=torch.Generator().manual_seed(0))
+    BlockTT(shape=(16, 16), ranks=(2,), stores 256 of 256)
+    """
+
+    cores: tuple[Tensor, ...]
+    size: tuple[int, int] | None = None
+
+    def _check(self):
+        name, got = type(self).__name__, [tuple(c.shape) for c in self.cores]
+        fits = bool(got) and all(len(g) == 6 and 0 not in g for g in got) and got[0][2] == got[-1][5] == 1
+        fits = fits and all(a[5] == b[2] for a, b in zip(got, got[1:]))
+        if not fits or any(g[:2] != (math.prod(self.in_[:k]), math.prod(self.out[k + 1 :])) for k, g in enumerate(got)):
+            need = "cores (inputs before, outputs after, r_left, out, in, r_right) that chain from rank 1 to rank 1"
+            raise ValueError(f"{name}: needs {need}, got shapes {got}")
+        check_same(name, self.cores)
+        if self.size is not None:
+            check_size(name, self.size, self.padded)
+
+    @classmethod
+    def from_dense(cls, w: Tensor, rank=None, *, rtol: float | None = None, cores: int = 2, out=None, in_=None) -> "BlockTT":
+        """The BlockTT of a dense matrix by truncated SVDs of its slices, from the first core to the last [Qiu2024].
+
+            |w - result| <= (rtol + 64 eps) |w|      when `rank` does not cut earlier
+
+        Two cores: the *best* approximation of its rank, for the slices are independent.  More: *quasi-optimal*, at most
+        √(d-1) times the best error, for the errors of the d-1 cuts are orthogonal.  w: (out, in).  out, in_: as many sizes each,
+        by default `cores` nearly equal ones; zeros are padded where their products are larger than w.  `rank`: a cap, one
+        integer or d-1 of them; all slices of a cut get the same rank, and the tolerance is of all of them together.
+        Differentiable where the singular values of each slice differ.  Raises ValueError or TypeError for a bad argument.
+
+        >>> w = torch.randn(16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        >>> BlockTT.from_dense(w, rank=4).ranks, bool((BlockTT.from_dense(w, rank=4).to_dense() - w).norm() < 1e-13 * w.norm())
+        ((4,), True)
+        """
+        who, norm = "BlockTT.from_dense", check_matrix("BlockTT.from_dense", w)
+        out, in_, size = split_shape(who, w.shape, cores, out, in_)
+        caps = rank_caps(who, rank, rtol, w.shape, len(out) - 1)
+        atol = norm * max((rtol or 0.0) / math.sqrt(max(1, len(caps))), zero_level(w.dtype))
+        return cls(_slice_svds(pad(w, (math.prod(out), math.prod(in_))), out, in_, caps, atol, safe_scale(norm)), size)
+
+    @classmethod
+    def randn(cls, shape, rank, *, cores: int = 2, out=None, in_=None, generator=None, dtype=None, device=None) -> "BlockTT":
+        """Gaussian cores, scaled so that the entries of w have variance 1; ranks are capped by the slices'."""
+        out, in_, size = split_shape("BlockTT.randn", shape, cores, out, in_)
+        caps, made, r = rank_caps("BlockTT.randn", rank, None, shape, len(out) - 1), [], 1
+        for k, (m, n) in enumerate(zip(out, in_)):
+            rest = math.prod(in_[k + 1 :])
+            q = min(caps[k], r * m, rest) if k < len(caps) else 1
+            core = randn(math.prod(in_[:k]), math.prod(out[k + 1 :]), r, m, n, q, generator=generator, dtype=dtype, device=device)
+            made.append(core / r**0.5)
+            r = q
+        return cls(tuple(made), size)
+
+    @property
+    def out(self) -> tuple[int, ...]:
+        """The sizes that the row index is split into."""
+        return tuple(c.shape[3] for c in self.cores)
+
+    @property
+    def in_(self) -> tuple[int, ...]:
+        """The sizes that the column index is split into."""
+        return tuple(c.shape[4] for c in self.cores)
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """(out, in) with the padding."""
+        return math.prod(self.out), math.prod(self.in_)
+
+    @property
+    def shape(self):
+        return self.size or self.padded
+
+    @property
+    def ranks(self):
+        return tuple(c.shape[2] for c in self.cores[1:])
+
+    def to_dense(self) -> Tensor:
+        z = self.cores[0].new_ones(self.padded[1], 1, 1, 1)  # (inputs before, bond, outputs made, inputs taken)
+        for core in reversed(self.cores):
+            I, O, r, m, n, q = core.shape
+            left = core.permute(0, 4, 1, 2, 3, 5).reshape(I, n, O, r * m, q)
+            z = left @ z.reshape(I, n, q, O, -1).transpose(2, 3)  # (I, n, O, r m, taken)
+            z = z.reshape(I, n, O, r, m, -1).permute(0, 3, 4, 2, 1, 5).reshape(I, r, m * O, -1)
+        return z[0, 0, : self.shape[0], : self.shape[1]]
+
+    def apply(self, x: Tensor) -> Tensor:
+        """y = w x, from the last core to the first: each is one batched product with its small matrices, and a permutation."""
+        z = pad_input(type(self).__name__ + ".apply", x, self.shape[1], self.padded[1])
+        z = z.reshape(-1, self.padded[1]).mT
+        for k in range(len(self.cores) - 1, -1, -1):
+            I, O, r, m, n, q = self.cores[k].shape
+            blocks = self.cores[k].reshape(I * O, r * m, n * q)
+            z = blocks @ z.reshape(I * O, n * q, x.shape[:-1].numel())  # (I O, r m, batch)
+            n = self.in_[k - 1] if k else 1
+            z = z.reshape(I // n, n, O, r, m, -1).permute(0, 4, 2, 1, 3, 5)  # (earlier inputs, m, O, n, r, batch)
+        return z.reshape(self.padded[0], -1)[: self.shape[0]].mT.reshape(*x.shape[:-1], self.shape[0])
+
+    def flops(self, batch: int) -> int:
+        return 2 * batch * self.numel
+
+    def lr_multipliers(self) -> tuple[float, ...]:
+        """in / (fan-in of the core) / d; the fan-in of a core is in_k r_{k+1} [Qiu2024].
+
+        >>> BlockTT.randn((1024, 1024), 1).lr_multipliers()
+        (16.0, 16.0)
+        """
+        return tuple(self.shape[1] / (c.shape[4] * c.shape[5]) / len(self.cores) for c in self.cores)
+
+    def norm(self) -> Tensor:
+        """Frobenius norm; forms w, so that small differences keep their digits."""
+        return norm(self.to(wide(self.dtype)).to_dense()).to(self.dtype.to_real())
+
+    def dot(self, other: "BlockTT") -> Tensor:
+        """<self, other> = sum of conj(self) * other; forms both."""
+        self._same(other, "dot")
+        a, b = (t.to(wide(t.dtype)).to_dense() for t in (self, other))
+        return (a.conj() * b).sum().to(self.dtype)
+
+    def at(self, index) -> Tensor:
+        """Entries at many indices: (batch, 2) -> (batch,)."""
+        rows, columns = self._index(index).unbind(1)
+        v = self.cores[0].new_ones(len(rows), 1, 1)
+        after, before = self.padded  # outputs from here on, inputs from here on
+        for core in self.cores:
+            I, O, r, m, n, q = core.shape
+            after, before = after // m, before // n
+            o, i = rows // after % m, columns // before % n
+            v = v @ core[columns // (before * n), rows % after, :, o, i]  # (batch, 1, q)
+        return v[:, 0, 0]
+
+    def scale(self, number) -> "BlockTT":
+        return type(self)((self.cores[0] * number, *self.cores[1:]), self.size)
+
+    def round(self, rank=None, *, rtol: float | None = None) -> "BlockTT":
+        """The same modes at lower ranks: `from_dense` of w, best for two cores and quasi-optimal for more."""
+        form = BlockTT.from_dense(self.to(wide(self.dtype)).to_dense(), rank, rtol=rtol, out=self.out, in_=self.in_)
+        return type(self)(form.cores, form.size).to(self.dtype)
+
+    def _same(self, other, sign):
+        other = super()._same(other, sign)
+        if (other.out, other.in_) != (self.out, self.in_):
+            modes = f"{self.out} x {self.in_}, got {other.out} x {other.in_}"
+            raise ValueError(f"{type(self).__name__} {sign}: needs modes {modes}")
+        return other
+
+    def _add(self, other):
+        cores = []
+        for k, (a, b) in enumerate(zip(self.cores, other.cores)):
+            first, last = k == 0, k == len(self.cores) - 1
+            if not (first or last):
+                a = torch.cat([a, a.new_zeros(*a.shape[:5], b.shape[5])], 5)
+                b = torch.cat([b.new_zeros(*b.shape[:5], a.shape[5] - b.shape[5]), b], 5)
+            cores.append(a + b if first and last else torch.cat([a, b], 5 if first else 2))
+        return type(self)(tuple(cores), self.size)
+
+    def _times(self, other):
+        pairs = zip(self.cores, other.cores)
+        products = (torch.einsum("iormnq,iosmnt->iorsmnqt", a, b) for a, b in pairs)
+        return type(self)(tuple(p.flatten(6).flatten(2, 3) for p in products), self.size)
+
+
+def _slice_svds(w: Tensor, out, in_, caps, atol: float, scale: float) -> tuple[Tensor, ...]:
+    """The cores of a padded matrix, each of whose cuts may lose `atol`.
+
+    Cut k takes the slices [(r_k, out_k), later inputs], one for each value of the other indices, and keeps the same rank of
+    all: what is measured is the root of the sum of the squares of their j-th singular values, j = 1, 2, ...
+    """
+    rest, r, cores = (w * scale).to(wide(w.dtype)), 1, []
+    for k, cap in enumerate(caps):
+        I, O, m, n = math.prod(in_[:k]), math.prod(out[k + 1 :]), out[k], in_[k]
+        slices = rest.reshape(I, r, m, O, n, -1).permute(0, 3, 4, 1, 2, 5).flatten(3, 4)  # (I, O, n, r m, later inputs)
+        u, s, vh = small_svd(slices)
+        q = choose_rank(torch.linalg.vector_norm(s, dim=(0, 1, 2)), cap, atol=atol * scale)
+        u, s, vh = u[..., :q], s[..., None, :q], vh[..., :q, :]
+        if k == len(caps) - 1:  # the last two cores are balanced; before, what is left must weigh what it stands for
+            u, s = u * s.sqrt(), s.sqrt()
+        cores.append(u.reshape(I, O, n, r, m, q).permute(0, 1, 3, 4, 2, 5))
+        rest, r = (s.mT * vh).permute(0, 2, 3, 1, 4).reshape(I * n, q, O, -1), q
+    cores.append(rest.reshape(math.prod(in_[:-1]), 1, r, out[-1], in_[-1], 1) / scale)
+    return tuple(c.to(w.dtype) for c in cores)

@@ -1,0 +1,282 @@
+"""A vocabulary as a train [Hrinchuk2020]: a table (vocabulary, width) as a TT-matrix; a token gathers a slice of each core.
+
+    E[v] = G_1[v_1] ... G_d[v_d],        v = (v_1 ... v_d) in mixed radix, G_k[v_k]: r_k x width_k x r_{k+1}
+
+`TTEmbedding` shares the cores among all tokens and can be trained; `TokenTrains` [Xu2023] has a train for each token.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from ..formats.base import check_shape
+from ..formats.ttmatrix import TTMatrix, tt_matrix_svd
+from ..linalg import check_dense, choose_rank, rank_caps, small_svd, widen, zero_level
+
+
+class TTEmbedding(nn.Module):
+    """ids (...,) -> (..., width): rows of a TT-matrix of shape (vocabulary, width), gathered without ever forming it.
+
+    weight: the table; its cores are copied and become parameters.  padding_idx: a token whose row is zero and learns nothing; as
+    no row of a train is free, it is cut from what goes out.  Each id is computed once, and so is each prefix that ids share.
+
+    >>> table = TTMatrix.randn(out=(4, 5), in_=(2, 3), rank=2, generator=torch.Generator().manual_seed(0))
+    >>> layer = TTEmbedding(table)
+    >>> layer, torch.allclose(layer(torch.tensor([3, 17])), table.to_dense()[[3, 17]], atol=1e-6)
+    (TTEmbedding(20, 6, out=(4, 5), in=(2, 3), ranks=(2,), stores 46 of 120), True)
+    """
+
+    def __init__(self, weight: TTMatrix, *, padding_idx: int | None = None):
+        super().__init__()
+        if not isinstance(weight, TTMatrix):
+            raise TypeError(f"TTEmbedding: needs a TTMatrix, got {type(weight).__name__}")
+        self.padding_idx = _padding("TTEmbedding", padding_idx, weight.shape[0])
+        self._form = weight.to("meta")  # how to put the cores together; holds no numbers
+        self.cores = nn.ParameterList(core.detach().clone() for core in weight.cores)
+
+    @classmethod
+    def randn(cls, vocabulary: int, width: int, out, in_, rank, *, std: float | None = None, padding_idx: int | None = None,
+              generator: torch.Generator | None = None, dtype=None, device=None) -> "TTEmbedding":  # fmt: skip
+        """A start: entries of variance std^2, by default 2 / (vocabulary + width) [Hrinchuk2020], shared evenly by the cores.
+
+        out, in_: sizes whose products are at least vocabulary and width.
+
+        >>> TTEmbedding.randn(25000, 256, (25, 30, 40), (4, 8, 8), 16)
+        TTEmbedding(25000, 256, out=(25, 30, 40), in=(4, 8, 8), ranks=(16, 16), stores 68160 of 6400000)
+        """
+        options = dict(size=(vocabulary, width), generator=generator, dtype=dtype, device=device)
+        table = TTMatrix.randn(out=out, in_=in_, rank=rank, **options)
+        std = math.sqrt(2 / (vocabulary + width)) if std is None else std
+        share = std ** (1 / len(table.cores))
+        return cls(table.with_tensors(core * share for core in table.cores), padding_idx=padding_idx)
+
+    @classmethod
+    def from_embedding(cls, layer: nn.Embedding, out, in_, rank=None, *, rtol: float | None = None) -> "TTEmbedding":
+        """The table of a dense layer by `tt_matrix_svd`, to a rank or a relative error; its padding_idx stays.
+
+        >>> dense = nn.Embedding(20, 6, padding_idx=0)
+        >>> layer = TTEmbedding.from_embedding(dense, (4, 5), (2, 3), rtol=1e-6)
+        >>> torch.allclose(layer(torch.arange(20)), dense(torch.arange(20)), atol=1e-5)
+        True
+        """
+        if not isinstance(layer, nn.Embedding) or layer.max_norm is not None:
+            got = "one with max_norm" if isinstance(layer, nn.Embedding) else type(layer).__name__
+            raise TypeError(f"TTEmbedding: needs an nn.Embedding without max_norm, got {got}")
+        return cls(tt_matrix_svd(layer.weight.detach(), out, in_, rank, rtol=rtol), padding_idx=layer.padding_idx)
+
+    @property
+    def weight(self) -> TTMatrix:
+        """The table on the parameters themselves, the row at padding_idx as the train has it."""
+        return self._form.with_tensors(self.cores)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        ids = _ids("TTEmbedding", ids, self._form.shape[0])
+        own, place = torch.unique(ids, return_inverse=True)
+        out = tt_rows(self.weight, own)
+        if self.padding_idx is not None:
+            out = out.masked_fill((own == self.padding_idx)[:, None], 0)
+        return out[place]
+
+    def head(self, h: Tensor) -> Tensor:
+        """The logits of a tied output layer, h Eᵀ: (..., width) -> (..., vocabulary), over the path of fewest operations.
+
+        Through the cores from the left or from the right, or over the table where that is cheaper (`head_flops`).
+        """
+        if h.shape[-1:] != self._form.shape[1:]:
+            raise ValueError(f"TTEmbedding.head: needs h of shape (..., {self._form.shape[1]}), got {tuple(h.shape)}")
+        flops = head_flops(self._form, math.prod(h.shape[:-1]))
+        path = min(flops, key=flops.get)
+        if path == "table":
+            y = h @ self.weight.to_dense().mT
+        else:
+            y = self.weight.apply(h) if path == "left" else _from_right(self.weight, h)
+        if self.padding_idx is not None:
+            y = y.index_fill(-1, torch.tensor(self.padding_idx, device=y.device), 0)
+        return y
+
+    def extra_repr(self):
+        w, padding = self._form, "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
+        sizes = f"{w.shape[0]}, {w.shape[1]}{padding}, out={w.out}, in={w.in_}"
+        return f"{sizes}, ranks={w.ranks}, stores {w.numel} of {math.prod(w.shape)}"
+
+    def __repr__(self):
+        return f"{type(self).__name__}({self.extra_repr()})"
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
+        """Adopt the ranks that are stored, before the cores themselves are loaded; the Parameter objects stay."""
+        stored = [state_dict.get(f"{prefix}cores.{k}") for k in range(len(self.cores))]
+        if all(core is not None for core in stored):
+            form = TTMatrix(tuple(core.to("meta", self._form.dtype) for core in stored), self._form.size)
+            if (form.out, form.in_) == (self._form.out, self._form.in_):
+                self._form = form
+                for mine, core in zip(self.cores, stored):
+                    if mine.shape != core.shape:
+                        mine.data, mine.grad = mine.data.new_empty(core.shape), None
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
+
+
+def tt_rows(table: TTMatrix, ids: Tensor) -> Tensor:
+    """Rows of a TT-matrix, each prefix of their digits computed once: (b,) sorted, without repeats -> (b, in).
+
+    After core k there is one state (in_1 ... in_k, r) for each prefix v_1 ... v_k that occurs; it is made from the state of
+    v_1 ... v_{k-1} and the slice G_k[v_k].  Nothing has more rows than b.
+
+    >>> table = TTMatrix.randn(out=(4, 5), in_=(2, 3), rank=2, dtype=torch.float64)
+    >>> torch.allclose(tt_rows(table, torch.tensor([3, 17])), table.to_dense()[[3, 17]])
+    True
+    """
+    below = table.padded[0]
+    state, before = table.cores[0].new_ones(1, 1, 1), ids.new_zeros(1)
+    for core in table.cores:
+        r, n, m, q = core.shape
+        below //= n
+        prefix = torch.unique_consecutive(ids // below)
+        parent = torch.searchsorted(before, prefix // n)
+        slices = core.transpose(0, 1).reshape(n, r, m * q).index_select(0, prefix % n)
+        state = (state.index_select(0, parent) @ slices).reshape(len(prefix), state.shape[1] * m, q)  # (prefixes, in_1 ... in_k, q)
+        before = prefix
+    return state[:, : table.shape[1], 0]
+
+
+def head_flops(table: TTMatrix, batch: int) -> dict[str, int]:
+    """Operations of `TTEmbedding.head` over each path, two for each multiply-add.
+
+    >>> flops = head_flops(TTMatrix.randn(out=(25, 30, 40), in_=(4, 8, 8), rank=16), 1)
+    >>> min(flops, key=flops.get), flops["table"] // flops["right"]
+    ('right', 11)
+    """
+    right, build = 0, 0
+    columns, rows, entries = table.padded[1], 1, 1
+    for core in reversed(table.cores):
+        columns //= core.shape[2]
+        right += 2 * batch * columns * rows * core.numel()
+        rows *= core.shape[1]
+    for core in table.cores:
+        build += 2 * entries * core.numel() if entries > 1 else 0
+        entries *= core.shape[1] * core.shape[2]
+    return {"left": table.flops(batch), "right": right, "table": build + 2 * batch * math.prod(table.shape)}
+
+
+def _from_right(table, h):
+    """h Eᵀ, the last core first: (batch I, i q, O) -> (batch I, r o, O)."""
+    (v, d), (_, width) = table.shape, table.padded
+    t, done = pad(h, (0, width - d)), 1
+    for core in reversed(table.cores):
+        r, o, i, q = core.shape
+        t = core.reshape(r, o, i, q).flatten(2).flatten(0, 1) @ t.reshape(-1, i * q, done)
+        done *= o
+    return t.reshape(*h.shape[:-1], -1)[..., :v]
+
+
+# ------------------------------------------------------------------------------------------ a train for each token
+
+
+class TokenTrains(nn.Module):
+    """ids (...,) -> (..., width): each token's vector is a train of its own, of shape (n_1, ..., n_d) [Xu2023].
+
+        E[v, (i_1 ... i_d)] = G_1[v, i_1] ... G_d[v, i_d]
+
+    cores: d tensors (vocabulary, r_k, n_k, r_{k+1}), the ranks those of the token with the largest; what a token does not need is
+    zero.  kept: (vocabulary, d-1), the ranks of each token.  Not trained: tokens can be added one by one (`extended`).
+    """
+
+    def __init__(self, cores, kept: Tensor):
+        super().__init__()
+        self.cores = nn.ParameterList(nn.Parameter(core, requires_grad=False) for core in cores)
+        self.register_buffer("kept", kept)
+
+    @classmethod
+    def from_dense(cls, table: Tensor, shape, rank=None, *, rtol: float | None = None) -> "TokenTrains":
+        """TT-SVD of all tokens at once: in each step a batch of small SVDs, cut token by token.
+
+            |E[v] - result[v]| <= (rtol + 64 eps) |E[v]|      for each token, when `rank` does not cut earlier
+
+        table: (vocabulary, width), shape: sizes with product width.
+
+        >>> trains = TokenTrains.from_dense(torch.ones(5, 8), (2, 2, 2), rtol=1e-3)
+        >>> trains.kept[0].tolist(), trains.numel, trains(torch.tensor([4])).shape
+        ([1, 1], 30, torch.Size([1, 8]))
+        """
+        check_dense(table, "TokenTrains")
+        shape = check_shape("TokenTrains", shape)
+        if table.ndim != 2 or math.prod(shape) != table.shape[1]:
+            raise ValueError(f"TokenTrains: needs a table (vocabulary, {math.prod(shape)}), got shape {tuple(table.shape)}")
+        d, v = len(shape), len(table)
+        caps = rank_caps("TokenTrains", rank, rtol, shape, d - 1)
+        rest = widen(table.detach())
+        share = max((rtol or 0.0) / math.sqrt(max(1, d - 1)), zero_level(table.dtype))
+        allowed = (share * torch.linalg.vector_norm(rest, dim=1)).tolist()
+        cores, kept, rest = [], [], rest[:, None, :]
+        for n, cap in zip(shape, caps):
+            r = rest.shape[1]
+            u, s, vh = small_svd(rest.reshape(v, r * n, -1))
+            kept.append(torch.tensor([choose_rank(row, cap, atol=atol) for row, atol in zip(s.cpu(), allowed)]))
+            q = int(kept[-1].max())
+            keep = torch.arange(q) < kept[-1][:, None]  # (v, q)
+            keep = keep.to(s)
+            cores.append((u[:, :, :q] * keep[:, None]).reshape(v, r, n, q))
+            rest = (s[:, :q] * keep)[:, :, None] * vh[:, :q]
+        cores.append(rest[..., None])
+        return cls([core.to(table.dtype) for core in cores], torch.stack(kept, 1) if kept else torch.zeros(v, 0, dtype=torch.long))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        ids = _ids("TokenTrains", ids, len(self.kept))
+        own, place = torch.unique(ids, return_inverse=True)
+        out = self.cores[0].index_select(0, own)[:, 0]  # (b, n_1, r_1)
+        for core in list(self.cores)[1:]:
+            b, r, n, q = len(own), *core.shape[1:]
+            out = (out @ core.index_select(0, own).reshape(b, r, n * q)).reshape(b, out.shape[1] * n, q)
+        return out[:, :, 0][place] if len(self.cores) > 1 else out.flatten(1)[place]
+
+    def extended(self, table: Tensor, rank=None, *, rtol: float | None = None) -> "TokenTrains":
+        """These tokens and those of a table (more, width) after them; the trains of these stay as they are.
+
+        >>> trains = TokenTrains.from_dense(torch.ones(5, 8), (2, 2, 2), rank=1)
+        >>> len(trains.extended(torch.zeros(2, 8), rank=1).kept)
+        7
+        """
+        new = type(self).from_dense(table, [core.shape[2] for core in self.cores], rank, rtol=rtol)
+        cores = []
+        for a, b in zip(self.cores, new.cores):
+            r, q = max(a.shape[1], b.shape[1]), max(a.shape[3], b.shape[3])
+            cores.append(torch.cat([pad(c, (0, q - c.shape[3], 0, 0, 0, r - c.shape[1])) for c in (a, b.to(a))]))
+        return type(self)(cores, torch.cat([self.kept, new.kept.to(self.kept)]))
+
+    @property
+    def numel(self) -> int:
+        """Numbers needed, each token with its own ranks; `padded` are those that the cores here hold."""
+        ends = self.kept.new_ones(len(self.kept), 1)
+        r = torch.cat([ends, self.kept, ends], 1)
+        return sum(int((r[:, k] * core.shape[2] * r[:, k + 1]).sum()) for k, core in enumerate(self.cores))
+
+    @property
+    def padded(self) -> int:
+        """Numbers held, with the zeros that make all tokens alike."""
+        return sum(core.numel() for core in self.cores)
+
+    def extra_repr(self):
+        shape = tuple(core.shape[2] for core in self.cores)
+        return f"{len(self.kept)}, {math.prod(shape)}, shape={shape}, stores {self.numel} of {len(self.kept) * math.prod(shape)}"
+
+    def __repr__(self):
+        return f"{type(self).__name__}({self.extra_repr()})"
+
+
+def _ids(who, ids, vocabulary):
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise TypeError(f"{who}: needs integer ids, got {ids.dtype}")
+    if ids.numel():
+        low, high = (int(i) for i in torch.aminmax(ids))
+        if low < 0 or high >= vocabulary:
+            raise ValueError(f"{who}: needs ids in 0..{vocabulary - 1}, got {low if low < 0 else high}")
+    return ids
+
+
+def _padding(who, index, vocabulary):
+    if index is None:
+        return None
+    if isinstance(index, bool) or not isinstance(index, int) or not -vocabulary <= index < vocabulary:
+        raise ValueError(f"{who}: needs padding_idx in {-vocabulary}..{vocabulary - 1}, got {index}")
+    return index % vocabulary

@@ -1,0 +1,570 @@
+"""Densities as tensor trains on B-splines [Novikov2021].
+
+A function of d variables with a train A of coefficients, one B-spline basis b_1, ..., b_m for each variable:
+
+    q(x) = <A, b(x_0) o ... o b(x_{d-1})>,      v_{k+1} = v_k sum_i b_i(x_k) G_k[i],     q + 1 of the m terms are not zero
+
+    "squared"   p(x) = sum_c q_c(x)^2 / sum_c Z_c,   Z = <A, (D o ... o D) A>,   D_ij = the integral of b_i b_j     maximum likelihood
+    "linear"    p(x) = q(x) / Z,                     Z = <A, c o ... o c>,       c_i = the integral of b_i
+                by the loss  |p - q|^2 = <A, (D o ... o D) A> - 2 E q(x) + const  in closed form, on the manifold of trains
+
+The squared model is a density by construction; the linear one may be negative, where it has no logarithm.  Both integrate over
+variables core by core, so marginals, conditionals and samples are exact [Dolgov2020].
+"""
+
+import math
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Integral
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding_bag
+from torch.utils.checkpoint import checkpoint
+
+from ..formats.tt import TT
+from ..formats.tt_manifold import descend, riemannian_grad
+from ..formats.tt_sampling import tt_environments, tt_sum
+from ..rng import rand, randn
+from ._estimator import Estimator, check_count, like, read_table, seeded
+
+CHUNK = 1 << 21  # numbers of an intermediate result, by which rows are taken at a time
+BISECTIONS = 60
+
+
+class Report(NamedTuple):
+    """The mean log-density of the rows that have one, and the shares of those that have none."""
+
+    mean: float
+    outside: float
+    negative: float
+
+
+class Where(NamedTuple):
+    """Points in a spline basis: interval (n, d) of each coordinate, values (n, d, q + 1) of the functions there, and who is inside."""
+
+    interval: Tensor
+    values: Tensor
+    inside: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Splines:
+    """B-splines of degree q for each of d variables, with the exact integrals that densities need.
+
+    edges: (d, K + 1), increasing; interval j of a variable carries the functions j, ..., j + q of its m = K + q.
+    pieces: (d, K, q + 1, q + 1), function a of interval j at edges[j] + h s is sum_c pieces[j, a, c] s^c.
+    gram: (d, m, m), integrals of products over [edges[0], edges[K]];  integral: (d, m).
+
+    >>> s = Splines.on(torch.linspace(0, 1, 5, dtype=torch.float64)[None], 2)
+    >>> s.at(torch.tensor([[0.5], [1.5]], dtype=torch.float64)).inside.tolist(), round(float(s.integral.sum()), 12)
+    ([True, False], 1.0)
+    """
+
+    edges: Tensor
+    pieces: Tensor
+    gram: Tensor
+    integral: Tensor
+
+    @classmethod
+    def on(cls, edges: Tensor, degree: int) -> "Splines":
+        """The basis whose intervals lie between the edges (d, K + 1); beyond them the first and last lengths are repeated."""
+        d, k, q = len(edges), edges.shape[1] - 1, degree
+        h = edges.diff()  # (d, K)
+        t = torch.cat([edges[:, :1] - h[:, :1] * torch.arange(q, 0, -1).to(h), edges, edges[:, -1:] + h[:, -1:] * torch.arange(1, q + 1).to(h)], 1)
+        one = edges.new_zeros(d, k, q + 1)
+        one[..., 0] = 1
+        pieces = [one]
+        for p in range(1, q + 1):  # Cox and de Boor, as polynomials in s
+            rising, j = pieces, torch.arange(k, device=edges.device) + q  # t[j] is the left edge
+            pieces = [torch.zeros_like(one) for _ in range(p + 1)]
+            for a, b in enumerate(rising):  # b is function i + 1 = j - p + 1 + a of degree p - 1
+                i = j - p + a
+                width = (t[:, i + p + 1] - t[:, i + 1])[..., None]
+                up, slope = (t[:, j] - t[:, i + 1])[..., None] / width, h[..., None] / width
+                times = up * b + slope * torch.nn.functional.pad(b, (1, -1))
+                pieces[a + 1] = pieces[a + 1] + times
+                pieces[a] = pieces[a] + b - times
+        pieces = torch.stack(pieces, 2)  # (d, K, q + 1, q + 1)
+        power = torch.arange(q + 1, device=edges.device)
+        hilbert = 1 / (power[:, None] + power + 1).to(edges)
+        local = h[..., None, None] * (pieces @ hilbert @ pieces.mT)
+        gram, integral = edges.new_zeros(d, k + q, k + q), edges.new_zeros(d, k + q)
+        for a in range(q + 1):
+            integral[:, a : a + k] += h * (pieces[:, :, a] @ hilbert[0])
+            for b in range(q + 1):
+                gram.diagonal(b - a, 1, 2)[:, min(a, b) : min(a, b) + k] += local[:, :, a, b]
+        return cls(edges, pieces, gram, integral)
+
+    @property
+    def degree(self) -> int:
+        return self.pieces.shape[-1] - 1
+
+    def at(self, x: Tensor, dims=None) -> Where:
+        """The functions that are not zero at the points x (n, d), or at (n, len(dims)) of some variables; beyond an edge: the nearest."""
+        dims = torch.arange(len(self.edges), device=x.device) if dims is None else torch.as_tensor(dims, device=x.device)
+        edges, x = self.edges[dims], x.T.contiguous()  # (d, K + 1), (d, n)
+        inside = ((x >= edges[:, :1]) & (x <= edges[:, -1:])).all(0)
+        x = x.clamp(edges[:, :1], edges[:, -1:])
+        j = (torch.searchsorted(edges, x, right=True) - 1).clamp(0, edges.shape[1] - 2)
+        low, high = edges.gather(1, j), edges.gather(1, j + 1)
+        s = ((x - low) / (high - low))[..., None] ** torch.arange(self.degree + 1, device=x.device)
+        values = (self.pieces[dims[:, None], j] @ s[..., None])[..., 0]  # (d, n, q + 1)
+        return Where(j.T, values.transpose(0, 1), inside)
+
+
+def spline_edges(x: Tensor, basis: int, degree: int, knots: str = "quantile", margin: float = 0.05) -> Tensor:
+    """Edges (d, basis - degree + 1) for data (n, d), over their range and a share `margin` of it on both sides.
+
+    knots: "uniform", or "quantile": where half of the empirical and half of the uniform distribution function is even, so that
+    no interval is longer than two uniform ones and as many lie where the data lie.
+
+    >>> spline_edges(torch.tensor([[0.0], [1.0]]), 4, 2, "uniform", 0.0)
+    tensor([[0.0000, 0.5000, 1.0000]])
+    """
+    low, high = x.amin(0), x.amax(0)
+    low, high = low - margin * (high - low), high + margin * (high - low)
+    at = torch.linspace(0, 1, basis - degree + 1, dtype=x.dtype, device=x.device)
+    uniform = low[:, None] + (high - low)[:, None] * at
+    if knots == "uniform":
+        return uniform
+    fine = low[:, None] + (high - low)[:, None] * torch.linspace(0, 1, 4097, dtype=x.dtype, device=x.device)  # (d, 4097)
+    empirical = torch.searchsorted(x.T.sort().values.contiguous(), fine.contiguous(), right=True).to(x) / len(x)
+    share = (empirical + (fine - low[:, None]) / (high - low)[:, None]) / 2
+    share[:, 0], share[:, -1] = 0, 1
+    j = torch.searchsorted(share, at.expand(len(share), -1).contiguous(), right=True).clamp(1, 4096) - 1
+    a, b = share.gather(1, j), share.gather(1, j + 1)
+    edges = fine.gather(1, j) + (at - a) / (b - a) * (fine[:, 1:2] - fine[:, :1])
+    edges[:, 0], edges[:, -1] = low, high
+    return edges
+
+
+class TTDensity(Estimator):
+    """A density of d variables: a tensor train on B-splines, squared or linear, with the interface of scikit-learn's `KernelDensity`.
+
+        p(x) = sum_c q_c(x)^2 / sum_c Z_c     or     q(x) / Z          (see the module's head)
+
+    rank, basis, degree: the ranks of the train, functions m for each variable, their degree.  knots: "quantile" or "uniform", over the
+    range of the data and a share `margin` of it on both sides; outside the density is zero.  components: trains in the mixture, the
+    first with the variables in their order, each other with a permutation of its own (squared only).  em_steps: of the start, a
+    mixture of `rank` products of one-dimensional densities.  Then, squared: `steps` of Adam on batches, its rate falling from lr to 0,
+    with Gaussian noise on the batch of `noise` standard deviations of each variable; of ten points of the way the one is kept
+    that is likeliest on a held-out share.  Linear: at most `steps` of Riemannian gradient descent, held out alike.
+
+    fit learns trains_ (TT each), orders_, splines_, history_ (step, seconds, mean held-out log-density or loss).  X: (n, d), a tensor
+    or an array; its dtype and device are the model's.  Raises ValueError or TypeError, in one sentence, for NaN, for fewer than two
+    rows and for constant columns, before anything learned is replaced; warns of rows that occur more than once.
+
+    >>> x = torch.randn(500, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    >>> model = TTDensity(rank=2, basis=10, steps=20).fit(x)
+    >>> model.score_samples(x).shape, model.sample(3).shape
+    (torch.Size([500]), torch.Size([3, 2]))
+    """
+
+    def __init__(self, rank=8, basis=32, *, model="squared", degree=2, knots="quantile", margin=0.05, components=1, em_steps=20,
+                 steps=500, batch=1024, lr=0.01, noise=0.0, holdout=0.1, random_state=0):  # fmt: skip
+        self.rank, self.basis, self.model, self.degree, self.knots, self.margin = rank, basis, model, degree, knots, margin
+        self.components, self.em_steps, self.steps, self.batch, self.lr = components, em_steps, steps, batch, lr
+        self.noise, self.holdout, self.random_state = noise, holdout, random_state
+
+    def fit(self, X, y=None) -> "TTDensity":
+        """Learn from the rows of X (n, d); y is for pipelines, and ignored."""
+        x, generator = self._data(X)
+        start = time.perf_counter()
+        order = torch.randperm(len(x), generator=generator, device=x.device)
+        held = int(self.holdout * len(x))
+        check, train = x[order[:held]], x[order[held:]]
+        check = check if held else train
+        splines = Splines.on(spline_edges(x, self.basis, self.degree, self.knots, self.margin), self.degree)
+        orders = [list(range(x.shape[1]))]
+        orders += [torch.randperm(x.shape[1], generator=generator, device=x.device).tolist() for _ in range(self.components - 1)]
+        trains = []
+        for variables in orders:
+            cp = product_mixture(splines.at(train[:20_000]), splines, self.rank, self.em_steps, train[:20_000], generator)
+            trains.append(_diagonal(cp, variables, self.model == "squared", generator))
+        steps = self._likelihood if self.model == "squared" else self._least_squares
+        trains, history = steps(trains, orders, splines, train, check, generator, start)
+        self.trains_, self.orders_, self.splines_, self.history_ = trains, orders, splines, history
+        self.n_features_in_, self._array = x.shape[1], not isinstance(X, Tensor)
+        return self
+
+    def score_samples(self, X, *, dims=None, given: Mapping[int, float] | None = None):
+        """Exact log-densities (n,): of all variables, of some (a marginal), or of some when others are known (a conditional).
+
+            log p(x_dims | x_given) = log integral of p over the rest - log integral of p over all but the given
+
+        X: (n, d), or (n, len(dims)).  dims: different variables; by default all but the given.  Rows outside of the support have
+        -inf, rows where a linear model is not positive NaN; both are counted in a warning, and in `report`.
+        """
+        who = "TTDensity.score_samples"
+        fixed, dims = self._variables(who, dims, given)
+        x = read_table(who, X, len(dims)).to(self.splines_.edges)
+        base = self._log_mass(fixed, [])
+        if not bool(base > -math.inf):
+            raise ValueError(f"{who}: needs a condition of positive density, got none at {given}")
+        log = torch.cat([self._log_mass(fixed, dims, part) for part in x.split(self._rows_at_once(len(dims)))]) - base
+        self._say(who, log)
+        return like(X, log)
+
+    def score(self, X, y=None) -> float:
+        """The sum of the log-densities, as `KernelDensity.score` gives it: -inf with a row outside, NaN with a negative one."""
+        return float(self.score_samples(X).sum())
+
+    def report(self, X) -> Report:
+        """The mean log-density over the rows that have one, with the shares of rows outside of the support and of negative ones."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            log = torch.as_tensor(self.score_samples(X))
+        known = log.isfinite()
+        return Report(float(log[known].mean()), float((log == -math.inf).double().mean()), float(log.isnan().double().mean()))
+
+    @torch.no_grad()
+    def sample(self, n_samples: int = 1, random_state=None, *, given: Mapping[int, float] | None = None):
+        """Independent exact samples (n, d), by inverting the distribution function of each variable after those before it.
+
+        On an interval the conditional density is a polynomial of degree 2q (linear: q): its mass is known, and 60 bisections find
+        the place.  given: variables that are known; they stand in their columns.  A linear model's negative parts cannot be drawn:
+        they count as zero, and a warning tells their share of the mass.  random_state: a seed, a torch.Generator or None.
+        """
+        who = "TTDensity.sample"
+        fixed, _ = self._variables(who, (), given)
+        n = check_count(who, "n_samples", n_samples, 1)
+        generator = seeded(who, random_state, self.splines_.edges.device)
+        logs = [self._log_chain(c, fixed, [])[0] for c in range(len(self.trains_))]
+        shares = torch.stack(logs).flatten().softmax(0)
+        if not shares.isfinite().all():
+            raise ValueError(f"{who}: needs a condition of positive density, got none at {given}")
+        counts = torch.bincount(torch.multinomial(shares, n, True, generator=generator), minlength=len(shares)).tolist()
+        parts, negative = [], 0.0
+        for c, count in enumerate(counts):
+            for rows in range(0, count, step := self._rows_at_once(1)):
+                part, clipped = self._draw(c, min(step, count - rows), fixed, generator)
+                parts.append(part)
+                negative = max(negative, clipped)
+        if negative > 1e-9:
+            warnings.warn(f"{who}: a negative share of {negative:.2g} of a conditional's mass counts as zero; "
+                          "the samples are that far from the model", stacklevel=2)  # fmt: skip
+        x = torch.cat(parts)[torch.randperm(n, generator=generator, device=shares.device)]
+        return x.cpu().numpy() if self._array else x
+
+    # -- the start and the two ways to learn
+
+    def _likelihood(self, trains, orders, splines, x, check, generator, start):
+        """Adam on -log sum_c q_c(x)^2 + log sum_c Z_c."""
+        cores = [[core.clone().requires_grad_() for core in train.cores] for train in trains]
+        flat = [core for train in cores for core in train]
+        adam = torch.optim.Adam(flat, self.lr, betas=(0.9, 0.99))
+        spread = self.noise * x.std(0)
+        kept, best, history = None, -math.inf, []
+        for step in range(self.steps + 1):
+            if step % max(1, self.steps // 10) == 0 or step == self.steps:
+                with torch.no_grad():
+                    where = splines.at(check)
+                    value = float(_mean_log(cores, orders, splines, where)) if len(check) else 0.0
+                history.append((step, time.perf_counter() - start, value))
+                if value > best:
+                    kept, best = [[core.detach().clone() for core in train] for train in cores], value
+            if step == self.steps:
+                break
+            rows = torch.randint(len(x), (min(self.batch, len(x)),), generator=generator, device=x.device)
+            batch = x[rows]
+            if self.noise:
+                batch = batch + spread * randn(*batch.shape, generator=generator, dtype=x.dtype, device=x.device)
+            adam.param_groups[0]["lr"] = self.lr * (1 - step / self.steps)
+            adam.zero_grad()
+            loss = -_mean_log(cores, orders, splines, splines.at(batch))
+            loss.backward()
+            adam.step()
+        if kept is None:
+            raise ValueError(f"TTDensity.fit: needs steps that stay finite, got none with lr={self.lr}")
+        return [TT(tuple(train)) for train in kept], tuple(history)
+
+    def _least_squares(self, trains, orders, splines, x, check, generator, start):
+        """Riemannian descent on |A|^2 - 2 E q(x), with D = C Cᵀ taken into the cores: A' = Cᵀ A, b' = C^-1 b."""
+        root = torch.linalg.cholesky(splines.gram)
+        bare = lambda tt: [torch.linalg.solve_triangular(c.mT, g.permute(1, 0, 2).flatten(1), upper=True)
+                           .reshape(g.shape[1], g.shape[0], -1).permute(1, 0, 2) for c, g in zip(root, tt.cores)]  # fmt: skip
+        loss = lambda tt, where: tt.dot(tt) - 2 * _mean_value(bare(tt), where)
+        fitted, held = splines.at(x), splines.at(check)
+        f = lambda tt: loss(tt, fitted)
+        grad = lambda tt: (f(tt).detach(), riemannian_grad(f, tt))
+        (train,) = trains
+        inner = TT(tuple(torch.einsum("mk,amb->akb", c, g) for c, g in zip(root, train.cores))).orthogonal(0)
+        kept, best, history = inner, math.inf, []
+        for step, (tt, _, _) in enumerate(descend(lambda tt: float(f(tt)), grad, inner, "cg")):
+            value = float(loss(tt, held))
+            history.append((step, time.perf_counter() - start, value))
+            if value < best:
+                kept, best = tt, value
+            if step == self.steps:
+                break
+        train = TT(tuple(core.contiguous() for core in bare(kept)))
+        sign, log = tt_sum(train, list(splines.integral))
+        if sign <= 0:
+            raise ValueError("TTDensity.fit: needs a linear model with a positive integral, got one that is not; take more data or a lower rank")
+        return [train.scale(float(torch.exp(-log)))], tuple(history)
+
+    # -- integrals
+
+    def _log_mass(self, fixed: dict, dims, x: Tensor | None = None) -> Tensor:
+        """log of the integral of sum_c q_c^2 (or q) over the variables that are neither fixed nor in dims, at the rows of x, over its whole."""
+        chains = [self._log_chain(c, fixed, dims, x) for c in range(len(self.trains_))]
+        log = torch.stack([log for log, _ in chains]).logsumexp(0)
+        if self.model == "linear":
+            log = torch.where(chains[0][1] > 0, log, torch.nan)
+        if x is not None:
+            log = torch.where(self.splines_.at(x, dims).inside, log, -math.inf)
+        return log
+
+    @torch.no_grad()
+    def _log_chain(self, c: int, fixed: dict, dims, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(log |value|, sign) of component c.  Linear: a row of the bond; squared: rows while nothing is integrated, then their Gram matrix."""
+        train, order, s = self.trains_[c], self.orders_[c], self.splines_
+        points = {k: s.at(torch.full((1, 1), value).to(s.edges), [k]) for k, value in fixed.items()}
+        points |= {k: s.at(x[:, [j]], [k]) for j, k in enumerate(dims)}
+        squared, state = self.model == "squared", train.cores[0].new_ones(1, 1)  # (n, r), or (n, r, r) once it is a Gram matrix
+        log = state.new_zeros(1)
+        for k, core in zip(order, train.cores):
+            if k in points:
+                a = _slices(core, points[k].interval[:, 0], points[k].values[:, 0])  # (n, r, q)
+                state = (state[:, None] @ a)[:, 0] if state.ndim == 2 else a.mT @ state @ a
+            elif not squared:
+                state = state @ torch.einsum("rmq,m->rq", core, s.integral[k])
+            else:
+                state = state[:, :, None] * state[:, None] if state.ndim == 2 else state
+                state = _gram_step(state, core, s.gram[k])
+            size = state.abs().flatten(1).amax(1)
+            safe = torch.where(size > 0, size, torch.ones_like(size))
+            state, log = state / safe.reshape(-1, *[1] * (state.ndim - 1)), log + safe.log() * (2 if squared and state.ndim == 2 else 1)
+        value = state.flatten(1)[:, 0]
+        own = torch.where(value == 0, -math.inf, value.abs().log())
+        return log + own * (2 if squared and state.ndim == 2 else 1), value.sign()
+
+    def _draw(self, c: int, n: int, fixed: dict, generator) -> tuple[Tensor, float]:
+        train, order, s, squared = self.trains_[c], self.orders_[c], self.splines_, self.model == "squared"
+        x = s.edges.new_empty(n, len(order))
+        known = {k: s.at(torch.full((1, 1), value).to(s.edges), [k]) for k, value in fixed.items()}
+        weights = [s.gram[k] if squared else s.integral[k] for k in order]
+        for place, k in enumerate(order):
+            if k in known:
+                b = s.edges.new_zeros(s.integral.shape[1])
+                b[known[k].interval[0, 0] : known[k].interval[0, 0] + s.degree + 1] = known[k].values[0, 0]
+                weights[place] = torch.outer(b, b) if squared else b
+        right, _ = tt_environments(train, weights, squared=squared)
+        row, clipped = x.new_ones(n, 1), 0.0
+        for place, (k, core) in enumerate(zip(order, train.cores)):
+            if k in known:
+                x[:, k] = fixed[k]
+                where = known[k]
+            else:
+                ahead = right[place + 1] if squared else right[place + 1][:, None]
+                y = torch.einsum("nmq,qs->nms", (row @ core.flatten(1)).reshape(n, *core.shape[1:]), ahead)
+                x[:, k], share = _invert(y, s.pieces[k], s.edges[k], squared, rand(n, generator=generator, dtype=x.dtype, device=x.device))
+                clipped = max(clipped, share)
+                where = s.at(x[:, [k]], [k])
+            row = (row[:, None] @ _slices(core, where.interval[:, 0], where.values[:, 0]))[:, 0]
+            row = row / row.abs().amax(1, keepdim=True).clamp_min(torch.finfo(row.dtype).tiny)
+        return x, clipped
+
+    # -- what comes in, what is said
+
+    def _data(self, X):
+        who = "TTDensity.fit"
+        if self.model not in ("squared", "linear"):
+            raise ValueError(f'{who}: model must be "squared" or "linear", got {self.model!r}')
+        if self.knots not in ("quantile", "uniform"):
+            raise ValueError(f'{who}: knots must be "quantile" or "uniform", got {self.knots!r}')
+        least = {"rank": 1, "degree": 1, "basis": self.degree + 1, "components": 1, "em_steps": 0, "steps": 0, "batch": 1}
+        for name, low in least.items():
+            check_count(who, name, getattr(self, name), low)
+        if self.model == "linear" and self.components > 1:
+            raise ValueError(f"{who}: a linear model has one component, got components={self.components}")
+        for name, low, high in (("margin", 0, 10), ("noise", 0, 10), ("holdout", 0, 0.9), ("lr", 0, 10)):
+            if isinstance(value := getattr(self, name), bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+                raise ValueError(f"{who}: {name} must be a number in {low}..{high}, got {value!r}")
+        x = read_table(who, X)
+        if len(x) < 2:
+            raise ValueError(f"{who}: needs two rows or more, got {len(x)}")
+        still = (x == x[0]).all(0).nonzero()[:, 0].tolist()
+        if still:
+            raise ValueError(f"{who}: needs columns that vary, got column {still[0]} with {float(x[0, still[0]]):.6g} in every row")
+        twice = len(x) - len(torch.unique(x, dim=0))
+        if twice:
+            warnings.warn(f"{who}: {twice} of {len(x)} rows repeat another; what occurs twice has no density, noise of its rounding helps",
+                          stacklevel=3)  # fmt: skip
+        return x, seeded(who, self.random_state, x.device)
+
+    def _variables(self, who, dims, given):
+        d = len(self._fitted("splines_").edges)
+        if given is not None and not isinstance(given, Mapping):
+            raise TypeError(f"{who}: given must be a dict from variable to value, got {type(given).__name__}")
+        fixed = {k: float(value) for k, value in (given or {}).items()}
+        dims = [k for k in range(d) if k not in fixed] if dims is None else list(dims)
+        both = [*dims, *fixed]
+        if len(set(both)) < len(both) or any(isinstance(k, bool) or not isinstance(k, Integral) or not 0 <= k < d for k in both):
+            raise ValueError(f"{who}: needs different variables in 0..{d - 1}, got dims {dims} and given {list(fixed)}")
+        if len(fixed) == d:
+            raise ValueError(f"{who}: needs a variable that is free, got all {d} given")
+        for k, value in fixed.items():
+            low, high = float(self.splines_.edges[k, 0]), float(self.splines_.edges[k, -1])
+            if not low <= value <= high:
+                raise ValueError(f"{who}: variable {k} has its support in {low:.4g}..{high:.4g}, got {value:.4g}")
+        return fixed, dims
+
+    def _rows_at_once(self, kept):
+        r = max(core.shape[0] * core.shape[2] for train in self.trains_ for core in train.cores)
+        return max(1, CHUNK // (r if kept == len(self.splines_.edges) else r * self.splines_.gram.shape[1]))
+
+    def _say(self, who, log):
+        outside, negative = int((log == -math.inf).sum()), int(log.isnan().sum())
+        if outside:
+            warnings.warn(f"{who}: {outside} of {len(log)} rows lie outside of the support, where the log-density is -inf", stacklevel=3)
+        if negative:
+            warnings.warn(f"{who}: {negative} of {len(log)} rows lie where the linear model is not positive; they have NaN", stacklevel=3)
+
+
+# ------------------------------------------------------------------------------------------ the start
+
+
+def product_mixture(where: Where, splines: Splines, rank: int, steps: int, x: Tensor, generator) -> tuple[Tensor, Tensor]:
+    """A mixture of products of one-dimensional spline densities, by EM: shares (R,), coefficients (R, d, m) with sum_i w_i c_i = 1.
+
+        gamma[n, r] ~ share_r prod_k p_rk(x_nk);     w_i <- w_i / (c_i sum gamma) sum_n gamma_n b_i(x_n) / p(x_n);     share <- mean gamma
+
+    Started from the cells of `rank` rows of x, drawn far from each other.
+    """
+    n, d, width = where.values.shape
+    w = (1 / splines.integral.sum(1))[None, :, None].repeat(rank, 1, splines.integral.shape[1])  # each the uniform density
+    flat = where.interval[..., None] + torch.arange(width, device=x.device)  # (n, d, q + 1)
+    gamma = _cells(x / x.std(0), rank, generator)
+    for step in range(max(1, steps)):
+        share, log = gamma.mean(0), share_log(gamma)
+        total = gamma.sum(0).clamp_min(torch.finfo(x.dtype).tiny)
+        for k in range(d):
+            terms = w[:, k][:, flat[:, k]] * where.values[:, k]  # (R, n, q + 1)
+            terms = terms * (gamma.T / terms.sum(2).clamp_min(torch.finfo(x.dtype).tiny))[..., None]
+            new = w.new_zeros(rank, w.shape[2]).index_add_(1, flat[:, k].flatten(), terms.flatten(1))
+            w[:, k] = 0.999 * new / (splines.integral[k] * total[:, None]) + 0.001 / splines.integral[k].sum()
+            log = log + (w[:, k][:, flat[:, k]] * where.values[:, k]).sum(2).T.clamp_min(torch.finfo(x.dtype).tiny).log()
+        gamma = log.softmax(1)
+    return share, w
+
+
+def share_log(gamma: Tensor) -> Tensor:
+    """log of the shares of the components, (R,)."""
+    return gamma.mean(0).clamp_min(torch.finfo(gamma.dtype).tiny).log()
+
+
+def _cells(x: Tensor, rank: int, generator) -> Tensor:
+    """Which of `rank` rows, each drawn with its squared distance to those before as weight, is nearest, moved twice to its cell's mean."""
+    centres, far = [], torch.ones_like(x[:, 0])
+    for _ in range(rank):
+        place = torch.multinomial(far if far.sum() > 0 else torch.ones_like(far), 1, generator=generator)
+        centres.append(x[place[0]])
+        gap = (x - centres[-1]).square().sum(1)
+        far = torch.minimum(far, gap) if len(centres) > 1 else gap
+    centres = torch.stack(centres)
+    for _ in range(3):
+        cell = torch.nn.functional.one_hot(torch.cdist(x, centres).argmin(1), rank).to(x)
+        count = cell.sum(0)[:, None]
+        centres = torch.where(count > 0, cell.T @ x / count.clamp_min(1), centres)
+    return 0.9 * cell + 0.1 / rank
+
+
+def _diagonal(mixture, order, root: bool, generator) -> TT:
+    """The mixture as a train with diagonal cores, its coefficients rooted for a squared model, and one per cent of noise."""
+    share, w = mixture
+    w = w[:, order].clone()
+    if len(order) == 1:
+        core = torch.einsum("r,rm->m", share, w[:, 0])[None, :, None]
+        return TT((core.sqrt() if root else core,))
+    w[:, 0] = w[:, 0] * share[:, None]
+    w = w.sqrt() if root else w
+    cores = [w[:, 0].T[None], *(torch.diag_embed(w[:, k].T).permute(1, 0, 2) for k in range(1, len(order) - 1)), w[:, -1][..., None]]
+    noise = lambda core: 0.01 * core.abs().mean() * randn(*core.shape, generator=generator, dtype=core.dtype, device=core.device)
+    return TT(tuple((core + noise(core)).contiguous() for core in cores))
+
+
+# ------------------------------------------------------------------------------------------ chains
+
+
+def _slices(core: Tensor, interval: Tensor, values: Tensor) -> Tensor:
+    """sum_a values[n, a] core[:, interval[n] + a, :], the q + 1 slices that are not zero: (n, r, q)."""
+    index = interval[:, None] + torch.arange(values.shape[1], device=interval.device)
+    table = core.permute(1, 0, 2).flatten(1).contiguous()  # (m, r q)
+    return embedding_bag(index, table, mode="sum", per_sample_weights=values).reshape(-1, core.shape[0], core.shape[2])
+
+
+def _gram_step(state: Tensor, core: Tensor, gram: Tensor) -> Tensor:
+    """sum_ij D_ij G[i]ᵀ S G[j]: (n, r, r) -> (n, q, q)."""
+    y = torch.einsum("nab,bmc->namc", state, torch.einsum("mk,bkc->bmc", gram, core))
+    return torch.einsum("amd,namc->ndc", core, y)
+
+
+def _mean_log(cores, orders, splines: Splines, where: Where) -> Tensor:
+    """mean_n log sum_c q_c(x_n)^2 - log sum_c Z_c, differentiable; where q is zero its gradient is none."""
+    logs, masses = [], []
+    for train, order in zip(cores, orders):
+        row, log = train[0].new_ones(len(where.interval), 1), 0.0
+        state, mass = train[0].new_ones(1, 1, 1), 0.0
+        for k, core in zip(order, train):
+            row = (row[:, None] @ _slices(core, where.interval[:, k], where.values[:, k]))[:, 0]
+            size = row.detach().abs().amax(1).clamp_min(torch.finfo(row.dtype).tiny)
+            row, log = row / size[:, None], log + size.log()
+            state = _gram_step(state, core, splines.gram[k])
+            size = state.detach().abs().amax()
+            state, mass = state / size, mass + size.log()
+        logs.append(2 * (row[:, 0].abs().clamp_min(1e-30).log() + log))
+        masses.append(state[0, 0, 0].log() + mass)
+    return torch.stack(logs).logsumexp(0).mean() - torch.stack(masses).logsumexp(0)
+
+
+def _mean_value(cores, where: Where) -> Tensor:
+    """mean_n q(x_n), a block of rows at a time, each computed again for its gradient."""
+    def part(interval, values, *cores):
+        row = values.new_ones(len(interval), 1)
+        for k, core in enumerate(cores):
+            row = (row[:, None] @ _slices(core, interval[:, k], values[:, k]))[:, 0]
+        return row.sum()
+
+    step = max(1, CHUNK // max(core.shape[0] * core.shape[2] for core in cores))
+    blocks = zip(where.interval.split(step), where.values.split(step))
+    return sum(checkpoint(part, i, v, *cores, use_reentrant=False) for i, v in blocks) / len(where.interval)
+
+
+def _invert(y: Tensor, pieces: Tensor, edges: Tensor, squared: bool, u: Tensor) -> tuple[Tensor, float]:
+    """Points at which the distribution functions reach u, for coefficients y (n, m, s): density |sum_i b_i y_i|^2, or sum_i b_i y_i.
+
+    Returns the points (n,) and the largest share of mass that was negative.
+    """
+    q = pieces.shape[-1] - 1
+    z = torch.einsum("njsa,jac->njcs", y.unfold(1, q + 1, 1), pieces)  # (n, K, q + 1, s): polynomials on each interval
+    if squared:
+        f = z.new_zeros(*z.shape[:2], 2 * q + 1)
+        for a in range(q + 1):
+            for b in range(q + 1):
+                f[..., a + b] += (z[:, :, a] * z[:, :, b]).sum(-1)
+    else:
+        f = z[..., 0]
+    power = torch.arange(f.shape[-1], device=f.device)
+    f = f * edges.diff()[:, None] / (power + 1)  # the distribution function on an interval: sum_c f_c s^(c + 1)
+    mass = f.sum(-1)
+    kept = mass.clamp_min(0)
+    clipped = float(((kept - mass).sum(1) / mass.abs().sum(1).clamp_min(torch.finfo(f.dtype).tiny)).max()) if not squared else 0.0
+    above = kept.cumsum(1)
+    target = u * above[:, -1]
+    j = torch.searchsorted(above, target[:, None], right=True).clamp_max(mass.shape[1] - 1)  # (n, 1)
+    rest = target - (above.gather(1, j) - kept.gather(1, j))[:, 0]
+    f = f.gather(1, j[..., None].expand(-1, -1, f.shape[-1]))[:, 0]  # (n, degree + 1)
+    low, high = torch.zeros_like(rest), torch.ones_like(rest)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        value = torch.zeros_like(rest)
+        for c in range(f.shape[1] - 1, -1, -1):
+            value = (value + f[:, c]) * middle
+        low, high = torch.where(value < rest, middle, low), torch.where(value < rest, high, middle)
+    j = j[:, 0]
+    return edges[j] + (low + high) / 2 * (edges[j + 1] - edges[j]), clipped

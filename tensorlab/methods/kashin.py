@@ -1,0 +1,322 @@
+"""[Merkulov2024] Every vector is the sum of two flat ones, one of them seen from another basis:
+
+    x = u + Q v,    max |u_i|, |v_i| <= c |x| / sqrt(N),    Q orthogonal, almost any [Kashin1977].
+
+Neither basis is good for all x, but no x is spiky in both.  `Rotation` is Q, made from a seed; `kashin` finds u and v.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import linalg, rng
+from ..fit import Fit
+
+METHODS = ("greedy", "two_two", "frame")
+
+
+# ------------------------------------------------------------------------------------------ Q
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """An orthogonal Q on the last modes of a tensor, of which only this line is stored; Q = Q1 ⊗ Q2 on two of them.
+
+    kind: "dct" (random signs, then the cosine transform, O(N log N), any size); "hadamard" and "butterfly" (powers of two,
+    O(N log N)); "orthogonal" (Haar, dense, O(N^2)); "householder" (one reflection) and "givens" (rotations of N/2 planes),
+    both too near to the identity.  shape: sizes of the modes.  The same seed gives the same Q on any device.
+
+    >>> q, x = Rotation("dct", (6,), seed=1), torch.arange(6, dtype=torch.float64)
+    >>> torch.allclose(q.apply(q.adjoint(x)), x), bool(q.adjoint(x).norm().isclose(x.norm()))
+    (True, True)
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.kind not in KINDS:
+            raise ValueError(f"Rotation: kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
+        if self.kind in ("hadamard", "butterfly") and any(n & (n - 1) for n in self.shape):
+            raise ValueError(f"Rotation: {self.kind} needs sizes that are powers of two, got {self.shape}")
+        if len(self.shape) not in (1, 2):
+            raise ValueError(f"Rotation: needs one or two modes, got shape {self.shape}")
+
+    def maps(self, like: Tensor) -> tuple[Callable, Callable]:
+        """The functions v -> Q v and x -> Qᵀ x for tensors of the dtype and on the device of `like`, ready for many calls."""
+        to = dict(dtype=like.dtype, device=like.device)
+        pairs = [KINDS[self.kind](n, torch.Generator().manual_seed(self.seed + k), to) for k, n in enumerate(self.shape)]
+        if len(pairs) == 1:
+            return pairs[0]
+        (left, left_t), (right, right_t) = pairs
+        return lambda v: left(right(v).mT).mT, lambda x: left_t(right_t(x).mT).mT
+
+    def factor(self, k: int) -> "Rotation":
+        """The Q of one mode: Q1 for k = 0, Q2 for k = 1."""
+        return Rotation(self.kind, self.shape[k : k + 1], self.seed + k)
+
+    def apply(self, v: Tensor) -> Tensor:
+        """Q v on the last modes, (..., *shape) -> (..., *shape)."""
+        return self.maps(wide := _wide(v))[0](wide).to(v.dtype)
+
+    def adjoint(self, x: Tensor) -> Tensor:
+        """Qᵀ x on the last modes, (..., *shape) -> (..., *shape)."""
+        return self.maps(wide := _wide(x))[1](wide).to(x.dtype)
+
+    def to_dense(self, dtype=torch.float64, device=None) -> Tensor:
+        """Q as a matrix (N, N), N the product of the sizes."""
+        n = math.prod(self.shape)
+        return self.apply(torch.eye(n, dtype=dtype, device=device).reshape(n, *self.shape)).reshape(n, n).mT
+
+
+def _wide(x):
+    """At least float32: FFTs of narrower numbers are not everywhere."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+
+
+def _signs(n, generator, like):
+    return (2 * torch.randint(2, (n,), generator=generator) - 1).to(**like)
+
+
+def _dct(n, generator, like):
+    """Q = diag(signs) Cᵀ, C the orthonormal cosine transform by a real FFT of n numbers [Makhoul1980]."""
+    signs, half = _signs(n, generator, like), n // 2 + 1
+    turn = torch.polar(torch.full((half,), math.sqrt(2.0), dtype=torch.float64), -math.pi / (2 * n) * torch.arange(half).double())
+    turn[0] = 1
+    turn = turn.to(like["device"], like["dtype"].to_complex())
+    back = 1 / turn
+    order = torch.cat([torch.arange(0, n, 2), torch.arange(1, n, 2).flip(0)]).to(like["device"])
+    undo, upper = order.argsort(), (n - 1) // 2  # frequencies k > n/2 are the imaginary parts of the n - k below
+
+    def transform(x):
+        w = torch.fft.rfft((x * signs).index_select(-1, order), norm="ortho") * turn
+        return torch.cat([w.real, -w.imag[..., 1 : upper + 1].flip(-1)], -1)
+
+    def inverse(c):
+        low = c[..., :half]
+        high = torch.cat([torch.zeros_like(c[..., :1]), c[..., n - half + 1 :].flip(-1)], -1)
+        return torch.fft.irfft(torch.complex(low, -high) * back, n, norm="ortho").index_select(-1, undo) * signs
+
+    return inverse, transform
+
+
+def _hadamard(n, generator, like):
+    """Q = diag(signs) H, H the Walsh-Hadamard matrix over sqrt(n), symmetric."""
+    signs = _signs(n, generator, like)
+
+    def walsh(z):
+        for k in range(n.bit_length() - 1):
+            a, b = z.reshape(*z.shape[:-1], -1, 2, 1 << k).unbind(-2)
+            z = torch.stack([a + b, a - b], -2).reshape(z.shape)
+        return z / math.sqrt(n)
+
+    return lambda v: signs * walsh(v), lambda x: walsh(signs * x)
+
+
+def _butterfly(n, generator, like):
+    """Q = B_1 B_2 ... of log2(n) stages; stage k turns each plane (i, i + 2^k) by an angle of its own."""
+    stages = n.bit_length() - 1
+    angles = 2 * math.pi * rng.rand(stages, n // 2, generator=generator, dtype=torch.float64)
+    cos, sin = angles.cos().to(**like), angles.sin().to(**like)
+
+    def run(z, order, sign):
+        for k in order:
+            a, b = z.reshape(*z.shape[:-1], -1, 2, 1 << k).unbind(-2)
+            c, s = cos[k].reshape(-1, 1 << k), sign * sin[k].reshape(-1, 1 << k)
+            z = torch.stack([c * a - s * b, s * a + c * b], -2).reshape(z.shape)
+        return z
+
+    return lambda v: run(v, range(stages), 1), lambda x: run(x, reversed(range(stages)), -1)
+
+
+def _orthogonal(n, generator, like):
+    """Q from the QR of a Gaussian matrix with diag(R) > 0: uniform over all orthogonal matrices."""
+    q = linalg.orthogonalize(rng.randn(n, n, generator=generator, dtype=torch.float64))[0].to(**like)
+    return lambda v: v @ q.mT, lambda x: x @ q
+
+
+def _householder(n, generator, like):
+    """Q = I - 2 w wᵀ, |w| = 1."""
+    w = rng.randn(n, generator=generator, dtype=torch.float64)
+    w = (w / w.norm()).to(**like)
+    reflect = lambda z: z - 2 * (z @ w)[..., None] * w
+    return reflect, reflect
+
+
+def _givens(n, generator, like):
+    """Q turns n/2 planes that have no coordinate in common, drawn at random, by angles drawn at random."""
+    i, j = torch.randperm(n, generator=generator)[: n // 2 * 2].reshape(2, -1).to(like["device"])
+    angle = 2 * math.pi * rng.rand(n // 2, generator=generator, dtype=torch.float64)
+    cos, sin = angle.cos().to(**like), angle.sin().to(**like)
+
+    def run(z, sign):
+        out = z.clone()
+        out[..., i], out[..., j] = cos * z[..., i] - sign * sin * z[..., j], sign * sin * z[..., i] + cos * z[..., j]
+        return out
+
+    return lambda v: run(v, 1), lambda x: run(x, -1)
+
+
+KINDS = {
+    "dct": _dct, "orthogonal": _orthogonal, "butterfly": _butterfly, "hadamard": _hadamard,
+    "householder": _householder, "givens": _givens,
+}  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------ x = u + Q v
+
+
+@dataclass(frozen=True, eq=False)
+class Kashin:
+    """x = u + Q v.
+
+    u, v: as x.  q: the rotation.  bound: sqrt(N) max(|u|_inf, |v|_inf) / |x|, Kashin's constant as measured, one for each
+    item of the batch.  residual: |x - u - Q v| / |x| when the iteration ended; it has been added to u since.
+    """
+
+    u: Tensor
+    v: Tensor
+    q: Rotation
+    bound: Tensor
+    residual: Tensor
+
+    def to_dense(self) -> Tensor:
+        """u + Q v."""
+        return self.u + self.q.apply(self.v)
+
+    def __repr__(self):
+        worst = float(self.bound.max())
+        return f"Kashin({self.q.kind}, shape={tuple(self.u.shape)}, bound {worst:.3g})"
+
+
+class Step(NamedTuple):
+    """One state of the iteration, by item.  left: |r| of r = x - u - Q v.  drop: what the last step was to take from |r|^2."""
+
+    u: Tensor
+    v: Tensor
+    left: Tensor
+    drop: Tensor
+
+
+def kashin(x: Tensor, q: str | Rotation = "dct", *, modes: int | None = None, method: str = "greedy", tol: float = 1e-6,
+           max_iter: int = 5000, generator: torch.Generator | None = None) -> Fit[Kashin]:  # fmt: skip
+    """Kashin's decomposition x = u + Q v into flat u and v.
+
+        greedy:   s = |r|_1 / N, u += s sign(r)   or   t = |Qᵀr|_1 / N, v += t sign(Qᵀr), the larger of s and t [Merkulov2024]
+        two_two:  the same steps, two of u then two of v, so that each has few levels, and two transforms serve four steps
+        frame:    (u, v) += clip((r, Qᵀr) / 2, level |r| / sqrt(N)): truncation in the frame (I, Q) [LyubarskiiVershynin2010]
+
+    x: vectors (..., N) or matrices (..., m, n), as many last `modes` as say 1 or 2 (by default 2 where there are 2); what stands
+    before is a batch.  q: a kind of `Rotation` to be drawn, or one.  It ends when |r| <= tol |x| for all items, or after
+    max_iter steps with `converged=False`: Q was too near to the identity, or x one of the few that Q does not fit.  What is
+    left of r is added to u, so that x = u + Q v to rounding.  No gradients.  history: the largest |r| / |x| after each step.
+
+    >>> fit = kashin(torch.eye(64, dtype=torch.float64)[3], generator=torch.Generator().manual_seed(0))
+    >>> fit.converged, bool(fit.value.bound < 2), torch.allclose(fit.value.to_dense(), torch.eye(64, dtype=torch.float64)[3])
+    (True, True, True)
+    """
+    modes, q = _checked(x, q, modes, method, generator)
+    if not tol > 0:
+        raise ValueError(f"kashin: tol must be positive, got {tol}")
+    dims, n = tuple(range(-modes, 0)), math.prod(x.shape[-modes:])
+    work = _wide(x.detach())
+    size = _sizes(work, dims)
+    unit = work / size
+    history, converged = [], False
+    for k, step in enumerate(kashin_steps(unit, q, modes=modes, method=method)):
+        history += [float(step.left.max())] * (k > 0)
+        converged = bool((step.left <= tol).all())
+        if converged or k == max_iter:
+            break
+    u, v = step.u * size, step.v * size
+    u = u + (work - u - q.apply(v))
+    largest = torch.maximum(u.abs().amax(dims, keepdim=True), v.abs().amax(dims, keepdim=True))
+    bound = math.sqrt(n) * (largest / size).reshape(step.left.shape)
+    return Fit(Kashin(u.to(x.dtype), v.to(x.dtype), q, bound, step.left), tuple(history), converged)
+
+
+def kashin_steps(x: Tensor, q: str | Rotation = "dct", *, modes: int | None = None, method: str = "greedy",
+                 delta: float = 0.7, generator: torch.Generator | None = None) -> Iterator[Step]:  # fmt: skip
+    """The states of `kashin`, without end, beginning with u = v = 0; tensors of a state are not changed later.
+
+        |r - s sign(r)|^2 = |r|^2 - N s^2    for s = |r|_1 / N
+
+    delta: "frame" clips at |r| / sqrt(4 delta N).  `drop` is N s^2 for the methods with signs, and measured for "frame".
+
+    >>> x = torch.tensor([3.0, 4.0], dtype=torch.float64)
+    >>> [(float(step.left), float(step.drop)) for step, _ in zip(kashin_steps(x, Rotation("householder", (2,))), range(2))]
+    [(5.0, 0.0), (0.707..., 24.5)]
+    """
+    modes, q = _checked(x, q, modes, method, generator)
+    dims, n, x = tuple(range(-modes, 0)), math.prod(x.shape[-modes:]), _wide(x.detach())
+    forward, adjoint = q.maps(x)
+    mean = lambda z: z.abs().mean(dims, keepdim=True)
+    size = lambda z: torch.linalg.vector_norm(z, dim=dims)
+    drop = lambda s: n * s.flatten(-modes)[..., 0].square()
+    u, v, r = torch.zeros_like(x), torch.zeros_like(x), x
+    yield Step(u, v, size(r), torch.zeros_like(size(r)))
+    y = r if method == "two_two" else adjoint(r)
+    while method == "greedy":
+        s, t = mean(r), mean(y)
+        s, t = torch.where(s >= t, s, 0), torch.where(s >= t, 0, t)
+        if s.any():
+            du = _sign(r, s)
+            u, r, y = u + du, r - du, y - adjoint(du)
+        if t.any():
+            dv = _sign(y, t)
+            v, y, r = v + dv, y - dv, r - forward(dv)
+        yield Step(u, v, size(r), drop(s + t))
+    while method == "two_two":
+        for _ in range(2):
+            du = _sign(r, s := mean(r))
+            u, r = u + du, r - du
+            yield Step(u, v, size(r), drop(s))
+        y = adjoint(r)
+        for _ in range(2):
+            dv = _sign(y, t := mean(y))
+            v, y = v + dv, y - dv
+            yield Step(u, v, size(y), drop(t))
+        r = forward(y)
+    while method == "frame":
+        top = torch.linalg.vector_norm(r, dim=dims, keepdim=True) / math.sqrt(4 * delta * n)
+        du, dv = (r / 2).clamp(-top, top), (y / 2).clamp(-top, top)
+        before = size(r)
+        u, v, r = u + du, v + dv, r - du - forward(dv)
+        y = adjoint(r)
+        yield Step(u, v, size(r), before.square() - size(r).square())
+
+
+def _sign(r: Tensor, s: Tensor) -> Tensor:
+    """s sign(r) with a sign for 0 too, so that its norm is s sqrt(N)."""
+    return torch.copysign(s, r)
+
+
+def _sizes(x: Tensor, dims) -> Tensor:
+    """Norms of the items, kept as modes of size 1, safe at any scale; 1 for an item of zeros."""
+    top = x.abs().amax(dims, keepdim=True)
+    top = torch.where(top > 0, top, 1)
+    size = top * torch.linalg.vector_norm(x / top, dim=dims, keepdim=True)
+    return torch.where(size > 0, size, 1)
+
+
+def _checked(x, q, modes, method, generator):
+    """The number of modes and the rotation that are meant; says no to what has none."""
+    linalg.check_dense(x, "kashin")
+    if x.is_complex():
+        raise TypeError(f"kashin: needs real entries, got {x.dtype}")
+    if method not in METHODS:
+        raise ValueError(f"kashin: method must be one of {', '.join(METHODS)}, got {method!r}")
+    modes = min(x.ndim, 2) if modes is None else modes
+    if modes not in (1, 2) or modes > x.ndim:
+        raise ValueError(f"kashin: modes must be 1 or 2, at most those of x, got {modes} for shape {tuple(x.shape)}")
+    shape = tuple(x.shape[-modes:])
+    if not isinstance(q, Rotation):
+        q = Rotation(q, shape, int(torch.randint(2**31, (), generator=generator)))
+    if q.shape != shape:
+        raise ValueError(f"kashin: needs a rotation of shape {shape}, got {q}")
+    return modes, q

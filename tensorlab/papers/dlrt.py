@@ -1,0 +1,226 @@
+"""Low-rank lottery tickets: LeNet5 by theta, ranks of a deep network, time by rank, U Vᵀ by decay [Schotthoefer2022].
+
+LeNet5: all layers but the head of low rank, trained by DLRT; the test accuracy at the epoch of best validation loss, as printed,
+and that of the last epoch.  `one factor` counts as the printed column does, Σ r (out + 1) and the dense head; `stored` is what must
+be kept to multiply, Σ r (out + in) and the dense head, biases in neither.  5x500: ranks of the four wide layers after each epoch.
+time: fixed rank, seconds of CPU for an epoch.  UV: rank 20, singular values that decay as decay^-k, factors U √S and V √S trained
+by SGD, jointly or in turn, against fixed-rank DLRT, each at several learning rates.
+Preset quick: scikit-learn's digits and small networks.  Preset full: MNIST, 50000 images to train, 10000 to validate.
+"""
+
+import time
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from .. import datasets
+from ..formats.lowrank import LowRank
+from ..layers.conv import FactorizedConv2d, replace_conv
+from ..layers.linear import FactorizedLinear
+from ..layers.surgery import replace_linear
+from ..methods.dlrt import DLRT, dlrt_start
+from ..methods.projected import Alternating
+from ..models.lenet import LeNet
+from ..models.mlp import MLP, accuracy
+from .table import Table, check_preset, printed, run_rows
+
+KEY = "Schotthoefer2022"
+SIZES = {
+    "quick": {
+        "thetas": (0.1, 0.3), "deep": (0.05, 0.1, 0.3), "ranks": (5, 20), "decays": (1, 10), "rates": (0.05, 0.2), "seeds": (0,),
+        "epochs": 6, "uv epochs": 3, "width": 100, "lenet": dict(size=8, channels=(10, 20), hidden=100, kernel=3, padding=1),
+        "start rank": 30, "batch": 32, "uv rank": 10, "methods": ("UV", "DLRT"),
+    },
+    "full": {
+        "thetas": (0.45, 0.3, 0.15, 0.09), "deep": (0.05, 0.1, 0.15, 0.3), "ranks": (5, 20, 50, 100, 250), "decays": (1, 2, 10),
+        "rates": (0.02, 0.1), "seeds": (0, 1, 2), "epochs": 3, "uv epochs": 3, "width": 500, "lenet": dict(size=28),
+        "start rank": 50, "batch": 128, "uv rank": 20, "methods": ("UV", "UV in turn", "DLRT"),
+    },
+}  # fmt: skip
+RATE, MOMENTUM = 0.05, 0.9
+
+
+def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
+    """Rows: experiment, method, theta, rank, decay, rate, seed; accuracies in %, ranks, counts of numbers, seconds of CPU."""
+    check_preset(KEY, preset)
+    size, none = SIZES[preset], dict.fromkeys(("theta", "rank", "decay"))
+    data = {}  # read when the first row is measured
+
+    def measure(experiment, seed, **case):
+        if seed not in data:
+            data.clear()
+            data[seed] = (_digits if preset == "quick" else _mnist)(seed)
+        return MEASURE[experiment](size, data[seed], seed, **case)
+
+    lenet = [{"method": "DLRT", **none, "theta": theta, "rate": RATE} for theta in size["thetas"]]
+    lenet += [{"method": "dense", **none, "rate": RATE}]
+    first, *more = [[{"experiment": "LeNet5", **case, "seed": seed} for case in lenet] for seed in size["seeds"]]
+    cases = first + [{"experiment": "5x500", "method": "DLRT", **none, "theta": t, "rate": RATE, "seed": 0} for t in size["deep"]]
+    timed = [{"method": "DLRT", **none, "rank": r} for r in size["ranks"]] + [{"method": "dense", **none}]
+    cases += [{"experiment": "time", **case, "rate": RATE, "seed": 0} for case in timed] + sum(more, [])
+    cases += [
+        {"experiment": "UV", "method": method, **none, "rank": size["uv rank"], "decay": decay, "rate": rate, "seed": 0}
+        for decay in size["decays"] for method in size["methods"] for rate in size["rates"]
+    ]  # fmt: skip
+    settings = {name: size[name] for name in ("epochs", "uv epochs", "width", "start rank", "batch")} | {"momentum": MOMENTUM}
+    table = run_rows(KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress)
+    return table if preset == "quick" else means(table).beside(printed(KEY))
+
+
+def means(table: Table) -> Table:
+    """The table with a row more for each theta of LeNet5: seed "mean", the mean over the seeds."""
+    rows = list(table.rows)
+    for label in dict.fromkeys((row["method"], row["theta"]) for row in rows if row["experiment"] == "LeNet5"):
+        same = [r for r in rows if r["experiment"] == "LeNet5" and (r["method"], r["theta"]) == label]
+        mean = {k: round(sum(row[k] for row in same) / len(same), 2) for k in ("accuracy", "last accuracy", "one factor", "stored")}
+        rows.append({"experiment": "LeNet5", "method": label[0], "theta": label[1], "seed": "mean", **mean, "seeds": len(same)})
+    return Table(table.key, rows, table.notes)
+
+
+# ------------------------------------------------------------------------------------------ the rows
+
+
+def lenet5(size, data, seed, method, theta, rate, **_) -> dict:
+    """LeNet5 trained by DLRT, or dense by SGD: accuracy at the best validation loss and at the end, ranks, both counts."""
+    g = torch.Generator().manual_seed(seed)
+    model = LeNet(**size["lenet"], generator=g)
+    if method == "DLRT":
+        start = lambda w: dlrt_start(w.shape, min(size["start rank"], min(w.shape) // 2), generator=g)
+        replace_conv(model, "*", lambda layer: FactorizedConv2d.from_conv(layer, start))
+        replace_linear(model, "dense1", start)
+    seen = list(train(model, stepper(model, method, rate, theta), data, size["epochs"], size["batch"], g, rate))
+    best = min(seen, key=lambda state: state["loss"])
+    counts = {"ranks": _text(best["ranks"]), "last ranks": _text(seen[-1]["ranks"]), **best["counts"]}
+    return {"accuracy": best["test"], "last accuracy": seen[-1]["test"], **counts, "cpu s": seen[-1]["cpu s"]}
+
+
+def deep(size, data, seed, theta, rate, **_) -> dict:
+    """The ranks of a network of four wide layers, after the first steps and each epoch."""
+    g = torch.Generator().manual_seed(seed)
+    model = _deep(size, data, g, 2 * size["start rank"])
+    seen = list(train(model, stepper(model, "DLRT", rate, theta, 0.0), data, size["epochs"], size["batch"], g, rate))
+    return {
+        "accuracy": seen[-1]["test"], "ranks": " | ".join(_text(state["ranks"]) for state in seen),
+        **seen[-1]["counts"], "cpu s": seen[-1]["cpu s"],
+    }  # fmt: skip
+
+
+def timed(size, data, seed, method, rank, rate, **_) -> dict:
+    """One epoch at fixed rank."""
+    g = torch.Generator().manual_seed(seed)
+    model = _deep(size, data, g, rank if method == "DLRT" else None)
+    (state,) = train(model, stepper(model, method, rate, None), data, 1, size["batch"], g, rate)
+    return {"accuracy": state["test"], **state["counts"], "cpu s": state["cpu s"]}
+
+
+def uv(size, data, seed, method, rank, decay, rate, **_) -> dict:
+    """LeNet5 of rank 20 whose singular values decay at the start: plain factors, or fixed-rank DLRT."""
+    g = torch.Generator().manual_seed(seed)
+    model = LeNet(**size["lenet"], generator=g)
+
+    def start(w):
+        w = dlrt_start(w.shape, min(rank, min(w.shape) // 2), decay=decay, generator=g)
+        root = w.s.sqrt()  # diagonal
+        return w if method == "DLRT" else LowRank(w.u @ root, w.v @ root)
+
+    replace_conv(model, "*", lambda layer: FactorizedConv2d.from_conv(layer, start))
+    replace_linear(model, "dense1", start)
+    seen = list(train(model, stepper(model, method, rate, None, 0.0), data, size["uv epochs"], size["batch"], g, rate))
+    return {"accuracy": max(s["test"] for s in seen), "by epoch": _text(s["test"] for s in seen), "cpu s": seen[-1]["cpu s"]}
+
+
+MEASURE = {"LeNet5": lenet5, "5x500": deep, "time": timed, "UV": uv}
+
+# ------------------------------------------------------------------------------------------ training
+
+
+def stepper(model: nn.Module, method: str, rate: float, theta: float | None, momentum: float = MOMENTUM):
+    """An object with step(closure) that trains the model: DLRT, plain SGD on all factors jointly or in turn, or dense SGD."""
+    sgd = torch.optim.SGD(model.parameters(), rate, momentum=momentum)
+    if method == "DLRT":
+        return DLRT(model, sgd, lr=rate, theta=theta)
+    return Alternating(model, sgd, turns=method == "UV in turn")
+
+
+def train(model: nn.Module, method, data, epochs: int, batch: int, generator: torch.Generator, rate: float):
+    """Train with a learning rate that falls linearly to a tenth; a generator of what is measured after each epoch."""
+    x, y, x_valid, y_valid, x_test, y_test = data
+    total = epochs * -(-len(y) // batch)
+    taken, start = 0, time.process_time()
+    for _ in range(epochs):
+        for rows in torch.randperm(len(y), generator=generator).split(batch):
+            for group in method.optimizer.param_groups:
+                group["lr"] = rate * (1 - 0.9 * taken / total)
+            method.step(partial(_cross_entropy, model, x[rows], y[rows]))
+            taken += 1
+        spent = time.process_time() - start
+        yield {
+            "loss": _loss(model, x_valid, y_valid), "test": round(100 * accuracy(model, x_test, y_test), 2),
+            "ranks": [m.weight.ranks[0] for m in _layers(model)], "counts": counts(model), "cpu s": round(spent, 1),
+        }  # fmt: skip
+
+
+def counts(model: nn.Module) -> dict[str, int]:
+    """Numbers in the weights, biases left out: as the paper counts them, and as they must be stored.
+
+    >>> w = LowRank.randn((6, 5), 2).orthogonal()
+    >>> counts(nn.Sequential(FactorizedLinear(w), nn.Linear(6, 3)))
+    {'one factor': 32, 'stored': 40}
+    """
+    low = [(m.weight.shape, m.weight.ranks[0]) for m in _layers(model)]
+    head = sum(m.weight.numel() for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d)))
+    one = sum(r * (n + 1) for (n, _), r in low)
+    return {"one factor": one + head, "stored": sum(r * (n + m) for (n, m), r in low) + head}
+
+
+def _layers(model):
+    return [m for m in model.modules() if isinstance(m, FactorizedLinear)]
+
+
+def _deep(size, data, generator, rank):
+    """in -> width -> width -> width -> width -> 10, its wide layers of low rank, or dense."""
+    model = MLP((data[0][0].numel(), *[size["width"]] * 4, 10), generator=generator)
+    if rank:
+        replace_linear(model, "layers.[0-3]", lambda w: dlrt_start(w.shape, rank, generator=generator))
+    return model
+
+
+def _cross_entropy(model, x, y):
+    return nn.functional.cross_entropy(model(x), y)
+
+
+@torch.no_grad()
+def _loss(model, x: Tensor, y: Tensor) -> float:
+    parts = zip(x.split(1000), y.split(1000))
+    return sum(float(nn.functional.cross_entropy(model(a), b, reduction="sum")) for a, b in parts) / len(y)
+
+
+def _text(numbers) -> str:
+    return " ".join(map(str, numbers))
+
+
+def draw(table: Table, ax) -> str:
+    """Accuracy of LeNet5 against the numbers stored; returns a sentence."""
+    rows = [r for r in table.where(experiment="LeNet5", method="DLRT") if r["seed"] != "mean" and r.get("accuracy") is not None]
+    for seed, mark in zip(dict.fromkeys(row["seed"] for row in rows), "osD"):
+        mine = sorted((row["stored"], row["accuracy"]) for row in rows if row["seed"] == seed)
+        ax.plot(*zip(*mine), marker=mark, label=f"seed {seed}")
+    ax.set(xscale="log", xlabel="numbers stored in the weights", ylabel="test accuracy in %")
+    ax.legend()
+    low = min(rows, key=lambda row: row["stored"])
+    return f"The smallest network, theta {low['theta']}, stores {low['stored']} numbers and is right on {low['accuracy']} %."
+
+
+def _digits(seed):
+    x, y = datasets.digits()
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
+    x, y = x[order].float(), y[order]
+    return x[:1200], y[:1200], x[1200:1500], y[1200:1500], x[1500:], y[1500:]
+
+
+def _mnist(seed):
+    (x, y), (x_test, y_test) = datasets.mnist("train"), datasets.mnist("test")
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
+    some, rest = order[:50000], order[50000:]
+    return x[some], y[some], x[rest], y[rest], x_test, y_test

@@ -1,0 +1,210 @@
+"""Tables of measured numbers: made row by row so that a killed run goes on where it was, and set beside the printed ones.
+
+A file is csv with `# name: value` lines on top: what the rows were made with, so that rows of other settings are not kept.
+"""
+
+import csv
+import datetime
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+PRESETS = ("quick", "full")
+
+
+@dataclass
+class Table:
+    """Rows of a table, dicts from column to a number, a text or None; `notes` say how they came about.
+
+    >>> table = Table("Name2020", [{"rank": 1, "error": 0.5}, {"rank": 2, "error": 0.25}])
+    >>> table["error"], table.where(rank=2)
+    ([0.5, 0.25], [{'rank': 2, 'error': 0.25}])
+    >>> print(table)
+    rank  error
+       1  0.5
+       2  0.25
+    """
+
+    key: str
+    rows: list[dict] = field(default_factory=list)
+    notes: dict = field(default_factory=dict)
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of all columns, in the order in which rows bring them."""
+        return list(dict.fromkeys(name for row in self.rows for name in row))
+
+    def __getitem__(self, column: str) -> list:
+        if column not in self.columns:
+            raise KeyError(f"Table: needs one of the columns {self.columns}, got {column!r}")
+        return [row.get(column) for row in self.rows]
+
+    def __len__(self):
+        return len(self.rows)
+
+    def where(self, **label) -> list[dict]:
+        """The rows that hold these values."""
+        return [row for row in self.rows if all(row.get(k) == v for k, v in label.items())]
+
+    def beside(self, printed: "Table") -> "Table":
+        """The printed numbers beside ours, as columns "<name> (printed)"; what both have and agree in is the label of a row.
+
+        The label columns are those of `printed.notes["label"]`, names with blanks between.  A printed row that we have not
+        measured comes last, with its label; where nothing is printed, the table stays as it is.
+
+        >>> ours = Table("Name2020", [{"rank": 1, "error": 0.5}])
+        >>> print(ours.beside(Table("Name2020", [{"rank": 1, "error": 0.4}], {"label": "rank"})))
+        rank  error  error (printed)
+           1  0.5    0.4
+        """
+        if not printed.rows:
+            return Table(self.key, list(self.rows), dict(self.notes))
+        names = printed.notes.get("label", "").split()
+        label = lambda row: tuple(row.get(name) for name in names)
+        found = {label(row): row for row in printed.rows}
+        columns = [name for name in printed.columns if name not in names]
+        if not names or len(found) < len(printed.rows):
+            raise ValueError(f"Table.beside: needs printed rows with labels of their own, got label {names}")
+        mine = [row | {f"{c} (printed)": found.get(label(row), {}).get(c) for c in columns} for row in self.rows]
+        seen = {label(row) for row in self.rows}
+        rest = [dict(zip(names, k)) | {f"{c} (printed)": row.get(c) for c in columns} for k, row in found.items() if k not in seen]
+        return Table(self.key, mine + rest, dict(self.notes))
+
+    def __str__(self):
+        lines = [self.columns] + [[_show(row.get(c)) for c in self.columns] for row in self.rows]
+        wide = [max(map(len, column)) for column in zip(*lines)]
+        right = [all(isinstance(row.get(c), int) for row in self.rows) for c in self.columns]
+        pad = lambda line: "  ".join(t.rjust(n) if r else t.ljust(n) for t, n, r in zip(line, wide, right)).rstrip()
+        return "\n".join(map(pad, lines))
+
+    def _repr_markdown_(self):
+        line = lambda cells: "| " + " | ".join(cells) + " |"
+        rows = [line(_show(row.get(c)) for c in self.columns) for row in self.rows]
+        return "\n".join([line(self.columns), line("---" for _ in self.columns), *rows])
+
+    def save(self, path) -> Path:
+        """Write it as csv; the file changes all at once, so that no kill leaves half a row."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        with open(part, "w", newline="", encoding="utf-8") as file:
+            file.writelines(f"# {name}: {value}\n" for name, value in self.notes.items())
+            writer = csv.DictWriter(file, self.columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
+        os.replace(part, path)
+        return path
+
+
+def load(path) -> Table:
+    """A table from its csv file; numbers come back as int or float, an empty cell as None."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    notes = dict(line[2:].split(": ", 1) for line in lines if line.startswith("# "))
+    rows = csv.DictReader(line for line in lines if not line.startswith("# "))
+    return Table(Path(path).stem, [{name: _value(text) for name, text in row.items()} for row in rows], notes)
+
+
+def run_rows(
+    key: str,
+    preset: str,
+    cases: Iterable[dict] | Callable[["Table"], Iterable[dict]],
+    measure: Callable[..., dict],
+    *,
+    settings: dict | None = None,
+    resume: bool = True,
+    progress: bool = True,
+) -> Table:
+    """The table with one row for each case, `case | measure(**case)`; each is saved as soon as it is there.
+
+    key, preset: the file is results/<key>-<preset>.csv where the command is given.  cases: labels of the rows, or a function
+    of the table that gives them one by one and may look at the rows before.  settings: what else the numbers depend on, such as
+    steps and seed; rows saved under other settings are measured again.  resume: keep the rows that are there; those of other
+    cases stay in the file.  progress: one line on stderr for each row.
+    """
+    path = results(key, preset)
+    notes = {"preset": preset, **{name: str(value) for name, value in (settings or {}).items()}}
+    old = load(path).rows if resume and path.exists() and load(path).notes == notes else []
+    table = Table(key, [], notes)
+    cases = cases(table) if callable(cases) else list(cases)
+    total = f"/{len(cases)}" if isinstance(cases, list) else ""
+    for number, case in enumerate(cases, 1):
+        labels = {name: _value(_text(value)) for name, value in case.items()}
+        kept = next((row for row in old if labels.items() <= row.items()), None)
+        start = time.perf_counter()
+        table.rows.append(kept or labels | measure(**case))
+        if kept is None:
+            Table(key, table.rows + [row for row in old if row not in table.rows], notes).save(path)
+        if progress:
+            took = f"{time.perf_counter() - start:.1f} s" if kept is None else "was there"
+            what = ", ".join(f"{name} {_show(value)}" for name, value in table.rows[-1].items())
+            print(f"{key} {preset} {number}{total}: {what} ({took})", file=sys.stderr, flush=True)
+    return table
+
+
+def check_preset(key: str, preset: str) -> None:
+    """Says no to a preset that no paper has.
+
+    >>> check_preset("Name2020", "fast")
+    Traceback (most recent call last):
+    ValueError: Name2020: needs a preset of quick, full, got 'fast'
+    """
+    if preset not in PRESETS:
+        raise ValueError(f"{key}: needs a preset of {', '.join(PRESETS)}, got {preset!r}")
+
+
+def results(key: str, preset: str, ending: str = "csv") -> Path:
+    """Where a run writes: results/<key>-<preset>.<ending> in the folder where the command is given."""
+    return Path("results") / f"{key}-{preset}.{ending}"
+
+
+def printed(key: str) -> Table:
+    """The numbers printed in the paper, data/papers/<key>.csv; a table without rows where the paper prints none we rerun."""
+    path = _data() / "papers" / f"{key}.csv"
+    return load(path) if path.exists() else Table(key)
+
+
+def measured(key: str) -> Table:
+    """Our numbers at preset full, data/measured/<key>.csv; without rows where nobody has run it."""
+    path = _data() / "measured" / f"{key}.csv"
+    return load(path) if path.exists() else Table(key)
+
+
+def record(table: Table) -> Path:
+    """Write data/measured/<key>.csv: the rows, and in its notes the date, the sizes and the kind of machine."""
+    machine = f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} threads, {device_kind()}"
+    when = {"date": datetime.date.today().isoformat(), "machine": machine, "torch": torch.__version__.split("+")[0]}
+    return Table(table.key, table.rows, {**when, **table.notes}).save(_data() / "measured" / f"{table.key}.csv")
+
+
+def device_kind() -> str:
+    """The accelerator that a program would use, or "cpu"."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+
+def _data() -> Path:
+    """The folder `data` of the project: where the command is given, or else beside the package."""
+    places = [Path.cwd() / "data", Path(__file__).parents[2] / "data"]
+    return next((place for place in places if (place / "papers").is_dir()), places[1])
+
+
+def _text(value) -> str:
+    return "" if value is None else str(value)
+
+
+def _value(text: str):
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text or None
+
+
+def _show(value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else _text(value)

@@ -1,0 +1,95 @@
+"""Tensorizing neural networks: a 1024 x 1024 layer of TT-matrices on digits, test error against parameters [Novikov2015].
+
+The network is 1024 -> 1024 -> 10 with a ReLU between, on digits of 32 x 32 pixels.  The first layer, or both, is a TT-matrix of
+modes (4, 8, 8, 4), trained from a random start; beside it a low-rank layer of as many numbers, and the dense one.
+Preset quick: scikit-learn's digits, drawn larger.  Preset full: MNIST with a border of zeros.
+"""
+
+import torch
+
+from .. import datasets
+from ..formats.lowrank import LowRank
+from ..formats.ttmatrix import TTMatrix
+from ..layers.linear import param_groups
+from ..layers.surgery import replace_linear
+from ..models.mlp import MLP, accuracy, train
+from .table import Table, check_preset, printed, run_rows
+
+KEY = "Novikov2015"
+MODES = (4, 8, 8, 4)
+CASES = {
+    "quick": [("TT", 1), ("TT", 4), ("TT", 8), ("low rank", 4), ("dense", None)],
+    "full": [("both TT", 8), ("TT", 8), ("low rank", 4), ("TT", 4), ("both TT", 6), ("TT", 1), ("dense", None)],
+}
+EPOCHS, RATE, BATCH = {"quick": 15, "full": 5}, 1e-3, 100
+
+
+def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
+    """Rows: structure and rank of the layers, parameters of the whole network, those of its first layer, test error in %."""
+    check_preset(KEY, preset)
+    x, y, x_test, y_test = _digits() if preset == "quick" else _mnist()
+
+    def measure(structure, rank):
+        g = torch.Generator().manual_seed(0)
+        model = network(structure, rank, g)
+        adam = torch.optim.Adam(param_groups(model, RATE))
+        epochs = EPOCHS[preset]
+        decay = torch.optim.lr_scheduler.LinearLR(adam, 1.0, 0.05, total_iters=epochs)
+        losses = []
+        for loss in train(model, adam, x, y, epochs=epochs, batch=BATCH, generator=g):
+            losses.append(loss)
+            decay.step()
+        first = sum(p.numel() for p in model.layers[0].parameters())
+        return {
+            "parameters": sum(p.numel() for p in model.parameters()), "first layer": first,
+            "error %": round(100 * (1 - accuracy(model, x_test, y_test)), 2), "training loss": round(losses[-1], 4),
+        }  # fmt: skip
+
+    cases = [{"structure": structure, "rank": rank} for structure, rank in CASES[preset]]
+    settings = {"epochs": EPOCHS[preset], "learning rate": RATE, "batch": BATCH, "training images": len(y)}
+    table = run_rows(KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress)
+    return table.beside(printed(KEY)) if preset == "full" else table
+
+
+def network(structure: str, rank: int | None, generator: torch.Generator) -> MLP:
+    """1024 -> 1024 -> 10 with its first layer, or both, of a structure."""
+    model = MLP((1024, 1024, 10), generator=generator)
+    if structure == "low rank":
+        replace_linear(model, "layers.0", lambda w: LowRank.randn(w.shape, rank, generator=generator).initial())
+    elif structure != "dense":
+        tt = lambda out: lambda w: TTMatrix.randn(out=out, in_=MODES, rank=rank, generator=generator).initial()
+        replace_linear(model, "layers.0", tt(MODES))
+        if structure == "both TT":
+            replace_linear(model, "layers.1", tt((1, 2, 5, 1)))
+    return model
+
+
+def draw(table: Table, ax) -> str:
+    """Test error against parameters, a line for each structure; returns a sentence."""
+    from ..plots import style  # brings matplotlib
+
+    for k, structure in enumerate(dict.fromkeys(table["structure"])):
+        rows = [row for row in table.where(structure=structure) if row.get("error %") is not None]
+        rows.sort(key=lambda row: row["parameters"])
+        ax.plot([row["parameters"] for row in rows], [row["error %"] for row in rows], label=structure, **style(k))
+    ax.set(xscale="log", yscale="log", xlabel="parameters of the network", ylabel="test error in %")
+    ax.legend()
+    rows = [row for row in table.rows if row["structure"] != "dense" and row.get("error %") is not None]
+    best = min(rows, key=lambda row: row["error %"])
+    return f"The best of the small networks, {best['structure']} of rank {best['rank']}, errs on {best['error %']} %."
+
+
+def _digits():
+    x, y = datasets.digits()
+    x = torch.nn.functional.interpolate(x[:, None].float(), (32, 32), mode="bilinear")[:, 0]
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+    x, y = x[order], y[order]
+    return x[:1300], y[:1300], x[1300:], y[1300:]
+
+
+def _mnist():
+    parts = []
+    for split in ("train", "test"):
+        x, y = datasets.mnist(split)
+        parts += [torch.nn.functional.pad(x, (2, 2, 2, 2)), y]
+    return parts

@@ -1,0 +1,53 @@
+"""The rearranged matrix: the explorer's errors are those of NumPy's SVDs; a wrong number is a sentence."""
+
+import numpy as np
+import pytest
+import torch
+
+import tensorlab as tl
+from tensorlab.course.lessons import kronecker as lesson
+
+
+def test_the_sentence_says_the_errors_of_both():
+    e = lesson.KroneckerExplorer()
+    e.set(matrix="random", terms=3, rows=4, columns=16)
+    w = lesson.matrix("random").numpy()
+    r = w.reshape(4, 16, 16, 4).transpose(0, 2, 1, 3).reshape(64, 64)
+    s, t = np.linalg.svd(r, compute_uv=False), np.linalg.svd(w, compute_uv=False)
+    kron, low = (np.linalg.norm(v[3:]) / np.linalg.norm(v) for v in (s, t))
+    assert f"3 Kronecker terms (384 numbers) leave a relative error of {kron:.2g}" in e.sentence
+    assert f"rank 3 (384 numbers) leaves {low:.2g}" in e.sentence
+
+
+def test_the_tile_is_one_product_at_its_own_size_only():
+    e = lesson.KroneckerExplorer()
+    assert "1 Kronecker terms (128 numbers)" in e.sentence
+    w = lesson.matrix("tiled pattern")
+    assert float((tl.kron_svd(w, (8, 8), 1).to_dense() - w).norm()) < 1e-12
+    assert tl.kron_svd(lesson.matrix("tiled pattern"), (4, 4), rtol=1e-10).ranks != (1,)
+    assert lesson.best_left(8) and not lesson.best_left(16)
+
+
+def test_a_wrong_value_is_a_sentence_and_the_picture_stays():
+    e = lesson.KroneckerExplorer()
+    picture = e.view.value
+    for wrong in ("99", "abc", "0"):
+        e.boxes["terms"].value = wrong
+        assert "terms: needs a whole number in 1..16, got " + wrong in e.status.value
+        assert e.view.value == picture and e.value("terms") == 1
+
+
+def test_errors_are_tails():
+    w = lesson.matrix("random", 16)
+    kron, svd = lesson.errors(w, (4, 4), 5)
+    assert kron[1][1] == pytest.approx(float((tl.kron_svd(w, (4, 4), 2).to_dense() - w).norm() / w.norm()))
+    assert svd[1][1] == pytest.approx(float((tl.LowRank.from_dense(w, 2).to_dense() - w).norm() / w.norm()))
+    assert kron[1][0] == svd[1][0] == 64
+
+
+def test_right_answer_of_the_function(capsys):
+    assert lesson.kron_apply(lambda a, b, x: (a @ x.reshape(a.shape[1], -1) @ b.T).reshape(-1))
+    assert lesson.kron_apply(lambda a, b, x: tl.Kronecker((a[None], b[None])).apply(x))
+    with pytest.raises(ValueError, match="got marble"):
+        lesson.matrix("marble")
+    assert torch.equal(lesson.matrix("random"), lesson.matrix("random"))
