@@ -84,7 +84,7 @@ shapes = {
     "train, rank 8": ((8, 8, 16), (4, 4, 4), 8),
     "low rank 3": ((1024, 1), (1, 64), 3),
 }
-results = lesson.race(shapes, 3 if FAST else 600)
+results = lesson.race(shapes, 3 if FAST else 400)
 text = lesson.vocabulary().text
 share = torch.bincount(text[text >= 0], minlength=1024).double()
 share = share / share.sum()

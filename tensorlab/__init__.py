@@ -42,9 +42,11 @@ from .layers.linear import FactorizedLinear, param_groups
 from .layers.propagation import plans, propagate
 from .layers.surgery import layer_report, linear_layers, replace_linear
 from .linalg import truncated_svd
+from .methods.density import TTDensity
 from .methods.dlrt import DLRT, dlrt_start, kls_step, usv_step
 from .methods.kashin import Kashin, Rotation, kashin, kashin_steps
 from .methods.pointcloud import Permuted, chamfer, sliced_wasserstein, tt_cloud, tt_nearest, tt_permute
+from .methods.projected import Alternating, Projected, prox_rank
 from .methods.protes import Automaton, Optimum, Protes, ProtesFit, protes
 from .methods.quantize import Quantized, QuantizedLinear, load_quantized, quantize, quantize_model, save_quantized
 from .multilinear import balanced_shape, digit_shape, fold, from_digits, khatri_rao, mode_product, to_digits, unfold
@@ -78,4 +80,8 @@ __all__ = [
     # embeddings and point clouds
     "TTEmbedding", "TokenTrains", "tt_cloud", "tt_permute", "tt_nearest", "Permuted", "sliced_wasserstein", "chamfer",
     "protes", "Protes", "ProtesFit", "Optimum", "Automaton",
+    # densities and interactions
+    "TTDensity",
+    # training in low rank
+    "DLRT", "dlrt_start", "kls_step", "usv_step", "Projected", "Alternating", "prox_rank",
 ]  # fmt: skip

@@ -567,3 +567,24 @@ def marginal_history(ax: Axes, shares: Tensor) -> str:
     ax.set(xlabel="batch", ylabel="mode", title="share of ones in the draws")
     settled = int(((shares[-1] < 0.05) | (shares[-1] > 0.95)).sum())
     return f"In the last batch {settled} of {shares.shape[1]} modes are settled, with a share of ones below 0.05 or above 0.95."
+
+
+def density_map(ax: Axes, x: Tensor, y: Tensor, p: Tensor, points: Tensor | None = None) -> str:
+    """A density of two variables on a grid, p (len(y), len(x)), and points (n, 2) drawn from it; says how much lies on the grid."""
+    ax.pcolormesh(x.numpy(), y.numpy(), p.numpy(), cmap="cividis", shading="auto", rasterized=True)
+    if points is not None:
+        ax.plot(*points.T.numpy(), ".", color="white", ms=2.5, mec="black", mew=0.3)
+    i, j = divmod(int(p.argmax()), len(x))
+    count = 0 if points is None else len(points)
+    return f"The density is highest, {float(p.max()):.3g}, at ({float(x[j]):.2g}, {float(y[i]):.2g}); {count} samples are shown."
+
+
+def density_lines(ax: Axes, x: Tensor, lines: dict[str, Tensor]) -> str:
+    """Densities of one variable on a grid; says their means."""
+    means = {}
+    for k, (name, p) in enumerate(lines.items()):
+        ax.plot(x.numpy(), p.numpy(), label=name, **style(k, len(x)))
+        means[name] = float((torch.trapezoid(p * x, x) / torch.trapezoid(p, x)))
+    ax.set(ylabel="density", ylim=(0, None))
+    ax.legend(fontsize=8)
+    return "Means: " + ", ".join(f"{name} {mean:.2f}" for name, mean in means.items()) + "."

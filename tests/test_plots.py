@@ -270,3 +270,15 @@ def test_marginal_history_counts_settled_modes(ax):
     shares = torch.tensor([[0.5, 0.5, 0.5], [0.5, 0.96, 0.04]])
     assert plots.marginal_history(ax, shares).startswith("In the last batch 2 of 3 modes are settled")
     assert ax.images[0].get_array().shape == (3, 2)
+
+
+def test_density_map_and_lines(ax):
+    x, y = torch.linspace(0, 1, 5).double(), torch.linspace(2, 3, 3).double()
+    p = torch.zeros(3, 5).double()
+    p[2, 1] = 4.0
+    points = torch.tensor([[0.5, 2.5], [0.25, 3.0]]).double()
+    said = plots.density_map(ax, x, y, p, points)
+    assert said == "The density is highest, 4, at (0.25, 3); 2 samples are shown." and len(ax.lines) == 1
+    ax = Figure().subplots()
+    assert plots.density_lines(ax, x, {"flat": torch.ones(5).double(), "rising": x}) == "Means: flat 0.50, rising 0.69."
+    assert len(ax.lines) == 2

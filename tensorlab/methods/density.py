@@ -4,7 +4,8 @@ A function of d variables with a train A of coefficients, one B-spline basis b_1
 
     q(x) = <A, b(x_0) o ... o b(x_{d-1})>,      v_{k+1} = v_k sum_i b_i(x_k) G_k[i],     q + 1 of the m terms are not zero
 
-    "squared"   p(x) = sum_c q_c(x)^2 / sum_c Z_c,   Z = <A, (D o ... o D) A>,   D_ij = the integral of b_i b_j     maximum likelihood
+    "squared"   p(x) = sum_c q_c(x)^2 / sum_c Z_c,   Z = <A, (D o ... o D) A>,   D_ij = the integral of b_i b_j
+                by maximum likelihood
     "linear"    p(x) = q(x) / Z,                     Z = <A, c o ... o c>,       c_i = the integral of b_i
                 by the loss  |p - q|^2 = <A, (D o ... o D) A> - 2 E q(x) + const  in closed form, on the manifold of trains
 
@@ -44,7 +45,7 @@ class Report(NamedTuple):
 
 
 class Where(NamedTuple):
-    """Points in a spline basis: interval (n, d) of each coordinate, values (n, d, q + 1) of the functions there, and who is inside."""
+    """Points in a spline basis: interval (n, d) of each coordinate, values (n, d, q + 1) of its functions, and which are inside."""
 
     interval: Tensor
     values: Tensor
@@ -74,7 +75,8 @@ class Splines:
         """The basis whose intervals lie between the edges (d, K + 1); beyond them the first and last lengths are repeated."""
         d, k, q = len(edges), edges.shape[1] - 1, degree
         h = edges.diff()  # (d, K)
-        t = torch.cat([edges[:, :1] - h[:, :1] * torch.arange(q, 0, -1).to(h), edges, edges[:, -1:] + h[:, -1:] * torch.arange(1, q + 1).to(h)], 1)
+        out = torch.arange(1, q + 1).to(h)
+        t = torch.cat([edges[:, :1] - h[:, :1] * out.flip(0), edges, edges[:, -1:] + h[:, -1:] * out], 1)
         one = edges.new_zeros(d, k, q + 1)
         one[..., 0] = 1
         pieces = [one]
@@ -104,7 +106,7 @@ class Splines:
         return self.pieces.shape[-1] - 1
 
     def at(self, x: Tensor, dims=None) -> Where:
-        """The functions that are not zero at the points x (n, d), or at (n, len(dims)) of some variables; beyond an edge: the nearest."""
+        """The functions that are not zero at x (n, d), or at (n, len(dims)) of some variables; beyond an edge, at the edge."""
         dims = torch.arange(len(self.edges), device=x.device) if dims is None else torch.as_tensor(dims, device=x.device)
         edges, x = self.edges[dims], x.T.contiguous()  # (d, K + 1), (d, n)
         inside = ((x >= edges[:, :1]) & (x <= edges[:, -1:])).all(0)
@@ -143,20 +145,20 @@ def spline_edges(x: Tensor, basis: int, degree: int, knots: str = "quantile", ma
 
 
 class TTDensity(Estimator):
-    """A density of d variables: a tensor train on B-splines, squared or linear, with the interface of scikit-learn's `KernelDensity`.
+    """A density of d variables: a train on B-splines, squared or linear, with the interface of scikit-learn's `KernelDensity`.
 
         p(x) = sum_c q_c(x)^2 / sum_c Z_c     or     q(x) / Z          (see the module's head)
 
-    rank, basis, degree: the ranks of the train, functions m for each variable, their degree.  knots: "quantile" or "uniform", over the
-    range of the data and a share `margin` of it on both sides; outside the density is zero.  components: trains in the mixture, the
-    first with the variables in their order, each other with a permutation of its own (squared only).  em_steps: of the start, a
-    mixture of `rank` products of one-dimensional densities.  Then, squared: `steps` of Adam on batches, its rate falling from lr to 0,
-    with Gaussian noise on the batch of `noise` standard deviations of each variable; of ten points of the way the one is kept
-    that is likeliest on a held-out share.  Linear: at most `steps` of Riemannian gradient descent, held out alike.
+    rank: of the train.  basis, degree: functions m for each variable, and their degree.  knots: "quantile" or "uniform", over the
+    range of the data and a share `margin` of it on both sides; outside the density is zero.  components: trains in the mixture,
+    the first with the variables in their order, each other with a permutation of its own (squared only).  em_steps: of the start,
+    a mixture of `rank` products of one-dimensional densities.  Then, squared: `steps` of Adam on batches, its rate falling from lr
+    to 0, with Gaussian noise on the batch of `noise` standard deviations of each variable; of ten points of the way the one is
+    kept that is likeliest on a held-out share.  Linear: at most `steps` of Riemannian descent, held out alike.
 
-    fit learns trains_ (TT each), orders_, splines_, history_ (step, seconds, mean held-out log-density or loss).  X: (n, d), a tensor
-    or an array; its dtype and device are the model's.  Raises ValueError or TypeError, in one sentence, for NaN, for fewer than two
-    rows and for constant columns, before anything learned is replaced; warns of rows that occur more than once.
+    fit learns trains_ (TT each), orders_, splines_, history_ (step, seconds, held-out mean log-density, or loss).  X: (n, d), a
+    tensor or an array; its dtype and device are the model's.  Raises ValueError or TypeError, in one sentence, for NaN, for fewer
+    than two rows and for constant columns, before anything learned is replaced; warns of rows that occur more than once.
 
     >>> x = torch.randn(500, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> model = TTDensity(rank=2, basis=10, steps=20).fit(x)
@@ -304,13 +306,13 @@ class TTDensity(Estimator):
         train = TT(tuple(core.contiguous() for core in bare(kept)))
         sign, log = tt_sum(train, list(splines.integral))
         if sign <= 0:
-            raise ValueError("TTDensity.fit: needs a linear model with a positive integral, got one that is not; take more data or a lower rank")
+            raise ValueError("TTDensity.fit: needs a linear model of positive integral, got another; take more data or less rank")
         return [train.scale(float(torch.exp(-log)))], tuple(history)
 
     # -- integrals
 
     def _log_mass(self, fixed: dict, dims, x: Tensor | None = None) -> Tensor:
-        """log of the integral of sum_c q_c^2 (or q) over the variables that are neither fixed nor in dims, at the rows of x, over its whole."""
+        """log of the integral of sum_c q_c^2 (or q) over the variables that are neither fixed nor in dims, at the rows of x."""
         chains = [self._log_chain(c, fixed, dims, x) for c in range(len(self.trains_))]
         log = torch.stack([log for log, _ in chains]).logsumexp(0)
         if self.model == "linear":
@@ -321,9 +323,9 @@ class TTDensity(Estimator):
 
     @torch.no_grad()
     def _log_chain(self, c: int, fixed: dict, dims, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(log |value|, sign) of component c.  Linear: a row of the bond; squared: rows while nothing is integrated, then their Gram matrix."""
+        """(log |value|, sign) of component c: a row at each bond; squared, once a variable is integrated, its Gram matrix."""
         train, order, s = self.trains_[c], self.orders_[c], self.splines_
-        points = {k: s.at(torch.full((1, 1), value).to(s.edges), [k]) for k, value in fixed.items()}
+        points = {k: s.at(s.edges.new_full((1, 1), value), [k]) for k, value in fixed.items()}
         points |= {k: s.at(x[:, [j]], [k]) for j, k in enumerate(dims)}
         squared, state = self.model == "squared", train.cores[0].new_ones(1, 1)  # (n, r), or (n, r, r) once it is a Gram matrix
         log = state.new_zeros(1)
@@ -338,15 +340,16 @@ class TTDensity(Estimator):
                 state = _gram_step(state, core, s.gram[k])
             size = state.abs().flatten(1).amax(1)
             safe = torch.where(size > 0, size, torch.ones_like(size))
-            state, log = state / safe.reshape(-1, *[1] * (state.ndim - 1)), log + safe.log() * (2 if squared and state.ndim == 2 else 1)
+            state = state / safe.reshape(-1, *[1] * (state.ndim - 1))
+            log = log + (2 if squared and state.ndim == 2 else 1) * safe.log()
         value = state.flatten(1)[:, 0]
         own = torch.where(value == 0, -math.inf, value.abs().log())
-        return log + own * (2 if squared and state.ndim == 2 else 1), value.sign()
+        return log + (2 if squared and state.ndim == 2 else 1) * own, value.sign()
 
     def _draw(self, c: int, n: int, fixed: dict, generator) -> tuple[Tensor, float]:
         train, order, s, squared = self.trains_[c], self.orders_[c], self.splines_, self.model == "squared"
         x = s.edges.new_empty(n, len(order))
-        known = {k: s.at(torch.full((1, 1), value).to(s.edges), [k]) for k, value in fixed.items()}
+        known = {k: s.at(s.edges.new_full((1, 1), value), [k]) for k, value in fixed.items()}
         weights = [s.gram[k] if squared else s.integral[k] for k in order]
         for place, k in enumerate(order):
             if k in known:
@@ -362,7 +365,8 @@ class TTDensity(Estimator):
             else:
                 ahead = right[place + 1] if squared else right[place + 1][:, None]
                 y = torch.einsum("nmq,qs->nms", (row @ core.flatten(1)).reshape(n, *core.shape[1:]), ahead)
-                x[:, k], share = _invert(y, s.pieces[k], s.edges[k], squared, rand(n, generator=generator, dtype=x.dtype, device=x.device))
+                u = rand(n, generator=generator, dtype=x.dtype, device=x.device)
+                x[:, k], share = _invert(y, s.pieces[k], s.edges[k], squared, u)
                 clipped = max(clipped, share)
                 where = s.at(x[:, [k]], [k])
             row = (row[:, None] @ _slices(core, where.interval[:, 0], where.values[:, 0]))[:, 0]
@@ -393,7 +397,7 @@ class TTDensity(Estimator):
             raise ValueError(f"{who}: needs columns that vary, got column {still[0]} with {float(x[0, still[0]]):.6g} in every row")
         twice = len(x) - len(torch.unique(x, dim=0))
         if twice:
-            warnings.warn(f"{who}: {twice} of {len(x)} rows repeat another; what occurs twice has no density, noise of its rounding helps",
+            warnings.warn(f"{who}: {twice} of {len(x)} rows repeat another; what occurs twice has no density, noise would help",
                           stacklevel=3)  # fmt: skip
         return x, seeded(who, self.random_state, x.device)
 
@@ -421,9 +425,10 @@ class TTDensity(Estimator):
     def _say(self, who, log):
         outside, negative = int((log == -math.inf).sum()), int(log.isnan().sum())
         if outside:
-            warnings.warn(f"{who}: {outside} of {len(log)} rows lie outside of the support, where the log-density is -inf", stacklevel=3)
+            warnings.warn(f"{who}: {outside} of {len(log)} rows lie outside of the support; they have -inf", stacklevel=3)
         if negative:
-            warnings.warn(f"{who}: {negative} of {len(log)} rows lie where the linear model is not positive; they have NaN", stacklevel=3)
+            warnings.warn(f"{who}: {negative} of {len(log)} rows lie where the linear model is not positive; they have NaN",
+                          stacklevel=3)  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------ the start
@@ -432,17 +437,18 @@ class TTDensity(Estimator):
 def product_mixture(where: Where, splines: Splines, rank: int, steps: int, x: Tensor, generator) -> tuple[Tensor, Tensor]:
     """A mixture of products of one-dimensional spline densities, by EM: shares (R,), coefficients (R, d, m) with sum_i w_i c_i = 1.
 
-        gamma[n, r] ~ share_r prod_k p_rk(x_nk);     w_i <- w_i / (c_i sum gamma) sum_n gamma_n b_i(x_n) / p(x_n);     share <- mean gamma
+        gamma[n, r] ~ share_r prod_k p_rk(x_nk);   share <- mean gamma
+        w_i <- w_i / (c_i sum_n gamma_n) sum_n gamma_n b_i(x_n) / p(x_n)
 
-    Started from the cells of `rank` rows of x, drawn far from each other.
+    The coefficients keep one per mille of the uniform density.  Started from the cells of k-means.
     """
     n, d, width = where.values.shape
     w = (1 / splines.integral.sum(1))[None, :, None].repeat(rank, 1, splines.integral.shape[1])  # each the uniform density
     flat = where.interval[..., None] + torch.arange(width, device=x.device)  # (n, d, q + 1)
     gamma = _cells(x / x.std(0), rank, generator)
-    for step in range(max(1, steps)):
-        share, log = gamma.mean(0), share_log(gamma)
-        total = gamma.sum(0).clamp_min(torch.finfo(x.dtype).tiny)
+    for _ in range(max(1, steps)):
+        share = gamma.mean(0).clamp_min(torch.finfo(x.dtype).tiny)
+        log, total = share.log(), len(x) * share
         for k in range(d):
             terms = w[:, k][:, flat[:, k]] * where.values[:, k]  # (R, n, q + 1)
             terms = terms * (gamma.T / terms.sum(2).clamp_min(torch.finfo(x.dtype).tiny))[..., None]
@@ -453,13 +459,8 @@ def product_mixture(where: Where, splines: Splines, rank: int, steps: int, x: Te
     return share, w
 
 
-def share_log(gamma: Tensor) -> Tensor:
-    """log of the shares of the components, (R,)."""
-    return gamma.mean(0).clamp_min(torch.finfo(gamma.dtype).tiny).log()
-
-
 def _cells(x: Tensor, rank: int, generator) -> Tensor:
-    """Which of `rank` rows, each drawn with its squared distance to those before as weight, is nearest, moved twice to its cell's mean."""
+    """Cells of k-means: centres drawn with their squared distance to those before as weight, then moved three times; (n, rank)."""
     centres, far = [], torch.ones_like(x[:, 0])
     for _ in range(rank):
         place = torch.multinomial(far if far.sum() > 0 else torch.ones_like(far), 1, generator=generator)
@@ -483,7 +484,8 @@ def _diagonal(mixture, order, root: bool, generator) -> TT:
         return TT((core.sqrt() if root else core,))
     w[:, 0] = w[:, 0] * share[:, None]
     w = w.sqrt() if root else w
-    cores = [w[:, 0].T[None], *(torch.diag_embed(w[:, k].T).permute(1, 0, 2) for k in range(1, len(order) - 1)), w[:, -1][..., None]]
+    middle = (torch.diag_embed(w[:, k].T).permute(1, 0, 2) for k in range(1, len(order) - 1))
+    cores = [w[:, 0].T[None], *middle, w[:, -1][..., None]]
     noise = lambda core: 0.01 * core.abs().mean() * randn(*core.shape, generator=generator, dtype=core.dtype, device=core.device)
     return TT(tuple((core + noise(core)).contiguous() for core in cores))
 
@@ -536,9 +538,9 @@ def _mean_value(cores, where: Where) -> Tensor:
 
 
 def _invert(y: Tensor, pieces: Tensor, edges: Tensor, squared: bool, u: Tensor) -> tuple[Tensor, float]:
-    """Points at which the distribution functions reach u, for coefficients y (n, m, s): density |sum_i b_i y_i|^2, or sum_i b_i y_i.
+    """Points (n,) at which the distribution functions reach u, and the largest share of mass that was negative.
 
-    Returns the points (n,) and the largest share of mass that was negative.
+    y: (n, m, s), coefficients of the density |sum_i b_i y_i|^2, or sum_i b_i y_i with s = 1.
     """
     q = pieces.shape[-1] - 1
     z = torch.einsum("njsa,jac->njcs", y.unfold(1, q + 1, 1), pieces)  # (n, K, q + 1, s): polynomials on each interval

@@ -281,6 +281,8 @@ def tt_permute(points: Tensor, shape, rank, *, max_iter: int = 20, block: int = 
         raise ValueError(f"tt_permute: needs an order of the {len(points)} points, got one of shape {tuple(order.shape)}")
     tt, history, converged = None, [], False
     for _ in range(max_iter):
+        if tt is not None:
+            order = _assign(points, rows(tt), order, block, generator)
         x = points[order].reshape(full)
         tried = [tt_svd(x, caps)] if tt is None else [tt_svd(x, caps), _sweep(x, tt)]
         errors = [float(torch.linalg.vector_norm(t.to_dense() - x)) / size if size else 0.0 for t in tried]
@@ -290,7 +292,6 @@ def tt_permute(points: Tensor, shape, rank, *, max_iter: int = 20, block: int = 
         if len(history) > 1 and history[-2] - error <= tol * error:
             converged = True
             break
-        order = _assign(points, rows(tt), order, block, generator)
     return Fit(Permuted(tt, order), tuple(history), converged)
 
 

@@ -183,7 +183,7 @@ class Protes:
                 if len(fresh) < size:
                     fresh |= self._fresh(self._mutate(self.batch), fresh)
             self._propose(list(fresh.values())[:size])
-        return self.points.new_zeros(0, len(self.shape)) if self.reason else self.decode(self.asked)
+        return self.points.new_zeros(0, len(self.shape)) if self.reason else self.decode(self.asked.clone())
 
     def tell(self, values: Tensor) -> None:
         """The values at the points of the last `ask`, (m,) floating: remember them, and learn from the best."""
@@ -194,10 +194,10 @@ class Protes:
         order = values.argsort(stable=True)[: self.elite]  # equal ones as they came
         best, elite, self.asked = float(values[order[0]]), self.asked[order], None
         self.history = (*self.history, min((best, *self.history[-1:])))
-        if len(self.values) >= self.budget:
-            self.reason = "the budget is spent"
-        elif len(self.values) == math.prod(self.modes):
+        if len(self.values) == math.prod(self.modes):
             self.reason = "every point is known"
+        elif len(self.values) >= self.budget:
+            self.reason = SPENT
         else:
             self._learn(elite)
 
@@ -208,7 +208,7 @@ class Protes:
         i = int(self.values.argmin())
         where = Optimum(tuple(self.decode(self.points[i : i + 1])[0].tolist()), float(self.values[i]))
         model = TT(tuple(core[:r, :n, :q].clone() for core, r, n, q in zip(self.cores, *self._sizes())))
-        done = bool(self.reason) and len(self.values) < self.budget
+        done = self.reason not in ("", SPENT)
         return ProtesFit(where, self.history, done, len(self.values), self.samples, self.reason or "not ended", model)
 
     @torch.no_grad()
@@ -260,8 +260,7 @@ class Protes:
         """One step of Adam up the mean log-probability of the elite; what the mask holds at zero stays there."""
         gradient = _gradient(self.cores, elite, self._walk(elite)) * self.mask
         self.updates += 1
-        self.first.lerp_(gradient, 0.1)
-        self.second.lerp_(gradient.square(), 0.001)
+        self.first, self.second = self.first.lerp(gradient, 0.1), self.second.lerp(gradient.square(), 0.001)
         mean, square = self.first / (1 - 0.9**self.updates), self.second / (1 - 0.999**self.updates)
         self.cores = self.cores + self.lr * mean / (square.sqrt() + 1e-8)
 
@@ -421,6 +420,7 @@ def _gradient(cores: Tensor, index: Tensor, admitted: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------ what comes in
 
 
+SPENT = "the budget is spent"
 STATE = "cores first second updates points values asked samples idle share history reason".split()
 
 

@@ -284,7 +284,7 @@ def _medians(z, k):
 
 
 def _far_apart(points, k, generator):
-    """k of the points, each drawn with the square of its distance to those before [ArthurVassilvitskii2007]."""
+    """k of the points, each drawn with the square of its distance to those before [Arthur2007]."""
     centres = points[:1]
     while len(centres) < k:
         weight = (points - centres[nearest(points, centres)]).square().sum(1).double().cpu()

@@ -6,6 +6,7 @@ the packages that a user would try beside it.
 """
 
 import math
+import statistics
 import time
 
 import torch
@@ -40,14 +41,14 @@ def row(key: str, budget: int, seeds: int) -> dict:
     start = time.perf_counter()
     fits = [protes(p.f, p.shape, budget=budget, constraint=p.constraint, generator=_seed(seed)) for seed in range(seeds)]
     seconds = (time.perf_counter() - start) / seeds
-    found = torch.tensor([fit.value.value for fit in fits], dtype=torch.float64)
-    median, mean = float(found.quantile(0.5)), lambda name: round(sum(getattr(fit, name) for fit in fits) / seeds)
+    found = [fit.value.value for fit in fits]
+    median, mean = statistics.median(found), lambda name: round(sum(getattr(fit, name) for fit in fits) / seeds)
     return {
-        "name": p.name, "reference": p.best, "median": median, "best": float(found.min()), "worst": float(found.max()),
-        "met": sum(met(p, value) for value in found.tolist()), "gap %": 100 * (median - p.best) / abs(p.best),
+        "name": p.name, "reference": p.best, "median": median, "best": min(found), "worst": max(found),
+        "met": sum(met(p, value) for value in found), "gap %": 100 * (median - p.best) / abs(p.best),
         "evaluated": mean("evaluations"), "drawn": mean("samples"), "seconds": round(seconds, 2),
-        "random": _median(random_search(p, budget, seed) for seed in range(seeds)),
-        "TT-cross": _median(cross_search(p, budget, seed) for seed in range(seeds)),
+        "random": statistics.median(random_search(p, budget, seed) for seed in range(seeds)),
+        "TT-cross": statistics.median(cross_search(p, budget, seed) for seed in range(seeds)),
     }  # fmt: skip
 
 
@@ -97,7 +98,3 @@ def draw(table: Table, ax) -> str:
 
 def _seed(seed):
     return torch.Generator().manual_seed(seed)
-
-
-def _median(values):
-    return float(torch.tensor(list(values), dtype=torch.float64).quantile(0.5))

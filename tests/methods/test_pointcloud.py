@@ -193,6 +193,8 @@ def test_the_error_of_train_and_permutation_never_rises(block):
     assert len(fit.history) == 8 and all(b <= a * (1 + 1e-12) for a, b in zip(fit.history, fit.history[1:]))
     assert fit.history[-1] < 0.95 * fit.history[0]
     assert sorted(fit.value.order.tolist()) == list(range(64))
+    short = pc.tt_permute(x, (4, 4, 4), 4, order=start, block=block, max_iter=2, generator=torch.Generator().manual_seed(0))
+    assert not short.converged and relative_error(short.value.restored(), x) == pytest.approx(short.history[-1], rel=1e-9)
     assert relative_error(fit.value.restored(), x) == pytest.approx(fit.history[-1], rel=1e-9)
     assert relative_error(pc.rows(fit.value.tt), x[fit.value.order]) == pytest.approx(fit.history[-1], rel=1e-9)
 

@@ -50,7 +50,8 @@ def test_no_rank_has_a_lower_price(price):
 
 def test_turns_are_two_steps_of_half_the_factors():
     """Joint: both gradients at the same point.  In turn: that of v at the new u."""
-    w, x, y = tl.LowRank.randn((5, 4), 2, generator=torch.Generator().manual_seed(0), dtype=F64), gaussian(7, 4), gaussian(7, 5, seed=1)
+    w = tl.LowRank.randn((5, 4), 2, generator=torch.Generator().manual_seed(0), dtype=F64)
+    x, y = gaussian(7, 4), gaussian(7, 5, seed=1)
     u, v = (t.clone().requires_grad_() for t in w.tensors())
     loss = lambda u, v: (x @ v @ u.T - y).square().sum()
     gu, gv = torch.autograd.grad(loss(u, v), (u, v))

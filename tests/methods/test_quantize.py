@@ -161,7 +161,7 @@ def test_forward_is_that_of_the_dense_matrix(method, group, shape):
     assert dense.shape == w.shape and dense.dtype == w.dtype
     x = torch.randn(3, 2, math.prod(shape[1:]), generator=seeded(1), dtype=torch.float64, requires_grad=True)
     wanted = x @ dense.reshape(shape[0], -1).mT
-    assert torch.allclose(q.apply(x), wanted, atol=3e-5 * float(wanted.abs().max()))
+    assert torch.allclose(q.apply(x), wanted, atol=3e-5 * float(wanted.detach().abs().max()))
     (g,) = torch.autograd.grad(q.apply(x).sum(), x)
     assert torch.allclose(g, dense.reshape(shape[0], -1).sum(0).expand_as(x), atol=1e-4)
 
@@ -192,11 +192,12 @@ def test_rows_of_zeros_stay_zero_by_channel(method):
     assert not tl.quantize(w, method=method, group="channel", generator=seeded()).to_dense()[2].any()
 
 
-def test_scales_by_channel_mend_scaled_rows():
+def test_scales_by_channel_mend_scaled_rows_where_no_rotation_has():
     w = matrix("rows", 0)
     for method in METHODS:
         whole, rows = (tl.quantize(w, method=method, group=g, generator=seeded()) for g in (None, "channel"))
-        assert rows.error < whole.error and whole.bits_per_weight < rows.bits_per_weight < whole.bits_per_weight + 0.3
+        assert rows.error < (0.8 if method in ("uniform", "kmeans") else 1.03) * whole.error
+        assert whole.bits_per_weight < rows.bits_per_weight < whole.bits_per_weight + 0.3
 
 
 def test_bits_are_counted_by_the_byte():
@@ -320,7 +321,7 @@ def test_torchao_int4_is_close_to_our_uniform_groups():
         (torch.ones(2, 2), 4, {"method": "int4"}, ValueError, "one of uniform, kmeans, rotate, kashin, pairs, got 'int4'"),
         (torch.ones(2, 6), 4, {"group": 4}, ValueError, "a divisor of the row length 6, got 4"),
         (torch.ones(2, 6), 4, {"q": "hadamard"}, ValueError, "powers of two, got (2, 6)"),
-        (torch.full((2, 2), 1e-200, dtype=torch.float64), 4, {}, ValueError, "root mean square is a float32, got 2e-200"),
+        (torch.full((2, 2), 1e-200, dtype=torch.float64), 4, {}, ValueError, "root mean square is a float32, got a norm of 2e-200"),
     ],
 )  # fmt: skip
 def test_says_no(w, bits, options, error, said):

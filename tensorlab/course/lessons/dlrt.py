@@ -62,41 +62,40 @@ class RankExplorer(Player):
 
     def __init__(self, theta: float = 0.15):
         super().__init__(
-            theta=decimal(theta, 0.01, 0.6, log=True), start=integer(32, 2, 64, label="start rank"), rule=choice("tail", ("tail", "sum")),
+            theta=decimal(theta, 0.01, 0.6, log=True), start=integer(32, 2, 64, label="start rank"),
+            rule=choice("tail", ("tail", "sum")),
         )  # fmt: skip
 
     def steps(self, theta: float, start: int, rule: str):
         model, g = network(start)
         method = DLRT(model, torch.optim.SGD(model.parameters(), 0.05, momentum=0.9), lr=0.05, theta=theta, rule=rule)
         ranks = {name: [r] for name, r in method.ranks.items()}
-        yield {"ranks": ranks, "spectra": method.spectra(), "loss": None, "accuracy": self._right(model), "numbers": _stored(method)}
+        yield {"ranks": ranks, "loss": None, **_seen(model, method)}
         for loss in training(model, method, g, self.epochs, every=self.every):
-            for name, r in method.ranks.items():
-                ranks[name].append(r)
-            seen = {"spectra": method.spectra(), "accuracy": self._right(model), "numbers": _stored(method)}
-            yield {"ranks": {name: list(r) for name, r in ranks.items()}, "loss": loss, **seen}
-
-    def _right(self, model):
-        *_, x, y = digits()
-        return accuracy(model, x, y)
+            ranks = {name: [*ranks[name], r] for name, r in method.ranks.items()}
+            yield {"ranks": ranks, "loss": loss, **_seen(model, method)}
 
     def draw(self, figure: Figure, state: dict, theta: float, start: int, rule: str) -> str:
         left, right = figure.subplots(1, 2)
         said = plots.rank_evolution(left, state["ranks"], self.every)
         plots.singular_values(right, state["spectra"], theta if rule == "tail" else None)
         loss = "" if state["loss"] is None else f"loss {state['loss']:.3f}, "
-        return f"{said[:-1]}; {loss}{100 * state['accuracy']:.1f} % of the test are right, {state['numbers']} numbers in three weights."
+        seen = f"{100 * state['accuracy']:.1f} % of the test are right, {state['numbers']} numbers in three weights"
+        return f"{said[:-1]}; {loss}{seen}."
 
 
-def _stored(method: DLRT) -> int:
-    return sum(sum(layer.weight.shape) * layer.weight.ranks[0] for layer in method.layers.values())
+def _seen(model, method):
+    """What a picture shows besides the ranks: singular values, test accuracy, and the numbers in two factors of each layer."""
+    *_, x, y = digits()
+    numbers = sum(sum(layer.weight.shape) * layer.weight.ranks[0] for layer in method.layers.values())
+    return {"spectra": method.spectra(), "accuracy": accuracy(model, x, y), "numbers": numbers}
 
 
 TARGET = torch.tensor([[1.0, 0.0], [0.0, 0.3]], dtype=torch.float64)
 
 
 def one_step(sigma: float, h: float, degrees: float) -> tuple[LowRank, list[torch.Tensor], dict[str, torch.Tensor]]:
-    """From σ q qᵀ, with q at an angle, for W' = A - W: the start, the flow on the manifold until h, and what one step of h gives."""
+    """From σ q qᵀ for W' = A - W: the start, the flow on the manifold until h, and where one step of length h ends."""
     flow = lambda w: TARGET - w
     angle = torch.deg2rad(torch.tensor(degrees, dtype=torch.float64))
     q = torch.stack([angle.cos(), angle.sin()])[:, None]
@@ -249,8 +248,8 @@ truncated = Check(
 
 largest_theta = Check(
     question="W' = A - W flows to A = diag(1, 1/2, 1/4, 1/8).  Start at w = LowRank(q, q, one), q = torch.full((4, 1), 0.5), "
-    "one = torch.ones(1, 1), all in float64, and take 200 steps w = tl.kls_step(w, lambda x: A - x, 0.1, theta=theta).  Which is the "
-    "largest theta of 0.2, 0.1, 0.05, 0.02, 0.01, 0.005 with which w ends with rank 4?",
+    "one = torch.ones(1, 1), all in float64, and take 200 steps w = tl.kls_step(w, lambda x: A - x, 0.1, theta=theta).  Which is "
+    "the largest theta of 0.2, 0.1, 0.05, 0.02, 0.01, 0.005 with which w ends with rank 4?",
     right=lambda: max(theta for theta in THETAS if final_rank(theta) == 4),
     mistakes=(
         (lambda: max(t for t in THETAS if _rank_of_a(t) == 4),

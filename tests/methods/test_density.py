@@ -1,0 +1,275 @@
+"""Densities as trains: against SciPy's B-splines and quadrature, scikit-learn's interface, chi-square and KS tests of samples."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from scipy.interpolate import BSpline
+from sklearn.base import clone
+
+import tensorlab as tl
+from tensorlab.methods.density import Splines, product_mixture, spline_edges
+
+pytestmark = pytest.mark.filterwarnings("error::UserWarning")
+
+
+def crescent(n=1500, d=2, seed=0):
+    """Two clusters, of which the second is bent; each further variable follows the first."""
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, d, generator=g, dtype=torch.float64)
+    x[: n // 2, 0] += 4
+    x[:, 1] += 0.3 * x[:, 0].square()
+    for k in range(2, d):
+        x[:, k] = x[:, k] / 2 + x[:, 0]
+    return x
+
+
+@pytest.fixture(scope="module")
+def squared():
+    return tl.TTDensity(rank=4, basis=12, steps=60, batch=256).fit(crescent())
+
+
+@pytest.fixture(scope="module")
+def three():
+    return tl.TTDensity(rank=3, basis=9, steps=20, batch=256, components=2).fit(crescent(d=3))
+
+
+def quadrature(edges, points=6):
+    """Gauss-Legendre on each interval: exact for the polynomials there."""
+    at, weight = (torch.tensor(a) for a in np.polynomial.legendre.leggauss(points))
+    h = edges.diff()[:, None]
+    return (edges[:-1, None] + h * (at + 1) / 2).flatten(), (h * weight / 2).flatten()
+
+
+def grid(model, dims):
+    points, weights = zip(*(quadrature(model.splines_.edges[k]) for k in dims))
+    if len(dims) == 1:
+        return points[0][:, None], weights[0]
+    return torch.cartesian_prod(*points), torch.cartesian_prod(*weights).prod(1)
+
+
+# -- reduces to
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3])
+def test_splines_are_those_of_scipy(degree, generator):
+    edges = torch.rand(8, generator=generator, dtype=torch.float64).add(0.2).cumsum(0)[None]
+    s, h = Splines.on(edges, degree), edges.diff()[0]
+    before = edges[0, 0] - h[0] * torch.arange(degree, 0, -1)
+    knots = torch.cat([before, edges[0], edges[0, -1] + h[-1] * torch.arange(1, degree + 1)])
+    x, w = quadrature(edges[0])
+    theirs = torch.tensor(BSpline.design_matrix(x.numpy(), knots.numpy(), degree).toarray())
+    at, ours = s.at(x[:, None]), torch.zeros_like(theirs)
+    ours.scatter_(1, at.interval + torch.arange(degree + 1), at.values[:, 0])
+    assert torch.allclose(ours, theirs, atol=1e-13)
+    assert torch.allclose(s.gram[0], theirs.T @ (w[:, None] * theirs), atol=1e-13)
+    assert torch.allclose(s.integral[0], w @ theirs, atol=1e-13)
+
+
+def test_one_variable_is_a_spline_density():
+    x = crescent(d=2)[:, :1]
+    model = tl.TTDensity(rank=3, basis=12, steps=40, batch=256).fit(x)
+    points, w = grid(model, [0])
+    assert float(model.score_samples(points).exp() @ w) == pytest.approx(1, abs=1e-10)
+    assert model.score(x) > stats.norm.logpdf(x.numpy(), x.mean(), x.std()).sum()
+
+
+def test_rank_one_squared_is_a_product_of_its_marginals():
+    model = tl.TTDensity(rank=1, basis=8, steps=0).fit(crescent(d=3))
+    x = crescent(50, 3, seed=1)
+    parts = sum(model.score_samples(x[:, [k]], dims=[k]) for k in range(3))
+    assert torch.allclose(model.score_samples(x), parts, atol=1e-10)
+
+
+def test_em_of_one_component_converges_to_the_likeliest_spline_density():
+    x = crescent(d=2)[:, :1]
+    s = Splines.on(spline_edges(x, 6, 1, "uniform"), 1)
+    where, mean = s.at(x), {}
+    for steps in (5, 80):
+        _, w = product_mixture(where, s, 1, steps, x, torch.Generator().manual_seed(0))
+        index = where.interval[:, 0, None] + torch.arange(2)
+        p = (w[0, 0][index] * where.values[:, 0]).sum(1)
+        mean[steps] = float(p.log().mean())
+        assert float(w[0, 0] @ s.integral[0]) == pytest.approx(1, abs=1e-12)
+    slopes = torch.zeros(6, dtype=torch.float64).index_add_(0, index.flatten(), (where.values[:, 0] / p[:, None]).flatten())
+    assert mean[80] >= mean[5] and float((slopes / (len(x) * s.integral[0])).max()) == pytest.approx(1, abs=0.02)  # as KKT demands
+
+
+# -- is a density
+
+
+def test_squared_integrates_to_one(squared, three):
+    for model in (squared, three):
+        points, w = grid(model, range(len(model.splines_.edges)))
+        assert float(model.score_samples(points[: 1 << 20]).exp() @ w[: 1 << 20]) == pytest.approx(1, abs=1e-8)
+
+
+def test_marginals_are_integrals_and_conditionals_are_ratios(three):
+    points, w = quadrature(three.splines_.edges[1])
+    x = torch.tensor([[3.8, 4.1], [0.2, -0.3]], dtype=torch.float64)
+    for row, log in zip(x, three.score_samples(x, dims=(2, 0))):
+        whole = torch.stack([row[1].expand(len(points)), points, row[0].expand(len(points))], 1)
+        assert float(three.score_samples(whole).exp() @ w) == pytest.approx(float(log.exp()), rel=1e-10)
+        one = three.score_samples(row[:1, None], given={0: float(row[1])}, dims=[2])
+        assert float(log - three.score_samples(row[1:, None], dims=[0])) == pytest.approx(float(one), abs=1e-10)
+
+
+def test_samples_pass_ks_and_chi_square_tests(three):
+    n = 4000
+    x = three.sample(n, 0)
+    for k in range(3):
+        edges = torch.linspace(*three.splines_.edges[k, [0, -1]].tolist(), 600, dtype=torch.float64)
+        p = three.score_samples(edges[:, None], dims=[k]).exp()
+        cdf = torch.cumulative_trapezoid(p, edges)
+        assert stats.kstest(x[:, k].numpy(), lambda t, e=edges, c=cdf: np.interp(t, e[1:], c / c[-1])).pvalue > 1e-3
+    for a, b in ((0, 1), (1, 2), (2, 0)):
+        cuts = [x[:, k].quantile(torch.tensor([0.2, 0.4, 0.6, 0.8]).double()) for k in (a, b)]
+        ends = [torch.cat([three.splines_.edges[k, :1], c, three.splines_.edges[k, -1:]]) for k, c in zip((a, b), cuts)]
+        middle = (torch.arange(40, dtype=torch.float64) + 0.5) / 40
+        axes = [(e[:-1, None] + e.diff()[:, None] * middle).flatten() for e in ends]
+        p = three.score_samples(torch.cartesian_prod(*axes), dims=(a, b)).exp().reshape(5, 40, 5, 40)
+        p = p * torch.outer(ends[0].diff(), ends[1].diff())[:, None, :, None] / 1600
+        expected = p.sum((1, 3)).flatten()
+        cell = torch.bucketize(x[:, a].contiguous(), cuts[0]) * 5 + torch.bucketize(x[:, b].contiguous(), cuts[1])
+        found = torch.bincount(cell, minlength=25)
+        assert float(expected.sum()) == pytest.approx(1, abs=1e-3)
+        assert stats.chisquare(found, n * expected / expected.sum()).pvalue > 1e-3
+
+
+def test_conditional_samples_follow_the_conditional(three):
+    x = three.sample(2000, 1, given={0: 4.0})
+    assert (x[:, 0] == 4).all()
+    edges = torch.linspace(*three.splines_.edges[2, [0, -1]].tolist(), 600, dtype=torch.float64)
+    cdf = torch.cumulative_trapezoid(three.score_samples(edges[:, None], dims=[2], given={0: 4.0}).exp(), edges)
+    assert stats.kstest(x[:, 2].numpy(), lambda t: np.interp(t, edges[1:], cdf / cdf[-1])).pvalue > 1e-3
+
+
+# -- is invariant
+
+
+def test_shift_and_scale_move_the_density_with_them():
+    x = crescent(600)
+    one, other = (tl.TTDensity(rank=3, basis=10, steps=5, batch=128).fit(z) for z in (x, 1000 * x + 7))
+    assert torch.allclose(one.score_samples(x), other.score_samples(1000 * x + 7) + 2 * math.log(1000), atol=1e-6)
+
+
+def test_same_seed_same_numbers_and_learning_helps():
+    x = crescent()
+    one, two = (tl.TTDensity(rank=4, basis=12, steps=30, batch=256).fit(x) for _ in range(2))
+    assert torch.equal(one.trains_[0].cores[1], two.trains_[0].cores[1]) and torch.equal(one.sample(5, 3), two.sample(5, 3))
+    assert one.history_[-1][2] > one.history_[0][2] > -math.inf
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_dtype_is_that_of_the_data(dtype):
+    model = tl.TTDensity(rank=2, basis=8, steps=5, batch=64).fit(crescent(300).to(dtype))
+    assert model.sample(3, 0).dtype == model.score_samples(crescent(5).to(dtype)).dtype == dtype
+
+
+# -- the linear model
+
+
+@pytest.fixture(scope="module")
+def linear():
+    return tl.TTDensity(rank=4, basis=10, steps=8, model="linear").fit(crescent(800))
+
+
+def test_linear_integrates_to_one_and_its_loss_is_the_closed_form(linear):
+    points, w = grid(linear, (0, 1))
+    with pytest.warns(UserWarning, match="linear model is not positive; they have NaN"):
+        log = linear.score_samples(points)
+    values = (linear.splines_.at(points), linear.trains_[0].to_dense())
+    index = values[0].interval[..., None] + torch.arange(3)
+    q = torch.einsum("nab,na,nb->n", values[1][index[:, 0, :, None], index[:, 1, None, :]], *values[0].values.unbind(1))
+    assert float(q @ w) == pytest.approx(1, abs=1e-9)
+    assert torch.equal(log.isnan(), q <= 0) and torch.allclose(log[q > 0].exp(), q[q > 0], rtol=1e-8)
+    steps = [value for _, _, value in linear.history_]
+    assert min(steps) < steps[0] < 0
+
+
+def test_what_is_negative_is_counted(linear):
+    x = torch.tensor([[-2.0, 8.0], [0.0, 0.0], [99.0, 0.0]], dtype=torch.float64)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        log = linear.score_samples(x)
+    report = linear.report(x)
+    assert log[2] == -math.inf and report.outside == pytest.approx(1 / 3)
+    assert report.negative == pytest.approx(float(log.isnan().double().mean()))
+    assert report.mean == pytest.approx(float(log[log.isfinite()].mean()))
+    assert any("1 of 3 rows lie outside of the support" in str(w.message) for w in said)
+
+
+# -- scikit-learn
+
+
+def test_it_stands_where_kernel_density_stood():
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    x = crescent(400).numpy()
+    model = tl.TTDensity(rank=2, basis=8, steps=5, batch=64)
+    copy = clone(model).set_params(rank=3)
+    assert copy.rank == 3 and model.rank == 2 and copy.basis == 8 and repr(copy) == "TTDensity(rank=3, basis=8, steps=5, batch=64)"
+    pipe = make_pipeline(StandardScaler(), model).fit(x)
+    assert isinstance(model.sample(2, 0), np.ndarray) and isinstance(pipe.score_samples(x), np.ndarray)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        search = GridSearchCV(model, {"rank": [1, 2]}, cv=2, error_score="raise").fit(x)
+    assert search.best_params_["rank"] in (1, 2)
+
+
+def test_the_package_does_not_import_scikit_learn():
+    import subprocess
+    import sys
+
+    code = "import sys, tensorlab; sys.exit('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# -- says no
+
+
+def test_says_no_and_loses_nothing():
+    x = crescent(300)
+    model = tl.TTDensity(rank=2, basis=8, steps=2, batch=64).fit(x)
+    before = model.score_samples(x)
+    nan, still = x.clone(), x.clone()
+    nan[3, 1], still[:, 1] = math.nan, 2.5
+    for wrong, said in (
+        (nan, r"needs finite entries, got nan at index \(3, 1\)"), (still, "got column 1 with 2.5 in every row"),
+        (x[:1], "needs two rows or more, got 1"), (x[:, 0], r"needs a table of shape \(n, d\), got shape \(300,\)"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            model.fit(wrong)
+    with pytest.raises(TypeError, match="torch.int64"):
+        model.fit(x.long())
+    assert torch.equal(model.score_samples(x), before)
+    with pytest.warns(UserWarning, match="300 of 600 rows repeat another"):
+        model.fit(torch.cat([x, x]))
+
+
+@pytest.mark.parametrize("params, said", [
+    (dict(model="cubed"), "'cubed'"), (dict(knots="even"), "'even'"), (dict(rank=0), "rank must be at least 1, got 0"),
+    (dict(basis=2), "basis must be at least 3, got 2"), (dict(lr=-1), "got -1"),
+    (dict(model="linear", components=2), "components=2"),
+])  # fmt: skip
+def test_says_no_to_parameters(params, said):
+    with pytest.raises(ValueError, match=said):
+        tl.TTDensity(**params).fit(crescent(50))
+
+
+def test_says_no_to_questions_it_cannot_answer(squared):
+    x = crescent(4)
+    for call, said in (
+        (lambda: tl.TTDensity().score_samples(x), "needs a call of fit first"),
+        (lambda: squared.score_samples(x, dims=(0, 0)), r"got dims \[0, 0\]"),
+        (lambda: squared.score_samples(x[:, :1], given={0: 99.0}), "variable 0 has its support in"),
+        (lambda: squared.sample(2, given={0: 0.0, 1: 0.0}), "got all 2 given"), (lambda: squared.sample(0), "at least 1, got 0"),
+        (lambda: squared.set_params(ranks=3), "got 'ranks'"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            call()
