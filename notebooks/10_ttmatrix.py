@@ -86,10 +86,16 @@ custom = {k: r["ms"] for k, r in row.items() if k[1].startswith("full")}
 print("fastest of the gradients of one's own:", *min(custom, key=custom.get))
 
 # %% [markdown]
-# In memory the order is the printed one: autograd stands far above both gradients of one's own, and the fixed order is the worst. What
-# differs has three reasons. *einsum* is here the path of fewest operations at a small rank; at larger ones that path is `rebuild`, and autograd
-# then has little to keep. On a CPU an einsum of many factors spends its time in copies, more than on a GPU. And the sizes of the
-# printed layer are not known.
+# In memory autograd stands far above both gradients of one's own, and the fixed order above the path of fewest operations: as printed.
+# Three things differ. The two gradients of one's own take the same memory in print; here *full einsum* takes more, for `torch.einsum`
+# keeps products of x and dy that *full matrix* never forms. *Full matrix* is the fastest with either forward path, not only with the
+# better one, since its gradient does not depend on the path. And on a CPU an einsum of many factors spends its time in copies, more
+# than on a GPU. At the full size, as it was measured:
+
+# %%
+from tensorlab.papers.table import measured
+
+measured(paper.KEY)
 
 # %% [markdown]
 # ## The start of a layer

@@ -43,12 +43,17 @@ from .layers.propagation import plans, propagate
 from .layers.surgery import layer_report, linear_layers, replace_linear
 from .linalg import truncated_svd
 from .methods.density import TTDensity
+from .methods.admm import ADMM
 from .methods.dlrt import DLRT, dlrt_start, kls_step, usv_step
+from .methods.expmachine import ExponentialMachine, rank_one_inner
 from .methods.kashin import Kashin, Rotation, kashin, kashin_steps
+from .methods.lora import LoRALinear, add_lora, load_lora, load_lora_state_dict, lora_state_dict, merge_lora, save_lora, unmerge_lora
 from .methods.pointcloud import Permuted, chamfer, sliced_wasserstein, tt_cloud, tt_nearest, tt_permute
 from .methods.projected import Alternating, Projected, prox_rank
 from .methods.protes import Automaton, Optimum, Protes, ProtesFit, protes
+from .methods.pruning import Ticket, block_masks, hold, lottery, magnitude_masks, prune
 from .methods.quantize import Quantized, QuantizedLinear, load_quantized, quantize, quantize_model, save_quantized
+from .methods.riemannian import RiemannianSGD
 from .multilinear import balanced_shape, digit_shape, fold, from_digits, khatri_rao, mode_product, to_digits, unfold
 
 try:
@@ -81,7 +86,10 @@ __all__ = [
     "TTEmbedding", "TokenTrains", "tt_cloud", "tt_permute", "tt_nearest", "Permuted", "sliced_wasserstein", "chamfer",
     "protes", "Protes", "ProtesFit", "Optimum", "Automaton",
     # densities and interactions
-    "TTDensity",
+    "TTDensity", "ExponentialMachine", "rank_one_inner",
     # training in low rank
     "DLRT", "dlrt_start", "kls_step", "usv_step", "Projected", "Alternating", "prox_rank",
+    # adapters; constraints; masks
+    "add_lora", "merge_lora", "unmerge_lora", "LoRALinear", "lora_state_dict", "load_lora_state_dict", "save_lora", "load_lora",
+    "ADMM", "RiemannianSGD", "magnitude_masks", "block_masks", "prune", "hold", "lottery", "Ticket",
 ]  # fmt: skip

@@ -584,7 +584,42 @@ def density_lines(ax: Axes, x: Tensor, lines: dict[str, Tensor]) -> str:
     means = {}
     for k, (name, p) in enumerate(lines.items()):
         ax.plot(x.numpy(), p.numpy(), label=name, **style(k, len(x)))
-        means[name] = float((torch.trapezoid(p * x, x) / torch.trapezoid(p, x)))
+        means[name] = float(torch.trapezoid(p * x, x) / torch.trapezoid(p, x))
     ax.set(ylabel="density", ylim=(0, None))
     ax.legend(fontsize=8)
     return "Means: " + ", ".join(f"{name} {mean:.2f}" for name, mean in means.items()) + "."
+
+
+def residuals(ax: Axes, primal: dict[str, list[float]], dual: dict[str, list[float]]) -> str:
+    """Primal (solid) and dual (dotted) residuals of each layer after each round of ADMM."""
+    for k, name in enumerate(primal):
+        n = range(1, len(primal[name]) + 1)
+        look = style(k, len(n))
+        ax.semilogy(n, [max(v, 1e-17) for v in primal[name]], label=f"{name} primal", **look | {"ls": "-"})
+        ax.semilogy(n, [max(v, 1e-17) for v in dual[name]], label=f"{name} dual", **look | {"ls": ":", "mfc": "none"})
+    ax.set(xlabel="round", ylabel="residual")
+    ax.legend(fontsize=8)
+    ends = ", ".join(f"{name} {p[-1]:.2g} and {dual[name][-1]:.2g}" for name, p in primal.items())
+    return f"Primal and dual residual after {len(next(iter(primal.values())))} rounds: {ends}."
+
+
+def kept_weights(ax: Axes, w: Tensor, mask: Tensor, title: str = "") -> str:
+    """The size of the weights (rows, columns) that stay, dark where it is large; white where they have fallen."""
+    size = w.detach().abs().masked_fill(~mask, math.nan)
+    ax.imshow(size.cpu().numpy(), cmap="viridis_r", interpolation="nearest")
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(title, fontsize=9)
+    stay = int(mask.sum())
+    return f"{stay} of {mask.numel()} weights stay, {100 * stay / mask.numel():.1f} %."
+
+
+def shares(ax: Axes, curves: dict[str, list[tuple[float, float]]], xlabel: str, ylabel: str, here: tuple | None = None) -> str:
+    """Shares in 0..1 as percent against a parameter, one curve for each name, and a ring where the reader stands."""
+    for k, (name, points) in enumerate(curves.items()):
+        ax.plot([x for x, _ in points], [100 * y for _, y in points], label=name, **style(k, len(points)))
+    if here:
+        ax.plot(here[0], 100 * here[1], "o", ms=12, mfc="none", mec="black", mew=1.5)
+    ax.set(xlabel=xlabel, ylabel=f"{ylabel} in %")
+    ax.legend(fontsize=8)
+    ends = ", ".join(f"{name} {100 * points[-1][1]:.1f} % at {points[-1][0]:.3g}" for name, points in curves.items())
+    return f"{ylabel.capitalize()}: {ends}."

@@ -1,4 +1,5 @@
-"""Fixtures for all, and the rule of skips: under `TENSORLAB_NO_SKIP=1` only a missing GPU or data folder is one."""
+"""Fixtures for all, and the rule of skips: under `TENSORLAB_NO_SKIP=1` only a missing GPU, data folder or package of the
+`bench` extra, which need not build everywhere, is one."""
 
 import os
 import shutil
@@ -10,7 +11,7 @@ import torch
 os.environ.setdefault("TENSORLAB_FAST", "1")  # a bare `pytest` runs what `make test` runs
 os.environ.setdefault("TENSORLAB_STRICT", "1")
 
-_NEEDS_GPU, _NEEDS_DATA = "needs a GPU", "needs the data folder"
+_NEEDS_GPU, _NEEDS_DATA, _NEEDS_BENCH = "needs a GPU", "needs the data folder", "needs the bench extra"
 
 
 @pytest.fixture
@@ -53,7 +54,8 @@ def pytest_runtest_setup(item):
 
 def _excused(reason):
     absent = not os.environ.get("TENSORLAB_DATA")
-    return (_NEEDS_GPU in reason and not torch.cuda.is_available()) or (_NEEDS_DATA in reason and absent)
+    no_gpu = _NEEDS_GPU in reason and not torch.cuda.is_available()
+    return no_gpu or (_NEEDS_DATA in reason and absent) or _NEEDS_BENCH in reason
 
 
 def _forbid_skip(report):

@@ -282,3 +282,22 @@ def test_density_map_and_lines(ax):
     ax = Figure().subplots()
     assert plots.density_lines(ax, x, {"flat": torch.ones(5).double(), "rising": x}) == "Means: flat 0.50, rising 0.69."
     assert len(ax.lines) == 2
+
+
+def test_residuals(ax):
+    said = plots.residuals(ax, {"a": [0.5, 0.1], "b": [1.0, 0.0]}, {"a": [0.2, 0.02], "b": [0.3, 0.03]})
+    assert said == "Primal and dual residual after 2 rounds: a 0.1 and 0.02, b 0 and 0.03."
+    assert len(ax.lines) == 4 and ax.get_yscale() == "log"
+
+
+def test_kept_weights(ax):
+    said = plots.kept_weights(ax, torch.ones(2, 4), torch.tensor([[True, False, False, False]] * 2), "a layer")
+    assert said == "2 of 8 weights stay, 25.0 %."
+    drawn = ax.images[0].get_array()
+    assert int((~drawn.mask).sum()) == 2 and ax.get_title() == "a layer"
+
+
+def test_shares(ax):
+    said = plots.shares(ax, {"a": [(0.0, 0.9), (0.5, 0.8)], "b": [(0.0, 0.1)]}, "sparsity", "accuracy", (0.5, 0.8))
+    assert said == "Accuracy: a 80.0 % at 0.5, b 10.0 % at 0."
+    assert len(ax.lines) == 3 and ax.get_ylabel() == "accuracy in %"

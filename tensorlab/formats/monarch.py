@@ -23,6 +23,7 @@ class Monarch(BlockTT):
     numbers, middle = b² s.  More cores: the product P₀ B₀ P₁ B₁ ... of the order-d Monarch matrices [Fu2023], each with n^(1-1/d)
     blocks.  A sum of two has wider middles, and stays a Monarch.
 
+    >>> import torch
     >>> w = Monarch.randn((64, 64), blocks=4, generator=torch.Generator().manual_seed(0))
     >>> w, [tuple(b.shape) for b in w.blocks()]
     (Monarch(shape=(64, 64), ranks=(4,), stores 2048 of 4096), [(4, 16, 16), (4, 16, 16)])
@@ -36,6 +37,7 @@ class Monarch(BlockTT):
         the best error.  w: (out, in).  blocks: how many L and R have each; None: about √n for two cores, n^(1-1/d) for d.
         Sizes that are no multiples of it are padded with zeros.
 
+        >>> import torch
         >>> Monarch.from_dense(torch.ones(16, 16), blocks=4)
         Monarch(shape=(16, 16), ranks=(1,), stores 128 of 256)
         """

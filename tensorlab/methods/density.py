@@ -29,11 +29,14 @@ from torch.utils.checkpoint import checkpoint
 from ..formats.tt import TT
 from ..formats.tt_manifold import descend, riemannian_grad
 from ..formats.tt_sampling import tt_environments, tt_sum
+from ..linalg import orthogonalize
 from ..rng import rand, randn
 from ._estimator import Estimator, check_count, like, read_table, seeded
 
+EM_ROWS = 20_000  # that the start looks at
 CHUNK = 1 << 21  # numbers of an intermediate result, by which rows are taken at a time
 BISECTIONS = 60
+STEPS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3)  # lengths tried on a line
 
 
 class Report(NamedTuple):
@@ -101,6 +104,11 @@ class Splines:
                 gram.diagonal(b - a, 1, 2)[:, min(a, b) : min(a, b) + k] += local[:, :, a, b]
         return cls(edges, pieces, gram, integral)
 
+    def moved(self, shift: Tensor, scale: Tensor) -> "Splines":
+        """The same functions of (x - shift) / scale."""
+        one, two = scale[:, None], scale[:, None, None]
+        return Splines(one * self.edges + shift[:, None], self.pieces, two * self.gram, one * self.integral)
+
     @property
     def degree(self) -> int:
         return self.pieces.shape[-1] - 1
@@ -152,30 +160,33 @@ class TTDensity(Estimator):
     rank: of the train.  basis, degree: functions m for each variable, and their degree.  knots: "quantile" or "uniform", over the
     range of the data and a share `margin` of it on both sides; outside the density is zero.  components: trains in the mixture,
     the first with the variables in their order, each other with a permutation of its own (squared only).  em_steps: of the start,
-    a mixture of `rank` products of one-dimensional densities.  Then, squared: `steps` of Adam on batches, its rate falling from lr
-    to 0, with Gaussian noise on the batch of `noise` standard deviations of each variable; of ten points of the way the one is
-    kept that is likeliest on a held-out share.  Linear: at most `steps` of Riemannian descent, held out alike.
+    a mixture of `rank` products of one-dimensional densities.  Then `steps` of a method, on batches to which Gaussian noise of
+    `noise` standard deviations is added; what is likeliest on a share `holdout` of the rows is kept.  "natural": sweeps there and
+    back over the cores, a step of the natural gradient with a line search in each (`natural_sweep`); "adam": Adam on all cores, its
+    rate falling from lr to 0, as the authors' code has it.  A linear model takes `steps` of Riemannian descent.
 
-    fit learns trains_ (TT each), orders_, splines_, history_ (step, seconds, held-out mean log-density, or loss).  X: (n, d), a
-    tensor or an array; its dtype and device are the model's.  Raises ValueError or TypeError, in one sentence, for NaN, for fewer
-    than two rows and for constant columns, before anything learned is replaced; warns of rows that occur more than once.
+    fit learns trains_ (TT each), orders_, splines_, history_ (step, seconds, held-out mean log-density or loss of standardised
+    rows).  X: (n, d), a tensor or an array; its dtype and device are the model's.  Raises ValueError or TypeError, in one sentence,
+    for NaN, for fewer than two rows and for constant columns, before anything learned is replaced; warns of rows that repeat.
 
     >>> x = torch.randn(500, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    >>> model = TTDensity(rank=2, basis=10, steps=20).fit(x)
+    >>> model = TTDensity(rank=2, basis=10, steps=2).fit(x)
     >>> model.score_samples(x).shape, model.sample(3).shape
     (torch.Size([500]), torch.Size([3, 2]))
     """
 
     def __init__(self, rank=8, basis=32, *, model="squared", degree=2, knots="quantile", margin=0.05, components=1, em_steps=20,
-                 steps=500, batch=1024, lr=0.01, noise=0.0, holdout=0.1, random_state=0):  # fmt: skip
+                 method="natural", steps=10, batch=1 << 14, lr=0.01, noise=0.0, holdout=0.1, random_state=0):  # fmt: skip
         self.rank, self.basis, self.model, self.degree, self.knots, self.margin = rank, basis, model, degree, knots, margin
-        self.components, self.em_steps, self.steps, self.batch, self.lr = components, em_steps, steps, batch, lr
-        self.noise, self.holdout, self.random_state = noise, holdout, random_state
+        self.components, self.em_steps, self.method, self.steps, self.batch = components, em_steps, method, steps, batch
+        self.lr, self.noise, self.holdout, self.random_state = lr, noise, holdout, random_state
 
     def fit(self, X, y=None) -> "TTDensity":
         """Learn from the rows of X (n, d); y is for pipelines, and ignored."""
         x, generator = self._data(X)
         start = time.perf_counter()
+        mean, spread = x.mean(0), x.std(0)
+        x = (x - mean) / spread  # what follows does not depend on units
         order = torch.randperm(len(x), generator=generator, device=x.device)
         held = int(self.holdout * len(x))
         check, train = x[order[:held]], x[order[held:]]
@@ -185,10 +196,16 @@ class TTDensity(Estimator):
         orders += [torch.randperm(x.shape[1], generator=generator, device=x.device).tolist() for _ in range(self.components - 1)]
         trains = []
         for variables in orders:
-            cp = product_mixture(splines.at(train[:20_000]), splines, self.rank, self.em_steps, train[:20_000], generator)
+            cp = product_mixture(splines.at(train[:EM_ROWS]), splines, self.rank, self.em_steps, train[:EM_ROWS], generator)
             trains.append(_diagonal(cp, variables, self.model == "squared", generator))
-        steps = self._likelihood if self.model == "squared" else self._least_squares
-        trains, history = steps(trains, orders, splines, train, check, generator, start)
+        learn = self._least_squares if self.model == "linear" else self._adam if self.method == "adam" else self._natural
+        trains, history = learn(trains, orders, splines, train, check, generator, start)
+        splines = splines.moved(mean, spread)
+        if self.model == "linear":
+            sign, log = tt_sum(trains[0], list(splines.integral))
+            if sign <= 0:
+                raise ValueError("TTDensity.fit: needs a linear model of positive integral, got another; take more data")
+            trains = [trains[0].scale(float(torch.exp(-log)))]
         self.trains_, self.orders_, self.splines_, self.history_ = trains, orders, splines, history
         self.n_features_in_, self._array = x.shape[1], not isinstance(X, Tensor)
         return self
@@ -254,30 +271,60 @@ class TTDensity(Estimator):
 
     # -- the start and the two ways to learn
 
-    def _likelihood(self, trains, orders, splines, x, check, generator, start):
+    def _natural(self, trains, orders, splines, x, check, generator, start):
+        """Sweeps of the natural gradient over each component, its rows weighted by their responsibilities, as in EM."""
+        roots, held = torch.linalg.cholesky(splines.gram), splines.at(check)
+        inner = [TT(tuple(torch.einsum("mk,amb->akb", roots[k], g) for k, g in zip(o, t.cores))) for o, t in zip(orders, trains)]
+        inner = [list(tt.orthogonal(0).cores) for tt in inner]
+        shares = torch.stack([cores[0].norm().square() for cores in inner])
+        kept, best, history = None, -math.inf, []
+        for step in range(self.steps + 1):
+            shares = shares / shares.sum()
+            for cores, share in zip(inner, shares):
+                cores[0] = cores[0] * (share.sqrt() / cores[0].norm())
+            now = [[_bare(g, roots[k]) for k, g in zip(o, cores)] for o, cores in zip(orders, inner)]
+            with torch.no_grad():
+                value = float(_mean_log(now, orders, splines, held))
+            history.append((step, time.perf_counter() - start, value))
+            if value > best:
+                kept, best = now, value
+            if step == self.steps:
+                break
+            where = splines.at(self._batch(x, generator))
+            with torch.no_grad():
+                weights = torch.stack([_log_square(cores, o, where) for cores, o in zip(now, orders)]).softmax(0)
+            shares = weights.mean(1)
+            for cores, order, weight in zip(inner, orders, weights):
+                for variables in (order, order[::-1]):
+                    natural_sweep(cores, [roots[k] for k in variables], variables, where, weight)
+                    cores[:] = [core.permute(2, 1, 0) for core in cores[::-1]]
+        if kept is None:
+            raise ValueError("TTDensity.fit: needs steps that stay finite, got none")
+        return [TT(tuple(core.contiguous() for core in train)) for train in kept], tuple(history)
+
+    def _batch(self, x, generator):
+        rows = torch.randperm(len(x), generator=generator, device=x.device)[: self.batch]
+        noise = randn(len(rows), x.shape[1], generator=generator, dtype=x.dtype, device=x.device) if self.noise else 0.0
+        return x[rows] + self.noise * noise
+
+    def _adam(self, trains, orders, splines, x, check, generator, start):
         """Adam on -log sum_c q_c(x)^2 + log sum_c Z_c."""
         cores = [[core.clone().requires_grad_() for core in train.cores] for train in trains]
         flat = [core for train in cores for core in train]
         adam = torch.optim.Adam(flat, self.lr, betas=(0.9, 0.99))
-        spread = self.noise * x.std(0)
         kept, best, history = None, -math.inf, []
         for step in range(self.steps + 1):
             if step % max(1, self.steps // 10) == 0 or step == self.steps:
                 with torch.no_grad():
-                    where = splines.at(check)
-                    value = float(_mean_log(cores, orders, splines, where)) if len(check) else 0.0
+                    value = float(_mean_log(cores, orders, splines, splines.at(check)))
                 history.append((step, time.perf_counter() - start, value))
                 if value > best:
                     kept, best = [[core.detach().clone() for core in train] for train in cores], value
             if step == self.steps:
                 break
-            rows = torch.randint(len(x), (min(self.batch, len(x)),), generator=generator, device=x.device)
-            batch = x[rows]
-            if self.noise:
-                batch = batch + spread * randn(*batch.shape, generator=generator, dtype=x.dtype, device=x.device)
             adam.param_groups[0]["lr"] = self.lr * (1 - step / self.steps)
             adam.zero_grad()
-            loss = -_mean_log(cores, orders, splines, splines.at(batch))
+            loss = -_mean_log(cores, orders, splines, splines.at(self._batch(x, generator)))
             loss.backward()
             adam.step()
         if kept is None:
@@ -287,8 +334,7 @@ class TTDensity(Estimator):
     def _least_squares(self, trains, orders, splines, x, check, generator, start):
         """Riemannian descent on |A|^2 - 2 E q(x), with D = C Cᵀ taken into the cores: A' = Cᵀ A, b' = C^-1 b."""
         root = torch.linalg.cholesky(splines.gram)
-        bare = lambda tt: [torch.linalg.solve_triangular(c.mT, g.permute(1, 0, 2).flatten(1), upper=True)
-                           .reshape(g.shape[1], g.shape[0], -1).permute(1, 0, 2) for c, g in zip(root, tt.cores)]  # fmt: skip
+        bare = lambda tt: [_bare(g, c) for c, g in zip(root, tt.cores)]
         loss = lambda tt, where: tt.dot(tt) - 2 * _mean_value(bare(tt), where)
         fitted, held = splines.at(x), splines.at(check)
         f = lambda tt: loss(tt, fitted)
@@ -303,11 +349,7 @@ class TTDensity(Estimator):
                 kept, best = tt, value
             if step == self.steps:
                 break
-        train = TT(tuple(core.contiguous() for core in bare(kept)))
-        sign, log = tt_sum(train, list(splines.integral))
-        if sign <= 0:
-            raise ValueError("TTDensity.fit: needs a linear model of positive integral, got another; take more data or less rank")
-        return [train.scale(float(torch.exp(-log)))], tuple(history)
+        return [TT(tuple(core.contiguous() for core in bare(kept)))], tuple(history)
 
     # -- integrals
 
@@ -381,6 +423,8 @@ class TTDensity(Estimator):
             raise ValueError(f'{who}: model must be "squared" or "linear", got {self.model!r}')
         if self.knots not in ("quantile", "uniform"):
             raise ValueError(f'{who}: knots must be "quantile" or "uniform", got {self.knots!r}')
+        if self.method not in ("natural", "adam"):
+            raise ValueError(f'{who}: method must be "natural" or "adam", got {self.method!r}')
         least = {"rank": 1, "degree": 1, "basis": self.degree + 1, "components": 1, "em_steps": 0, "steps": 0, "batch": 1}
         for name, low in least.items():
             check_count(who, name, getattr(self, name), low)
@@ -445,7 +489,7 @@ def product_mixture(where: Where, splines: Splines, rank: int, steps: int, x: Te
     n, d, width = where.values.shape
     w = (1 / splines.integral.sum(1))[None, :, None].repeat(rank, 1, splines.integral.shape[1])  # each the uniform density
     flat = where.interval[..., None] + torch.arange(width, device=x.device)  # (n, d, q + 1)
-    gamma = _cells(x / x.std(0), rank, generator)
+    gamma = _cells(x, rank, generator)
     for _ in range(max(1, steps)):
         share = gamma.mean(0).clamp_min(torch.finfo(x.dtype).tiny)
         log, total = share.log(), len(x) * share
@@ -506,21 +550,75 @@ def _gram_step(state: Tensor, core: Tensor, gram: Tensor) -> Tensor:
     return torch.einsum("amd,namc->ndc", core, y)
 
 
+def natural_sweep(cores: list, roots, order, where: Where, weight: Tensor) -> None:
+    """One step of the natural gradient in each core of a squared train, from the first to the last; changes `cores`.
+
+        p = q^2 of norm 1 has the Fisher information 4 times the metric of L2, so the direction from G is  H - G,
+        H = sum_n w_n phi_n / q(x_n) / sum_n w_n,     q(x_n) = <G, phi_n>,     t = argmax of  sum_n w_n log q_t(x_n)^2 / |G_t|^2
+
+    over G_t = (1 - t) G + t H: on the line q_t(x_n) is linear in t, so it is searched without further passes over the data.
+    cores: whitened, G' = Cᵀ G with D = C Cᵀ (`roots`), right-orthonormal but the first; they end left-orthonormal but the last.
+    weight: (n,) >= 0.  phi_n / q(x_n) does not change with the size of phi_n, so rows are kept at norm 1; a q that is small
+    beside theirs counts as no smaller than 1% of its root mean square.
+    """
+    n, d, total = len(weight), len(cores), weight.sum()
+    local = lambda core, k: _slices(_bare(core, roots[k]), where.interval[:, order[k]], where.values[:, order[k]])
+    rights = [cores[0].new_ones(n, 1)]
+    for k in range(d - 1, 0, -1):
+        rights.insert(0, _unit((local(cores[k], k) @ rights[0][..., None])[..., 0]))
+    row = cores[0].new_ones(n, 1)
+    for k in range(d):
+        value = lambda core, k=k, row=row: ((row[:, None] @ local(core, k))[:, 0] * rights[k]).sum(1)
+        core = (cores[k] / cores[k].norm()).requires_grad_()
+        q = value(core)
+        inverse = q.detach() / (q.detach().square() + 1e-4 * q.detach().square().mean())
+        (h,) = torch.autograd.grad((weight * inverse * q).sum() / total, core)
+        core, q = core.detach(), q.detach()
+        with torch.no_grad():
+            s = value(h)
+            gains = [float((weight * ((1 - t) * q + t * s).square().clamp_min(1e-30).log()).sum() / total
+                           - ((1 - t) * core + t * h).square().sum().log()) for t in STEPS]  # fmt: skip
+            t = STEPS[max(range(len(STEPS)), key=gains.__getitem__)]
+            cores[k] = (1 - t) * core + t * h
+            if k < d - 1:
+                r, m, _ = core.shape
+                basis, rest = orthogonalize(cores[k].reshape(r * m, -1))
+                cores[k], cores[k + 1] = basis.reshape(r, m, -1), torch.tensordot(rest, cores[k + 1], 1)
+                row = _unit((row[:, None] @ local(cores[k], k))[:, 0])
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return rows / rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
+
+
+def _bare(core: Tensor, root: Tensor) -> Tensor:
+    """C^-T G' along the mode of the splines: the coefficients of a whitened core."""
+    r, m, q = core.shape
+    slices = core.permute(1, 0, 2).reshape(m, -1)
+    return torch.linalg.solve_triangular(root.mT, slices, upper=True).reshape(m, r, q).permute(1, 0, 2)
+
+
+def _log_square(train, order, where: Where) -> Tensor:
+    """log q(x_n)^2, differentiable; where q is zero its gradient is none."""
+    row, log = train[0].new_ones(len(where.interval), 1), 0.0
+    for k, core in zip(order, train):
+        row = (row[:, None] @ _slices(core, where.interval[:, k], where.values[:, k]))[:, 0]
+        size = row.detach().abs().amax(1).clamp_min(torch.finfo(row.dtype).tiny)
+        row, log = row / size[:, None], log + size.log()
+    return 2 * (row[:, 0].abs().clamp_min(1e-30).log() + log)
+
+
 def _mean_log(cores, orders, splines: Splines, where: Where) -> Tensor:
-    """mean_n log sum_c q_c(x_n)^2 - log sum_c Z_c, differentiable; where q is zero its gradient is none."""
-    logs, masses = [], []
+    """mean_n log sum_c q_c(x_n)^2 - log sum_c Z_c, differentiable."""
+    masses = []
     for train, order in zip(cores, orders):
-        row, log = train[0].new_ones(len(where.interval), 1), 0.0
         state, mass = train[0].new_ones(1, 1, 1), 0.0
         for k, core in zip(order, train):
-            row = (row[:, None] @ _slices(core, where.interval[:, k], where.values[:, k]))[:, 0]
-            size = row.detach().abs().amax(1).clamp_min(torch.finfo(row.dtype).tiny)
-            row, log = row / size[:, None], log + size.log()
             state = _gram_step(state, core, splines.gram[k])
             size = state.detach().abs().amax()
             state, mass = state / size, mass + size.log()
-        logs.append(2 * (row[:, 0].abs().clamp_min(1e-30).log() + log))
         masses.append(state[0, 0, 0].log() + mass)
+    logs = [_log_square(train, order, where) for train, order in zip(cores, orders)]
     return torch.stack(logs).logsumexp(0).mean() - torch.stack(masses).logsumexp(0)
 
 

@@ -134,9 +134,9 @@ def usv_step(w: LowRank, flow: Callable[[Tensor], Tensor], h: float) -> LowRank:
 
 
 def dlrt_start(shape, rank: int, *, decay: float = 1.0, generator=None, dtype=None, device=None) -> LowRank:
-    """A weight to start from: random orthonormal u and v, σ_k = √(2 out / r) decay^-k.
+    """A weight to start from: random orthonormal u and v, σ_k proportional to decay^-k, with Σ σ² = 2 out.
 
-    With decay = 1 an output has the variance 2 E[x²], which a ReLU halves again: the signal keeps its size through the layers.
+    An output then has the variance 2 E[x²], which a ReLU halves again: the signal keeps its size through the layers.
 
     >>> dlrt_start((8, 6), 2, generator=torch.Generator().manual_seed(0)).s
     tensor([[2.8284, 0.0000],
@@ -146,7 +146,8 @@ def dlrt_start(shape, rank: int, *, decay: float = 1.0, generator=None, dtype=No
     options = dict(generator=generator, dtype=dtype, device=device)
     w = LowRank.randn((m, n), min(rank, m, n), **options)
     r = w.ranks[0]
-    sigma = (2 * m / r) ** 0.5 * decay ** -torch.arange(r, dtype=w.dtype.to_real(), device=w.device)
+    sigma = decay ** -torch.arange(r, dtype=w.dtype.to_real(), device=w.device)
+    sigma = sigma * ((2 * m) ** 0.5 / torch.linalg.vector_norm(sigma))
     return LowRank(orthogonalize(w.u)[0], orthogonalize(w.v)[0], torch.diag(sigma).to(w.dtype))
 
 
@@ -233,22 +234,30 @@ class DLRT:
         return loss
 
     def _gradients(self, closure, before):
-        """The loss, and G V and Gᴴ U of each layer, from one pass through the model at W = [K | U] [V | 0]ᴴ."""
+        """The loss, and G V and Gᴴ U of each layer, from one pass through the model.
+
+        With S = diag(σ), as truncation leaves it, the gradients of u and v are G V and Gᴴ U with column k times σ_k: dividing a
+        column by a number costs no digits, however small it is.  Any other S: W = [K | U] [V | 0]ᴴ, whose gradients hold both.
+        """
+        sigma = {name: _diagonal(w.s) for name, w in before.items()}
         for name, w in before.items():
-            k, r = w.u @ w.s, w.ranks[0]
-            one = torch.eye(2 * r, dtype=w.dtype, device=w.device)
-            self.layers[name].set_weight(LowRank(torch.cat([k, w.u], 1), torch.cat([w.v, torch.zeros_like(w.v)], 1), one))
+            if sigma[name] is None:
+                one = torch.eye(2 * w.ranks[0], dtype=w.dtype, device=w.device)
+                both = torch.cat([w.u @ w.s, w.u], 1), torch.cat([w.v, torch.zeros_like(w.v)], 1)
+                self.layers[name].set_weight(LowRank(*both, one))
         try:
             loss = _loss(closure)
             leaves = [t for layer in self.layers.values() for t in list(layer.tensors)[:2]]
             found = torch.autograd.grad(loss, leaves, allow_unused=True)
         finally:
             for name, w in before.items():
-                self.layers[name].set_weight(w)
+                if sigma[name] is None:
+                    self.layers[name].set_weight(w)
         out = {}
         for (name, w), gu, gv in zip(before.items(), found[::2], found[1::2]):
             if gu is not None:  # a layer that the loss does not reach stays as it is
-                out[name] = gu[:, : w.ranks[0]], gv[:, w.ranks[0] :]
+                r, d = w.ranks[0], sigma[name]
+                out[name] = (gu[:, :r], gv[:, r:]) if d is None else (gu / d, gv / d)
                 self._check(name, *out[name])
         return loss.detach(), out
 
@@ -266,8 +275,9 @@ class DLRT:
         layer.set_weight(w)
         s = layer.tensors[2]
         state = self.optimizer.state.get(s, {})
-        a, b = left.abs().square(), right.abs().square()
-        kept = {}
+        if not state:
+            return
+        a, b, kept = left.abs().square(), right.abs().square(), {}
         for key, old in state.items():
             if not isinstance(old, Tensor) or old.ndim == 0:
                 kept[key] = old
@@ -279,11 +289,10 @@ class DLRT:
             else:
                 kept = {}
                 break
-        if state:
-            self.optimizer.state[s] = kept
+        self.optimizer.state[s] = kept
 
     def _check(self, name, *tensors):
-        if not all(bool(torch.isfinite(t).all()) for t in tensors):
+        if not all(bool(torch.isfinite(t.sum())) for t in tensors):
             raise ValueError(f"DLRT: needs finite numbers, got some that are not in layer {name!r} at step {self.steps}")
 
     def state_dict(self) -> dict:
@@ -307,3 +316,10 @@ def _loss(closure):
 
 def _detached(layer) -> LowRank:
     return LowRank(*(t.detach() for t in layer.tensors))
+
+
+def _diagonal(s: Tensor) -> Tensor | None:
+    """σ, where s is diag(σ) with σ > 0 of a size that a product with it does not underflow; else None."""
+    d = s.diagonal().real
+    safe = torch.equal(s, torch.diag(s.diagonal())) and float(d.min()) > 1e-12 * float(d.max()) > 0
+    return d if safe else None

@@ -1,9 +1,9 @@
-"""Densities of tables: mean held-out log-density, sliced total variation and seconds, trains beside mixtures and kernels [Novikov2021].
+"""Densities of tables: held-out log-density, sliced total variation and seconds of trains, mixtures and kernels [Novikov2021].
 
-The paper's POWER has four years of a household's meters; ours is a subset of ten weeks (`datasets.tabular("power")`), prepared in the same
-way, so its numbers stand beside the printed ones under a name of their own and are compared with a mixture of full Gaussians
-whose number of components is tuned, as everything here is, on a held-out tenth.  Rows outside of a model's support have no
-logarithm: the mean is over the others, and their share stands beside it.
+The paper's POWER has four years of a household's meters; ours is a subset of ten weeks (`datasets.tabular("power")`), prepared in
+the same way, so its numbers stand beside the printed ones under a name of their own.  They are compared with a mixture of full
+Gaussians whose number of components is tuned on a held-out tenth.  Rows outside of a model's support have no logarithm: the mean
+is over the others, and their share stands beside it.
 """
 
 import functools
@@ -151,7 +151,8 @@ def sliced_tv(a: Tensor, b: Tensor, directions: int = 100, bins: int = 50, *, ge
 def draw(table: Table, ax) -> str:
     """Log-density against the seconds of the fit, one curve for each set, the tuned mixture of Gaussians as a line; a sentence."""
     said = []
-    for name, colour in zip(dict.fromkeys(row["data"] for row in table.rows if row.get("seconds") is not None), "C0 C1 C2 C3 C4".split()):
+    measured = dict.fromkeys(row["data"] for row in table.rows if row.get("seconds") is not None)
+    for name, colour in zip(measured, ("C0", "C1", "C2", "C3", "C4")):
         rows = [row for row in table.rows if row["data"] == name]
         points = sorted((row["seconds"], row["log-likelihood"]) for row in rows if row["method"] == "TTDE, squared")
         (other,) = (row["log-likelihood"] for row in rows if row["method"] == "tuned mixture of Gaussians")

@@ -38,7 +38,7 @@ SIZES = {
         "start rank": 50, "batch": 128, "uv rank": 20, "methods": ("UV", "UV in turn", "DLRT"),
     },
 }  # fmt: skip
-RATE, MOMENTUM = 0.05, 0.9
+RATE, MOMENTUM, SPREAD = 0.05, 0.9, 1.05
 
 
 def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
@@ -182,7 +182,7 @@ def _deep(size, data, generator, rank):
     """in -> width -> width -> width -> width -> 10, its wide layers of low rank, or dense."""
     model = MLP((data[0][0].numel(), *[size["width"]] * 4, 10), generator=generator)
     if rank:
-        replace_linear(model, "layers.[0-3]", lambda w: dlrt_start(w.shape, rank, generator=generator))
+        replace_linear(model, "layers.[0-3]", lambda w: dlrt_start(w.shape, rank, decay=SPREAD, generator=generator))
     return model
 
 

@@ -140,7 +140,7 @@ def test_as_accurate_as_teneva_with_fewer_evaluations():
 
 
 def test_same_values_as_the_cross_of_torchtt_with_fewer_evaluations():
-    torchtt = pytest.importorskip("torchtt")
+    torchtt = pytest.importorskip("torchtt", reason="needs the bench extra")
     grid, function = FUNCTIONS["Rosenbrock"]
     ours = tl.tt_cross(lambda i: function(grid[i]), (N,) * 4, rtol=1e-9, budget=20_000, generator=gen())
     f = Counted(lambda i: function(grid[i]))

@@ -89,8 +89,8 @@ def test_the_curvature_of_the_manifold_is_what_the_hessian_product_leaves_out():
 
 
 def test_projection_and_gradient_agree_with_torchtt():
-    manifold = pytest.importorskip("torchtt.manifold")
-    torchtt = pytest.importorskip("torchtt")
+    manifold = pytest.importorskip("torchtt.manifold", reason="needs the bench extra")
+    torchtt = pytest.importorskip("torchtt", reason="needs the bench extra")
     x, z = train((4, 5, 6, 3), 2), train((4, 5, 6, 3), 3, 1)
     theirs = manifold.riemannian_projection(torchtt.TT(list(x.cores)), torchtt.TT(list(z.cores)))
     assert relative_error(tl.tt_project(x, z).to_tt().to_dense(), theirs.full()) < 1e-12

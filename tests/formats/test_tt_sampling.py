@@ -139,7 +139,7 @@ def test_sums_agree_with_other_packages(shape, generator):
     x = tl.TT.randn(shape, 3, generator=generator, dtype=torch.float64)
     sign, log = tl.tt_sum(x)
     value, numpy = float(sign * log.exp()), [core.numpy() for core in x.cores]
-    teneva, torchtt = pytest.importorskip("teneva"), pytest.importorskip("torchtt")
+    teneva, torchtt = pytest.importorskip("teneva"), pytest.importorskip("torchtt", reason="needs the bench extra")
     assert value == pytest.approx(float(teneva.sum(numpy)), rel=1e-11)
     assert value == pytest.approx(float(torchtt.TT(list(x.cores)).sum()), rel=1e-11)
     weights = [torch.rand(n, generator=generator, dtype=torch.float64) for n in shape]

@@ -70,7 +70,7 @@ def test_two_cores_are_the_svd_of_the_rearranged_matrix():
 
 
 def test_agrees_with_torchtt():
-    torchtt = pytest.importorskip("torchtt")
+    torchtt = pytest.importorskip("torchtt", reason="needs the bench extra")
     w = make((4, 3, 2), (2, 3, 4))
     theirs = torchtt.TT([c.clone() for c in w.cores])
     assert theirs.is_ttm

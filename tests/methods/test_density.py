@@ -29,12 +29,12 @@ def crescent(n=1500, d=2, seed=0):
 
 @pytest.fixture(scope="module")
 def squared():
-    return tl.TTDensity(rank=4, basis=12, steps=60, batch=256).fit(crescent())
+    return tl.TTDensity(rank=4, basis=12, steps=4).fit(crescent())
 
 
 @pytest.fixture(scope="module")
 def three():
-    return tl.TTDensity(rank=3, basis=9, steps=20, batch=256, components=2).fit(crescent(d=3))
+    return tl.TTDensity(rank=3, basis=9, steps=2, components=2).fit(crescent(d=3))
 
 
 def quadrature(edges, points=6):
@@ -71,7 +71,7 @@ def test_splines_are_those_of_scipy(degree, generator):
 
 def test_one_variable_is_a_spline_density():
     x = crescent(d=2)[:, :1]
-    model = tl.TTDensity(rank=3, basis=12, steps=40, batch=256).fit(x)
+    model = tl.TTDensity(rank=3, basis=12, steps=4).fit(x)
     points, w = grid(model, [0])
     assert float(model.score_samples(points).exp() @ w) == pytest.approx(1, abs=1e-10)
     assert model.score(x) > stats.norm.logpdf(x.numpy(), x.mean(), x.std()).sum()
@@ -152,20 +152,20 @@ def test_conditional_samples_follow_the_conditional(three):
 
 def test_shift_and_scale_move_the_density_with_them():
     x = crescent(600)
-    one, other = (tl.TTDensity(rank=3, basis=10, steps=5, batch=128).fit(z) for z in (x, 1000 * x + 7))
+    one, other = (tl.TTDensity(rank=3, basis=10, steps=2).fit(z) for z in (x, 1000 * x + 7))
     assert torch.allclose(one.score_samples(x), other.score_samples(1000 * x + 7) + 2 * math.log(1000), atol=1e-6)
 
 
 def test_same_seed_same_numbers_and_learning_helps():
     x = crescent()
-    one, two = (tl.TTDensity(rank=4, basis=12, steps=30, batch=256).fit(x) for _ in range(2))
+    one, two = (tl.TTDensity(rank=4, basis=12, steps=3).fit(x) for _ in range(2))
     assert torch.equal(one.trains_[0].cores[1], two.trains_[0].cores[1]) and torch.equal(one.sample(5, 3), two.sample(5, 3))
     assert one.history_[-1][2] > one.history_[0][2] > -math.inf
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_dtype_is_that_of_the_data(dtype):
-    model = tl.TTDensity(rank=2, basis=8, steps=5, batch=64).fit(crescent(300).to(dtype))
+    model = tl.TTDensity(rank=2, basis=8, steps=2).fit(crescent(300).to(dtype))
     assert model.sample(3, 0).dtype == model.score_samples(crescent(5).to(dtype)).dtype == dtype
 
 
@@ -211,9 +211,9 @@ def test_it_stands_where_kernel_density_stood():
     from sklearn.preprocessing import StandardScaler
 
     x = crescent(400).numpy()
-    model = tl.TTDensity(rank=2, basis=8, steps=5, batch=64)
+    model = tl.TTDensity(rank=2, basis=8, steps=2)
     copy = clone(model).set_params(rank=3)
-    assert copy.rank == 3 and model.rank == 2 and copy.basis == 8 and repr(copy) == "TTDensity(rank=3, basis=8, steps=5, batch=64)"
+    assert copy.rank == 3 and model.rank == 2 and copy.basis == 8 and repr(copy) == "TTDensity(rank=3, basis=8, steps=2)"
     pipe = make_pipeline(StandardScaler(), model).fit(x)
     assert isinstance(model.sample(2, 0), np.ndarray) and isinstance(pipe.score_samples(x), np.ndarray)
     with warnings.catch_warnings():
@@ -235,7 +235,7 @@ def test_the_package_does_not_import_scikit_learn():
 
 def test_says_no_and_loses_nothing():
     x = crescent(300)
-    model = tl.TTDensity(rank=2, basis=8, steps=2, batch=64).fit(x)
+    model = tl.TTDensity(rank=2, basis=8, steps=2).fit(x)
     before = model.score_samples(x)
     nan, still = x.clone(), x.clone()
     nan[3, 1], still[:, 1] = math.nan, 2.5

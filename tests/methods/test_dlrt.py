@@ -30,9 +30,9 @@ def low(m=9, n=7, sigma=(3.0, 1.0, 0.1), seed=0, dtype=F64):
 
 
 def network(rank=3, sizes=(6, 8, 7, 4), seed=0, dtype=F64, decay=1.0):
-    """An MLP with sines (tanh has poles in the complex plane), its inner layers of low rank, with a batch and its loss."""
+    """An MLP with a bounded nonlinearity, for complex numbers too, its inner layers of low rank, with a batch and its loss."""
     g = torch.Generator().manual_seed(seed)
-    model = MLP(sizes, act=torch.sin, generator=g).to(dtype)
+    model = MLP(sizes, act=lambda z: z / (1 + z.abs().square()), generator=g).to(dtype)
     names = [f"layers.{k}" for k in range(len(sizes) - 2)]
     tl.replace_linear(model, names, lambda w: dlrt_start(w.shape, rank, decay=decay, generator=g, dtype=dtype))
     x, y = gaussian(12, sizes[0], seed=seed + 1, dtype=dtype), gaussian(12, sizes[-1], seed=seed + 2, dtype=dtype)
@@ -112,9 +112,13 @@ def test_at_full_rank_a_step_is_the_dense_step(sizes, dtype):
         assert torch.allclose(weight, b.weight, rtol=0, atol=1e-12) and torch.allclose(a.bias, b.bias, rtol=0, atol=1e-12)
 
 
-def test_the_thin_gradients_are_those_of_the_dense_weight():
-    model, loss = network()
+@pytest.mark.parametrize("diagonal", [True, False])
+def test_the_thin_gradients_are_those_of_the_dense_weight(diagonal):
+    model, loss = network(decay=10.0)
     dlrt = DLRT(model, sgd(model), lr=0.1, theta=0.1)
+    for layer in dlrt.layers.values():  # as truncation leaves it, or as any other step does
+        w = tl.LowRank(*(t.detach() for t in layer.tensors))
+        layer.set_weight(truncate(w, 0.0)[0] if diagonal else tl.LowRank(w.u, w.v, w.s @ gaussian(3, 3, seed=6)))
     _, found = dlrt._gradients(loss, {n: tl.LowRank(*(t.detach() for t in m.tensors)) for n, m in dlrt.layers.items()})
     for name, layer in dlrt.layers.items():
         u, v, s = (t.detach() for t in layer.tensors)
@@ -124,7 +128,7 @@ def test_the_thin_gradients_are_those_of_the_dense_weight():
         dense.set_submodule(name, inner)
         value = (dense(gaussian(12, 6, seed=1)) - gaussian(12, 4, seed=2)).square().mean()
         (g,) = torch.autograd.grad(value, [inner.weight])
-        assert torch.allclose(found[name][0], g @ v, atol=1e-14) and torch.allclose(found[name][1], g.T @ u, atol=1e-14)
+        assert torch.allclose(found[name][0], g @ v, atol=1e-13) and torch.allclose(found[name][1], g.T @ u, atol=1e-13)
 
 
 def test_two_evaluations_a_step():
@@ -164,9 +168,9 @@ def test_lenet_trains_in_low_rank():
     tl.replace_linear(model, "dense1", start)
     table = datasets.digits()
     x, y = table.X[:200].float(), table.y[:200]
-    dlrt = DLRT(model, torch.optim.SGD(model.parameters(), 0.02, momentum=0.9), lr=0.02, theta=0.1)
+    dlrt = DLRT(model, sgd(model), lr=0.1, theta=0.1)
     losses = [dlrt.step(lambda: nn.functional.cross_entropy(model(x), y)).item() for _ in range(50)]
-    assert losses[-1] < 0.75 * losses[0] and set(dlrt.ranks) == {"conv1", "conv2", "dense1"}
+    assert losses[-1] < losses[0] - 0.3 and set(dlrt.ranks) == {"conv1", "conv2", "dense1"}
     assert max(dlrt.ranks.values()) <= 20
 
 

@@ -296,7 +296,7 @@ def test_a_file_cut_off_or_changed_is_refused(tmp_path):
 
 
 def test_torchao_int4_is_close_to_our_uniform_groups():
-    torchao = pytest.importorskip("torchao.quantization.quant_primitives")
+    torchao = pytest.importorskip("torchao.quantization.quant_primitives", reason="needs the bench extra")
     w = torch.randn(64, 128, generator=seeded())
     kind = torchao.MappingType.ASYMMETRIC
     scale, zero = torchao.choose_qparams_affine(w, kind, (1, 32), torch.int32, quant_min=0, quant_max=15)

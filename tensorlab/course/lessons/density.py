@@ -45,7 +45,8 @@ class ConditionExplorer(Explorer):
         self.model = model(steps)
         super().__init__(
             across=choice("x0", NAMES), up=choice("x1", NAMES), known=choice("x2", NAMES),
-            value=decimal(0.8, -2.0, 2.0, step=0.05, label="value of the known"), samples=integer(150, 0, 1000), seed=integer(0, 0, 99),
+            value=decimal(0.8, -2.0, 2.0, step=0.05, label="value of the known"), samples=integer(150, 0, 1000),
+            seed=integer(0, 0, 99),
         )  # fmt: skip
 
     def draw(self, figure: Figure, across: str, up: str, known: str, value: float, samples: int, seed: int) -> str:
@@ -81,18 +82,18 @@ def _step(core, gram, state):
     return torch.einsum("aib,ij,ac,cjd->bd", core, gram, state, core)
 
 
-def _root_rank(bound, square=False, n=200, correlation=0.9):
-    """The smallest rank at which a truncated SVD of q = sqrt(p) has a relative error within the bound, p a Gaussian in the plane."""
+def _root_rank(bound, n=200, correlation=0.9):
+    """The smallest rank of a truncated SVD of q = sqrt(p) within a relative error, for p a Gaussian in the plane."""
     x = torch.linspace(-7, 7, n, dtype=torch.float64)
     p = (-(x[:, None].square() + x.square() - 2 * correlation * x[:, None] * x) / (2 * (1 - correlation**2))).exp()
-    s = torch.linalg.svdvals(p if square else p.sqrt())
+    s = torch.linalg.svdvals(p.sqrt())
     tail = s.square().flip(0).cumsum(0).flip(0).sqrt() / s.norm()
     return first_rank(tail[1:].tolist(), bound)
 
 
 products = Check(
-    question="Six variables, 32 B-splines of degree 2 for each.  Of the 32^6 products b_i(x_0) ... b_n(x_5), how many are not zero at a "
-    "point x inside?",
+    question="Six variables, 32 B-splines of degree 2 for each.  Of the 32^6 products b_i(x_0) ... b_n(x_5), how many are not zero "
+    "at a point x inside?",
     cases=lambda: [(6, 2, 32)],
     right=lambda d, degree, m: (degree + 1) ** d,
     mistakes=(
@@ -106,8 +107,8 @@ products = Check(
 )
 
 gram_step = Check(
-    question="Write `gram_step(core, gram, state)`, one step of the integral of q^2: sum over i, j of D_ij G[i]ᵀ S G[j].  core: (r, m, q), "
-    "G[i] = core[:, i]; gram: D (m, m); state: S (r, r); the result is (q, q).",
+    question="Write `gram_step(core, gram, state)`, one step of the integral of q^2: sum over i, j of D_ij G[i]ᵀ S G[j].  "
+    "core: (r, m, q), G[i] = core[:, i]; gram: D (m, m); state: S (r, r); the result is (q, q).",
     function=True,
     read=lambda answer, *case: call(answer, *case),
     cases=_cases,
@@ -117,7 +118,8 @@ gram_step = Check(
          "only i = j is summed; neighbouring splines overlap, so D is a band."),
         (lambda core, gram, state: torch.einsum("aib,i,ac,cjd,j->bd", core, gram.sum(1), state, core, gram.sum(1)),
          "that is the square of an integral, not the integral of a square."),
-        (lambda core, gram, state: torch.einsum("aib,ij,ajd->bd", core, gram, core), "the state S of the variables before is left out."),
+        (lambda core, gram, state: torch.einsum("aib,ij,ajd->bd", core, gram, core),
+         "the state S of the variables before is left out."),
         (lambda core, gram, state: _step(core, torch.eye(len(gram)).to(gram), state),
          "the splines are not orthonormal; their integrals D_ij belong in the sum."),
     ),
@@ -126,8 +128,8 @@ gram_step = Check(
 )
 
 root_rank = Check(
-    question="p is a Gaussian in the plane with correlation 0.9, q its square root.  How large must the rank between the two variables be for "
-    "a relative error of q of 1% (Frobenius norm, on a fine grid)?  Compute it with an SVD.",
+    question="p is a Gaussian in the plane with correlation 0.9, q its square root.  How large must the rank between the two "
+    "variables be for a relative error of q of 1% (Frobenius norm, on a fine grid)?  Compute it with an SVD.",
     right=lambda: _root_rank(0.01),
     mistakes=(
         (lambda: _root_rank(0.1), "that is enough for 10%."),
@@ -136,5 +138,5 @@ root_rank = Check(
         (lambda: math.inf, "the singular values fall geometrically, so finitely many are enough."),
     ),
     hint="fill a 200 by 200 grid on [-7, 7]^2 with q, take its singular values, and look how many leave a tail of 1% of the norm.",
-    moral="The singular values fall like a power of (1 - sqrt(1 - c^2)) / c: correlation costs rank, so good orders put partners side by side.",
+    moral="The singular values fall like powers of (1 - sqrt(1 - c^2)) / c: correlation costs rank.",
 )

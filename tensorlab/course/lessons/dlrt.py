@@ -8,6 +8,7 @@ from torch import nn
 
 from ... import datasets, plots
 from ...formats.lowrank import LowRank
+from ...layers.linear import FactorizedLinear
 from ...layers.surgery import replace_linear
 from ...methods.dlrt import DLRT, dlrt_start, kls_step, truncate, usv_step
 from ...models.mlp import MLP, accuracy
@@ -34,6 +35,14 @@ def network(rank: int, width: int = 100, decay: float = 1.0, seed: int = 0) -> t
     model = MLP((64, width, width, width, 10), generator=g)
     replace_linear(model, "layers.[0-2]", lambda w: dlrt_start(w.shape, rank, decay=decay, generator=g))
     return model, g
+
+
+@torch.no_grad()
+def balance(model: MLP) -> None:
+    """Put the same weights as two factors, U √S and V √S for a diagonal S, into the layers of `network`."""
+    for k, layer in enumerate(model.layers[:-1]):
+        u, v, s = layer.weight.tensors()
+        model.layers[k] = FactorizedLinear(LowRank(u @ s.sqrt(), v @ s.sqrt()), layer.bias)
 
 
 def training(model, method, g, epochs: int, batch: int = 64, every: int | None = None):
@@ -67,7 +76,7 @@ class RankExplorer(Player):
         )  # fmt: skip
 
     def steps(self, theta: float, start: int, rule: str):
-        model, g = network(start)
+        model, g = network(start, decay=1.1)
         method = DLRT(model, torch.optim.SGD(model.parameters(), 0.05, momentum=0.9), lr=0.05, theta=theta, rule=rule)
         ranks = {name: [r] for name, r in method.ranks.items()}
         yield {"ranks": ranks, "loss": None, **_seen(model, method)}

@@ -1,0 +1,132 @@
+"""ADMM: train a dense network towards a set of few parameters, and land in it without a fall [Boyd2011] [Yin2021].
+
+    min loss(W)  such that W in S           S: matrices of a rank, TT-matrices or Tucker tensors of given ranks, ...
+
+    W  <-  steps of an optimiser on  loss(W) + ρ/2 |W - Z + U|²          many of them, not one
+    Z  <-  Π_S(W + U)                                                    an SVD, a TT-SVD, an HOSVD
+    U  <-  U + W - Z                                                     the scaled dual variable
+
+Primal residual |W - Z| / |W|: what would be lost by projecting now.  Dual residual ρ |Z - Z_old| / |W|: whether Z still moves.
+The sets are not convex and Π_S of a train is only quasi-optimal, so neither needs to fall at each round: they are recorded.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from ..formats.base import Format
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """A round of ADMM: ρ, and for each layer the primal residual |W - Z| / |W| and the dual one ρ |Z - Z_old| / |W|."""
+
+    rho: float
+    primal: dict[str, float]
+    dual: dict[str, float]
+
+
+class ADMM:
+    """Trains dense weights towards sets: `step` moves W, `update` Z and U, `finish` puts the projections in [Yin2021].
+
+    sets: {pattern of layer names: project}, with project: weight -> a `Format` of as many entries, the nearest in its set, such as
+    `lambda w: LowRank.from_dense(w, 4)`, `lambda w: tt_matrix_svd(w, (4, 8), (8, 8), 3)`, or for kernels `lambda w: hosvd(w, r)`.
+    rho: the penalty, a number or round -> number; about 1e-3 to 1e-1, raised as the rounds go on, for `every` steps of an optimiser
+    between two rounds, about an epoch.  When ρ changes, U is scaled so that ρ U, the multiplier, stays [Boyd2011, sec. 3.4].
+    Weight decay pulls W away from Z: leave it out.
+
+    >>> from tensorlab import LowRank
+    >>> model = nn.Sequential(nn.Linear(6, 5))
+    >>> admm = ADMM(model, torch.optim.SGD(model.parameters(), 0.1), {"*": lambda w: LowRank.from_dense(w, 2)}, rho=1.0, every=5)
+    >>> losses = [admm.step(lambda: (model(torch.eye(6)) - 1).square().mean()) for _ in range(200)]
+    >>> len(admm.history), admm.history[-1].primal["0"] < 0.1 * admm.history[0].primal["0"]
+    (40, True)
+    """
+
+    def __init__(
+        self, model: nn.Module, optimizer, sets: dict[str, Callable[[Tensor], Format]], *, rho: float | Callable[[int], float],
+        every: int | None = None,
+    ):  # fmt: skip
+        if every is not None and every < 1:
+            raise ValueError(f"ADMM: needs every >= 1 or None, got {every}")
+        self.optimizer, self.every = optimizer, every
+        self._rho = rho if callable(rho) else lambda round: rho
+        layers = {name: m for name, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
+        self.layers, self._sets = {}, {}
+        for pattern, project in sets.items():
+            chosen = [name for name in layers if fnmatchcase(name, pattern)]
+            if not chosen:
+                raise ValueError(f"ADMM: needs a name of a linear or convolution layer ({', '.join(layers)}), got {pattern!r}")
+            self.layers |= {name: layers[name] for name in chosen}
+            self._sets |= dict.fromkeys(chosen, project)
+        self.steps, self.history = 0, []
+        self.rho = self._checked(0)
+        self.z = {name: self._project(name, layer.weight.detach())[1] for name, layer in self.layers.items()}
+        self.u = {name: torch.zeros_like(z) for name, z in self.z.items()}
+
+    def step(self, closure: Callable[[], Tensor]) -> Tensor:
+        """A step of the optimiser on loss + ρ/2 |W - Z + U|²; after each `every` steps an `update`.  Returns the loss alone.
+
+        closure: computes and returns the loss of the batch, no backward.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = closure()
+        loss.backward()
+        with torch.no_grad():
+            for name, layer in self.layers.items():
+                pull = self.rho * (layer.weight - self.z[name] + self.u[name])
+                layer.weight.grad = pull if layer.weight.grad is None else layer.weight.grad + pull
+        self.optimizer.step()
+        self.steps += 1
+        if self.every is not None and self.steps % self.every == 0:
+            self.update()
+        return loss.detach()
+
+    @torch.no_grad()
+    def update(self) -> Residuals:
+        """Z <- Π(W + U), U <- U + W - Z, and the next ρ; returns the residuals, which are also kept in `history`."""
+        primal, dual = {}, {}
+        for name, layer in self.layers.items():
+            w, old = layer.weight.detach(), self.z[name]
+            self.z[name] = z = self._project(name, w + self.u[name])[1]
+            self.u[name] += w - z
+            size = float(torch.linalg.vector_norm(w)) or 1.0
+            primal[name] = float(torch.linalg.vector_norm(w - z)) / size
+            dual[name] = self.rho * float(torch.linalg.vector_norm(z - old)) / size
+        self.history.append(Residuals(self.rho, primal, dual))
+        before, self.rho = self.rho, self._checked(len(self.history))
+        for u in self.u.values():
+            u *= before / self.rho
+        return self.history[-1]
+
+    @torch.no_grad()
+    def formats(self) -> dict[str, Format]:
+        """The projections of the weights as they are now, by layer: what `replace_linear` makes for fine-tuning."""
+        return {name: self._project(name, layer.weight.detach())[0] for name, layer in self.layers.items()}
+
+    @torch.no_grad()
+    def finish(self) -> dict[str, Format]:
+        """W <- Π(W): the weights lie in their sets now; returns the formats."""
+        formats = self.formats()
+        for name, layer in self.layers.items():
+            layer.weight.copy_(formats[name].to_dense().reshape(layer.weight.shape))
+        return formats
+
+    def _checked(self, round):
+        rho = float(self._rho(round))
+        if not 0 < rho < float("inf"):
+            raise ValueError(f"ADMM: needs a finite rho > 0, got {rho} in round {round}")
+        return rho
+
+    def _project(self, name, w) -> tuple[Format, Tensor]:
+        if not bool(torch.isfinite(w).all()):
+            raise ValueError(f"ADMM: needs finite weights, got some that are not in layer {name!r} at step {self.steps}")
+        form = self._sets[name](w)
+        z = form.to_dense() if isinstance(form, Format) else None
+        if z is None or z.numel() != w.numel():
+            got = type(form).__name__ if z is None else f"{type(form).__name__} of shape {tuple(z.shape)}"
+            raise ValueError(f"ADMM: layer {name!r} needs a project that gives a format of {tuple(w.shape)}'s entries, got {got}")
+        return form, z.reshape(w.shape)

@@ -1,0 +1,334 @@
+"""Exponential machines: a linear model in all products of features, its weights a train, a CP or a tree [Novikov2016].
+
+    y(x) = <W, phi_0(x) o ... o phi_{d-1}(x)>,     phi_k = (1, x_k),  or (1, one-hot) of a category
+
+W has an entry for each set of features, 2^d of them, and is never formed.  The three formats are three networks
+[Cohen2016] [Khrulkov2018]: the CP is a shallow one, the tree a deep one, and the train a recurrent one,
+
+    TT   v_{k+1} = v_k sum_i phi_k[i] G_k[i]        CP   sum_r w_r prod_k (phi_k F_k)_r        HT   u_t = B_t (u_left, u_right)
+
+which costs O(d n r^2), O(d n r) and O(d (n r + r^3)) for each object.
+"""
+
+import itertools
+import math
+import time
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from ..formats.base import Format
+from ..formats.cp import CP
+from ..formats.htucker import HT, balanced_tree
+from ..formats.tt import TT
+from ..formats.tt_manifold import descend, riemannian_grad
+from ..linalg import orthogonalize, solve_gram
+from ..rng import randn
+from ._estimator import Estimator, check_count, like, read_table, seeded
+
+CHUNK = 1 << 22  # numbers of an intermediate result, by which objects are taken at a time
+
+
+def rank_one_inner(w: Format, features: list[Tensor]) -> Tensor:
+    """<w, phi_0 o ... o phi_{d-1}> for a batch of rank-one tensors: d features (n, n_k) -> (n,), for TT, CP and HT.
+
+    Differentiable in w and in the features.  With one-hot rows it is `w.at`.  Raises ValueError for features of other sizes,
+    TypeError for another format.
+
+    >>> w = TT([torch.ones(1, 2, 1)] * 3)
+    >>> rank_one_inner(w, [torch.tensor([[1.0, 2.0]])] * 3)
+    tensor([27.])
+    """
+    got = tuple(f.shape[-1] for f in features)
+    if got != tuple(w.shape):
+        raise ValueError(f"rank_one_inner: needs features of the sizes {tuple(w.shape)}, got {got}")
+    if isinstance(w, TT):
+        v = features[0] @ w.cores[0][0]  # (n, r)
+        for f, core in zip(features[1:], w.cores[1:]):
+            r, n, q = core.shape
+            v = ((v @ core.reshape(r, n * q)).reshape(-1, n, q) * f[..., None]).sum(1)
+        return v[:, 0]
+    if isinstance(w, CP):
+        terms = w.weights
+        for f, factor in zip(features, w.factors):
+            terms = terms * (f @ factor)
+        return terms.sum(-1)
+    if isinstance(w, HT):
+        u = {}
+        for i, t, kids in reversed(list(w._nodes())):
+            if kids:
+                a, b, c = t.shape
+                left, right = u.pop(kids[0]), u.pop(kids[1])
+                u[i] = ((left @ t.reshape(a, b * c)).reshape(-1, b, c) * right[..., None]).sum(1)
+            else:
+                u[i] = features[_leaf(w, i)] @ t
+        return u[0][:, 0]
+    raise TypeError(f"rank_one_inner: needs a TT, CP or HT, got {type(w).__name__}")
+
+
+def _leaf(w: HT, i: int) -> int:
+    return 0 if i == 0 else w.nodes[i - 1][0]
+
+
+class ExponentialMachine(Estimator):
+    """A classifier of two classes with all interactions of its features, with the interface of scikit-learn.
+
+        P(second class | x) = 1 / (1 + exp(-y(x))),     loss = mean log(1 + exp(-s y(x))) + ridge / 2 |W|^2,   s = -1 or 1
+
+    rank: of W.  format: "tt", "cp" or "ht".  categorical: columns that hold codes of categories; one that `fit` has not seen has
+    only the entry 1.  All formats start from the same CP: the logistic linear model, and `rank` - 2 products of (1, spread N(0, 1))
+    with small weights.  method: "adam", all cores on batches; "riemannian", conjugate gradients on the manifold with Armijo's rule
+    (trains only), on all rows, or one step on each batch; "cores", each core in turn by a Newton step with line search, all rows.
+    steps: of Adam, of the descent, or sweeps there and back.
+
+    fit learns weights_ (the format), classes_, history_ (step, seconds, loss).  X: (n, d), a tensor or an array; integers are taken
+    as float64.  Raises ValueError or TypeError for NaN, one row, other than two classes, and y of another length, before anything
+    learned is replaced.  Constant columns and repeated rows are taken as they are.
+
+    >>> x = torch.tensor([[-1.0, -1], [-1, 1], [1, -1], [1, 1]], dtype=torch.float64)
+    >>> ExponentialMachine(rank=3, method="cores", steps=5).fit(x, [0, 1, 1, 0]).predict(x).tolist()
+    [0, 1, 1, 0]
+    """
+
+    kind = "classifier"
+
+    def __init__(self, rank=8, *, format="tt", categorical=(), method="adam", steps=300, batch=512, lr=0.01, ridge=1e-4, spread=0.3,
+                 random_state=0):  # fmt: skip
+        self.rank, self.format, self.categorical, self.method, self.steps = rank, format, categorical, method, steps
+        self.batch, self.lr, self.ridge, self.spread, self.random_state = batch, lr, ridge, spread, random_state
+
+    def fit(self, X, y) -> "ExponentialMachine":
+        """Learn from the rows of X (n, d) and their classes y (n,)."""
+        x, sign, classes, generator = self._data(X, y)
+        start = time.perf_counter()
+        levels = {k: x[:, k].unique() for k in sorted(self.categorical)}
+        phi = features(x, levels)
+        cp = linear_start(phi, sign, self.rank, self.spread, generator)
+        w, history = getattr(self, f"_{self.method}")(as_format(cp, self.format), phi, sign, generator, start)
+        self.weights_, self.classes_, self.history_ = w, classes, history
+        self.levels_, self.n_features_in_, self._array = levels, x.shape[1], not isinstance(X, Tensor)
+        return self
+
+    def decision_function(self, X):
+        """y(x), the log of the odds of the second class: (n,)."""
+        w, d = self._fitted("weights_"), self.n_features_in_
+        x = _floating("ExponentialMachine.decision_function", X, d).to(w.tensors()[0])
+        with torch.no_grad():
+            rows = max(1, CHUNK // max(t.numel() for t in w.tensors()))
+            out = torch.cat([rank_one_inner(w, features(part, self.levels_)) for part in x.split(rows)])
+        return like(X, out)
+
+    def predict_proba(self, X):
+        """Probabilities of the two classes, in the order of classes_: (n, 2)."""
+        p = torch.as_tensor(self.decision_function(X)).sigmoid()
+        return like(X, torch.stack([1 - p, p], 1))
+
+    def predict(self, X):
+        """The likelier class of each row: (n,)."""
+        second = torch.as_tensor(self.decision_function(X)) > 0
+        return like(X, torch.where(second, self.classes_[1], self.classes_[0]))
+
+    def score(self, X, y) -> float:
+        """The share of rows whose class is right."""
+        return float((torch.as_tensor(self.predict(X)) == torch.as_tensor(y)).double().mean())
+
+    def coefficient(self, subsets: Iterable[tuple[int, ...]]) -> Tensor:
+        """Entries of W: the coefficients of the products of these columns, numeric ones; () is the constant.  (number of subsets,)
+
+        >>> x = torch.tensor([[-1.0, -1], [-1, 1], [1, -1], [1, 1]], dtype=torch.float64)
+        >>> machine = ExponentialMachine(rank=3, method="cores", steps=5).fit(x, [0, 1, 1, 0])
+        >>> machine.coefficient([(0,), (0, 1)]).abs().argmax().item()
+        1
+        """
+        w, subsets = self._fitted("weights_"), [tuple(s) for s in subsets]
+        for s in subsets:
+            if len(set(s)) < len(s) or any(k in self.levels_ or not 0 <= k < w.ndim for k in s):
+                raise ValueError(f"ExponentialMachine.coefficient: needs sets of numeric columns in 0..{w.ndim - 1}, got {s}")
+        index = torch.zeros(len(subsets), w.ndim, dtype=torch.int64)
+        for row, s in zip(index, subsets):
+            row[list(s)] = 1
+        return w.at(index)
+
+    def strongest(self, order: int, count: int) -> list[tuple[tuple[int, ...], float]]:
+        """The `count` sets of up to `order` numeric columns with the largest coefficients, and these."""
+        w = self._fitted("weights_")
+        columns = [k for k in range(w.ndim) if k not in self.levels_]
+        subsets = [s for size in range(1, order + 1) for s in itertools.combinations(columns, size)]
+        values = self.coefficient(subsets)
+        best = values.abs().argsort(descending=True)[:count].tolist()
+        return [(subsets[i], float(values[i])) for i in best]
+
+    # -- three ways to learn
+
+    def _loss(self, w, phi, sign):
+        return softplus(-sign * rank_one_inner(w, phi)).mean() + self.ridge / 2 * w.dot(w)
+
+    def _adam(self, w, phi, sign, generator, start):
+        tensors = [t.clone().requires_grad_() for t in w.tensors()]
+        adam, history = torch.optim.Adam(tensors, self.lr), []
+        for step in range(self.steps):
+            rows = torch.randint(len(sign), (min(self.batch, len(sign)),), generator=generator, device=sign.device)
+            adam.param_groups[0]["lr"] = self.lr * min(1.0, 2 * (1 - step / self.steps))
+            adam.zero_grad()
+            loss = self._loss(w.with_tensors(tensors), [f[rows] for f in phi], sign[rows])
+            loss.backward()
+            adam.step()
+            if step % max(1, self.steps // 50) == 0 or step == self.steps - 1:
+                history.append((step + 1, time.perf_counter() - start, float(loss)))
+        return w.with_tensors(t.detach() for t in tensors), tuple(history)
+
+    def _riemannian(self, w, phi, sign, generator, start):
+        history, whole = [], self.batch >= len(sign)
+        if whole:
+            f = lambda tt: self._loss(tt, phi, sign)
+            for step, (w, value, _) in enumerate(_descent(f, w)):  # noqa: B007, B020
+                history.append((step, time.perf_counter() - start, value))
+                if step == self.steps:
+                    break
+            return w, tuple(history)
+        for step in range(self.steps):
+            rows = torch.randint(len(sign), (self.batch,), generator=generator, device=sign.device)
+            part = [f[rows] for f in phi]
+            path = _descent(lambda tt, part=part, rows=rows: self._loss(tt, part, sign[rows]), w)
+            _, value, _ = next(path)
+            w, _, _ = next(path, (w, value, None))
+            history.append((step, time.perf_counter() - start, value))
+        return w, tuple(history)
+
+    def _cores(self, w, phi, sign, generator, start):
+        """y is linear in each core, so each is a logistic regression: a Newton step, halved until the loss falls."""
+        cores, history = list(w.orthogonal(0).cores), []
+        for step in range(self.steps):
+            for _ in range(2):
+                loss = core_sweep(cores, phi, sign, self.ridge)
+                cores, phi = [core.permute(2, 1, 0) for core in cores[::-1]], phi[::-1]
+            history.append((step + 1, time.perf_counter() - start, loss))
+        return TT(tuple(core.contiguous() for core in cores)), tuple(history)
+
+    def _data(self, X, y):
+        who = "ExponentialMachine.fit"
+        if self.format not in ("tt", "cp", "ht"):
+            raise ValueError(f'{who}: format must be "tt", "cp" or "ht", got {self.format!r}')
+        if self.method not in ("adam", "riemannian", "cores"):
+            raise ValueError(f'{who}: method must be "adam", "riemannian" or "cores", got {self.method!r}')
+        if self.format != "tt" and self.method != "adam":
+            raise ValueError(f'{who}: method {self.method!r} needs format "tt", got {self.format!r}')
+        for name, least in (("rank", 2), ("steps", 1), ("batch", 1)):
+            check_count(who, name, getattr(self, name), least)
+        for name in ("lr", "ridge", "spread"):
+            if isinstance(value := getattr(self, name), bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+                raise ValueError(f"{who}: {name} must be a number >= 0, got {value!r}")
+        x = _floating(who, X)
+        if any(isinstance(k, bool) or not hasattr(k, "__index__") or not 0 <= k < x.shape[1] for k in self.categorical):
+            raise ValueError(f"{who}: categorical needs columns in 0..{x.shape[1] - 1}, got {tuple(self.categorical)}")
+        y = torch.as_tensor(y, device=x.device)
+        if y.shape != x.shape[:1] or len(x) < 2:
+            raise ValueError(f"{who}: needs two rows or more and a class for each, got X {tuple(x.shape)} and y {tuple(y.shape)}")
+        if y.is_floating_point() and not y.isfinite().all():
+            raise ValueError(f"{who}: needs finite classes, got {float(y[~y.isfinite()][0])}")
+        classes = y.unique()
+        if len(classes) != 2:
+            raise ValueError(f"{who}: needs two classes, got {len(classes)}: {classes[:5].tolist()}")
+        return x, torch.where(y == classes[1], 1.0, -1.0).to(x), classes, seeded(who, self.random_state, x.device)
+
+
+def features(x: Tensor, levels: dict[int, Tensor]) -> list[Tensor]:
+    """phi_k for each column: (n, 2) of 1 and the number, or (n, 1 + levels) of 1 and the one-hot category.
+
+    >>> [f.tolist() for f in features(torch.tensor([[3.0, 7.0]]), {1: torch.tensor([5.0, 7.0])})]
+    [[[1.0, 3.0]], [[1.0, 0.0, 1.0]]]
+    """
+    one = torch.ones_like(x[:, :1])
+    return [torch.cat([one, (x[:, [k]] == levels[k]).to(x) if k in levels else x[:, [k]]], 1) for k in range(x.shape[1])]
+
+
+def as_format(cp: CP, name: str) -> Format:
+    """The same tensor as a "cp", a "tt" or an "ht" on the balanced tree: a CP is a train and a tree with diagonal cores.
+
+    >>> cp = CP.randn((2, 3, 4), 2, generator=torch.Generator().manual_seed(0))
+    >>> [bool(torch.allclose(as_format(cp, name).to_dense(), cp.to_dense(), atol=1e-6)) for name in ("cp", "tt", "ht")]
+    [True, True, True]
+    """
+    if name == "cp":
+        return cp
+    first, *rest = cp.factors
+    if name == "tt":
+        if not rest:
+            return TT(((first @ cp.weights)[None, :, None],))
+        middle = (torch.diag_embed(f).permute(1, 0, 2) for f in rest[:-1])
+        return TT(((first * cp.weights)[None], *(m.contiguous() for m in middle), rest[-1].mT[..., None].contiguous()))
+    if not rest:
+        return HT(((first @ cp.weights)[:, None],))
+    r = len(cp.weights)
+    eye = torch.diag_embed(torch.eye(r).to(cp.weights))  # (r, r, r)
+    return HT(cp.factors, (torch.diag(cp.weights)[..., None], *[eye] * (len(rest) - 1)), balanced_tree(len(cp.factors)))
+
+
+def linear_start(phi: list[Tensor], sign: Tensor, rank: int, spread: float, generator, ridge: float = 1e-3) -> CP:
+    """The logistic linear model as a CP of rank 2, up to products of its small steps, and `rank` - 2 random products.
+
+        y(x) ~ (prod_k (1 + h w_k x_k) - 1) / h + b,     h = 0.1 / max |w|
+    """
+    table = torch.cat([phi[0][:, :1], *(f[:, 1:] for f in phi)], 1)  # (n, 1 + features)
+    w = sign.new_zeros(table.shape[1])
+    for _ in range(8):  # Newton
+        p = (table @ w).sigmoid()
+        hessian = table.mT @ ((p * (1 - p)).clamp_min(1e-6)[:, None] * table) / len(sign)
+        hessian = hessian + ridge * torch.eye(len(w)).to(w)
+        w = w - solve_gram(hessian, (table.mT @ (p - (sign + 1) / 2) / len(sign) + ridge * w)[:, None])[:, 0]
+    h, slopes = 0.1 / max(float(w[1:].abs().max()), 0.1), w[1:].split([f.shape[1] - 1 for f in phi])
+    factors = []
+    for f, slope in zip(phi, slopes):
+        noise = spread * randn(rank, f.shape[1] - 1, generator=generator, dtype=w.dtype, device=w.device)
+        noise[0], noise[1] = h * slope, 0.0
+        factors.append(torch.cat([torch.ones_like(noise[:, :1]), noise], 1).mT.contiguous())
+    weights = 0.1 / rank * randn(rank, generator=generator, dtype=w.dtype, device=w.device)
+    weights[0], weights[1] = 1 / h, float(w[0]) - 1 / h
+    return CP(weights, tuple(factors))
+
+
+def core_sweep(cores: list[Tensor], phi: list[Tensor], sign: Tensor, ridge: float) -> float:
+    """A Newton step in each core of a train, from the first to the last; changes `cores` and returns the loss.
+
+        y_n = <G, l_n o phi_n o r_n>,      min over G of  mean log(1 + exp(-s_n y_n)) + ridge / 2 |G|^2
+
+    cores: right-orthonormal but the first, so that |G| = |W|; they end left-orthonormal but the last.
+    """
+    n, d, loss = len(sign), len(cores), math.inf
+    step = lambda v, f, core: ((v @ core.flatten(1)).reshape(n, *core.shape[1:]) * f[..., None]).sum(1)
+    rights = [sign.new_ones(n, 1)]
+    for f, core in zip(phi[:0:-1], cores[:0:-1]):
+        rights.insert(0, step(rights[0], f, core.permute(2, 1, 0)))
+    left = sign.new_ones(n, 1)
+    for k, (f, core) in enumerate(zip(phi, cores)):
+        rows = torch.einsum("na,nm,nb->namb", left, f, rights[k]).flatten(1)  # (n, r m q)
+        g, value = core.reshape(-1), lambda g, rows=rows: softplus(-sign * (rows @ g)).mean() + ridge / 2 * g.square().sum()
+        p = (-sign * (rows @ g)).sigmoid()
+        slope = rows.mT @ (-sign * p) / n + ridge * g
+        hessian = rows.mT @ ((p * (1 - p))[:, None] * rows) / n + max(ridge, 1e-8) * torch.eye(len(g)).to(g)
+        move, loss, t = -solve_gram(hessian, slope[:, None])[:, 0], float(value(g)), 1.0
+        while t > 1e-4 and not float(value(g + t * move)) <= loss:
+            t /= 2
+        if t > 1e-4:
+            g = g + t * move
+            loss = float(value(g))
+        core = g.reshape(core.shape)
+        if k < d - 1:
+            r, m, _ = core.shape
+            basis, rest = orthogonalize(core.reshape(r * m, -1))
+            cores[k + 1] = torch.tensordot(rest, cores[k + 1], 1)
+            core = basis.reshape(r, m, -1)
+            left = step(left, f, core)
+        cores[k] = core
+    return loss
+
+
+def _descent(f, w: TT):
+    return descend(lambda tt: float(f(tt)), lambda tt: (f(tt).detach(), riemannian_grad(f, tt)), w, "cg")
+
+
+def _floating(who, X, d=None):
+    x = X if isinstance(X, Tensor) else torch.as_tensor(X)
+    return read_table(who, x if x.is_floating_point() or x.is_complex() else x.double(), d)

@@ -1,0 +1,153 @@
+"""Stochastic Riemannian steps: low-rank and TT weights of several layers move on their manifolds [Bonnabel2013] [Novikov2022].
+
+    g = P_x ∂loss/∂w                 the gradient projected onto the tangent space at x, from one pass through the model
+    m <- β T(m) + g                  momentum, transported to x by projection
+    x <- round(x - h m)              back to the manifold, at the same ranks
+
+A step changes w as a dense gradient step does, up to the projection: the learning rate is a dense weight's, whatever the factors are.
+Gradient steps on the factors themselves change w by G V Vᴴ + U Uᴴ G instead, which grows and shrinks with the factors.
+
+A `LowRank` is a train of two cores, a `TTMatrix` a train with modes out_k in_k: both are `formats.tt_manifold`'s.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ..formats.lowrank import LowRank
+from ..formats.tt import TT
+from ..formats.tt_manifold import Tangent, retract, transport, tt_project
+from ..formats.ttmatrix import TTMatrix
+from ..layers.linear import FactorizedLinear
+
+
+class RiemannianSGD:
+    """Stochastic gradient descent with momentum on the manifolds of the model's `LowRank` and `TTMatrix` layers.
+
+    All other parameters are stepped by `optimizer`, any of torch's; what it holds of the factors is left alone.  lr: as for a dense
+    weight.  momentum: β in 0 <= β < 1.
+
+    >>> from tensorlab import LowRank, replace_linear
+    >>> model = replace_linear(nn.Sequential(nn.Linear(9, 8)), "0", LowRank.from_dense, rank=3)
+    >>> method = RiemannianSGD(model, torch.optim.SGD([model[0].bias], 0.1), lr=0.1)
+    >>> losses = [float(method.step(lambda: model(torch.eye(9)).square().sum())) for _ in range(5)]
+    >>> losses == sorted(losses, reverse=True), model[0].weight.ranks
+    (True, (3,))
+    """
+
+    def __init__(self, model: nn.Module, optimizer, *, lr: float, momentum: float = 0.9):
+        if not lr > 0 or not 0 <= momentum < 1:
+            raise ValueError(f"RiemannianSGD: needs lr > 0 and 0 <= momentum < 1, got lr={lr} and momentum={momentum}")
+        every = {name: m for name, m in model.named_modules() if isinstance(m, FactorizedLinear)}
+        self.layers = {n: m for n, m in every.items() if isinstance(m.weight, (LowRank, TTMatrix)) and m.tensors[0].requires_grad}
+        if not self.layers:
+            raise ValueError(f"RiemannianSGD: needs a model with a LowRank or TTMatrix layer to train, got {type(model).__name__}")
+        if len({id(m.tensors[0]) for m in self.layers.values()}) < len(self.layers):
+            raise ValueError(f"RiemannianSGD: needs layers with weights of their own, got some shared among {', '.join(self.layers)}")
+        self.optimizer, self.lr, self.momentum = optimizer, lr, momentum
+        self.steps, self.velocity = 0, {}
+
+    def step(self, closure: Callable[[], Tensor]) -> Tensor:
+        """One step of every layer and of the optimiser, from one evaluation; returns the loss before it.
+
+        closure: computes and returns the loss of the batch, no backward.
+        """
+        self.steps += 1
+        held = {id(t) for m in self.layers.values() for t in m.tensors}
+        rest = [p for group in self.optimizer.param_groups for p in group["params"] if id(p) not in held and p.requires_grad]
+        loss, gradients, others = self._gradients(closure, rest)
+        self.optimizer.zero_grad(set_to_none=True)
+        for p, g in zip(rest, others):
+            p.grad = g
+        self.optimizer.step()
+        for name, (x, g) in gradients.items():
+            old = self.velocity.get(name)
+            v = g if old is None else self.momentum * transport(x, old) + g
+            x = retract(v, -self.lr)
+            if not all(bool(torch.isfinite(c).all()) for c in x.cores):
+                raise ValueError(f"RiemannianSGD: needs finite numbers, got some that are not in layer {name!r} at step {self.steps}")
+            if self.momentum:
+                self.velocity[name] = v
+            self.layers[name].set_weight(_like(self.layers[name].weight, x))
+        return loss
+
+    def _gradients(self, closure, rest):
+        """The loss, the point and Riemannian gradient of each layer, and the gradients of the rest, from one pass through the model.
+
+        At x = U_0 ... U_{d-2} D_{d-1} written as the tangent train of ranks 2r with D = (0, ..., 0, last), the derivative along
+        each D_k stands in a block of core k's gradient.
+        """
+        before = {name: m.weight.with_tensors(t.detach() for t in m.tensors) for name, m in self.layers.items()}
+        points = {name: as_train(w) for name, w in before.items()}
+        here = {name: tt_project(x, x) for name, x in points.items()}
+        for name, w in before.items():
+            self.layers[name].set_weight(_like(w, here[name].to_tt()))
+        try:
+            with torch.enable_grad():
+                loss = closure()
+            leaves = {name: list(m.tensors) for name, m in self.layers.items()}
+            flat = [t for ts in leaves.values() for t in ts]
+            found = torch.autograd.grad(loss, flat + rest, allow_unused=True)
+        finally:
+            for name, w in before.items():
+                self.layers[name].set_weight(w)
+        gradients, start = {}, 0
+        for name, ts in leaves.items():
+            part, start = found[start : start + len(ts)], start + len(ts)
+            if part[0] is not None:  # a layer that the loss does not reach stays as it is
+                gradients[name] = points[name], _riemannian(here[name], _cores(before[name], part))
+        return loss.detach(), gradients, found[start:]
+
+    def state_dict(self) -> dict:
+        """What a checkpoint needs besides the model's: the optimiser's state, the steps, and the momentum as trains."""
+        trains = {name: [t.clone() for t in v.to_tt().cores] for name, v in self.velocity.items()}
+        return {"steps": self.steps, "optimizer": self.optimizer.state_dict(), "velocity": trains}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on where `state_dict` was taken; the model's own state is loaded first."""
+        self.steps = state["steps"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        weight = {name: as_train(self.layers[name].weight) for name in state["velocity"]}
+        self.velocity = {name: tt_project(weight[name], TT(tuple(cores))) for name, cores in state["velocity"].items()}
+
+
+def as_train(w: LowRank | TTMatrix) -> TT:
+    """A weight as a tensor train: of a `LowRank` u vᴴ with the cores u and vᴴ, of a `TTMatrix` its own.
+
+    >>> as_train(LowRank.randn((5, 4), 2))
+    TT(shape=(5, 4), ranks=(2,), stores 18 of 20)
+    """
+    if isinstance(w, TTMatrix):
+        return w.train
+    w = w.merged()
+    return TT((w.u[None], w.v.mH[:, :, None]))
+
+
+def _like(w, x: TT):
+    """The train x as a weight of the kind of w, with as many tensors."""
+    if isinstance(w, TTMatrix):
+        return TTMatrix(tuple(c.unflatten(1, (m, n)) for c, m, n in zip(x.cores, w.out, w.in_)), w.size)
+    u, v = x.cores[0][0], x.cores[1][:, :, 0].mH
+    s = None if w.s is None else torch.eye(u.shape[1], dtype=u.dtype, device=u.device)
+    return LowRank(u, v, s)
+
+
+def _cores(w, gradients) -> list[Tensor]:
+    """Gradients of a weight's tensors as those of the train's cores."""
+    if isinstance(w, TTMatrix):
+        return [g.flatten(1, 2) for g in gradients]
+    return [gradients[0][None], gradients[1].mH[:, :, None]]
+
+
+def _riemannian(here: Tangent, gradients) -> Tangent:
+    """The gauged derivative along the D_k: the blocks of [D_0 U_0], [[V_k 0], [D_k U_k]], [V_{d-1}; D_{d-1}] that hold them."""
+    deltas = []
+    for k, (g, d) in enumerate(zip(gradients, here.deltas)):
+        g = g[len(g) - len(d) :, :, : d.shape[2]]
+        if k < len(here.left):
+            basis = here.left[k].flatten(0, 1)
+            g = (g.flatten(0, 1) - basis @ (basis.mH @ g.flatten(0, 1))).reshape(d.shape)
+        deltas.append(g)
+    return replace(here, deltas=tuple(deltas))
