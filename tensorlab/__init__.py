@@ -47,7 +47,16 @@ from .methods.admm import ADMM
 from .methods.dlrt import DLRT, dlrt_start, kls_step, usv_step
 from .methods.expmachine import ExponentialMachine, rank_one_inner
 from .methods.kashin import Kashin, Rotation, kashin, kashin_steps
-from .methods.lora import LoRALinear, add_lora, load_lora, load_lora_state_dict, lora_state_dict, merge_lora, save_lora, unmerge_lora
+from .methods.lora import (
+    LoRALinear,
+    add_lora,
+    load_lora,
+    load_lora_state_dict,
+    lora_state_dict,
+    merge_lora,
+    save_lora,
+    unmerge_lora,
+)
 from .methods.pointcloud import Permuted, chamfer, sliced_wasserstein, tt_cloud, tt_nearest, tt_permute
 from .methods.projected import Alternating, Projected, prox_rank
 from .methods.protes import Automaton, Optimum, Protes, ProtesFit, protes

@@ -623,3 +623,27 @@ def shares(ax: Axes, curves: dict[str, list[tuple[float, float]]], xlabel: str, 
     ax.legend(fontsize=8)
     ends = ", ".join(f"{name} {100 * points[-1][1]:.1f} % at {points[-1][0]:.3g}" for name, points in curves.items())
     return f"{ylabel.capitalize()}: {ends}."
+
+
+def interactions(ax: Axes, found: list[tuple[tuple[int, ...], float]], planted) -> str:
+    """Coefficients of sets of features as bars, largest first; those that were planted in another colour."""
+    planted = set(planted)
+    for k, (subset, value) in enumerate(found):
+        ax.barh(-k, value, color=COLOURS[1] if subset in planted else COLOURS[0], hatch="//" if subset in planted else None)
+    ax.axvline(0, color="black", lw=0.8)
+    ax.set(yticks=[-k for k in range(len(found))], xlabel="coefficient")
+    ax.set_yticklabels([" ".join(f"x{i}" for i in subset) for subset, _ in found], fontsize=8)
+    hits = sum(subset in planted for subset, _ in found[: len(planted)])
+    return f"{hits} of the {len(planted)} planted sets (hatched) are the {len(planted)} strongest."
+
+
+def network_ranks(ax: Axes, points: dict[str, list[tuple[int, float]]], bound: list[tuple[int, float]], xlabel: str) -> str:
+    """Ranks of a matricisation of networks against their depth or width, and a lower bound that holds for almost all trains."""
+    for k, (name, curve) in enumerate(points.items()):
+        ax.semilogy(*zip(*curve), label=name, **style(k))
+    ax.semilogy(*zip(*bound), color="black", ls=":", lw=2, label="bound for trains")
+    ax.set(xlabel=xlabel, ylabel="rank, odd by even modes")
+    ax.legend(fontsize=8)
+    at = bound[-1][0]
+    said = ", ".join(f"{name} {curve[-1][1]:g}" for name, curve in points.items())
+    return f"At {xlabel} {at} the ranks are {said}; the bound for trains is {bound[-1][1]:g}."

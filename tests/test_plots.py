@@ -301,3 +301,16 @@ def test_shares(ax):
     said = plots.shares(ax, {"a": [(0.0, 0.9), (0.5, 0.8)], "b": [(0.0, 0.1)]}, "sparsity", "accuracy", (0.5, 0.8))
     assert said == "Accuracy: a 80.0 % at 0.5, b 10.0 % at 0."
     assert len(ax.lines) == 3 and ax.get_ylabel() == "accuracy in %"
+
+
+def test_interactions(ax):
+    found = [((0, 3), 2.0), ((1,), -1.0), ((2,), 0.5)]
+    assert plots.interactions(ax, found, [(0, 3), (2,)]) == "1 of the 2 planted sets (hatched) are the 2 strongest."
+    assert [bar.get_width() for bar in ax.patches] == [2, -1, 0.5]
+    assert [bool(bar.get_hatch()) for bar in ax.patches] == [True, False, True]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["x0 x3", "x1", "x2"]
+
+
+def test_network_ranks(ax):
+    said = plots.network_ranks(ax, {"TT": [(2, 2), (4, 4)], "CP": [(2, 2), (4, 2)]}, [(2, 2), (4, 4)], "depth")
+    assert said == "At depth 4 the ranks are TT 4, CP 2; the bound for trains is 4." and len(ax.lines) == 3

@@ -17,6 +17,7 @@ from .. import linalg, rng
 from ..fit import Fit
 
 METHODS = ("greedy", "two_two", "frame")
+BLOCK = 1 << 16  # numbers that are transformed at a time
 
 
 # ------------------------------------------------------------------------------------------ Q
@@ -52,9 +53,10 @@ class Rotation:
         to = dict(dtype=like.dtype, device=like.device)
         pairs = [KINDS[self.kind](n, torch.Generator().manual_seed(self.seed + k), to) for k, n in enumerate(self.shape)]
         if len(pairs) == 1:
-            return pairs[0]
-        (left, left_t), (right, right_t) = pairs
-        return lambda v: left(right(v).mT).mT, lambda x: left_t(right_t(x).mT).mT
+            return tuple(map(_by_rows, pairs[0]))
+        (left, left_t), (right, right_t) = (map(_by_rows, pair) for pair in pairs)
+        turned = lambda z: z.mT.contiguous()
+        return lambda v: turned(left(turned(right(v)))), lambda x: turned(left_t(turned(right_t(x))))
 
     def factor(self, k: int) -> "Rotation":
         """The Q of one mode: Q1 for k = 0, Q2 for k = 1."""
@@ -74,6 +76,21 @@ class Rotation:
         return self.apply(torch.eye(n, dtype=dtype, device=device).reshape(n, *self.shape)).reshape(n, n).mT
 
 
+def _by_rows(f: Callable) -> Callable:
+    """f on the last mode, of as many rows at a time as stay in the cache with all that f makes of them."""
+
+    def run(x):
+        rows = x.reshape(-1, x.shape[-1])
+        if rows.numel() <= BLOCK:
+            return f(x)
+        out, few = torch.empty_like(rows), max(1, BLOCK // x.shape[-1])
+        for a, b in zip(rows.split(few), out.split(few)):
+            b.copy_(f(a))
+        return out.reshape(x.shape)
+
+    return run
+
+
 def _wide(x):
     """At least float32: FFTs of narrower numbers are not everywhere."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
@@ -90,17 +107,20 @@ def _dct(n, generator, like):
     turn[0] = 1
     turn = turn.to(like["device"], like["dtype"].to_complex())
     back = 1 / turn
-    order = torch.cat([torch.arange(0, n, 2), torch.arange(1, n, 2).flip(0)]).to(like["device"])
-    undo, upper = order.argsort(), (n - 1) // 2  # frequencies k > n/2 are the imaginary parts of the n - k below
+    even, upper = (n + 1) // 2, (n - 1) // 2  # frequencies k > n/2 are the imaginary parts of the n - k below
 
     def transform(x):
-        w = torch.fft.rfft((x * signs).index_select(-1, order), norm="ortho") * turn
-        return torch.cat([w.real, -w.imag[..., 1 : upper + 1].flip(-1)], -1)
+        x = x * signs
+        w = torch.fft.rfft(torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], -1), norm="ortho").mul_(turn)
+        return torch.cat([w.real, w.imag[..., 1 : upper + 1].flip(-1).neg_()], -1)
 
     def inverse(c):
-        low = c[..., :half]
-        high = torch.cat([torch.zeros_like(c[..., :1]), c[..., n - half + 1 :].flip(-1)], -1)
-        return torch.fft.irfft(torch.complex(low, -high) * back, n, norm="ortho").index_select(-1, undo) * signs
+        w = torch.zeros(*c.shape[:-1], half, dtype=turn.dtype, device=turn.device)
+        w.real.copy_(c[..., :half])
+        w.imag[..., 1:].copy_(c[..., n - half + 1 :].flip(-1)).neg_()
+        x, out = torch.fft.irfft(w.mul_(back), n, norm="ortho"), torch.empty_like(c)
+        out[..., ::2], out[..., 1::2] = x[..., :even], x[..., even:].flip(-1)
+        return out.mul_(signs)
 
     return inverse, transform
 
@@ -228,14 +248,14 @@ def kashin(x: Tensor, q: str | Rotation = "dct", *, modes: int | None = None, me
     size = _sizes(work, dims)
     unit = work / size
     history, converged = [], False
-    for k, step in enumerate(kashin_steps(unit, q, modes=modes, method=method)):
+    for k, step in enumerate(_steps(unit, q, modes, method, 0.7, Tensor.add_, Tensor.sub_)):
         history += [float(step.left.max())] * (k > 0)
         converged = bool((step.left <= tol).all())
         if converged or k == max_iter:
             break
-    u, v = step.u * size, step.v * size
-    u = u + (work - u - q.apply(v))
-    largest = torch.maximum(u.abs().amax(dims, keepdim=True), v.abs().amax(dims, keepdim=True))
+    v = step.v.mul_(size)
+    u = work - q.apply(v)  # what is left has gone into u
+    largest = torch.maximum(_largest(u, dims), _largest(v, dims))
     bound = math.sqrt(n) * (largest / size).reshape(step.left.shape)
     return Fit(Kashin(u.to(x.dtype), v.to(x.dtype), q, bound, step.left), tuple(history), converged)
 
@@ -253,40 +273,45 @@ def kashin_steps(x: Tensor, q: str | Rotation = "dct", *, modes: int | None = No
     [(5.0, 0.0), (0.707..., 24.5)]
     """
     modes, q = _checked(x, q, modes, method, generator)
-    dims, n, x = tuple(range(-modes, 0)), math.prod(x.shape[-modes:]), _wide(x.detach())
+    return _steps(_wide(x.detach()), q, modes, method, delta, torch.add, torch.sub)
+
+
+def _steps(x, q, modes, method, delta, add, sub):
+    """The states; `add` and `sub` may change their first argument, x and the parts of earlier states with it."""
+    dims, n = tuple(range(-modes, 0)), math.prod(x.shape[-modes:])
     forward, adjoint = q.maps(x)
-    mean = lambda z: z.abs().mean(dims, keepdim=True)
+    mean = lambda z: torch.linalg.vector_norm(z, 1, dim=dims, keepdim=True) / n
     size = lambda z: torch.linalg.vector_norm(z, dim=dims)
     drop = lambda s: n * s.flatten(-modes)[..., 0].square()
     u, v, r = torch.zeros_like(x), torch.zeros_like(x), x
     yield Step(u, v, size(r), torch.zeros_like(size(r)))
-    y = r if method == "two_two" else adjoint(r)
+    y = None if method == "two_two" else adjoint(r)
     while method == "greedy":
         s, t = mean(r), mean(y)
         s, t = torch.where(s >= t, s, 0), torch.where(s >= t, 0, t)
         if s.any():
             du = _sign(r, s)
-            u, r, y = u + du, r - du, y - adjoint(du)
+            u, r, y = add(u, du), sub(r, du), sub(y, adjoint(du))
         if t.any():
             dv = _sign(y, t)
-            v, y, r = v + dv, y - dv, r - forward(dv)
+            v, y, r = add(v, dv), sub(y, dv), sub(r, forward(dv))
         yield Step(u, v, size(r), drop(s + t))
     while method == "two_two":
         for _ in range(2):
             du = _sign(r, s := mean(r))
-            u, r = u + du, r - du
+            u, r = add(u, du), sub(r, du)
             yield Step(u, v, size(r), drop(s))
         y = adjoint(r)
         for _ in range(2):
             dv = _sign(y, t := mean(y))
-            v, y = v + dv, y - dv
+            v, y = add(v, dv), sub(y, dv)
             yield Step(u, v, size(y), drop(t))
         r = forward(y)
     while method == "frame":
         top = torch.linalg.vector_norm(r, dim=dims, keepdim=True) / math.sqrt(4 * delta * n)
         du, dv = (r / 2).clamp(-top, top), (y / 2).clamp(-top, top)
         before = size(r)
-        u, v, r = u + du, v + dv, r - du - forward(dv)
+        u, v, r = add(u, du), add(v, dv), sub(sub(r, du), forward(dv))
         y = adjoint(r)
         yield Step(u, v, size(r), before.square() - size(r).square())
 
@@ -296,9 +321,13 @@ def _sign(r: Tensor, s: Tensor) -> Tensor:
     return torch.copysign(s, r)
 
 
+def _largest(x: Tensor, dims) -> Tensor:
+    return torch.linalg.vector_norm(x, math.inf, dim=dims, keepdim=True)
+
+
 def _sizes(x: Tensor, dims) -> Tensor:
     """Norms of the items, kept as modes of size 1, safe at any scale; 1 for an item of zeros."""
-    top = x.abs().amax(dims, keepdim=True)
+    top = _largest(x, dims)
     top = torch.where(top > 0, top, 1)
     size = top * torch.linalg.vector_norm(x / top, dim=dims, keepdim=True)
     return torch.where(size > 0, size, 1)

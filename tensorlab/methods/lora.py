@@ -1,10 +1,10 @@
 """Adapters: a frozen layer plus a small trained one, and the small one may be merged into it [Hu2021].
 
-    LoRA     y = w x + s B A x                        B (out, r) = 0, A (r, in) Gaussian at the start,  s = α / r     [Hu2021]
-    rsLoRA   the same with s = α / √r                                                                                 [Kalajdzievski2023]
-    DoRA     y = m (w + s B A) x / |w + s B A|        norms of rows, m = |w| at the start, the norm is not differentiated [Liu2024]
-    LoKr     y = w x + s (w1 ⊗ a b) x                 w1 = 0 at the start; multiplied as w1 X (a b)ᵀ, no product is formed [Yeh2024]
-    dlrt     y = w x + s u S vᴴ x                     S = 0; trained by `DLRT`, which adapts the rank                  [Schotthoefer2022]
+    LoRA     y = w x + s B A x                     s = α / r;  at the start B (out, r) = 0, A (r, in) Gaussian         [Hu2021]
+    rsLoRA   the same                              s = α / √r                                                 [Kalajdzievski2023]
+    DoRA     y = m (w + s B A) x / |w + s B A|     norms of rows, taken as constants;  at the start m = |w|           [Liu2024]
+    LoKr     y = w x + s (w1 ⊗ a b) x              at the start w1 = 0;  multiplied as w1 X (a b)ᵀ                    [Yeh2024]
+    dlrt     y = w x + s u S vᴴ x                  at the start S = 0;  trained by `DLRT`, which adapts the rank [Schotthoefer2022]
 
 B = 0 makes the change zero before the first step, and with it the gradient of A: ∂loss/∂A = s Bᵀ ∂loss/∂Δ.
 """
@@ -154,7 +154,8 @@ class LoRALinear(nn.Module):
     def __repr__(self):
         base, delta = self.base, self.delta.weight
         sizes = f"in={delta.shape[1]}, out={delta.shape[0]}"
-        return f"LoRALinear({self.kind}, {type(base).__name__} {sizes}, {type(delta).__name__} of rank {delta.ranks[0]}, scale {self.scale:.4g})"
+        added = f"{type(delta).__name__} of rank {delta.ranks[0]}, scale {self.scale:.4g}"
+        return f"LoRALinear({self.kind}, {type(base).__name__} {sizes}, {added})"
 
 
 def add_lora(
@@ -184,8 +185,8 @@ def add_lora(
 def merge_lora(model: nn.Module) -> nn.Module:
     """Every adapted layer becomes one plain layer that does the same, w <- w + s Δ; changes the model and returns it.
 
-    The model has its old structure and the keys of its old state dict.  A weight that something else holds too, such as an embedding, stays
-    as it was there.  The frozen weights are kept beside the new ones until they are saved or dropped, so `unmerge_lora` is exact.
+    The model has its old structure and the keys of its old state dict.  A weight that something else holds too, such as an embedding,
+    stays as it was there.  The frozen weights are kept beside the new ones, so `unmerge_lora` is exact; a saved model lacks them.
     ValueError for a model without adapters.
     """
     for layer in _adapted("merge_lora", model).values():
@@ -324,10 +325,14 @@ def _start(kind, shape, rank, options) -> MatrixFormat:
 
 
 def _load(name, layer, parts):
-    needed = {"lokr_w1"} if layer.kind == "lokr" else {"lora_A", "lora_B"} | ({"lora_magnitude_vector"} if layer.kind == "dora" else set())
-    second = [{"lokr_w2"}, {"lokr_w2_a", "lokr_w2_b"}] if layer.kind == "lokr" else [set()]
-    if parts.keys() not in [needed | more for more in second]:
-        raise ValueError(f"load_lora_state_dict: layer {name!r} of kind {layer.kind} needs {', '.join(sorted(needed))}, got {', '.join(sorted(parts))}")
+    needed = [{"lora_A", "lora_B"}]
+    if layer.kind == "lokr":
+        needed = [{"lokr_w1", "lokr_w2"}, {"lokr_w1", "lokr_w2_a", "lokr_w2_b"}]
+    elif layer.kind == "dora":
+        needed = [{"lora_A", "lora_B", "lora_magnitude_vector"}]
+    if parts.keys() not in needed:
+        ways, got = " or ".join(", ".join(sorted(keys)) for keys in needed), ", ".join(sorted(parts))
+        raise ValueError(f"load_lora_state_dict: layer {name!r} of kind {layer.kind} needs {ways}, got {got}")
     if layer.kind == "lokr":
         new = LoKr(parts["lokr_w1"], parts.get("lokr_w2", parts.get("lokr_w2_a")), parts.get("lokr_w2_b"))
     else:

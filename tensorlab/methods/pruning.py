@@ -2,8 +2,8 @@
 
     mask = |w| > t,  t such that a share s of the weights falls        w <- mask * w,  and stays so while training goes on
 
-A ticket is the mask that a trained network leaves, on the weights it started from.  It is found by training again and again, so what
-it costs is counted: 3 forward passes' FLOPs for each example (one forward, two backward), with the weights that are kept and with all.
+A ticket is the mask that a trained network leaves, on the weights it started from.  It is found by training again and again, so
+what it costs is counted: the FLOPs of 3 forward passes for each example (one forward, two backward), of the kept weights and of all.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,8 +21,8 @@ def magnitude_masks(
 ) -> dict[str, Tensor]:
     """Which weights stay when the share `sparsity` of smallest magnitude falls [Han2015]: {layer name: mask of the weight's shape}.
 
-    names: patterns of `fnmatch` for linear and convolution layers.  across: "model" has one threshold for all of them, "layer" one for
-    each.  masks: what has fallen before stays fallen, and counts.  Ties at the threshold fall in the order of the entries, so the
+    names: patterns of `fnmatch` for linear and convolution layers.  across: "model" has one threshold for all of them, "layer" one
+    for each.  masks: what has fallen before stays fallen, and counts.  Ties at the threshold fall in the order of the entries, so the
     count is exact: round(sparsity n).  ValueError for a bad share, name or `across`.
 
     >>> model = nn.Sequential(nn.Linear(2, 2, bias=False))
@@ -118,8 +118,8 @@ def forward_flops(model: nn.Module, x: Tensor, masks: dict[str, Tensor] | None =
 class Ticket:
     """A round of `lottery`: the network of these masks, trained from where the first started.
 
-    round: from 0, the dense network.  masks: what was kept while it trained.  examples: how many it saw.  flops, dense_flops: of its
-    training, with the kept weights and with all; what a round costs in all is the sum over it and those before.
+    round: from 0, the dense network.  masks: what was kept while it trained.  examples: how many it saw.  flops, dense_flops: of
+    its training, with the kept weights and with all; what a ticket costs is the sum over its round and those before.
     """
 
     round: int

@@ -4,8 +4,8 @@
     m <- β T(m) + g                  momentum, transported to x by projection
     x <- round(x - h m)              back to the manifold, at the same ranks
 
-A step changes w as a dense gradient step does, up to the projection: the learning rate is a dense weight's, whatever the factors are.
-Gradient steps on the factors themselves change w by G V Vᴴ + U Uᴴ G instead, which grows and shrinks with the factors.
+A step changes w as a dense gradient step does, up to the projection: the learning rate is a dense weight's, whatever the factors.
+Gradient steps on the factors themselves change w by G V Vᴴ + U Uᴴ G instead, which grows and shrinks with them.
 
 A `LowRank` is a train of two cores, a `TTMatrix` a train with modes out_k in_k: both are `formats.tt_manifold`'s.
 """
@@ -45,7 +45,8 @@ class RiemannianSGD:
         if not self.layers:
             raise ValueError(f"RiemannianSGD: needs a model with a LowRank or TTMatrix layer to train, got {type(model).__name__}")
         if len({id(m.tensors[0]) for m in self.layers.values()}) < len(self.layers):
-            raise ValueError(f"RiemannianSGD: needs layers with weights of their own, got some shared among {', '.join(self.layers)}")
+            shared = ", ".join(self.layers)
+            raise ValueError(f"RiemannianSGD: needs layers with weights of their own, got some shared among {shared}")
         self.optimizer, self.lr, self.momentum = optimizer, lr, momentum
         self.steps, self.velocity = 0, {}
 
@@ -67,14 +68,15 @@ class RiemannianSGD:
             v = g if old is None else self.momentum * transport(x, old) + g
             x = retract(v, -self.lr)
             if not all(bool(torch.isfinite(c).all()) for c in x.cores):
-                raise ValueError(f"RiemannianSGD: needs finite numbers, got some that are not in layer {name!r} at step {self.steps}")
+                where = f"layer {name!r} at step {self.steps}"
+                raise ValueError(f"RiemannianSGD: needs finite numbers, got some that are not in {where}")
             if self.momentum:
                 self.velocity[name] = v
             self.layers[name].set_weight(_like(self.layers[name].weight, x))
         return loss
 
     def _gradients(self, closure, rest):
-        """The loss, the point and Riemannian gradient of each layer, and the gradients of the rest, from one pass through the model.
+        """The loss, the point and Riemannian gradient of each layer, and the gradients of the rest, from one pass.
 
         At x = U_0 ... U_{d-2} D_{d-1} written as the tangent train of ranks 2r with D = (0, ..., 0, last), the derivative along
         each D_k stands in a block of core k's gradient.

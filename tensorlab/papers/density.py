@@ -23,12 +23,12 @@ TOYS = ("moons", "pinwheel", "checkerboard", "eight Gaussians")
 POWER = "POWER, ten weeks"
 KERNELS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.14, 0.2, 0.3)
 SIZES = {
-    "quick": {"sets": TOYS[:2], "rows": 1500, "steps": (50, 150), "parts": (1, 4, 8, 16)},
-    "full": {"sets": (*TOYS, POWER), "rows": 5000, "steps": (50, 200, 800), "parts": (1, 4, 8, 16, 32, 64)},
+    "quick": {"sets": TOYS[:2], "rows": 1500, "steps": (1, 6), "parts": (1, 4, 8, 16)},
+    "full": {"sets": (*TOYS, POWER), "rows": 5000, "steps": (1, 3, 8), "parts": (1, 4, 8, 16, 32, 64)},
 }
 SETTINGS = {
-    "toy": dict(rank=16, basis=40, batch=1024, noise=0.02),
-    POWER: dict(rank=16, basis=64, batch=2048, noise=0.0, em_steps=15),
+    "toy": dict(rank=16, basis=40, noise=0.02),
+    POWER: dict(rank=16, basis=64, batch=30_000, em_steps=10),
 }
 
 

@@ -211,7 +211,7 @@ def control(index: Tensor, start: float = 0.8, goal: float = 0.7) -> Tensor:
     h = 1 / (index.shape[1] - 1)
     x = torch.full(index.shape[:1], start, dtype=torch.float64, device=index.device)
     cost, lost = torch.zeros_like(x), torch.zeros_like(x, dtype=torch.bool)
-    for i in index.unbind(1)[1:]:
+    for i in index.to(x.dtype).unbind(1)[1:]:
         x = x - h * i
         lost |= x > 2 / 3 / math.sqrt(3 * h)
         x = implicit_step(x, h)

@@ -5,8 +5,8 @@
 Five full Gaussians in six variables, 50 000 rows to learn from and 20 000 to be measured on: `gap` is how far the mean
 log-density stays under that of the truth, in nats.  "published settings" are those of the code of [Novikov2021] at one component
 (B-splines of degree 2, m = 48 on even knots, rank 16, batch 1024, Adam 1e-3, noise 0.01, 10 steps of EM), 400 steps, trained by us.
-Seconds are of the whole fit; those of the mixture of Gaussians are of the whole search.  The table goes to density.csv beside this
-file.
+Both in float32.  Seconds are of the whole fit; those of the mixture of Gaussians are of the whole search.  The table goes to
+density.csv beside this file.
 """
 
 import argparse
@@ -24,8 +24,8 @@ import tensorlab as tl
 
 TABLE = Path(__file__).with_name("density.csv")
 ROWS, TESTS, D, PARTS = 50_000, 20_000, 6, 5
-OURS = dict(rank=12, basis=20, steps=800, batch=2048, lr=0.01, noise=0.05)
-PUBLISHED = dict(rank=16, basis=48, knots="uniform", em_steps=10, steps=400, batch=1024, lr=1e-3, noise=0.01)
+OURS = dict(rank=22, basis=18, steps=4, batch=45_000, noise=0.07, em_steps=10)
+PUBLISHED = dict(rank=16, basis=48, knots="uniform", em_steps=10, method="adam", steps=400, batch=1024, lr=1e-3, noise=0.01)
 
 
 def truth(seed: int = 0) -> torch.distributions.Distribution:
@@ -49,12 +49,12 @@ def gaussian(x):
     return torch.distributions.MultivariateNormal(x.mean(0), torch.cov(x.T)).log_prob
 
 
-def mixture(x, most=(1, 2, 3, 5, 8, 12)):
+def mixture(x, parts=(1, 3, 5, 8)):
     """Full Gaussians by EM, as many as are likeliest on a held-out tenth."""
     from sklearn.mixture import GaussianMixture
 
     cut = len(x) // 10
-    fits = [GaussianMixture(k, random_state=0).fit(x[cut:].numpy()) for k in most]
+    fits = [GaussianMixture(k, random_state=0).fit(x[cut:].numpy()) for k in parts]
     best = max(fits, key=lambda m: m.score(x[:cut].numpy()))
     return lambda z: torch.as_tensor(best.score_samples(z.numpy())), best.n_components
 
@@ -73,23 +73,24 @@ def main():
                          threads=torch.get_num_threads(), method=name, about=about, log_density=f"{mean:.4f}",
                          gap=f"{best - mean:.4f}", outside=f"{outside:.2g}", seconds=f"{seconds:.3g}"))  # fmt: skip
         print(*rows[-1].values(), sep="  ", flush=True)
+        with open(TABLE, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
 
     note("truth", 0.0, p.log_prob(z))
-    for name, fit in (("one Gaussian", lambda: (gaussian(x), "")), ("tuned mixture of Gaussians", lambda: mixture(x))):
-        start = time.perf_counter()
-        score, about = fit()
-        note(name, time.perf_counter() - start, score(z), f"{about} components" if about else "")
     for name, settings in (("TTDensity", OURS), ("TTDensity, published settings", PUBLISHED)):
         start = time.perf_counter()
-        model = tl.TTDensity(**settings).fit(x)
+        model = tl.TTDensity(**settings).fit(x.float())
         seconds = time.perf_counter() - start
-        note(name, seconds, model.score_samples(z), " ".join(f"{k} {v}" for k, v in settings.items()))
-        half = [s for _, s, value in model.history_ if best - value <= 0.5]
-        print(f"    held out within 0.5 nats of the truth after {min(half, default=math.nan):.1f} s")
-    with open(TABLE, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        note(name, seconds, model.score_samples(z.float()), " ".join(f"{k} {v}" for k, v in settings.items()))
+        moved = float(x.std(0).log().sum())  # the history is of standardised rows
+        half = [s for _, s, value in model.history_ if best - (value - moved) <= 0.195]
+        print(f"    held out within 0.195 nats of the truth after {min(half, default=math.nan):.1f} s")
+    for name, fit in (("one Gaussian", lambda: (gaussian(x), 1)), ("tuned mixture of Gaussians", lambda: mixture(x))):
+        start = time.perf_counter()
+        score, parts = fit()
+        note(name, time.perf_counter() - start, score(z), f"components {parts}")
 
 
 if __name__ == "__main__":

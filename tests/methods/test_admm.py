@@ -125,7 +125,7 @@ def run(seed, epochs=12):
         admm = ADMM(model, optimizer, {"layers.0": project}, rho=lambda k: min(1e-2 * 1.5**k, 1.0))
         for _ in range(epochs if name == "admm" else 0):
             for rows in torch.randperm(1300, generator=g).split(100):
-                admm.step(lambda rows=rows: nn.functional.cross_entropy(model(x[rows]), y[rows]))
+                admm.step(lambda rows=rows, model=model: nn.functional.cross_entropy(model(x[rows]), y[rows]))
             admm.update()
         if name == "direct":
             losses += list(train(model, optimizer, x[:1300], y[:1300], epochs=epochs, generator=g))  # as many epochs

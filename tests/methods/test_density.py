@@ -163,6 +163,16 @@ def test_same_seed_same_numbers_and_learning_helps():
     assert one.history_[-1][2] > one.history_[0][2] > -math.inf
 
 
+def test_adam_and_the_natural_gradient_seek_the_same():
+    x = crescent()
+    natural = tl.TTDensity(rank=3, basis=10, steps=8).fit(x)
+    adam = tl.TTDensity(rank=3, basis=10, steps=250, method="adam", batch=512).fit(x)
+    start, *_, end = (value for _, _, value in natural.history_)
+    assert adam.history_[0][2] == pytest.approx(start, abs=1e-9)
+    assert end > start + 0.02 and max(value for _, _, value in adam.history_) > start + 0.02
+    assert natural.score(x) > adam.score(x) - 0.02 * len(x)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_dtype_is_that_of_the_data(dtype):
     model = tl.TTDensity(rank=2, basis=8, steps=2).fit(crescent(300).to(dtype))

@@ -1,4 +1,4 @@
-"""Exponential machines: against dense tensors, scikit-learn's logistic regression, planted interactions; the estimator's interface."""
+"""Exponential machines: against dense tensors, logistic regression, planted interactions; the interface."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Riemannian steps through a model: the projected dense gradient, the dense step at full rank, and no care for the factors' scale."""
+"""Riemannian steps through a model: the projected dense gradient, SGD at full rank, and no care for the factors' scale."""
 
 import copy
 

@@ -10,12 +10,12 @@ from tensorlab.papers.table import printed
 
 def test_the_program_at_a_small_size(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(density.SIZES, "quick", {"sets": ("moons",), "rows": 400, "steps": (2, 40), "parts": (1, 4)})
-    monkeypatch.setitem(density.SETTINGS, "toy", dict(rank=8, basis=16, batch=256, holdout=0.1))
+    monkeypatch.setitem(density.SIZES, "quick", {"sets": ("moons",), "rows": 400, "steps": (1, 4), "parts": (1, 4)})
+    monkeypatch.setitem(density.SETTINGS, "toy", dict(rank=8, basis=16))
     table = density.run("quick", progress=False)
     found = {(row["method"], row["steps"]): row for row in table.rows}
     assert len(table) == 6 and all(0 <= row["sliced TV"] <= 1 for row in table.rows)
-    assert found["TTDE, squared", 40]["log-likelihood"] > found["one Gaussian", 0]["log-likelihood"] + 0.3
+    assert found["TTDE, squared", 4]["log-likelihood"] > found["one Gaussian", 0]["log-likelihood"] + 0.3
     figure = matplotlib.figure.Figure()
     assert "After the longest fit: moons" in density.draw(table, figure.subplots())
 

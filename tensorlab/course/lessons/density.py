@@ -33,7 +33,7 @@ def table(n: int = 3000) -> Tensor:
 @functools.cache
 def model(steps: int) -> TTDensity:
     """A density of `table()`."""
-    return TTDensity(rank=8, basis=20, steps=steps, batch=512, noise=0.03).fit(table())
+    return TTDensity(rank=8, basis=20, steps=steps, noise=0.03).fit(table())
 
 
 class ConditionExplorer(Explorer):
@@ -41,7 +41,7 @@ class ConditionExplorer(Explorer):
 
     figsize = (9, 3.4)
 
-    def __init__(self, steps: int = 300):
+    def __init__(self, steps: int = 6):
         self.model = model(steps)
         super().__init__(
             across=choice("x0", NAMES), up=choice("x1", NAMES), known=choice("x2", NAMES),

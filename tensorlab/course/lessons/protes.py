@@ -114,7 +114,7 @@ class MarginalsPlayer(Player):
         reference = protes_problems.problem(BITS[problem]).best
         right.axhline(reference, color="0.4", lw=1)
         right.plot(range(1, len(state.history) + 1), state.history, label="best so far", **plots.style(0, len(state.history)))
-        right.set(xlabel="batch", ylabel="value", title="best value, and the best known (line)")
+        right.set(xlabel="batch", ylabel="value", title="best so far; line: best known")
         if not state.history:
             return f"{said} Nothing has been asked yet."
         return f"{said} The best of {state.known} points is {state.history[-1]:.6g}; the best known value is {reference:.6g}."

@@ -68,7 +68,9 @@ class PruneExplorer(Explorer):
 # -- the experiment
 
 
-def ticket_rows(*, rounds: int, rate: float, epochs: int, block: str = "entries", fresh: bool = False, seed: int = 0) -> Iterator[dict]:
+def ticket_rows(
+    *, rounds: int, rate: float, epochs: int, block: str = "entries", fresh: bool = False, seed: int = 0
+) -> Iterator[dict]:
     """Iterative pruning of a network on the digits: sparsity, test accuracy, and the FLOPs of all trainings so far.
 
     fresh: the control, new random weights in each round under the masks that were found.
@@ -134,15 +136,15 @@ def _by_the_package(w, share, b):
 
 
 block_mask = Check(
-    question="Write `block_mask(w, share, b)`: 1 where a weight stays and 0 where it falls, when of the b x b blocks of w those with the "
-    "smallest sum of squares fall, round(share · number of blocks) of them.  b divides both sides.",
+    question="Write `block_mask(w, share, b)`: 1 where a weight stays and 0 where it falls, when of the b x b blocks of w those with "
+    "the smallest sum of squares fall, round(share · number of blocks) of them.  b divides both sides.",
     function=True,
     cases=lambda: [(*gaussian((6, 8)), 0.5, 2), (*gaussian((9, 6)), 0.34, 3)],
     right=_by_the_package,
     mistakes=(
         (lambda w, share, b: 1 - _by_the_package(w, share, b).double(), "those are the blocks that fall."),
         (lambda w, share, b: _keep(w, share, 1), "whole blocks fall, these are entries."),
-        (lambda w, share, b: _keep(w, share, b, how=lambda t: t.sum((1, 3))), "weights of two signs cancel in a sum: square them first."),
+        (lambda w, share, b: _keep(w, share, b, how=lambda t: t.sum((1, 3))), "weights of two signs cancel: square them first."),
         (lambda w, share, b: _keep(w, share, b, largest=False), "the blocks with the largest sums have fallen."),
     ),
     hint="reshape w to (rows of blocks, b, columns of blocks, b), sum the squares over the two b, and compare with a threshold.",
@@ -157,8 +159,9 @@ def _cost(rounds, dense=False, first=0):
 
 
 cost_of_a_ticket = Check(
-    question="A dense training, and then five rounds in which a fifth of what is left falls and the network is trained again, as long as the "
-    "first time.  How many dense trainings does all of this cost, if a weight that has fallen costs nothing?  (`lottery` gives the FLOPs.)",
+    question="A dense training, and then five rounds in which a fifth of what is left falls and the network is trained again, as long "
+    "as the first time.  How many dense trainings does all of this cost, if a weight that has fallen costs nothing?  (`lottery` "
+    "gives the FLOPs.)",
     right=lambda: _cost(5),
     mistakes=(
         (lambda: _cost(5, dense=True), "so much it costs on hardware that multiplies with the zeros, too."),

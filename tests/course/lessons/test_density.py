@@ -7,7 +7,7 @@ import torch
 
 from tensorlab.course.lessons import density as lesson
 
-STEPS = 5
+STEPS = 1
 
 
 @pytest.fixture(scope="module")

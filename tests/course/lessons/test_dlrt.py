@@ -63,7 +63,7 @@ def test_one_step_says_how_far_each_is(sigma):
         assert f"{name} by {expected:.2g}" in e.sentence
     if sigma == 0.5:
         assert torch.allclose(path[-1], flow, atol=2e-3)
-    kls, usv = ((ends[name] - path[-1]).norm() for name in ("KLS, then truncated", "U, S, V"))
+    kls, usv = (float((ends[name] - path[-1]).norm()) for name in ("KLS, then truncated", "U, S, V"))
     assert kls < 0.3 and (usv > 3 * kls) is (sigma < 0.1)
 
 

@@ -1,0 +1,126 @@
+# %% [markdown]
+# # Which features act together?
+#
+# A linear model weighs features one by one. A model that weighs all $2^d$ products of them cannot be written down, but as a
+# tensor train it can be trained. Three sets of features were planted in the data below; the hatched bars are theirs.
+
+# %%
+import inspect
+import os
+
+import torch
+from IPython.display import Code
+
+import tensorlab as tl
+from tensorlab import datasets, plots
+from tensorlab.course.lessons import expmachine as lesson
+from tensorlab.course.widgets import picture
+from tensorlab.papers import expmachine as paper
+
+FAST = os.environ.get("TENSORLAB_FAST") == "1"
+lesson.InteractionExplorer()
+
+# %% [markdown]
+# ## The mathematics
+#
+# An exponential machine [Novikov2016] has a coefficient for each set of features,
+#
+# $$ y(x) = \sum_{i \in \{0,1\}^d} W[i_0, \dots, i_{d-1}] \prod_k x_k^{i_k}
+#    = \big\langle W,\; (1, x_0) \circ (1, x_1) \circ \dots \circ (1, x_{d-1}) \big\rangle , $$
+#
+# and $W$ is a train. The tensor on the right has rank one, so the inner product is a chain of small products,
+# $v_{k+1} = v_k (G_k[0] + x_k G_k[1])$: $O(d r^2)$ for each object. A category with $K$ values has $K + 1$ slices.
+#
+# There are three ways to learn here. **Adam** on all cores. **Riemannian** descent on the manifold of trains, which sees the
+# tensor and not its cores (lesson 07). And **core by core**: $y$ is linear in each core when the others are held, so each core is a
+# logistic regression, solved by a Newton step. All start from the linear model.
+
+# %%
+Code(inspect.getsource(tl.rank_one_inner), language="python")
+
+# %% [markdown]
+# ## Two ways to the same place
+#
+# The loss on the data against seconds, from the same start.
+
+# %%
+sets = lesson.planted(3, 0)
+x, y = lesson.corners(400 if FAST else 2000, sets, 0.05, 0)
+z, t = lesson.corners(2000, sets, 0.0, 500)
+curves = {}
+for method, steps in (("riemannian", 4 if FAST else 60), ("cores", 1 if FAST else 5), ("adam", 20 if FAST else 600)):
+    batch = 512 if method == "adam" else len(x)
+    machine = tl.ExponentialMachine(rank=5, method=method, steps=steps, batch=batch, ridge=1e-3).fit(x, y)
+    curves[method] = [value for _, _, value in machine.history_]
+    print(f"{method:10} {steps:4} steps, {machine.history_[-1][1]:5.2f} s: loss {curves[method][-1]:.4f}, "
+          f"AUC on new rows {paper.auc(machine.decision_function(z), t):.4f}")  # fmt: skip
+picture(lambda figure: plots.convergence(figure.subplots(), curves))
+
+# %% [markdown]
+# ## Train, shallow or deep
+#
+# The same inner product with another format is another network: a CP is a shallow one, a tree (HT) a deep one (lesson 22).
+
+# %%
+for form in ("tt", "cp", "ht"):
+    machine = tl.ExponentialMachine(rank=5, format=form, steps=20 if FAST else 800, lr=0.01).fit(x, y)
+    print(f"{form}: {machine.weights_.numel:4} numbers, AUC on new rows {paper.auc(machine.decision_function(z), t):.4f}, "
+          f"strongest {machine.strongest(3, 3)[0][0]}")  # fmt: skip
+
+# %% [markdown]
+# ## The paper's task
+#
+# Thirty features, twenty products of six: nothing is seen by a linear model or by pairs. The paper needs $10^5$ objects and many minutes,
+# `tensorlab run Novikov2016 --preset full` is that run. Here it is smaller: twelve features, products of four.
+
+# %%
+rows = 500 if FAST else 8000
+data = paper.synthetic(rows, 12, 4, 6)
+steps = 20 if FAST else 1500
+for method, settings in ((paper.LOGISTIC, None), (paper.FOREST, None), *(
+    (f"train of rank {r}", dict(rank=r, steps=steps, batch=512, spread=0.4, ridge=0.0)) for r in (4, 12)
+)):  # fmt: skip
+    found = paper.fit(method, *data, settings)
+    print(f"{method:20} AUC {found['AUC']:.3f}   {found['seconds']:.1f} s")
+
+# %% [markdown]
+# ## When it loses
+#
+# Real tables are often nearly linear. On thirty measurements of tumours the machine has little to add to logistic regression, and more to
+# overfit with.
+
+# %%
+x, y = tuple(datasets.breast_cancer())[:2]
+x = (x - x.mean(0)) / x.std(0)
+order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+train, test = order[:400], order[400:]
+for method, settings in ((paper.LOGISTIC, None), ("train of rank 4", dict(rank=4, steps=20 if FAST else 300, spread=0.1, ridge=1e-2))):
+    found = paper.fit(method, x[train], y[train], x[test], y[test], settings)
+    print(f"{method:20} AUC {found['AUC']:.4f}   accuracy {found['accuracy']:.3f}   loss on the data {found['loss']:.3f}")
+
+# %% [markdown]
+# ## Exercises
+#
+# **Predict.**
+
+# %%
+print(lesson.machine_storage.question)
+lesson.machine_storage(...)
+
+# %% [markdown]
+# **Implement.**
+
+
+# %%
+def score(cores, x): ...
+
+
+print(lesson.machine_score.question)
+lesson.machine_score(score)
+
+# %% [markdown]
+# **Explore.**
+
+# %%
+print(lesson.feature_order.question)
+lesson.feature_order(...)

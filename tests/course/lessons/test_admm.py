@@ -1,0 +1,65 @@
+"""ADMM's lesson: the sentence against the network itself, the three ways end in the set, and the threshold of rho by theory."""
+
+import copy
+
+import pytest
+import torch
+
+import tensorlab as tl
+from tensorlab.course.lessons import admm as lesson
+
+
+def test_the_player_tells_what_a_projection_would_do():
+    player = lesson.ADMMPlayer()
+    player.set(kind="low rank", rank=3, rho=0.05, growth=1.5)
+    assert player.sentence.startswith("Round 0:")
+    for _ in range(3):
+        assert player.step()
+    model = copy.deepcopy(player.state["model"])
+    *_, x, y = lesson.digits()
+    right = lambda: 100 * float((model(x).argmax(1) == y).double().mean())
+    dense = right()
+    for layer in model.layers[:2]:
+        u, s, vh = torch.linalg.svd(layer.weight.detach())
+        layer.weight.data = (u[:, :3] * s[:3]) @ vh[:3]
+    assert player.sentence.startswith(f"Round 3: {dense:.1f} % of the test are right, projected now {right():.1f} %.")
+    assert "Primal and dual residual after 3 rounds: layers.0" in player.sentence
+    assert [r.rho for r in player.state["history"]] == pytest.approx([0.05, 0.075, 0.1125])
+
+
+def test_a_wrong_value_is_a_sentence_and_the_picture_stays():
+    player = lesson.ADMMPlayer()
+    picture = player.view.value
+    player.boxes["growth"].value = "3"
+    assert "growth: needs a number in 1..2, got 3" in player.status.value and player.view.value == picture
+
+
+def test_the_plain_network_is_left_alone():
+    before = lesson.plain(0).layers[0].weight.detach().clone()
+    list(lesson.rounds("TT", 2, 0.1, 1.5, count=1))
+    lesson.projected(lesson.plain(0), "TT", 1)
+    assert torch.equal(lesson.plain(0).layers[0].weight, before)
+
+
+@pytest.mark.parametrize("kind", lesson.SETS)
+@pytest.mark.parametrize("way", ["direct", "factors", "ADMM", "Riemannian"])
+def test_all_ways_learn_something(way, kind):
+    loss, right = lesson.compare(way, kind, 6, epochs=2)
+    assert right > 0.25 and loss < 2.6
+
+
+def test_stored_numbers():
+    assert lesson.stored("low rank", 4) == 2 * 4 * 128
+    assert lesson.stored("TT", 3) == 2 * (16 * 3 + 9 * 16 + 3 * 16)
+    with pytest.raises(ValueError, match="got 'both'"):
+        lesson.compare("both", "TT", 2, epochs=1)
+
+
+def test_right_answers():
+    def admm_round(w, u, r):
+        z = tl.LowRank.from_dense(w + u, r).to_dense()
+        return torch.stack([z, u + w - z])
+
+    assert lesson.admm_round(admm_round)
+    assert lesson.smallest_rho(0.8)  # the first above sigma_2 / sigma_1 = 0.75: at rest rho U = A - W, and Z keeps its direction
+    assert not lesson.settles(0.7) and lesson.settles(1.0)
