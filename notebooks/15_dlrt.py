@@ -182,7 +182,8 @@ Table("UV", rows)
 
 # %% [markdown]
 # What it costs: numbers held in a step of one 500 by 500 layer (weights, gradients, and momentum of what the optimiser steps), and
-# seconds of CPU. `tests/benchmarks/bench_dlrt.py` has more ranks.
+# CPU time. Memory falls at every rank below about 150; time need not: two passes, a QR of each basis and an SVD eat up what the thin
+# products save, and at this width the dense step is hard to beat. `tests/benchmarks/bench_dlrt.py` finds where they cross.
 
 # %%
 rows = []

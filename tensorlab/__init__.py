@@ -1,9 +1,10 @@
 """Matrix and tensor methods that compress and train neural networks.
 
 Ground:   `linalg`, `multilinear`, `rng`, `fit`, `datasets`.
-Formats:  tensors held by smaller ones (`LowRank`, `CP`, `Tucker`, `TT`, `HT`, ...), and the algorithms that find them.
-Layers:   the only modules that hold a format (`FactorizedLinear`, `FactorizedConv2d`), and surgery on models.
-By name:  `tensorlab.plots` (pictures) and `tensorlab.course` (widgets, checks, JupyterLab) are imported when wanted.
+Formats:  tensors held by smaller ones (`LowRank`, `CP`, `Tucker`, `TT`, `HT`, `TTMatrix`, ...), and the algorithms that find them.
+Layers:   modules that hold a format, and how to put them into a model.
+Methods:  what is trained, sampled, searched, quantised or pruned by means of formats.
+By name:  `models`, `papers` (tables as programs), `plots` (pictures) and `course` (widgets, checks, JupyterLab).
 """
 
 from importlib.metadata import PackageNotFoundError, version
@@ -42,8 +43,8 @@ from .layers.linear import FactorizedLinear, param_groups
 from .layers.propagation import plans, propagate
 from .layers.surgery import layer_report, linear_layers, replace_linear
 from .linalg import truncated_svd
-from .methods.density import TTDensity
 from .methods.admm import ADMM
+from .methods.density import TTDensity
 from .methods.dlrt import DLRT, dlrt_start, kls_step, usv_step
 from .methods.expmachine import ExponentialMachine, rank_one_inner
 from .methods.kashin import Kashin, Rotation, kashin, kashin_steps

@@ -434,7 +434,8 @@ def zonotope(ax: Axes, q: Tensor) -> str:
     else:
         pairs = torch.combinations(torch.arange(2 * n))
         normals = torch.linalg.cross(edges[pairs[:, 0]], edges[pairs[:, 1]])
-        normals = normals / normals.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        spans = normals.norm(dim=1) > 1e-9  # parallel edges span no face
+        pairs, normals = pairs[spans], normals[spans] / normals[spans].norm(dim=1, keepdim=True)
         along = normals @ edges.T
         centres = torch.where(along.abs() < 1e-9, 0, along.sign()) @ edges
         square = torch.tensor([[1.0, 1], [1, -1], [-1, -1], [-1, 1]], dtype=q.dtype)

@@ -34,7 +34,7 @@ ARROWS = {
     "layers": {"propagation": {"linear"}, "linear": {"surgery", "conv"}},
     "methods": {"weighted": {"weighted_ttm"}, "kashin": {"quantize"}},
     "parallel": {"schedules": {"cost"}},
-    "papers": {"table": {"*"}},
+    "papers": {"table": {"*"}, "protes_problems": {"protes"}},
     "course": {"*": {"*"}},
 }
 

@@ -176,7 +176,7 @@ class ExponentialMachine(Estimator):
             loss.backward()
             adam.step()
             if step % max(1, self.steps // 50) == 0 or step == self.steps - 1:
-                history.append((step + 1, time.perf_counter() - start, float(loss)))
+                history.append((step + 1, time.perf_counter() - start, float(loss.detach())))
         return w.with_tensors(t.detach() for t in tensors), tuple(history)
 
     def _riemannian(self, w, phi, sign, generator, start):

@@ -185,9 +185,9 @@ def add_lora(
 def merge_lora(model: nn.Module) -> nn.Module:
     """Every adapted layer becomes one plain layer that does the same, w <- w + s Δ; changes the model and returns it.
 
-    The model has its old structure and the keys of its old state dict.  A weight that something else holds too, such as an embedding,
-    stays as it was there.  The frozen weights are kept beside the new ones, so `unmerge_lora` is exact; a saved model lacks them.
-    ValueError for a model without adapters.
+    The model has its old structure and the keys of its old state dict.  A weight that something else holds too, such as an
+    embedding, stays as it was there.  The frozen weights are kept beside the new ones, so `unmerge_lora` is exact; what is saved
+    lacks them.  ValueError for a model without adapters.
     """
     for layer in _adapted("merge_lora", model).values():
         plain = layer.merged()

@@ -3,7 +3,7 @@
     mask = |w| > t,  t such that a share s of the weights falls        w <- mask * w,  and stays so while training goes on
 
 A ticket is the mask that a trained network leaves, on the weights it started from.  It is found by training again and again, so
-what it costs is counted: the FLOPs of 3 forward passes for each example (one forward, two backward), of the kept weights and of all.
+what it costs is counted: the FLOPs of 3 forward passes for each example (one forward, two backward), of kept weights and of all.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,8 +22,8 @@ def magnitude_masks(
     """Which weights stay when the share `sparsity` of smallest magnitude falls [Han2015]: {layer name: mask of the weight's shape}.
 
     names: patterns of `fnmatch` for linear and convolution layers.  across: "model" has one threshold for all of them, "layer" one
-    for each.  masks: what has fallen before stays fallen, and counts.  Ties at the threshold fall in the order of the entries, so the
-    count is exact: round(sparsity n).  ValueError for a bad share, name or `across`.
+    for each.  masks: what has fallen before stays fallen, and counts.  Ties at the threshold fall in the order of the entries, so
+    the count is exact: round(sparsity n).  ValueError for a bad share, name or `across`.
 
     >>> model = nn.Sequential(nn.Linear(2, 2, bias=False))
     >>> model[0].weight.data = torch.tensor([[1.0, -4.0], [0.5, 2.0]])

@@ -1,8 +1,8 @@
 """Projection of a trained network onto few parameters, with and without ADMM before it [Yin2021], at the size of a LeNet.
 
 The second convolution and the first dense layer, most of LeNet's weights, shall lie in a set: trains, Tucker tensors with low rank,
-or low rank alone.  "direct": plain training, then the projection.  "ADMM": half as many plain epochs, the other half by ADMM, then the
-projection.  Both are then fine-tuned in the set, by the factors of the dense layer and all that is not constrained.
+or low rank alone.  "direct": plain training, then the projection.  "ADMM": half as many plain epochs, the other half by ADMM, then
+the projection.  Both are then fine-tuned in the set, by the factors of the dense layer and all that is not constrained.
 Preset quick: digits of 8 x 8.  Preset full: MNIST, 10,000 images to train on.
 """
 

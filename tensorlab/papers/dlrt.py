@@ -33,8 +33,8 @@ SIZES = {
         "start rank": 30, "batch": 32, "uv rank": 10, "methods": ("UV", "DLRT"),
     },
     "full": {
-        "thetas": (0.45, 0.3, 0.15, 0.09), "deep": (0.05, 0.1, 0.15, 0.3), "ranks": (5, 20, 50, 100, 250), "decays": (1, 2, 10),
-        "rates": (0.02, 0.1), "seeds": (0, 1, 2), "epochs": 3, "uv epochs": 3, "width": 500, "lenet": dict(size=28),
+        "thetas": (0.15, 0.3, 0.45, 0.09), "deep": (0.05, 0.1, 0.15, 0.3), "ranks": (5, 20, 50, 100, 250), "decays": (1, 2, 10),
+        "rates": (0.02, 0.1), "seeds": (0, 1, 2), "epochs": 10, "uv epochs": 3, "width": 500, "lenet": dict(size=28),
         "start rank": 50, "batch": 128, "uv rank": 20, "methods": ("UV", "UV in turn", "DLRT"),
     },
 }  # fmt: skip

@@ -64,13 +64,13 @@ def matricisation(x: Tensor, rows) -> Tensor:
 
 
 def matricisation_rank(x: Tensor, rows, rtol: float = RTOL) -> int:
-    """How many singular values of a matricisation exceed rtol times the largest.
+    """How many singular values of a matricisation exceed rtol times the largest, or what rounding leaves.
 
     >>> matricisation_rank(torch.ones(2, 2, 2, 2), (0, 2))
     1
     """
     s = singular_values(matricisation(x, rows))
-    return int((s > rtol * s[0]).sum())
+    return int((s > max(rtol, len(s) * torch.finfo(s.dtype).eps) * s[0]).sum())
 
 
 def width(to: str, network: Format) -> int:

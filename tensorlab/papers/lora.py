@@ -1,8 +1,8 @@
 """Adapters on a small trained transformer [Hu2021]: a character model of English taught Python by all weights, biases or adapters.
 
-A GPT is trained on Python's documentation; then, on the source code of the standard library's `argparse`, it trains all weights, the
-biases alone, or adapters of several kinds and ranks on every linear layer of its blocks.  Bits per character of held-out code say what was
-learned, those of held-out documentation what was lost, and the numbers what is trained and saved.
+A GPT is trained on Python's documentation; then, on the source code of `argparse` of the standard library, it trains all weights,
+the biases alone, or adapters of several kinds and ranks on every linear layer of its blocks.  Bits per character of held-out code
+say what was learned, those of held-out documentation what was lost, and the numbers what is trained and saved.
 Preset quick: one learning rate for each way.  Preset full: wider, longer, the best rate of a grid, three seeds.
 """
 

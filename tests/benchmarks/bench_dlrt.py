@@ -85,8 +85,8 @@ def main():
             spent, held = min(least[name][1:]), numbers(name, rank)
             rows.append({
                 "date": datetime.date.today().isoformat(), "machine": f"{platform.machine()} {platform.system()}",
-                "batch": options.batch, "rank": rank, "method": name, "cpu seconds": f"{spent:.4f}", "time ratio": f"{dense / spent:.2f}", "numbers": held,
-                "numbers ratio": f"{numbers('dense', rank) / held:.2f}",
+                "batch": options.batch, "rank": rank, "method": name, "cpu seconds": f"{spent:.4f}",
+                "time ratio": f"{dense / spent:.2f}", "numbers": held, "numbers ratio": f"{numbers('dense', rank) / held:.2f}",
             })  # fmt: skip
             print(*rows[-1].values(), sep="  ", flush=True)
     with open(TABLE, "w", newline="", encoding="utf-8") as file:

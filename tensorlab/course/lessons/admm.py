@@ -37,14 +37,11 @@ def plain(seed: int = 0, epochs: int = 10) -> MLP:
     return model
 
 
-def test_loss(model: nn.Module) -> tuple[float, float]:
+def held_out(model: nn.Module) -> tuple[float, float]:
     """Cross-entropy and share of right classes on the test digits."""
     *_, x, y = digits()
     with torch.no_grad():
         return float(nn.functional.cross_entropy(model(x), y)), accuracy(model, x, y)
-
-
-test_loss.__test__ = False  # no test of pytest's
 
 
 def projected(model: nn.Module, kind: str, rank: int) -> nn.Module:
@@ -69,8 +66,8 @@ def rounds(kind: str, rank: int, rho: float, growth: float, *, count: int, seed:
     admm = ADMM(model, optimizer, dict.fromkeys(LAYERS, project), rho=lambda k: max(rho, min(rho * growth**k, 1.0)))
     dense, cut = [], []
     while True:
-        dense.append(test_loss(model)[1])
-        cut.append(test_loss(projected(model, kind, rank))[1])
+        dense.append(held_out(model)[1])
+        cut.append(held_out(projected(model, kind, rank))[1])
         yield {"model": model, "history": list(admm.history), "dense": list(dense), "projected": list(cut)}
         if len(dense) > count:
             return
@@ -104,7 +101,7 @@ class ADMMPlayer(Player):
             left.set_axis_off()
         curves = {name: list(enumerate(state[name])) for name in ("dense", "projected")}
         plots.shares(middle, curves, "round", "accuracy")
-        now, before = (m.layers[1].weight.detach() for m in (state["model"], plain(0)))
+        now, before = (m.layers[1].weight.detach() for m in (state["model"], plain(0, 10)))
         plots.singular_values(right, {"plain": singular_values(before), "now": singular_values(now)})
         right.set_title("layers.1", fontsize=9)
         a, b = 100 * state["dense"][-1], 100 * state["projected"][-1]
@@ -122,17 +119,17 @@ def compare(way: str, kind: str, rank: int, *, epochs: int, seed: int = 0) -> tu
     """
     x, y, *_ = digits()
     if way == "direct":
-        return test_loss(projected(plain(seed, epochs), kind, rank))
+        return held_out(projected(plain(seed, epochs), kind, rank))
     if way == "ADMM":
         half = epochs // 2
         *_, last = rounds(kind, rank, 1e-2, 1.5 if epochs > 12 else 4.0, count=epochs - half, seed=seed, start=half)
-        return test_loss(projected(last["model"], kind, rank))
+        return held_out(projected(last["model"], kind, rank))
     g = torch.Generator().manual_seed(seed)
     model = MLP((64, 64, 64, 10), generator=g)
     replace_linear(model, LAYERS, lambda w: SETS[kind](w, rank))
     if way == "factors":
         list(train(model, torch.optim.Adam(model.parameters(), 3e-3), x, y, epochs=epochs, generator=g))
-        return test_loss(model)
+        return held_out(model)
     if way != "Riemannian":
         raise ValueError(f"compare: needs one of direct, factors, ADMM and Riemannian, got {way!r}")
     rest = [layer.bias for layer in model.layers] + [model.layers[2].weight]
@@ -140,7 +137,7 @@ def compare(way: str, kind: str, rank: int, *, epochs: int, seed: int = 0) -> tu
     for _ in range(epochs):
         for rows in torch.randperm(len(y), generator=g).split(100):
             method.step(lambda rows=rows: nn.functional.cross_entropy(model(x[rows]), y[rows]))
-    return test_loss(model)
+    return held_out(model)
 
 
 def stored(kind: str, rank: int) -> int:
@@ -209,8 +206,8 @@ def settles(rho: float, steps: int = 300) -> bool:
 
 
 smallest_rho = Check(
-    question="loss |W - A|² / 2 with A = diag(2, 1.5, 1), rank 1, ρ the same in all rounds: what is the smallest ρ of 0.1, 0.2, 0.3, "
-    "... with which ADMM comes to rest, as `lesson.settles(rho)` says?",
+    question="loss |W - A|² / 2 with A = diag(2, 1.5, 1), rank 1, ρ the same in all rounds: what is the smallest ρ of 0.1, 0.2, "
+    "0.3, ... with which ADMM comes to rest, as `lesson.settles(rho)` says?",
     right=lambda: next(k / 10 for k in range(1, 100) if settles(k / 10)),
     mistakes=(
         (lambda: 0.1, "try it: at rest ρU is A - W, so a small ρ makes U large, and Z takes another direction."),

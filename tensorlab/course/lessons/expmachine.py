@@ -41,7 +41,7 @@ def machines(rows: int, rank: int, order: int, flipped: float, seed: int):
     x, y = corners(rows, sets, flipped, seed)
     z, t = corners(2000, sets, 0.0, seed + 500)
     machine = ExponentialMachine(rank=rank, method="cores", steps=4, ridge=3e-3, random_state=seed).fit(x, y)
-    slopes = torch.linalg.lstsq(x, 2.0 * y[:, None] - 1).solution[:, 0]
+    slopes = torch.linalg.lstsq(x, 2 * y[:, None].double() - 1).solution[:, 0]
     return machine, auc(machine.decision_function(z), t), auc(z @ slopes, t)
 
 

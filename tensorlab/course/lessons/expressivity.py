@@ -58,7 +58,7 @@ def spectrum(name: str, n: int, r: int, d: int, seed: int = 0) -> torch.Tensor:
 
 
 def _cases():
-    g = gaussian((1, 3, 2), (2, 3, 2), (2, 3, 1), (3,), (3,), (3,), (1, 2, 4), (4, 3, 1), (2,), (3,))
+    g = gaussian((1, 3, 2), (2, 3, 2), (2, 3, 1), (3,), (3,), (3,), (1, 2, 4), (4, 2, 1), (2,), (2,))
     return [(list(g[:3]), list(g[3:6])), (list(g[6:8]), list(g[8:10]))]
 
 
@@ -80,8 +80,8 @@ def _one(given):
 
 
 shallow_width = Check(
-    question="A random train of ranks 3 has ten modes of size 5.  How wide must a shallow network (a CP) be at least, by the theorem, "
-    "to be the same tensor?",
+    question="A random train of ranks 3 has ten modes of size 5.  How wide must a shallow network (a CP) be at least, "
+    "by the theorem, to be the same tensor?",
     cases=lambda: [(5, 3, 10)],
     right=lambda n, r, d: min(n, r) ** (d // 2),
     mistakes=(
@@ -96,16 +96,15 @@ shallow_width = Check(
 )
 
 recurrent = Check(
-    question="Write `recurrent(cores, inputs)`: a train as a recurrent network, h <- sum_i f_i h G[i], from h = (1).  cores: a list "
-    "of tensors (r, n, q), inputs: a list of vectors f (n,); the result is the last state, one number.",
+    question="Write `recurrent(cores, inputs)`: a train as a recurrent network, h <- sum_i f_i h G[i], from h = (1).  cores: "
+    "a list of tensors (r, n, q), inputs: a list of vectors f (n,); the result is the last state, one number.",
     function=True,
     read=lambda answer, *case: _one(call(answer, *case)),
     cases=_cases,
     right=_run,
     mistakes=(
         (_added, "that is an ordinary recurrent network, state plus input; here state and input are multiplied."),
-        (lambda cores, inputs: _run(cores, inputs[::-1]) if len({f.shape for f in inputs}) == 1 else _run(cores, inputs),
-         "the inputs come in the wrong order."),
+        (lambda cores, inputs: _run(cores, inputs[::-1]), "the inputs come in the wrong order."),
         (lambda cores, inputs: _run(cores, [torch.ones_like(f) for f in inputs]), "the inputs are not used."),
     ),
     hint="`torch.einsum('a,aib,i->b', h, core, f)` is one step.",
@@ -113,8 +112,8 @@ recurrent = Check(
 )
 
 numerical_width = Check(
-    question="`lesson.spectrum('TT', 3, 3, 8)` has 81 singular values.  How many does a shallow network have to match for a relative "
-    "error of the matrix of 1%?",
+    question="`lesson.spectrum('TT', 3, 3, 8)` has 81 singular values.  How many does a shallow network have to match for a "
+    "relative error of the matrix of 1%?",
     right=lambda: _kept(0.01),
     mistakes=(
         (lambda: len(spectrum("TT", 3, 3, 8)), "those are all; the smallest hardly count."),

@@ -103,13 +103,13 @@ class AdaptPlayer(Player):
     """An adapter while it trains: the loss, and the singular values of what it adds, beside those of training all weights."""
 
     figsize = (9, 3.4)
-    length = 150
+    length, every = 150, 10
 
     def __init__(self):
         super().__init__(kind=choice("lora", (*KINDS, "all weights")), rank=integer(4, 1, 32))
 
     def steps(self, kind: str, rank: int):
-        return adapt(kind, rank, steps=self.length)
+        return adapt(kind, rank, steps=self.length, every=self.every)
 
     def draw(self, figure: Figure, state: dict, kind: str, rank: int) -> str:
         left, right = figure.subplots(1, 2)
@@ -167,8 +167,8 @@ def _left_out():
 
 
 rank_of_change = Check(
-    question="Take what training all weights adds to layers.1, `lesson.change(lesson.fine_tuned())`.  What is the smallest rank whose "
-    "best approximation holds 90 % of its squared Frobenius norm?",
+    question="Take what training all weights adds to layers.1, `lesson.change(lesson.fine_tuned())`.  What is the smallest rank "
+    "whose best approximation holds 90 % of its squared Frobenius norm?",
     right=lambda: first_rank(_left_out(), 0.1**0.5),
     mistakes=(
         (lambda: first_rank(_left_out(), 0.1), "that rank has a relative error of a tenth; the squares are asked for."),

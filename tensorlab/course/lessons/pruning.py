@@ -136,10 +136,10 @@ def _by_the_package(w, share, b):
 
 
 block_mask = Check(
-    question="Write `block_mask(w, share, b)`: 1 where a weight stays and 0 where it falls, when of the b x b blocks of w those with "
-    "the smallest sum of squares fall, round(share · number of blocks) of them.  b divides both sides.",
+    question="Write `block_mask(w, share, b)`: 1 where a weight stays and 0 where it falls, when of the b x b blocks of w those "
+    "with the smallest sum of squares fall, round(share · number of blocks) of them.  b divides both sides.",
     function=True,
-    cases=lambda: [(*gaussian((6, 8)), 0.5, 2), (*gaussian((9, 6)), 0.34, 3)],
+    cases=lambda: [(*gaussian((6, 8)), 0.25, 2), (*gaussian((9, 6)), 0.34, 3)],
     right=_by_the_package,
     mistakes=(
         (lambda w, share, b: 1 - _by_the_package(w, share, b).double(), "those are the blocks that fall."),
@@ -159,9 +159,9 @@ def _cost(rounds, dense=False, first=0):
 
 
 cost_of_a_ticket = Check(
-    question="A dense training, and then five rounds in which a fifth of what is left falls and the network is trained again, as long "
-    "as the first time.  How many dense trainings does all of this cost, if a weight that has fallen costs nothing?  (`lottery` "
-    "gives the FLOPs.)",
+    question="A dense training, and then five rounds in which a fifth of what is left falls and the network is trained again, as "
+    "long as the first time.  How many dense trainings does all of this cost, if a weight that has fallen costs nothing?  "
+    "(`lottery` gives the FLOPs.)",
     right=lambda: _cost(5),
     mistakes=(
         (lambda: _cost(5, dense=True), "so much it costs on hardware that multiplies with the zeros, too."),

@@ -35,10 +35,10 @@ def test_a_wrong_value_is_a_sentence_and_the_picture_stays():
 
 
 def test_the_plain_network_is_left_alone():
-    before = lesson.plain(0).layers[0].weight.detach().clone()
+    before = lesson.plain(0, 10).layers[0].weight.detach().clone()
     list(lesson.rounds("TT", 2, 0.1, 1.5, count=1))
-    lesson.projected(lesson.plain(0), "TT", 1)
-    assert torch.equal(lesson.plain(0).layers[0].weight, before)
+    lesson.projected(lesson.plain(0, 10), "TT", 1)
+    assert torch.equal(lesson.plain(0, 10).layers[0].weight, before)
 
 
 @pytest.mark.parametrize("kind", lesson.SETS)
