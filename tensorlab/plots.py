@@ -574,7 +574,7 @@ def density_map(ax: Axes, x: Tensor, y: Tensor, p: Tensor, points: Tensor | None
     """A density of two variables on a grid, p (len(y), len(x)), and points (n, 2) drawn from it; says how much lies on the grid."""
     ax.pcolormesh(x.numpy(), y.numpy(), p.numpy(), cmap="cividis", shading="auto", rasterized=True)
     if points is not None:
-        ax.plot(*points.T.numpy(), ".", color="white", ms=2.5, mec="black", mew=0.3)
+        ax.plot(*points.T.numpy(), ".", color="white", ms=4, mec="black", mew=0.4)
     i, j = divmod(int(p.argmax()), len(x))
     count = 0 if points is None else len(points)
     return f"The density is highest, {float(p.max()):.3g}, at ({float(x[j]):.2g}, {float(y[i]):.2g}); {count} samples are shown."
@@ -641,8 +641,9 @@ def interactions(ax: Axes, found: list[tuple[tuple[int, ...], float]], planted) 
 def network_ranks(ax: Axes, points: dict[str, list[tuple[int, float]]], bound: list[tuple[int, float]], xlabel: str) -> str:
     """Ranks of a matricisation of networks against their depth or width, and a lower bound that holds for almost all trains."""
     for k, (name, curve) in enumerate(points.items()):
-        ax.semilogy(*zip(*curve), label=name, **style(k))
-    ax.semilogy(*zip(*bound), color="black", ls=":", lw=2, label="bound for trains")
+        ax.plot(*zip(*curve), label=name, **style(k))
+    ax.plot(*zip(*bound), color="black", ls=":", lw=2, label="bound for trains")
+    ax.set_yscale("log", base=2)
     ax.set(xlabel=xlabel, ylabel="rank, odd by even modes")
     ax.legend(fontsize=8)
     at = bound[-1][0]
