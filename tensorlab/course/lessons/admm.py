@@ -84,7 +84,7 @@ class ADMMPlayer(Player):
 
     def __init__(self):
         super().__init__(
-            kind=choice("TT", tuple(SETS)), rank=integer(3, 1, 8), rho=decimal(0.01, 1e-4, 1, log=True),
+            kind=choice("low rank", tuple(SETS)), rank=integer(4, 1, 8), rho=decimal(0.01, 1e-4, 1, log=True),
             growth=decimal(1.5, 1, 2),
         )  # fmt: skip
 
@@ -133,7 +133,7 @@ def compare(way: str, kind: str, rank: int, *, epochs: int, seed: int = 0) -> tu
     if way != "Riemannian":
         raise ValueError(f"compare: needs one of direct, factors, ADMM and Riemannian, got {way!r}")
     rest = [layer.bias for layer in model.layers] + [model.layers[2].weight]
-    method = RiemannianSGD(model, torch.optim.Adam(rest, 3e-3), lr=0.05, momentum=0.9)
+    method = RiemannianSGD(model, torch.optim.Adam(rest, 3e-3), lr=0.1, momentum=0.9)
     for _ in range(epochs):
         for rows in torch.randperm(len(y), generator=g).split(100):
             method.step(lambda rows=rows: nn.functional.cross_entropy(model(x[rows]), y[rows]))

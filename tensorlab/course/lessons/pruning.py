@@ -12,7 +12,7 @@ from ... import plots
 from ...formats.lowrank import LowRank
 from ...layers.linear import redraw
 from ...layers.surgery import replace_linear
-from ...methods.pruning import block_masks, forward_flops, hold, lottery, prune
+from ...methods.pruning import block_masks, forward_flops, hold, lottery, prune, sparsity
 from ...models.mlp import MLP, accuracy, train
 from ..checks import Check, gaussian
 from ..widgets import Explorer, choice, decimal
@@ -62,7 +62,8 @@ class PruneExplorer(Explorer):
         here = accuracy(model, x, y)
         seen = plots.kept_weights(left, trained().layers[1].weight, masks["layers.1"], "layers.1, 64 x 64")
         plots.shares(right, curves(), "share that falls", "accuracy", (share, here))
-        return f"Of layers.1 {seen[:-1]}; without any further training {100 * here:.1f} % of the test are right."
+        fell = f"{100 * sparsity(masks):.1f} % of the two hidden weights fall"
+        return f"Of layers.1 {seen[:-1]}; {fell}; without any further training {100 * here:.1f} % of the test are right."
 
 
 # -- the experiment

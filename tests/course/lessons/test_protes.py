@@ -33,9 +33,7 @@ def test_a_landscape_step_says_what_was_asked_and_what_is_best(monkeypatch):
 def test_the_density_sums_to_one_and_gathers_at_the_optimum():
     e = lesson.LandscapePlayer()
     e.set(function="Rastrigin", points=16, batch=16, elite=3, rate=0.3)
-    states = [e.state]
-    while e.step():
-        states.append(e.state)
+    states = list(e.steps(**e.values))
     assert all(float(s.p.sum()) == pytest.approx(1, rel=1e-9) for s in states)
     values = lesson.landscape("Rastrigin", 16)
     low = values <= values.flatten().kthvalue(12).values
