@@ -84,9 +84,10 @@ print(f"the best adapter, {best[0]}: {100 * best[1]['new']:.1f} % from {best[1][
 # %% [markdown]
 # ## Where it loses
 #
-# A turned digit has nothing to do with the digits the network knows, so the change that is wanted here is large; the last line above says what the
-# adapters pay for their few numbers. The old task is lost all the same: freezing the weights does not keep what they did, since their sum with the
-# adapter is used. What is kept is the way back, the frozen weights themselves. And the network is small: of 64 rows a rank of 16 is a quarter.
+# A turned digit has little to do with the digits the network knows, so the change that is wanted here is large; the last line above says what
+# the adapters pay for their few numbers. And freezing the weights does not keep what they did, since their sum with the adapter is used: the column
+# "upright" says how much is left of it. What is kept for certain is the way back, the frozen weights themselves. The network is small, too: of 64
+# rows a rank of 16 is a quarter.
 
 # %%
 spectrum = tl.linalg.singular_values(lesson.change(lesson.fine_tuned()))

@@ -1,6 +1,7 @@
 """Widths of networks: the program at the small preset, the bound up to twelve modes, conversions that are exact."""
 
 import matplotlib.figure
+import numpy as np
 import pytest
 import torch
 
@@ -32,6 +33,17 @@ def test_the_bound_up_to_twelve_modes(n, r, d):
     assert found >= min(n, r) ** (d // 2)
     if n <= r:
         assert found == n ** (d // 2)
+
+
+@pytest.mark.parametrize("n, r, d", [(2, 2, 12), (2, 4, 8), (3, 3, 8), (3, 3, 10), (4, 2, 6)])
+def test_the_bound_holds_without_rounding(n, r, d):
+    assert expressivity.exact_rank(n, r, d) >= min(n, r) ** (d // 2)
+    assert expressivity.exact_rank(n, 1, d) == 1
+
+
+def test_rank_modulo_a_prime_is_that_of_numpy(generator):
+    a = torch.randint(9, (12, 5), generator=generator) @ torch.randint(9, (5, 20), generator=generator)
+    assert expressivity.rank_modulo(a) == np.linalg.matrix_rank(a.numpy()) == 5
 
 
 def test_widths_are_the_ranks_that_the_decompositions_find():

@@ -20,7 +20,7 @@ def test_ranks_are_those_of_numpy(explorer, against, depth, width, modes):
     for name in ("TT", "HT", "CP"):
         x = network(name, modes, width, depth, 3).to_dense().numpy()
         matrix = x.transpose(*range(0, depth, 2), *range(1, depth, 2)).reshape(modes ** (depth // 2), -1)
-        found[name] = np.linalg.matrix_rank(matrix, tol=1e-10 * np.linalg.norm(matrix, 2))
+        found[name] = np.linalg.matrix_rank(matrix, tol=1e-13 * np.linalg.norm(matrix, 2))
     last = depth if against == "depth" else width
     assert f"At {against} {last} the ranks are TT {found['TT']}, HT {found['HT']}, CP {found['CP']}" in explorer.sentence
     assert f"the bound for trains is {min(modes, width) ** (depth // 2)}." in explorer.sentence
