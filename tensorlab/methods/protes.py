@@ -105,7 +105,7 @@ def protes(f: Callable[[Tensor], Tensor], shape, *, budget: int, rank: int = 5, 
     Raises ValueError or TypeError for a bad argument, and for values of the wrong shape, not floating, NaN or -inf; what f
     raises goes through.  From the first batch on, each of these carries the `ProtesFit` so far as `.partial`.
 
-    >>> fit = protes(lambda i: (i - 3).square().sum(1).double(), (8,) * 20, budget=5000, generator=torch.Generator().manual_seed(0))
+    >>> fit = protes(lambda i: (i - 3).square().sum(1).double(), (8,) * 10, budget=6000, generator=torch.Generator().manual_seed(0))
     >>> fit.value.value, set(fit.value.index), fit.reason
     (0.0, {3}, 'the budget is spent')
     """
@@ -123,11 +123,11 @@ def protes(f: Callable[[Tensor], Tensor], shape, *, budget: int, rank: int = 5, 
 class Protes:
     """`protes` turned inside out: ask for points, evaluate them anywhere, tell their values; save and resume in between.
 
-    >>> search = Protes((4,) * 10, budget=300, generator=torch.Generator().manual_seed(0))
+    >>> search = Protes((4,) * 6, budget=600, generator=torch.Generator().manual_seed(0))
     >>> while len(index := search.ask()):
     ...     search.tell(index.double().sum(1))
     >>> search.fit().value.value, search.fit().evaluations
-    (0.0, 300)
+    (0.0, 600)
 
     `state_dict()` holds tensors and numbers only: `torch.save` it, `torch.load(..., weights_only=True)` it, and the search that
     is made with the same arguments and given it goes on with the same numbers.  Arguments as for `protes`.

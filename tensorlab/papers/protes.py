@@ -11,7 +11,7 @@ import time
 
 import torch
 
-from ..formats.tt_cross import tt_argmax, tt_cross
+from ..formats.tt_cross import tt_cross
 from ..methods.protes import Protes, protes
 from .protes_problems import KEYS, Problem, problem
 from .table import Table, check_preset, run_rows
@@ -65,7 +65,7 @@ def random_search(p: Problem, budget: int, seed: int) -> float:
 
 
 def cross_search(p: Problem, budget: int, seed: int) -> float:
-    """The best point that TT-cross met while it approximated -f, or then found as the largest entry; inf if none was feasible."""
+    """The best of the points that TT-cross met while it approximated -f; inf if none was feasible."""
     lowest = math.inf
 
     def f(index):
@@ -74,8 +74,7 @@ def cross_search(p: Problem, budget: int, seed: int) -> float:
         lowest = min(lowest, float(y.min()))
         return -y
 
-    fit = tt_cross(f, p.shape, rtol=1e-10, budget=budget - 1, generator=_seed(seed))
-    f(torch.tensor([tt_argmax(fit.value)[0]]))
+    tt_cross(f, p.shape, rtol=1e-10, budget=budget, generator=_seed(seed))
     return lowest if lowest < 1e42 else math.inf
 
 

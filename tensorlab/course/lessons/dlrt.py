@@ -186,7 +186,9 @@ def _factors():
     (a, b, s, t) = gaussian((9, 4), (7, 4), (4, 4), (4, 4))
     u, v = torch.linalg.qr(a)[0], torch.linalg.qr(b)[0]
     scale = torch.tensor([1.0, 0.5, 0.25, 0.125], dtype=torch.float64)
-    return [(u, s @ torch.diag(scale) @ t, v, theta) for theta in (0.05, 0.3)] + [(u, torch.diag(scale) @ s, v, 0.15)]
+    flat = torch.diag(torch.tensor([1.0, 0.22, 0.2, 0.18], dtype=torch.float64))  # each of the last three is small, all are not
+    left, right = torch.linalg.qr(s)[0], torch.linalg.qr(t)[0]
+    return [(u, s @ torch.diag(scale) @ t, v, theta) for theta in (0.05, 0.3)] + [(u, left @ flat @ right, v, 0.3)]
 
 
 def _cut(u, s, v, theta, rank=None, wrong=False):

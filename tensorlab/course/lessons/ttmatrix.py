@@ -71,12 +71,12 @@ def designs(name: str, shuffled: bool) -> dict[str, list[tuple[int, float, int]]
 
 
 def proposal(name: str, shuffled: bool, most: int) -> tuple[str, int]:
-    """The splitting and rank of the smallest error that stores at most so many numbers.
+    """The splitting and rank of the smallest error that stores at most so many numbers; of equal errors the fewest numbers.
 
     >>> proposal("blur of 8 x 8 pictures", False, 128)
-    ('8 · 8', 1)
+    ('2 · 2 · 2 · 2 · 2 · 2', 3)
     """
-    found = [(error, numel, label, r) for label in MODES for numel, error, r in designs(name, shuffled)[label] if numel <= most]
+    found = [(round(error, 9), numel, label, r) for label in MODES for numel, error, r in designs(name, shuffled)[label] if numel <= most]
     if not found:
         raise ValueError(f"proposal: needs room for the smallest design of 24 numbers, got {most}")
     return min(found)[2:]

@@ -9,7 +9,7 @@ import tensorlab as tl
 from tensorlab.course.lessons import kashin as lesson
 
 
-@pytest.mark.parametrize(("name", "method"), zip(lesson.INPUTS, (*lesson.METHODS, *lesson.METHODS)))
+@pytest.mark.parametrize(("name", "method"), list(zip(lesson.INPUTS, (*lesson.METHODS, *lesson.METHODS))))
 def test_steps_say_what_is_left(name, method):
     player = lesson.StepsPlayer()
     player.set(x=name, size=64, Q="hadamard", method=method, seed=3)
