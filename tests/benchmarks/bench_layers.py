@@ -167,7 +167,8 @@ def main():
         fresh = []
         for name, row in rows.items():
             today = datetime.date.today().isoformat()
-            label = dict(date=today, machine=f"{platform.machine()}, {os.cpu_count()} cores", threads=args.threads, tokens=args.tokens, rank=rank)
+            machine = f"{platform.machine()}, {os.cpu_count()} cores"
+            label = dict(date=today, machine=machine, threads=args.threads, tokens=args.tokens, rank=rank)
             ratio = f"{float(row['cpu']) / float(ours):.3g}" if ours and "cpu" in row else ""
             fresh.append(label | dict(package=name, ratio=ratio) | row)
             print(*(f"{key} {fresh[-1].get(key, '')}" for key in ("rank", "package", *COLUMNS[7:])), flush=True)

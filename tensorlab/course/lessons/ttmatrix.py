@@ -76,7 +76,8 @@ def proposal(name: str, shuffled: bool, most: int) -> tuple[str, int]:
     >>> proposal("blur of 8 x 8 pictures", False, 128)
     ('2 · 2 · 2 · 2 · 2 · 2', 3)
     """
-    found = [(round(error, 9), numel, label, r) for label in MODES for numel, error, r in designs(name, shuffled)[label] if numel <= most]
+    every = ((label, design) for label in MODES for design in designs(name, shuffled)[label])
+    found = [(round(error, 9), numel, label, r) for label, (numel, error, r) in every if numel <= most]
     if not found:
         raise ValueError(f"proposal: needs room for the smallest design of 24 numbers, got {most}")
     return min(found)[2:]
