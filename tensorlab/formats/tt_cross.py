@@ -164,10 +164,10 @@ def _beams(x: TT, beam: int) -> Tensor:
 
 
 def _climb(x: TT, index: Tensor) -> Tensor:
-    """Move to the largest entry of each fibre in turn, until all are."""
-    index, before = index.clone(), None
-    while before is None or not torch.equal(index, before):
-        before = index.clone()
+    """Move to the largest entry of each fibre in turn, until all are; entries equal to rounding could swap for ever."""
+    index, seen = index.clone(), set()
+    while (here := tuple(index.tolist())) not in seen:
+        seen.add(here)
         right = [x.cores[-1].new_ones(1)]
         for core, i in zip(x.cores[:0:-1], index.flip(0)):
             right.append(_unit(core[:, i] @ right[-1]))

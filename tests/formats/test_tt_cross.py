@@ -334,6 +334,17 @@ def test_argmax_of_a_long_train_and_of_a_planted_entry():
     assert index == (int(grid.abs().argmin()),) * 6
 
 
+def test_argmax_ends_where_entries_are_equal_up_to_rounding():
+    g = gen(5)
+    turns = [torch.linalg.qr(torch.randn(3, 3, generator=g, dtype=torch.float64))[0] for _ in range(11)]
+    ones = tl.TT.randn((4,) * 12, 1, generator=g, dtype=torch.float64)
+    flat = tl.TT(tuple(torch.ones_like(c) for c in ones.cores))
+    x = flat + 0.25 * flat + 0.5 * flat  # rank 3, all entries 1.75, and hidden by rotations
+    cores = [c if k == 0 else torch.tensordot(turns[k - 1].mT, c, 1) for k, c in enumerate(x.cores)]
+    x = tl.TT(tuple(c if k == 11 else torch.tensordot(c, turns[k], 1) for k, c in enumerate(cores)))
+    assert tl.tt_argmax(x, beam=5)[1] == pytest.approx(1.75, rel=1e-12)
+
+
 def test_argmax_says_no():
     tt = tl.TT.randn((3, 3), 2)
     with pytest.raises(TypeError, match="needs a TT, got Tensor"):
