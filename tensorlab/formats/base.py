@@ -181,6 +181,22 @@ class MatrixFormat(Format):
         return self.with_tensors(t * share for t in self.tensors())
 
 
+class SplitMatrix(MatrixFormat):
+    """A matrix whose row and column index are split into modes: `out` and `in_`, tuples of sizes.
+
+    size: (out, in) where these are less than the products of the modes, None where not; what stands beyond is padding.
+    """
+
+    @property
+    def padded(self) -> tuple[int, int]:
+        """(out, in) with the padding."""
+        return math.prod(self.out), math.prod(self.in_)
+
+    @property
+    def shape(self):
+        return self.size or self.padded
+
+
 def check_shape(who: str, shape) -> tuple[int, ...]:
     """The shape as a tuple; says no to one without modes or with a size that is not an integer >= 1."""
     shape = tuple(shape)

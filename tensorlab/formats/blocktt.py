@@ -13,11 +13,11 @@ from torch import Tensor
 from ..linalg import choose_rank, norm, rank_caps, safe_scale, small_svd, wide, zero_level
 from ..rng import randn
 from ._modes import check_matrix, check_size, pad, pad_input, split_shape
-from .base import MatrixFormat, check_same
+from .base import SplitMatrix, check_same
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class BlockTT(MatrixFormat):
+class BlockTT(SplitMatrix):
     """w[o, i] = sum over bonds of the product of cores, each of which sees the inputs left of it and the outputs right of it.
 
         two cores:  w[(a, b), (c, d)] = sum_s L[b, a, c, s] R[c, s, b, d]        rows (a, b), columns (c, d)
@@ -90,15 +90,6 @@ class BlockTT(MatrixFormat):
     def in_(self) -> tuple[int, ...]:
         """The sizes that the column index is split into."""
         return tuple(c.shape[4] for c in self.cores)
-
-    @property
-    def padded(self) -> tuple[int, int]:
-        """(out, in) with the padding."""
-        return math.prod(self.out), math.prod(self.in_)
-
-    @property
-    def shape(self):
-        return self.size or self.padded
 
     @property
     def ranks(self):

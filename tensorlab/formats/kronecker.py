@@ -14,11 +14,11 @@ from ..linalg import choose_rank, norm, orthogonalize, rank_caps, triangle, trun
 from ..multilinear import khatri_rao
 from ..rng import randn
 from ._modes import check_matrix, check_size, pad, pad_input, split_shape
-from .base import MatrixFormat, check_same, check_shape
+from .base import SplitMatrix, check_same, check_shape
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Kronecker(MatrixFormat):
+class Kronecker(SplitMatrix):
     """w = sum_k F_0[k] ⊗ F_1[k] ⊗ ... ⊗ F_{d-1}[k].
 
     factors: d tensors (terms, out_j, in_j).  ranks: (terms,).  size: (out, in) where these are less than the products of the
@@ -84,15 +84,6 @@ class Kronecker(MatrixFormat):
     def in_(self) -> tuple[int, ...]:
         """The columns of each factor."""
         return tuple(f.shape[2] for f in self.factors)
-
-    @property
-    def padded(self) -> tuple[int, int]:
-        """(out, in) with the padding."""
-        return math.prod(self.out), math.prod(self.in_)
-
-    @property
-    def shape(self):
-        return self.size or self.padded
 
     @property
     def ranks(self):

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from ..linalg import check_dense
-from .base import MatrixFormat, check_same, check_shape
+from ._modes import check_size
+from .base import SplitMatrix, check_same, check_shape
 from .tt import TT, tt_round, tt_svd
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class TTMatrix(MatrixFormat):
+class TTMatrix(SplitMatrix):
     """w[(o_0 .. o_{d-1}), (i_0 .. i_{d-1})] = G_0[o_0, i_0] ... G_{d-1}[o_{d-1}, i_{d-1}], a product of matrices.
 
     cores: d tensors, core k of shape (r_k, out_k, in_k, r_{k+1}) with r_0 = r_d = 1.  ranks: the d-1 free ones.  size: (out, in)
@@ -36,7 +37,7 @@ class TTMatrix(MatrixFormat):
             raise ValueError(f"TTMatrix: needs cores (r_left, out, in, r_right) that chain from rank 1 to rank 1, got shapes {got}")
         check_same("TTMatrix", self.cores)
         if self.size is not None:
-            _fits("TTMatrix", self.size, self.out, self.in_)
+            check_size("TTMatrix", self.size, self.padded)
 
     @classmethod
     def from_dense(cls, w: Tensor, out, in_, rank=None, *, rtol: float | None = None) -> "TTMatrix":
@@ -48,7 +49,7 @@ class TTMatrix(MatrixFormat):
         """Gaussian cores, scaled so that the entries of w have variance 1; ranks are capped by the unfoldings'."""
         out, in_ = _modes("TTMatrix.randn", out, in_)
         train = TT.randn([m * n for m, n in zip(out, in_)], rank, generator=generator, dtype=dtype, device=device)
-        return _from_train(train, out, in_, size and _fits("TTMatrix.randn", size, out, in_))
+        return _from_train(train, out, in_, size and check_size("TTMatrix.randn", size, (math.prod(out), math.prod(in_))))
 
     @property
     def out(self) -> tuple[int, ...]:
@@ -59,15 +60,6 @@ class TTMatrix(MatrixFormat):
     def in_(self) -> tuple[int, ...]:
         """The sizes that the column index is split into."""
         return tuple(c.shape[2] for c in self.cores)
-
-    @property
-    def padded(self) -> tuple[int, int]:
-        """(out, in) with the padding."""
-        return math.prod(self.out), math.prod(self.in_)
-
-    @property
-    def shape(self):
-        return self.size or self.padded
 
     @property
     def ranks(self):
@@ -171,7 +163,7 @@ def tt_matrix_svd(w: Tensor, out, in_, rank=None, *, rtol: float | None = None) 
     out, in_ = _modes("tt_matrix_svd", out, in_)
     if w.ndim != 2:
         raise ValueError(f"tt_matrix_svd: needs a matrix, got shape {tuple(w.shape)}")
-    size, d = _fits("tt_matrix_svd", tuple(w.shape), out, in_), len(out)
+    size, d = check_size("tt_matrix_svd", tuple(w.shape), (math.prod(out), math.prod(in_))), len(out)
     if size is not None:
         w = torch.nn.functional.pad(w, (0, math.prod(in_) - size[1], 0, math.prod(out) - size[0]))
     pairs = [axis for k in range(d) for axis in (k, d + k)]
@@ -189,14 +181,6 @@ def _modes(who, out, in_):
     if len(out) != len(in_):
         raise ValueError(f"{who}: needs as many sizes in out as in in_, got {out} and {in_}")
     return out, in_
-
-
-def _fits(who, size, out, in_):
-    """The size to store: None where the modes give it without padding."""
-    most, size = (math.prod(out), math.prod(in_)), check_shape(who, size)
-    if len(size) != 2 or size[0] > most[0] or size[1] > most[1]:
-        raise ValueError(f"{who}: needs modes {out} x {in_} that hold a matrix of shape {size}, got {most[0]} x {most[1]}")
-    return None if size == most else size
 
 
 def _below(n: int, modes) -> list[Tensor]:
