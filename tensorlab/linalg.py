@@ -191,6 +191,34 @@ def orthogonalize(a: Tensor) -> tuple[Tensor, Tensor]:
     return q.to(a.dtype), r.to(a.dtype)
 
 
+def orthonormal(a: Tensor) -> Tensor:
+    """The q of a = q @ r alone, (m, n) -> (m, min(m, n)), in the dtype of `a`, of 32 bits or more; without a gradient.
+
+    >>> orthonormal(torch.tensor([[3.0], [4.0]])).abs().flatten()
+    tensor([0.6000, 0.8000])
+    """
+    return torch.linalg.qr(a.detach()).Q
+
+
+def extend_basis(u: Tensor, x: Tensor) -> Tensor:
+    """[u | q] with orthonormal columns whose span holds those of u and x; u stands in it as it is.
+
+    u: (m, r), orthonormal.  x: (m, n)  ->  (m, min(m, r + n)).  What x has of u is taken out twice, which leaves nothing but
+    rounding.  In the dtype of u, of 32 bits or more; without a gradient.
+
+    >>> extend_basis(torch.eye(3, 1), torch.tensor([[5.0], [2.0], [0.0]])).abs()
+    tensor([[1., 0.],
+            [0., 1.],
+            [0., 0.]])
+    """
+    m, r = u.shape
+    if 2 * (r + x.shape[1]) > m:  # what is left of x where it lies in u is noise, a large share of which u holds again
+        return torch.cat([u, orthogonalize(torch.cat([u, x], 1))[0][:, r:]], 1)
+    for _ in range(2):
+        x = orthonormal(x - u @ (u.mH @ x))
+    return torch.cat([u, x], 1)
+
+
 def triangle(a: Tensor) -> Tensor:
     """The r of a = q @ r alone, with rᴴr = aᴴa: the norm of `a` in every direction, without forming q.
 
@@ -298,6 +326,16 @@ def solve_gram(gram: Tensor, b: Tensor) -> Tensor:
     if info.any():  # indefinite by its own rounding
         return d * torch.linalg.solve(scaled, d * b)
     return d * torch.cholesky_solve(d * b, factor)
+
+
+def solve(a: Tensor, b: Tensor) -> Tensor:
+    """x with a @ x = b for a square matrix; where a is singular, the shortest of the x that come nearest.
+
+    >>> solve(torch.diag(torch.tensor([2.0, 0.0])), torch.ones(2, 1)).flatten()
+    tensor([0.5000, 0.0000])
+    """
+    x, info = torch.linalg.solve_ex(a, b)
+    return torch.linalg.pinv(a) @ b if info else x
 
 
 # ------------------------------------------------------------------------------------------ the Gram way

@@ -160,6 +160,29 @@ def test_solve_gram(generator):
     assert linalg.solve_gram(dead, torch.tensor([[4.0], [0.0]])).flatten().tolist() == pytest.approx([2.0, 0.0])
 
 
+def test_solve_is_exact_and_short_where_singular(generator):
+    a, b = (rng.randn(5, n, generator=generator, dtype=torch.complex128) for n in (5, 2))
+    assert relative_error(a @ linalg.solve(a, b), b) < 1e-12
+    a = torch.diag(torch.tensor([2.0, 0.0, 4.0], dtype=torch.float64))
+    assert linalg.solve(a, torch.ones(3, 1, dtype=torch.float64)).flatten().tolist() == [0.5, 0.0, 0.25]
+
+
+@pytest.mark.parametrize("m, r, n", [(9, 3, 3), (9, 3, 6), (6, 4, 4), (5, 5, 5)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_extend_basis_spans_both(m, r, n, dtype, generator):
+    """Orthonormal and holding x to rounding; also where x lies in u but for rounding, is zero, or fills the space."""
+    u = linalg.orthonormal(rng.randn(m, r, generator=generator, dtype=dtype))
+    x = rng.randn(m, n, generator=generator, dtype=dtype)
+    inside = u @ rng.randn(r, n, generator=generator, dtype=dtype)
+    eps = torch.finfo(dtype).eps
+    for given in (x, inside, 0 * x, inside + 1e-6 * x):
+        basis = linalg.extend_basis(u, given)
+        assert basis.shape == (m, min(m, r + n)) and torch.equal(basis[:, :r], u)
+        eye = torch.eye(basis.shape[1], dtype=dtype)
+        assert float((basis.mH @ basis - eye).abs().max()) < 50 * eps
+        assert float((given - basis @ (basis.mH @ given)).norm()) <= 50 * eps * float(given.norm())
+
+
 def test_lapack_is_called_in_linalg_only():
     """Long matrices must go the one way, so the names that factorise stand in one file."""
     package = Path(linalg.__file__).parent

@@ -15,27 +15,43 @@ def is_data(field) -> bool:
     return Tensor in (field.type, *get_args(field.type))
 
 
+_LAYOUTS = {}  # a plain dictionary, which the compiler sees through
+
+
+def _layout(cls) -> tuple[tuple[str, bool, bool, bool], ...]:
+    """Of each field: name, whether it holds tensors, a tuple of them, and whether it may be None; read once."""
+    if cls not in _LAYOUTS:
+        about = ((f.name, is_data(f), get_origin(f.type) is tuple, f.default is None) for f in fields(cls))
+        _LAYOUTS[cls] = tuple(about)
+    return _LAYOUTS[cls]
+
+
 def _flatten(x):
     leaves, spec = [], []
-    for field in fields(x):
-        value = getattr(x, field.name)
-        if not is_data(field):
+    for name, data, *_ in _layout(type(x)):
+        value = getattr(x, name)
+        if not data:
             spec.append((value,))
-            continue
-        spec.append(len(value) if isinstance(value, tuple) else None if value is None else -1)
-        leaves += value if isinstance(value, tuple) else [] if value is None else [value]
+        elif isinstance(value, tuple):
+            spec.append(len(value))
+            leaves += value
+        elif value is None:
+            spec.append(None)
+        else:
+            spec.append(-1)
+            leaves.append(value)
     return leaves, tuple(spec)
 
 
 def _rebuild(cls, leaves, spec):
     """Put leaves back without checking them: while torch traces, they may be anything."""
     x, leaves = object.__new__(cls), iter(leaves)
-    for field, n in zip(fields(cls), spec, strict=True):
+    for (name, *_), n in zip(_layout(cls), spec, strict=True):
         if isinstance(n, tuple):
             (value,) = n
         else:
             value = None if n is None else next(leaves) if n == -1 else tuple(next(leaves) for _ in range(n))
-        object.__setattr__(x, field.name, value)
+        object.__setattr__(x, name, value)
     return x
 
 
@@ -52,14 +68,13 @@ class Format:
         _pytree.register_pytree_node(cls, _flatten, lambda leaves, spec: _rebuild(cls, leaves, spec))
 
     def __post_init__(self):
-        for field in filter(is_data, fields(self)):
-            value = getattr(self, field.name)
-            if isinstance(value, list):
-                object.__setattr__(self, field.name, value := tuple(value))
-            many = get_origin(field.type) is tuple
-            if isinstance(value, tuple) != many or (value is None and field.default is not None):
+        for name, data, many, optional in _layout(type(self)):
+            value = getattr(self, name)
+            if data and isinstance(value, list):
+                object.__setattr__(self, name, value := tuple(value))
+            if data and (isinstance(value, tuple) != many or (value is None and not optional)):
                 what = "a tuple of tensors" if many else "a tensor"
-                raise TypeError(f"{type(self).__name__}: needs {what} as {field.name}, got {type(value).__name__}")
+                raise TypeError(f"{type(self).__name__}: needs {what} as {name}, got {type(value).__name__}")
         for t in self.tensors():
             if not isinstance(t, Tensor):
                 raise TypeError(f"{type(self).__name__}: needs torch tensors, got {type(t).__name__}")

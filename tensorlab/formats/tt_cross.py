@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..fit import Fit
-from ..linalg import check_dense, orthogonalize, widen
+from ..linalg import check_dense, orthogonalize, solve, widen
 from ..multilinear import digit_shape, from_digits
 from .base import check_shape
 from .tt import TT
@@ -281,6 +281,7 @@ class _Cross:
         sampled = self._ask(torch.cat([rows[i], columns[j]], 1)) - (weight[i] * known[:, j].mT).sum(1)
         seeds = torch.cat([columns[j[sampled.abs().argsort(descending=True)[:most].cpu()]], explorers])
         residual = self._ask(_pairs(rows, seeds)) - weight @ self._ask(_pairs(self.left[k + 1], seeds))
+        residual[self.rows[k]] = 0.0  # interpolated; more than rounding only where values differ beyond their digits
         i, _ = _large_entries(residual, most, level)
         across = self._ask(_pairs(rows[i], columns)) - weight[i] @ known
         chosen, j = _large_entries(torch.cat([across, residual[i]], 1), most, level)
@@ -305,7 +306,7 @@ class _Cross:
     def _interpolate(self, k, fibres):
         """T_k P_{k+1}^-1, by way of an orthonormal basis of the columns of T_k."""
         q, _ = orthogonalize(widen(fibres.flatten(0, 1)))
-        core = torch.linalg.solve(q[self.rows[k]].mT, q.mT).mT
+        core = solve(q[self.rows[k]].mT, q.mT).mT
         return core.reshape(fibres.shape[0], fibres.shape[1], -1).to(fibres.dtype)
 
 
@@ -319,6 +320,7 @@ def _large_entries(matrix: Tensor, most: int, level: float) -> tuple[Tensor, Ten
         rows.append(i)
         columns.append(j)
         matrix = matrix - torch.outer(matrix[:, j] / matrix[i, j], matrix[i])
+        matrix[i], matrix[:, j] = 0.0, 0.0
     return torch.tensor(rows, dtype=torch.long), torch.tensor(columns, dtype=torch.long)
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..formats.lowrank import LowRank
 from ..layers.linear import FactorizedLinear
-from ..linalg import choose_rank, orthogonalize, truncated_svd
+from ..linalg import choose_rank, extend_basis, orthonormal, small_svd, zero_level
 
 RULES = ("tail", "sum")
 # what optimisers keep for a parameter: averages of the gradient, and averages or sums of its squares
@@ -41,12 +41,11 @@ def augment(w: LowRank, gk: Tensor, gl: Tensor) -> tuple[LowRank, Tensor, Tensor
     >>> wide.ranks, torch.allclose(wide.to_dense(), w.to_dense(), atol=1e-6)
     ((4,), True)
     """
-    r = w.ranks[0]
-    (u, left), (v, right) = (orthogonalize(torch.cat(pair, 1)) for pair in ((w.u, gk), (w.v, gl)))
-    k = max(u.shape[1], v.shape[1])
+    u, v = extend_basis(w.u, gk), extend_basis(w.v, gl)
+    k, one = max(u.shape[1], v.shape[1]), torch.eye(*w.s.shape).to(w.s)
     u, v = (nn.functional.pad(t, (0, k - t.shape[1])) for t in (u, v))
-    left, right = (nn.functional.pad(t[:, :r], (0, 0, 0, k - len(t))) for t in (left, right))
-    return LowRank(u, v, left @ w.s @ right.mH), left, right
+    s, one = (nn.functional.pad(t, (0, c, 0, k - len(t))) for t, c in ((w.s, k - w.s.shape[1]), (one, 0)))
+    return LowRank(u, v, s), one, one
 
 
 def turn(w: LowRank, k1: Tensor, l1: Tensor) -> tuple[LowRank, Tensor, Tensor]:
@@ -58,7 +57,7 @@ def turn(w: LowRank, k1: Tensor, l1: Tensor) -> tuple[LowRank, Tensor, Tensor]:
     >>> torch.allclose(turn(w, w.u @ w.s, w.v @ w.s.mH)[0].to_dense(), w.to_dense(), atol=1e-6)
     True
     """
-    u, v = orthogonalize(k1)[0], orthogonalize(l1)[0]
+    u, v = orthonormal(k1), orthonormal(l1)
     left, right = u.mH @ w.u, v.mH @ w.v
     return LowRank(u, v, left @ w.s @ right.mH), left, right
 
@@ -75,13 +74,14 @@ def truncate(
     >>> truncate(w, 0.1)[0].s.diagonal(), truncate(w, 0.5, rule="sum")[0].s.diagonal()
     (tensor([4., 3.]), tensor([4.]))
     """
-    p, sigma, qh = truncated_svd(w.s, rtol=0.0)
+    p, sigma, qh = small_svd(w.s)
+    size = float(torch.linalg.vector_norm(sigma))
+    most = choose_rank(sigma, max_rank, atol=zero_level(w.dtype) * size)
     if rule == "tail":
-        r = choose_rank(sigma, max_rank, atol=theta * float(torch.linalg.vector_norm(sigma)))
+        r = choose_rank(sigma, most, atol=theta * size)
     else:
-        above = max(1, int((sigma > theta * sigma.sum()).sum()))
-        r = choose_rank(sigma, above if max_rank is None else min(above, max_rank))
-    r = max(r, min_rank if max_rank is None else min(min_rank, max_rank))
+        r = min(most, max(1, int((sigma > theta * sigma.sum()).sum())))
+    r = max(r, min(min_rank, most))
     p, sigma, qh = p[:, :r], sigma[:r], qh[:r]
     return LowRank(w.u @ p, w.v @ qh.mH, torch.diag(sigma).to(w.dtype)), p.mH, qh
 
@@ -148,7 +148,7 @@ def dlrt_start(shape, rank: int, *, decay: float = 1.0, generator=None, dtype=No
     r = w.ranks[0]
     sigma = decay ** -torch.arange(r, dtype=w.dtype.to_real(), device=w.device)
     sigma = sigma * ((2 * m) ** 0.5 / torch.linalg.vector_norm(sigma))
-    return LowRank(orthogonalize(w.u)[0], orthogonalize(w.v)[0], torch.diag(sigma).to(w.dtype))
+    return LowRank(orthonormal(w.u), orthonormal(w.v), torch.diag(sigma).to(w.dtype))
 
 
 class DLRT:
@@ -207,7 +207,7 @@ class DLRT:
 
     def spectra(self) -> dict[str, Tensor]:
         """The singular values of each layer, by name: those of its middle factor, descending."""
-        return {name: truncated_svd(_detached(layer).s, rtol=0.0).s for name, layer in self.layers.items()}
+        return {name: small_svd(_detached(layer).s).s for name, layer in self.layers.items()}
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
         """One KLS step of every layer, and one step of the optimiser; returns the loss before it.
@@ -217,6 +217,8 @@ class DLRT:
         self.steps += 1
         adapt = self.theta is not None and self.steps % self.every == 0
         before = {name: _detached(layer) for name, layer in self.layers.items()}
+        if self.steps % 50 == 0:  # rounding of the products with P and Q has gathered
+            before = {name: LowRank(_straight(w.u), _straight(w.v), w.s) for name, w in before.items()}
         loss, gradients = self._gradients(closure, before)
         for name, (gk, gl) in gradients.items():
             w = before[name]
@@ -228,9 +230,9 @@ class DLRT:
         for name in gradients:
             w = _detached(self.layers[name])
             self._check(name, w.s)
-            if adapt:
-                limits = dict(min_rank=self.min_rank, max_rank=self.max_rank)
-                self._put(name, *truncate(w, self.theta, rule=self.rule, **limits))
+            r = w.ranks[0]
+            theta, least, most = (self.theta, self.min_rank, self.max_rank) if adapt else (0.0, r, r)
+            self._put(name, *truncate(w, theta, rule=self.rule if adapt else "tail", min_rank=least, max_rank=most))
         return loss
 
     def _gradients(self, closure, before):
@@ -316,6 +318,11 @@ def _loss(closure):
 
 def _detached(layer) -> LowRank:
     return LowRank(*(t.detach() for t in layer.tensors))
+
+
+def _straight(q: Tensor) -> Tensor:
+    """Nearly orthonormal columns made more so: a step of Newton's iteration for the polar factor."""
+    return 1.5 * q - 0.5 * q @ (q.mH @ q)
 
 
 def _diagonal(s: Tensor) -> Tensor | None:

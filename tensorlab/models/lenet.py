@@ -30,5 +30,5 @@ class LeNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x[:, None] if x.ndim == 3 else x
         for conv in (self.conv1, self.conv2):
-            x = nn.functional.max_pool2d(torch.relu(conv(x)), 2)
+            x = torch.relu(nn.functional.max_pool2d(conv(x), 2))
         return self.dense2(torch.relu(self.dense1(x.flatten(1))))

@@ -323,6 +323,14 @@ def test_argmax_beside_teneva():
         assert value >= float(theirs) * (1 - 1e-9)
 
 
+@pytest.mark.parametrize("seed", [1, 3])
+def test_values_that_differ_beyond_their_digits(seed):
+    """10^(18 k) for k leading ones: beside the pivot stands a value 10^18 times it, so its row of an orthonormal basis is 0."""
+    f = lambda i: 10.0 ** (18.0 * i.cumprod(1).sum(1).clamp(8, 16).double() - 200)
+    fit = tl.tt_cross(f, (2,) * 30, rtol=1e-10, budget=9000, generator=gen(seed))
+    assert fit.converged and fit.evaluations < 9000
+
+
 def test_argmax_of_a_long_train_and_of_a_planted_entry():
     d = 1000
     cores = [torch.rand(1, 3, 1, generator=gen(k)).double() + 0.1 for k in range(d)]
