@@ -43,6 +43,7 @@ from .layers.linear import FactorizedLinear, param_groups
 from .layers.propagation import plans, propagate
 from .layers.surgery import layer_report, linear_layers, replace_linear
 from .linalg import truncated_svd
+from .methods._screening import screen_interactions
 from .methods.admm import ADMM
 from .methods.density import TTDensity
 from .methods.dlrt import DLRT, dlrt_start, kls_step, usv_step
@@ -96,7 +97,7 @@ __all__ = [
     "TTEmbedding", "TokenTrains", "tt_cloud", "tt_permute", "tt_nearest", "Permuted", "sliced_wasserstein", "chamfer",
     "protes", "Protes", "ProtesFit", "Optimum", "Automaton",
     # densities and interactions
-    "TTDensity", "ExponentialMachine", "rank_one_inner",
+    "TTDensity", "ExponentialMachine", "rank_one_inner", "screen_interactions",
     # training in low rank
     "DLRT", "dlrt_start", "kls_step", "usv_step", "Projected", "Alternating", "prox_rank",
     # adapters; constraints; masks

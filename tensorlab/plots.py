@@ -7,6 +7,7 @@ style of its own besides.
 import math
 
 import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle, Rectangle
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
@@ -571,13 +572,19 @@ def marginal_history(ax: Axes, shares: Tensor) -> str:
 
 
 def density_map(ax: Axes, x: Tensor, y: Tensor, p: Tensor, points: Tensor | None = None) -> str:
-    """A density of two variables on a grid, p (len(y), len(x)), and points (n, 2) drawn from it; says how much lies on the grid."""
-    ax.pcolormesh(x.numpy(), y.numpy(), p.numpy(), cmap="cividis", shading="auto", rasterized=True)
+    """A density of two variables on a grid, p (len(y), len(x)), and points (n, 2) drawn from it; says where it is highest.
+
+    NaN is where a model is not positive: those places are orange, and counted.
+    """
+    cmap, none = colormaps["cividis"].with_extremes(bad=COLOURS[1]), p.isnan()
+    ax.pcolormesh(x.numpy(), y.numpy(), p.numpy(), cmap=cmap, shading="auto", rasterized=True)
+    p = p.masked_fill(none, 0)
     if points is not None:
         ax.plot(*points.T.numpy(), ".", color="white", ms=4, mec="black", mew=0.4)
     i, j = divmod(int(p.argmax()), len(x))
     count = 0 if points is None else len(points)
-    return f"The density is highest, {float(p.max()):.3g}, at ({float(x[j]):.2g}, {float(y[i]):.2g}); {count} samples are shown."
+    said = f"The density is highest, {float(p.max()):.3g}, at ({float(x[j]):.2g}, {float(y[i]):.2g}); {count} samples are shown."
+    return said + (f"  At {int(none.sum())} of {none.numel()} places, in orange, it is not positive." if none.any() else "")
 
 
 def density_lines(ax: Axes, x: Tensor, lines: dict[str, Tensor]) -> str:
@@ -626,13 +633,13 @@ def shares(ax: Axes, curves: dict[str, list[tuple[float, float]]], xlabel: str, 
     return f"{ylabel.capitalize()}: {ends}."
 
 
-def interactions(ax: Axes, found: list[tuple[tuple[int, ...], float]], planted) -> str:
-    """Coefficients of sets of features as bars, largest first; those that were planted in another colour."""
+def interactions(ax: Axes, found: list[tuple[tuple[int, ...], float]], planted, label: str = "coefficient") -> str:
+    """Coefficients of sets of features, or what `label` says, as bars, largest first; those that were planted in another colour."""
     planted = set(planted)
     for k, (subset, value) in enumerate(found):
         ax.barh(-k, value, color=COLOURS[1] if subset in planted else COLOURS[0], hatch="//" if subset in planted else None)
     ax.axvline(0, color="black", lw=0.8)
-    ax.set(yticks=[-k for k in range(len(found))], xlabel="coefficient")
+    ax.set(yticks=[-k for k in range(len(found))], xlabel=label)
     ax.set_yticklabels([" ".join(f"x{i}" for i in subset) for subset, _ in found], fontsize=8)
     hits = sum(subset in planted for subset, _ in found[: len(planted)])
     return f"{hits} of the {len(planted)} planted sets (hatched) are the {len(planted)} strongest."

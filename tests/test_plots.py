@@ -279,6 +279,9 @@ def test_density_map_and_lines(ax):
     points = torch.tensor([[0.5, 2.5], [0.25, 3.0]]).double()
     said = plots.density_map(ax, x, y, p, points)
     assert said == "The density is highest, 4, at (0.25, 3); 2 samples are shown." and len(ax.lines) == 1
+    p[0, :2] = torch.nan
+    assert plots.density_map(ax, x, y, p) == ("The density is highest, 4, at (0.25, 3); 0 samples are shown."
+                                              "  At 2 of 15 places, in orange, it is not positive.")  # fmt: skip
     ax = Figure().subplots()
     assert plots.density_lines(ax, x, {"flat": torch.ones(5).double(), "rising": x}) == "Means: flat 0.50, rising 0.69."
     assert len(ax.lines) == 2
@@ -309,6 +312,8 @@ def test_interactions(ax):
     assert [bar.get_width() for bar in ax.patches] == [2, -1, 0.5]
     assert [bool(bar.get_hatch()) for bar in ax.patches] == [True, False, True]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["x0 x3", "x1", "x2"]
+    plots.interactions(ax, found, [], "correlation")
+    assert ax.get_xlabel() == "correlation"
 
 
 def test_network_ranks(ax):

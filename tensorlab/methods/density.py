@@ -11,6 +11,9 @@ A function of d variables with a train A of coefficients, one B-spline basis b_1
 
 The squared model is a density by construction; the linear one may be negative, where it has no logarithm.  Both integrate over
 variables core by core, so marginals, conditionals and samples are exact [Dolgov2020].
+
+Where single variables have peaks and jumps, each goes first through its own distribution function u_k = F_k(x_k), piecewise
+linear on cells (`Margins`), and the train is left with how they hang together:  p(x) = p(u) prod_k F_k'(x_k).
 """
 
 import math
@@ -126,6 +129,54 @@ class Splines:
         return Where(j.T, values.transpose(0, 1), inside)
 
 
+@dataclass(frozen=True, eq=False)
+class Margins:
+    """A distribution function for each of d variables, linear on cells: u_k = F_k(x_k), from the support of x_k onto [0, 1].
+
+    edges: (d, M + 1) in x;  levels: (d, M + 1) from 0 to 1, both increasing.
+
+    >>> f = Margins(torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([[0.0, 0.75, 1.0]]))
+    >>> u, log = f.at(torch.tensor([[0.5]]))
+    >>> u, log.exp(), f.back(u)
+    (tensor([[0.3750]]), tensor([[0.7500]]), tensor([[0.5000]]))
+    """
+
+    edges: Tensor
+    levels: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, cells: int, margin: float) -> "Margins":
+        """99 parts of the empirical distribution function of x (n, d) and one of the uniform, on the cells of `spline_edges`."""
+        edges = spline_edges(x, cells, 0, "quantile", margin)
+        empirical = torch.searchsorted(x.T.sort().values.contiguous(), edges, right=True).to(x) / len(x)
+        uniform = (edges - edges[:, :1]) / (edges[:, -1:] - edges[:, :1])
+        levels = 0.99 * empirical + 0.01 * uniform
+        levels[:, 0], levels[:, -1] = 0, 1
+        return cls(edges, levels)
+
+    def moved(self, shift: Tensor, scale: Tensor) -> "Margins":
+        """The same functions of (x - shift) / scale."""
+        return Margins(scale[:, None] * self.edges + shift[:, None], self.levels)
+
+    def at(self, x: Tensor, dims=None) -> tuple[Tensor, Tensor]:
+        """u and log F'(x), both (n, d), or (n, len(dims)) of some variables; beyond the support u is beyond 0 or 1."""
+        dims = slice(None) if dims is None else list(dims)
+        u, slope = _interpolate(x.T, self.edges[dims], self.levels[dims])
+        return u.T, slope.log().T
+
+    def back(self, u: Tensor) -> Tensor:
+        """x (n, d) at u (n, d)."""
+        return _interpolate(u.T, self.levels, self.edges)[0].T
+
+
+def _interpolate(x: Tensor, at: Tensor, to: Tensor) -> tuple[Tensor, Tensor]:
+    """The piecewise linear function through (at, to), both (d, M + 1), at x (d, n), and its slope there."""
+    x = x.contiguous()
+    j = (torch.searchsorted(at, x, right=True) - 1).clamp(0, at.shape[1] - 2)
+    width, rise = at.diff().gather(1, j), to.diff().gather(1, j)
+    return torch.lerp(to.gather(1, j), to.gather(1, j + 1), (x - at.gather(1, j)) / width), rise / width
+
+
 def spline_edges(x: Tensor, basis: int, degree: int, knots: str = "quantile", margin: float = 0.05) -> Tensor:
     """Edges (d, basis - degree + 1) for data (n, d), over their range and a share `margin` of it on both sides.
 
@@ -159,15 +210,18 @@ class TTDensity(Estimator):
 
     rank: of the train.  basis, degree: functions m for each variable, and their degree.  knots: "quantile" or "uniform", over the
     range of the data and a share `margin` of it on both sides; outside the density is zero.  components: trains in the mixture,
-    the first with the variables in their order, each other with a permutation of its own (squared only).  em_steps: of the start,
+    the first with the variables in their order, each other with a permutation of its own (squared only).  cells: 0, or of how many
+    the distribution function (`Margins`) has that each variable goes through first; knots are even then.  em_steps: of the start,
     a mixture of `rank` products of one-dimensional densities.  Then `steps` of a method, on batches to which Gaussian noise of
-    `noise` standard deviations is added; what is likeliest on a share `holdout` of the rows is kept.  "natural": sweeps there and
-    back over the cores, a step of the natural gradient with a line search in each (`natural_sweep`); "adam": Adam on all cores, its
-    rate falling from lr to 0, as the authors' code has it.  A linear model takes `steps` of Riemannian descent.
+    `noise` standard deviations is added (with cells: of that length in [0, 1]); what is likeliest on a share `holdout` of the
+    rows is kept.  "natural": sweeps there and back over the cores, a step of the natural gradient with a line search in each
+    (`natural_sweep`); "adam": Adam on all cores, its rate falling from lr to 0, as the authors' code has it.  A linear model takes
+    `steps` of Riemannian descent.
 
-    fit learns trains_ (TT each), orders_, splines_, history_ (step, seconds, held-out mean log-density or loss of standardised
-    rows).  X: (n, d), a tensor or an array; its dtype and device are the model's.  Raises ValueError or TypeError, in one sentence,
-    for NaN, for fewer than two rows and for constant columns, before anything learned is replaced; warns of rows that repeat.
+    fit learns trains_ (TT each), orders_, splines_, margins_ (None without cells), support_, history_ (step, seconds, held-out
+    mean log-density or loss of standardised rows).  X: (n, d), a tensor or an array; its dtype and device are the model's.  Raises
+    ValueError or TypeError, in one sentence, for NaN, for fewer than two rows and for constant columns, before anything learned is
+    replaced; warns of rows that repeat.
 
     >>> x = torch.randn(500, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> model = TTDensity(rank=2, basis=10, steps=2).fit(x)
@@ -175,11 +229,12 @@ class TTDensity(Estimator):
     (torch.Size([500]), torch.Size([3, 2]))
     """
 
-    def __init__(self, rank=8, basis=32, *, model="squared", degree=2, knots="quantile", margin=0.05, components=1, em_steps=20,
-                 method="natural", steps=10, batch=1 << 14, lr=0.01, noise=0.0, holdout=0.1, random_state=0):  # fmt: skip
+    def __init__(self, rank=8, basis=32, *, model="squared", degree=2, knots="quantile", margin=0.05, components=1, cells=0,
+                 em_steps=20, method="natural", steps=10, batch=1 << 14, lr=0.01, noise=0.0, holdout=0.1,
+                 random_state=0):  # fmt: skip
         self.rank, self.basis, self.model, self.degree, self.knots, self.margin = rank, basis, model, degree, knots, margin
-        self.components, self.em_steps, self.method, self.steps, self.batch = components, em_steps, method, steps, batch
-        self.lr, self.noise, self.holdout, self.random_state = lr, noise, holdout, random_state
+        self.components, self.cells, self.em_steps, self.method, self.steps = components, cells, em_steps, method, steps
+        self.batch, self.lr, self.noise, self.holdout, self.random_state = batch, lr, noise, holdout, random_state
 
     def fit(self, X, y=None) -> "TTDensity":
         """Learn from the rows of X (n, d); y is for pipelines, and ignored."""
@@ -187,11 +242,15 @@ class TTDensity(Estimator):
         start = time.perf_counter()
         mean, spread = x.mean(0), x.std(0)
         x = (x - mean) / spread  # what follows does not depend on units
+        edges, margins, slope = spline_edges(x, self.basis, self.degree, self.knots, self.margin), None, torch.zeros_like(x)
+        if self.cells:
+            margins = Margins.of(x, self.cells, self.margin)
+            (x, slope), edges = margins.at(x), torch.linspace(0, 1, edges.shape[1]).to(edges).repeat(len(edges), 1)
         order = torch.randperm(len(x), generator=generator, device=x.device)
         held = int(self.holdout * len(x))
         check, train = x[order[:held]], x[order[held:]]
         check = check if held else train
-        splines = Splines.on(spline_edges(x, self.basis, self.degree, self.knots, self.margin), self.degree)
+        splines = Splines.on(edges, self.degree)
         orders = [list(range(x.shape[1]))]
         orders += [torch.randperm(x.shape[1], generator=generator, device=x.device).tolist() for _ in range(self.components - 1)]
         trains = []
@@ -200,13 +259,16 @@ class TTDensity(Estimator):
             trains.append(_diagonal(cp, variables, self.model == "squared", generator))
         learn = self._least_squares if self.model == "linear" else self._adam if self.method == "adam" else self._natural
         trains, history = learn(trains, orders, splines, train, check, generator, start)
-        splines = splines.moved(mean, spread)
+        if self.model == "squared":
+            level = float((slope[order[:held]] if held else slope).sum(1).mean())
+            history = tuple((step, seconds, value + level) for step, seconds, value in history)
+        splines, margins = (splines, margins.moved(mean, spread)) if margins else (splines.moved(mean, spread), None)
         if self.model == "linear":
             sign, log = tt_sum(trains[0], list(splines.integral))
             if sign <= 0:
                 raise ValueError("TTDensity.fit: needs a linear model of positive integral, got another; take more data")
             trains = [trains[0].scale(float(torch.exp(-log)))]
-        self.trains_, self.orders_, self.splines_, self.history_ = trains, orders, splines, history
+        self.trains_, self.orders_, self.splines_, self.margins_, self.history_ = trains, orders, splines, margins, history
         self.n_features_in_, self._array = x.shape[1], not isinstance(X, Tensor)
         return self
 
@@ -220,11 +282,11 @@ class TTDensity(Estimator):
         """
         who = "TTDensity.score_samples"
         fixed, dims = self._variables(who, dims, given)
-        x = read_table(who, X, len(dims)).to(self.splines_.edges)
+        x, slope = self._inner(read_table(who, X, len(dims)).to(self.splines_.edges), dims)
         base = self._log_mass(fixed, [])
         if not bool(base > -math.inf):
             raise ValueError(f"{who}: needs a condition of positive density, got none at {given}")
-        log = torch.cat([self._log_mass(fixed, dims, part) for part in x.split(self._rows_at_once(len(dims)))]) - base
+        log = torch.cat([self._log_mass(fixed, dims, part) for part in x.split(self._rows_at_once(len(dims)))]) - base + slope
         self._say(who, log)
         return like(X, log)
 
@@ -267,12 +329,24 @@ class TTDensity(Estimator):
             warnings.warn(f"{who}: a negative share of {negative:.2g} of a conditional's mass counts as zero; "
                           "the samples are that far from the model", stacklevel=2)  # fmt: skip
         x = torch.cat(parts)[torch.randperm(n, generator=generator, device=shares.device)]
+        x = self.margins_.back(x) if self.margins_ else x
+        for k, value in (given or {}).items():
+            x[:, k] = value
         return x.cpu().numpy() if self._array else x
+
+    @property
+    def support_(self) -> Tensor:
+        """Where the density is not zero, (d, 2): from and to."""
+        edges = self._fitted("splines_").edges if self.margins_ is None else self.margins_.edges
+        return edges[:, [0, -1]]
 
     # -- the start and the two ways to learn
 
     def _natural(self, trains, orders, splines, x, check, generator, start):
-        """Sweeps of the natural gradient over each component, its rows weighted by their responsibilities, as in EM."""
+        """Sweeps of the natural gradient over each component, its rows weighted by their responsibilities, as in EM.
+
+        Directions come from a batch, their lengths from the held-out rows.
+        """
         roots, held = torch.linalg.cholesky(splines.gram), splines.at(check)
         inner = [TT(tuple(torch.einsum("mk,amb->akb", roots[k], g) for k, g in zip(o, t.cores))) for o, t in zip(orders, trains)]
         inner = [list(tt.orthogonal(0).cores) for tt in inner]
@@ -290,13 +364,15 @@ class TTDensity(Estimator):
                 kept, best = now, value
             if step == self.steps:
                 break
-            where = splines.at(self._batch(x, generator))
+            batch = self._batch(x, generator)
+            where = splines.at(torch.cat([batch, check]))
+            learns = torch.arange(len(batch) + len(check), device=x.device) < len(batch)
             with torch.no_grad():
                 weights = torch.stack([_log_square(cores, o, where) for cores, o in zip(now, orders)]).softmax(0)
-            shares = weights.mean(1)
+            shares = weights[:, learns].mean(1)
             for cores, order, weight in zip(inner, orders, weights):
                 for variables in (order, order[::-1]):
-                    natural_sweep(cores, [roots[k] for k in variables], variables, where, weight)
+                    natural_sweep(cores, [roots[k] for k in variables], variables, where, weight * learns, weight * ~learns)
                     cores[:] = [core.permute(2, 1, 0) for core in cores[::-1]]
         if kept is None:
             raise ValueError("TTDensity.fit: needs steps that stay finite, got none")
@@ -305,7 +381,8 @@ class TTDensity(Estimator):
     def _batch(self, x, generator):
         rows = torch.randperm(len(x), generator=generator, device=x.device)[: self.batch]
         noise = randn(len(rows), x.shape[1], generator=generator, dtype=x.dtype, device=x.device) if self.noise else 0.0
-        return x[rows] + self.noise * noise
+        x = x[rows] + self.noise * noise
+        return 1 - (1 - x.abs()).abs() if self.cells else x  # on [0, 1], what leaves comes back
 
     def _adam(self, trains, orders, splines, x, check, generator, start):
         """Adam on -log sum_c q_c(x)^2 + log sum_c Z_c."""
@@ -402,8 +479,7 @@ class TTDensity(Estimator):
         row, clipped = x.new_ones(n, 1), 0.0
         for place, (k, core) in enumerate(zip(order, train.cores)):
             if k in known:
-                x[:, k] = fixed[k]
-                where = known[k]
+                x[:, k], where = fixed[k], known[k]
             else:
                 ahead = right[place + 1] if squared else right[place + 1][:, None]
                 y = torch.einsum("nmq,qs->nms", (row @ core.flatten(1)).reshape(n, *core.shape[1:]), ahead)
@@ -425,8 +501,8 @@ class TTDensity(Estimator):
             raise ValueError(f'{who}: knots must be "quantile" or "uniform", got {self.knots!r}')
         if self.method not in ("natural", "adam"):
             raise ValueError(f'{who}: method must be "natural" or "adam", got {self.method!r}')
-        least = {"rank": 1, "degree": 1, "basis": self.degree + 1, "components": 1, "em_steps": 0, "steps": 0, "batch": 1}
-        for name, low in least.items():
+        least = {"rank": 1, "degree": 1, "basis": self.degree + 1, "components": 1, "cells": 0, "em_steps": 0, "steps": 0}
+        for name, low in (least | {"batch": 1}).items():
             check_count(who, name, getattr(self, name), low)
         if self.model == "linear" and self.components > 1:
             raise ValueError(f"{who}: a linear model has one component, got components={self.components}")
@@ -457,10 +533,15 @@ class TTDensity(Estimator):
         if len(fixed) == d:
             raise ValueError(f"{who}: needs a variable that is free, got all {d} given")
         for k, value in fixed.items():
-            low, high = float(self.splines_.edges[k, 0]), float(self.splines_.edges[k, -1])
+            low, high = self.support_[k].tolist()
             if not low <= value <= high:
                 raise ValueError(f"{who}: variable {k} has its support in {low:.4g}..{high:.4g}, got {value:.4g}")
-        return fixed, dims
+        return {k: float(self._inner(self.splines_.edges.new_full((1, 1), v), [k])[0]) for k, v in fixed.items()}, dims
+
+    def _inner(self, x, dims):
+        """Rows as the splines have them, and the logarithm of how much denser they lie there."""
+        u, log = self.margins_.at(x, dims) if self.margins_ else (x, x.new_zeros(1, 1))
+        return u, log.sum(1)
 
     def _rows_at_once(self, kept):
         r = max(core.shape[0] * core.shape[2] for train in self.trains_ for core in train.cores)
@@ -550,18 +631,19 @@ def _gram_step(state: Tensor, core: Tensor, gram: Tensor) -> Tensor:
     return torch.einsum("amd,namc->ndc", core, y)
 
 
-def natural_sweep(cores: list, roots, order, where: Where, weight: Tensor) -> None:
+def natural_sweep(cores: list, roots, order, where: Where, weight: Tensor, judge: Tensor) -> None:
     """One step of the natural gradient in each core of a squared train, from the first to the last; changes `cores`.
 
         p = q^2 of norm 1 has the Fisher information 4 times the metric of L2, so the direction from G is  H - G,
         H = sum_n w_n phi_n / q(x_n) / sum_n w_n,     q(x_n) = <G, phi_n>,     t = argmax of  sum_n w_n log q_t(x_n)^2 / |G_t|^2
 
-    over G_t = (1 - t) G + t H: on the line q_t(x_n) is linear in t, so it is searched without further passes over the data.
+    over G_t = (1 - t) G + t H: on the line q_t(x_n) is linear in t, so it is searched without further passes over the data; t is
+    the best for the rows of `judge` in place of w.  Rows that did not make H keep a step from following their noise.
     cores: whitened, G' = Cᵀ G with D = C Cᵀ (`roots`), right-orthonormal but the first; they end left-orthonormal but the last.
-    weight: (n,) >= 0.  phi_n / q(x_n) does not change with the size of phi_n, so rows are kept at norm 1; a q that is small
+    weight, judge: (n,) >= 0.  phi_n / q(x_n) does not change with the size of phi_n, so rows are kept at norm 1; a q that is small
     beside theirs counts as no smaller than 1% of its root mean square.
     """
-    n, d, total = len(weight), len(cores), weight.sum()
+    n, d = len(weight), len(cores)
     local = lambda core, k: _slices(_bare(core, roots[k]), where.interval[:, order[k]], where.values[:, order[k]])
     rights = [cores[0].new_ones(n, 1)]
     for k in range(d - 1, 0, -1):
@@ -572,11 +654,11 @@ def natural_sweep(cores: list, roots, order, where: Where, weight: Tensor) -> No
         core = (cores[k] / cores[k].norm()).requires_grad_()
         q = value(core)
         inverse = q.detach() / (q.detach().square() + 1e-4 * q.detach().square().mean())
-        (h,) = torch.autograd.grad((weight * inverse * q).sum() / total, core)
+        (h,) = torch.autograd.grad((weight * inverse * q).sum() / weight.sum(), core)
         core, q = core.detach(), q.detach()
         with torch.no_grad():
             s = value(h)
-            gains = [float((weight * ((1 - t) * q + t * s).square().clamp_min(1e-30).log()).sum() / total
+            gains = [float((judge * ((1 - t) * q + t * s).square().clamp_min(1e-30).log()).sum() / judge.sum()
                            - ((1 - t) * core + t * h).square().sum().log()) for t in STEPS]  # fmt: skip
             t = STEPS[max(range(len(STEPS)), key=gains.__getitem__)]
             cores[k] = (1 - t) * core + t * h

@@ -8,6 +8,9 @@ W has an entry for each set of features, 2^d of them, and is never formed.  The 
     TT   v_{k+1} = v_k sum_i phi_k[i] G_k[i]        CP   sum_r w_r prod_k (phi_k F_k)_r        HT   u_t = B_t (u_left, u_right)
 
 which costs O(d n r^2), O(d n r) and O(d (n r + r^3)) for each object.
+
+The paper starts from the linear model.  Where interactions of six features have no weaker traces, descent from there sees almost
+nothing; so what is ours here is a second start, products found by screening.
 """
 
 import itertools
@@ -27,6 +30,7 @@ from ..formats.tt_manifold import descend, riemannian_grad
 from ..linalg import orthogonalize, solve_gram
 from ..rng import randn
 from ._estimator import Estimator, check_count, like, read_table, seeded
+from ._screening import screen_interactions, standardize
 
 CHUNK = 1 << 22  # numbers of an intermediate result, by which objects are taken at a time
 
@@ -78,10 +82,12 @@ class ExponentialMachine(Estimator):
         P(second class | x) = 1 / (1 + exp(-y(x))),     loss = mean log(1 + exp(-s y(x))) + ridge / 2 |W|^2,   s = -1 or 1
 
     rank: of W.  format: "tt", "cp" or "ht".  categorical: columns that hold codes of categories; one that `fit` has not seen has
-    only the entry 1.  All formats start from the same CP: the logistic linear model, and `rank` - 2 products of (1, spread N(0, 1))
-    with small weights.  method: "adam", all cores on batches; "riemannian", conjugate gradients on the manifold with Armijo's rule
-    (trains only), on all rows, or one step on each batch; "cores", each core in turn by a Newton step with line search, all rows.
-    steps: of Adam, of the descent, or sweeps there and back.
+    only the entry 1.  All formats start from the same CP: the logistic linear model, and `rank` - 2 products.  start: "linear",
+    these are products of (1, spread N(0, 1)) with small weights; "screened", those of 2 to `order` numeric columns that go best
+    with what the linear model leaves over (`screen_interactions`), with fitted weights; categorical columns are left out of them.
+    method: "adam", all cores on batches; "riemannian", conjugate gradients on the manifold with Armijo's rule (trains only), on
+    all rows, or one step on each batch; "cores", each core in turn by a Newton step with line search, all rows.  steps: of Adam,
+    of the descent, or sweeps there and back.
 
     fit learns weights_ (the format), classes_, history_ (step, seconds, loss).  X: (n, d), a tensor or an array; integers are taken
     as float64.  Raises ValueError or TypeError for NaN, one row, other than two classes, and y of another length, before anything
@@ -94,10 +100,11 @@ class ExponentialMachine(Estimator):
 
     kind = "classifier"
 
-    def __init__(self, rank=8, *, format="tt", categorical=(), method="adam", steps=300, batch=512, lr=0.01, ridge=1e-4, spread=0.3,
-                 random_state=0):  # fmt: skip
-        self.rank, self.format, self.categorical, self.method, self.steps = rank, format, categorical, method, steps
-        self.batch, self.lr, self.ridge, self.spread, self.random_state = batch, lr, ridge, spread, random_state
+    def __init__(self, rank=8, *, format="tt", categorical=(), start="linear", order=4, method="adam", steps=300, batch=512,
+                 lr=0.01, ridge=1e-4, spread=0.3, random_state=0):  # fmt: skip
+        self.rank, self.format, self.categorical, self.start, self.order = rank, format, categorical, start, order
+        self.method, self.steps, self.batch, self.lr, self.ridge, self.spread = method, steps, batch, lr, ridge, spread
+        self.random_state = random_state
 
     def fit(self, X, y) -> "ExponentialMachine":
         """Learn from the rows of X (n, d) and their classes y (n,)."""
@@ -105,7 +112,10 @@ class ExponentialMachine(Estimator):
         start = time.perf_counter()
         levels = {k: x[:, k].unique() for k in sorted(self.categorical)}
         phi = features(x, levels)
-        cp = linear_start(phi, sign, self.rank, self.spread, generator)
+        numeric = [k for k in range(x.shape[1]) if k not in levels]
+        screened = self.start == "screened" and self.rank > 2 and len(numeric) > 1
+        terms = screened_terms(x, phi, sign, numeric, self.order, self.rank - 2) if screened else None
+        cp = linear_start(phi, sign, self.rank, self.spread, generator, terms=terms)
         w, history = getattr(self, f"_{self.method}")(as_format(cp, self.format), phi, sign, generator, start)
         self.weights_, self.classes_, self.history_ = w, classes, history
         self.levels_, self.n_features_in_, self._array = levels, x.shape[1], not isinstance(X, Tensor)
@@ -211,11 +221,13 @@ class ExponentialMachine(Estimator):
         who = "ExponentialMachine.fit"
         if self.format not in ("tt", "cp", "ht"):
             raise ValueError(f'{who}: format must be "tt", "cp" or "ht", got {self.format!r}')
+        if self.start not in ("linear", "screened"):
+            raise ValueError(f'{who}: start must be "linear" or "screened", got {self.start!r}')
         if self.method not in ("adam", "riemannian", "cores"):
             raise ValueError(f'{who}: method must be "adam", "riemannian" or "cores", got {self.method!r}')
         if self.format != "tt" and self.method != "adam":
             raise ValueError(f'{who}: method {self.method!r} needs format "tt", got {self.format!r}')
-        for name, least in (("rank", 2), ("steps", 1), ("batch", 1)):
+        for name, least in (("rank", 2), ("order", 2), ("steps", 1), ("batch", 1)):
             check_count(who, name, getattr(self, name), least)
         for name in ("lr", "ridge", "spread"):
             if isinstance(value := getattr(self, name), bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
@@ -266,27 +278,66 @@ def as_format(cp: CP, name: str) -> Format:
     return HT(cp.factors, (torch.diag(cp.weights)[..., None], *[eye] * (len(rest) - 1)), balanced_tree(len(cp.factors)))
 
 
-def linear_start(phi: list[Tensor], sign: Tensor, rank: int, spread: float, generator, ridge: float = 1e-3) -> CP:
-    """The logistic linear model as a CP of rank 2, up to products of its small steps, and `rank` - 2 random products.
+def linear_start(phi: list[Tensor], sign: Tensor, rank: int, spread: float, generator, ridge: float = 1e-3, terms=None) -> CP:
+    """The logistic linear model as a CP of rank 2, up to products of its small steps, and `rank` - 2 other products.
 
-        y(x) ~ (prod_k (1 + h w_k x_k) - 1) / h + b,     h = 0.1 / max |w|
+        y(x) ~ (prod_k (1 + h w_k x_k) - 1) / h + b + sum_j c_j prod_k phi_k F_k[:, j],     h = 0.1 / max |w|
+
+    terms: F, factors (n_k, q) of products whose c is fitted together with w; what is left of `rank` - 2 is random and small.
     """
-    table = torch.cat([phi[0][:, :1], *(f[:, 1:] for f in phi)], 1)  # (n, 1 + features)
+    q = 0 if terms is None else min(rank - 2, terms[0].shape[1])
+    table = _linear_table(phi)
+    if q:
+        table = torch.cat([table, math.prod(f @ t[:, :q] for f, t in zip(phi, terms))], 1)
+    bias, slopes, c = logistic(table, sign, ridge).split([1, table.shape[1] - 1 - q, q])
+    h = 0.1 / max(float(slopes.abs().max()), 0.1)
+    factors = []
+    for k, (f, slope) in enumerate(zip(phi, slopes.split([f.shape[1] - 1 for f in phi]))):
+        noise = spread * randn(rank, f.shape[1] - 1, generator=generator, dtype=f.dtype, device=f.device)
+        noise[0], noise[1] = h * slope, 0.0
+        factor = torch.cat([torch.ones_like(noise[:, :1]), noise], 1).mT.contiguous()
+        if q:
+            factor[:, 2 : 2 + q] = terms[k][:, :q]
+        factors.append(factor)
+    weights = 0.1 / rank * randn(rank, generator=generator, dtype=sign.dtype, device=sign.device)
+    weights[0], weights[1], weights[2 : 2 + q] = 1 / h, float(bias) - 1 / h, c
+    return CP(weights, tuple(factors))
+
+
+def screened_terms(x: Tensor, phi: list[Tensor], sign: Tensor, numeric: list[int], order: int, count: int) -> list[Tensor]:
+    """The `count` products of standardised columns that go best with the residual of the linear model [FanLv2008].
+
+    Factors (n_k, q), q <= count: column j holds (-mean_k, 1) / deviation_k where k is in the set S_j, else (1, 0, ...).  Products
+    of 2 to `order` of the columns `numeric` are screened.
+    """
+    table = _linear_table(phi)
+    residual = sign * (-sign * (table @ logistic(table, sign))).sigmoid()
+    found = screen_interactions(x[:, numeric], residual, order, count)
+    _, mean, deviation = standardize(x)
+    terms = [torch.eye(f.shape[1], 1).to(f).repeat(1, len(found)) for f in phi]
+    for j, (columns, _) in enumerate(found):
+        for k in (numeric[i] for i in columns):
+            terms[k][:, j] = torch.stack([-mean[k], torch.ones_like(mean[k])]) / deviation[k]
+    return terms
+
+
+def _linear_table(phi):
+    return torch.cat([phi[0][:, :1], *(f[:, 1:] for f in phi)], 1)  # (n, 1 + features)
+
+
+def logistic(table: Tensor, sign: Tensor, ridge: float = 1e-3) -> Tensor:
+    """The w (m,) that minimises mean log(1 + exp(-s table w)) + ridge / 2 |w|^2, after eight Newton steps.  table: (n, m).
+
+    >>> logistic(torch.ones(4, 1), torch.tensor([1.0, 1.0, 1.0, -1.0]), 1e-9)  # log 3
+    tensor([1.0986])
+    """
     w = sign.new_zeros(table.shape[1])
-    for _ in range(8):  # Newton
+    for _ in range(8):
         p = (table @ w).sigmoid()
         hessian = table.mT @ ((p * (1 - p)).clamp_min(1e-6)[:, None] * table) / len(sign)
         hessian = hessian + ridge * torch.eye(len(w)).to(w)
         w = w - solve_gram(hessian, (table.mT @ (p - (sign + 1) / 2) / len(sign) + ridge * w)[:, None])[:, 0]
-    h, slopes = 0.1 / max(float(w[1:].abs().max()), 0.1), w[1:].split([f.shape[1] - 1 for f in phi])
-    factors = []
-    for f, slope in zip(phi, slopes):
-        noise = spread * randn(rank, f.shape[1] - 1, generator=generator, dtype=w.dtype, device=w.device)
-        noise[0], noise[1] = h * slope, 0.0
-        factors.append(torch.cat([torch.ones_like(noise[:, :1]), noise], 1).mT.contiguous())
-    weights = 0.1 / rank * randn(rank, generator=generator, dtype=w.dtype, device=w.device)
-    weights[0], weights[1] = 1 / h, float(w[0]) - 1 / h
-    return CP(weights, tuple(factors))
+    return w
 
 
 def core_sweep(cores: list[Tensor], phi: list[Tensor], sign: Tensor, ridge: float) -> float:

@@ -3,6 +3,10 @@
 The synthetic task has 30 features of -1 or 1 and twenty products of six of them.  Car and HIV-1 are classified in ten folds, with
 a core for each attribute where the paper has one for each of its one-hot columns; "riemannian" and "cores" start from the same
 train.
+
+The paper descends from the linear model, as "ExM rank 8" and "ExM rank 30" do; on the synthetic task, whose interactions leave no
+trace of lower order, ours has not found them after 8000 steps of Adam.  "screened" is our addition: the start holds the products
+of up to six columns that go best with the residual of the linear model [FanLv2008].  recovery: of the planted coefficients.
 """
 
 import functools
@@ -21,17 +25,20 @@ FOREST, LOGISTIC = "random forest", "logistic regression"
 MACHINES = {
     "ExM rank 8": dict(rank=8, lr=0.005, ridge=0.0, spread=0.4),
     "ExM rank 30": dict(rank=30, lr=0.005, ridge=0.0, spread=0.4),
+    "ExM rank 8, screened": dict(rank=8, lr=0.0001, ridge=0.0, start="screened", order=6),
+    "ExM rank 30, screened": dict(rank=30, lr=0.0001, ridge=0.0, start="screened", order=6),
 }
 CORES = {CAR: dict(rank=5, ridge=1e-4), HIV: dict(rank=3, ridge=1e-3)}
 SIZES = {
-    "quick": {"rows": 4000, "machines": {"ExM rank 8": 300}, "riemannian": (5, 20), "cores": (1, 3), "folds": 2},
-    "full": {"rows": 100_000, "machines": {"ExM rank 8": 8000, "ExM rank 30": 8000}, "riemannian": (10, 40, 160),
-             "cores": (1, 3, 8), "folds": 10},
+    "quick": {"rows": 4000, "riemannian": (5, 20), "cores": (1, 3), "folds": 2,
+              "machines": {"ExM rank 8": 300, "ExM rank 8, screened": 100}},
+    "full": {"rows": 100_000, "riemannian": (10, 40, 160), "cores": (1, 3, 8), "folds": 10,
+             "machines": {"ExM rank 8": 8000, "ExM rank 30": 8000, "ExM rank 8, screened": 100, "ExM rank 30, screened": 100}},
 }  # fmt: skip
 
 
 def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
-    """Rows: data, method, steps; AUC and accuracy on rows held out, loss on those learned from, seconds a fit.
+    """Rows: data, method, steps; AUC and accuracy on rows held out, loss on those learned from, seconds a fit, recovery.
 
     Car and HIV-1: means of the folds, where the data folder has them.
     """
@@ -45,7 +52,7 @@ def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
 
     def measure(data, method, steps):
         if data == SYNTHETIC:
-            return _row([fit(method, *synthetic(size["rows"]), dict(MACHINES.get(method, {}), steps=steps, batch=512))])
+            return _row([fit(method, *synthetic(size["rows"]), dict(MACHINES.get(method, {}), steps=steps, batch=512), planted())])
         x, y = table(data)
         fold = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)) % size["folds"]
         settings = dict(CORES[data], method=method, steps=steps, batch=len(x), categorical=tuple(range(x.shape[1])))
@@ -61,8 +68,8 @@ def _row(fits):
     return {name: float(f"{value:.4g}") for name, value in means.items()}
 
 
-def fit(method: str, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, settings: dict | None = None) -> dict:
-    """Train a method and measure it: AUC, accuracy, training loss, seconds."""
+def fit(method: str, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, settings: dict | None = None, truth=None) -> dict:
+    """Train a method and measure it: AUC, accuracy, training loss, seconds, and how far a machine has the planted `truth`."""
     start = time.perf_counter()
     if method in (FOREST, LOGISTIC):
         decide, loss = _peer(method, x, y)
@@ -72,7 +79,8 @@ def fit(method: str, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, setti
     seconds = time.perf_counter() - start
     score = decide(x_test)
     accuracy = float(((score > 0) == (y_test == 1)).double().mean())
-    return {"AUC": auc(score, y_test), "accuracy": accuracy, "loss": loss, "seconds": seconds}
+    found = {"AUC": auc(score, y_test), "accuracy": accuracy, "loss": loss, "seconds": seconds}
+    return found | ({"recovery": recovery(machine, *truth)} if truth and method not in (FOREST, LOGISTIC) else {})
 
 
 def _peer(method, x, y):
@@ -104,16 +112,35 @@ def auc(score: Tensor, y: Tensor) -> float:
     return float((ranks[y == 1].sum() - ones * (ones + 1) / 2) / (ones * (len(y) - ones)))
 
 
+def recovery(machine: ExponentialMachine, sets, weights) -> float:
+    """The cosine of the machine's coefficients W and the planted ones: 1 where W holds these and nothing else."""
+    w = machine.weights_
+    return float(machine.coefficient(sets).double() @ weights.double() / (w.norm().double() * weights.double().norm()))
+
+
+def planted(d: int = 30, order: int = 6, terms: int = 20, seed: int = 0) -> tuple[list[tuple[int, ...]], Tensor]:
+    """The sets and the weights of the synthetic task: random sets z of `order` columns, e_z uniform in [-1, 1].
+
+    >>> [len(z) for z in planted(terms=3)[0]]
+    [6, 6, 6]
+    """
+    return _planted(d, order, terms, torch.Generator().manual_seed(seed))
+
+
+def _planted(d, order, terms, g):
+    sets = [tuple(sorted(torch.randperm(d, generator=g)[:order].tolist())) for _ in range(terms)]
+    return sets, 2 * torch.rand(terms, generator=g) - 1
+
+
 @functools.lru_cache(maxsize=2)
 def synthetic(rows: int, d: int = 30, order: int = 6, terms: int = 20, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x, y to learn from and to be measured on: signs of sum_z e_z prod_{k in z} x_k, e_z uniform in [-1, 1], z random sets.
+    """x, y to learn from and to be measured on: signs of sum_z e_z prod_{k in z} x_k with `planted` z and e.
 
     >>> [tuple(t.shape) for t in synthetic(100)]
     [(100, 30), (100,), (100, 30), (100,)]
     """
     g = torch.Generator().manual_seed(seed)
-    sets = [torch.randperm(d, generator=g)[:order] for _ in range(terms)]
-    weights = 2 * torch.rand(terms, generator=g) - 1
+    sets, weights = _planted(d, order, terms, g)
     x = torch.randint(2, (2 * rows, d), generator=g).float() * 2 - 1
     y = (sum(w * x[:, z].prod(1) for w, z in zip(weights, sets)) > 0).long()
     return x[:rows], y[:rows], x[rows:], y[rows:]

@@ -1,18 +1,19 @@
 """Held-out log-density of TTDensity on a mixture with known truth, beside a Gaussian and a tuned mixture of Gaussians, in one run.
 
     python tests/benchmarks/bench_density.py            measures what density.csv lacks; --again measures all
+    python tests/benchmarks/bench_density.py --choose   the gap of each of CHOICES on rows of another seed; ours is the best of them
 
 Five full Gaussians in six variables, 50 000 rows to learn from and 20 000 to be measured on: `gap` is how far the mean
-log-density stays under that of the truth, in nats.  "published settings" are those of the code of [Novikov2021] at one component
-(B-splines of degree 2, m = 48 on even knots, rank 16, batch 1024, Adam 1e-3, noise 0.01, 10 steps of EM), 400 steps, trained by us.
-Both in float32.  Seconds are of the whole fit; those of the mixture of Gaussians are of the whole search.  The table goes to
-density.csv beside this file.
+log-density stays under that of the truth, in nats, of which 0.195 are asked for; one sweep shows how soon that is reached.  Our
+settings were chosen on other rows, both to learn from and to be measured on.  "published settings" are those of the code of
+[Novikov2021] at one component (B-splines of degree 2, m = 48 on even knots, rank 16, batch 1024, Adam 1e-3, noise 0.01, 10 steps
+of EM), 400 steps, trained by us.  Both in float32.  Seconds are of the processor, for the whole fit; those of the mixture of
+Gaussians are of the whole search.  The table goes to density.csv beside this file.
 """
 
 import argparse
 import csv
 import datetime
-import math
 import os
 import platform
 import time
@@ -24,7 +25,9 @@ import tensorlab as tl
 
 TABLE = Path(__file__).with_name("density.csv")
 ROWS, TESTS, D, PARTS = 50_000, 20_000, 6, 5
-OURS = dict(rank=22, basis=18, steps=4, batch=45_000, noise=0.07, em_steps=10)
+CHOICES = [dict(rank=rank, basis=basis, steps=4, batch=45_000, noise=noise, em_steps=10)
+           for rank, basis, noise in ((22, 18, 0.07), (22, 18, 0.03), (22, 18, 0.1), (28, 16, 0.07))]  # fmt: skip
+OURS = CHOICES[3]
 PUBLISHED = dict(rank=16, basis=48, knots="uniform", em_steps=10, method="adam", steps=400, batch=1024, lr=1e-3, noise=0.01)
 
 
@@ -37,8 +40,8 @@ def truth(seed: int = 0) -> torch.distributions.Distribution:
     return torch.distributions.MixtureSameFamily(torch.distributions.Categorical(torch.ones(PARTS).double()), parts)
 
 
-def data(seed: int = 1):
-    """The truth, the rows to learn from, and those to be measured on."""
+def data(seed: int = 3):
+    """The truth, the rows to learn from, and those to be measured on: seed 2 to choose by, 3 for the table."""
     torch.manual_seed(seed)  # torch.distributions takes no generator
     p = truth()
     return p, p.sample((ROWS,)), p.sample((TESTS,))
@@ -63,8 +66,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--again", action="store_true")
+    parser.add_argument("--choose", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.choose:
+        p, x, z = data(2)
+        for settings in CHOICES:
+            log = tl.TTDensity(**settings).fit(x.float()).score_samples(z.float())
+            print(f"{settings}: gap {float(p.log_prob(z).mean() - log[log.isfinite()].mean()):.4f}", flush=True)
+        return
     p, x, z = data()
     best, rows = float(p.log_prob(z).mean()), []
     if TABLE.exists() and not args.again:
@@ -87,22 +97,20 @@ def main():
 
     if not there("truth"):
         note("truth", 0.0, p.log_prob(z))
-    for name, settings in (("TTDensity", OURS), ("TTDensity, published settings", PUBLISHED)):
+    ours = (("TTDensity", OURS), ("TTDensity, one sweep", OURS | {"steps": 1}), ("TTDensity, published settings", PUBLISHED))
+    for name, settings in ours:
         about = " ".join(f"{k} {v}" for k, v in settings.items())
         if there(name, about):
             continue
-        start = time.perf_counter()
+        start = time.process_time()
         model = tl.TTDensity(**settings).fit(x.float())
-        note(name, time.perf_counter() - start, model.score_samples(z.float()), about)
-        moved = float(x.std(0).log().sum())  # the history is of standardised rows
-        half = [s for _, s, value in model.history_ if best - (value - moved) <= 0.195]
-        print(f"    held out within 0.195 nats of the truth after {min(half, default=math.nan):.1f} s")
+        note(name, time.process_time() - start, model.score_samples(z.float()), about)
     for name, fit in (("one Gaussian", lambda: (gaussian(x), 1)), ("tuned mixture of Gaussians", lambda: mixture(x))):
         if there(name):
             continue
-        start = time.perf_counter()
+        start = time.process_time()
         score, parts = fit()
-        note(name, time.perf_counter() - start, score(z), f"components {parts}")
+        note(name, time.process_time() - start, score(z), f"components {parts}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from scipy.interpolate import BSpline
 from sklearn.base import clone
 
 import tensorlab as tl
-from tensorlab.methods.density import Splines, product_mixture, spline_edges
+from tensorlab.methods.density import Margins, Splines, product_mixture, spline_edges
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")
 
@@ -35,6 +35,19 @@ def squared():
 @pytest.fixture(scope="module")
 def three():
     return tl.TTDensity(rank=3, basis=9, steps=2, components=2).fit(crescent(d=3))
+
+
+def meter(n=3000, seed=0):
+    """Two meters in whole numbers, most often zero, each with its rounding added: boxes of very different height."""
+    g = torch.Generator().manual_seed(seed)
+    on = torch.rand(n, generator=g) < 0.3
+    x = torch.stack([on * torch.randint(5, 15, (n,), generator=g), on * torch.randint(30, 36, (n,), generator=g)], 1)
+    return x + torch.rand(n, 2, generator=g, dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def celled():
+    return tl.TTDensity(rank=3, basis=8, steps=2, components=2, cells=25).fit(meter())
 
 
 def quadrature(edges, points=6):
@@ -98,6 +111,19 @@ def test_em_of_one_component_converges_to_the_likeliest_spline_density():
     assert mean[80] >= mean[5] and float((slopes / (len(x) * s.integral[0])).max()) == pytest.approx(1, abs=0.02)  # as KKT demands
 
 
+def test_margins_are_interpolation_and_its_inverse(generator):
+    x = torch.randn(500, 2, generator=generator, dtype=torch.float64)
+    f, at = Margins.of(x, 30, 0.1), torch.linspace(-2, 2, 77, dtype=torch.float64)[:, None].repeat(1, 2)
+    u, log = f.at(at)
+    for k in range(2):
+        assert np.allclose(u[:, k], np.interp(at[:, k], f.edges[k], f.levels[k]), atol=1e-14)
+        assert torch.equal(f.at(at[:, [k]], [k])[0][:, 0], u[:, k])
+    assert torch.allclose(f.back(u), at, atol=1e-12)
+    assert torch.allclose(log.exp(), (f.at(at + 1e-7)[0] - f.at(at - 1e-7)[0]) / 2e-7, rtol=1e-4)
+    shares = torch.histogram(x[:, 0], f.edges[0]).hist / 500
+    assert torch.allclose(f.levels[0].diff(), 0.99 * shares + 0.01 * f.edges[0].diff() / f.edges[0].diff().sum(), atol=1e-12)
+
+
 # -- is a density
 
 
@@ -105,6 +131,30 @@ def test_squared_integrates_to_one(squared, three):
     for model in (squared, three):
         points, w = grid(model, range(len(model.splines_.edges)))
         assert float(model.score_samples(points[: 1 << 20]).exp() @ w[: 1 << 20]) == pytest.approx(1, abs=1e-8)
+
+
+def test_with_cells_it_is_a_density_with_marginals_conditionals_and_samples(celled):
+    knots = celled.margins_.back(celled.splines_.edges.T).T
+    cuts = [torch.cat(pair).unique() for pair in zip(celled.margins_.edges, knots)]
+    (x0, w0), (x1, w1) = (quadrature(cut) for cut in cuts)  # a polynomial between two cuts
+    p = celled.score_samples(torch.cartesian_prod(x0, x1)).exp().reshape(len(x0), len(x1))
+    assert float(w0 @ p @ w1) == pytest.approx(1, abs=1e-9)
+    assert torch.allclose(celled.score_samples(x1[:, None], dims=[1]).exp(), w0 @ p, rtol=1e-9)
+    given = float(x0[70])
+    row = celled.score_samples(x1[:, None], given={0: given}).exp()
+    assert float(row @ w1) == pytest.approx(1, abs=1e-9) and torch.allclose(row, p[70] / (p[70] @ w1), rtol=1e-9)
+    drawn = celled.sample(3000, 0, given={0: given})
+    cdf = lambda t: np.interp(t, x1, (row * w1).cumsum(0) - row * w1 / 2)
+    assert (drawn[:, 0] == given).all() and stats.kstest(drawn[:, 1].numpy(), cdf).pvalue > 1e-3
+    assert torch.equal(celled.support_, celled.margins_.edges[:, [0, -1]])
+
+
+def test_cells_hold_what_splines_smooth_away(celled):
+    z = meter(seed=1)
+    smooth = tl.TTDensity(**celled.get_params() | {"cells": 0}).fit(meter())
+    assert celled.report(z).mean > smooth.report(z).mean + 0.4
+    moved = float(meter().std(0).log().sum())  # the history is of standardised rows
+    assert max(value for _, _, value in celled.history_) - moved == pytest.approx(celled.report(z).mean, abs=0.1)
 
 
 def test_marginals_are_integrals_and_conditionals_are_ratios(three):
@@ -150,9 +200,10 @@ def test_conditional_samples_follow_the_conditional(three):
 # -- is invariant
 
 
-def test_shift_and_scale_move_the_density_with_them():
+@pytest.mark.parametrize("cells", [0, 20])
+def test_shift_and_scale_move_the_density_with_them(cells):
     x = crescent(600)
-    one, other = (tl.TTDensity(rank=3, basis=10, steps=2).fit(z) for z in (x, 1000 * x + 7))
+    one, other = (tl.TTDensity(rank=3, basis=10, steps=2, cells=cells).fit(z) for z in (x, 1000 * x + 7))
     assert torch.allclose(one.score_samples(x), other.score_samples(1000 * x + 7) + 2 * math.log(1000), atol=1e-6)
 
 
@@ -171,6 +222,13 @@ def test_adam_and_the_natural_gradient_seek_the_same():
     assert adam.history_[0][2] == pytest.approx(start, abs=1e-9)
     assert end > start + 0.02 and max(value for _, _, value in adam.history_) > start + 0.02
     assert natural.score(x) > adam.score(x) - 0.02 * len(x)
+
+
+@pytest.mark.parametrize("cells", [0, 15])
+def test_a_sweep_never_lowers_the_held_out_likelihood(cells):
+    model = tl.TTDensity(rank=8, basis=20, steps=4, cells=cells).fit(crescent(300))  # more coefficients than rows
+    values = [value for _, _, value in model.history_]
+    assert all(new >= old - 1e-9 for old, new in zip(values, values[1:])) and values[-1] > values[0] + 0.01
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

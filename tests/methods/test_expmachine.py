@@ -9,7 +9,8 @@ from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 
 import tensorlab as tl
-from tensorlab.methods.expmachine import as_format, core_sweep, features, linear_start, rank_one_inner
+from tensorlab.methods._screening import standardize
+from tensorlab.methods.expmachine import as_format, core_sweep, features, linear_start, rank_one_inner, screened_terms
 
 XOR = torch.tensor([[-1.0, -1], [-1, 1], [1, -1], [1, 1]], dtype=torch.float64)
 
@@ -61,6 +62,23 @@ def test_the_start_is_near_the_logistic_regression(generator):
     assert float(cp.at(index[:1] * 0)) == pytest.approx(float(theirs.intercept_[0]), abs=1e-3)
 
 
+def test_the_screened_start_is_the_logistic_regression_with_the_planted_products(generator):
+    x, y = planted(2000)
+    y = y ^ (torch.rand(2000, generator=generator) < 0.1)  # not separable
+    sign, phi = y.double() * 2 - 1, features(x, {})
+    terms = screened_terms(x, phi, sign, list(range(8)), 3, 2)
+    sets = [(0, 3), (1, 4, 6)]
+    z = standardize(x)[0]
+    products = torch.stack([z[:, s].prod(1) for s in sets], 1)
+    values = torch.stack([f @ t for f, t in zip(phi, terms)]).prod(0)  # (n, 2), in the order in which they were found
+    order = [0, 1] if torch.allclose(values[:, 0], products[:, 0]) else [1, 0]
+    assert torch.allclose(values, products[:, order], atol=1e-12)
+    cp = linear_start(phi, sign, 4, 0.0, None, ridge=1e-6, terms=terms)
+    table = torch.cat([torch.ones_like(x[:, :1]), x, products[:, order]], 1)
+    theirs = LogisticRegression(C=1e6 / len(x), tol=1e-10, fit_intercept=False, max_iter=1000).fit(table.numpy(), y.numpy())
+    assert np.allclose(cp.weights[2:].numpy(), theirs.coef_[0, 9:], rtol=1e-2)
+
+
 def test_one_sweep_over_one_column_is_newtons_logistic_regression(generator):
     x = torch.randn(300, 1, generator=generator, dtype=torch.float64)
     y = (x[:, 0] + torch.randn(300, generator=generator, dtype=torch.float64) > 0.3).long()
@@ -74,7 +92,7 @@ def test_one_sweep_over_one_column_is_newtons_logistic_regression(generator):
 
 @pytest.mark.parametrize("params", [
     dict(method="cores", steps=6), dict(method="riemannian", steps=60, batch=9999), dict(method="adam", steps=200, lr=0.05),
-    dict(format="cp", steps=200, lr=0.05), dict(format="ht", steps=200, lr=0.05),
+    dict(start="screened", steps=100, lr=0.05), dict(format="cp", steps=200, lr=0.05), dict(format="ht", steps=200, lr=0.05),
 ])  # fmt: skip
 def test_exclusive_or(params):
     machine = tl.ExponentialMachine(rank=4, **params).fit(XOR, [0, 1, 1, 0])
@@ -90,6 +108,32 @@ def test_planted_interactions_are_the_strongest(machine):
     assert machine.score(x, y) > 0.97
     found = dict(machine.strongest(3, 3))
     assert found[0, 3] > 0 > found[1, 4, 6]
+
+
+def test_the_screened_start_finds_what_descent_from_the_linear_model_does_not():
+    from tensorlab.papers.expmachine import auc, synthetic
+
+    x, y, z, t = synthetic(4000, 16, 4, 20)
+    fit = lambda start, lr: tl.ExponentialMachine(rank=8, start=start, lr=lr, steps=100).fit(x, y).decision_function(z)
+    assert auc(fit("screened", 0.001), t) > auc(fit("linear", 0.005), t) + 0.15
+
+
+@pytest.mark.parametrize("format", ["tt", "cp", "ht"])
+def test_the_screened_start_in_each_format(format):
+    x, y = planted(2000)
+    machine = tl.ExponentialMachine(rank=5, format=format, start="screened", order=3, steps=1, lr=0.0).fit(x, y)
+    assert machine.score(*planted(800, seed=1)) > 0.95
+    assert {found for found, _ in machine.strongest(3, 3)} == {(2,), (0, 3), (1, 4, 6)}
+
+
+def test_categorical_columns_are_left_out_of_the_screening(generator):
+    x, y = planted(1000)
+    codes = torch.randint(3, (1000, 2), generator=generator).double()
+    x = torch.cat([codes[:, :1], x, codes[:, 1:]], 1)
+    machine = tl.ExponentialMachine(rank=4, categorical=(0, 9), start="screened", order=3, steps=1, lr=0.0).fit(x, y)
+    assert {found for found, _ in machine.strongest(3, 3)} == {(3,), (1, 4), (2, 5, 7)}
+    fit = lambda start: tl.ExponentialMachine(categorical=range(8), steps=2, start=start).fit(x[:, 1:9], y).weights_
+    assert all(torch.equal(a, b) for a, b in zip(fit("linear").cores, fit("screened").cores))  # nothing to screen
 
 
 def test_categories_are_one_hot(generator):
@@ -174,6 +218,7 @@ def test_says_no_and_loses_nothing(machine):
 
 @pytest.mark.parametrize("params, said", [
     (dict(format="tucker"), "'tucker'"), (dict(method="sgd"), "'sgd'"), (dict(format="cp", method="cores"), 'needs format "tt"'),
+    (dict(start="random"), """start must be "linear" or "screened", got 'random'"""), (dict(order=1), "order must be at least 2"),
     (dict(rank=1), "rank must be at least 2, got 1"), (dict(lr=-1), "got -1"), (dict(categorical=(9,)), r"got \(9,\)"),
 ])  # fmt: skip
 def test_says_no_to_parameters(params, said):

@@ -10,12 +10,16 @@ from tensorlab.papers.table import printed
 
 def test_the_program_at_a_small_size(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(density.SIZES, "quick", {"sets": ("moons",), "rows": 400, "steps": (1, 4), "parts": (1, 4)})
+    size = {"sets": ("moons",), "rows": 400, "steps": (1, 4), "parts": (1, 4), "power rows": 0}
+    monkeypatch.setitem(density.SIZES, "quick", size)
     monkeypatch.setitem(density.SETTINGS, "toy", dict(rank=8, basis=16))
     table = density.run("quick", progress=False)
     found = {(row["method"], row["steps"]): row for row in table.rows}
     assert len(table) == 6 and all(0 <= row["sliced TV"] <= 1 for row in table.rows)
     assert found["TTDE, squared", 4]["log-likelihood"] > found["one Gaussian", 0]["log-likelihood"] + 0.3
+    for row in table.rows[:5]:  # the linear model has no likelihood to choose by
+        assert row["validation"] == pytest.approx(row["log-likelihood"], abs=0.35)
+    assert found["tuned mixture of Gaussians", 0]["chosen"] == "4 components" and table.rows[-1]["negative"] >= 0
     figure = matplotlib.figure.Figure()
     assert "After the longest fit: moons" in density.draw(table, figure.subplots())
 
