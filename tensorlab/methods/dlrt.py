@@ -63,25 +63,24 @@ def turn(w: LowRank, k1: Tensor, l1: Tensor) -> tuple[LowRank, Tensor, Tensor]:
 
 
 def truncate(
-    w: LowRank, theta: float, *, rule: str = "tail", min_rank: int = 1, max_rank: int | None = None
+    w: LowRank, theta: float | None, *, rule: str = "tail", min_rank: int = 1, max_rank: int | None = None
 ) -> tuple[LowRank, Tensor, Tensor]:
     """The leading singular values of W = U S Vᴴ, from those of S: P Σ Qᴴ = S, U P[:, :r], Σ[:r], V Q[:, :r].
 
     rule "tail": r = min { r : |σ_{r+1:}| <= θ |σ| }, so the relative error is at most θ.  rule "sum": as many as exceed θ Σσ.
-    Then min_rank <= r <= max_rank, as far as there are nonzero values.  Returns the LowRank and P[:, :r]ᴴ, Q[:, :r]ᴴ.
+    Then min_rank <= r <= max_rank, as far as there are nonzero values.  theta None: the rank stays and S turns diagonal.
+    Returns the LowRank and P[:, :r]ᴴ, Q[:, :r]ᴴ.
 
     >>> w = LowRank(torch.eye(5, 3), torch.eye(4, 3), torch.diag(torch.tensor([4.0, 3.0, 0.1])))
     >>> truncate(w, 0.1)[0].s.diagonal(), truncate(w, 0.5, rule="sum")[0].s.diagonal()
     (tensor([4., 3.]), tensor([4.]))
     """
     p, sigma, qh = small_svd(w.s)
-    size = float(torch.linalg.vector_norm(sigma))
-    most = choose_rank(sigma, max_rank, atol=zero_level(w.dtype) * size)
-    if rule == "tail":
-        r = choose_rank(sigma, most, atol=theta * size)
-    else:
-        r = min(most, max(1, int((sigma > theta * sigma.sum()).sum())))
-    r = max(r, min(min_rank, most))
+    size, r = float(torch.linalg.vector_norm(sigma)), len(sigma)
+    if theta is not None:
+        most = choose_rank(sigma, max_rank, atol=zero_level(w.dtype) * size)
+        r = choose_rank(sigma, most, atol=theta * size) if rule == "tail" else int((sigma > theta * sigma.sum())[:most].sum())
+        r = max(r, min(min_rank, most))
     p, sigma, qh = p[:, :r], sigma[:r], qh[:r]
     return LowRank(w.u @ p, w.v @ qh.mH, torch.diag(sigma).to(w.dtype)), p.mH, qh
 
@@ -230,9 +229,8 @@ class DLRT:
         for name in gradients:
             w = _detached(self.layers[name])
             self._check(name, w.s)
-            r = w.ranks[0]
-            theta, least, most = (self.theta, self.min_rank, self.max_rank) if adapt else (0.0, r, r)
-            self._put(name, *truncate(w, theta, rule=self.rule if adapt else "tail", min_rank=least, max_rank=most))
+            limits = dict(min_rank=self.min_rank, max_rank=self.max_rank)
+            self._put(name, *truncate(w, self.theta if adapt else None, rule=self.rule, **limits))
         return loss
 
     def _gradients(self, closure, before):
