@@ -11,7 +11,8 @@ from scipy.interpolate import BSpline
 from sklearn.base import clone
 
 import tensorlab as tl
-from tensorlab.methods.density import Margins, Splines, product_mixture, spline_edges
+from tensorlab.methods._splines import Margins, Splines, spline_edges
+from tensorlab.methods.density import product_mixture
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")
 

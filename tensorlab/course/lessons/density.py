@@ -68,7 +68,7 @@ class ConditionExplorer(Explorer):
 def density_grid(model: TTDensity, a: int, b: int, given: dict, n: int = 60) -> tuple[Tensor, Tensor, Tensor]:
     """Grids of two variables over their support, and their density there (n, n), the first along the columns."""
     inner = torch.linspace(1e-6, 1 - 1e-6, n, dtype=torch.float64)
-    x, y = (model.splines_.edges[k, 0] + (model.splines_.edges[k, -1] - model.splines_.edges[k, 0]) * inner for k in (a, b))
+    x, y = (low + (high - low) * inner for low, high in model.support_[[a, b]])
     points = torch.cartesian_prod(y, x).flip(1)
     return x, y, model.score_samples(points, dims=(a, b), given=given).exp().reshape(n, n)
 
