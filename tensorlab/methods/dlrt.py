@@ -219,14 +219,15 @@ class DLRT:
         if self.steps % 50 == 0:  # rounding of the products with P and Q has gathered
             before = {name: LowRank(_straight(w.u), _straight(w.v), w.s) for name, w in before.items()}
         loss, gradients = self._gradients(closure, before)
-        for name, (gk, gl) in gradients.items():
-            w = before[name]
+        moved = list(gradients)
+        for name in moved:  # what a layer no longer needs is given back before the next one turns
+            w, (gk, gl) = before.pop(name), gradients.pop(name)
             if adapt:
                 self._put(name, *augment(w, gk, gl))
             else:
                 self._put(name, *turn(w, w.u @ w.s - self.lr * gk, w.v @ w.s.mH - self.lr * gl))
         self._step_s(closure)
-        for name in gradients:
+        for name in moved:
             w = _detached(self.layers[name])
             self._check(name, w.s)
             limits = dict(min_rank=self.min_rank, max_rank=self.max_rank)

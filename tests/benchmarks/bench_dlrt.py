@@ -1,7 +1,7 @@
 """A training step of the 784-500-500-500-500-10 network: DLRT by rank against dense SGD, time and numbers held.
 
-    python tests/benchmarks/bench_dlrt.py               ranks 5 to 250, batch 256
-    python tests/benchmarks/bench_dlrt.py --ranks 5,20 --repeats 5
+    python tests/benchmarks/bench_dlrt.py               ranks 5 to 250, batches of 256 and 1024
+    python tests/benchmarks/bench_dlrt.py --ranks 5,20 --batches 256
 
 Seconds are the least CPU time of a step over the repeats, one thread, each method in turn so that all see the same machine.
 `numbers` counts what a step holds for the four wide weights: the factors at their widest, the gradients, and the momentum that
@@ -55,40 +55,45 @@ def numbers(method, rank):
     if method == "dense":
         return sum(3 * m * n for m, n in WIDE)
     q = 2 * rank if method == "adaptive" else rank  # columns of the bases in the second pass
-    wide = 2 * rank if method == "fixed rank" else rank  # and in the first: see DLRT._gradients
-    first = sum(2 * (m + n) * wide + wide**2 + (m + n) * rank * (wide > rank) + rank**2 for m, n in WIDE)  # gradients too
-    turning = sum((m + n) * (2 * rank + q) + 2 * q * q for m, n in WIDE)  # the thin gradients beside the old and the new bases
+    first = sum(2 * (m + n) * rank + 2 * rank**2 for m, n in WIDE)  # bases, G V and Gᴴ U, S and its momentum
+    turning = max((m + n) * q + 2 * q * q for m, n in WIDE)  # the new bases of one layer, beside all that
     second = sum((m + n) * q + 3 * q * q for m, n in WIDE)  # the bases; S, its gradient and its momentum
-    return max(first, turning, second)
+    return max(first + turning, second)
+
+
+def measure(batch, rank, repeats):
+    """Rows of the table, printed as they come."""
+    g = torch.Generator().manual_seed(1)
+    x, y = torch.randn(batch, 784, generator=g), torch.randint(10, (batch,), generator=g)
+    made, spent, rows = methods(rank), {}, []
+    for _ in range(repeats + 1):  # the first is warm-up
+        for name, (model, method) in made.items():
+            start = time.process_time()
+            method.step(partial(loss, model, x, y))
+            spent.setdefault(name, []).append(time.process_time() - start)
+    least = {name: min(times[1:]) for name, times in spent.items()}
+    for name in made:
+        held = numbers(name, rank)
+        rows.append({
+            "date": datetime.date.today().isoformat(), "machine": f"{platform.machine()} {platform.system()}", "batch": batch,
+            "rank": rank, "method": name, "cpu seconds": f"{least[name]:.4f}", "time ratio": f"{least['dense'] / least[name]:.2f}",
+            "numbers": held, "numbers ratio": f"{numbers('dense', rank) / held:.2f}",
+        })  # fmt: skip
+        print(*rows[-1].values(), sep="  ", flush=True)
+    return rows
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ranks", default="5,10,20,50,100,250")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--batches", default="256,1024")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    g = torch.Generator().manual_seed(1)
-    x, y = torch.randn(options.batch, 784, generator=g), torch.randint(10, (options.batch,), generator=g)
     rows = []
-    for rank in map(int, options.ranks.split(",")):
-        least = {}
-        made = methods(rank)
-        for _ in range(options.repeats + 1):  # the first is warm-up
-            for name, (model, method) in made.items():
-                start = time.process_time()
-                method.step(partial(loss, model, x, y))
-                least.setdefault(name, []).append(time.process_time() - start)
-        dense = min(least["dense"][1:])
-        for name in made:
-            spent, held = min(least[name][1:]), numbers(name, rank)
-            rows.append({
-                "date": datetime.date.today().isoformat(), "machine": f"{platform.machine()} {platform.system()}",
-                "batch": options.batch, "rank": rank, "method": name, "cpu seconds": f"{spent:.4f}",
-                "time ratio": f"{dense / spent:.2f}", "numbers": held, "numbers ratio": f"{numbers('dense', rank) / held:.2f}",
-            })  # fmt: skip
-            print(*rows[-1].values(), sep="  ", flush=True)
+    for batch in map(int, options.batches.split(",")):
+        for rank in map(int, options.ranks.split(",")):
+            rows += measure(batch, rank, options.repeats)
     with open(TABLE, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
