@@ -48,7 +48,7 @@ Code(inspect.getsource(lora.LoRALinear.forward), language="python")
 model = lesson.adapted("lora", 4)
 x = lesson.digits()[2]
 before = model(x)
-print("changed before the first step:", float((before - lesson.pretrained()(x)).abs().max()))
+print("changed before the first step:", (before - lesson.pretrained()(x)).abs().max().item())
 for name, t in tl.lora_state_dict(model).items():
     print(f"{name:50} {tuple(t.shape)}")
 

@@ -86,6 +86,34 @@ print(f"{f'rank {rank}':12} {row['numbers']:8} {100 * row['accuracy']:8.1f}% {ro
 # What is printed above is the comparison to look at: how much accuracy the many trainings buy over one training of two factors, and how much
 # blocks lose against entries. On a network of 8,000 weights and digits of 8 by 8 this says how to count, not who wins on a large one.
 #
+# ## All ways on one footing
+#
+# Pruning, tickets, and the ways of lesson 15, from plain factors to DLRT [Schotthoefer2022]: one network, as many numbers stored as a rank
+# needs, the same learning rate for all. Columns: numbers of the weights; words of a mask; *passes*, each a batch forward and backward; multiply-adds
+# in $10^9$ as dense hardware pays them, with those of QR and SVD; seconds of CPU.
+
+# %%
+from tensorlab.papers import competitors
+from tensorlab.papers.table import Table, measured
+
+size = competitors.SIZES["quick"] | {"epochs": 2 if FAST else 10, "width": 32 if FAST else 64}
+setting = {"none": 0, "rank": 4, "theta": 0.4, "price": 1.0}
+rows = []
+for way in ("dense", "DLRT", "pruned blocks") if FAST else competitors.WAYS:
+    kind = competitors.WAYS[way][0]
+    rows.append({"way": way, **competitors.measure(size, way, setting[kind], rate=0.05, seed=0)})
+    print(f"\r{way} trained          ", end="")
+Table("one rate", [{name: row[name] for name in ("way", "test", "stored", "mask", "passes", "gmacs", "cpu s")} for row in rows])
+
+# %% [markdown]
+# One rate for all is not fair either. The program `tensorlab run Schotthoefer2022competitors --preset full` gives each way the best of the same grid,
+# chosen on rows kept apart, and three seeds; recorded:
+
+# %%
+recorded = measured(competitors.KEY)
+competitors.summary(recorded) if len(recorded) else print("Not run yet: tensorlab run Schotthoefer2022competitors --preset full --record")
+
+# %% [markdown]
 # ## Exercises
 #
 # **Predict.**

@@ -17,8 +17,8 @@ from ...methods.admm import ADMM
 from ...methods.riemannian import RiemannianSGD
 from ...models.mlp import MLP, accuracy, train
 from ..checks import Check, gaussian
+from ..digits import digits
 from ..widgets import Player, choice, decimal, integer
-from .dlrt import digits
 
 LAYERS = ["layers.0", "layers.1"]
 SETS = {

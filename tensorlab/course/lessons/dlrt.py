@@ -6,23 +6,15 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from ... import datasets, plots
+from ... import plots
 from ...formats.lowrank import LowRank
 from ...layers.linear import FactorizedLinear
 from ...layers.surgery import replace_linear
 from ...methods.dlrt import DLRT, dlrt_start, kls_step, truncate, usv_step
 from ...models.mlp import MLP, accuracy
 from ..checks import Check, call, gaussian
+from ..digits import digits
 from ..widgets import Explorer, Player, choice, decimal, integer
-
-
-@functools.cache
-def digits():
-    """Digits to train on and to test with: x (1300, 8, 8), y, and the remaining 497."""
-    x, y = datasets.digits()
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
-    x, y = x[order].float(), y[order]
-    return x[:1300], y[:1300], x[1300:], y[1300:]
 
 
 def network(rank: int, width: int = 100, decay: float = 1.0, seed: int = 0) -> tuple[MLP, torch.Generator]:

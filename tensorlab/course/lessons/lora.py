@@ -15,8 +15,8 @@ from ...methods.dlrt import DLRT
 from ...methods.lora import KINDS, LoRALinear, add_lora
 from ...models.mlp import MLP, accuracy, train
 from ..checks import Check, first_rank, gaussian
+from ..digits import digits
 from ..widgets import Player, choice, integer
-from .dlrt import digits
 
 LAYERS = ["layers.0", "layers.1"]
 RATES = {"all weights": 1e-3, "lora": 1e-2, "rslora": 5e-3, "dora": 1e-2, "lokr": 1e-2, "dlrt": 1e-2}

@@ -15,8 +15,8 @@ from ...layers.surgery import replace_linear
 from ...methods.pruning import block_masks, forward_flops, hold, lottery, prune, sparsity
 from ...models.mlp import MLP, accuracy, train
 from ..checks import Check, gaussian
+from ..digits import digits
 from ..widgets import Explorer, choice, decimal
-from .dlrt import digits
 
 BLOCKS = {"entries": (1, 1), "2 x 2": (2, 2), "8 x 8": (8, 8), "rows": (1, 64)}
 LAYERS = ["layers.0", "layers.1"]
