@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..formats.lowrank import LowRank
 from ..layers.linear import FactorizedLinear
-from ..linalg import choose_rank, extend_basis, orthonormal, small_svd, zero_level
+from ..linalg import choose_rank, extend_basis, orthonormal, small_svd, widen, zero_level
 
 RULES = ("tail", "sum")
 # what optimisers keep for a parameter: averages of the gradient, and averages or sums of its squares
@@ -75,14 +75,14 @@ def truncate(
     >>> truncate(w, 0.1)[0].s.diagonal(), truncate(w, 0.5, rule="sum")[0].s.diagonal()
     (tensor([4., 3.]), tensor([4.]))
     """
-    p, sigma, qh = small_svd(w.s)
+    p, sigma, qh = small_svd(widen(w.s))  # in single precision LAPACK's may fail to converge
     size, r = float(torch.linalg.vector_norm(sigma)), len(sigma)
     if theta is not None:
         most = choose_rank(sigma, max_rank, atol=zero_level(w.dtype) * size)
         r = choose_rank(sigma, most, atol=theta * size) if rule == "tail" else int((sigma > theta * sigma.sum())[:most].sum())
         r = max(r, min(min_rank, most))
-    p, sigma, qh = p[:, :r], sigma[:r], qh[:r]
-    return LowRank(w.u @ p, w.v @ qh.mH, torch.diag(sigma).to(w.dtype)), p.mH, qh
+    p, sigma, qh = (t.to(w.dtype) for t in (p[:, :r], sigma[:r], qh[:r]))
+    return LowRank(w.u @ p, w.v @ qh.mH, torch.diag(sigma)), p.mH, qh
 
 
 # ------------------------------------------------------------------------------------------ matrix differential equations
@@ -206,7 +206,7 @@ class DLRT:
 
     def spectra(self) -> dict[str, Tensor]:
         """The singular values of each layer, by name: those of its middle factor, descending."""
-        return {name: small_svd(_detached(layer).s).s for name, layer in self.layers.items()}
+        return {name: small_svd(widen(_detached(layer).s)).s for name, layer in self.layers.items()}
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
         """One KLS step of every layer, and one step of the optimiser; returns the loss before it.

@@ -162,6 +162,7 @@ class Protes:
         else:
             self.cores, self.mask = _started(start, self.modes, self.mask, constraint)
         self.first, self.second, self.updates = torch.zeros_like(self.cores), torch.zeros_like(self.cores), 0
+        self._summed = None, None
         self.points = torch.zeros(0, len(self.modes), dtype=torch.int64, device=device)
         self.known, self.values = set(), torch.zeros(0, dtype=torch.float64, device=device)
         self.asked, self.samples, self.idle, self.share, self.history, self.reason = None, 0, 0, 1.0, (), ""
@@ -220,7 +221,7 @@ class Protes:
         """
         u = rand(n, len(self.modes), generator=self.generator, dtype=self.cores.dtype, device=self.cores.device).unbind(1)
         d, r, modes, _ = self.cores.shape
-        leads = torch.einsum("krnq,kq->krn", self.cores, _right(self.cores)[0][1:])
+        leads = torch.einsum("krnq,kq->krn", self.cores, self._sums()[0][1:])
         q, state, rows = self.cores.new_ones(n, r), self._states(n), modes * torch.arange(n, device=self.cores.device)
         index = []
         for k, (core, lead) in enumerate(zip(self.cores.reshape(d, r, -1), leads)):
@@ -238,7 +239,7 @@ class Protes:
         >>> search.log_prob(torch.cartesian_prod(torch.arange(3), torch.arange(2))).exp().sum()
         tensor(1.0000, dtype=torch.float64)
         """
-        return _chain(self.cores, index, self._walk(index))[0].log().sum(0)
+        return _chain(self.cores, index, self._walk(index), self._sums())[0].log().sum(0)
 
     def state_dict(self) -> dict:
         """All that the search has become, tensors and numbers."""
@@ -258,11 +259,17 @@ class Protes:
     @torch.no_grad()
     def _learn(self, elite: Tensor) -> None:
         """One step of Adam up the mean log-probability of the elite; what the mask holds at zero stays there."""
-        gradient = _gradient(self.cores, elite, self._walk(elite)) * self.mask
+        gradient = _gradient(self.cores, elite, self._walk(elite), self._sums()) * self.mask
         self.updates += 1
         self.first, self.second = self.first.lerp(gradient, 0.1), self.second.lerp(gradient.square(), 0.001)
         mean, square = self.first / (1 - 0.9**self.updates), self.second / (1 - 0.999**self.updates)
         self.cores = self.cores + self.lr * mean / (square.sqrt() + 1e-8)
+
+    def _sums(self):
+        """`_right` of the cores, which drawing and learning from what was drawn both need; no core is ever changed in place."""
+        if self._summed[0] is not self.cores:
+            self._summed = self.cores, _right(self.cores)
+        return self._summed[1]
 
     def _mutate(self, n: int) -> Tensor:
         """n copies of the best points so far, each with one or two indices changed, and led back to where the constraint admits."""
@@ -349,7 +356,7 @@ def _conditional(g: Tensor, admitted: Tensor) -> Tensor:
 def _invert(p: Tensor, u: Tensor) -> Tensor:
     """The index at which the running sum of each row of p first exceeds u times the whole: never one where p is 0."""
     c = p.cumsum(-1)
-    return (c <= u[:, None] * c[:, -1:]).sum(1)
+    return torch.searchsorted(c, u[:, None] * c[:, -1:], right=True)[:, 0]
 
 
 def _size(x: Tensor) -> Tensor:
@@ -381,9 +388,9 @@ def _left(chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return torch.stack(q)[:, :, 0], chosen / by, by[..., 0]
 
 
-def _chain(cores: Tensor, index: Tensor, admitted: Tensor):
+def _chain(cores: Tensor, index: Tensor, admitted: Tensor, right=None):
     """The conditional probability of each index, (d, n), and all on the way to it."""
-    z, sums, by_z = _right(cores)
+    z, sums, by_z = right or _right(cores)
     q, chosen, by_q = _left(cores.transpose(1, 2)[torch.arange(len(cores), device=index.device)[:, None], index.T])
     leads = torch.einsum("krnq,kq->krn", cores, z[1:])
     g = q[:-1] @ leads
@@ -392,7 +399,7 @@ def _chain(cores: Tensor, index: Tensor, admitted: Tensor):
     return (p / total).gather(2, index.T[..., None])[..., 0], (p, total, g, leads, q, chosen, by_q, z, sums, by_z)
 
 
-def _gradient(cores: Tensor, index: Tensor, admitted: Tensor) -> Tensor:
+def _gradient(cores: Tensor, index: Tensor, admitted: Tensor, right=None) -> Tensor:
     """The gradient of the mean of log p(i) over feasible points (n, d), in two sweeps.
 
         e_k[j] = d log p_k / d g_k[j] = sign(g_k[j]) (1[j = i_k] / |g_k[i_k]| - 1 / sum |g_k|),      g_k[j] = q_k G_k[j] z_{k+1}
@@ -400,7 +407,7 @@ def _gradient(cores: Tensor, index: Tensor, admitted: Tensor) -> Tensor:
         dq_k     = sum_j e_k[j] G_k[j] z_{k+1} + G_k[i_k] dq_{k+1}                 from the right
         dG_k[j]  = q_k (e_k[j] z_{k+1} + 1[j = i_k] dq_{k+1})' + dz_k z_{k+1}'
     """
-    _, (p, total, g, leads, q, chosen, by_q, z, sums, by_z) = _chain(cores, index, admitted)
+    _, (p, total, g, leads, q, chosen, by_q, z, sums, by_z) = _chain(cores, index, admitted, right)
     hit = torch.nn.functional.one_hot(index.T, cores.shape[2]).to(cores)
     e = g.sign() * (hit / p.clamp_min(FLOOR) - 1 / total) / len(index)  # (d, n, modes)
 
