@@ -17,7 +17,7 @@ from .formats.htucker import HT, balanced_tree, ht_round, ht_svd, linear_tree
 from .formats.kronecker import Kronecker, kron_rearrange, kron_svd
 from .formats.lowrank import LowRank
 from .formats.monarch import Monarch
-from .formats.storage import load, save
+from .formats.storage import load, load_state, save, save_state
 from .formats.tt import TT, tt_round, tt_svd
 from .formats.tt_completion import tt_complete
 from .formats.tt_cross import CrossFit, tt_argmax, tt_cross, tt_cross_steps
@@ -78,6 +78,7 @@ __all__ = [
     "digit_shape", "to_digits", "from_digits",
     # formats
     "TTMatrix", "tt_matrix_svd", "propagate", "plans", "LowRank", "CP", "Tucker", "TT", "HT", "save", "load",
+    "save_state", "load_state",
     "to_tntorch", "from_tntorch", "to_tensorly", "from_tensorly",
     "Kronecker", "kron_svd", "kron_rearrange", "Monarch", "BlockTT",
     # their algorithms

@@ -1,4 +1,4 @@
-"""Formats on disk, as safetensors: no code is ever run from a file."""
+"""Formats and checkpoints on disk, as safetensors: no code is ever run from a file."""
 
 import json
 import os
@@ -47,6 +47,83 @@ def save(path, x: Format) -> None:
         elif value is not None:
             many = isinstance(value, tuple)
             tensors |= {f"{name}.{k}": t for k, t in enumerate(value)} if many else {name: value}
+    _write(path, tensors, about)
+
+
+def load(path, *, device="cpu") -> Format:
+    """Read a format from a safetensors file.
+
+    The class name in the file is looked up in the fixed list of formats; anything else is refused, with a ValueError.
+    """
+    tensors, about = _read("load", path, device)
+    kind = about.get("format")
+    if kind not in FORMATS:
+        raise ValueError(f"load: needs a file with one of {', '.join(FORMATS)}, got {kind!r} in {path}")
+    try:
+        if about.get("complex") == "True":
+            tensors = {n: torch.view_as_complex(t) for n, t in tensors.items()}
+        rest = [f.name for f in fields(FORMATS[kind]) if not is_data(f) and f.name in about]
+        return FORMATS[kind](**_grouped(tensors), **{name: _tuples(json.loads(about[name])) for name in rest})
+    except (TypeError, ValueError, RuntimeError) as error:  # RecursionError is a RuntimeError
+        raise ValueError(f"load: needs the tensors of a {kind}, got {sorted(tensors)} in {path} ({error})") from None
+
+
+def save_state(path, state) -> None:
+    """Write a checkpoint to a safetensors file, whole or not at all: what `state_dict` of a model, an optimiser or a `DLRT` gives.
+
+    state: dicts, lists and tuples, one in another, of tensors, numbers, texts and None.  The tensors are numbered, and stand in
+    the file as such; the rest is JSON beside them.  Raises TypeError for anything else.
+
+    >>> from tempfile import mkdtemp
+    >>> path, model = mkdtemp() + "/run.safetensors", torch.nn.Linear(3, 2)
+    >>> save_state(path, {"epoch": 4, "model": model.state_dict()})
+    >>> state = load_state(path)
+    >>> state["epoch"], torch.equal(state["model"]["weight"], model.weight)
+    (4, True)
+    """
+    tensors = {}
+    _write(path, tensors, {"state": json.dumps(_packed(state, tensors))})
+
+
+def load_state(path, *, device="cpu"):
+    """Read what `save_state` wrote.  Raises ValueError for a file that is no checkpoint."""
+    tensors, about = _read("load_state", path, device)
+    try:
+        return _unpacked(json.loads(about["state"]), tensors)
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f"load_state: needs a file of save_state, got {path} ({error!r})") from None
+
+
+def _packed(x, tensors: dict):
+    """The same as lists, texts and numbers, with {kind: ...} for what JSON lacks; the tensors go to `tensors`."""
+    if isinstance(x, torch.Tensor):
+        name = str(len(tensors))
+        tensors[name] = x
+        return {"complex" if x.is_complex() else "tensor": name}
+    if isinstance(x, dict):
+        return {"dict": [[_packed(key, tensors), _packed(value, tensors)] for key, value in x.items()]}
+    if isinstance(x, (list, tuple)):
+        inner = [_packed(value, tensors) for value in x]
+        return inner if isinstance(x, list) else {"tuple": inner}
+    if x is None or isinstance(x, (bool, int, float, str)):
+        return x
+    raise TypeError(f"save_state: needs tensors, numbers, texts, None, dicts, lists and tuples, got {type(x).__name__}")
+
+
+def _unpacked(x, tensors: dict):
+    if isinstance(x, list):
+        return [_unpacked(value, tensors) for value in x]
+    if not isinstance(x, dict):
+        return x
+    ((kind, value),) = x.items()
+    if kind == "dict":
+        return {_unpacked(key, tensors): _unpacked(inner, tensors) for key, inner in value}
+    if kind == "tuple":
+        return tuple(_unpacked(value, tensors))
+    return tensors[value] if kind == "tensor" else torch.view_as_complex(tensors[value])
+
+
+def _write(path, tensors, about) -> None:
     tensors = {n: t.detach().resolve_conj().cpu() for n, t in tensors.items()}
     tensors = {n: (torch.view_as_real(t) if t.is_complex() else t).clone().contiguous() for n, t in tensors.items()}
     path = Path(path)
@@ -59,27 +136,12 @@ def save(path, x: Format) -> None:
         Path(part).unlink(missing_ok=True)
 
 
-def load(path, *, device="cpu") -> Format:
-    """Read a format from a safetensors file.
-
-    The class name in the file is looked up in the fixed list of formats; anything else is refused, with a ValueError.
-    """
+def _read(who, path, device):
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
-            about = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except SafetensorError as error:
-        raise ValueError(f"load: needs a whole safetensors file, got {path}: {error}") from None
-    kind = about.get("format")
-    if kind not in FORMATS:
-        raise ValueError(f"load: needs a file with one of {', '.join(FORMATS)}, got {kind!r} in {path}")
-    try:
-        if about.get("complex") == "True":
-            tensors = {n: torch.view_as_complex(t) for n, t in tensors.items()}
-        rest = [f.name for f in fields(FORMATS[kind]) if not is_data(f) and f.name in about]
-        return FORMATS[kind](**_grouped(tensors), **{name: _tuples(json.loads(about[name])) for name in rest})
-    except (TypeError, ValueError, RuntimeError) as error:  # RecursionError is a RuntimeError
-        raise ValueError(f"load: needs the tensors of a {kind}, got {sorted(tensors)} in {path} ({error})") from None
+        raise ValueError(f"{who}: needs a whole safetensors file, got {path}: {error}") from None
 
 
 def _grouped(tensors):

@@ -155,7 +155,8 @@ class DLRT:
 
     model: its `FactorizedLinear` and `FactorizedConv2d` layers on a `LowRank` (u, v, s) are trained by KLS steps, all else by
     `optimizer`, any of torch's that needs no closure: it steps s, biases and dense layers.  lr: the step of K and L where the
-    rank is fixed; where it is adaptive the span of [U | K1] does not depend on it.
+    rank is fixed; where it is adaptive the span of [U | K1] does not depend on it.  K and L have no momentum: beside an optimiser
+    with momentum β they keep pace at its rate / (1 - β).
     theta: relative error of each truncation, or None for a fixed rank.  rule: see `truncate`.  every: truncate at each k-th step
     only, the steps between keep the rank.  min_rank, max_rank: limits of all ranks.
 
@@ -297,7 +298,7 @@ class DLRT:
             raise ValueError(f"DLRT: needs finite numbers, got some that are not in layer {name!r} at step {self.steps}")
 
     def state_dict(self) -> dict:
-        """What a checkpoint needs besides `model.state_dict()`: the optimiser's state and the number of steps."""
+        """What a checkpoint needs besides `model.state_dict()`, for `save_state`: the optimiser's state and the number of steps."""
         return {"steps": self.steps, "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:

@@ -98,3 +98,46 @@ def test_says_no_to_other_things(path):
         tl.save(path, torch.zeros(3))
     with pytest.raises(FileNotFoundError):
         tl.load(path)
+
+
+def test_a_state_comes_back_as_it_was(path):
+    z = torch.tensor([1 + 2j, 3 - 1j]).conj()
+    state = {"a": [torch.arange(3), {"lr": 1e-3, "betas": (0.9, 0.999), "on": True}], "state": {0: {"z": z, "no": None}, 7: {}}}
+    tl.save_state(path, state)
+    again = tl.load_state(path)
+    assert torch.equal(again["a"][0], state["a"][0]) and again["a"][1] == state["a"][1]
+    assert list(again["state"]) == [0, 7] and torch.equal(again["state"][0]["z"], z) and again["state"][0]["no"] is None
+
+
+def test_an_optimiser_goes_on_from_its_state(path):
+    def run(steps, optimizer, w):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            (w**2).sum().backward()
+            optimizer.step()
+        return w.detach().clone()
+
+    def fresh(start):
+        w = torch.nn.Parameter(start.clone())
+        return torch.optim.Adam([w], 0.1), w
+
+    first, w = fresh(torch.tensor([1.0, -2.0]))
+    run(3, first, w)
+    tl.save_state(path, {"w": w, "adam": first.state_dict()})
+    state = tl.load_state(path)
+    second, again = fresh(state["w"])
+    second.load_state_dict(state["adam"])
+    assert torch.equal(run(4, second, again), run(4, first, w))
+
+
+def test_a_state_says_no(path):
+    with pytest.raises(TypeError, match="save_state: needs tensors, .* got set"):
+        tl.save_state(path, {"a": {1, 2}})
+    assert not path.exists()
+    tl.save(path, tl.TT.randn((3, 4), 2))
+    with pytest.raises(ValueError, match="load_state: needs a file of save_state"):
+        tl.load_state(path)
+    for text in ("{", '{"tensor": "5"}', '{"other": 1}'):
+        save_file({"0": torch.zeros(2)}, path, metadata={"state": text})
+        with pytest.raises(ValueError, match="load_state: needs a file of save_state"):
+            tl.load_state(path)

@@ -3,7 +3,6 @@
 This file is also the program that is killed: `python test_dlrt_resume.py FOLDER EPOCH` trains, and hangs in the middle of an epoch.
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -13,35 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 import tensorlab as tl
 from tensorlab.models.mlp import MLP
 
 EPOCHS, STEPS = 6, 4
-
-
-def save_state(path: Path, state: dict) -> None:
-    """Nested dicts and lists of tensors, numbers and texts as safetensors, the tensors' places in JSON; whole or not at all."""
-    tensors = {}
-
-    def place(t):
-        tensors[name := str(len(tensors))] = t.contiguous()
-        return {"tensor": name}
-
-    metadata = {"state": json.dumps(state, default=place)}
-    save_file(tensors, path.with_suffix(".part"), metadata=metadata)
-    os.replace(path.with_suffix(".part"), path)
-
-
-def load_state(path: Path) -> dict:
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-        text = file.metadata()["state"]
-    numbered = lambda d: {int(k) if k.isdigit() else k: v for k, v in d.items()}  # JSON makes texts of an optimiser's numbers
-    return json.loads(text, object_hook=lambda d: tensors[d["tensor"]] if "tensor" in d else numbered(d))
 
 
 def train(folder: Path, hang_in: int | None = None) -> None:
@@ -54,7 +30,7 @@ def train(folder: Path, hang_in: int | None = None) -> None:
     x, y = tl.rng.randn(40, 9, generator=torch.Generator().manual_seed(1)), torch.arange(40) % 4
     start, path = 0, folder / "run.safetensors"
     if path.exists():
-        state = load_state(path)
+        state = tl.load_state(path)
         model.load_state_dict(state["model"])
         dlrt.load_state_dict(state["dlrt"])
         g.set_state(state["generator"])
@@ -67,7 +43,7 @@ def train(folder: Path, hang_in: int | None = None) -> None:
                 (folder / "hangs").touch()
                 time.sleep(300)
         state = {"model": model.state_dict(), "dlrt": dlrt.state_dict(), "generator": g.get_state(), "epoch": epoch + 1}
-        save_state(path, state)
+        tl.save_state(path, state)
         with open(folder / "losses.txt", "a") as file:
             print(epoch, *map(float.hex, losses), *dlrt.ranks.values(), file=file)
 
@@ -91,18 +67,10 @@ def test_a_killed_training_ends_with_the_same_numbers(tmp_path):
     assert (killed / "losses.txt").read_text().splitlines() == lines[:3]
     subprocess.run([sys.executable, __file__, killed], check=True)
     assert (killed / "losses.txt").read_text().splitlines() == lines
-    ends = [load_state(folder / "run.safetensors") for folder in (whole, killed)]
+    ends = [tl.load_state(folder / "run.safetensors") for folder in (whole, killed)]
     assert all(torch.equal(t, ends[1]["model"][name]) for name, t in ends[0]["model"].items())
     first = {tuple(line.split()[-2:]) for line in lines}
     assert len(first) > 1  # the ranks did change, between checkpoints and after the last
-
-
-def test_a_state_comes_back_as_it_was(tmp_path):
-    state = {"a": [torch.arange(3), {"lr": 1e-3, "nesterov": None}], "state": {0: {"step": torch.tensor(2.0)}, 7: {}}}
-    save_state(tmp_path / "s.safetensors", state)
-    again = load_state(tmp_path / "s.safetensors")
-    assert torch.equal(again["a"][0], state["a"][0]) and again["a"][1] == state["a"][1]
-    assert list(again["state"]) == [0, 7] and float(again["state"][0]["step"]) == 2
 
 
 if __name__ == "__main__":
