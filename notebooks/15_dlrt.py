@@ -184,8 +184,9 @@ Table("UV", rows)
 # Lesson 18 has one table of all that competes with it, at equal numbers stored and with the cost of each training.
 #
 # What it costs: numbers held in a step of one 500 by 500 layer (weights, gradients, and momentum of what the optimiser steps), and
-# CPU time. Memory falls at every rank below about 150; time need not: two passes, a QR of each basis and an SVD eat up what the thin
-# products save, and at this width the dense step is hard to beat. `tests/benchmarks/bench_dlrt.py` finds where they cross.
+# CPU time. Memory falls at every rank below about 150; time at small ranks only, below 10 to 20 here and 50 in large batches: two
+# passes, a basis more for each factor and an SVD eat up what the thin products save. `tests/benchmarks/bench_dlrt.py` finds where
+# they cross.
 
 # %%
 rows = []
