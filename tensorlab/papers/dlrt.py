@@ -62,12 +62,11 @@ def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
     cases = first + [wide | {"theta": theta} for theta in size["deep"]]
     timed = [{"method": "DLRT", **none, "rank": r} for r in size["ranks"]] + [{"method": "dense", **none}]
     cases += [{"experiment": "time", **case, "rate": RATE, "seed": 0} for case in timed]
-    cases += [row for rows in more for row in rows if row["method"] == "DLRT"]
+    cases += [row for rows in more for row in rows if row["method"] == "DLRT"]  # the dense network is trained once
     cases += [
         {"experiment": "UV", "method": method, **none, "rank": size["uv rank"], "decay": decay, "rate": rate, "seed": 0}
         for decay in size["decays"] for method in size["methods"] for rate in size["rates"]
     ]  # fmt: skip
-    cases += [row for rows in more for row in rows if row["method"] == "dense"]
     kept = ("epochs", "uv epochs", "uv rows", "width", "start rank", "batch")
     settings = {name: size[name] for name in kept} | {"momentum": MOMENTUM}
     table = run_rows(KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress)
