@@ -49,6 +49,11 @@ def test_the_same_start_for_factors_and_for_dlrt(data):
     assert rows[0]["accuracy"] == rows[1]["accuracy"]
 
 
+def test_a_training_that_diverges_has_a_row_that_says_so(data):
+    row = paper.uv(SMALL, data, 0, method="DLRT", rank=4, decay=2, rate=1e30)
+    assert row["accuracy"] == 0 and "needs finite numbers" in row["by epoch"]
+
+
 def test_means_over_seeds():
     rows = [
         {"experiment": "LeNet5", "method": "DLRT", "theta": 0.1, "seed": k, "accuracy": a, "last accuracy": a - 1, "one factor": 10,
