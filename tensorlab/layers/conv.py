@@ -462,7 +462,7 @@ class FactorizedConv2d(FactorizedLinear):
         if self.padding_mode != "zeros":
             x, padding = F.pad(x, self._ends, mode=self.padding_mode), 0
         x = F.conv2d(x, filters, None, self.stride, padding, self.dilation)
-        return F.linear(x.movedim(-3, -1), u, self.bias).movedim(-1, -3)  # 1 x 1 as a product of matrices: several times faster
+        return F.linear(x.movedim(-3, -1), u, self.bias).movedim(-1, -3)  # 1 x 1
 
     def extra_repr(self):
         moves = ", ".join(f"{name}={getattr(self, name)}" for name in ("kernel_size", "stride", "padding", "dilation"))

@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
+from ..formats.lowrank import LowRank
 from ..layers.linear import FactorizedLinear
 from ..linalg import choose_rank, truncated_svd
 
@@ -82,6 +83,17 @@ class Projected:
         else:
             low, self.ranks[name] = prox_rank(w, self.price * self.optimizer.param_groups[0]["lr"] * self.every)
         weight.copy_(low.view_as(weight))
+
+
+def balanced(w: LowRank) -> LowRank:
+    """U √S and V √S of w = U S Vᴴ with a diagonal S: the same matrix as two factors of one size, the start of plain factors.
+
+    >>> w = balanced(LowRank(torch.eye(3, 2), torch.eye(2), torch.diag(torch.tensor([4.0, 1.0]))))
+    >>> w.u.diagonal(), w.v.diagonal()
+    (tensor([2., 1.]), tensor([2., 1.]))
+    """
+    root = w.s.detach().sqrt()
+    return LowRank(w.u.detach() @ root, w.v.detach() @ root)
 
 
 class Alternating:

@@ -32,7 +32,7 @@ from ..formats.lowrank import LowRank
 from ..layers.linear import FactorizedLinear
 from ..layers.surgery import replace_linear
 from ..methods.dlrt import DLRT, dlrt_start
-from ..methods.projected import Alternating, Projected
+from ..methods.projected import Alternating, Projected, balanced
 from ..methods.pruning import block_masks, hold, lottery
 from ..models.mlp import MLP, accuracy
 from .table import Table, check_preset, run_rows
@@ -198,7 +198,7 @@ def dense(model, trainer, size, _):
 
 def factors(model, trainer, size, rank, *, turns=False):
     """W = U Vᵀ from the start of DLRT, the singular values shared by both factors."""
-    replace_linear(model, LAYERS, lambda w: _balanced(dlrt_start(w.shape, rank, generator=trainer.generator)))
+    replace_linear(model, LAYERS, lambda w: balanced(dlrt_start(w.shape, rank, generator=trainer.generator)))
     method = trainer.sgd(model)
     trainer.fit(model, Alternating(model, method.optimizer, turns=turns), size["epochs"])
 
@@ -267,12 +267,6 @@ WAYS = {  # way: what its setting is, and its training
     "DLRT": ("rank", dlrt),
     "DLRT adaptive": ("theta", adaptive),
 }
-
-
-@torch.no_grad()
-def _balanced(w: LowRank) -> LowRank:
-    root = w.s.sqrt()  # diagonal
-    return LowRank(w.u @ root, w.v @ root)
 
 
 def _as_factors(model, ranks):

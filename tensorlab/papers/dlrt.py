@@ -21,7 +21,7 @@ from ..layers.conv import FactorizedConv2d, replace_conv
 from ..layers.linear import FactorizedLinear
 from ..layers.surgery import replace_linear
 from ..methods.dlrt import DLRT, dlrt_start
-from ..methods.projected import Alternating
+from ..methods.projected import Alternating, balanced
 from ..models.lenet import LeNet
 from ..models.mlp import MLP, accuracy
 from .table import Table, check_preset, printed, run_rows
@@ -126,8 +126,7 @@ def uv(size, data, seed, method, rank, decay, rate, **_) -> dict:
 
     def start(w):
         w = dlrt_start(w.shape, min(rank, min(w.shape) // 2), decay=decay, generator=g)
-        root = w.s.sqrt()  # diagonal
-        return w if method == "DLRT" else LowRank(w.u @ root, w.v @ root)
+        return w if method == "DLRT" else balanced(w)
 
     replace_conv(model, "*", lambda layer: FactorizedConv2d.from_conv(layer, start))
     replace_linear(model, "dense1", start)

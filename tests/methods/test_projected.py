@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import tensorlab as tl
-from tensorlab.methods.projected import Alternating, Projected, prox_rank
+from tensorlab.methods.projected import Alternating, Projected, balanced, prox_rank
 
 F64 = torch.float64
 
@@ -88,3 +88,10 @@ def test_projects_only_now_and_then():
 def test_says_no(act, said):
     with pytest.raises(ValueError, match=said):
         act()
+
+
+def test_balanced_factors_are_the_same_matrix_with_equal_norms():
+    w = tl.dlrt_start((7, 5), 3, decay=10.0, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    two = balanced(w)
+    assert torch.allclose(two.to_dense(), w.to_dense(), atol=1e-14) and two.s is None and two.ranks == (3,)
+    assert torch.allclose(two.u.norm(dim=0), two.v.norm(dim=0), atol=1e-14)

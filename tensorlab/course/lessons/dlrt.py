@@ -11,6 +11,7 @@ from ...formats.lowrank import LowRank
 from ...layers.linear import FactorizedLinear
 from ...layers.surgery import replace_linear
 from ...methods.dlrt import DLRT, dlrt_start, kls_step, truncate, usv_step
+from ...methods.projected import balanced
 from ...models.mlp import MLP, accuracy
 from ..checks import Check, call, gaussian
 from ..digits import digits
@@ -33,8 +34,7 @@ def network(rank: int, width: int = 100, decay: float = 1.0, seed: int = 0) -> t
 def balance(model: MLP) -> None:
     """Put the same weights as two factors, U √S and V √S for a diagonal S, into the layers of `network`."""
     for k, layer in enumerate(model.layers[:-1]):
-        u, v, s = layer.weight.tensors()
-        model.layers[k] = FactorizedLinear(LowRank(u @ s.sqrt(), v @ s.sqrt()), layer.bias)
+        model.layers[k] = FactorizedLinear(balanced(layer.weight), layer.bias)
 
 
 def training(model, method, g, epochs: int, batch: int = 64, every: int | None = None):
