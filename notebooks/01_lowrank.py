@@ -34,11 +34,15 @@ picture(lambda figure: plots.singular_values(figure.subplots(), spectra, 1e-2))
 # only while $r < mn/(m+n)$. `LowRank` holds the factors; `LowRank.from_dense` finds them.
 
 # %%
-print(f"{'matrix':12} {'shape':>11} {'saves below':>12} {'rank at 5 %':>12} {'stored':>8} {'of':>8}")
+print(
+    f"{'matrix':12} {'shape':>11} {'saves below':>12} {'rank at 5 %':>12} {'stored':>8} {'of':>8}"
+)
 for name, a in matrices.items():
     m, n = a.shape
     w = tl.LowRank.from_dense(a, rtol=0.05)
-    print(f"{name:12} {m:5} x {n:3} {m * n / (m + n):12.0f} {w.ranks[0]:12} {w.numel:8} {a.numel():8}")
+    print(
+        f"{name:12} {m:5} x {n:3} {m * n / (m + n):12.0f} {w.ranks[0]:12} {w.numel:8} {a.numel():8}"
+    )
 
 # %% [markdown]
 # The table says it for the last row: at 5 % noise needs more numbers as two factors than as it stands. Low rank is a property
@@ -50,7 +54,9 @@ for name, a in matrices.items():
 a, s = matrices["grey flower"], spectra["grey flower"]
 for r in (1, 10, 50):
     measured = float((tl.LowRank.from_dense(a, r).to_dense() - a).norm())
-    print(f"rank {r:3}: error {measured:.12f}, tail of the singular values {float(s[r:].norm()):.12f}")
+    print(
+        f"rank {r:3}: error {measured:.12f}, tail of the singular values {float(s[r:].norm()):.12f}"
+    )
 
 # %% [markdown]
 # ## The function that matters
@@ -91,7 +97,9 @@ a = torch.randn(8, 1 << 18, generator=g)
 u, s, vh = torch.linalg.svd(a, full_matrices=False)
 ours = tl.truncated_svd(a, rtol=0.0)
 print(f"torch.linalg.svd: reconstruction error {float(((u * s) @ vh - a).norm() / a.norm()):.1e}")
-print(f"truncated_svd:    reconstruction error {float(((ours.u * ours.s) @ ours.vh - a).norm() / a.norm()):.1e}")
+print(
+    f"truncated_svd:    reconstruction error {float(((ours.u * ours.s) @ ours.vh - a).norm() / a.norm()):.1e}"
+)
 
 # %% [markdown]
 # ## Explore

@@ -62,8 +62,10 @@ truth = tl.CP.randn((20, 21, 22), 5, generator=g, dtype=torch.float64).normalize
 fit = tl.cp_als(truth.to_dense(), 5, tol=0.0, max_iter=200)
 found = fit.value.normalized()
 cosines = math.prod((a.T @ b).abs() for a, b in zip(truth.factors, found.factors))
-print(f"relative error {fit.history[-1]:.1e}; each true term and the nearest found one: cosine at least "
-      f"{float(cosines.max(1).values.min()):.10f}")  # fmt: skip
+print(
+    f"relative error {fit.history[-1]:.1e}; each true term and the nearest found one: cosine at least "
+    f"{float(cosines.max(1).values.min()):.10f}"
+)
 
 # %% [markdown]
 # ## Sweep by sweep
@@ -91,7 +93,9 @@ for r in (5, 10) if FAST else (5, 10, 20, 30):
     low = tl.LowRank.from_dense(x.reshape(len(x), 64), rank)
     error = float((low.to_dense().reshape(x.shape) - x).norm() / x.norm())
     better = "CP is better" if cp.history[-1] < error else "SVD is better"
-    print(f"{r:8} {cp.value.numel:8} {cp.history[-1]:7.3f}   {rank:8} {low.numel:8} {error:7.3f}   {better}")
+    print(
+        f"{r:8} {cp.value.numel:8} {cp.history[-1]:7.3f}   {rank:8} {low.numel:8} {error:7.3f}   {better}"
+    )
 
 # %% [markdown]
 # The SVD holds free 64-point images as its pixel factor; CP's are products of a row and a column profile. The images take most

@@ -40,7 +40,10 @@ picture(lambda figure: plots.core(figure.subplots(), full.core))
 # The core has $r^d$ entries: Tucker is for few modes. Trains (lesson 04) have no such core.
 
 # %%
-Code(inspect.getsource(tl.st_hosvd) + "\n\n" + inspect.getsource(tl.formats.tucker._truncate), language="python")
+Code(
+    inspect.getsource(tl.st_hosvd) + "\n\n" + inspect.getsource(tl.formats.tucker._truncate),
+    language="python",
+)
 
 # %% [markdown]
 # ## Three algorithms on one tensor
@@ -53,7 +56,11 @@ noise = torch.randn(x.shape, generator=g, dtype=torch.float64)
 x = x + 0.3 * x.norm() / noise.norm() * noise
 best = tl.hooi(x, 6).history[-1]
 print(f"{'':10} {'error':>10} {'over HOOI':>10} {'seconds':>8}    the bound allows {3**0.5:.3f}")
-for name, algorithm in {"HOSVD": tl.hosvd, "ST-HOSVD": tl.st_hosvd, "HOOI": lambda x, r: tl.hooi(x, r).value}.items():
+for name, algorithm in {
+    "HOSVD": tl.hosvd,
+    "ST-HOSVD": tl.st_hosvd,
+    "HOOI": lambda x, r: tl.hooi(x, r).value,
+}.items():
     start = time.perf_counter()
     y = algorithm(x, 6)
     seconds = time.perf_counter() - start
@@ -78,7 +85,9 @@ for r in (10, 20, 40, 80):
     low = tl.LowRank.from_dense(side_by_side, rank)
     other = float((low.to_dense() - side_by_side).norm() / photo.norm())
     better = "Tucker" if error < other else "SVD"
-    print(f"Tucker ({r:2}, {r:2}, 3): {t.numel:6} numbers, {error:.4f}    SVD rank {rank:2}: {low.numel:6} numbers, {other:.4f}    better: {better}")
+    print(
+        f"Tucker ({r:2}, {r:2}, 3): {t.numel:6} numbers, {error:.4f}    SVD rank {rank:2}: {low.numel:6} numbers, {other:.4f}    better: {better}"
+    )
 
 # %%
 PhotoExplorer(rank=16)

@@ -46,7 +46,9 @@ for name in lesson.TrainExplorer.names:
         error = float((tl.tt_svd(x, r).to_dense() - x).norm())
         floor = max(float(s[r:].norm()) for s in spectra)
         if floor > 1e-12 * float(x.norm()):
-            print(f"{name:16} rank {r}: error / lower bound {error / floor:.3f}   (allowed: {math.sqrt(4):.3f})")
+            print(
+                f"{name:16} rank {r}: error / lower bound {error / floor:.3f}   (allowed: {math.sqrt(4):.3f})"
+            )
 
 # %% [markdown]
 # ## Ranks that are known on paper
@@ -76,7 +78,9 @@ start = time.perf_counter()
 tt = tl.tt_svd(x, rtol=1e-6)
 seconds = time.perf_counter() - start
 error = float((tt.to_dense() - x).norm() / x.norm())
-print(f"2^{d} = {x.numel()} entries in {tt.numel} numbers, ranks up to {max(tt.ranks)}, error {error:.1e}, {seconds:.2f} s")
+print(
+    f"2^{d} = {x.numel()} entries in {tt.numel} numbers, ranks up to {max(tt.ranks)}, error {error:.1e}, {seconds:.2f} s"
+)
 
 # %%
 Code(inspect.getsource(tl.tt_svd), language="python")
@@ -90,11 +94,15 @@ Code(inspect.getsource(tl.tt_svd), language="python")
 # %%
 total = tt + 2 * tt
 rounded = tl.tt_round(total, rtol=1e-9)
-print(f"tt {max(tt.ranks)}, tt + 2 tt {max(total.ranks)}, rounded {max(rounded.ranks)}; "
-      f"|rounded - 3 tt| / |tt| = {float((rounded - 3 * tt).norm() / tt.norm()):.1e}")  # fmt: skip
+print(
+    f"tt {max(tt.ranks)}, tt + 2 tt {max(total.ranks)}, rounded {max(rounded.ranks)}; "
+    f"|rounded - 3 tt| / |tt| = {float((rounded - 3 * tt).norm() / tt.norm()):.1e}"
+)
 for rtol in (1e-2, 1e-4, 1e-6):
     coarse = tl.tt_round(tt, rtol=rtol)
-    print(f"rtol {rtol:.0e}: {coarse.numel:5} numbers, error {float((coarse - tt).norm() / tt.norm()):.1e}")
+    print(
+        f"rtol {rtol:.0e}: {coarse.numel:5} numbers, error {float((coarse - tt).norm() / tt.norm()):.1e}"
+    )
 
 # %% [markdown]
 # ## When a train does not help

@@ -46,7 +46,9 @@ for name in lesson.TreeExplorer.names:
     error = float((tl.ht_svd(x, 3).to_dense() - x).norm())
     floor = max(float(s[3:].norm()) for s in tl.ht_svd(x, rtol=0.0).singular_values().values())
     if floor > 1e-12 * float(x.norm()):
-        print(f"{name:24} error / lower bound {error / floor:.3f}   (allowed: {math.sqrt(2 * d - 3):.3f})")
+        print(
+            f"{name:24} error / lower bound {error / floor:.3f}   (allowed: {math.sqrt(2 * d - 3):.3f})"
+        )
 
 # %% [markdown]
 # ## A train is a tree
@@ -57,7 +59,9 @@ for name in lesson.TreeExplorer.names:
 # %%
 x = lesson.functions("1 / (1 + sum)", 6)
 ht = tl.ht_svd(x, rtol=1e-8, tree=tl.linear_tree(6))
-print(f"tree {ht.tree}: ranks {tl.TT(ht.train()).ranks}\ntrain: {' ' * 22}ranks {tl.tt_svd(x, rtol=1e-8).ranks}")
+print(
+    f"tree {ht.tree}: ranks {tl.TT(ht.train()).ranks}\ntrain: {' ' * 22}ranks {tl.tt_svd(x, rtol=1e-8).ranks}"
+)
 
 # %% [markdown]
 # ## Balanced or linear?
@@ -70,7 +74,9 @@ print(f"tree {ht.tree}: ranks {tl.TT(ht.train()).ranks}\ntrain: {' ' * 22}ranks 
 print(f"{'rtol = 1e-4':26}{'balanced':>18}{'linear':>18}{'train':>18}")
 for name in lesson.TreeExplorer.names:
     x = lesson.functions(name, d)
-    found = [tl.ht_svd(x, rtol=1e-4, tree=tree(d)) for tree in lesson.TREES.values()] + [tl.tt_svd(x, rtol=1e-4)]
+    found = [tl.ht_svd(x, rtol=1e-4, tree=tree(d)) for tree in lesson.TREES.values()] + [
+        tl.tt_svd(x, rtol=1e-4)
+    ]
     print(f"{name:26}" + "".join(f"rank {max(y.ranks):3}, {y.numel:5}".rjust(18) for y in found))
 
 # %% [markdown]
@@ -92,11 +98,19 @@ for tree in (((0, 1), (2, 3)), ((0, 2), (1, 3)), ((0, 3), (1, 2))):
 
 # %%
 x = lesson.functions("nested pairs", d)
-orders = [torch.randperm(d, generator=torch.Generator().manual_seed(k)).tolist() for k in range(10 if FAST else 100)]
-stored = {order: tl.ht_svd(x, rtol=1e-4, tree=tl.balanced_tree(order)).numel for order in map(tuple, [range(d), *orders])}
+orders = [
+    torch.randperm(d, generator=torch.Generator().manual_seed(k)).tolist()
+    for k in range(10 if FAST else 100)
+]
+stored = {
+    order: tl.ht_svd(x, rtol=1e-4, tree=tl.balanced_tree(order)).numel
+    for order in map(tuple, [range(d), *orders])
+}
 chance = sorted(list(stored.values())[1:])
-print(f"in order {stored[tuple(range(d))]} numbers; {len(chance)} orders by chance: {chance[0]} to {chance[-1]}, the middle one "
-      f"{chance[len(chance) // 2]}")  # fmt: skip
+print(
+    f"in order {stored[tuple(range(d))]} numbers; {len(chance)} orders by chance: {chance[0]} to {chance[-1]}, the middle one "
+    f"{chance[len(chance) // 2]}"
+)
 
 # %% [markdown]
 # ## One function
@@ -114,8 +128,10 @@ Code(inspect.getsource(tl.ht_svd), language="python")
 y = tl.HT.randn((4,) * 32, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 total = y + 2 * y
 rounded = tl.ht_round(total, rtol=1e-10)
-print(f"y {max(y.ranks)}, y + 2 y {max(total.ranks)}, rounded {max(rounded.ranks)}; "
-      f"|rounded - 3 y| / |y| = {float((rounded - 3 * y).norm() / y.norm()):.1e}")  # fmt: skip
+print(
+    f"y {max(y.ranks)}, y + 2 y {max(total.ranks)}, rounded {max(rounded.ranks)}; "
+    f"|rounded - 3 y| / |y| = {float((rounded - 3 * y).norm() / y.norm()):.1e}"
+)
 print("at the root:", [f"{s:.3g}" for s in (y / y.norm()).singular_values()[y.nodes[0]].tolist()])
 
 # %% [markdown]
@@ -128,7 +144,10 @@ print("at the root:", [f"{s:.3g}" for s in (y / y.norm()).singular_values()[y.no
 r = 8
 sizes = [2**k for k in range(1, 8)]
 kinds = {"HT": tl.HT, "TT": tl.TT}
-counts = {name: [kind.randn((n,) * 8, r, generator=torch.Generator()).numel for n in sizes] for name, kind in kinds.items()}
+counts = {
+    name: [kind.randn((n,) * 8, r, generator=torch.Generator()).numel for n in sizes]
+    for name, kind in kinds.items()
+}
 
 
 def draw(figure):
@@ -151,7 +170,9 @@ bits = 14 if FAST else 18
 grid = torch.arange(2 ** (bits // 2), dtype=torch.float64) / 2 ** (bits // 2)
 x = (1 / (1 + grid[:, None] + grid)).reshape((2,) * bits)
 for name, y in {"train": tl.tt_svd(x, rtol=1e-6), "balanced tree": tl.ht_svd(x, rtol=1e-6)}.items():
-    print(f"{name:14} ranks up to {max(y.ranks)}, {y.numel} numbers, error {float((y.to_dense() - x).norm() / x.norm()):.1e}")
+    print(
+        f"{name:14} ranks up to {max(y.ranks)}, {y.numel} numbers, error {float((y.to_dense() - x).norm() / x.norm()):.1e}"
+    )
 
 # %% [markdown]
 # ## Exercises

@@ -67,26 +67,37 @@ def rosenbrock(index):
 
 def ackley(index):
     x = 7 * grid[index] - 3
-    return 20 + math.e - 20 * (-0.2 * x.square().mean(1).sqrt()).exp() - (2 * math.pi * x).cos().mean(1).exp()
+    return (
+        20
+        + math.e
+        - 20 * (-0.2 * x.square().mean(1).sqrt()).exp()
+        - (2 * math.pi * x).cos().mean(1).exp()
+    )
 
 
 fresh = torch.randint(n, (100_000, d), generator=torch.Generator().manual_seed(1))
 fits = {}
 for f in (norm, rosenbrock, ackley):
     start = time.perf_counter()
-    fit = fits[f.__name__] = tl.tt_cross(f, (n,) * d, rtol=1e-6, budget=100_000, generator=torch.Generator().manual_seed(0))
+    fit = fits[f.__name__] = tl.tt_cross(
+        f, (n,) * d, rtol=1e-6, budget=100_000, generator=torch.Generator().manual_seed(0)
+    )
     seconds = time.perf_counter() - start
     true = float((fit.value.at(fresh) - f(fresh)).norm() / f(fresh).norm())
-    print(f"{f.__name__:10} {fit.evaluations:6} of {n**d:.0e} entries, largest rank {max(fit.value.ranks):2}, "
-          f"reported error {fit.error:.1e}, true {true:.1e}, {seconds:.2f} s")  # fmt: skip
+    print(
+        f"{f.__name__:10} {fit.evaluations:6} of {n**d:.0e} entries, largest rank {max(fit.value.ranks):2}, "
+        f"reported error {fit.error:.1e}, true {true:.1e}, {seconds:.2f} s"
+    )
 
 # %% [markdown]
 # How near to the least possible is this? The train of `norm` to the same error, by rounding, stores so many numbers:
 
 # %%
 least = tl.tt_round(fits["norm"].value, rtol=1e-6)
-print(f"{least.numel} numbers with ranks {least.ranks}; read were {fits['norm'].evaluations} entries, "
-      f"{fits['norm'].evaluations / least.numel:.1f} times as many")  # fmt: skip
+print(
+    f"{least.numel} numbers with ranks {least.ranks}; read were {fits['norm'].evaluations} entries, "
+    f"{fits['norm'].evaluations / least.numel:.1f} times as many"
+)
 
 # %% [markdown]
 # ## The grid can be finer than any memory
@@ -104,12 +115,20 @@ def oscillating(index):
     return torch.sin(50 * x[:, 0] * (1 + 0.1 * x[:, 1])) / (1 + x[:, 0] + x[:, 1])
 
 
-fit = tl.tt_cross(oscillating, shape, rtol=1e-4 if FAST else 1e-7, budget=200_000, quantized=True,
-                  generator=torch.Generator().manual_seed(0))  # fmt: skip
+fit = tl.tt_cross(
+    oscillating,
+    shape,
+    rtol=1e-4 if FAST else 1e-7,
+    budget=200_000,
+    quantized=True,
+    generator=torch.Generator().manual_seed(0),
+)
 points = torch.randint(2**bits, (1000, 2), generator=torch.Generator().manual_seed(2))
 found = fit.value.at(tl.to_digits(points, shape))
-print(f"{fit.value.ndim} modes, largest rank {max(fit.value.ranks)}, {fit.evaluations} of {4.0**bits:.0e} entries, "
-      f"largest error at fresh points {float((found - oscillating(points)).abs().max()):.1e}")  # fmt: skip
+print(
+    f"{fit.value.ndim} modes, largest rank {max(fit.value.ranks)}, {fit.evaluations} of {4.0**bits:.0e} entries, "
+    f"largest error at fresh points {float((found - oscillating(points)).abs().max()):.1e}"
+)
 
 # %% [markdown]
 # ## Where it fails, and says so
@@ -120,19 +139,27 @@ print(f"{fit.value.ndim} modes, largest rank {max(fit.value.ranks)}, {fit.evalua
 
 # %%
 jump = lesson.function("jump", d, n)
-fit = tl.tt_cross(jump, (n,) * d, rtol=1e-6, budget=20_000, generator=torch.Generator().manual_seed(0))
+fit = tl.tt_cross(
+    jump, (n,) * d, rtol=1e-6, budget=20_000, generator=torch.Generator().manual_seed(0)
+)
 true = float((fit.value.at(fresh) - jump(fresh)).norm() / jump(fresh).norm())
-print(f"jump: converged={fit.converged}, {fit.evaluations} evaluations, reported {fit.error:.2f}, true {true:.2f}")
+print(
+    f"jump: converged={fit.converged}, {fit.evaluations} evaluations, reported {fit.error:.2f}, true {true:.2f}"
+)
 
 
 def needle(index):
     return norm(index) + 1e3 * (index == 3).all(1)
 
 
-fit = tl.tt_cross(needle, (n,) * d, rtol=1e-4, budget=100_000, generator=torch.Generator().manual_seed(0))
+fit = tl.tt_cross(
+    needle, (n,) * d, rtol=1e-4, budget=100_000, generator=torch.Generator().manual_seed(0)
+)
 at = torch.full((1, d), 3)
-print(f"needle: converged={fit.converged}, reported error {fit.error:.1e}, "
-      f"but x[3, ..., 3] = {float(needle(at)):.1f} became {float(fit.value.at(at)):.1f}")  # fmt: skip
+print(
+    f"needle: converged={fit.converged}, reported error {fit.error:.1e}, "
+    f"but x[3, ..., 3] = {float(needle(at)):.1f} became {float(fit.value.at(at)):.1f}"
+)
 
 # %% [markdown]
 # ## The largest entry
@@ -155,7 +182,9 @@ picture(lambda figure: plots.train(figure.subplots(), fits["ackley"].value), fig
 
 # %%
 width = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
-fit = tl.tt_cross(lambda i: (-grid[i].square().sum(1) / width).exp(), (n,) * d, rtol=1e-8, budget=50_000)
+fit = tl.tt_cross(
+    lambda i: (-grid[i].square().sum(1) / width).exp(), (n,) * d, rtol=1e-8, budget=50_000
+)
 mean = torch.linalg.multi_dot([c.mean(1) for c in fit.value.cores]).reshape(())
 (slope,) = torch.autograd.grad(mean, width)
 line = (-grid.square() / width.detach()).exp()

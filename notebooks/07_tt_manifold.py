@@ -37,15 +37,22 @@ from tensorlab import plots
 from tensorlab.course.widgets import picture
 
 FAST = os.environ.get("TENSORLAB_FAST") == "1"
-a, x = (tl.TT.randn((6, 7, 8), 3, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in (0, 1))
+a, x = (
+    tl.TT.randn((6, 7, 8), 3, generator=torch.Generator().manual_seed(s), dtype=torch.float64)
+    for s in (0, 1)
+)
 gradient = tl.riemannian_grad(lambda x: (x - a).dot(x - a) / 2, x)
 dense = tl.tt_project(x, x.to_dense() - a.to_dense())
 print(gradient, "as a train:", gradient.to_tt().ranks)
-print(f"off the projection of the dense gradient: {float((gradient - dense).norm() / dense.norm()):.1e}")
+print(
+    f"off the projection of the dense gradient: {float((gradient - dense).norm() / dense.norm()):.1e}"
+)
 for step in (0.1, 0.01, 0.001):
     y = tl.retract(gradient, -step)
     bend = float((y - x + step * gradient.to_tt()).norm())
-    print(f"step {step:5}: the retraction moves by {bend:.1e}, a share of {bend / (step * float(gradient.norm())):.1e} of the step")
+    print(
+        f"step {step:5}: the retraction moves by {bend:.1e}, a share of {bend / (step * float(gradient.norm())):.1e} of the step"
+    )
 
 # %% [markdown]
 # `f` must be a function of the tensor. One that looks at the cores has no gradient on the manifold, and is found out:
@@ -69,8 +76,10 @@ a = tl.TT.randn((6, 7, 8), 6, generator=torch.Generator().manual_seed(2), dtype=
 rounded = tl.tt_round(a, 3)
 for method in ("gd", "cg"):
     fit = tl.tt_minimize(lambda x: (x - a).dot(x - a), rounded, method=method)
-    print(f"{method}: {fit.history[0] ** 0.5 / float(a.norm()):.5f} by rounding, {fit.history[-1] ** 0.5 / float(a.norm()):.5f} after "
-          f"{len(fit.history) - 1} steps, converged: {fit.converged}")  # fmt: skip
+    print(
+        f"{method}: {fit.history[0] ** 0.5 / float(a.norm()):.5f} by rounding, {fit.history[-1] ** 0.5 / float(a.norm()):.5f} after "
+        f"{len(fit.history) - 1} steps, converged: {fit.converged}"
+    )
 
 # %% [markdown]
 # ## Completion
@@ -89,10 +98,16 @@ histories = {}
 for name, grow in (("Riemannian", False), ("Riemannian, ranks grow", True)):
     fit = tl.tt_complete(index, values, shape, rank, grow=grow, generator=g())
     histories[name] = fit.history
-    print(f"{name}: {len(fit.history) - 1} steps, error of the whole tensor {float((fit.value - x).norm() / x.norm()):.1e}")
+    print(
+        f"{name}: {len(fit.history) - 1} steps, error of the whole tensor {float((fit.value - x).norm() / x.norm()):.1e}"
+    )
 for lr in (0.01, 0.1):
-    y, histories[f"Adam {lr}"] = lesson.adam(index, values, shape, rank, steps=10 if FAST else 1000, lr=lr, generator=g())
-    print(f"Adam, lr {lr}: {len(histories[f'Adam {lr}'])} steps, error of the whole tensor {float((y - x).norm() / x.norm()):.1e}")
+    y, histories[f"Adam {lr}"] = lesson.adam(
+        index, values, shape, rank, steps=10 if FAST else 1000, lr=lr, generator=g()
+    )
+    print(
+        f"Adam, lr {lr}: {len(histories[f'Adam {lr}'])} steps, error of the whole tensor {float((y - x).norm() / x.norm()):.1e}"
+    )
 picture(lambda figure: plots.convergence(figure.subplots(), histories))
 
 # %% [markdown]
@@ -104,7 +119,9 @@ picture(lambda figure: plots.convergence(figure.subplots(), histories))
 # Gaussian trains that are recovered, against entries for each degree of freedom; the failures are in it.
 
 # %%
-shape, rank, ratios, seeds = ((6,) * 3, 1, (2, 4), 1) if FAST else ((10,) * 4, 2, (2, 3, 5, 10, 20), 8)
+shape, rank, ratios, seeds = (
+    ((6,) * 3, 1, (2, 4), 1) if FAST else ((10,) * 4, 2, (2, 3, 5, 10, 20), 8)
+)
 shares = lesson.phase(shape, rank, ratios, seeds, max_iter=40 if FAST else 300)
 picture(lambda figure: plots.success(figure.subplots(), shares))
 for name, points in shares.items():
@@ -123,17 +140,25 @@ flat = torch.randperm(side * side, generator=torch.Generator().manual_seed(0))[:
 places = torch.stack([flat // side, flat % side], 1)
 known = photo[places[:, 0], places[:, 1]]
 options = dict(tol=1e-3, max_iter=40 if FAST else 300)
-train = tl.tt_complete(lesson.folded(places, side), known, (int(side**0.5),) * 4, 12, generator=g(), **options)
+train = tl.tt_complete(
+    lesson.folded(places, side), known, (int(side**0.5),) * 4, 12, generator=g(), **options
+)
 matrix = tl.tt_complete(places, known, (side, side), 12, generator=g(), **options)
 grid = torch.cartesian_prod(torch.arange(side), torch.arange(side))
-nearest = torch.cat([torch.cdist(rows.double(), places.double()).argmin(1) for rows in grid.split(4096)])
+nearest = torch.cat(
+    [torch.cdist(rows.double(), places.double()).argmin(1) for rows in grid.split(4096)]
+)
 pictures = {
-    "train": lesson.unfolded(train.value.to_dense()), "matrix": matrix.value.to_dense(), "nearest pixel": known[nearest].reshape(side, side),
-}  # fmt: skip
+    "train": lesson.unfolded(train.value.to_dense()),
+    "matrix": matrix.value.to_dense(),
+    "nearest pixel": known[nearest].reshape(side, side),
+}
 observed = torch.zeros_like(photo)
 observed[places[:, 0], places[:, 1]] = known
 for name, fit in (("train", train), ("matrix", matrix)):
-    print(f"{name}: ranks {fit.value.ranks}, {fit.value.numel} numbers, held-out error {fit.error:.3f}")
+    print(
+        f"{name}: ranks {fit.value.ranks}, {fit.value.numel} numbers, held-out error {fit.error:.3f}"
+    )
 for name, y in pictures.items():
     print(f"{name}: PSNR {lesson.psnr(y, photo):.1f} dB")
 
@@ -142,8 +167,11 @@ def draw(figure):
     shown = {"original": photo, "observed": observed, **pictures}
     for ax, (name, y) in zip(figure.subplots(1, 5), shown.items()):
         plots.image(ax, y.clamp(0, 1), name)
-    return "A photograph, a tenth of its pixels, and what a train, a matrix and the nearest known pixels make of them: " + ", ".join(
-        f"{name} {lesson.psnr(y, photo):.1f} dB" for name, y in pictures.items()) + "."  # fmt: skip
+    return (
+        "A photograph, a tenth of its pixels, and what a train, a matrix and the nearest known pixels make of them: "
+        + ", ".join(f"{name} {lesson.psnr(y, photo):.1f} dB" for name, y in pictures.items())
+        + "."
+    )
 
 
 picture(draw, figsize=(9, 2.2))
@@ -159,8 +187,10 @@ picture(draw, figsize=(9, 2.2))
 # %%
 x, index = lesson.problem((12,) * 3, 4, 0.5, 0)
 fit = tl.tt_complete(index, x.at(index), x.shape, 4, max_iter=40 if FAST else 300, generator=g())
-print(f"least training error {min(fit.history):.1e}, held out {fit.error:.2f}, whole {float((fit.value - x).norm() / x.norm()):.2f}, "
-      f"converged: {fit.converged}")  # fmt: skip
+print(
+    f"least training error {min(fit.history):.1e}, held out {fit.error:.2f}, whole {float((fit.value - x).norm() / x.norm()):.2f}, "
+    f"converged: {fit.converged}"
+)
 
 # %% [markdown]
 # ## Exercises

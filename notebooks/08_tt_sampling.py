@@ -50,11 +50,15 @@ FAST = os.environ.get("TENSORLAB_FAST") == "1"
 d, beta, n = 1000, 0.8, 300 if FAST else 5000
 x, _ = lesson.distribution("Ising chain", d, beta)
 print(f"states: 10^{d * math.log10(2):.0f}, numbers stored: {x.numel}")
-print(f"log of the sum: {float(tl.tt_sum(x).log):.9f}, on paper {math.log(2) + (d - 1) * math.log(2 * math.cosh(beta)):.9f}")
+print(
+    f"log of the sum: {float(tl.tt_sum(x).log):.9f}, on paper {math.log(2) + (d - 1) * math.log(2 * math.cosh(beta)):.9f}"
+)
 spins = 2.0 * tl.tt_sample(x, n, generator=torch.Generator().manual_seed(0)) - 1
 for distance in (1, 2, 5):
     seen = float((spins[:, distance:] * spins[:, :-distance]).mean())
-    print(f"correlation at distance {distance}: {seen:.4f} in {n} samples, on paper {math.tanh(beta) ** distance:.4f}")
+    print(
+        f"correlation at distance {distance}: {seen:.4f} in {n} samples, on paper {math.tanh(beta) ** distance:.4f}"
+    )
 
 # %%
 Code(inspect.getsource(tl.tt_sample), language="python")
@@ -73,7 +77,9 @@ for core in x.to(torch.float32).cores:
 print(f"plain sum in float32: {float(row.max())} after {modes} modes")
 log = float(tl.tt_sum(x.to(torch.float32)).log)
 index = ((1 + spins[:3]) / 2).long()
-print(f"with them: log of the sum {log:.3f}, log-probabilities of three samples {tl.tt_log_prob(x, index).tolist()}")
+print(
+    f"with them: log of the sum {log:.3f}, log-probabilities of three samples {tl.tt_log_prob(x, index).tolist()}"
+)
 
 # %% [markdown]
 # ## Beside a Markov chain Monte Carlo
@@ -91,13 +97,19 @@ walls = lambda s: float((s[:, 1:] != s[:, :-1]).double().mean())
 report = {1, 10, 100} if FAST else {1, 10, 100, 1000}
 for sweep in range(1, max(report) + 1):
     for start in (0, 1):
-        field = torch.nn.functional.pad(state[:, 1:], (0, 1)) + torch.nn.functional.pad(state[:, :-1], (1, 0))
+        field = torch.nn.functional.pad(state[:, 1:], (0, 1)) + torch.nn.functional.pad(
+            state[:, :-1], (1, 0)
+        )
         up = torch.rand(chains, length, generator=generator) < torch.sigmoid(2 * beta * field)
         state[:, start::2] = torch.where(up, 1.0, -1.0)[:, start::2]
     if sweep in report:
-        print(f"after {sweep:4} sweeps: {walls(state):.5f} of neighbours differ, magnetisation {float(state.mean()):.3f}")
+        print(
+            f"after {sweep:4} sweeps: {walls(state):.5f} of neighbours differ, magnetisation {float(state.mean()):.3f}"
+        )
 exact = 2.0 * tl.tt_sample(x, chains, generator=generator) - 1
-print(f"exact samples:     {walls(exact):.5f}, magnetisation {float(exact.mean()):.3f};   on paper {wanted:.5f} and 0")
+print(
+    f"exact samples:     {walls(exact):.5f}, magnetisation {float(exact.mean()):.3f};   on paper {wanted:.5f} and 0"
+)
 
 # %% [markdown]
 # ## A Born machine that learns
@@ -109,7 +121,12 @@ print(f"exact samples:     {walls(exact):.5f}, magnetisation {float(exact.mean()
 rows = torch.cartesian_prod(*[torch.arange(2)] * 4)
 stripes = rows[:, :, None].expand(-1, 4, 4)
 data = torch.cat([stripes, stripes.mT]).reshape(-1, 16).unique(dim=0)
-cores = [c.requires_grad_() for c in tl.TT.randn((2,) * 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64).cores]
+cores = [
+    c.requires_grad_()
+    for c in tl.TT.randn(
+        (2,) * 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    ).cores
+]
 optimizer = torch.optim.Adam(cores, lr=0.1)
 steps = 8 if FAST else 400
 for step in range(1, steps + 1):
@@ -118,11 +135,15 @@ for step in range(1, steps + 1):
     loss.backward()
     optimizer.step()
     if step in (1, steps // 4, steps):
-        print(f"step {step:3}: mean of -log p {float(loss.detach()):.4f}, the floor is {math.log(len(data)):.4f}")
+        print(
+            f"step {step:3}: mean of -log p {float(loss.detach()):.4f}, the floor is {math.log(len(data)):.4f}"
+        )
 drawn = tl.tt_sample(tl.TT(cores), 1000, squared=True, generator=torch.Generator().manual_seed(0))
 known = {tuple(row) for row in data.tolist()}
-print(f"of 1000 samples {sum(tuple(row) in known for row in drawn.tolist())} are bars or stripes, "
-      f"{len(known & {tuple(row) for row in drawn.tolist()})} of the {len(known)} are met")  # fmt: skip
+print(
+    f"of 1000 samples {sum(tuple(row) in known for row in drawn.tolist())} are bars or stripes, "
+    f"{len(known & {tuple(row) for row in drawn.tolist()})} of the {len(known)} are met"
+)
 
 
 # %%
@@ -142,14 +163,20 @@ picture(gallery, figsize=(7, 1.6))
 # the second can be drawn from.
 
 # %%
-grid = torch.stack(torch.meshgrid([torch.linspace(-3, 3, 12, dtype=torch.float64)] * 4, indexing="ij"))
-p = (-(grid.square().sum(0) + 1.8 * (grid[:-1] * grid[1:]).sum(0)) / 0.8).exp() + 1e-3 * (-grid.abs().sum(0)).exp()
+grid = torch.stack(
+    torch.meshgrid([torch.linspace(-3, 3, 12, dtype=torch.float64)] * 4, indexing="ij")
+)
+p = (-(grid.square().sum(0) + 1.8 * (grid[:-1] * grid[1:]).sum(0)) / 0.8).exp() + 1e-3 * (
+    -grid.abs().sum(0)
+).exp()
 p = p / p.sum()
 for rank in (2, 4, 8):
     plain, root = tl.tt_svd(p, rank), tl.tt_svd(p.sqrt(), rank)
     q = root.to_dense().square()
-    print(f"rank {rank}: plain train, {int((plain.to_dense() < 0).sum()):4} of {p.numel()} entries negative, distance "
-          f"{float((plain.to_dense() - p).abs().sum()) / 2:.1e};   squared train, none, {float((q / q.sum() - p).abs().sum()) / 2:.1e}")  # fmt: skip
+    print(
+        f"rank {rank}: plain train, {int((plain.to_dense() < 0).sum()):4} of {p.numel()} entries negative, distance "
+        f"{float((plain.to_dense() - p).abs().sum()) / 2:.1e};   squared train, none, {float((q / q.sum() - p).abs().sum()) / 2:.1e}"
+    )
 
 # %% [markdown]
 # *Order.* A train sees dependence only through its cuts. Five pairs of equal bits cost rank 2 when partners are neighbours, and

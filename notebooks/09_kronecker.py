@@ -41,7 +41,9 @@ w = lesson.matrix("grey flower")
 s = torch.linalg.svdvals(tl.kron_rearrange(w, (8, 8)))
 for k in (1, 4, 16):
     error = float((tl.kron_svd(w, (8, 8), k).to_dense() - w).norm())
-    print(f"{k:2} terms: error {error:.10f}, tail of the rearranged singular values {float(s[k:].norm()):.10f}")
+    print(
+        f"{k:2} terms: error {error:.10f}, tail of the rearranged singular values {float(s[k:].norm()):.10f}"
+    )
 
 # %%
 Code(inspect.getsource(tl.Kronecker.apply), language="python")
@@ -56,7 +58,10 @@ Code(inspect.getsource(tl.Kronecker.apply), language="python")
 print(f"{'matrix':18}" + "".join(f"{k:3} terms: Kron  SVD" for k in (1, 4, 12)))
 for name in lesson.NAMES:
     kron, svd = lesson.errors(lesson.matrix(name), (8, 8), 12)
-    rows = [(kron[k - 1][1] if k <= len(kron) else 0.0, svd[k - 1][1] if k <= len(svd) else 0.0) for k in (1, 4, 12)]
+    rows = [
+        (kron[k - 1][1] if k <= len(kron) else 0.0, svd[k - 1][1] if k <= len(svd) else 0.0)
+        for k in (1, 4, 12)
+    ]
     print(f"{name:18}" + "".join(f"     {a:8.3f} {b:6.3f} " for a, b in rows))
 
 # %% [markdown]
@@ -70,7 +75,10 @@ names = ("grey flower", "random low rank")
 curves = {}
 for name in names:
     kron, svd = lesson.errors(lesson.matrix(name), (8, 8), 30)
-    curves |= {f"{name}, Kronecker": [(n, e) for n, e in kron], f"{name}, SVD": [(n, e) for n, e in svd]}
+    curves |= {
+        f"{name}, Kronecker": [(n, e) for n, e in kron],
+        f"{name}, SVD": [(n, e) for n, e in svd],
+    }
 picture(lambda figure: plots.error_against_storage(figure.subplots(), curves))
 
 # %% [markdown]
@@ -81,11 +89,17 @@ picture(lambda figure: plots.error_against_storage(figure.subplots(), curves))
 # leaving some out is known exactly, but a sum with fewer terms may exist. Here is one: three terms, and how many are found.
 
 # %%
-hidden = tl.Kronecker.randn((8, 27), 3, factors=3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+hidden = tl.Kronecker.randn(
+    (8, 27), 3, factors=3, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+)
 found = tl.Kronecker.from_dense(hidden.to_dense(), rtol=1e-10, factors=3)
 print(f"built from {hidden.ranks[0]} terms, found {found.ranks[0]}")
-once = tl.Kronecker.randn((8, 27), 1, factors=3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-print(f"built from 1 term, found {tl.Kronecker.from_dense(once.to_dense(), rtol=1e-10, factors=3).ranks[0]}")
+once = tl.Kronecker.randn(
+    (8, 27), 1, factors=3, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+)
+print(
+    f"built from 1 term, found {tl.Kronecker.from_dense(once.to_dense(), rtol=1e-10, factors=3).ranks[0]}"
+)
 
 # %% [markdown]
 # ## Exercises

@@ -51,11 +51,17 @@ Code(inspect.getsource(tl.TTMatrix.apply), language="python")
 # %%
 tokens = 256 if FAST else 2048
 for rank in (2, 8, 64):
-    w = tl.TTMatrix.randn(out=(12, 16, 16), in_=(8, 8, 12), rank=rank, generator=torch.Generator().manual_seed(0))
-    print(f"{w}, {tokens} tokens; dense: {2 * tokens * math.prod(w.shape) / 1e9:.2f} billion operations")
+    w = tl.TTMatrix.randn(
+        out=(12, 16, 16), in_=(8, 8, 12), rank=rank, generator=torch.Generator().manual_seed(0)
+    )
+    print(
+        f"{w}, {tokens} tokens; dense: {2 * tokens * math.prod(w.shape) / 1e9:.2f} billion operations"
+    )
     for plan in [plan for plan in tl.plans(w, tokens) if plan.backward == "recompute"]:
-        print(f"   {plan.forward:10} {plan.flops / 1e9:8.2f} billion forward, {plan.backward_flops / 1e9:8.2f} backward, "
-              f"{plan.peak / 2**20:6.0f} MiB, {1e3 * plan.seconds:7.1f} ms")  # fmt: skip
+        print(
+            f"   {plan.forward:10} {plan.flops / 1e9:8.2f} billion forward, {plan.backward_flops / 1e9:8.2f} backward, "
+            f"{plan.peak / 2**20:6.0f} MiB, {1e3 * plan.seconds:7.1f} ms"
+        )
 
 # %% [markdown]
 # ## What the gradient keeps
@@ -81,7 +87,9 @@ picture(lambda figure: paper.draw(table, figure.subplots()), figsize=(8, 4))
 # %%
 row = {(r["forward"], r["gradient"]): r for r in table.rows}
 fixed = [row["fixed order", g]["MiB"] for g in ("autograd", "full einsum", "full matrix")]
-print("memory of the fixed order, over that of full matrix:", *(f"{m / fixed[2]:.1f}" for m in fixed))
+print(
+    "memory of the fixed order, over that of full matrix:", *(f"{m / fixed[2]:.1f}" for m in fixed)
+)
 custom = {k: r["ms"] for k, r in row.items() if k[1].startswith("full")}
 print("fastest of the gradients of one's own:", *min(custom, key=custom.get))
 
@@ -110,7 +118,9 @@ for rank in (2, 8, 64):
     for _ in range(seeds):
         w = tl.TTMatrix.randn(out=(12, 16, 16), in_=(8, 8, 12), rank=rank, generator=g).initial()
         squares.append(float(tl.propagate(w, torch.randn(16, 768, generator=g)).square().mean()))
-    print(f"rank {rank:2}: {math.sqrt(sum(squares) / seeds):.3f}   (1 / sqrt 3 = {1 / math.sqrt(3):.3f})")
+    print(
+        f"rank {rank:2}: {math.sqrt(sum(squares) / seeds):.3f}   (1 / sqrt 3 = {1 / math.sqrt(3):.3f})"
+    )
 
 # %% [markdown]
 # ## The order of the indices matters
@@ -119,7 +129,10 @@ for rank in (2, 8, 64):
 
 # %%
 for name in lesson.WEIGHTS:
-    ranks = [tl.tt_matrix_svd(lesson.weight(name, s), (4, 4, 4), (4, 4, 4), rtol=0.1).ranks for s in (False, True)]
+    ranks = [
+        tl.tt_matrix_svd(lesson.weight(name, s), (4, 4, 4), (4, 4, 4), rtol=0.1).ranks
+        for s in (False, True)
+    ]
     print(f"{name:26} ranks for an error of 10 %: {ranks[0]}, with shuffled rows {ranks[1]}")
 
 # %% [markdown]
@@ -133,7 +146,9 @@ for rank in (2, 4, 8):
     t = tl.tt_matrix_svd(w, (8, 8), (8, 8), rank)
     s = tl.LowRank.from_dense(w, max(1, t.numel // 128))
     errors = [float((f.to_dense() - w).norm() / w.norm()) for f in (t, s)]
-    print(f"TT-matrix {t.numel:4} numbers, error {errors[0]:.3f};   SVD {s.numel:4} numbers, error {errors[1]:.3f}")
+    print(
+        f"TT-matrix {t.numel:4} numbers, error {errors[0]:.3f};   SVD {s.numel:4} numbers, error {errors[1]:.3f}"
+    )
 
 # %% [markdown]
 # And at 768 by 3072 two plain linear layers with as many numbers take a fraction of the time of any TT layer, at every rank

@@ -54,11 +54,15 @@ Code(inspect.getsource(tl.BlockTT.apply), language="python")
 # %%
 n = 64
 for name in lesson.EQUATIONS:
-    w = lesson.structure(name, n, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to_dense()
+    w = lesson.structure(
+        name, n, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    ).to_dense()
     one, four = (tl.BlockTT.from_dense(w, r) for r in (1, 4))
     low = tl.LowRank.from_dense(w, -(-one.numel // (2 * n)))
     errors = [float((x.to_dense() - w).norm() / w.norm()) for x in (one, four, low)]
-    print(f"{name:10} BTT rank 1 {errors[0]:.3f}   BTT rank 4 {errors[1]:.3f}   SVD rank {low.ranks[0]} {errors[2]:.3f}")
+    print(
+        f"{name:10} BTT rank 1 {errors[0]:.3f}   BTT rank 4 {errors[1]:.3f}   SVD rank {low.ranks[0]} {errors[2]:.3f}"
+    )
 
 # %% [markdown]
 # A block train of a low rank $r$ matrix needs rank $r$ and stores $\sqrt n$ times more: where the matrix *is* of low rank, the SVD wins.
@@ -81,14 +85,22 @@ for row in lesson.sweep(names, widths, steps=20 if FAST else 150):
 lesson.ScalingExplorer(results)
 
 # %%
-print(f"{'structure':10} " + " ".join(f"{f'width {n}':>16}" for n in widths) + "     (loss with multipliers / with the dense rate)")
+print(
+    f"{'structure':10} "
+    + " ".join(f"{f'width {n}':>16}" for n in widths)
+    + "     (loss with multipliers / with the dense rate)"
+)
 for name in names:
     losses = {row[1:3]: row[5] for row in results if row[0] == name}
-    print(f"{name:10} " + " ".join(f"{losses[n, True]:8.3f}/{losses[n, False]:7.3f}" for n in widths))
+    print(
+        f"{name:10} " + " ".join(f"{losses[n, True]:8.3f}/{losses[n, False]:7.3f}" for n in widths)
+    )
 for name in names:
     a, b, alpha = lesson.law([(row[3], row[5]) for row in results if row[0] == name and row[2]])
     print(f"{name:10} loss = {a:.3f} + {b:.3g} C^-{alpha:.2f}")
-dense, btt = (min(row[5] for row in results if row[0] == name and row[2]) for name in ("dense", "BTT"))
+dense, btt = (
+    min(row[5] for row in results if row[0] == name and row[2]) for name in ("dense", "BTT")
+)
 print(f"smallest loss of the dense layer {dense:.3f}, of BTT {btt:.3f}")
 
 # %% [markdown]

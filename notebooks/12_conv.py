@@ -45,7 +45,9 @@ layer = nn.Conv2d(3, 4, (3, 2), stride=(2, 1), padding=(2, 1), dilation=(1, 2), 
 x = torch.randn(1, 3, 9, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 for name, make in lesson.STRUCTURES.items():
     with torch.no_grad():
-        print(f"{name:8} differs from the layer by {float((make(layer, 1000)(x) - layer(x)).abs().max()):.1e}")
+        print(
+            f"{name:8} differs from the layer by {float((make(layer, 1000)(x) - layer(x)).abs().max()):.1e}"
+        )
 
 # %% [markdown]
 # ## Where the redundancy is
@@ -92,7 +94,9 @@ for r in (6, 16):
     plain = tl.cp_als(kernel.double(), r, tol=0.0, max_iter=sweeps, generator=seed())
     stable = tl.cp_stable(kernel.double(), r, tol=0.0, max_iter=sweeps, generator=seed())
     for name, fit in (("ALS", plain), ("ridge 1e-3", stable)):
-        print(f"rank {r:2}  {name:10}  error {fit.history[-1]:.4f}   energy of the terms / of their sum {tl.cp_degeneracy(fit.value):.2f}")
+        print(
+            f"rank {r:2}  {name:10}  error {fit.history[-1]:.4f}   energy of the terms / of their sum {tl.cp_degeneracy(fit.value):.2f}"
+        )
 
 # %% [markdown]
 # ## Accuracy against FLOPs
@@ -107,13 +111,17 @@ network = lesson.network()
 work = lambda model: sum(tl.conv_flops(model, x[:1]).values())
 tune = lambda model: convolutions.train(model, x, y, epochs=tuning, lr=1e-3, batch=64, seed=1)
 score = lambda model: 100 * convolutions.accuracy(model, test_x, test_y)
-print(f"dense    {score(network):.1f} %, trained on as long as the others {score(tune(copy.deepcopy(network))):.1f} %")
+print(
+    f"dense    {score(network):.1f} %, trained on as long as the others {score(tune(copy.deepcopy(network))):.1f} %"
+)
 for share in (0.2,) if FAST else (0.3, 0.2, 0.1):
     for name in list(convolutions.STRUCTURES)[: 2 if FAST else None]:
         model = convolutions.factorised(network, name, share, x[:1])
         before = score(model)
         after = score(tune(model))
-        print(f"{name:8} {work(network) / work(model):5.2f} times fewer FLOPs: {before:5.1f} % before fine-tuning, {after:5.1f} % after")
+        print(
+            f"{name:8} {work(network) / work(model):5.2f} times fewer FLOPs: {before:5.1f} % before fine-tuning, {after:5.1f} % after"
+        )
 
 # %% [markdown]
 # The same as a program, `tensorlab run Lebedev2015`, at preset full on MNIST. Our numbers, and what the papers print for networks
@@ -138,7 +146,9 @@ for channels, side in ((16, 8),) if FAST else ((16, 8), (64, 16), (128, 32)):
         chain = lesson.STRUCTURES[name](big, flops=0.25, size=(side, side), **options)
         with torch.no_grad():
             speed = convolutions.speedup(big, chain, image)
-        print(f"{channels:3} channels, {side:2} x {side:2}, a quarter of the FLOPs: {name:8} {speed:.2f} times the speed")
+        print(
+            f"{channels:3} channels, {side:2} x {side:2}, a quarter of the FLOPs: {name:8} {speed:.2f} times the speed"
+        )
 
 # %% [markdown]
 # And a kernel that was never trained has no redundancy at all: of random numbers every structure loses the larger part.

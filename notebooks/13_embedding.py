@@ -34,7 +34,11 @@ import tensorlab as tl
 from tensorlab.layers.embedding import TokenTrains, TTEmbedding, head_flops, tt_rows
 
 FAST = os.environ.get("TENSORLAB_FAST") == "1"
-paper = {93: ((25, 30, 40), (4, 8, 8)), 232: ((10, 10, 15, 20), (4, 4, 4, 4)), 441: ((5, 5, 5, 5, 6, 8), (2, 2, 2, 2, 4, 4))}
+paper = {
+    93: ((25, 30, 40), (4, 8, 8)),
+    232: ((10, 10, 15, 20), (4, 4, 4, 4)),
+    441: ((5, 5, 5, 5, 6, 8), (2, 2, 2, 2, 4, 4)),
+}
 for printed, (out, in_) in paper.items():
     layer = TTEmbedding.randn(25000, 256, out, in_, 16)
     print(f"printed {printed} times, here {layer.weight.compression:.1f}: {layer}")
@@ -53,10 +57,15 @@ Code(inspect.getsource(tt_rows), language="python")
 # %%
 layer = TTEmbedding.randn(25000, 256, (25, 30, 40), (4, 8, 8), 16)
 ids = torch.randint(25000, (16, 32), generator=torch.Generator().manual_seed(0))
-for name, f in {"gathered": lambda: layer(ids), "by the table": lambda: layer.weight.to_dense()[ids]}.items():
+for name, f in {
+    "gathered": lambda: layer(ids),
+    "by the table": lambda: layer.weight.to_dense()[ids],
+}.items():
     with lesson.Ledger() as ledger:
         f().square().sum().backward()
-    print(f"{name:13} {ledger.peak / 2**20:7.1f} MiB at the peak;  the table has {25000 * 256 * 4 / 2**20:.1f} MiB")
+    print(
+        f"{name:13} {ledger.peak / 2**20:7.1f} MiB at the peak;  the table has {25000 * 256 * 4 / 2**20:.1f} MiB"
+    )
 
 # %% [markdown]
 # ## The other end: a tied head
@@ -68,7 +77,11 @@ for name, f in {"gathered": lambda: layer(ids), "by the table": lambda: layer.we
 for batch in (1, 8, 64, 512):
     flops = head_flops(layer.weight, batch)
     best = min(flops, key=flops.get)
-    print(f"{batch:4} rows: " + ", ".join(f"{name} {n / 1e6:9.0f} Mflop" for name, n in flops.items()) + f"  ->  {best}")
+    print(
+        f"{batch:4} rows: "
+        + ", ".join(f"{name} {n / 1e6:9.0f} Mflop" for name, n in flops.items())
+        + f"  ->  {best}"
+    )
 
 # %% [markdown]
 # ## Trained from nothing
@@ -101,7 +114,9 @@ for name, (numbers, bits) in results.items():
 for modes in lesson.MODES:
     for by in lesson.ORDERS:
         w, error = lesson.compressed(modes, 16, by)
-        print(f"{modes:35} by {by:9}: {w.compression:5.1f} times, error {error:.3f}, low rank {lesson.svd_error(w.numel):.3f}")
+        print(
+            f"{modes:35} by {by:9}: {w.compression:5.1f} times, error {error:.3f}, low rank {lesson.svd_error(w.numel):.3f}"
+        )
 
 # %% [markdown]
 # ## A train for each token
@@ -114,7 +129,9 @@ words, table, _ = lesson.vocabulary()
 for rank in (1, 2, 4):
     trains = TokenTrains.from_dense(table, (2,) * 6, rank)
     error = float((trains(torch.arange(1024)) - table).norm() / table.norm())
-    print(f"rank {rank}: {table.numel() / trains.numel:4.1f} times, error {error:.3f}, low rank {lesson.svd_error(trains.numel):.3f}")
+    print(
+        f"rank {rank}: {table.numel() / trains.numel:4.1f} times, error {error:.3f}, low rank {lesson.svd_error(trains.numel):.3f}"
+    )
 smooth = torch.linspace(0, 3, 64, dtype=torch.float64).mul(torch.arange(1.0, 6)[:, None]).sin()
 print(f"five sine waves instead, to 1e-6: {TokenTrains.from_dense(smooth, (2,) * 6, rtol=1e-6)}")
 
@@ -137,7 +154,9 @@ else:
     for rank in (16,) if FAST else (8, 16, 32):
         w = tl.tt_matrix_svd(x, (8, 8, 16), (6, 8, 8), rank)
         floor = float(s[w.numel // sum(x.shape) :].norm() / s.norm())
-        print(f"rank {rank:2}: {w.compression:5.1f} times, error {float((w.to_dense() - x).norm() / x.norm()):.3f}, low rank {floor:.3f}")
+        print(
+            f"rank {rank:2}: {w.compression:5.1f} times, error {float((w.to_dense() - x).norm() / x.norm()):.3f}, low rank {floor:.3f}"
+        )
 
 # %% [markdown]
 # ## Exercises

@@ -49,7 +49,17 @@ steps = 12 if FAST else 300
 for name in lesson.CLOUDS[:1] if FAST else lesson.CLOUDS:
     x = lesson.cloud(name, 256)
     for loss, (w, c) in lesson.LOSSES.items():
-        fit = tl.tt_cloud(x, lesson.SHAPE, 4, wasserstein=w, neighbours=c, hierarchy=0.0, steps=steps, start="random", generator=seeded())
+        fit = tl.tt_cloud(
+            x,
+            lesson.SHAPE,
+            4,
+            wasserstein=w,
+            neighbours=c,
+            hierarchy=0.0,
+            steps=steps,
+            start="random",
+            generator=seeded(),
+        )
         sliced, near = lesson.distances(x, pointcloud.rows(fit.value))
         print(f"{name:10} trained with {loss:18}: sliced {sliced:.4f}, neighbours {near:.4f}")
 
@@ -65,7 +75,9 @@ for name in lesson.CLOUDS[:1] if FAST else lesson.CLOUDS:
     fit = tl.tt_cloud(x, shape, 4, hierarchy=0.0, steps=steps, batch=512, generator=seeded())
     for rival, (numbers, y) in lesson.rivals(x, fit.value).items():
         sliced, near = lesson.distances(x, y)
-        print(f"{name:10} {rival:8} {numbers:4} of {x.numel()} numbers: sliced {sliced:.4f}, neighbours {near:.4f}")
+        print(
+            f"{name:10} {rival:8} {numbers:4} of {x.numel()} numbers: sliced {sliced:.4f}, neighbours {near:.4f}"
+        )
 
 # %% [markdown]
 # ## Search in a train
@@ -76,11 +88,19 @@ for name in lesson.CLOUDS[:1] if FAST else lesson.CLOUDS:
 # %%
 x = lesson.cloud("spiral", 256)
 for hierarchy in (0.0, 1.0):
-    fit = tl.tt_cloud(x, lesson.SHAPE, 4, hierarchy=hierarchy, steps=steps, start="random", generator=seeded())
+    fit = tl.tt_cloud(
+        x, lesson.SHAPE, 4, hierarchy=hierarchy, steps=steps, start="random", generator=seeded()
+    )
     y = pointcloud.rows(fit.value)
     best = (x - y[pointcloud.nearest(x, y)]).square().sum(1)
-    found = {beam: float((tl.tt_nearest(fit.value, x, beam)[1] <= best * (1 + 1e-9)).double().mean()) for beam in (1, 2, 4, 8, 32)}
-    print(f"hierarchy {hierarchy}: " + ", ".join(f"beam {beam} {share:.2f}" for beam, share in found.items()))
+    found = {
+        beam: float((tl.tt_nearest(fit.value, x, beam)[1] <= best * (1 + 1e-9)).double().mean())
+        for beam in (1, 2, 4, 8, 32)
+    }
+    print(
+        f"hierarchy {hierarchy}: "
+        + ", ".join(f"beam {beam} {share:.2f}" for beam, share in found.items())
+    )
 
 # %% [markdown]
 # ## The permutation
@@ -107,14 +127,23 @@ if (real := embedding.encoder_vocabulary(n)) is not None and not FAST:
 for name, x in tables.items():
     s = torch.linalg.svdvals(x)
     rank = 8
-    fit = tl.tt_permute(x, shape, rank, max_iter=2 if FAST else 8, order=torch.arange(n), generator=seeded())
+    fit = tl.tt_permute(
+        x, shape, rank, max_iter=2 if FAST else 8, order=torch.arange(n), generator=seeded()
+    )
     clustered = tl.tt_permute(x, shape, rank, max_iter=2 if FAST else 8, generator=seeded())
     floor = float(s[fit.value.tt.numel // sum(x.shape) :].norm() / s.norm())
-    print(f"{name}, {x.numel() / fit.value.tt.numel:.0f} times fewer numbers: given order {fit.history[0]:.3f} -> {fit.history[-1]:.3f}, "
-          f"from clusters {clustered.history[0]:.3f} -> {clustered.history[-1]:.3f}, low rank {floor:.3f}")  # fmt: skip
+    print(
+        f"{name}, {x.numel() / fit.value.tt.numel:.0f} times fewer numbers: given order {fit.history[0]:.3f} -> {fit.history[-1]:.3f}, "
+        f"from clusters {clustered.history[0]:.3f} -> {clustered.history[-1]:.3f}, low rank {floor:.3f}"
+    )
     for rtol in (0.8, 0.5):
-        ranks = [tl.tt_svd(x[order].reshape(*shape, -1), rtol=rtol).ranks for order in (torch.arange(n), clustered.value.order)]
-        print(f"   ranks for an error of {rtol}: {ranks[0]} in the given order, {ranks[1]} in the one found")
+        ranks = [
+            tl.tt_svd(x[order].reshape(*shape, -1), rtol=rtol).ranks
+            for order in (torch.arange(n), clustered.value.order)
+        ]
+        print(
+            f"   ranks for an error of {rtol}: {ranks[0]} in the given order, {ranks[1]} in the one found"
+        )
 
 # %% [markdown]
 # ## Where it loses
@@ -129,8 +158,10 @@ fit = tl.tt_cloud(x, lesson.WORD_SHAPE, 4, steps=10 if FAST else 200, generator=
 size = (x - x.mean(0)).square().sum(1).mean()
 for name, (numbers, y) in lesson.rivals(x, fit.value).items():
     sliced = tl.sliced_wasserstein(x, y, 256, generator=seeded()) / size
-    print(f"words, {name:8} {numbers:5} of {x.numel()} numbers: sliced {float(sliced):.3f}, neighbours {float(tl.chamfer(x, y) / size):.3f}, "
-          f"of the points alone {float(pointcloud.distortion(x, y) / size):.3f}")  # fmt: skip
+    print(
+        f"words, {name:8} {numbers:5} of {x.numel()} numbers: sliced {float(sliced):.3f}, neighbours {float(tl.chamfer(x, y) / size):.3f}, "
+        f"of the points alone {float(pointcloud.distortion(x, y) / size):.3f}"
+    )
 
 # %% [markdown]
 # ## Exercises

@@ -73,7 +73,9 @@ curves = {}
 for s in small:
     for name, error in lesson.flow_errors(s, h).items():
         curves.setdefault(name, []).append((s, error))
-picture(lambda figure: plots.ode_errors(figure.subplots(), curves, f"smallest singular value, h = {h}"))
+picture(
+    lambda figure: plots.ode_errors(figure.subplots(), curves, f"smallest singular value, h = {h}")
+)
 
 # %% [markdown]
 # The three terms, one at a time: halving $h$ halves the error; noise $\varepsilon$ in $A$, which no matrix of rank 6 can follow, is a floor;
@@ -82,8 +84,14 @@ picture(lambda figure: plots.ode_errors(figure.subplots(), curves, f"smallest si
 # %%
 steps = [0.2, 0.1] if FAST else [0.2, 0.1, 0.05, 0.025, 0.0125]
 cuts = [1e-4, 1e-2] if FAST else [1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1]
-by_h = {f"ε = {e:g}": [(h, lesson.flow_errors(1e-8, h, epsilon=e)["KLS"]) for h in steps] for e in (0.0, 0.1)}
-by_theta = {f"h = {h:g}": [(t, lesson.flow_errors(1e-8, h, theta=t)["KLS"]) for t in cuts] for h in (steps[0], steps[-1])}
+by_h = {
+    f"ε = {e:g}": [(h, lesson.flow_errors(1e-8, h, epsilon=e)["KLS"]) for h in steps]
+    for e in (0.0, 0.1)
+}
+by_theta = {
+    f"h = {h:g}": [(t, lesson.flow_errors(1e-8, h, theta=t)["KLS"]) for t in cuts]
+    for h in (steps[0], steps[-1])
+}
 
 
 def terms(figure):
@@ -102,14 +110,18 @@ picture(terms, figsize=(9, 3.2))
 x, y, x_test, y_test = lesson.digits()
 g = torch.Generator().manual_seed(0)
 model = lesson.MLP((64, 100, 100, 10), generator=g)
-tl.replace_linear(model, "layers.[01]", lambda w: tl.dlrt_start(w.shape, 30, decay=1.1, generator=g))
+tl.replace_linear(
+    model, "layers.[01]", lambda w: tl.dlrt_start(w.shape, 30, decay=1.1, generator=g)
+)
 dlrt = tl.DLRT(model, torch.optim.Adam(model.parameters(), 3e-3), lr=3e-3, theta=0.15)
 for epoch in range(2 if FAST else 10):
     for rows in torch.randperm(len(y), generator=g).split(64):
         a, b = x[rows], y[rows]
         loss = dlrt.step(lambda: nn.functional.cross_entropy(model(a), b))  # noqa: B023
     right = lesson.accuracy(model, x_test, y_test)
-    print(f"epoch {epoch}: loss {loss:.3f}, {100 * right:.1f} % right, ranks {list(dlrt.ranks.values())}")
+    print(
+        f"epoch {epoch}: loss {loss:.3f}, {100 * right:.1f} % right, ranks {list(dlrt.ranks.values())}"
+    )
 
 # %% [markdown]
 # ## What theta does
@@ -120,12 +132,21 @@ for epoch in range(2 if FAST else 10):
 rows = []
 for theta in (0.1, 0.3) if FAST else (0.05, 0.1, 0.2, 0.3, 0.45):
     model, g = lesson.network(32, decay=1.1)
-    dlrt = tl.DLRT(model, torch.optim.SGD(model.parameters(), 0.05, momentum=0.9), lr=0.05, theta=theta)
+    dlrt = tl.DLRT(
+        model, torch.optim.SGD(model.parameters(), 0.05, momentum=0.9), lr=0.05, theta=theta
+    )
     ranks = [max(dlrt.ranks.values())]
     for _ in lesson.training(model, dlrt, g, 1 if FAST else 8):
         ranks.append(max(dlrt.ranks.values()))
     right = 100 * lesson.accuracy(model, x_test, y_test)
-    rows.append({"theta": theta, "largest rank by epoch": " ".join(map(str, ranks)), "% right": round(right, 1), **paper.counts(model)})
+    rows.append(
+        {
+            "theta": theta,
+            "largest rank by epoch": " ".join(map(str, ranks)),
+            "% right": round(right, 1),
+            **paper.counts(model),
+        }
+    )
 Table("digits", rows)
 
 # %% [markdown]
@@ -142,8 +163,19 @@ rows = []
 for row in table.where(method="DLRT"):
     ranks = [int(r) for r in row["ranks"].split()]
     both = sum(r * sum(shape) for r, shape in zip(ranks, sizes)) + 5000
-    saved = {"one": f"{100 * (1 - row['one factor'] / 430500):.1f} %", "both": f"{100 * (1 - both / 430500):.1f} %"}
-    rows.append({"theta": row["theta"], "accuracy": row["accuracy"], "printed": row["one factor"], "both factors": both, **saved})
+    saved = {
+        "one": f"{100 * (1 - row['one factor'] / 430500):.1f} %",
+        "both": f"{100 * (1 - both / 430500):.1f} %",
+    }
+    rows.append(
+        {
+            "theta": row["theta"],
+            "accuracy": row["accuracy"],
+            "printed": row["one factor"],
+            "both factors": both,
+            **saved,
+        }
+    )
 Table(paper.KEY, rows)
 
 # %% [markdown]
@@ -172,12 +204,20 @@ for decay in (1, 10) if FAST else (1, 2, 10):
             if name == "U V":
                 lesson.balance(model)
             sgd = torch.optim.SGD(model.parameters(), rate)
-            method = tl.Alternating(model, sgd) if name == "U V" else tl.DLRT(model, sgd, lr=rate, theta=None)
+            method = (
+                tl.Alternating(model, sgd)
+                if name == "U V"
+                else tl.DLRT(model, sgd, lr=rate, theta=None)
+            )
             for _ in lesson.training(model, method, g, 1 if FAST else 5):
                 pass
-            best[name] = max(best.get(name, (0.0, rate)), (100 * lesson.accuracy(model, x_test, y_test), rate))
+            best[name] = max(
+                best.get(name, (0.0, rate)), (100 * lesson.accuracy(model, x_test, y_test), rate)
+            )
     row = {name: f"{right:.1f} % at {rate:g}" for name, (right, rate) in best.items()}
-    rows.append({"decay": decay, **row, "DLRT ahead by": round(best["DLRT"][0] - best["U V"][0], 1)})
+    rows.append(
+        {"decay": decay, **row, "DLRT ahead by": round(best["DLRT"][0] - best["U V"][0], 1)}
+    )
 Table("UV", rows)
 
 # %% [markdown]
@@ -192,13 +232,22 @@ Table("UV", rows)
 rows = []
 for rank in (5, 20) if FAST else (5, 20, 50, 100, 250):
     layer = tl.FactorizedLinear(tl.dlrt_start((500, 500), rank), torch.zeros(500))
-    dlrt = tl.DLRT(layer, torch.optim.SGD(layer.parameters(), 1e-3), lr=1e-3, theta=0.0, max_rank=rank)
+    dlrt = tl.DLRT(
+        layer, torch.optim.SGD(layer.parameters(), 1e-3), lr=1e-3, theta=0.0, max_rank=rank
+    )
     batch, start = torch.randn(256, 500), time.process_time()
     for _ in range(2 if FAST else 5):
         dlrt.step(lambda: layer(batch).square().mean())  # noqa: B023
     spent = (time.process_time() - start) / (2 if FAST else 5)
     held = 2 * (2 * rank * 1000) + 3 * (2 * rank) ** 2
-    rows.append({"rank": rank, "numbers in a step": held, "dense": 3 * 500 * 500, "ms of CPU": round(1000 * spent, 1)})
+    rows.append(
+        {
+            "rank": rank,
+            "numbers in a step": held,
+            "dense": 3 * 500 * 500,
+            "ms of CPU": round(1000 * spent, 1),
+        }
+    )
 Table("cost", rows)
 
 # %% [markdown]

@@ -60,9 +60,20 @@ for name, t in tl.lora_state_dict(model).items():
 
 # %%
 steps = 20 if FAST else 300
-print(f"{'kind':12} {'rank':>5} {'numbers':>8} {'turned':>8} {'upright':>8} {'merged - unmerged':>18}")
+print(
+    f"{'kind':12} {'rank':>5} {'numbers':>8} {'turned':>8} {'upright':>8} {'merged - unmerged':>18}"
+)
 rows = []
-for kind, rank in (("all weights", 0), ("lora", 1), ("lora", 4), ("lora", 16), ("rslora", 4), ("dora", 4), ("lokr", 4), ("dlrt", 16)):
+for kind, rank in (
+    ("all weights", 0),
+    ("lora", 1),
+    ("lora", 4),
+    ("lora", 16),
+    ("rslora", 4),
+    ("dora", 4),
+    ("lokr", 4),
+    ("dlrt", 16),
+):
     *_, last = lesson.adapt(kind, max(rank, 1), steps=steps)
     model = last["model"]
     seen = lesson.seen(model)
@@ -73,7 +84,9 @@ for kind, rank in (("all weights", 0), ("lora", 1), ("lora", 4), ("lora", 16), (
             y = model(lesson.turned(x))
             gap = f"{float((tl.merge_lora(model)(lesson.turned(x)) - y).abs().max()):.1e}"
     rows.append((kind, seen))
-    print(f"{kind:12} {rank or '':>5} {seen['numbers']:8} {100 * seen['new']:7.1f}% {100 * seen['old']:7.1f}% {gap:>18}")
+    print(
+        f"{kind:12} {rank or '':>5} {seen['numbers']:8} {100 * seen['new']:7.1f}% {100 * seen['old']:7.1f}% {gap:>18}"
+    )
 
 # %%
 full = rows[0][1]
@@ -92,7 +105,10 @@ print(f"the best adapter, {best[0]}: {100 * best[1]['new']:.1f} % from {best[1][
 # %%
 spectrum = tl.linalg.singular_values(lesson.change(lesson.fine_tuned()))
 share = (spectrum.square().cumsum(0) / spectrum.square().sum())[[0, 3, 15]].tolist()
-print("of what training all weights added to layers.1, ranks 1, 4 and 16 hold", ", ".join(f"{100 * s:.0f} %" for s in share))
+print(
+    "of what training all weights added to layers.1, ranks 1, 4 and 16 hold",
+    ", ".join(f"{100 * s:.0f} %" for s in share),
+)
 
 # %% [markdown]
 # ## Exercises

@@ -53,13 +53,20 @@ seeds, epochs = ((0,), 4) if FAST else ((0, 1, 2), 24)
 found = {}
 for kind, rank in cases:
     for way in ways:
-        found[kind, way] = [lesson.compare(way, kind, rank, epochs=epochs, seed=seed) for seed in seeds]
+        found[kind, way] = [
+            lesson.compare(way, kind, rank, epochs=epochs, seed=seed) for seed in seeds
+        ]
         print(f"\r{kind} {way} trained          ", end="")
 print()
 for kind, rank in cases:
-    print(f"\n{kind}, rank {rank}: {lesson.stored(kind, rank)} of {2 * 64 * 64} numbers.  Test accuracy and loss for each seed:")
+    print(
+        f"\n{kind}, rank {rank}: {lesson.stored(kind, rank)} of {2 * 64 * 64} numbers.  Test accuracy and loss for each seed:"
+    )
     for way in ways:
-        print(f"  {way:11}" + "   ".join(f"{100 * a:5.1f} % {loss:6.3f}" for loss, a in found[kind, way]))
+        print(
+            f"  {way:11}"
+            + "   ".join(f"{100 * a:5.1f} % {loss:6.3f}" for loss, a in found[kind, way])
+        )
 
 # %% [markdown]
 # The residuals that lead there, of the last rounds:
@@ -82,9 +89,16 @@ for k, r in enumerate(state["history"], 1):
 # %%
 for kind, _ in cases:
     gains = [100 * (a[1] - d[1]) for a, d in zip(found[kind, "ADMM"], found[kind, "direct"])]
-    print(f"{kind}: ADMM over the direct projection, points of accuracy for each seed: " + ", ".join(f"{g:+.1f}" for g in gains))
+    print(
+        f"{kind}: ADMM over the direct projection, points of accuracy for each seed: "
+        + ", ".join(f"{g:+.1f}" for g in gains)
+    )
     best = {way: sum(a for _, a in found[kind, way]) / len(seeds) for way in ways}
-    print("  highest mean accuracy: " + max(best, key=best.get) + f", {100 * max(best.values()):.1f} %")
+    print(
+        "  highest mean accuracy: "
+        + max(best, key=best.get)
+        + f", {100 * max(best.values()):.1f} %"
+    )
 
 # %% [markdown]
 # ## Exercises

@@ -57,13 +57,17 @@ one = runs["ticket"][0]["dense_flops"]
 print(f"\r{'left':>8} {'ticket':>8} {'new weights':>12} {'paid':>6} {'paid, dense':>12}")
 for a, b in zip(runs["ticket"], runs["new weights"]):
     left, paid, dense = 1 - a["sparsity"], a["flops"] / one, a["dense_flops"] / one
-    print(f"{100 * left:7.1f}% {100 * a['accuracy']:7.1f}% {100 * b['accuracy']:11.1f}% {paid:6.2f} {dense:12.2f}")
+    print(
+        f"{100 * left:7.1f}% {100 * a['accuracy']:7.1f}% {100 * b['accuracy']:11.1f}% {paid:6.2f} {dense:12.2f}"
+    )
 
 # %%
 from tensorlab import plots
 from tensorlab.course.widgets import picture
 
-points = {name: [(100 * (1 - r["sparsity"]), r["accuracy"]) for r in rows] for name, rows in runs.items()}
+points = {
+    name: [(100 * (1 - r["sparsity"]), r["accuracy"]) for r in rows] for name, rows in runs.items()
+}
 picture(lambda figure: plots.shares(figure.subplots(), points, "weights left in %", "accuracy"))
 
 # %% [markdown]
@@ -80,7 +84,9 @@ for block in ("entries", "8 x 8"):
     print(f"{block:12} {numbers:8} {100 * last['accuracy']:8.1f}% {last['flops'] / one:15.2f}")
 rank = max(1, round(numbers / (4 * 64)))
 row = lesson.low_rank_row(rank, epochs=epochs)
-print(f"{f'rank {rank}':12} {row['numbers']:8} {100 * row['accuracy']:8.1f}% {row['flops'] / one:15.2f}")
+print(
+    f"{f'rank {rank}':12} {row['numbers']:8} {100 * row['accuracy']:8.1f}% {row['flops'] / one:15.2f}"
+)
 
 # %% [markdown]
 # What is printed above is the comparison to look at: how much accuracy the many trainings buy over one training of two factors, and how much
@@ -103,7 +109,13 @@ for way in ("dense", "DLRT", "pruned blocks") if FAST else competitors.WAYS:
     kind = competitors.WAYS[way][0]
     rows.append({"way": way, **competitors.measure(size, way, setting[kind], rate=0.05, seed=0)})
     print(f"\r{way} trained          ", end="")
-Table("one rate", [{name: row[name] for name in ("way", "test", "stored", "mask", "passes", "gmacs", "cpu s")} for row in rows])
+Table(
+    "one rate",
+    [
+        {name: row[name] for name in ("way", "test", "stored", "mask", "passes", "gmacs", "cpu s")}
+        for row in rows
+    ],
+)
 
 # %% [markdown]
 # One rate for all is not fair either. The program `tensorlab run Schotthoefer2022competitors --preset full` gives each way the best of the same grid,
@@ -111,7 +123,9 @@ Table("one rate", [{name: row[name] for name in ("way", "test", "stored", "mask"
 
 # %%
 recorded = measured(competitors.KEY)
-competitors.summary(recorded) if len(recorded) else print("Not run yet: tensorlab run Schotthoefer2022competitors --preset full --record")
+competitors.summary(recorded) if len(recorded) else print(
+    "Not run yet: tensorlab run Schotthoefer2022competitors --preset full --record"
+)
 
 # %% [markdown]
 # ## Exercises

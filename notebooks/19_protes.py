@@ -56,12 +56,16 @@ Code(inspect.getsource(module._gradient), language="python")
 
 # %%
 search = tl.Protes((3, 4, 5, 2), budget=1, generator=generator(0))
-search.cores = torch.randn(search.cores.shape, generator=generator(0), dtype=torch.float64) * search.mask
+search.cores = (
+    torch.randn(search.cores.shape, generator=generator(0), dtype=torch.float64) * search.mask
+)
 grid = torch.cartesian_prod(*[torch.arange(n) for n in search.shape])
 p = search.log_prob(grid).exp()
 drawn = search.draw(20_000)
 seen = torch.tensor([(drawn == row).all(1).double().mean() for row in grid[p.topk(3).indices]])
-print(f"cores with a minus: {int((search.cores < 0).sum())} of {int(search.mask.sum())} numbers; sum of p: {float(p.sum()):.12f}")
+print(
+    f"cores with a minus: {int((search.cores < 0).sum())} of {int(search.mask.sum())} numbers; sum of p: {float(p.sum()):.12f}"
+)
 print(f"the three most probable: {p.topk(3).values.tolist()}, in 20000 draws {seen.tolist()}")
 
 # %% [markdown]
@@ -98,7 +102,9 @@ for key in ("P-07", "P-11", "P-14", "P-15"):
 p = problem("P-18")
 admits = lambda index: RUNS.train(p.shape).at(index) > 0
 masked = tl.Protes(p.shape, budget=10**6, constraint=RUNS, mutants=0, generator=generator(0))
-start = tl.TT([core[:r, :, :q] for core, r, q in zip(masked.cores, [1, *[20] * 24], [*[20] * 24, 1])])
+start = tl.TT(
+    [core[:r, :, :q] for core, r, q in zip(masked.cores, [1, *[20] * 24], [*[20] * 24, 1])]
+)
 loose = tl.Protes(p.shape, budget=10**6, start=start, mutants=0, generator=generator(0))
 for batch in range(1, 6 if FAST else 21):
     shares = []
@@ -119,12 +125,18 @@ for batch in range(1, 6 if FAST else 21):
 # %%
 for key in ("P-02", "P-08"):
     p, values = problem(key), {"PROTES": [], "TT-cross": []}
-    noted = lambda index, name, p=p, values=values: values[name].append(p.f(index)) or values[name][-1]
+    noted = lambda index, name, p=p, values=values: (
+        values[name].append(p.f(index)) or values[name][-1]
+    )
     tl.protes(partial(noted, name="PROTES"), p.shape, budget=budget, generator=generator(0))
-    tl.tt_cross(partial(noted, name="TT-cross"), p.shape, rtol=1e-10, budget=budget, generator=generator(0))
+    tl.tt_cross(
+        partial(noted, name="TT-cross"), p.shape, rtol=1e-10, budget=budget, generator=generator(0)
+    )
     for name, seen in values.items():
         first = (torch.cat(seen) <= p.best + 1e-5 * abs(p.best)).nonzero()[:1, 0].tolist()
-        print(f"{key} {p.name}, {name}: the optimum was first met at point {first[0] + 1 if first else 'none'} of {len(torch.cat(seen))}")
+        print(
+            f"{key} {p.name}, {name}: the optimum was first met at point {first[0] + 1 if first else 'none'} of {len(torch.cat(seen))}"
+        )
 
 # %% [markdown]
 # *No structure at all.* A needle in a haystack, one entry -1 among zeros: nothing can be learned from the elite, and random search
@@ -134,8 +146,12 @@ for key in ("P-02", "P-08"):
 needle = torch.randint(2, (12,), generator=generator(3))
 f = lambda index: -(index == needle).all(1).double()
 seeds = range(3 if FAST else 20)
-found = sum(tl.protes(f, (2,) * 12, budget=1024, generator=generator(s)).value.value == -1 for s in seeds)
-print(f"PROTES found it with {found} of {len(seeds)} seeds; a quarter of the grid holds it with probability 0.25")
+found = sum(
+    tl.protes(f, (2,) * 12, budget=1024, generator=generator(s)).value.value == -1 for s in seeds
+)
+print(
+    f"PROTES found it with {found} of {len(seeds)} seeds; a quarter of the grid holds it with probability 0.25"
+)
 
 # %% [markdown]
 # ## Exercises

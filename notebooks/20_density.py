@@ -74,6 +74,7 @@ weights = [(e.diff()[:, None] * torch.tensor(weight) / 2).flatten() for e in edg
 total = squared.score_samples(torch.cartesian_prod(*points)).exp() @ torch.outer(*weights).flatten()
 print(f"integral - 1 = {float(total) - 1:.1e}")
 
+
 # %%
 def draw(figure):
     axes = figure.subplots(1, 2, sharex=True, sharey=True)
@@ -92,19 +93,30 @@ picture(draw, figsize=(8, 3.6))
 # seen. Rows outside of the support, and rows where a linear model is negative, have no logarithm; they are counted and not clipped.
 # The mean is over the others, which flatters a model that has many of them.
 
+
 # %%
 def compare(name, rows, steps):
     g = torch.Generator().manual_seed(0)
     x, z = paper.toy(name, rows, generator=g), paper.toy(name, rows, generator=g)
-    for method in ("one Gaussian", "tuned mixture of Gaussians", "tuned KDE", "TTDE, squared", "TTDE, linear"):
+    for method in (
+        "one Gaussian",
+        "tuned mixture of Gaussians",
+        "tuned KDE",
+        "TTDE, squared",
+        "TTDE, linear",
+    ):
         start = time.perf_counter()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model = paper.fit(method, x, name, steps if "squared" in method else 4 if FAST else 20, (1, 4, 8, 16))
+            model = paper.fit(
+                method, x, name, steps if "squared" in method else 4 if FAST else 20, (1, 4, 8, 16)
+            )
             log, seconds = model.log(z), time.perf_counter() - start
         known = log.isfinite()
-        print(f"{name:16} {method:27} {float(log[known].mean()):7.3f}   of {rows} rows {int((log == -math.inf).sum())} outside"
-              f" and {int(log.isnan().sum())} negative   {seconds:.1f} s")  # fmt: skip
+        print(
+            f"{name:16} {method:27} {float(log[known].mean()):7.3f}   of {rows} rows {int((log == -math.inf).sum())} outside"
+            f" and {int(log.isnan().sum())} negative   {seconds:.1f} s"
+        )
 
 
 for name in paper.TOYS[2:3] if FAST else paper.TOYS:
@@ -122,8 +134,10 @@ picture(lambda figure: plots.density_map(figure.subplots(), a, b, p), figsize=(4
 
 # %%
 report = linear.report(z)
-print(f"{round(report.negative * n)} of {n} rows have no logarithm, {round(report.outside * n)} lie outside of the support;"
-      f" the mean over the others is {report.mean:.3f}, of the squared model {squared.report(z).mean:.3f}")  # fmt: skip
+print(
+    f"{round(report.negative * n)} of {n} rows have no logarithm, {round(report.outside * n)} lie outside of the support;"
+    f" the mean over the others is {report.mean:.3f}, of the squared model {squared.report(z).mean:.3f}"
+)
 
 # %% [markdown]
 # POWER, six variables of a household's meters, at full size (`tensorlab run Novikov2021 --preset full` in a shell makes this table
@@ -141,14 +155,23 @@ Table(paper.KEY, power).beside(printed(paper.KEY))
 
 # %%
 a = torch.randn(6, 6, generator=g, dtype=torch.float64)
-normal = torch.distributions.MultivariateNormal(torch.zeros(6).double(), a @ a.T / 6 + 0.1 * torch.eye(6).double())
+normal = torch.distributions.MultivariateNormal(
+    torch.zeros(6).double(), a @ a.T / 6 + 0.1 * torch.eye(6).double()
+)
 root = torch.linalg.cholesky(normal.covariance_matrix)
-x, z = (torch.randn(500 if FAST else 5000, 6, generator=g, dtype=torch.float64) @ root.T for _ in range(2))
+x, z = (
+    torch.randn(500 if FAST else 5000, 6, generator=g, dtype=torch.float64) @ root.T
+    for _ in range(2)
+)
 fitted = torch.distributions.MultivariateNormal(x.mean(0), torch.cov(x.T))
-print(f"truth {float(normal.log_prob(z).mean()):.3f}   Gaussian {float(fitted.log_prob(z).mean()):.3f}")
+print(
+    f"truth {float(normal.log_prob(z).mean()):.3f}   Gaussian {float(fitted.log_prob(z).mean()):.3f}"
+)
 for rank in (1, 4) if FAST else (1, 4, 8):
     report = tl.TTDensity(rank=rank, basis=16, steps=1 if FAST else 6, noise=0.05).fit(x).report(z)
-    print(f"train of rank {rank}: {report.mean:.3f}, {report.outside:.1%} of the rows outside of the support")
+    print(
+        f"train of rank {rank}: {report.mean:.3f}, {report.outside:.1%} of the rows outside of the support"
+    )
 
 # %% [markdown]
 # ## Exercises

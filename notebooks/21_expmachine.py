@@ -48,12 +48,20 @@ sets = lesson.planted(3, 0)
 x, y = lesson.corners(400 if FAST else 2000, sets, 0.05, 0)
 z, t = lesson.corners(2000, sets, 0.0, 500)
 curves = {}
-for method, steps in (("riemannian", 4 if FAST else 60), ("cores", 1 if FAST else 5), ("adam", 20 if FAST else 600)):
+for method, steps in (
+    ("riemannian", 4 if FAST else 60),
+    ("cores", 1 if FAST else 5),
+    ("adam", 20 if FAST else 600),
+):
     batch = 512 if method == "adam" else len(x)
-    machine = tl.ExponentialMachine(rank=5, method=method, steps=steps, batch=batch, ridge=1e-3).fit(x, y)
+    machine = tl.ExponentialMachine(
+        rank=5, method=method, steps=steps, batch=batch, ridge=1e-3
+    ).fit(x, y)
     curves[method] = [value for _, _, value in machine.history_]
-    print(f"{method:10} {steps:4} steps, {machine.history_[-1][1]:5.2f} s: loss {curves[method][-1]:.4f}, "
-          f"AUC on new rows {paper.auc(machine.decision_function(z), t):.4f}")  # fmt: skip
+    print(
+        f"{method:10} {steps:4} steps, {machine.history_[-1][1]:5.2f} s: loss {curves[method][-1]:.4f}, "
+        f"AUC on new rows {paper.auc(machine.decision_function(z), t):.4f}"
+    )
 picture(lambda figure: plots.convergence(figure.subplots(), curves))
 
 # %% [markdown]
@@ -63,9 +71,13 @@ picture(lambda figure: plots.convergence(figure.subplots(), curves))
 
 # %%
 for form in ("tt", "cp", "ht"):
-    machine = tl.ExponentialMachine(rank=5, format=form, steps=20 if FAST else 800, lr=0.01).fit(x, y)
-    print(f"{form}: {machine.weights_.numel:4} numbers, AUC on new rows {paper.auc(machine.decision_function(z), t):.4f}, "
-          f"strongest {machine.strongest(3, 3)[0][0]}")  # fmt: skip
+    machine = tl.ExponentialMachine(rank=5, format=form, steps=20 if FAST else 800, lr=0.01).fit(
+        x, y
+    )
+    print(
+        f"{form}: {machine.weights_.numel:4} numbers, AUC on new rows {paper.auc(machine.decision_function(z), t):.4f}, "
+        f"strongest {machine.strongest(3, 3)[0][0]}"
+    )
 
 # %% [markdown]
 # ## The paper's task
@@ -87,7 +99,11 @@ for form in ("tt", "cp", "ht"):
 data, (sets, weights) = paper.synthetic(1000 if FAST else 8000, 24, 6, 8), paper.planted(24, 6, 8)
 x, y = data[:2]
 found = tl.screen_interactions(x, y - y.float().mean(), 6, 16)
-picture(lambda figure: plots.interactions(figure.subplots(), found, sets, "correlation with the residual"))
+picture(
+    lambda figure: plots.interactions(
+        figure.subplots(), found, sets, "correlation with the residual"
+    )
+)
 
 # %% [markdown]
 # A product of columns is a train of rank one. `start="screened"` puts as many of them into the start as the rank holds beside the
@@ -96,11 +112,18 @@ picture(lambda figure: plots.interactions(figure.subplots(), found, sets, "corre
 
 # %%
 steps = 20 if FAST else 600
-starts = {"linear": dict(lr=0.005, steps=steps), "screened": dict(lr=0.0001, steps=min(steps, 100), order=6)}
-for method, settings in ((paper.LOGISTIC, None), (paper.FOREST, None), *(
-    (f"rank {rank}, start {start}", dict(rank=rank, start=start, **starts[start]))
-    for rank, start in ((10, "linear"), (6, "screened"), (10, "screened"))
-)):  # fmt: skip
+starts = {
+    "linear": dict(lr=0.005, steps=steps),
+    "screened": dict(lr=0.0001, steps=min(steps, 100), order=6),
+}
+for method, settings in (
+    (paper.LOGISTIC, None),
+    (paper.FOREST, None),
+    *(
+        (f"rank {rank}, start {start}", dict(rank=rank, start=start, **starts[start]))
+        for rank, start in ((10, "linear"), (6, "screened"), (10, "screened"))
+    ),
+):
     seen = paper.fit(method, *data, settings, (sets, weights))
     recovery = f"   recovery {seen['recovery']:.2f}" if "recovery" in seen else ""
     print(f"{method:23} AUC {seen['AUC']:.3f}   {seen['seconds']:4.1f} s{recovery}")
@@ -122,9 +145,14 @@ x, y = tuple(datasets.breast_cancer())[:2]
 x = (x - x.mean(0)) / x.std(0)
 order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
 train, test = order[:400], order[400:]
-for method, settings in ((paper.LOGISTIC, None), ("train of rank 4", dict(rank=4, steps=20 if FAST else 300, spread=0.1, ridge=1e-2))):
+for method, settings in (
+    (paper.LOGISTIC, None),
+    ("train of rank 4", dict(rank=4, steps=20 if FAST else 300, spread=0.1, ridge=1e-2)),
+):
     found = paper.fit(method, x[train], y[train], x[test], y[test], settings)
-    print(f"{method:20} AUC {found['AUC']:.4f}   accuracy {found['accuracy']:.3f}   loss on the data {found['loss']:.3f}")
+    print(
+        f"{method:20} AUC {found['AUC']:.4f}   accuracy {found['accuracy']:.3f}   loss on the data {found['loss']:.3f}"
+    )
 
 # %% [markdown]
 # ## Exercises

@@ -42,7 +42,9 @@ lesson.WidthExplorer()
 
 # %%
 print(" n  r  d   contiguous cut   odd by even   q^(d/2)")
-for n, r, d in [(2, 2, 4), (2, 2, 8), (3, 3, 6), (3, 2, 8)] + ([] if FAST else [(2, 2, 12), (2, 3, 12), (3, 3, 8), (4, 2, 8)]):
+for n, r, d in [(2, 2, 4), (2, 2, 8), (3, 3, 6), (3, 2, 8)] + (
+    [] if FAST else [(2, 2, 12), (2, 3, 12), (3, 3, 8), (4, 2, 8)]
+):
     x = paper.network("TT", n, r, d).to_dense()
     cut, odd = (paper.matricisation_rank(x, rows) for rows in (range(d // 2), range(0, d, 2)))
     print(f"{n:2} {r:2} {d:2} {cut:16} {odd:13} {min(n, r) ** (d // 2):9}")
@@ -63,7 +65,10 @@ train = paper.network("TT", 3, 2, 8)
 state = torch.ones(4, 1, dtype=torch.float64)
 for core, f in zip(train.cores, features):
     state = torch.einsum("na,aib,ni->nb", state, core, f)  # the recurrent network, written out
-print("recurrent network - inner product:", float((state[:, 0] - tl.rank_one_inner(train, features)).abs().max()))
+print(
+    "recurrent network - inner product:",
+    float((state[:, 0] - tl.rank_one_inner(train, features)).abs().max()),
+)
 
 # %% [markdown]
 # ## From one network to another
@@ -78,7 +83,9 @@ for to in ("TT", "HT", "CP"):
         for n, r, d in [(3, 3, 4)] + ([] if FAST else [(2, 2, 8), (3, 3, 8), (2, 2, 16)]):
             if to != source:
                 width = paper.width(to, paper.network(source, n, r, d))
-                print(f"{to:3} {source:5} {n:3} {r:2} {d:2} {width:7}   {paper.theory(to, source, r, d)}")
+                print(
+                    f"{to:3} {source:5} {n:3} {r:2} {d:2} {width:7}   {paper.theory(to, source, r, d)}"
+                )
 
 # %% [markdown]
 # ## When the theorem says less than it seems
@@ -91,9 +98,13 @@ x = paper.network("TT", 2, 2, 8).to_dense()
 s = lesson.spectrum("TT", 2, 2, 8)
 errors = []
 for rank in (2, 8) if FAST else (2, 4, 8, 12, 16, 24):
-    fit = tl.cp_als(x, rank, max_iter=20 if FAST else 300, generator=torch.Generator().manual_seed(0))
+    fit = tl.cp_als(
+        x, rank, max_iter=20 if FAST else 300, generator=torch.Generator().manual_seed(0)
+    )
     errors.append((rank, float((fit.value.to_dense() - x).norm() / x.norm())))
-    print(f"CP of rank {rank:2}: relative error {errors[-1][1]:.4f}; no CP of this rank is below {float(s[rank:].norm() / s.norm()):.4f}")
+    print(
+        f"CP of rank {rank:2}: relative error {errors[-1][1]:.4f}; no CP of this rank is below {float(s[rank:].norm() / s.norm()):.4f}"
+    )
 
 
 # %%

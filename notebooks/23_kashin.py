@@ -62,8 +62,10 @@ Code(inspect.getsource(_steps), language="python")
 x = lesson.vector("heavy tails", 1024)
 for method in ("greedy", "two_two", "frame"):
     fit = tl.kashin(x, method=method, generator=torch.Generator().manual_seed(0))
-    print(f"{method:8} {len(fit.history):4} steps, sqrt(N) |x|_max / |x| = {float(32 * x.abs().max() / x.norm()):.1f} has become "
-          f"{float(fit.value.bound):.2f}, x - u - Qv is {float((fit.value.to_dense() - x).norm() / x.norm()):.0e}")  # fmt: skip
+    print(
+        f"{method:8} {len(fit.history):4} steps, sqrt(N) |x|_max / |x| = {float(32 * x.abs().max() / x.norm()):.1f} has become "
+        f"{float(fit.value.bound):.2f}, x - u - Qv is {float((fit.value.to_dense() - x).norm() / x.norm()):.0e}"
+    )
 
 # %% [markdown]
 # ## Which $Q$?
@@ -74,7 +76,9 @@ for method in ("greedy", "two_two", "frame"):
 # %%
 spike, histories = lesson.vector("one-hot", 256), {}
 for kind in KINDS:
-    fit = tl.kashin(spike, kind, max_iter=100 if FAST else 1000, generator=torch.Generator().manual_seed(0))
+    fit = tl.kashin(
+        spike, kind, max_iter=100 if FAST else 1000, generator=torch.Generator().manual_seed(0)
+    )
     histories[kind] = fit.history
     print(f"{kind:12} converged: {fit.converged!s:5}  bound {float(fit.value.bound):.2f}")
 picture(lambda figure: plots.decay(figure.subplots(), histories), figsize=(7, 3.4))
@@ -92,10 +96,15 @@ lesson.BitsExplorer()
 # %%
 print("tails  " + "  ".join(f"{m:>8}" for m in lesson.QUANTIZERS))
 for tails in (1.0, 2.0) if FAST else (1.0, 1.5, 2.0, 3.0):
-    print(f"{tails:5}  " + "  ".join(f"{lesson.error(tails, 4, m)[1]:8.4f}" for m in lesson.QUANTIZERS))
+    print(
+        f"{tails:5}  "
+        + "  ".join(f"{lesson.error(tails, 4, m)[1]:8.4f}" for m in lesson.QUANTIZERS)
+    )
 worst = max(lesson.error(t, 4, "rotate")[1] / lesson.error(t, 4, "kashin")[1] for t in (1.0, 2.0))
 better = min(lesson.error(t, 4, "rotate")[1] / lesson.error(t, 4, "pairs")[1] for t in (1.0, 2.0))
-print(f"rotate has at most {worst:.2f} times the error of kashin; pairs is {better:.2f} times better than rotate, or more")
+print(
+    f"rotate has at most {worst:.2f} times the error of kashin; pairs is {better:.2f} times better than rotate, or more"
+)
 
 # %% [markdown]
 # ## Where it loses
@@ -120,7 +129,14 @@ order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
 X, y = X[order].float(), y[order]
 generator = torch.Generator().manual_seed(0)
 model = MLP((64, 128, 128, 10), generator=generator)
-for _ in train(model, torch.optim.Adam(model.parameters(), 3e-3), X[:1300], y[:1300], epochs=3 if FAST else 15, generator=generator):
+for _ in train(
+    model,
+    torch.optim.Adam(model.parameters(), 3e-3),
+    X[:1300],
+    y[:1300],
+    epochs=3 if FAST else 15,
+    generator=generator,
+):
     pass
 state = {name: t.clone() for name, t in model.state_dict().items()}
 print(f"float32: {100 * accuracy(model, X[1300:], y[1300:]):.1f} % right")
@@ -128,8 +144,12 @@ for bits in (2, 4) if FAST else (2, 3, 4):
     for method in lesson.QUANTIZERS:
         model = MLP((64, 128, 128, 10))
         model.load_state_dict(state)
-        report = tl.quantize_model(model, bits=bits, method=method, generator=torch.Generator().manual_seed(0))
-        print(f"{bits} bits {method:8} {report.bits_per_weight:.2f} bits per weight, {100 * accuracy(model, X[1300:], y[1300:]):.1f} % right")
+        report = tl.quantize_model(
+            model, bits=bits, method=method, generator=torch.Generator().manual_seed(0)
+        )
+        print(
+            f"{bits} bits {method:8} {report.bits_per_weight:.2f} bits per weight, {100 * accuracy(model, X[1300:], y[1300:]):.1f} % right"
+        )
 
 # %% [markdown]
 # The sentence encoder, without any tuning: Spearman's correlation on STS-B, and bits per character of a small character model; and what

@@ -1,7 +1,7 @@
 """Builds every lesson's .ipynb from its .py (py:percent), byte for byte the same on every run.
 
-    python notebooks/_build.py            writes what is stale
-    python notebooks/_build.py --check    writes nothing; exit status 1 names what is stale, orphaned or not canonical
+python notebooks/_build.py            writes what is stale
+python notebooks/_build.py --check    writes nothing; exit status 1 names what is stale, orphaned or not canonical
 """
 
 import argparse
@@ -24,13 +24,17 @@ NBGRADER = {"schema_version": 3, "grade": False, "solution": False, "locked": Fa
 def sources(folder):
     """The lessons' .py files: no private ones, and none of the copies that JupyterLab keeps."""
     found = folder.rglob("*.py")
-    return sorted(p for p in found if not p.name.startswith("_") and ".ipynb_checkpoints" not in p.parts)
+    return sorted(
+        p for p in found if not p.name.startswith("_") and ".ipynb_checkpoints" not in p.parts
+    )
 
 
 def canonical(notebook):
     """The .py that JupyterLab would write. A lesson in another form makes it refuse to open the pair."""
     settings = tomllib.loads((HERE / "jupytext.toml").read_text(encoding="utf-8"))
-    filters = {name: settings[name] for name in ("notebook_metadata_filter", "cell_metadata_filter")}
+    filters = {
+        name: settings[name] for name in ("notebook_metadata_filter", "cell_metadata_filter")
+    }
     bare = nbformat.v4.new_notebook(cells=notebook.cells, metadata={"jupytext": filters})
     return jupytext.writes(bare, fmt="py:percent")
 
@@ -39,12 +43,18 @@ def build(source):
     """The text of the .ipynb: fixed cell ids, fixed metadata, nbgrader's short form spelled out, no outputs."""
     notebook = jupytext.read(source, fmt="py:percent")
     if canonical(notebook) != source.read_text(encoding="utf-8"):
-        raise ValueError(f"{source}: needs jupytext's own form, `jupytext --to py:percent {source}` writes it")
+        raise ValueError(
+            f"{source}: needs jupytext's own form, `jupytext --to py:percent {source}` writes it"
+        )
     notebook.metadata, notebook.nbformat_minor = nbformat.from_dict(METADATA), 5
     for i, cell in enumerate(notebook.cells):
         cell.id = hashlib.sha256(f"{source.stem}/{i}".encode()).hexdigest()[:8]
         if (marks := cell.metadata.get("nbgrader")) is not None:
-            graded = {"grade": True, "locked": not marks.get("solution", False)} if "points" in marks else {}
+            graded = (
+                {"grade": True, "locked": not marks.get("solution", False)}
+                if "points" in marks
+                else {}
+            )
             cell.metadata.nbgrader = nbformat.from_dict(NBGRADER | graded | marks)
     nbformat.validate(notebook)
     return nbformat.writes(notebook) + "\n"
@@ -52,8 +62,11 @@ def build(source):
 
 def main(folder, check):
     """Build, or name what is not as built; returns the number of faults."""
-    faults = [f"{p}: has no .py" for p in sorted(folder.rglob("*.ipynb"))
-              if not p.with_suffix(".py").exists() and ".ipynb_checkpoints" not in p.parts]  # fmt: skip
+    faults = [
+        f"{p}: has no .py"
+        for p in sorted(folder.rglob("*.ipynb"))
+        if not p.with_suffix(".py").exists() and ".ipynb_checkpoints" not in p.parts
+    ]
     for source in sources(folder):
         target = source.with_suffix(".ipynb")
         try:
@@ -73,6 +86,10 @@ def main(folder, check):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing, fail when something is stale")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing, fail when something is stale"
+    )
     sys.exit(bool(main(HERE, parser.parse_args().check)))

@@ -1,10 +1,12 @@
 """Matrix and tensor methods that compress and train neural networks.
 
 Ground:   `linalg`, `multilinear`, `rng`, `fit`, `datasets`.
-Formats:  tensors held by smaller ones (`LowRank`, `CP`, `Tucker`, `TT`, `HT`, `TTMatrix`, ...), and the algorithms that find them.
+Formats:  tensors held by smaller ones (`LowRank`, `CP`, `Tucker`, `TT`, `HT`, `TTMatrix`, ...),
+          and the algorithms that find them.
 Layers:   modules that hold a format, and how to put them into a model.
-Methods:  what is trained, sampled, searched, quantised or pruned by means of formats.
-By name:  `models`, `papers` (tables as programs), `plots` (pictures) and `course` (widgets, checks, JupyterLab).
+Methods:  what is trained, sampled, searched, quantized or pruned by means of formats.
+By name:  `models`, `papers` (tables as programs), `plots` (pictures) and `course` (widgets,
+          checks, JupyterLab).
 """
 
 from importlib.metadata import PackageNotFoundError, version
@@ -21,8 +23,23 @@ from .formats.storage import load, load_state, save, save_state
 from .formats.tt import TT, tt_round, tt_svd
 from .formats.tt_completion import tt_complete
 from .formats.tt_cross import CrossFit, tt_argmax, tt_cross, tt_cross_steps
-from .formats.tt_manifold import Tangent, hessian_vector, retract, riemannian_grad, transport, tt_minimize, tt_project
-from .formats.tt_sampling import tt_condition, tt_environments, tt_log_prob, tt_marginal, tt_sample, tt_sum
+from .formats.tt_manifold import (
+    Tangent,
+    hessian_vector,
+    retract,
+    riemannian_grad,
+    transport,
+    tt_minimize,
+    tt_project,
+)
+from .formats.tt_sampling import (
+    tt_condition,
+    tt_environments,
+    tt_log_prob,
+    tt_marginal,
+    tt_sample,
+    tt_sum,
+)
 from .formats.ttmatrix import TTMatrix, tt_matrix_svd
 from .formats.tucker import Tucker, hooi, hosvd, st_hosvd
 from .layers.conv import (
@@ -59,13 +76,36 @@ from .methods.lora import (
     save_lora,
     unmerge_lora,
 )
-from .methods.pointcloud import Permuted, chamfer, sliced_wasserstein, tt_cloud, tt_nearest, tt_permute
+from .methods.pointcloud import (
+    Permuted,
+    chamfer,
+    sliced_wasserstein,
+    tt_cloud,
+    tt_nearest,
+    tt_permute,
+)
 from .methods.projected import Alternating, Projected, prox_rank
 from .methods.protes import Automaton, Optimum, Protes, ProtesFit, protes
 from .methods.pruning import Ticket, block_masks, hold, lottery, magnitude_masks, prune
-from .methods.quantize import Quantized, QuantizedLinear, load_quantized, quantize, quantize_model, save_quantized
+from .methods.quantize import (
+    Quantized,
+    QuantizedLinear,
+    load_quantized,
+    quantize,
+    quantize_model,
+    save_quantized,
+)
 from .methods.riemannian import RiemannianSGD
-from .multilinear import balanced_shape, digit_shape, fold, from_digits, khatri_rao, mode_product, to_digits, unfold
+from .multilinear import (
+    balanced_shape,
+    digit_shape,
+    fold,
+    from_digits,
+    khatri_rao,
+    mode_product,
+    to_digits,
+    unfold,
+)
 
 try:
     __version__ = version("tensorlab")
@@ -74,34 +114,140 @@ except PackageNotFoundError:  # run from a source tree that is not installed
 
 __all__ = [
     # ground
-    "Fit", "truncated_svd", "unfold", "fold", "mode_product", "khatri_rao", "balanced_shape",
-    "digit_shape", "to_digits", "from_digits",
+    "Fit",
+    "truncated_svd",
+    "unfold",
+    "fold",
+    "mode_product",
+    "khatri_rao",
+    "balanced_shape",
+    "digit_shape",
+    "to_digits",
+    "from_digits",
     # formats
-    "TTMatrix", "tt_matrix_svd", "propagate", "plans", "LowRank", "CP", "Tucker", "TT", "HT", "save", "load",
-    "save_state", "load_state",
-    "to_tntorch", "from_tntorch", "to_tensorly", "from_tensorly",
-    "Kronecker", "kron_svd", "kron_rearrange", "Monarch", "BlockTT",
+    "TTMatrix",
+    "tt_matrix_svd",
+    "propagate",
+    "plans",
+    "LowRank",
+    "CP",
+    "Tucker",
+    "TT",
+    "HT",
+    "save",
+    "load",
+    "save_state",
+    "load_state",
+    "to_tntorch",
+    "from_tntorch",
+    "to_tensorly",
+    "from_tensorly",
+    "Kronecker",
+    "kron_svd",
+    "kron_rearrange",
+    "Monarch",
+    "BlockTT",
     # their algorithms
-    "cp_als", "cp_als_steps", "hosvd", "st_hosvd", "hooi", "tt_svd", "tt_round",
-    "tt_cross", "tt_cross_steps", "CrossFit", "tt_argmax", "ht_svd", "ht_round", "balanced_tree", "linear_tree",
-    "tt_minimize", "tt_complete", "tt_project", "Tangent", "riemannian_grad", "hessian_vector", "retract", "transport",
-    "tt_sample", "tt_log_prob", "tt_sum", "tt_marginal", "tt_condition", "tt_environments",
+    "cp_als",
+    "cp_als_steps",
+    "hosvd",
+    "st_hosvd",
+    "hooi",
+    "tt_svd",
+    "tt_round",
+    "tt_cross",
+    "tt_cross_steps",
+    "CrossFit",
+    "tt_argmax",
+    "ht_svd",
+    "ht_round",
+    "balanced_tree",
+    "linear_tree",
+    "tt_minimize",
+    "tt_complete",
+    "tt_project",
+    "Tangent",
+    "riemannian_grad",
+    "hessian_vector",
+    "retract",
+    "transport",
+    "tt_sample",
+    "tt_log_prob",
+    "tt_sum",
+    "tt_marginal",
+    "tt_condition",
+    "tt_environments",
     # layers
-    "FactorizedLinear", "param_groups", "replace_linear", "layer_report", "linear_layers",
+    "FactorizedLinear",
+    "param_groups",
+    "replace_linear",
+    "layer_report",
+    "linear_layers",
     # convolutions
-    "FactorizedConv2d", "svd_conv", "cp_conv", "tucker_conv", "tt_conv", "spatial_conv", "replace_conv",
-    "conv_kernel", "conv_flops", "cp_stable", "cp_degeneracy",
+    "FactorizedConv2d",
+    "svd_conv",
+    "cp_conv",
+    "tucker_conv",
+    "tt_conv",
+    "spatial_conv",
+    "replace_conv",
+    "conv_kernel",
+    "conv_flops",
+    "cp_stable",
+    "cp_degeneracy",
     # flat sums and few bits
-    "kashin", "kashin_steps", "Kashin", "Rotation", "quantize", "Quantized", "QuantizedLinear", "quantize_model",
-    "save_quantized", "load_quantized",
+    "kashin",
+    "kashin_steps",
+    "Kashin",
+    "Rotation",
+    "quantize",
+    "Quantized",
+    "QuantizedLinear",
+    "quantize_model",
+    "save_quantized",
+    "load_quantized",
     # embeddings and point clouds
-    "TTEmbedding", "TokenTrains", "tt_cloud", "tt_permute", "tt_nearest", "Permuted", "sliced_wasserstein", "chamfer",
-    "protes", "Protes", "ProtesFit", "Optimum", "Automaton",
+    "TTEmbedding",
+    "TokenTrains",
+    "tt_cloud",
+    "tt_permute",
+    "tt_nearest",
+    "Permuted",
+    "sliced_wasserstein",
+    "chamfer",
+    "protes",
+    "Protes",
+    "ProtesFit",
+    "Optimum",
+    "Automaton",
     # densities and interactions
-    "TTDensity", "ExponentialMachine", "rank_one_inner", "screen_interactions",
+    "TTDensity",
+    "ExponentialMachine",
+    "rank_one_inner",
+    "screen_interactions",
     # training in low rank
-    "DLRT", "dlrt_start", "kls_step", "usv_step", "Projected", "Alternating", "prox_rank",
+    "DLRT",
+    "dlrt_start",
+    "kls_step",
+    "usv_step",
+    "Projected",
+    "Alternating",
+    "prox_rank",
     # adapters; constraints; masks
-    "add_lora", "merge_lora", "unmerge_lora", "LoRALinear", "lora_state_dict", "load_lora_state_dict", "save_lora", "load_lora",
-    "ADMM", "RiemannianSGD", "magnitude_masks", "block_masks", "prune", "hold", "lottery", "Ticket",
-]  # fmt: skip
+    "add_lora",
+    "merge_lora",
+    "unmerge_lora",
+    "LoRALinear",
+    "lora_state_dict",
+    "load_lora_state_dict",
+    "save_lora",
+    "load_lora",
+    "ADMM",
+    "RiemannianSGD",
+    "magnitude_masks",
+    "block_masks",
+    "prune",
+    "hold",
+    "lottery",
+    "Ticket",
+]

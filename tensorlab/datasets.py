@@ -1,8 +1,10 @@
-"""Real data: sets that come with the install, and readers for a data folder.  Nothing is downloaded unless asked for.
+"""Real data: sets that come with the install, and readers for a data folder. Nothing is downloaded
+unless asked for.
 
-With the install: `digits photo wine breast_cancer corpus elevation mri`.
-From the data folder: `mnist tinyshakespeare wikitext2 tabular car hiv adult sst2 stsb`.  The folder is `TENSORLAB_DATA`
-or else a cache folder of the user; `get(name)` fills it.  Origin and licence of each set: `data/README.md`.
+With the install: `digits photo wine breast_cancer corpus elevation mri`. From the data folder:
+`mnist tinyshakespeare wikitext2 tabular car hiv adult sst2 stsb`. The folder is `TENSORLAB_DATA` or
+else a cache folder of the user; `get(name)` fills it. Origin and licence of each set:
+`data/README.md`.
 """
 
 import gzip
@@ -24,8 +26,9 @@ from torch import Tensor
 class Table:
     """A labelled set; `X, y = table` unpacks it.
 
-    X: (n, ...), y: (n,).  columns: names of the columns of X.  levels: for each column the symbols that its integer
-    codes stand for, empty for a number.  classes: what the integers in y stand for, empty when y is a quantity.
+    X: (n, ...), y: (n,). columns: names of the columns of X. levels: for each column the symbols
+    that its integer codes stand for, empty for a number. classes: what the integers in y stand for,
+    empty when y is a quantity.
     """
 
     X: Tensor
@@ -38,7 +41,9 @@ class Table:
         return iter((self.X, self.y))
 
     def __repr__(self):
-        return f"Table(X {tuple(self.X.shape)} {self.X.dtype}, y {tuple(self.y.shape)} {self.y.dtype})"
+        return (
+            f"Table(X {tuple(self.X.shape)} {self.X.dtype}, y {tuple(self.y.shape)} {self.y.dtype})"
+        )
 
 
 class Sentences(NamedTuple):
@@ -60,17 +65,21 @@ class Pairs(NamedTuple):
 
 
 def digits() -> Table:
-    """Handwritten digits, X (1797, 8, 8) float64 in [0, 1], y (1797,) the digit.  UCI, CC BY 4.0, by scikit-learn.
+    """Handwritten digits, X (1797, 8, 8) float64 in [0, 1], y (1797,) the digit. UCI, CC BY 4.0, by
+    scikit-learn.
 
     >>> digits()
     Table(X (1797, 8, 8) torch.float64, y (1797,) torch.int64)
     """
     raw = _needs("sklearn.datasets", "digits", "scikit-learn").load_digits()
-    return Table(torch.tensor(raw.images) / 16, torch.tensor(raw.target), classes=tuple("0123456789"))
+    return Table(
+        torch.tensor(raw.images) / 16, torch.tensor(raw.target), classes=tuple("0123456789")
+    )
 
 
 def photo(name: str = "flower") -> Tensor:
-    """A colour photograph, "flower" or "china": (427, 640, 3) = (rows, columns, colours), float64 in [0, 1].
+    """A colour photograph, "flower" or "china": (427, 640, 3) = (rows, columns, colours), float64
+    in [0, 1].
 
     CC BY (see data/README.md), by scikit-learn.
     """
@@ -81,7 +90,8 @@ def photo(name: str = "flower") -> Tensor:
 
 
 def wine() -> Table:
-    """Chemical analyses of wines from three cultivars, X (178, 13) float64, y (178,).  UCI, CC BY 4.0, by scikit-learn.
+    """Chemical analyses of wines from three cultivars, X (178, 13) float64, y (178,). UCI, CC BY
+    4.0, by scikit-learn.
 
     >>> wine().columns[:2]
     ('alcohol', 'malic_acid')
@@ -90,7 +100,8 @@ def wine() -> Table:
 
 
 def breast_cancer() -> Table:
-    """Measurements of cell nuclei, X (569, 30) float64, y (569,): 0 malignant, 1 benign.  UCI, CC BY 4.0, by scikit-learn.
+    """Measurements of cell nuclei, X (569, 30) float64, y (569,): 0 malignant, 1 benign. UCI, CC BY
+    4.0, by scikit-learn.
 
     >>> breast_cancer().classes
     ('malignant', 'benign')
@@ -99,9 +110,11 @@ def breast_cancer() -> Table:
 
 
 def corpus() -> str:
-    """Python's own language reference as one string of about 400,000 characters, each paragraph once.  PSF licence.
+    """Python's own language reference as one string of about 400,000 characters, each paragraph
+    once. PSF licence.
 
-    The text grows with the Python version.  Repeated paragraphs are dropped, so that a held-out part does not leak.
+    The text grows with the Python version. Repeated paragraphs are dropped, so that a held-out part
+    does not leak.
 
     >>> len(set(corpus())) < 200
     True
@@ -112,17 +125,21 @@ def corpus() -> str:
 
 
 def elevation() -> Tensor:
-    """Height of the land about Jacksboro in metres, (344, 403) float64.  Public domain (USGS), by matplotlib.
+    """Height of the land about Jacksboro in metres, (344, 403) float64. Public domain (USGS), by
+    matplotlib.
 
     >>> elevation().shape
     torch.Size([344, 403])
     """
     cbook = _needs("matplotlib.cbook", "elevation", "matplotlib")
-    return torch.tensor(cbook.get_sample_data("jacksboro_fault_dem.npz")["elevation"], dtype=torch.float64)
+    return torch.tensor(
+        cbook.get_sample_data("jacksboro_fault_dem.npz")["elevation"], dtype=torch.float64
+    )
 
 
 def mri() -> Tensor:
-    """One magnetic resonance slice of a head, (256, 256) float64, the scanner's units.  By matplotlib.
+    """One magnetic resonance slice of a head, (256, 256) float64, the scanner's units. By
+    matplotlib.
 
     >>> mri().shape
     torch.Size([256, 256])
@@ -136,35 +153,46 @@ def mri() -> Tensor:
 
 
 def mnist(split: str = "train") -> Table:
-    """Handwritten digits, X (60000 or 10000, 28, 28) float32 in [0, 1], y (n,) the digit; split "train" or "test"."""
+    """Handwritten digits, X (60000 or 10000, 28, 28) float32 in [0, 1], y (n,) the digit; split
+    "train" or "test"."""
     _one_of("mnist", "split", split, ("train", "test"))
     images, labels = _files("mnist")[:2] if split == "train" else _files("mnist")[2:]
     return Table(_idx(images).float() / 255, _idx(labels).long(), classes=tuple("0123456789"))
 
 
 def tinyshakespeare() -> str:
-    """1,115,394 characters of Shakespeare's plays, 65 distinct.  The usual split is 90/10 by position."""
+    """1,115,394 characters of Shakespeare's plays, 65 distinct. The usual split is 90/10 by
+    position."""
     return _text(_files("tinyshakespeare")[0])
 
 
 def wikitext2(split: str = "valid") -> list[str]:
-    """Words of Wikipedia articles with "<eos>" at each line's end: 217,646 in "valid", 245,569 in "test"."""
+    """Words of Wikipedia articles with "<eos>" at each line's end: 217,646 in "valid", 245,569 in
+    "test"."""
     _one_of("wikitext2", "split", split, ("valid", "test"))
-    return [word for line in _lines(_files("wikitext2")[split == "test"]) for word in (*line.split(), "<eos>")]
+    return [
+        word
+        for line in _lines(_files("wikitext2")[split == "test"])
+        for word in (*line.split(), "<eos>")
+    ]
 
 
 def tabular(name: str) -> Table:
-    """A table of measurements, X (n, d) float64; y int64 where there are classes, else a float64 quantity.
+    """A table of measurements, X (n, d) float64; y int64 where there are classes, else a float64
+    quantity.
 
-    power 88737x8 (kW, V, A, Wh, minute of the day; y: minutes since 2006-12-16), magic 19020x10 (1: gamma), htru2 17898x8
-    (1: pulsar), ccpp 9568x4 (y: MW), california 20640x8 (y: dollars), winequality 6497x11 (white, then red; y: quality),
-    abalone 4177x8 (column 0: coded sex; y: rings), banknote 1372x4.
+    power 88737x8 (kW, V, A, Wh, minute of the day; y: minutes since 2006-12-16), magic 19020x10 (1:
+    gamma), htru2 17898x8 (1: pulsar), ccpp 9568x4 (y: MW), california 20640x8 (y: dollars),
+    winequality 6497x11 (white, then red; y: quality), abalone 4177x8 (column 0: coded sex; y:
+    rings), banknote 1372x4.
     """
     _one_of("tabular", "name", name, ("power", *_TABLES))
     if name == "power":
         with np.load(_files("power")[0]) as raw:
             y = torch.tensor(raw["minute"], dtype=torch.int64)
-            return Table(torch.tensor(raw["X"], dtype=torch.float64), y, tuple(map(str, raw["columns"])))
+            return Table(
+                torch.tensor(raw["X"], dtype=torch.float64), y, tuple(map(str, raw["columns"]))
+            )
     columns, header, levels, classes = _TABLES[name]
     rows = []
     for path in _files(name):
@@ -173,12 +201,18 @@ def tabular(name: str) -> Table:
 
 
 def car() -> Table:
-    """Car evaluation, X (1728, 6) int64 codes of symbols, y (1728,) in 0..3: unacc, acc, good, vgood."""
+    """Car evaluation, X (1728, 6) int64 codes of symbols, y (1728,) in 0..3: unacc, acc, good,
+    vgood."""
     rows = [line.split(",") for line in _lines(_files("car")[0])[1:]]
     price, size = ("low", "med", "high", "vhigh"), ("small", "med", "big")
     people = ("2", "4", "more")
     levels = dict(enumerate([price, price, ("2", "3", "4", "5more"), people, size, price[:3]]))
-    return _table(rows, "buying maint doors persons lug_boot safety", levels, ("unacc", "acc", "good", "vgood"))
+    return _table(
+        rows,
+        "buying maint doors persons lug_boot safety",
+        levels,
+        ("unacc", "acc", "good", "vgood"),
+    )
 
 
 def hiv(name: str = "1625") -> Table:
@@ -188,17 +222,28 @@ def hiv(name: str = "1625") -> Table:
     """
     names = ("1625", "746", "impens", "schilling")
     _one_of("hiv", "name", name, names)
-    rows = [[*peptide, y] for peptide, y in (line.split(",") for line in _lines(_files("hiv")[names.index(name)])[9:])]
-    return _table(rows, "P4 P3 P2 P1 P1' P2' P3' P4'", dict.fromkeys(range(8), tuple("ACDEFGHIKLMNPQRSTVWY")), ("-1", "1"))
+    rows = [
+        [*peptide, y]
+        for peptide, y in (line.split(",") for line in _lines(_files("hiv")[names.index(name)])[9:])
+    ]
+    return _table(
+        rows,
+        "P4 P3 P2 P1 P1' P2' P3' P4'",
+        dict.fromkeys(range(8), tuple("ACDEFGHIKLMNPQRSTVWY")),
+        ("-1", "1"),
+    )
 
 
 def adult(split: str = "train") -> Table:
-    """Census income, X (32561 or 16281, 14) float64: numbers, or codes where `levels` has symbols; y 1: above 50K.
+    """Census income, X (32561 or 16281, 14) float64: numbers, or codes where `levels` has symbols;
+    y 1: above 50K.
 
     A missing symbol is the level "?".  The levels are those of the training part in both.
     """
     _one_of("adult", "split", split, ("train", "test"))
-    train, test = ([line.rstrip(".").split(", ") for line in _lines(path)] for path in _files("adult"))
+    train, test = (
+        [line.rstrip(".").split(", ") for line in _lines(path)] for path in _files("adult")
+    )
     columns = "age workclass fnlwgt education education_num marital_status occupation relationship race sex capital_gain"
     columns += " capital_loss hours_per_week native_country"
     symbols = {j: tuple(sorted({row[j] for row in train})) for j in (1, 3, 5, 6, 7, 8, 9, 13)}
@@ -213,22 +258,32 @@ def sst2(split: str = "train") -> Sentences:
     _one_of("sst2", "split", split, ("train", "dev", "test"))
     path = _files("sst2")[("train", "dev", "test").index(split)]
     rows = [line.rsplit("\t", 1) for line in _lines(path)[1:]]
-    return Sentences([text.rstrip(" ") for text, _ in rows], torch.tensor([int(y) for _, y in rows]))
+    return Sentences(
+        [text.rstrip(" ") for text, _ in rows], torch.tensor([int(y) for _, y in rows])
+    )
 
 
 def stsb(split: str = "train") -> Pairs:
-    """Pairs of sentences and how alike their meanings are, 0 to 5; splits "train" (5749), "dev" (1500), "test" (1379)."""
+    """Pairs of sentences and how alike their meanings are, 0 to 5; splits "train" (5749), "dev"
+    (1500), "test" (1379)."""
     _one_of("stsb", "split", split, ("train", "dev", "test"))
     path = _files("stsb")[("train", "dev", "test").index(split)]
-    rows = [line.split("\t") for line in _lines(path)]  # quotes are part of the text; later columns are remarks
-    return Pairs([r[5] for r in rows], [r[6] for r in rows], torch.tensor([float(r[4]) for r in rows]).double())
+    rows = [
+        line.split("\t") for line in _lines(path)
+    ]  # quotes are part of the text; later columns are remarks
+    return Pairs(
+        [r[5] for r in rows],
+        [r[6] for r in rows],
+        torch.tensor([float(r[4]) for r in rows]).double(),
+    )
 
 
 # -- the files: where they lie, where they come from, what they sum up to
 
 
 class File(NamedTuple):
-    """path: in the data folder.  url: "" if placed by hand.  sha256: of what the url gives, before we compress it."""
+    """path: in the data folder. url: "" if placed by hand. sha256: of what the url gives, before we
+    compress it."""
 
     path: str
     url: str = ""
@@ -236,7 +291,8 @@ class File(NamedTuple):
 
 
 class Source(NamedTuple):
-    """One set: what it is, its licence, its files, and for files placed by hand where they are found."""
+    """One set: what it is, its licence, its files, and for files placed by hand where they are
+    found."""
 
     what: str
     licence: str
@@ -245,7 +301,8 @@ class Source(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One line of `available`: where is "install", "data folder" or "missing"; command gets what is missing."""
+    """One line of `available`: where is "install", "data folder" or "missing"; command gets what is
+    missing."""
 
     name: str
     what: str
@@ -291,7 +348,8 @@ SOURCES = {
         File("text/wikitext2_test.txt.gz", _WIKI.format("cada773327ba94a5970e0d57c17c847d69dbbb8f") + "test.txt",
              "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0"))),
     "power": Source("household power by the minute, 88737x8", _CC, (File("tabular/power_subset.npz"),),
-                    "is a part of UCI's 'Individual household electric power consumption', see data/README.md"),
+                    "is a part of UCI's 'Individual household electric power consumption', see "
+                    "data/README.md"),
     "magic": Source("gamma telescope, 19020x10", _CC, (
         File("tabular/magic04.data.gz",
              _RAW + "borthakur/Learned-Bloom-Filters/544a11f37eab6af40400c9280815ac1621396450/magic04.data",
@@ -305,7 +363,8 @@ SOURCES = {
              "6eb4497628d12b0f300f4b4f6bdc386bebad565c/UCI_Datasets/power-plant/data/data.txt",
              "daebd20c408dfc5c4979604f240e891be162c3a5d00d662380aa669044a1fb31"),)),
     "california": Source("house prices, 20640x8", "none stated (StatLib)", (File("tabular/cal_housing.data.gz"),),
-                         "is StatLib's cal_housing.data (Pace and Barry 1997) under its header line"),
+                         "is StatLib's cal_housing.data (Pace and Barry 1997) under its header "
+                         "line"),
     "winequality": Source("white and red wines, 6497x11", _CC, (
         File("tabular/winequality-white.csv.gz", _BROWNLEE + "winequality-white.csv",
              "659d419fff887f225bf977d20520bb64a64cae203e460087f809721d4430ba27"),
@@ -345,13 +404,16 @@ SOURCES = {
 
 _TABLES = {  # name: columns of X, header lines, symbols of coded columns, symbols of y
     "magic": ("length width size conc conc1 asym m3_long m3_trans alpha dist", 1, {}, ("h", "g")),
-    "htru2": ("mean_profile sd_profile kurtosis_profile skewness_profile mean_dm sd_dm kurtosis_dm skewness_dm", 1, {},
+    "htru2": ("mean_profile sd_profile kurtosis_profile skewness_profile mean_dm sd_dm kurtosis_dm "
+        "skewness_dm", 1, {},
               ("0", "1")),
     "ccpp": ("temperature vacuum pressure humidity", 0, {}, ()),
     "california": ("longitude latitude age rooms bedrooms population households income", 1, {}, ()),
-    "winequality": ("acidity volatile_acidity citric_acid sugar chlorides free_SO2 total_SO2 density pH sulphates alcohol",
+    "winequality": ("acidity volatile_acidity citric_acid sugar chlorides free_SO2 total_SO2 "
+        "density pH sulphates alcohol",
                     0, {}, ()),
-    "abalone": ("sex length diameter height whole_weight shucked_weight viscera_weight shell_weight", 0,
+    "abalone": ("sex length diameter height whole_weight shucked_weight viscera_weight "
+        "shell_weight", 0,
                 {0: ("F", "I", "M")}, ()),
     "banknote": ("variance skewness kurtosis entropy", 0, {}, ("0", "1")),
 }
@@ -365,22 +427,34 @@ def folder() -> Path:
 
 
 def available() -> list[Row]:
-    """One row for each set: its name, what it is, where it is, its licence, and the command that gets it."""
+    """One row for each set: its name, what it is, where it is, its licence, and the command that
+    gets it."""
     rows = []
     for name, (what, licence, package) in _INSTALLED.items():
         here = importlib.util.find_spec(package) is not None
-        rows.append(Row(name, what, "install" if here else "missing", licence, "" if here else _INSTALL))
+        rows.append(
+            Row(name, what, "install" if here else "missing", licence, "" if here else _INSTALL)
+        )
     for name, source in SOURCES.items():
         here = all((folder() / file.path).exists() for file in source.files)
-        rows.append(Row(name, source.what, "data folder" if here else "missing", source.licence,
-                        "" if here else f"tensorlab data get {name}"))
+        rows.append(
+            Row(
+                name,
+                source.what,
+                "data folder" if here else "missing",
+                source.licence,
+                "" if here else f"tensorlab data get {name}",
+            )
+        )
     return rows
 
 
 def get(name: str) -> Path:
-    """Download what the data folder lacks of a set, check it against its SHA-256, and return the folder.
+    """Download what the data folder lacks of a set, check it against its SHA-256, and return the
+    folder.
 
-    A file arrives whole or not at all.  Sets that no clean address is known for say where they are found.
+    A file arrives whole or not at all. Sets that no clean address is known for say where they are
+    found.
     """
     _one_of("get", "name", name, (*SOURCES, *_INSTALLED))
     source = SOURCES.get(name, Source("", "", ()))  # an installed set has nothing to fetch
@@ -395,10 +469,16 @@ def get(name: str) -> Path:
         with tempfile.TemporaryDirectory(dir=target.parent) as temp:
             try:
                 raw = pooch.retrieve(file.url, f"sha256:{file.sha256}", fname="raw", path=temp)
-            except ValueError as error:  # pooch says so when the sum is another, and has deleted the file
-                raise ValueError(f"{name}: needs SHA-256 {file.sha256} from {file.url}, got another; not kept") from error
+            except (
+                ValueError
+            ) as error:  # pooch says so when the sum is another, and has deleted the file
+                raise ValueError(
+                    f"{name}: needs SHA-256 {file.sha256} from {file.url}, got another; not kept"
+                ) from error
             except OSError as error:
-                raise OSError(f"{name}: needs {file.url}, which cannot be read: {type(error).__name__}") from error
+                raise OSError(
+                    f"{name}: needs {file.url}, which cannot be read: {type(error).__name__}"
+                ) from error
             whole = raw if file.url.endswith(".gz") else _packed(raw)
             os.replace(whole, target)
     return folder()
@@ -411,7 +491,9 @@ def _needs(module, who, package):
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"{who}: needs {package}, which is not installed; get it by: {_INSTALL}") from error
+        raise ModuleNotFoundError(
+            f"{who}: needs {package}, which is not installed; get it by: {_INSTALL}"
+        ) from error
 
 
 def _one_of(who, what, value, choices):
@@ -441,20 +523,27 @@ def _packed(raw):
 
 
 def _text(path) -> str:
-    with gzip.open(path, "rt", encoding="utf-8") as file:  # text mode: ends of lines may be CR alone
+    with gzip.open(
+        path, "rt", encoding="utf-8"
+    ) as file:  # text mode: ends of lines may be CR alone
         return file.read()
 
 
 def _lines(path) -> list[str]:
-    return _text(path).rstrip("\n").split("\n")  # not splitlines: the texts have other Unicode separators
+    return (
+        _text(path).rstrip("\n").split("\n")
+    )  # not splitlines: the texts have other Unicode separators
 
 
 def _idx(path) -> Tensor:
-    """The array of an IDX file: two zero bytes, a type, the number of modes, the sizes, the bytes."""
+    """The array of an IDX file: two zero bytes, a type, the number of modes, the sizes, the
+    bytes."""
     with gzip.open(path) as file:
         raw = file.read()
     shape = np.frombuffer(raw, ">u4", count=raw[3], offset=4)
-    return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape.tolist()).copy())
+    return torch.from_numpy(
+        np.frombuffer(raw, np.uint8, offset=4 + 4 * raw[3]).reshape(shape.tolist()).copy()
+    )
 
 
 def _bunch(name) -> Table:
@@ -464,11 +553,23 @@ def _bunch(name) -> Table:
 
 
 def _table(rows, columns, levels, classes) -> Table:
-    """Strings to numbers: column j by its `levels`, if it has any, y (the last one) by `classes`."""
+    """Strings to numbers: column j by its `levels`, if it has any, y (the last one) by
+    `classes`."""
     columns = tuple(columns.split())
     levels = tuple(levels.get(j, ()) for j in range(len(columns)))
-    codes = [{symbol: i for i, symbol in enumerate(symbols)}.__getitem__ if symbols else float
-             for symbols in (*levels, classes)]
-    *x, y = ([code(s) for s in column] for code, column in zip(codes, zip(*rows, strict=True), strict=True))
+    codes = [
+        {symbol: i for i, symbol in enumerate(symbols)}.__getitem__ if symbols else float
+        for symbols in (*levels, classes)
+    ]
+    *x, y = (
+        [code(s) for s in column]
+        for code, column in zip(codes, zip(*rows, strict=True), strict=True)
+    )
     X = torch.tensor(x, dtype=torch.int64 if all(levels) else torch.float64).T.contiguous()
-    return Table(X, torch.tensor(y, dtype=torch.int64 if classes else torch.float64), columns, levels, classes)
+    return Table(
+        X,
+        torch.tensor(y, dtype=torch.int64 if classes else torch.float64),
+        columns,
+        levels,
+        classes,
+    )

@@ -10,8 +10,9 @@ T = TypeVar("T")
 class Fit(Generic[T]):
     """The result of an iteration: its value, how it came about, and whether it got there.
 
-    value: what was sought.  history: one number per iteration, the relative error unless the method says otherwise.
-    converged: whether the stopping rule was met; running out of iterations is not an error, it is `converged=False`.
+    value: what was sought. history: one number per iteration, the relative error unless the method
+    says otherwise. converged: whether the stopping rule was met; running out of iterations is not
+    an error, it is `converged=False`.
 
     >>> Fit(3.0, (0.5, 0.1), True)
     Fit(value=3.0, 2 iterations, last 0.1, converged)

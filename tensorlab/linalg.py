@@ -1,10 +1,11 @@
 """Matrices: every truncation, and the one way in which long matrices are factorised.
 
-Nothing of a tensor's size is ever given to an SVD or a QR.  The leading singular vectors of a long matrix a (m, n),
-m >> n, are the eigenvectors of its small Gram matrix aᴴa.  A Gram matrix squares the singular values and so loses those
-below sqrt(eps); where that matters, the columns are rotated by the eigenvectors and the Gram matrix is formed once
-more: now its columns are nearly orthogonal, only *graded*, and scaled to unit diagonal its factor keeps the relative
-accuracy of each column [DemmelVeselic1992].  Sums are in float64 whatever the data.
+Nothing of a tensor's size is ever given to an SVD or a QR. The leading singular vectors of a long
+matrix a (m, n), m >> n, are the eigenvectors of its small Gram matrix aᴴa. A Gram matrix squares
+the singular values and so loses those below sqrt(eps); where that matters, the columns are rotated
+by the eigenvectors and the Gram matrix is formed once more: now its columns are nearly orthogonal,
+only *graded*, and scaled to unit diagonal its factor keeps the relative accuracy of each column
+[DemmelVeselic1992]. Sums are in float64 whatever the data.
 """
 
 import math
@@ -28,7 +29,7 @@ class SVD(NamedTuple):
     vh: Tensor
 
 
-# ------------------------------------------------------------------------------------------ how much to keep
+# --------------------------------------------------------------------------------- how much to keep
 
 
 def choose_rank(s: Tensor, rank: int | None = None, *, atol: float = 0.0) -> int:
@@ -36,8 +37,9 @@ def choose_rank(s: Tensor, rank: int | None = None, *, atol: float = 0.0) -> int
 
         r = min { k >= 1 : (s_{k+1}^2 + ... + s_n^2)^(1/2) <= atol }
 
-    Every truncation in tensorlab ends here.  The answer is never 0: a zero matrix has one (zero) term, so shapes stay
-    regular.  s: singular values, descending, shape (n,).  Reading them is the one step that is not differentiable.
+    Every truncation in tensorlab ends here. The answer is never 0: a zero matrix has one (zero)
+    term, so shapes stay regular. s: singular values, descending, shape (n,). Reading them is the
+    one step that is not differentiable.
 
     >>> choose_rank(torch.tensor([4.0, 3.0, 0.1]), atol=0.2), choose_rank(torch.tensor([4.0, 3.0, 0.1]), 1, atol=0.2)
     (2, 1)
@@ -52,9 +54,11 @@ def choose_rank(s: Tensor, rank: int | None = None, *, atol: float = 0.0) -> int
 
 
 def zero_level(dtype: torch.dtype) -> float:
-    """Relative norm below which a tail of singular values counts as zero: 2 eps(dtype) + 16 eps(float64).
+    """Relative norm below which a tail of singular values counts as zero: 2 eps(dtype) + 16
+    eps(float64).
 
-    The first term is what rounding the entries to `dtype` leaves behind, the second what our sums do.
+    The first term is what rounding the entries to `dtype` leaves behind, the second what our sums
+    do.
 
     >>> zero_level(torch.float32) < 3e-7
     True
@@ -70,7 +74,9 @@ def rank_caps(who: str, rank, rtol, shape, count: int) -> tuple[int | None, ...]
     """
     if rank is None and rtol is None:
         raise ValueError(f"{who}: needs a rank, an rtol or both, got neither")
-    if rtol is not None and (isinstance(rtol, bool) or not isinstance(rtol, Real) or not 0 <= rtol < math.inf):
+    if rtol is not None and (
+        isinstance(rtol, bool) or not isinstance(rtol, Real) or not 0 <= rtol < math.inf
+    ):
         raise ValueError(f"{who}: rtol must be a number >= 0, got {rtol!r}")
     if rank is None:
         return (None,) * count
@@ -84,19 +90,21 @@ def rank_caps(who: str, rank, rtol, shape, count: int) -> tuple[int | None, ...]
     if several and len(rank) != count:
         entries = "1 entry" if count == 1 else f"{count} entries"
         raise ValueError(
-            f"{who}: rank needs {entries} for a {len(shape)}-way tensor of shape {tuple(shape)}, got {tuple(rank)}"
+            f"{who}: rank needs {entries} for a {len(shape)}-way tensor of shape {tuple(shape)}, "
+            f"got {tuple(rank)}"
         )
     return tuple(int(r) for r in rank) if several else (int(rank),) * count
 
 
-# ------------------------------------------------------------------------------------------ what comes in
+# ------------------------------------------------------------------------------------ what comes in
 
 
 def check_dense(x: Tensor, who: str) -> float:
     """Frobenius norm of a dense floating tensor, says no to anything else.
 
-    One pass over the data, without a copy, unless the squares would over- or underflow.  Raises TypeError for integers,
-    ValueError for 0-way or empty tensors and for NaN or Inf, with the place of the first.
+    One pass over the data, without a copy, unless the squares would over- or underflow. Raises
+    TypeError for integers, ValueError for 0-way or empty tensors and for NaN or Inf, with the place
+    of the first.
 
     >>> check_dense(torch.tensor([3e-200, -4e-200], dtype=torch.float64), "norm") == 5e-200
     True
@@ -108,7 +116,10 @@ def check_dense(x: Tensor, who: str) -> float:
     if x.layout != torch.strided:
         raise TypeError(f"{who}: needs a dense tensor, got one of layout {x.layout}")
     if x.ndim == 0 or x.numel() == 0:
-        raise ValueError(f"{who}: needs a tensor with at least one mode and one entry, got shape {tuple(x.shape)}")
+        raise ValueError(
+            f"{who}: needs a tensor with at least one mode and one entry, got shape "
+            f"{tuple(x.shape)}"
+        )
     x = x.detach()
     if x.dtype == wide(x.dtype):
         size, safe = float(torch.linalg.vector_norm(x)), 1e90
@@ -128,12 +139,15 @@ def check_dense(x: Tensor, who: str) -> float:
     scale = safe_scale(largest)
     size = float(torch.linalg.vector_norm(x * scale, dtype=wide(x.dtype))) / scale
     if size == math.inf:
-        raise ValueError(f"{who}: needs a tensor whose norm is a float64, got entries up to {largest}")
+        raise ValueError(
+            f"{who}: needs a tensor whose norm is a float64, got entries up to {largest}"
+        )
     return size
 
 
 def safe_scale(largest: float) -> float:
-    """A power of two that brings numbers of this size near 1; exactly 1 where their squares are safe anyway.
+    """A power of two that brings numbers of this size near 1; exactly 1 where their squares are
+    safe anyway.
 
     >>> safe_scale(3.0), safe_scale(2.0**-600) == 2.0**599
     (1.0, True)
@@ -144,13 +158,16 @@ def safe_scale(largest: float) -> float:
 
 
 def norm(x: Tensor) -> Tensor:
-    """Frobenius norm, in the dtype that sums are done in, also where the squares would over- or underflow.
+    """Frobenius norm, in the dtype that sums are done in, also where the squares would over- or
+    underflow.
 
     >>> norm(torch.tensor([3e-200, -4e-200], dtype=torch.float64)).item() == 5e-200
     True
     """
     x = widen(x)
-    scale = torch.exp2(-x.detach().abs().amax().log2().floor().clamp(-1000, 1000))  # no branch: it can be traced
+    scale = torch.exp2(
+        -x.detach().abs().amax().log2().floor().clamp(-1000, 1000)
+    )  # no branch: it can be traced
     return torch.linalg.vector_norm(x * scale) / scale
 
 
@@ -172,16 +189,17 @@ def widen(x: Tensor) -> Tensor:
     return x.to(wide(x.dtype))
 
 
-# ------------------------------------------------------------------------------------------ factorisations
+# ----------------------------------------------------------------------------------- factorisations
 
 
 def orthogonalize(a: Tensor) -> tuple[Tensor, Tensor]:
     """a = q @ r with orthonormal columns in q and, so that the answer is unique, diag(r) >= 0.
 
-    a: (m, n)  ->  q: (m, k), r: (k, n), k = min(m, n).  For factors and cores, never for whole tensors.
+    a: (m, n) -> q: (m, k), r: (k, n), k = min(m, n). For factors and cores, never for whole
+    tensors.
 
-    The gradient is that of the product q @ r, as every caller here contracts q with r again; directions in which `a` is
-    rank deficient are left out of it, so it is finite for every `a`.
+    The gradient is that of the product q @ r, as every caller here contracts q with r again;
+    directions in which `a` is rank deficient are left out of it, so it is finite for every `a`.
 
     >>> q, r = orthogonalize(torch.tensor([[0.0, -2.0], [3.0, 0.0]], dtype=torch.float64))
     >>> r.diagonal()
@@ -192,7 +210,8 @@ def orthogonalize(a: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def orthonormal(a: Tensor) -> Tensor:
-    """The q of a = q @ r alone, (m, n) -> (m, min(m, n)), in the dtype of `a`, of 32 bits or more; without a gradient.
+    """The q of a = q @ r alone, (m, n) -> (m, min(m, n)), in the dtype of `a`, of 32 bits or more;
+    without a gradient.
 
     >>> orthonormal(torch.tensor([[3.0], [4.0]])).abs().flatten()
     tensor([0.6000, 0.8000])
@@ -203,8 +222,8 @@ def orthonormal(a: Tensor) -> Tensor:
 def extend_basis(u: Tensor, x: Tensor) -> Tensor:
     """[u | q] with orthonormal columns whose span holds those of u and x; u stands in it as it is.
 
-    u: (m, r), orthonormal.  x: (m, n)  ->  (m, min(m, r + n)).  What x has of u is taken out twice, which leaves nothing but
-    rounding.  In the dtype of u, of 32 bits or more; without a gradient.
+    u: (m, r), orthonormal. x: (m, n) -> (m, min(m, r + n)). What x has of u is taken out twice,
+    which leaves nothing but rounding. In the dtype of u, of 32 bits or more; without a gradient.
 
     >>> extend_basis(torch.eye(3, 1), torch.tensor([[5.0], [2.0], [0.0]])).abs()
     tensor([[1., 0.],
@@ -212,7 +231,9 @@ def extend_basis(u: Tensor, x: Tensor) -> Tensor:
             [0., 0.]])
     """
     m, r = u.shape
-    if 2 * (r + x.shape[1]) > m:  # what is left of x where it lies in u is noise, a large share of which u holds again
+    if (
+        2 * (r + x.shape[1]) > m
+    ):  # what is left of x where it lies in u is noise, a large share of which u holds again
         return torch.cat([u, orthogonalize(torch.cat([u, x], 1))[0][:, r:]], 1)
     for _ in range(2):
         x = orthonormal(x - u @ (u.mH @ x))
@@ -220,9 +241,11 @@ def extend_basis(u: Tensor, x: Tensor) -> Tensor:
 
 
 def triangle(a: Tensor) -> Tensor:
-    """The r of a = q @ r alone, with rᴴr = aᴴa: the norm of `a` in every direction, without forming q.
+    """The r of a = q @ r alone, with rᴴr = aᴴa: the norm of `a` in every direction, without forming
+    q.
 
-    a: (m, n)  ->  r: (min(m, n), n).  Differentiable as `orthogonalize`, and for rank-deficient `a` too.
+    a: (m, n) -> r: (min(m, n), n). Differentiable as `orthogonalize`, and for rank-deficient `a`
+    too.
 
     >>> triangle(torch.tensor([[3.0], [4.0]])).abs()
     tensor([[5.]])
@@ -232,13 +255,16 @@ def triangle(a: Tensor) -> Tensor:
     return torch.linalg.qr(widen(a), mode="r").R.to(a.dtype)
 
 
-def truncated_svd(a: Tensor, rank: int | None = None, *, rtol: float | None = None, atol: float | None = None) -> SVD:
+def truncated_svd(
+    a: Tensor, rank: int | None = None, *, rtol: float | None = None, atol: float | None = None
+) -> SVD:
     """Best low-rank approximation a ≈ u @ diag(s) @ vh in the Frobenius norm [EckartYoung1936].
 
-    a: (m, n), real or complex floating, of any length.  Returns u: (m, r), s: (r,), vh: (r, n) in the dtype of `a`.
-    `rtol` is relative to |a|, `atol` absolute; the rank is the smallest that meets them, capped by `rank`.
-    Singular values under `zero_level` count as zero.  Where kept values are equal, gradients are right for functions of
-    the spans, of u @ vh and of s; of (u * s) @ vh take them by way of `LowRank.from_dense`.
+    a: (m, n), real or complex floating, of any length. Returns u: (m, r), s: (r,), vh: (r, n) in
+    the dtype of `a`. `rtol` is relative to |a|, `atol` absolute; the rank is the smallest that
+    meets them, capped by `rank`. Singular values under `zero_level` count as zero. Where kept
+    values are equal, gradients are right for functions of the spans, of u @ vh and of s; of (u * s)
+    @ vh take them by way of `LowRank.from_dense`.
 
     >>> truncated_svd(torch.diag(torch.tensor([3.0, 2.0, 1e-3])), rtol=1e-2).s
     tensor([3., 2.])
@@ -247,7 +273,9 @@ def truncated_svd(a: Tensor, rank: int | None = None, *, rtol: float | None = No
     if a.ndim != 2:
         raise ValueError(f"truncated_svd: needs a matrix, got shape {tuple(a.shape)}")
     if rtol is not None and atol is not None:
-        raise ValueError(f"truncated_svd: needs rtol or atol, not both, got rtol={rtol} and atol={atol}")
+        raise ValueError(
+            f"truncated_svd: needs rtol or atol, not both, got rtol={rtol} and atol={atol}"
+        )
     (cap,) = rank_caps("truncated_svd", rank, rtol if atol is None else atol, a.shape, 1)
     scale = safe_scale(size)
     out, a, size = a.dtype, a if scale == 1.0 else a * scale, size * scale
@@ -275,8 +303,9 @@ def right_basis(a: Tensor, rank: int | None = None, *, atol: float = 0.0) -> tup
 
         | a - a v vᴴ | <= max(atol, a few eps |a|)     unless `rank` cuts earlier.
 
-    The cost is one product of 2 m n^2 flops; two where the tolerance is under about 1e-7 |a| (see the module's head).
-    A wide matrix is treated by its rows.  The entries must be of a size that can be squared (`safe_scale`).
+    The cost is one product of 2 m n^2 flops; two where the tolerance is under about 1e-7 |a| (see
+    the module's head). A wide matrix is treated by its rows. The entries must be of a size that can
+    be squared (`safe_scale`).
 
     >>> a = torch.tensor([[3.0, 0.0], [0.0, 1e-9], [4.0, 0.0]], dtype=torch.float64)
     >>> right_basis(a, atol=1e-12)[1]
@@ -309,10 +338,12 @@ def project(a: Tensor, v: Tensor) -> Tensor:
 
 
 def solve_gram(gram: Tensor, b: Tensor) -> Tensor:
-    """Solve gram @ x = b for a Hermitian positive semidefinite matrix, or a batch of them, also where it is singular.
+    """Solve gram @ x = b for a Hermitian positive semidefinite matrix, or a batch of them, also
+    where it is singular.
 
-    gram: (..., r, r), b: (..., r, m)  ->  x: (..., r, m).  The matrix is scaled to unit diagonal and r eps is added to
-    it: no more than the rounding it carries, and enough that dead or equal columns do no harm.
+    gram: (..., r, r), b: (..., r, m) -> x: (..., r, m). The matrix is scaled to unit diagonal and r
+    eps is added to it: no more than the rounding it carries, and enough that dead or equal columns
+    do no harm.
 
     >>> solve_gram(torch.ones(2, 2), torch.ones(2, 1)).sum().round(decimals=3)
     tensor(1.)
@@ -329,7 +360,8 @@ def solve_gram(gram: Tensor, b: Tensor) -> Tensor:
 
 
 def solve(a: Tensor, b: Tensor) -> Tensor:
-    """x with a @ x = b for a square matrix; where a is singular, the shortest of the x that come nearest.
+    """x with a @ x = b for a square matrix; where a is singular, the shortest of the x that come
+    nearest.
 
     >>> solve(torch.diag(torch.tensor([2.0, 0.0])), torch.ones(2, 1)).flatten()
     tensor([0.5000, 0.0000])
@@ -338,7 +370,7 @@ def solve(a: Tensor, b: Tensor) -> Tensor:
     return torch.linalg.pinv(a) @ b if info else x
 
 
-# ------------------------------------------------------------------------------------------ the Gram way
+# ------------------------------------------------------------------------------------- the Gram way
 
 
 def singular_values(a: Tensor) -> Tensor:
@@ -351,7 +383,8 @@ def singular_values(a: Tensor) -> Tensor:
 
 
 def small_svd(a: Tensor) -> SVD:
-    """The whole SVD of many small matrices at once: (..., m, n) -> (..., m, r), (..., r), (..., r, n), r = min(m, n).
+    """The whole SVD of many small matrices at once: (..., m, n) -> (..., m, r), (..., r), (..., r,
+    n), r = min(m, n).
 
     >>> u, s, vh = small_svd(torch.ones(5, 2, 3))
     >>> u.shape, s.shape, vh.shape
@@ -361,7 +394,8 @@ def small_svd(a: Tensor) -> SVD:
 
 
 def psd_root(m: Tensor, tol: float = 0.0) -> Tensor:
-    """A matrix c with c cᴴ = m, of a symmetric matrix without eigenvalues below -tol times its largest; those count as zero.
+    """A matrix c with c cᴴ = m, of a symmetric matrix without eigenvalues below -tol times its
+    largest; those count as zero.
 
     >>> c = psd_root(torch.tensor([[2.0, 1.0], [1.0, 2.0]]))
     >>> torch.allclose(c @ c.mT, torch.tensor([[2.0, 1.0], [1.0, 2.0]]))
@@ -369,12 +403,16 @@ def psd_root(m: Tensor, tol: float = 0.0) -> Tensor:
     """
     values, vectors = torch.linalg.eigh(m)
     if not torch.allclose(m, m.mH) or values[..., 0].min() < -tol * values.abs().max():
-        raise ValueError(f"psd_root: needs a positive semidefinite matrix, got the eigenvalues {values[..., 0].min():.3g} and up")
+        raise ValueError(
+            f"psd_root: needs a positive semidefinite matrix, got the eigenvalues "
+            f"{values[..., 0].min():.3g} and up"
+        )
     return vectors * values.clamp_min(0).sqrt()[..., None, :]
 
 
 def _blocks(a: Tensor):
-    """Row blocks of a matrix, of about BLOCK entries each; larger where a launch costs more than a cache miss."""
+    """Row blocks of a matrix, of about BLOCK entries each; larger where a launch costs more than a
+    cache miss."""
     entries = BLOCK if a.device.type == "cpu" else BLOCK << 6
     return a.split(max(1, entries // max(1, a.shape[1])))
 
@@ -403,7 +441,8 @@ def _gram_basis(a: Tensor, rank: int | None, atol: float) -> tuple[Tensor, Tenso
     noise = 8 * math.sqrt(n) * EPS * energy  # energy that these eigenvalues cannot resolve
     s = (w + noise / n).sqrt()  # so that a tail is never underrated
     r = choose_rank(s, rank, atol=atol)
-    # The computed vectors lose about (eps s_1^2)^2 / s_r^2 of energy to those left out: more than wanted?
+    # The computed vectors lose about (eps s_1^2)^2 / s_r^2 of energy to those left out: more than
+    # wanted?
     lost = (2 * EPS * float(w[0])) ** 2 / max(float(w[r - 1]), 1e-300)
     tail = float(w[r:].sum())
     sure = atol**2 >= 2 * noise or (r == rank and float(w[r - 1]) >= 2 * noise)
@@ -412,7 +451,8 @@ def _gram_basis(a: Tensor, rank: int | None, atol: float) -> tuple[Tensor, Tenso
 
 
 def _repair(a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """Singular vectors and values to full accuracy, from the Gram matrix of the rotated columns a v."""
+    """Singular vectors and values to full accuracy, from the Gram matrix of the rotated columns a
+    v."""
     c = _gram(a, v)
     d = c.diagonal().real.sqrt()
     e, u = _eigh(c / torch.outer(d, d).clamp_min(1e-300))
@@ -422,25 +462,38 @@ def _repair(a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _unit_columns(p: Tensor) -> Tensor:
-    """Orthonormal columns from nearly orthogonal, graded ones, by a Cholesky factor of their scaled Gram matrix.
+    """Orthonormal columns from nearly orthogonal, graded ones, by a Cholesky factor of their scaled
+    Gram matrix.
 
-    Triangular, so that a column is only ever corrected by those before it: a weak one must not turn a strong one.
+    Triangular, so that a column is only ever corrected by those before it: a weak one must not turn
+    a strong one.
     """
     d = torch.linalg.vector_norm(p, dim=0)
     p = p / torch.where(d > 0, d, torch.ones_like(d))
     g = p.mH @ p
-    if float(torch.linalg.matrix_norm((g - torch.eye(len(g), dtype=g.dtype, device=g.device)).detach())) > 0.5:
+    if (
+        float(
+            torch.linalg.matrix_norm(
+                (g - torch.eye(len(g), dtype=g.dtype, device=g.device)).detach()
+            )
+        )
+        > 0.5
+    ):
         return orthogonalize(p)[0]
     return torch.linalg.solve_triangular(torch.linalg.cholesky(g).mH, p, upper=True, left=False)
 
 
 def _sketched_basis(a: Tensor, rank: int | None, atol: float) -> tuple[Tensor, Tensor] | None:
-    """`right_basis` of a matrix with two long sides through a random sketch [HalkoMartinssonTropp2011].
+    """`right_basis` of a matrix with two long sides through a random sketch
+    [HalkoMartinssonTropp2011].
 
-    The residual is formed, so the answer is certain; None where the singular values do not fall fast enough for that.
+    The residual is formed, so the answer is certain; None where the singular values do not fall
+    fast enough for that.
     """
     m, n = a.shape
-    generator = torch.Generator().manual_seed(0)  # not the caller's: the answer does not depend on it
+    generator = torch.Generator().manual_seed(
+        0
+    )  # not the caller's: the answer does not depend on it
     a = widen(a)
     w, rest = a.new_zeros(n, 0), a
     block = (rank or 32) + 12
@@ -460,19 +513,22 @@ def _sketched_basis(a: Tensor, rank: int | None, atol: float) -> tuple[Tensor, T
     return None
 
 
-# ------------------------------------------------------------------------------------------ gradients
+# ---------------------------------------------------------------------------------------- gradients
 
 
 def _over_gaps(s: Tensor) -> Tensor:
     """F_ij = 1 / (s_j^2 - s_i^2), and 0 where two values agree to half their digits.
 
-    Between equal values any rotation of the vectors is as good: a function that does not depend on the choice has no
-    gradient along it, and one that does has no gradient at all.  Leaving these terms out is right for functions of the
-    spans; one of vectors and values together has more, which its caller adds (`LowRank.from_dense`, `tt_svd`).
+    Between equal values any rotation of the vectors is as good: a function that does not depend on
+    the choice has no gradient along it, and one that does has no gradient at all. Leaving these
+    terms out is right for functions of the spans; one of vectors and values together has more,
+    which its caller adds (`LowRank.from_dense`, `tt_svd`).
     """
     gap = (s - s[:, None]) * (s + s[:, None])
     same = (s - s[:, None]).abs() <= math.sqrt(EPS) * (s + s[:, None])
-    return torch.where(same, torch.zeros_like(gap), 1 / torch.where(same, torch.ones_like(gap), gap))
+    return torch.where(
+        same, torch.zeros_like(gap), 1 / torch.where(same, torch.ones_like(gap), gap)
+    )
 
 
 def _over(s: Tensor) -> Tensor:
@@ -482,7 +538,8 @@ def _over(s: Tensor) -> Tensor:
 
 
 class _GramBasis(torch.autograd.Function):
-    """All right singular vectors and values, with the derivative of an eigendecomposition of aᴴa."""
+    """All right singular vectors and values, with the derivative of an eigendecomposition of
+    aᴴa."""
 
     @staticmethod
     def forward(a, rank, atol):
@@ -501,7 +558,8 @@ class _GramBasis(torch.autograd.Function):
 
 
 class _SmallSVD(torch.autograd.Function):
-    """Thin SVD by LAPACK; the derivative of [Townsend2016] with `_over_gaps`, so it is finite for equal values."""
+    """Thin SVD by LAPACK; the derivative of [Townsend2016] with `_over_gaps`, so it is finite for
+    equal values."""
 
     @staticmethod
     def forward(a):
@@ -517,8 +575,13 @@ class _SmallSVD(torch.autograd.Function):
         inv, total = _over(s), s + s[:, None]
         ugu, vgv = u.mH @ gu, vh @ gvh.mH
         p, q = ugu - ugu.mH, vgv - vgv.mH
-        # (p_ij s_j + s_i q_ij) / (s_j^2 - s_i^2), parted into what u and v turn alike, with a gap below, and against each other
-        inner = (p + q) * (_over_gaps(s) * total / 2) + (p - q) * _over(total) / 2 + torch.diag(gs).to(u.dtype)
+        # (p_ij s_j + s_i q_ij) / (s_j^2 - s_i^2), parted into what u and v turn alike, with a gap
+        # below, and against each other
+        inner = (
+            (p + q) * (_over_gaps(s) * total / 2)
+            + (p - q) * _over(total) / 2
+            + torch.diag(gs).to(u.dtype)
+        )
         ga = u @ inner @ vh
         ga = ga + ((gu - u @ ugu) * inv) @ vh
         return ga + u @ (inv[:, None] * (gvh - (gvh @ vh.mH) @ vh))
@@ -531,7 +594,11 @@ class _QR(torch.autograd.Function):
     def forward(a):
         q, r = torch.linalg.qr(a)
         d = r.diagonal()
-        sign = torch.where(d.abs() > 0, d / torch.where(d.abs() > 0, d, torch.ones_like(d)).abs(), torch.ones_like(d))
+        sign = torch.where(
+            d.abs() > 0,
+            d / torch.where(d.abs() > 0, d, torch.ones_like(d)).abs(),
+            torch.ones_like(d),
+        )
         return q * sign, r * sign.conj()[:, None]
 
     @staticmethod
@@ -543,6 +610,8 @@ class _QR(torch.autograd.Function):
     def backward(ctx, gq, gr):
         q, r = ctx.saved_tensors
         ga = torch.zeros_like(q) @ r if gr is None else q @ gr
-        if gq is not None and q.shape[0] > q.shape[1]:  # else q is square and cannot turn out of its range
+        if (
+            gq is not None and q.shape[0] > q.shape[1]
+        ):  # else q is square and cannot turn out of its range
             ga = ga + (gq - q @ (q.mH @ gq)) @ torch.linalg.pinv(r, rtol=16 * EPS).mH
         return ga

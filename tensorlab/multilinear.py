@@ -1,4 +1,5 @@
-"""Dense tensors: unfoldings, mode products, Khatri-Rao products, and shapes that factor an integer [KoldaBader2009]."""
+"""Dense tensors: unfoldings, mode products, Khatri-Rao products, and shapes that factor an integer
+[KoldaBader2009]."""
 
 import math
 
@@ -7,10 +8,11 @@ from torch import Tensor
 
 
 def unfold(x: Tensor, mode: int) -> Tensor:
-    """Matrix whose rows are indexed by `mode` and whose columns by the other modes in order, the last one fastest.
+    """Matrix whose rows are indexed by `mode` and whose columns by the other modes in order, the
+    last one fastest.
 
-    x: (n_0, ..., n_{d-1})  ->  (n_mode, product of the others).  `fold(unfold(x, k), k, x.shape)` is x.  The columns
-    stand in row-major order, not in the column-major order of [KoldaBader2009].
+    x: (n_0, ..., n_{d-1}) -> (n_mode, product of the others). `fold(unfold(x, k), k, x.shape)` is
+    x. The columns stand in row-major order, not in the column-major order of [KoldaBader2009].
 
     >>> unfold(torch.arange(24).reshape(2, 3, 4), 1).shape
     torch.Size([3, 8])
@@ -31,7 +33,8 @@ def fold(matrix: Tensor, mode: int, shape) -> Tensor:
     others = shape[:mode] + shape[mode + 1 :]
     if tuple(matrix.shape) != (shape[mode], math.prod(others)):
         raise ValueError(
-            f"fold: needs a matrix of shape {(shape[mode], math.prod(others))} for mode {mode} of {shape}, "
+            f"fold: needs a matrix of shape {(shape[mode], math.prod(others))} for mode {mode} of "
+            f"{shape}, "
             f"got {tuple(matrix.shape)}"
         )
     return matrix.reshape(shape[mode], *others).movedim(0, mode)
@@ -48,14 +51,16 @@ def mode_product(x: Tensor, matrix: Tensor, mode: int) -> Tensor:
     _check_mode("mode_product", mode, x.ndim, x.shape)
     if matrix.ndim != 2 or matrix.shape[1] != x.shape[mode]:
         raise ValueError(
-            f"mode_product: needs a matrix with {x.shape[mode]} columns for mode {mode} of a tensor of shape "
+            f"mode_product: needs a matrix with {x.shape[mode]} columns for mode {mode} of a "
+            f"tensor of shape "
             f"{tuple(x.shape)}, got shape {tuple(matrix.shape)}"
         )
     return torch.tensordot(x, matrix, dims=([mode], [1])).movedim(-1, mode)
 
 
 def khatri_rao(*factors: Tensor) -> Tensor:
-    """Column-wise Kronecker product: column r is the Kronecker product of the columns r, the last factor fastest.
+    """Column-wise Kronecker product: column r is the Kronecker product of the columns r, the last
+    factor fastest.
 
     factors: (n_k, r) each  ->  (product of n_k, r).
 
@@ -65,7 +70,8 @@ def khatri_rao(*factors: Tensor) -> Tensor:
     """
     if not factors or any(f.ndim != 2 or f.shape[1] != factors[0].shape[1] for f in factors):
         raise ValueError(
-            f"khatri_rao: needs matrices with equal numbers of columns, got shapes {[tuple(f.shape) for f in factors]}"
+            f"khatri_rao: needs matrices with equal numbers of columns, got shapes "
+            f"{[tuple(f.shape) for f in factors]}"
         )
     out = factors[0]
     for f in factors[1:]:
@@ -103,7 +109,8 @@ def prime_factors(n: int) -> tuple[int, ...]:
 
 
 def digit_shape(shape) -> tuple[int, ...]:
-    """The modes of a *quantised* tensor: each mode of `shape` in its prime factors, one digit each [Khoromskij2011].
+    """The modes of a *quantised* tensor: each mode of `shape` in its prime factors, one digit each
+    [Khoromskij2011].
 
     >>> digit_shape((8, 6, 1))
     (2, 2, 2, 2, 3, 1)
@@ -112,7 +119,8 @@ def digit_shape(shape) -> tuple[int, ...]:
 
 
 def to_digits(index: Tensor, shape) -> Tensor:
-    """Multi-indices of `shape` as those of `digit_shape(shape)`, the leading digit of each mode first.
+    """Multi-indices of `shape` as those of `digit_shape(shape)`, the leading digit of each mode
+    first.
 
     index: (batch, d)  ->  (batch, number of digits).
 
@@ -144,4 +152,7 @@ def from_digits(digits: Tensor, shape) -> Tensor:
 
 def _check_mode(who, mode, d, shape):
     if isinstance(mode, bool) or not isinstance(mode, int) or not 0 <= mode < d:
-        raise ValueError(f"{who}: mode must be in 0..{d - 1} for a {d}-way tensor of shape {tuple(shape)}, got {mode}")
+        raise ValueError(
+            f"{who}: mode must be in 0..{d - 1} for a {d}-way tensor of shape {tuple(shape)}, got "
+            f"{mode}"
+        )

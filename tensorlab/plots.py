@@ -1,7 +1,7 @@
 """Pictures: each draws on the `Axes` it is given and returns one sentence that says what is seen.
 
-The colours are those of Okabe and Ito, which colour-blind readers can tell apart; every curve has a marker and a line
-style of its own besides.
+The colours are those of Okabe and Ito, which colour-blind readers can tell apart; every curve has a
+marker and a line style of its own besides.
 """
 
 import math
@@ -24,7 +24,9 @@ def style(k: int, n: int = 0) -> dict:
     """Colour, marker and line of curve k; with n points, only about a dozen markers."""
     marker, line = STYLES[k % len(STYLES)][0], STYLES[k % len(STYLES)][1:]
     every = max(1, n // 12)
-    return dict(color=COLOURS[k % len(COLOURS)], marker=marker, ls=line, ms=4, lw=1.4, markevery=every)
+    return dict(
+        color=COLOURS[k % len(COLOURS)], marker=marker, ls=line, ms=4, lw=1.4, markevery=every
+    )
 
 
 def singular_values(ax: Axes, spectra: dict[str, Tensor], level: float | None = None) -> str:
@@ -43,14 +45,19 @@ def singular_values(ax: Axes, spectra: dict[str, Tensor], level: float | None = 
 
 def image(ax: Axes, x: Tensor, title: str = "") -> str:
     """A picture (rows, columns) or (rows, columns, 3), clipped to [0, 1] when it is in colour."""
-    ax.imshow(x.clamp(0, 1) if x.ndim == 3 else x, cmap="cividis", interpolation="nearest", aspect="equal")
+    ax.imshow(
+        x.clamp(0, 1) if x.ndim == 3 else x, cmap="cividis", interpolation="nearest", aspect="equal"
+    )
     ax.set_axis_off()
     ax.set_title(title, fontsize=9)
     return f"A picture of {x.shape[0]} by {x.shape[1]} points: {title}."
 
 
-def error_against_storage(ax: Axes, curves: dict[str, list[tuple[float, float]]], here: tuple | None = None) -> str:
-    """Relative error against stored numbers, one curve for each format, and a ring where the reader stands."""
+def error_against_storage(
+    ax: Axes, curves: dict[str, list[tuple[float, float]]], here: tuple | None = None
+) -> str:
+    """Relative error against stored numbers, one curve for each format, and a ring where the reader
+    stands."""
     for k, (name, points) in enumerate(curves.items()):
         ax.loglog(*zip(*sorted(points)), label=name, **style(k))
     if here:
@@ -58,11 +65,16 @@ def error_against_storage(ax: Axes, curves: dict[str, list[tuple[float, float]]]
     ax.set(xlabel="stored numbers", ylabel="relative error")
     ax.legend(fontsize=8)
     best = {name: min(error for _, error in points) for name, points in curves.items()}
-    return "Smallest relative error shown: " + ", ".join(f"{name} {error:.2g}" for name, error in best.items()) + "."
+    return (
+        "Smallest relative error shown: "
+        + ", ".join(f"{name} {error:.2g}" for name, error in best.items())
+        + "."
+    )
 
 
 def train(ax: Axes, tt: TT) -> str:
-    """The cores of a train as boxes to scale: as high as the mode, as wide as the mean of the two ranks."""
+    """The cores of a train as boxes to scale: as high as the mode, as wide as the mean of the two
+    ranks."""
     x, gap = 0.0, 0.6 + 0.15 * max(tt.ranks, default=1)
     top = max(tt.shape)
     for k, core in enumerate(tt.cores):
@@ -72,7 +84,15 @@ def train(ax: Axes, tt: TT) -> str:
         ax.text(x + width / 2, -n / 2 - 0.06 * top, str(n), ha="center", va="top", fontsize=8)
         if k < tt.ndim - 1:
             ax.plot([x + width, x + width + gap], [0, 0], color="black", lw=1 + math.log2(q))
-            ax.text(x + width + gap / 2, 0.04 * top, str(q), ha="center", va="bottom", fontsize=9, color=COLOURS[1])
+            ax.text(
+                x + width + gap / 2,
+                0.04 * top,
+                str(q),
+                ha="center",
+                va="bottom",
+                fontsize=9,
+                color=COLOURS[1],
+            )
         x += width + gap
     ax.set_xlim(-gap / 2, x - gap / 2)
     ax.set_ylim(-0.68 * top, 0.6 * top)
@@ -82,9 +102,11 @@ def train(ax: Axes, tt: TT) -> str:
 
 
 def tree(ax: Axes, ht: HT, spectra: dict[tuple, Tensor] | None = None, most: int = 16) -> str:
-    """A tree of modes with a box on each node: its singular values from 1 down to 1e-16 of the largest, those kept in colour.
+    """A tree of modes with a box on each node: its singular values from 1 down to 1e-16 of the
+    largest, those kept in colour.
 
-    spectra: by node, those of `ht` by default.  Of each the first `most` are drawn; below the box stand the modes, in it the rank.
+    spectra: by node, those of `ht` by default. Of each the first `most` are drawn; below the box
+    stand the modes, in it the rank.
     """
     spectra = spectra or ht.singular_values()
     order, depth, todo = leaves(ht.tree), {}, [(ht.tree, 0)]
@@ -92,8 +114,13 @@ def tree(ax: Axes, ht: HT, spectra: dict[tuple, Tensor] | None = None, most: int
         t, level = todo.pop()
         depth[leaves(t)] = level
         todo += [(child, level + 1) for child in t] if isinstance(t, tuple) else []
-    place = {node: (sum(order.index(k) for k in node) / len(node), -1.6 * level) for node, level in depth.items()}
-    for parent, child in ((a, b) for a in depth for b in depth if depth[b] == depth[a] + 1 and {*b} < {*a}):
+    place = {
+        node: (sum(order.index(k) for k in node) / len(node), -1.6 * level)
+        for node, level in depth.items()
+    }
+    for parent, child in (
+        (a, b) for a in depth for b in depth if depth[b] == depth[a] + 1 and {*b} < {*a}
+    ):
         (x, y), (u, v) = place[parent], place[child]
         ax.plot([x, u], [y - 0.36, v + 0.8], color="0.5", lw=1, zorder=0)
     ax.text(*place[order], " ".join(map(str, order)), ha="center", va="top", fontsize=8)
@@ -109,22 +136,33 @@ def tree(ax: Axes, ht: HT, spectra: dict[tuple, Tensor] | None = None, most: int
     ax.set_xlim(-0.6, ht.ndim - 0.4)
     ax.set_ylim(-1.6 * max(depth.values()) - 0.4, 0.3)
     ax.set_axis_off()
-    ranks = ", ".join(f"({' '.join(map(str, node))}) {r}" for node, r in zip(ht.nodes, ht.ranks)) or "none"
+    ranks = (
+        ", ".join(f"({' '.join(map(str, node))}) {r}" for node, r in zip(ht.nodes, ht.ranks))
+        or "none"
+    )
     return f"A tree on {ht.ndim} modes with ranks {ranks} stores {ht.numel} of {math.prod(ht.shape)} numbers."
 
 
 def convergence(ax: Axes, histories: dict[str, list[float]]) -> str:
     """Relative error after each sweep."""
     for k, (name, errors) in enumerate(histories.items()):
-        ax.semilogy(range(1, len(errors) + 1), [max(e, 1e-17) for e in errors], label=name, **style(k, len(errors)))
+        ax.semilogy(
+            range(1, len(errors) + 1),
+            [max(e, 1e-17) for e in errors],
+            label=name,
+            **style(k, len(errors)),
+        )
     ax.set(xlabel="sweep", ylabel="relative error")
     ax.legend(fontsize=8)
-    ends = ", ".join(f"{name} {errors[-1]:.2g} after {len(errors)} sweeps" for name, errors in histories.items())
+    ends = ", ".join(
+        f"{name} {errors[-1]:.2g} after {len(errors)} sweeps" for name, errors in histories.items()
+    )
     return f"Relative errors: {ends}."
 
 
 def terms(ax: Axes, cosines: list[float], weights: list[float]) -> str:
-    """How two terms of a CP turn against each other: the cosine between them, and the largest weight."""
+    """How two terms of a CP turn against each other: the cosine between them, and the largest
+    weight."""
     sweeps = range(1, len(cosines) + 1)
     ax.plot(sweeps, cosines, label="smallest cosine", **style(0, len(cosines)))
     ax.set(xlabel="sweep", ylabel="cosine", ylim=(-1.05, 1.05))
@@ -143,7 +181,11 @@ def core(ax: Axes, g: Tensor) -> str:
     share = [1 - float(g[(slice(k),) * g.ndim].abs().square().sum()) / total for k in sizes]
     ax.semilogy(sizes, [max(s, 1e-17) for s in share], **style(0, len(share)))
     ax.set(xlabel="size of the leading block", ylabel="share of energy outside")
-    half = next(k for k, s in zip(sizes, share) if s <= 0.01 + 1e-12) if min(share) <= 0.01 else max(sizes)
+    half = (
+        next(k for k, s in zip(sizes, share) if s <= 0.01 + 1e-12)
+        if min(share) <= 0.01
+        else max(sizes)
+    )
     return f"The leading block of size {half} holds {100 * (1 - share[half - 1]):.1f} % of the energy of the core."
 
 
@@ -160,23 +202,41 @@ def blocks(ax: Axes, w: Tensor, grid: tuple[int, int] | None = None, title: str 
 
 
 def shared(ax: Axes, masks: list[Tensor], title: str = "", block: int = 1) -> str:
-    """Which entries of a matrix a stored number enters, one number of each tensor in its own colour and hatching.  Lines every
-    `block` entries."""
+    """Which entries of a matrix a stored number enters, one number of each tensor in its own colour
+    and hatching. Lines every `block` entries."""
     for k, line in enumerate((ax.axhline, ax.axvline)):
         for at in range(block, masks[0].shape[k], block):
             line(at, color="0.85", lw=0.8, zorder=0)
     for k, mask in enumerate(masks):
         for i, j in mask.nonzero().tolist():
             ax.add_patch(Rectangle((j, i), 1, 1, fc=COLOURS[k], alpha=0.5, lw=0))
-            ax.plot([j + 0.2, j + 0.8], [[i + 0.2, i + 0.8], [i + 0.8, i + 0.2]][k % 2], color=COLOURS[k], lw=1)
-    ax.set(xlim=(0, masks[0].shape[1]), ylim=(masks[0].shape[0], 0), xticks=[], yticks=[], aspect="equal")
+            ax.plot(
+                [j + 0.2, j + 0.8],
+                [[i + 0.2, i + 0.8], [i + 0.8, i + 0.2]][k % 2],
+                color=COLOURS[k],
+                lw=1,
+            )
+    ax.set(
+        xlim=(0, masks[0].shape[1]),
+        ylim=(masks[0].shape[0], 0),
+        xticks=[],
+        yticks=[],
+        aspect="equal",
+    )
     ax.set_title(title, fontsize=9)
     counts = [f"one of tensor {k} enters {int(mask.sum())}" for k, mask in enumerate(masks)]
     return f"Of {masks[0].numel()} entries, {', '.join(counts)}."
 
 
-def scaling(ax: Axes, points: dict[str, list[tuple]], laws: dict[str, tuple], here: tuple | None = None, x: str = "FLOPs") -> str:
-    """Loss against cost, measured, with the laws a + b C^-alpha as lines (a, b, alpha), and a ring where the reader stands."""
+def scaling(
+    ax: Axes,
+    points: dict[str, list[tuple]],
+    laws: dict[str, tuple],
+    here: tuple | None = None,
+    x: str = "FLOPs",
+) -> str:
+    """Loss against cost, measured, with the laws a + b C^-alpha as lines (a, b, alpha), and a ring
+    where the reader stands."""
     for k, (name, measured) in enumerate(points.items()):
         costs, losses = zip(*sorted(measured))
         look = style(k)
@@ -198,11 +258,14 @@ def unfolding_spectra(x: Tensor) -> dict[str, Tensor]:
     ['cut 1', 'cut 2']
     """
     sides = [math.prod(x.shape[:k]) for k in range(1, x.ndim)]
-    return {f"cut {k}": torch.linalg.svdvals(x.double().reshape(n, -1)) for k, n in enumerate(sides, 1)}
+    return {
+        f"cut {k}": torch.linalg.svdvals(x.double().reshape(n, -1)) for k, n in enumerate(sides, 1)
+    }
 
 
 def crosses(ax: Axes, x: Tensor, rows, columns, title: str = "") -> str:
-    """A function of two indices as a picture, and on it the rows and columns in which a cross approximation has read it."""
+    """A function of two indices as a picture, and on it the rows and columns in which a cross
+    approximation has read it."""
     ax.imshow(x, cmap="cividis", aspect="auto", interpolation="nearest")
     for i in sorted(set(rows)):
         ax.axhline(i, color=COLOURS[1], lw=0.8)
@@ -219,34 +282,56 @@ def _listed(numbers, most=8):
     return ", ".join(map(str, numbers[:most])) + (", ..." if len(numbers) > most else "")
 
 
-def error_against_work(ax: Axes, curves: dict[str, list[tuple[float, float]]], level: float | None = None) -> str:
+def error_against_work(
+    ax: Axes, curves: dict[str, list[tuple[float, float]]], level: float | None = None
+) -> str:
     """Relative error against function evaluations, and a line at the tolerance."""
     for k, (name, points) in enumerate(curves.items()):
-        ax.semilogy(*zip(*[(n, max(e, 1e-17)) for n, e in points]), label=name, **style(k, len(points)))
+        ax.semilogy(
+            *zip(*[(n, max(e, 1e-17)) for n, e in points]), label=name, **style(k, len(points))
+        )
     if level:
         ax.axhline(level, color="0.4", lw=1)
     ax.set(xlabel="function evaluations", ylabel="relative error")
     ax.legend(fontsize=8)
-    ends = (f"{name}: error {points[-1][1]:.1e} after {points[-1][0]} evaluations" for name, points in curves.items())
+    ends = (
+        f"{name}: error {points[-1][1]:.1e} after {points[-1][0]} evaluations"
+        for name, points in curves.items()
+    )
     return "; ".join(ends) + "."
 
 
 def tangent_step(ax: Axes, x: Tensor, free: Tensor, tangent: Tensor, back: Tensor) -> str:
-    """One Riemannian step among symmetric 2 x 2 matrices, where those of rank 1 are a cone: ax is a 3-D axes.
+    """One Riemannian step among symmetric 2 x 2 matrices, where those of rank 1 are a cone: ax is a
+    3-D axes.
 
-    The coordinates (m00 + m11, m00 - m11, 2 m01) / sqrt 2 keep all lengths and angles; det m = 0 is p^2 = q^2 + r^2.  x: the
-    point, of rank 1; free: where the gradient step goes; tangent: its projection onto the tangent plane; back: the retraction.
+    The coordinates (m00 + m11, m00 - m11, 2 m01) / sqrt 2 keep all lengths and angles; det m = 0 is
+    p^2 = q^2 + r^2. x: the point, of rank 1; free: where the gradient step goes; tangent: its
+    projection onto the tangent plane; back: the retraction.
     """
-    place = lambda m: torch.stack([m[0, 0] - m[1, 1], 2 * m[0, 1], m[0, 0] + m[1, 1]]).double() / math.sqrt(2)
-    names = {"x": place(x), "gradient step": place(free), "projection": place(tangent), "retraction": place(back)}
-    top = 1.15 * max(1e-3, *(float(torch.linalg.vector_norm(p)) for p in names.values())) / math.sqrt(2)
+    place = lambda m: (
+        torch.stack([m[0, 0] - m[1, 1], 2 * m[0, 1], m[0, 0] + m[1, 1]]).double() / math.sqrt(2)
+    )
+    names = {
+        "x": place(x),
+        "gradient step": place(free),
+        "projection": place(tangent),
+        "retraction": place(back),
+    }
+    top = (
+        1.15
+        * max(1e-3, *(float(torch.linalg.vector_norm(p)) for p in names.values()))
+        / math.sqrt(2)
+    )
     height, angle = torch.linspace(0, top, 2)[:, None], torch.linspace(0, 2 * math.pi, 61)
     cone = (height * angle.cos(), height * angle.sin(), height.expand(-1, 61))
     ax.plot_wireframe(*(c.numpy() for c in cone), color="0.75", lw=0.5)
     ray = names["x"] / torch.linalg.vector_norm(names["x"])
     around = torch.stack([-ray[1], ray[0], 0 * ray[2]])
     around = around / torch.linalg.vector_norm(around)
-    a, b = torch.meshgrid(torch.tensor([-0.5, 0.7]) * top, torch.tensor([-0.7, 0.7]) * top, indexing="ij")
+    a, b = torch.meshgrid(
+        torch.tensor([-0.5, 0.7]) * top, torch.tensor([-0.7, 0.7]) * top, indexing="ij"
+    )
     plane = names["x"][:, None, None] + ray[:, None, None] * a + around[:, None, None] * b
     ax.plot_surface(*plane.numpy(), color=COLOURS[5], alpha=0.35, lw=0)
     for k, (start, end) in enumerate(zip(names, list(names)[1:])):
@@ -254,32 +339,56 @@ def tangent_step(ax: Axes, x: Tensor, free: Tensor, tangent: Tensor, back: Tenso
         ax.plot(*names[end][:, None].numpy(), STYLES[k][0], color=COLOURS[k], label=end, ms=7)
     ax.plot(*names["x"][:, None].numpy(), "*", color="black", ms=10, label="x")
     ax.legend(fontsize=8, loc="upper left")
-    ax.set(xlabel="$(m_{00} - m_{11})/\\sqrt{2}$", ylabel="$\\sqrt{2}\\, m_{01}$", zlabel="$(m_{00} + m_{11})/\\sqrt{2}$")
+    ax.set(
+        xlabel="$(m_{00} - m_{11})/\\sqrt{2}$",
+        ylabel="$\\sqrt{2}\\, m_{01}$",
+        zlabel="$(m_{00} + m_{11})/\\sqrt{2}$",
+    )
     ax.locator_params(nbins=4)
     ax.set_box_aspect((1, 1, 1), zoom=0.9)
-    off, bend = (float(torch.linalg.matrix_norm(m.double() - tangent.double())) for m in (free, back))
+    off, bend = (
+        float(torch.linalg.matrix_norm(m.double() - tangent.double())) for m in (free, back)
+    )
     return f"The projection moves the step by {off:.3f} onto the tangent plane, the retraction by {bend:.3f} back onto the cone."
 
 
 def success(ax: Axes, shares: dict[str, list[tuple[float, float]]]) -> str:
-    """Share of runs that recover a tensor against entries seen per degree of freedom, one curve for each method."""
+    """Share of runs that recover a tensor against entries seen per degree of freedom, one curve for
+    each method."""
     for k, (name, points) in enumerate(shares.items()):
         ax.plot(*zip(*sorted(points)), label=name, **style(k))
-    ax.set(xlabel="entries / degrees of freedom", ylabel="share recovered", ylim=(-0.05, 1.05), xscale="log")
+    ax.set(
+        xlabel="entries / degrees of freedom",
+        ylabel="share recovered",
+        ylim=(-0.05, 1.05),
+        xscale="log",
+    )
     ticks = sorted({x for points in shares.values() for x, _ in points})
     ax.set_xticks(ticks, [f"{x:g}" for x in ticks], minor=False)
     ax.minorticks_off()
     ax.legend(fontsize=8)
-    full = {name: min((x for x, y in points if y == 1), default=None) for name, points in shares.items()}
-    said = (f"{name} {'at no number shown' if x is None else f'from {x:g}'}" for name, x in full.items())
+    full = {
+        name: min((x for x, y in points if y == 1), default=None) for name, points in shares.items()
+    }
+    said = (
+        f"{name} {'at no number shown' if x is None else f'from {x:g}'}" for name, x in full.items()
+    )
     return "Entries per degree of freedom with which every run recovers: " + ", ".join(said) + "."
 
 
 def marginals(ax: Axes, exact: Tensor, sampled: Tensor) -> str:
-    """Probabilities of a 1 in each mode: bars for the exact ones, beside them hatched bars for the frequencies in samples."""
+    """Probabilities of a 1 in each mode: bars for the exact ones, beside them hatched bars for the
+    frequencies in samples."""
     modes = range(len(exact))
     ax.bar([k - 0.2 for k in modes], exact.tolist(), 0.4, color=COLOURS[0], label="exact")
-    ax.bar([k + 0.2 for k in modes], sampled.tolist(), 0.4, color=COLOURS[4], hatch="///", label="samples")
+    ax.bar(
+        [k + 0.2 for k in modes],
+        sampled.tolist(),
+        0.4,
+        color=COLOURS[4],
+        hatch="///",
+        label="samples",
+    )
     ax.set(xlabel="mode", ylabel="probability of a 1", ylim=(0, 1.05), xticks=modes)
     ax.legend(fontsize=8, loc="upper right")
     low, high, off = float(exact.min()), float(exact.max()), float((exact - sampled).abs().max())
@@ -287,24 +396,31 @@ def marginals(ax: Axes, exact: Tensor, sampled: Tensor) -> str:
 
 
 def covariances(ax: Axes, exact: Tensor, sampled: Tensor) -> str:
-    """Covariances of all pairs of modes, (d, d): exact ones above the diagonal, those of samples below, the diagonal empty."""
+    """Covariances of all pairs of modes, (d, d): exact ones above the diagonal, those of samples
+    below, the diagonal empty."""
     d = len(exact)
     both = exact.triu(1) + sampled.tril(-1)
     largest = max(float(both.abs().max()), 1e-3)
     shown = both.clone().fill_diagonal_(math.nan)
-    image = ax.imshow(shown.numpy(), cmap="cividis", vmin=-largest, vmax=largest, interpolation="nearest")
+    image = ax.imshow(
+        shown.numpy(), cmap="cividis", vmin=-largest, vmax=largest, interpolation="nearest"
+    )
     ax.figure.colorbar(image, ax=ax, fraction=0.046)
     ax.set(xticks=range(d), yticks=range(d))
     ax.set_title("covariances: exact above, samples below", fontsize=9)
     a, b = divmod(int(exact.triu(1).abs().argmax()), d)
-    said = f"{float(exact[a, b]):.3f}, of modes {a} and {b}, {float(sampled[a, b]):.3f} in the samples"
+    said = (
+        f"{float(exact[a, b]):.3f}, of modes {a} and {b}, {float(sampled[a, b]):.3f} in the samples"
+    )
     return f"The largest covariance of two modes is {said}."
 
 
 def chain(ax: Axes, module) -> str:
-    """A chain of convolutions: bars as high as there are channels, between them the kernel, and the numbers it stores.
+    """A chain of convolutions: bars as high as there are channels, between them the kernel, and the
+    numbers it stores.
 
-    module: an `nn.Conv2d`, an `nn.Sequential` of them, or a `FactorizedConv2d`.  A dashed line: each channel on its own.
+    module: an `nn.Conv2d`, an `nn.Sequential` of them, or a `FactorizedConv2d`. A dashed line: each
+    channel on its own.
     """
     links = _convolutions(module)
     channels = [links[0][1], *(link[0] for link in links)]
@@ -315,9 +431,24 @@ def chain(ax: Axes, module) -> str:
     for k, (outputs, inputs, kernel, groups) in enumerate(links):
         stored = outputs * inputs // groups * math.prod(kernel)
         alone = groups > 1
-        ax.plot([k + 0.06, k + 0.94], [0, 0], color=COLOURS[1] if alone else "black", ls="--" if alone else "-", lw=1.5)
-        ax.text(k + 0.5, 0.03 * top, " × ".join(map(str, kernel)), ha="center", va="bottom", fontsize=10)
-        ax.text(k + 0.5, -0.03 * top, f"{stored} weights" + "\nchannels apart" * alone, ha="center", va="top", fontsize=8)
+        ax.plot(
+            [k + 0.06, k + 0.94],
+            [0, 0],
+            color=COLOURS[1] if alone else "black",
+            ls="--" if alone else "-",
+            lw=1.5,
+        )
+        ax.text(
+            k + 0.5, 0.03 * top, " × ".join(map(str, kernel)), ha="center", va="bottom", fontsize=10
+        )
+        ax.text(
+            k + 0.5,
+            -0.03 * top,
+            f"{stored} weights" + "\nchannels apart" * alone,
+            ha="center",
+            va="top",
+            fontsize=8,
+        )
     ax.set_xlim(-0.2, len(links) + 0.2)
     ax.set_ylim(-0.62 * top, 0.55 * top)
     ax.set_axis_off()
@@ -329,14 +460,19 @@ def chain(ax: Axes, module) -> str:
 def _convolutions(module):
     """(outputs, inputs, kernel, groups) of each convolution of a chain."""
     if hasattr(module, "tensors"):  # a FactorizedConv2d: r filters, then 1 x 1
-        (out, columns), (r,), kernel = module.weight.shape, module.weight.ranks, tuple(module.kernel_size)
+        (out, columns), (r,), kernel = (
+            module.weight.shape,
+            module.weight.ranks,
+            tuple(module.kernel_size),
+        )
         return [(r, columns // math.prod(kernel), kernel, 1), (out, r, (1, 1), 1)]
     parts = list(module) or [module] if hasattr(module, "__iter__") else [module]
     return [(c.out_channels, c.in_channels, tuple(c.kernel_size), c.groups) for c in parts]
 
 
 def filters(ax: Axes, kernel: Tensor, title: str = "", level: float | None = None) -> str:
-    """A kernel (T, S, kh, kw) as a sheet: row s, column t holds the filter from channel s to channel t; grey is zero."""
+    """A kernel (T, S, kh, kw) as a sheet: row s, column t holds the filter from channel s to
+    channel t; grey is zero."""
     t, s, kh, kw = kernel.shape
     sheet = torch.nn.functional.pad(kernel.detach().double(), (0, 1, 0, 1), value=math.nan)
     sheet = sheet.permute(1, 2, 0, 3).reshape(s * (kh + 1), t * (kw + 1))[:-1, :-1]
@@ -348,7 +484,8 @@ def filters(ax: Axes, kernel: Tensor, title: str = "", level: float | None = Non
 
 
 def term_energy(ax: Axes, energies: dict[str, list[float]]) -> str:
-    """Energy of the terms of a CP over that of their sum after each sweep, one curve for each way to fit."""
+    """Energy of the terms of a CP over that of their sum after each sweep, one curve for each way
+    to fit."""
     for k, (name, values) in enumerate(energies.items()):
         ax.loglog(range(1, len(values) + 1), values, label=name, **{**style(k), "markevery": 0.1})
     ax.set(xlabel="sweep", ylabel="energy of the terms / of their sum")
@@ -358,7 +495,8 @@ def term_energy(ax: Axes, energies: dict[str, list[float]]) -> str:
 
 
 def gathered(ax: Axes, table, token: int, word: str = "") -> str:
-    """The cores of a TT-matrix as columns of slices, one for each value of its row digit; those that a token gathers are filled."""
+    """The cores of a TT-matrix as columns of slices, one for each value of its row digit; those
+    that a token gathers are filled."""
     below, digits = table.padded[0], []
     for k, core in enumerate(table.cores):
         r, n, m, q = core.shape
@@ -366,16 +504,28 @@ def gathered(ax: Axes, table, token: int, word: str = "") -> str:
         digits.append(token // below % n)
         for i in range(n):
             colour = COLOURS[1] if i == digits[-1] else COLOURS[5]
-            ax.add_patch(Rectangle((k + 0.15, -(i + 1) / n), 0.7, 0.86 / n, fc=colour, ec="black", lw=0.5))
+            ax.add_patch(
+                Rectangle((k + 0.15, -(i + 1) / n), 0.7, 0.86 / n, fc=colour, ec="black", lw=0.5)
+            )
         ax.text(k + 0.5, -1.04, f"{n} slices\n{r} x {m} x {q}", ha="center", va="top", fontsize=8)
-        ax.text(k + 0.5, 0.03, f"slice {digits[-1]}", ha="center", va="bottom", fontsize=9, color=COLOURS[1])
+        ax.text(
+            k + 0.5,
+            0.03,
+            f"slice {digits[-1]}",
+            ha="center",
+            va="bottom",
+            fontsize=9,
+            color=COLOURS[1],
+        )
     ax.set_xlim(0, len(table.cores))
     ax.set_ylim(-1.28, 0.12)
     ax.set_axis_off()
     return f"{word or 'Token'}, number {token}, gathers the slices {', '.join(map(str, digits))} of {len(digits)} cores."
 
 
-def neighbours(ax: Axes, words: list[str], before: list[float], after: list[float], word: str = "") -> str:
+def neighbours(
+    ax: Axes, words: list[str], before: list[float], after: list[float], word: str = ""
+) -> str:
     """Cosines of a word with its nearest ones before, as filled bars, and after, hatched."""
     for k, (a, b) in enumerate(zip(before, after)):
         ax.barh(-k + 0.2, a, 0.38, color=COLOURS[0], label="before" if k == 0 else None)
@@ -389,7 +539,9 @@ def neighbours(ax: Axes, words: list[str], before: list[float], after: list[floa
 
 def clouds(ax: Axes, points: Tensor, train_points: Tensor, title: str = "") -> str:
     """Two clouds in the plane (n, 2): circles for the points, crosses for those of a train."""
-    ax.scatter(*points.T.tolist(), s=9, color=COLOURS[0], marker="o", lw=0, alpha=0.6, label="points")
+    ax.scatter(
+        *points.T.tolist(), s=9, color=COLOURS[0], marker="o", lw=0, alpha=0.6, label="points"
+    )
     ax.scatter(*train_points.T.tolist(), s=12, color=COLOURS[1], marker="x", lw=0.8, label="train")
     ax.set_aspect("equal")
     ax.set_title(title, fontsize=9)
@@ -398,9 +550,11 @@ def clouds(ax: Axes, points: Tensor, train_points: Tensor, title: str = "") -> s
 
 
 def operations(ax: Axes, plans, dense: int) -> str:
-    """Operations of each forward path over those of the dense product, as bars; the path expected to be fastest in colour.
+    """Operations of each forward path over those of the dense product, as bars; the path expected
+    to be fastest in colour.
 
-    plans: of `layers.propagation.plans`, the fastest first.  dense: operations of the product.  Of many paths ten are drawn.
+    plans: of `layers.propagation.plans`, the fastest first. dense: operations of the product. Of
+    many paths ten are drawn.
     """
     first = {plan.forward: plan for plan in reversed(plans)}
     best = plans[0].forward
@@ -408,28 +562,61 @@ def operations(ax: Axes, plans, dense: int) -> str:
     shown = names if len(names) < 10 else sorted({*names[-8:], "rebuild", best}, key=names.index)
     for k, name in enumerate(shown):
         share = first[name].flops / dense
-        ax.barh(k, share, color=COLOURS[0] if name == best else "white", ec="black", hatch="" if name == best else "//")
+        ax.barh(
+            k,
+            share,
+            color=COLOURS[0] if name == best else "white",
+            ec="black",
+            hatch="" if name == best else "//",
+        )
         ax.text(share, k, f" {share:.2g}", va="center", fontsize=8)
     ax.axvline(1, color="black", lw=1)
     ax.set_yticks(range(len(shown)), shown, fontsize=8)
-    ax.set(xlabel="operations / dense", xlim=(0, 1.2 * max(1, *(first[name].flops / dense for name in shown))))
+    ax.set(
+        xlabel="operations / dense",
+        xlim=(0, 1.2 * max(1, *(first[name].flops / dense for name in shown))),
+    )
     few = names[-1]
-    return (f"Of {len(names)} paths {best} should be fastest, with {first[best].flops / dense:.3g} times the operations of the "
-            f"dense product; the fewest has {few}, {first[few].flops / dense:.3g} times.")  # fmt: skip
+    return (
+        f"Of {len(names)} paths {best} should be fastest, with {first[best].flops / dense:.3g} "
+        f"times the operations of the "
+        f"dense product; the fewest has {few}, {first[few].flops / dense:.3g} times."
+    )
 
 
 def zonotope(ax: Axes, q: Tensor) -> str:
-    """The cube [-1, 1]^n, its image under Q and the sum of both, for Q of 2 by 2, or of 3 by 3 on axes in three dimensions."""
+    """The cube [-1, 1]^n, its image under Q and the sum of both, for Q of 2 by 2, or of 3 by 3 on
+    axes in three dimensions."""
     n = len(q)
-    edges = torch.cat([torch.eye(n, dtype=q.dtype), q], 1).T  # the sum is all combinations of these with weights in [-1, 1]
+    edges = torch.cat(
+        [torch.eye(n, dtype=q.dtype), q], 1
+    ).T  # the sum is all combinations of these with weights in [-1, 1]
     if n == 2:
         corners = torch.tensor([[1.0, 1], [1, -1], [-1, -1], [-1, 1]], dtype=q.dtype)
-        upper = edges * torch.where((edges[:, :1] < 0) | ((edges[:, :1] == 0) & (edges[:, 1:] < 0)), -1, 1)
+        upper = edges * torch.where(
+            (edges[:, :1] < 0) | ((edges[:, :1] == 0) & (edges[:, 1:] < 0)), -1, 1
+        )
         upper = upper[torch.atan2(upper[:, 1], upper[:, 0]).argsort()]
         path = torch.cat([2 * upper, -2 * upper]).cumsum(0) - upper.sum(0)
-        for k, (name, points) in enumerate({"flat u": corners, "flat v, turned": corners @ q.T, "u + Qv": path}.items()):
-            ax.fill(*points.T.numpy(), fc="none", ec=COLOURS[k], ls=("-", "--", "-")[k], lw=2 if k == 2 else 1.2, label=name)
-        inside = float((edges.flip(1) * torch.tensor([1, -1])).matmul(edges.T).abs().sum(1).div(edges.norm(dim=1)).min())
+        for k, (name, points) in enumerate(
+            {"flat u": corners, "flat v, turned": corners @ q.T, "u + Qv": path}.items()
+        ):
+            ax.fill(
+                *points.T.numpy(),
+                fc="none",
+                ec=COLOURS[k],
+                ls=("-", "--", "-")[k],
+                lw=2 if k == 2 else 1.2,
+                label=name,
+            )
+        inside = float(
+            (edges.flip(1) * torch.tensor([1, -1]))
+            .matmul(edges.T)
+            .abs()
+            .sum(1)
+            .div(edges.norm(dim=1))
+            .min()
+        )
         ax.add_patch(Circle((0, 0), inside, fc=COLOURS[5], alpha=0.35, lw=0, label="ball inside"))
         ax.set_aspect("equal")
     else:
@@ -441,8 +628,15 @@ def zonotope(ax: Axes, q: Tensor) -> str:
         centres = torch.where(along.abs() < 1e-9, 0, along.sign()) @ edges
         square = torch.tensor([[1.0, 1], [1, -1], [-1, -1], [-1, 1]], dtype=q.dtype)
         faces = [c + square @ edges[pair] for c, pair in zip(centres, pairs)]
-        ax.add_collection3d(Poly3DCollection([f.numpy() for f in faces] + [-f.numpy() for f in faces],
-                                             fc=COLOURS[5], ec=COLOURS[2], alpha=0.25, lw=0.8))  # fmt: skip
+        ax.add_collection3d(
+            Poly3DCollection(
+                [f.numpy() for f in faces] + [-f.numpy() for f in faces],
+                fc=COLOURS[5],
+                ec=COLOURS[2],
+                alpha=0.25,
+                lw=0.8,
+            )
+        )
         signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=q.dtype)] * 3)
         for k, turn in enumerate((torch.eye(3, dtype=q.dtype), q)):
             for a, b in torch.combinations(torch.arange(8)).tolist():
@@ -453,19 +647,29 @@ def zonotope(ax: Axes, q: Tensor) -> str:
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach), zlim=(-reach, reach))
         ax.set_box_aspect((1, 1, 1))
     if n == 2:
-        ax.legend(fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.07), handlelength=1.2, columnspacing=0.8)
+        ax.legend(
+            fontsize=8,
+            ncols=4,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.07),
+            handlelength=1.2,
+            columnspacing=0.8,
+        )
     square, sums = ("square", "squares") if n == 2 else ("cube", "cubes")
     return f"The sum of the two {sums} holds a ball of radius {inside:.3f}, one {square} alone a ball of radius 1."
 
 
 def flat_levels(ax: Axes, u: Tensor, v: Tensor, size: float) -> str:
-    """Histograms of the entries of u and v, in units of size / sqrt(N), size = |x|: the flatter, the nearer to 0 all are."""
+    """Histograms of the entries of u and v, in units of size / sqrt(N), size = |x|: the flatter,
+    the nearer to 0 all are."""
     unit = size / math.sqrt(u.numel())
     top = max(1.0, float(u.abs().max()) / unit, float(v.abs().max()) / unit)
     bins = torch.linspace(-1.05 * top, 1.05 * top, 61).tolist()
     for z, name, k, kind in ((u, "u", 0, "stepfilled"), (v, "v", 1, "step")):
         look = dict(alpha=0.55) if k == 0 else dict(lw=1.6)
-        ax.hist((z.flatten() / unit).tolist(), bins, histtype=kind, color=COLOURS[k], label=name, **look)
+        ax.hist(
+            (z.flatten() / unit).tolist(), bins, histtype=kind, color=COLOURS[k], label=name, **look
+        )
     ax.set(xlabel="entry times sqrt(N) / |x|", ylabel="number", yscale="symlog")
     ax.legend(fontsize=8, loc="upper right")
     return f"The largest entry of u and v is {max(float(u.abs().max()), float(v.abs().max())) / unit:.2f} |x| / sqrt(N)."
@@ -474,10 +678,19 @@ def flat_levels(ax: Axes, u: Tensor, v: Tensor, size: float) -> str:
 def decay(ax: Axes, histories: dict[str, tuple[float, ...]]) -> str:
     """Relative residual after each step, one curve for each method, on two logarithmic scales."""
     for k, (name, left) in enumerate(histories.items()):
-        ax.loglog(range(1, len(left) + 1), [max(e, 1e-17) for e in left], label=name, **style(k, len(left)))
+        ax.loglog(
+            range(1, len(left) + 1),
+            [max(e, 1e-17) for e in left],
+            label=name,
+            **style(k, len(left)),
+        )
     ax.set(xlabel="step", ylabel="relative residual")
     ax.legend(fontsize=8)
-    return "Relative residual: " + ", ".join(f"{n} {h[-1]:.1e} after {len(h)} steps" for n, h in histories.items()) + "."
+    return (
+        "Relative residual: "
+        + ", ".join(f"{n} {h[-1]:.1e} after {len(h)} steps" for n, h in histories.items())
+        + "."
+    )
 
 
 def error_against_bits(ax: Axes, curves: dict[str, list[tuple[float, float]]]) -> str:
@@ -487,21 +700,37 @@ def error_against_bits(ax: Axes, curves: dict[str, list[tuple[float, float]]]) -
     ax.set(xlabel="bits per weight", ylabel="relative error")
     ax.legend(fontsize=8)
     last = {name: max(points) for name, points in curves.items()}
-    return "Relative error: " + ", ".join(f"{name} {e:.3f} at {b:.2f} bits" for name, (b, e) in last.items()) + "."
+    return (
+        "Relative error: "
+        + ", ".join(f"{name} {e:.3f} at {b:.2f} bits" for name, (b, e) in last.items())
+        + "."
+    )
 
 
 def rank_evolution(ax: Axes, ranks: dict[str, list[int]], every: int = 1) -> str:
-    """The rank of each layer as training goes on, one number after each `every` steps, the first before them."""
+    """The rank of each layer as training goes on, one number after each `every` steps, the first
+    before them."""
     for k, (name, values) in enumerate(ranks.items()):
-        ax.step([i * every for i in range(len(values))], values, where="post", label=name, **style(k, len(values)))
+        ax.step(
+            [i * every for i in range(len(values))],
+            values,
+            where="post",
+            label=name,
+            **style(k, len(values)),
+        )
     ax.set(xlabel="step", ylabel="rank", ylim=(0, 1.1 * max(map(max, ranks.values()))))
     ax.legend(fontsize=8)
     steps = every * (len(next(iter(ranks.values()))) - 1)
-    return f"After {steps} steps the ranks are " + ", ".join(f"{name} {values[-1]}" for name, values in ranks.items()) + "."
+    return (
+        f"After {steps} steps the ranks are "
+        + ", ".join(f"{name} {values[-1]}" for name, values in ranks.items())
+        + "."
+    )
 
 
 def ode_errors(ax: Axes, curves: dict[str, list[tuple[float, float]]], xlabel: str) -> str:
-    """Error at the end of an integration against a parameter, both logarithmic; what is not finite stands at the upper edge."""
+    """Error at the end of an integration against a parameter, both logarithmic; what is not finite
+    stands at the upper edge."""
     known = [y for points in curves.values() for _, y in points if math.isfinite(y) and y < 1e6]
     top = 10 * max(known)
     for k, (name, points) in enumerate(curves.items()):
@@ -510,14 +739,21 @@ def ode_errors(ax: Axes, curves: dict[str, list[tuple[float, float]]], xlabel: s
     ax.set(xlabel=xlabel, ylabel="error")
     ax.legend(fontsize=8)
     ends = [(name, min(points), max(points)) for name, points in curves.items()]
-    return "Errors: " + "; ".join(f"{n} {a[1]:.1e} at {a[0]:.0e}, {b[1]:.1e} at {b[0]:.0e}" for n, a, b in ends) + "."
+    return (
+        "Errors: "
+        + "; ".join(f"{n} {a[1]:.1e} at {a[0]:.0e}, {b[1]:.1e} at {b[0]:.0e}" for n, a, b in ends)
+        + "."
+    )
 
 
-def cone_from_above(ax: Axes, target: Tensor, start: Tensor, path: list[Tensor], ends: dict[str, Tensor]) -> str:
-    """The symmetric 2 x 2 matrices of rank 1 seen from above: radius = singular value, angle = twice that of the vector.
+def cone_from_above(
+    ax: Axes, target: Tensor, start: Tensor, path: list[Tensor], ends: dict[str, Tensor]
+) -> str:
+    """The symmetric 2 x 2 matrices of rank 1 seen from above: radius = singular value, angle =
+    twice that of the vector.
 
-    The coordinates are (m00 - m11, 2 m01).  Contours: |target - W| on the cone.  path: a curve from the start; ends: where steps
-    end, each with a line from the start.
+    The coordinates are (m00 - m11, 2 m01). Contours: |target - W| on the cone. path: a curve from
+    the start; ends: where steps end, each with a line from the start.
     """
     place = lambda m: torch.stack([m[0, 0] - m[1, 1], 2 * m[0, 1]]).double()
     size = 1.25 * max(float(place(m).norm()) for m in [target, start, *path])
@@ -526,7 +762,12 @@ def cone_from_above(ax: Axes, target: Tensor, start: Tensor, path: list[Tensor],
     w = torch.stack([t + p, q, q, t - p]) / 2
     distance = (w - target.double().reshape(4, 1, 1)).square().sum(0).sqrt()
     ax.contour(p.numpy(), q.numpy(), distance.numpy(), 10, cmap="cividis", linewidths=0.7)
-    ax.plot(*torch.stack([place(m) for m in path]).T.numpy(), color="black", lw=2, label="the flow on the manifold")
+    ax.plot(
+        *torch.stack([place(m) for m in path]).T.numpy(),
+        color="black",
+        lw=2,
+        label="the flow on the manifold",
+    )
     ax.plot(*place(start).tolist(), "*", color="black", ms=11, label="start")
     ax.plot(0, 0, "+", color="0.3", ms=8)
     off = {}
@@ -534,13 +775,24 @@ def cone_from_above(ax: Axes, target: Tensor, start: Tensor, path: list[Tensor],
         end = place(m)
         off[name] = float((m.double() - path[-1].double()).norm())
         ax.plot(*zip(place(start).tolist(), end.tolist()), label=name, **{**style(k), "ms": 7})
-    ax.set(xlim=(-size, size), ylim=(-size, size), aspect="equal", xlabel="$m_{00} - m_{11}$", ylabel="$2\\, m_{01}$")
+    ax.set(
+        xlim=(-size, size),
+        ylim=(-size, size),
+        aspect="equal",
+        xlabel="$m_{00} - m_{11}$",
+        ylabel="$2\\, m_{01}$",
+    )
     ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1))
-    return "Off the flow's end: " + ", ".join(f"{name} by {gap:.2g}" for name, gap in off.items()) + "."
+    return (
+        "Off the flow's end: "
+        + ", ".join(f"{name} by {gap:.2g}" for name, gap in off.items())
+        + "."
+    )
 
 
 def landscape(ax: Axes, values: Tensor, points: Tensor, elite: Tensor) -> str:
-    """A function on a grid (m, n) as a heat map, the points (k, 2) of a batch as dots, the elite of them as rings."""
+    """A function on a grid (m, n) as a heat map, the points (k, 2) of a batch as dots, the elite of
+    them as rings."""
     picture = ax.imshow(values.T.numpy(), origin="lower", cmap="cividis", aspect="auto")
     ax.figure.colorbar(picture, ax=ax, fraction=0.046)
     ax.plot(*points.T.tolist(), ".", color="white", ms=4, mec="black", mew=0.4, label="batch")
@@ -563,8 +815,17 @@ def density(ax: Axes, p: Tensor, best: tuple[int, int] | None = None) -> str:
 
 
 def marginal_history(ax: Axes, shares: Tensor) -> str:
-    """Shares of ones in each mode, batch by batch, (batches, modes), as a heat map that grows to the right."""
-    picture = ax.imshow(shares.T.numpy(), origin="lower", cmap="viridis", aspect="auto", vmin=0, vmax=1, interpolation="nearest")
+    """Shares of ones in each mode, batch by batch, (batches, modes), as a heat map that grows to
+    the right."""
+    picture = ax.imshow(
+        shares.T.numpy(),
+        origin="lower",
+        cmap="viridis",
+        aspect="auto",
+        vmin=0,
+        vmax=1,
+        interpolation="nearest",
+    )
     ax.figure.colorbar(picture, ax=ax, fraction=0.046)
     ax.set(xlabel="batch", ylabel="mode", title="share of ones in the draws")
     settled = int(((shares[-1] < 0.05) | (shares[-1] > 0.95)).sum())
@@ -572,7 +833,8 @@ def marginal_history(ax: Axes, shares: Tensor) -> str:
 
 
 def density_map(ax: Axes, x: Tensor, y: Tensor, p: Tensor, points: Tensor | None = None) -> str:
-    """A density of two variables on a grid, p (len(y), len(x)), and points (n, 2) drawn from it; says where it is highest.
+    """A density of two variables on a grid, p (len(y), len(x)), and points (n, 2) drawn from it;
+    says where it is highest.
 
     NaN is where a model is not positive: those places are orange, and counted.
     """
@@ -584,7 +846,11 @@ def density_map(ax: Axes, x: Tensor, y: Tensor, p: Tensor, points: Tensor | None
     i, j = divmod(int(p.argmax()), len(x))
     count = 0 if points is None else len(points)
     said = f"The density is highest, {float(p.max()):.3g}, at ({float(x[j]):.2g}, {float(y[i]):.2g}); {count} samples are shown."
-    return said + (f"  At {int(none.sum())} of {none.numel()} places, in orange, it is not positive." if none.any() else "")
+    return said + (
+        f"  At {int(none.sum())} of {none.numel()} places, in orange, it is not positive."
+        if none.any()
+        else ""
+    )
 
 
 def density_lines(ax: Axes, x: Tensor, lines: dict[str, Tensor]) -> str:
@@ -603,8 +869,15 @@ def residuals(ax: Axes, primal: dict[str, list[float]], dual: dict[str, list[flo
     for k, name in enumerate(primal):
         n = range(1, len(primal[name]) + 1)
         look = style(k, len(n))
-        ax.semilogy(n, [max(v, 1e-17) for v in primal[name]], label=f"{name} primal", **look | {"ls": "-"})
-        ax.semilogy(n, [max(v, 1e-17) for v in dual[name]], label=f"{name} dual", **look | {"ls": ":", "mfc": "none"})
+        ax.semilogy(
+            n, [max(v, 1e-17) for v in primal[name]], label=f"{name} primal", **look | {"ls": "-"}
+        )
+        ax.semilogy(
+            n,
+            [max(v, 1e-17) for v in dual[name]],
+            label=f"{name} dual",
+            **look | {"ls": ":", "mfc": "none"},
+        )
     ax.set(xlabel="round", ylabel="residual")
     ax.legend(fontsize=8)
     ends = ", ".join(f"{name} {p[-1]:.2g} and {dual[name][-1]:.2g}" for name, p in primal.items())
@@ -612,7 +885,8 @@ def residuals(ax: Axes, primal: dict[str, list[float]], dual: dict[str, list[flo
 
 
 def kept_weights(ax: Axes, w: Tensor, mask: Tensor, title: str = "") -> str:
-    """The size of the weights (rows, columns) that stay, dark where it is large; white where they have fallen."""
+    """The size of the weights (rows, columns) that stay, dark where it is large; white where they
+    have fallen."""
     size = w.detach().abs().masked_fill(~mask, math.nan)
     ax.imshow(size.cpu().numpy(), cmap="viridis_r", interpolation="nearest")
     ax.set(xticks=[], yticks=[])
@@ -621,23 +895,46 @@ def kept_weights(ax: Axes, w: Tensor, mask: Tensor, title: str = "") -> str:
     return f"{stay} of {mask.numel()} weights stay, {100 * stay / mask.numel():.1f} %."
 
 
-def shares(ax: Axes, curves: dict[str, list[tuple[float, float]]], xlabel: str, ylabel: str, here: tuple | None = None) -> str:
-    """Shares in 0..1 as percent against a parameter, one curve for each name, and a ring where the reader stands."""
+def shares(
+    ax: Axes,
+    curves: dict[str, list[tuple[float, float]]],
+    xlabel: str,
+    ylabel: str,
+    here: tuple | None = None,
+) -> str:
+    """Shares in 0..1 as percent against a parameter, one curve for each name, and a ring where the
+    reader stands."""
     for k, (name, points) in enumerate(curves.items()):
-        ax.plot([x for x, _ in points], [100 * y for _, y in points], label=name, **style(k, len(points)))
+        ax.plot(
+            [x for x, _ in points],
+            [100 * y for _, y in points],
+            label=name,
+            **style(k, len(points)),
+        )
     if here:
         ax.plot(here[0], 100 * here[1], "o", ms=12, mfc="none", mec="black", mew=1.5)
     ax.set(xlabel=xlabel, ylabel=f"{ylabel} in %")
     ax.legend(fontsize=8)
-    ends = ", ".join(f"{name} {100 * points[-1][1]:.1f} % at {points[-1][0]:.3g}" for name, points in curves.items())
+    ends = ", ".join(
+        f"{name} {100 * points[-1][1]:.1f} % at {points[-1][0]:.3g}"
+        for name, points in curves.items()
+    )
     return f"{ylabel.capitalize()}: {ends}."
 
 
-def interactions(ax: Axes, found: list[tuple[tuple[int, ...], float]], planted, label: str = "coefficient") -> str:
-    """Coefficients of sets of features, or what `label` says, as bars, largest first; those that were planted in another colour."""
+def interactions(
+    ax: Axes, found: list[tuple[tuple[int, ...], float]], planted, label: str = "coefficient"
+) -> str:
+    """Coefficients of sets of features, or what `label` says, as bars, largest first; those that
+    were planted in another colour."""
     planted = set(planted)
     for k, (subset, value) in enumerate(found):
-        ax.barh(-k, value, color=COLOURS[1] if subset in planted else COLOURS[0], hatch="//" if subset in planted else None)
+        ax.barh(
+            -k,
+            value,
+            color=COLOURS[1] if subset in planted else COLOURS[0],
+            hatch="//" if subset in planted else None,
+        )
     ax.axvline(0, color="black", lw=0.8)
     ax.set(yticks=[-k for k in range(len(found))], xlabel=label)
     ax.set_yticklabels([" ".join(f"x{i}" for i in subset) for subset, _ in found], fontsize=8)
@@ -645,8 +942,14 @@ def interactions(ax: Axes, found: list[tuple[tuple[int, ...], float]], planted, 
     return f"{hits} of the {len(planted)} planted sets (hatched) are the {len(planted)} strongest."
 
 
-def network_ranks(ax: Axes, points: dict[str, list[tuple[int, float]]], bound: list[tuple[int, float]], xlabel: str) -> str:
-    """Ranks of a matricisation of networks against their depth or width, and a lower bound that holds for almost all trains."""
+def network_ranks(
+    ax: Axes,
+    points: dict[str, list[tuple[int, float]]],
+    bound: list[tuple[int, float]],
+    xlabel: str,
+) -> str:
+    """Ranks of a matricisation of networks against their depth or width, and a lower bound that
+    holds for almost all trains."""
     for k, (name, curve) in enumerate(points.items()):
         ax.plot(*zip(*curve), label=name, **style(k))
     ax.plot(*zip(*bound), color="black", ls=":", lw=2, label="bound for trains")

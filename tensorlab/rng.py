@@ -1,7 +1,7 @@
 """Random numbers: one seed, one set of numbers, on any dtype and device.
 
-Everything is drawn in float64 (complex128) on the generator's own device, then cast and moved, so that a float32
-run on an accelerator starts from the same numbers as a float64 run on a CPU.
+Everything is drawn in float64 (complex128) on the generator's own device, then cast and moved, so
+that a float32 run on an accelerator starts from the same numbers as a float64 run on a CPU.
 """
 
 import torch
@@ -31,4 +31,6 @@ def _draw(sample, shape, generator, dtype, device):
     dtype = dtype or torch.get_default_dtype()
     wide = torch.complex128 if dtype.is_complex else torch.float64
     source = generator.device if generator is not None else device
-    return sample(shape, generator=generator, dtype=wide, device=source).to(dtype=dtype, device=device)
+    return sample(shape, generator=generator, dtype=wide, device=source).to(
+        dtype=dtype, device=device
+    )

@@ -1,5 +1,5 @@
-"""Fixtures for all, and the rule of skips: under `TENSORLAB_NO_SKIP=1` only a missing GPU, data folder or package of the
-`bench` extra, which need not build everywhere, is one."""
+"""Fixtures for all, and the rule of skips: under `TENSORLAB_NO_SKIP=1` only a missing GPU, data
+folder or package of the `bench` extra, which need not build everywhere, is one."""
 
 import os
 import shutil
@@ -11,7 +11,11 @@ import torch
 os.environ.setdefault("TENSORLAB_FAST", "1")  # a bare `pytest` runs what `make test` runs
 os.environ.setdefault("TENSORLAB_STRICT", "1")
 
-_NEEDS_GPU, _NEEDS_DATA, _NEEDS_BENCH = "needs a GPU", "needs the data folder", "needs the bench extra"
+_NEEDS_GPU, _NEEDS_DATA, _NEEDS_BENCH = (
+    "needs a GPU",
+    "needs the data folder",
+    "needs the bench extra",
+)
 
 
 @pytest.fixture
@@ -41,9 +45,16 @@ def data_folder():
 @pytest.fixture(scope="session")
 def chromium():
     """Path of the browser."""
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    found = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if not found:
-        pytest.skip("needs chromium: `apt-get install chromium` on Debian, or your system's package of that name")
+        pytest.skip(
+            "needs chromium: `apt-get install chromium` on Debian, or your system's package of "
+            "that name"
+        )
     return found
 
 
@@ -59,11 +70,18 @@ def _excused(reason):
 
 
 def _forbid_skip(report):
-    if os.environ.get("TENSORLAB_NO_SKIP") != "1" or not report.skipped or hasattr(report, "wasxfail"):
+    if (
+        os.environ.get("TENSORLAB_NO_SKIP") != "1"
+        or not report.skipped
+        or hasattr(report, "wasxfail")
+    ):
         return
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
     if not _excused(reason):
-        report.outcome, report.longrepr = "failed", f"skipped, where every test should run. {reason}"
+        report.outcome, report.longrepr = (
+            "failed",
+            f"skipped, where every test should run. {reason}",
+        )
 
 
 @pytest.hookimpl(wrapper=True)

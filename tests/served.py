@@ -19,14 +19,28 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def lab(home, *options, cwd, timeout=60):
-    """Start it and give (address without path, token, the line it printed); with the block it ends, kernels too."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("JUPYTER", "JPY_"))}
-    env |= {"HOME": str(home), "TENSORLAB_FAST": "1", "PYTHONUNBUFFERED": "1", "IPYTHONDIR": str(home / "ipython")}
+    """Start it and give (address without path, token, the line it printed); with the block it ends,
+    kernels too."""
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("JUPYTER", "JPY_"))
+    }
+    env |= {
+        "HOME": str(home),
+        "TENSORLAB_FAST": "1",
+        "PYTHONUNBUFFERED": "1",
+        "IPYTHONDIR": str(home / "ipython"),
+    }
     command = [sys.executable, "-m", "tensorlab", "lab", "--port", str(free_port()), *options]
     log = home / "lab.log"
     with log.open("w") as err:
-        server = subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=err, text=True)
-    watchdog = threading.Timer(timeout, server.kill)  # else a server that says nothing would be waited for
+        server = subprocess.Popen(
+            command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=err, text=True
+        )
+    watchdog = threading.Timer(
+        timeout, server.kill
+    )  # else a server that says nothing would be waited for
     watchdog.start()
     line = server.stdout.readline()
     watchdog.cancel()

@@ -15,7 +15,9 @@ def smooth(shape, dtype=torch.float64):
     """1 / (1 + sum of coordinates), each in [0, 1)."""
     total = torch.zeros([], dtype=torch.float64)
     for k, n in enumerate(shape):
-        total = total + (torch.arange(n, dtype=torch.float64) / n).reshape([n] + [1] * (len(shape) - 1 - k))
+        total = total + (torch.arange(n, dtype=torch.float64) / n).reshape(
+            [n] + [1] * (len(shape) - 1 - k)
+        )
     return (1 / (1 + total)).to(dtype)
 
 
@@ -37,7 +39,9 @@ def tensor(kind, shape, dtype=torch.float64, seed=0):
     x = torch.randn(shape, generator=g, dtype=wide)
     if kind == "graded":  # entries from 1 down to 1e-16 along each mode
         for k, n in enumerate(shape):
-            x = x * (10.0 ** (-2.0 * torch.arange(n))).reshape([-1 if j == k else 1 for j in range(len(shape))])
+            x = x * (10.0 ** (-2.0 * torch.arange(n))).reshape(
+                [-1 if j == k else 1 for j in range(len(shape))]
+            )
     x = x.to(dtype)
     return x.transpose(0, -1) if kind == "view" else x
 
@@ -55,4 +59,8 @@ def within(fmt, x, rtol, c=64):
     return relative_error(dense, x) <= rtol + c * torch.finfo(x.dtype).eps
 
 
-shapes = st.lists(st.integers(1, 9), min_size=1, max_size=6).filter(lambda s: math.prod(s) <= 8000).map(tuple)
+shapes = (
+    st.lists(st.integers(1, 9), min_size=1, max_size=6)
+    .filter(lambda s: math.prod(s) <= 8000)
+    .map(tuple)
+)

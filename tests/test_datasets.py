@@ -1,4 +1,5 @@
-"""Datasets: those of the install always, those of the data folder when it is there, and how `get` fills one."""
+"""Datasets: those of the install always, those of the data folder when it is there, and how `get`
+fills one."""
 
 import functools
 import gzip
@@ -32,11 +33,17 @@ def test_digits():
 def test_photo(name):
     pytest.importorskip("PIL")
     x = datasets.photo(name)
-    assert x.shape == (427, 640, 3) and x.dtype == torch.float64 and 0 <= x.min() < 0.1 and 0.9 < x.max() <= 1
+    assert (
+        x.shape == (427, 640, 3)
+        and x.dtype == torch.float64
+        and 0 <= x.min() < 0.1
+        and 0.9 < x.max() <= 1
+    )
 
 
 @pytest.mark.parametrize(
-    ("load", "shape", "classes"), [(datasets.wine, (178, 13), 3), (datasets.breast_cancer, (569, 30), 2)]
+    ("load", "shape", "classes"),
+    [(datasets.wine, (178, 13), 3), (datasets.breast_cancer, (569, 30), 2)],
 )
 def test_small_tables(load, shape, classes):
     table = load()
@@ -53,18 +60,33 @@ def test_corpus_has_no_paragraph_twice():
 def test_elevation_and_mri():
     pytest.importorskip("matplotlib")
     height, slice_ = datasets.elevation(), datasets.mri()
-    assert height.shape == (344, 403) and height.dtype == torch.float64 and 200 < height.min() < height.max() < 1100
-    assert slice_.shape == (256, 256) and slice_.dtype == torch.float64 and slice_.min() == 0 < slice_.std()
+    assert (
+        height.shape == (344, 403)
+        and height.dtype == torch.float64
+        and 200 < height.min() < height.max() < 1100
+    )
+    assert (
+        slice_.shape == (256, 256)
+        and slice_.dtype == torch.float64
+        and slice_.min() == 0 < slice_.std()
+    )
 
 
 @pytest.mark.parametrize(
     ("module", "load"),
-    [("sklearn.datasets", datasets.digits), ("PIL", datasets.photo), ("matplotlib.cbook", datasets.mri),
-     ("pydoc_data.topics", datasets.corpus)],
+    [
+        ("sklearn.datasets", datasets.digits),
+        ("PIL", datasets.photo),
+        ("matplotlib.cbook", datasets.mri),
+        ("pydoc_data.topics", datasets.corpus),
+    ],
 )
 def test_a_missing_package_is_one_sentence(monkeypatch, module, load):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ModuleNotFoundError, match=rf"^{load.__name__}: needs .*, which is not installed; get it by: "):
+    with pytest.raises(
+        ModuleNotFoundError,
+        match=rf"^{load.__name__}: needs .*, which is not installed; get it by: ",
+    ):
         load()
 
 
@@ -77,7 +99,9 @@ def test_mnist():
     assert X.shape == (60000, 28, 28) and X.dtype == torch.float32 and X.max() == 1
     assert float(X.mean()) == pytest.approx(0.1307, abs=1e-4) and y[:5].tolist() == [5, 0, 4, 1, 9]
     X, y = datasets.mnist("test")
-    assert X.shape == (10000, 28, 28) and y[:5].tolist() == [7, 2, 1, 0, 4] and y.dtype == torch.int64
+    assert (
+        X.shape == (10000, 28, 28) and y[:5].tolist() == [7, 2, 1, 0, 4] and y.dtype == torch.int64
+    )
 
 
 @needs_folder
@@ -92,9 +116,16 @@ def test_texts():
 @needs_folder
 @pytest.mark.parametrize(
     ("name", "shape", "positive"),
-    [("power", (88737, 8), None), ("magic", (19020, 10), 12332), ("htru2", (17898, 8), 1639), ("ccpp", (9568, 4), None),
-     ("california", (20640, 8), None), ("winequality", (6497, 11), None), ("abalone", (4177, 8), None),
-     ("banknote", (1372, 4), 610)],
+    [
+        ("power", (88737, 8), None),
+        ("magic", (19020, 10), 12332),
+        ("htru2", (17898, 8), 1639),
+        ("ccpp", (9568, 4), None),
+        ("california", (20640, 8), None),
+        ("winequality", (6497, 11), None),
+        ("abalone", (4177, 8), None),
+        ("banknote", (1372, 4), 610),
+    ],
 )
 def test_tabular(name, shape, positive):
     table = datasets.tabular(name)
@@ -110,7 +141,12 @@ def test_categorical():
     assert table.X.shape == (1728, 6) and table.X.dtype == torch.int64
     assert table.y.bincount().tolist() == [1210, 384, 69, 65]
     assert len(table.X.unique(dim=0)) == 1728 == 4 * 4 * 4 * 3 * 3 * 3  # every combination once
-    for name, rows, positive in (("1625", 1625, 375), ("746", 746, 402), ("impens", 947, 149), ("schilling", 3272, 434)):
+    for name, rows, positive in (
+        ("1625", 1625, 375),
+        ("746", 746, 402),
+        ("impens", 947, 149),
+        ("schilling", 3272, 434),
+    ):
         X, y = datasets.hiv(name)
         assert X.shape == (rows, 8) and int(y.sum()) == positive and 0 <= X.min() and X.max() < 20
 
@@ -120,7 +156,11 @@ def test_adult_has_the_same_levels_in_both_parts():
     train, test = datasets.adult(), datasets.adult("test")
     assert train.X.shape == (32561, 14) and int(train.y.sum()) == 7841
     assert test.X.shape == (16281, 14) and int(test.y.sum()) == 3846
-    assert train.levels == test.levels and train.levels[0] == () and train.levels[9] == ("Female", "Male")
+    assert (
+        train.levels == test.levels
+        and train.levels[0] == ()
+        and train.levels[9] == ("Female", "Male")
+    )
     assert float(train.X[0, 0]) == 39.0 and train.levels[1][int(train.X[0, 1])] == "State-gov"
 
 
@@ -128,10 +168,18 @@ def test_adult_has_the_same_levels_in_both_parts():
 def test_sentences():
     for split, rows, positive in (("train", 60614, 33828), ("dev", 6735, 3741), ("test", 872, 444)):
         text, y = datasets.sst2(split)
-        assert len(text) == rows == len(y) and int(y.sum()) == positive and not any(t.endswith(" ") for t in text)
+        assert (
+            len(text) == rows == len(y)
+            and int(y.sum()) == positive
+            and not any(t.endswith(" ") for t in text)
+        )
     for split, rows in (("train", 5749), ("dev", 1500), ("test", 1379)):
         first, second, score = datasets.stsb(split)
-        assert len(first) == len(second) == len(score) == rows and 0 <= score.min() and score.max() == 5
+        assert (
+            len(first) == len(second) == len(score) == rows
+            and 0 <= score.min()
+            and score.max() == 5
+        )
         assert all(first) and all(second)
 
 
@@ -174,7 +222,10 @@ def test_adult_labels_may_end_with_a_dot_and_files_with_empty_lines(home):
 
 def test_sentences_keep_quotes_and_unicode_separators(home):
     for split in ("train", "dev", "test"):
-        _write(home / f"stsb/sts-{split}.csv.gz", 'a\tb\tc\t1\t2.5\t"Quote\tB\u2028still B\tremark\n'.encode())
+        _write(
+            home / f"stsb/sts-{split}.csv.gz",
+            'a\tb\tc\t1\t2.5\t"Quote\tB\u2028still B\tremark\n'.encode(),
+        )
         _write(home / f"sst2/{split}.tsv.gz", "sentence\tlabel\nwell\x85done \t1\n".encode())
     first, second, score = datasets.stsb("dev")
     assert (first, second, score.tolist()) == (['"Quote'], ["B\u2028still B"], [2.5])
@@ -185,7 +236,10 @@ def test_idx_does_not_depend_on_names_inside(home):
     for part, n in (("train", 2), ("t10k", 1)):
         head = bytes([0, 0, 8, 3, *(0, 0, 0, n), *(0, 0, 0, 28) * 2])
         _write(home / f"mnist/{part}-images-idx3-ubyte.gz", head + b"\xff" * 784 * n)
-        _write(home / f"mnist/{part}-labels-idx1-ubyte.gz", bytes([0, 0, 8, 1, 0, 0, 0, n]) + b"\x07" * n)
+        _write(
+            home / f"mnist/{part}-labels-idx1-ubyte.gz",
+            bytes([0, 0, 8, 1, 0, 0, 0, n]) + b"\x07" * n,
+        )
     X, y = datasets.mnist()
     assert X.shape == (2, 28, 28) and (X == 1).all() and y.tolist() == [7, 7]
     assert datasets.mnist("test").X.shape == (1, 28, 28)
@@ -195,23 +249,30 @@ def test_idx_does_not_depend_on_names_inside(home):
 
 
 def test_a_missing_set_names_its_command(home):
-    sentence = (
-        "mnist: needs the file mnist/train-images-idx3-ubyte.gz in the data folder; get it by: tensorlab data get mnist"
-    )
+    sentence = "mnist: needs the file mnist/train-images-idx3-ubyte.gz in the data folder; get it by: tensorlab data get mnist"
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(sentence)}$"):
         datasets.mnist()
 
 
 @pytest.mark.parametrize("name", ["power", "california", "sst2", "stsb"])
 def test_a_set_that_cannot_be_downloaded_says_where_it_is(home, name):
-    with pytest.raises(FileNotFoundError, match=rf"^{name}: needs the file .* cannot be downloaded here: it is "):
+    with pytest.raises(
+        FileNotFoundError, match=rf"^{name}: needs the file .* cannot be downloaded here: it is "
+    ):
         datasets.get(name)
     assert not home.exists()
 
 
 @pytest.mark.parametrize(
-    "call", [lambda: datasets.tabular("iris"), lambda: datasets.mnist("dev"), lambda: datasets.hiv("1"),
-             lambda: datasets.get("imagenet"), lambda: datasets.photo("cat"), lambda: datasets.sst2("valid")],
+    "call",
+    [
+        lambda: datasets.tabular("iris"),
+        lambda: datasets.mnist("dev"),
+        lambda: datasets.hiv("1"),
+        lambda: datasets.get("imagenet"),
+        lambda: datasets.photo("cat"),
+        lambda: datasets.sst2("valid"),
+    ],
 )
 def test_unknown_names_are_told_the_known_ones(call):
     with pytest.raises(ValueError, match=r"needs to be one of .*, got '"):
@@ -222,7 +283,9 @@ def test_available(home):
     rows = {row.name: row for row in datasets.available()}
     assert rows["digits"].where == "install" and rows["digits"].command == ""
     assert rows["mnist"].where == "missing" and rows["mnist"].command == "tensorlab data get mnist"
-    assert len(rows) == len(datasets.available()) and all(row.what and row.licence for row in rows.values())
+    assert len(rows) == len(datasets.available()) and all(
+        row.what and row.licence for row in rows.values()
+    )
     _write(home / "tabular/abalone.csv.gz", b"")
     assert {row.name: row.where for row in datasets.available()}["abalone"] == "data folder"
 
@@ -237,7 +300,9 @@ def test_every_source_has_an_address_with_a_sum_or_a_place():
     for name, source in datasets.SOURCES.items():
         for file in source.files:
             assert bool(file.url) == bool(file.sha256) == (not source.found), name
-            assert not file.url or (file.url.startswith("https://") and re.fullmatch("[0-9a-f]{64}", file.sha256))
+            assert not file.url or (
+                file.url.startswith("https://") and re.fullmatch("[0-9a-f]{64}", file.sha256)
+            )
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -252,7 +317,9 @@ def site(tmp_path, monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     root = tmp_path / "site"
     root.mkdir()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=root))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(_Quiet, directory=root)
+    )
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield root, f"http://127.0.0.1:{server.server_port}/"
@@ -292,7 +359,9 @@ def test_another_sum_is_refused_and_nothing_kept(home, site, monkeypatch):
     root, address = site
     (root / "raw.csv").write_bytes(ROWS + b"tampered")
     _offer(monkeypatch, address, ROWS)
-    with pytest.raises(ValueError, match=r"^abalone: needs SHA-256 \w{64} from http.*, got another; not kept$"):
+    with pytest.raises(
+        ValueError, match=r"^abalone: needs SHA-256 \w{64} from http.*, got another; not kept$"
+    ):
         datasets.get("abalone")
     assert list((home / "tabular").iterdir()) == []
 

@@ -30,8 +30,14 @@ def test_arithmetic_is_that_of_the_dense_tensors(name, dtype, device):
     assert x.dtype == dx.dtype == dtype and x.device.type == dx.device.type == device.type
     assert tuple(dx.shape) == x.shape and all(type(r) is int for r in (*x.shape, *x.ranks))
     for got, wanted in [
-        (x + y, dx + dy), (x - y, dx - dy), (-x, -dx), (x * 3, dx * 3), (2.5 * x, 2.5 * dx), (x / 2, dx / 2), (x * y, dx * dy),
-    ]:  # fmt: skip
+        (x + y, dx + dy),
+        (x - y, dx - dy),
+        (-x, -dx),
+        (x * 3, dx * 3),
+        (2.5 * x, 2.5 * dx),
+        (x / 2, dx / 2),
+        (x * y, dx * dy),
+    ]:
         assert type(got) is type(x) and got.dtype == dtype and close(got.to_dense(), wanted, dtype)
     assert close(x.dot(y), torch.vdot(dx.flatten(), dy.flatten()), dtype)
     assert close(x.norm(), dx.norm(), dtype) and x.norm().dtype == dtype.to_real()
@@ -46,10 +52,14 @@ def test_halves_keep_their_dtype_and_their_digits(name, dtype):
     a, b = x.to(torch.float64), y.to(torch.float64)
     index = indices(x)
     for got, wanted, size in [
-        (x.to_dense(), a.to_dense(), a.norm()), ((x + y).to_dense(), (a + b).to_dense(), a.norm() + b.norm()),
-        ((3 * x).to_dense(), 3 * a.to_dense(), 3 * a.norm()), ((x * y).to_dense(), (a * b).to_dense(), a.norm() * b.norm()),
-        (x.norm(), a.norm(), a.norm()), (x.dot(y), a.dot(b), a.norm() * b.norm()), (x.at(index), a.at(index), a.norm()),
-    ]:  # fmt: skip
+        (x.to_dense(), a.to_dense(), a.norm()),
+        ((x + y).to_dense(), (a + b).to_dense(), a.norm() + b.norm()),
+        ((3 * x).to_dense(), 3 * a.to_dense(), 3 * a.norm()),
+        ((x * y).to_dense(), (a * b).to_dense(), a.norm() * b.norm()),
+        (x.norm(), a.norm(), a.norm()),
+        (x.dot(y), a.dot(b), a.norm() * b.norm()),
+        (x.at(index), a.at(index), a.norm()),
+    ]:
         assert got.dtype == dtype
         assert float((got.double() - wanted).norm()) <= 8 * torch.finfo(dtype).eps * float(size)
 
@@ -62,7 +72,9 @@ def test_norm_and_rounding_at_the_ends_of_float64(name, exponent):
     if hasattr(x, "round"):
         for rtol in (0.0, 0.3):
             z = y.round(rtol=rtol)
-            assert z.ranks == x.round(rtol=rtol).ranks and close(z.to_dense() / scale, x.round(rtol=rtol).to_dense())
+            assert z.ranks == x.round(rtol=rtol).ranks and close(
+                z.to_dense() / scale, x.round(rtol=rtol).to_dense()
+            )
 
 
 def test_to(name):
@@ -84,15 +96,22 @@ def test_counts(name):
     x = make(name)
     assert x.numel == sum(t.numel() for t in x.tensors())
     assert x.compression == math.prod(x.shape) / x.numel
-    assert repr(x) == f"{type(x).__name__}(shape={x.shape}, ranks={x.ranks}, stores {x.numel} of {math.prod(x.shape)})"
+    assert (
+        repr(x) == f"{type(x).__name__}(shape={x.shape}, ranks={x.ranks}, stores {x.numel} of "
+        f"{math.prod(x.shape)})"
+    )
 
 
 def test_norm_of_a_small_difference_keeps_its_digits(name):
     x = make(name)
     first, *rest = x.tensors()
-    moved = x.with_tensors([first * (1 + 2.0**-40), *rest])  # a power of two: the difference is exact
+    moved = x.with_tensors(
+        [first * (1 + 2.0**-40), *rest]
+    )  # a power of two: the difference is exact
     ratio = float((moved - x).norm()) / float(x.norm()) * 2.0**40
-    assert ratio == pytest.approx(1, rel=1e-3)  # sqrt of a difference of squares would give noise of size 1e-8
+    assert ratio == pytest.approx(
+        1, rel=1e-3
+    )  # sqrt of a difference of squares would give noise of size 1e-8
 
 
 def test_tensors_round_trip_and_are_checked(name):
@@ -136,7 +155,10 @@ def test_save_and_load(name, dtype, tmp_path):
     tl.save(tmp_path / "x.safetensors", x)
     y = tl.load(tmp_path / "x.safetensors")
     assert type(y) is type(x)
-    assert all(a.dtype == dtype and torch.equal(a, b) for a, b in zip(y.tensors(), x.tensors(), strict=True))
+    assert all(
+        a.dtype == dtype and torch.equal(a, b)
+        for a, b in zip(y.tensors(), x.tensors(), strict=True)
+    )
     assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]  # nothing half-written is left
 
 
@@ -163,10 +185,20 @@ def test_says_no(name):
         with pytest.raises(error, match=said):
             x.at(index)
     other = tl.TT.randn((9, 9), 2)
-    for operation in (lambda: x + other, lambda: x - other, lambda: x * other, lambda: x.dot(other)):
+    for operation in (
+        lambda: x + other,
+        lambda: x - other,
+        lambda: x * other,
+        lambda: x.dot(other),
+    ):
         with pytest.raises(ValueError, match=r"got TT of shape \(9, 9\)"):
             operation()
-    for wrong in (torch.ones(x.shape[-1]).double(), "3", None, [2.0]):  # a multiple is a number: nothing is broadcast
+    for wrong in (
+        torch.ones(x.shape[-1]).double(),
+        "3",
+        None,
+        [2.0],
+    ):  # a multiple is a number: nothing is broadcast
         for a, b in ((x, wrong), (wrong, x)):
             with pytest.raises(TypeError) as caught:
                 a * b

@@ -1,4 +1,5 @@
-"""The ground: truncation, the repaired Gram matrix, stable gradients, and the rest of the ground files."""
+"""The ground: truncation, the repaired Gram matrix, stable gradients, and the rest of the ground
+files."""
 
 import ast
 import math
@@ -23,11 +24,28 @@ def graded(m, n, decay, generator, dtype=torch.float64):
 
 def test_choose_rank_by_hand():
     s = torch.tensor([4.0, 3.0, 0.4, 0.3])
-    assert [linalg.choose_rank(s, atol=a) for a in (0.0, 0.29, 0.31, 0.51, 3.1, 9.0)] == [4, 4, 3, 2, 1, 1]
-    assert linalg.choose_rank(s, 3) == 3 and linalg.choose_rank(s, 9) == 4 and linalg.choose_rank(torch.zeros(3)) == 1
-    assert linalg.choose_rank(torch.zeros(0)) == linalg.choose_rank(s, atol=math.inf) == 1  # never 0
+    assert [linalg.choose_rank(s, atol=a) for a in (0.0, 0.29, 0.31, 0.51, 3.1, 9.0)] == [
+        4,
+        4,
+        3,
+        2,
+        1,
+        1,
+    ]
+    assert (
+        linalg.choose_rank(s, 3) == 3
+        and linalg.choose_rank(s, 9) == 4
+        and linalg.choose_rank(torch.zeros(3)) == 1
+    )
+    assert (
+        linalg.choose_rank(torch.zeros(0)) == linalg.choose_rank(s, atol=math.inf) == 1
+    )  # never 0
     s = s.double()
-    assert linalg.choose_rank(s * 1e-200, atol=0.31e-200) == linalg.choose_rank(s * 1e200, atol=0.31e200) == 3
+    assert (
+        linalg.choose_rank(s * 1e-200, atol=0.31e-200)
+        == linalg.choose_rank(s * 1e200, atol=0.31e200)
+        == 3
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -35,13 +53,21 @@ def test_choose_rank_by_hand():
 def test_truncated_svd_is_lapacks(shape, dtype, generator):
     a = rng.randn(*shape, generator=generator, dtype=dtype)
     s = torch.linalg.svdvals(linalg.widen(a))
-    for options, r in ((dict(rank=6), 6), (dict(rtol=0.0), min(shape)), (dict(atol=float(s[9:].norm()) * 1.0001), 9)):
+    for options, r in (
+        (dict(rank=6), 6),
+        (dict(rtol=0.0), min(shape)),
+        (dict(atol=float(s[9:].norm()) * 1.0001), 9),
+    ):
         got = tl.truncated_svd(a, **options)
         assert got.s.shape == (r,) and got.u.dtype == dtype and got.s.dtype == dtype.to_real()
-        assert torch.allclose(got.s.double(), s[:r], rtol=1e-6 if dtype.to_real() == torch.float32 else 1e-12)
+        assert torch.allclose(
+            got.s.double(), s[:r], rtol=1e-6 if dtype.to_real() == torch.float32 else 1e-12
+        )
         u, rest, vh = (linalg.widen(t) for t in got)
         error = relative_error((u * rest) @ vh, a)
-        assert error == pytest.approx(float(s[r:].norm() / s.norm()), rel=1e-5, abs=linalg.zero_level(dtype))
+        assert error == pytest.approx(
+            float(s[r:].norm() / s.norm()), rel=1e-5, abs=linalg.zero_level(dtype)
+        )
         for basis in (got.u, got.vh.mH):
             off = basis.mH @ basis - torch.eye(r, dtype=dtype)
             assert off.abs().max() < 64 * torch.finfo(dtype).eps
@@ -51,7 +77,9 @@ def test_the_repaired_gram_matrix_is_as_good_as_a_qr(generator):
     a = graded(20000, 24, 0.2, generator)
     v, s = linalg.right_basis(a, atol=1e-14)
     true = 0.2 ** torch.arange(24.0).double()
-    assert ((s - true[: len(s)]) / true[: len(s)]).abs()[:12].max() < 1e-7  # down to 1e-8 of the largest
+    assert ((s - true[: len(s)]) / true[: len(s)]).abs()[
+        :12
+    ].max() < 1e-7  # down to 1e-8 of the largest
     assert (s - true[: len(s)]).abs().max() < 2e-15
     assert relative_error(a @ v @ v.T, a) < 1.5e-14
     v, s = linalg.right_basis(a, atol=4e-16)
@@ -59,7 +87,10 @@ def test_the_repaired_gram_matrix_is_as_good_as_a_qr(generator):
     plain = torch.linalg.eigh(a.T @ a).eigenvectors  # what an unrepaired Gram matrix makes of it
     best, v = float((true[12:]).norm() / true.norm()), linalg.right_basis(a, 12)[0]
     keep = plain[:, -12:]
-    assert relative_error(a @ v @ v.T, a) == pytest.approx(best, rel=1e-6) and relative_error(a @ keep @ keep.T, a) > 1.01 * best
+    assert (
+        relative_error(a @ v @ v.T, a) == pytest.approx(best, rel=1e-6)
+        and relative_error(a @ keep @ keep.T, a) > 1.01 * best
+    )
 
 
 @pytest.mark.parametrize("atol", [1e-3, 1e-6, 3e-7, 1e-7, 1e-9, 1e-12])
@@ -84,7 +115,9 @@ def test_the_sketch_gives_the_exact_answer_or_none(generator):
         assert (a - a @ v @ v.T).norm() <= 1.0001 * s[15:].norm()
     assert linalg._sketched_basis(noise, 15, 0.0) is None  # nothing falls: the exact way is taken
     v, _ = linalg.right_basis(noise, 15)
-    assert (noise - noise @ v @ v.T).norm() == pytest.approx(float(torch.linalg.svdvals(noise)[15:].norm()), rel=1e-10)
+    assert (noise - noise @ v @ v.T).norm() == pytest.approx(
+        float(torch.linalg.svdvals(noise)[15:].norm()), rel=1e-10
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
@@ -130,9 +163,21 @@ def test_gradients_are_right_for_equal_singular_values(values, shape, dtype, gen
         assert torch.autograd.gradcheck(function, (a.detach().clone().requires_grad_(),))
 
 
-@pytest.mark.parametrize("a", [torch.eye(4), torch.diag(torch.tensor([2.0, 2.0, 1.0, 0.0])), torch.ones(5, 3), torch.zeros(4, 3)])
+@pytest.mark.parametrize(
+    "a",
+    [
+        torch.eye(4),
+        torch.diag(torch.tensor([2.0, 2.0, 1.0, 0.0])),
+        torch.ones(5, 3),
+        torch.zeros(4, 3),
+    ],
+)
 def test_gradients_are_finite_for_equal_and_zero_singular_values(a):
-    for factorise in (lambda a: tl.truncated_svd(a, 2), lambda a: linalg.right_basis(a, 2), linalg.orthogonalize):
+    for factorise in (
+        lambda a: tl.truncated_svd(a, 2),
+        lambda a: linalg.right_basis(a, 2),
+        linalg.orthogonalize,
+    ):
         x = a.double().requires_grad_()
         sum((t * torch.arange(t.numel()).reshape(t.shape)).sum() for t in factorise(x)).backward()
         assert torch.isfinite(x.grad).all()
@@ -151,26 +196,37 @@ def test_solve_gram(generator):
     f = torch.randn(3, 9, 5, generator=generator, dtype=torch.float64) * 10.0 ** torch.arange(5)
     gram, x = f.mT @ f, torch.randn(3, 5, 2, generator=generator, dtype=torch.float64)
     assert torch.allclose(linalg.solve_gram(gram, gram @ x), x, rtol=1e-9)
-    f = rng.randn(9, 2, generator=generator, dtype=torch.complex128) @ rng.randn(2, 5, generator=generator, dtype=torch.complex128)
+    f = rng.randn(9, 2, generator=generator, dtype=torch.complex128) @ rng.randn(
+        2, 5, generator=generator, dtype=torch.complex128
+    )
     gram = f.mH @ f
     b = gram @ rng.randn(5, 3, generator=generator, dtype=torch.complex128)
-    assert relative_error(gram @ linalg.solve_gram(gram, b), b) < 1e-12  # rank 2 of 5: some solution, not a huge one
+    assert (
+        relative_error(gram @ linalg.solve_gram(gram, b), b) < 1e-12
+    )  # rank 2 of 5: some solution, not a huge one
     assert linalg.solve_gram(gram, b).abs().max() < 1e3
     dead = torch.diag(torch.tensor([2.0, 0.0]))
-    assert linalg.solve_gram(dead, torch.tensor([[4.0], [0.0]])).flatten().tolist() == pytest.approx([2.0, 0.0])
+    assert linalg.solve_gram(
+        dead, torch.tensor([[4.0], [0.0]])
+    ).flatten().tolist() == pytest.approx([2.0, 0.0])
 
 
 def test_solve_is_exact_and_short_where_singular(generator):
     a, b = (rng.randn(5, n, generator=generator, dtype=torch.complex128) for n in (5, 2))
     assert relative_error(a @ linalg.solve(a, b), b) < 1e-12
     a = torch.diag(torch.tensor([2.0, 0.0, 4.0], dtype=torch.float64))
-    assert linalg.solve(a, torch.ones(3, 1, dtype=torch.float64)).flatten().tolist() == [0.5, 0.0, 0.25]
+    assert linalg.solve(a, torch.ones(3, 1, dtype=torch.float64)).flatten().tolist() == [
+        0.5,
+        0.0,
+        0.25,
+    ]
 
 
 @pytest.mark.parametrize("m, r, n", [(9, 3, 3), (9, 3, 6), (6, 4, 4), (5, 5, 5)])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_extend_basis_spans_both(m, r, n, dtype, generator):
-    """Orthonormal and holding x to rounding; also where x lies in u but for rounding, is zero, or fills the space."""
+    """Orthonormal and holding x to rounding; also where x lies in u but for rounding, is zero, or
+    fills the space."""
     u = linalg.orthonormal(rng.randn(m, r, generator=generator, dtype=dtype))
     x = rng.randn(m, n, generator=generator, dtype=dtype)
     inside = u @ rng.randn(r, n, generator=generator, dtype=dtype)
@@ -189,9 +245,16 @@ def test_lapack_is_called_in_linalg_only():
     for path in package.rglob("*.py"):
         nodes = list(ast.walk(ast.parse(path.read_text())))
         names = {n.attr for n in nodes if isinstance(n, ast.Attribute)}
-        names |= {a.name for n in nodes if isinstance(n, ast.ImportFrom) and "torch" in (n.module or "") for a in n.names}
+        names |= {
+            a.name
+            for n in nodes
+            if isinstance(n, ast.ImportFrom) and "torch" in (n.module or "")
+            for a in n.names
+        }
         found = names & {"svd", "svdvals", "qr", "eigh", "lstsq", "svd_lowrank", "pinv"}
-        assert not found or path.name == "linalg.py" or "plots" in path.name or "course" in path.parts, (path, found)
+        assert (
+            not found or path.name == "linalg.py" or "plots" in path.name or "course" in path.parts
+        ), (path, found)
 
 
 def test_check_dense(generator):
@@ -202,7 +265,10 @@ def test_check_dense(generator):
     for exponent in (-1020, -700, 0, 700, 1020):
         assert linalg.check_dense(x * math.ldexp(1.0, exponent), "x") == math.ldexp(5.0, exponent)
         assert float(linalg.norm(x * math.ldexp(1.0, exponent))) == math.ldexp(5.0, exponent)
-    assert float(linalg.norm(torch.zeros(3))) == 0 and float(linalg.norm(torch.tensor([math.inf, 1.0]))) == math.inf
+    assert (
+        float(linalg.norm(torch.zeros(3))) == 0
+        and float(linalg.norm(torch.tensor([math.inf, 1.0]))) == math.inf
+    )
 
 
 # -- multilinear, rng, fit
@@ -216,7 +282,9 @@ def test_unfold_fold_and_mode_product(mode, generator):
     letters = "abc".replace("abc"[mode], "i")
     wanted = torch.einsum(f"{letters},ji->{letters.replace('i', 'j')}", x, m)
     assert torch.allclose(tl.mode_product(x, m, mode), wanted, atol=1e-5)
-    assert torch.allclose(tl.unfold(tl.mode_product(x, m, mode), mode), m @ tl.unfold(x, mode), atol=1e-5)
+    assert torch.allclose(
+        tl.unfold(tl.mode_product(x, m, mode), mode), m @ tl.unfold(x, mode), atol=1e-5
+    )
 
 
 def test_khatri_rao_is_columnwise_kronecker(generator):
@@ -238,23 +306,39 @@ def test_digits_address_the_reshaped_tensor():
     index = torch.cartesian_prod(*map(torch.arange, shape))
     digits = tl.to_digits(index, shape)
     x = torch.arange(math.prod(shape))
-    assert torch.equal(x.reshape(tl.digit_shape(shape))[tuple(digits.T)], x.reshape(shape)[tuple(index.T)])
+    assert torch.equal(
+        x.reshape(tl.digit_shape(shape))[tuple(digits.T)], x.reshape(shape)[tuple(index.T)]
+    )
     assert torch.equal(tl.from_digits(digits, shape), index)
 
 
-@pytest.mark.parametrize(("make", "said"), [
-    (lambda: tl.unfold(torch.zeros(2, 3, 4), 3), "unfold: mode must be in 0..2 for a 3-way tensor of shape (2, 3, 4), got 3"),
-    (lambda: tl.unfold(torch.zeros(2, 3), -1), "got -1"), (lambda: tl.unfold(torch.zeros(2, 3), 1.0), "got 1.0"),
-    (lambda: tl.unfold(torch.zeros(2, 3), True), "got True"),
-    (lambda: tl.mode_product(torch.zeros(2, 3), torch.zeros(2, 2), 2), "got 2"),
-    (lambda: tl.truncated_svd(torch.full((3, 3), 1.7e308, dtype=torch.float64), 1), "got entries up to 1.7e+308"),
-    (lambda: tl.fold(torch.zeros(2, 3), 0, (2, 2, 2)), "got (2, 3)"), (lambda: tl.fold(torch.zeros(2, 3), 5, (2, 3)), "got 5"),
-    (lambda: tl.mode_product(torch.zeros(2, 3), torch.zeros(4, 2), 1), "got shape (4, 2)"),
-    (lambda: tl.khatri_rao(torch.zeros(2, 3), torch.zeros(2, 4)), "[(2, 3), (2, 4)]"), (lambda: tl.khatri_rao(), "[]"),
-    (lambda: tl.balanced_shape(0, 2), "n=0"), (lambda: tl.linalg.psd_root(-torch.eye(2)), "got the eigenvalues -1"),
-    (lambda: tl.truncated_svd(torch.zeros(2, 2), rtol=0.1, atol=0.1), "rtol=0.1 and atol=0.1"),
-    (lambda: tl.truncated_svd(torch.zeros(2, 2)), "got neither"), (lambda: tl.truncated_svd(torch.zeros(2), 1), "got shape (2,)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (
+            lambda: tl.unfold(torch.zeros(2, 3, 4), 3),
+            "unfold: mode must be in 0..2 for a 3-way tensor of shape (2, 3, 4), got 3",
+        ),
+        (lambda: tl.unfold(torch.zeros(2, 3), -1), "got -1"),
+        (lambda: tl.unfold(torch.zeros(2, 3), 1.0), "got 1.0"),
+        (lambda: tl.unfold(torch.zeros(2, 3), True), "got True"),
+        (lambda: tl.mode_product(torch.zeros(2, 3), torch.zeros(2, 2), 2), "got 2"),
+        (
+            lambda: tl.truncated_svd(torch.full((3, 3), 1.7e308, dtype=torch.float64), 1),
+            "got entries up to 1.7e+308",
+        ),
+        (lambda: tl.fold(torch.zeros(2, 3), 0, (2, 2, 2)), "got (2, 3)"),
+        (lambda: tl.fold(torch.zeros(2, 3), 5, (2, 3)), "got 5"),
+        (lambda: tl.mode_product(torch.zeros(2, 3), torch.zeros(4, 2), 1), "got shape (4, 2)"),
+        (lambda: tl.khatri_rao(torch.zeros(2, 3), torch.zeros(2, 4)), "[(2, 3), (2, 4)]"),
+        (lambda: tl.khatri_rao(), "[]"),
+        (lambda: tl.balanced_shape(0, 2), "n=0"),
+        (lambda: tl.linalg.psd_root(-torch.eye(2)), "got the eigenvalues -1"),
+        (lambda: tl.truncated_svd(torch.zeros(2, 2), rtol=0.1, atol=0.1), "rtol=0.1 and atol=0.1"),
+        (lambda: tl.truncated_svd(torch.zeros(2, 2)), "got neither"),
+        (lambda: tl.truncated_svd(torch.zeros(2), 1), "got shape (2,)"),
+    ],
+)
 def test_says_no(make, said):
     with pytest.raises(ValueError) as caught:
         make()
@@ -269,7 +353,9 @@ def test_one_seed_gives_one_set_of_numbers():
         wide = draw(sample, torch.float64)
         for dtype in (torch.float32, torch.float16):
             assert torch.equal(draw(sample, dtype), wide.to(dtype))
-    assert float(draw(rng.randn, torch.complex128).abs().square().mean()) == pytest.approx(1, abs=0.5)
+    assert float(draw(rng.randn, torch.complex128).abs().square().mean()) == pytest.approx(
+        1, abs=0.5
+    )
 
 
 @pytest.mark.cuda
@@ -279,4 +365,7 @@ def test_one_seed_on_a_gpu_too():
 
 
 def test_fit_says_how_it_went():
-    assert repr(tl.Fit(1, (0.5, 0.25), False)) == "Fit(value=1, 2 iterations, last 0.25, not converged)"
+    assert (
+        repr(tl.Fit(1, (0.5, 0.25), False))
+        == "Fit(value=1, 2 iterations, last 0.25, not converged)"
+    )

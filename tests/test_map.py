@@ -1,8 +1,10 @@
-"""README's map holds: its paths exist, no module is missing, papers are listed, and imports point down.
+"""README's map holds: its paths exist, no module is missing, papers are listed, and imports point
+down.
 
-The map is the one table of README whose columns are idea | module | notebook | test | paper. A cell holds paths from
-the top of the repository, in `backticks` or as [text](link), several of them or none; a paper cell holds keys,
-[Name2011]. The list of papers is every line of README that begins, after a list mark, with such a key.
+The map is the one table of README whose columns are idea | module | notebook | test | paper. A cell
+holds paths from the top of the repository, in `backticks` or as [text](link), several of them or
+none; a paper cell holds keys, [Name2011]. The list of papers is every line of README that begins,
+after a list mark, with such a key.
 """
 
 import ast
@@ -19,9 +21,12 @@ KEY = re.compile(r"\[([A-Z][A-Za-z]+[12]\d{3}[a-z]?)\]")
 COLUMNS = ["idea", "module", "notebook", "test", "paper"]
 
 # DESIGN, the layout: imports point down, from a layer to lower ones.
-LAYERS = "ground, formats, layers, methods, tensorlab, parallel, models plots, papers, course, __main__".split(", ")
+LAYERS = "ground, formats, layers, methods, tensorlab, parallel, models plots, papers, course, __main__".split(
+    ", "
+)
 GROUND = {"rng", "linalg", "multilinear", "fit", "datasets"}
-# Within a layer only along the drawn arrows: who is imported <- by whom. "*" is every module of the layer.
+# Within a layer only along the drawn arrows: who is imported <- by whom. "*" is every module of the
+# layer.
 ARROWS = {
     "ground": {"rng": {"linalg"}},
     "formats": {
@@ -60,7 +65,8 @@ def table():
 
 
 def paths(cell):
-    """The paths that a cell holds: link targets, and what stands in backticks without being the text of a link."""
+    """The paths that a cell holds: link targets, and what stands in backticks without being the
+    text of a link."""
     links = re.findall(r"\]\(([^)#]+)\)", cell)
     return links + re.findall(r"`([^`]+)`", re.sub(r"\[[^\]]*\]\([^)]*\)", "", cell))
 
@@ -82,7 +88,8 @@ def layer(name):
 
 
 def imported(name, path):
-    """The modules of ours that a module imports anywhere in it, by dotted names below the package."""
+    """The modules of ours that a module imports anywhere in it, by dotted names below the
+    package."""
     known = {known for known, _ in modules()}
     here = [part for part in name.split(".") if part]
     if path.name != "__init__.py":
@@ -114,21 +121,29 @@ def drawn(low, high):
 def faults_of_imports():
     for name, path in modules():
         for target in imported(name, path):
-            gathers = path.name == "__init__.py" and (target == name or target.startswith(name + "."))
+            gathers = path.name == "__init__.py" and (
+                target == name or target.startswith(name + ".")
+            )
             if target == name or gathers or (name == "" and layer(target) < layer("")):
                 continue
             same = layer(target) == layer(name) and target.split(".")[0] == name.split(".")[0]
             same = same or {target.split(".")[0], name.split(".")[0]} <= GROUND
             if layer(target) < layer(name) or (same and drawn(target, name)):
                 continue
-            yield f"tensorlab.{name} imports tensorlab.{target}".replace("tensorlab. ", "tensorlab ")
+            yield f"tensorlab.{name} imports tensorlab.{target}".replace(
+                "tensorlab. ", "tensorlab "
+            )
 
 
 def test_every_path_of_the_map_exists():
     wrong = []
     for row in table():
         for column in ("module", "notebook", "test"):
-            wrong += [f"{row['idea']}: {path}" for path in paths(row[column]) if not (ROOT / path).exists()]
+            wrong += [
+                f"{row['idea']}: {path}"
+                for path in paths(row[column])
+                if not (ROOT / path).exists()
+            ]
         if not (paths(row["module"]) and paths(row["test"])):
             wrong.append(f"{row['idea']}: needs a module and a test")
     assert not wrong
@@ -141,18 +156,25 @@ def test_every_module_has_a_row():
     missing = [
         str(path.relative_to(ROOT))
         for name, path in modules()
-        if name.startswith(homes) and path.name != "__init__.py" and not path.name.startswith("_") and name not in apart
+        if name.startswith(homes)
+        and path.name != "__init__.py"
+        and not path.name.startswith("_")
+        and name not in apart
     ]
     assert not set(missing) - listed
 
 
 def test_every_key_is_in_the_list_of_papers():
-    papers = {match[1] for line in readme().splitlines() if (match := KEY.match(line.lstrip("-* ")))}
+    papers = {
+        match[1] for line in readme().splitlines() if (match := KEY.match(line.lstrip("-* ")))
+    }
     used = {(key, row["idea"]) for row in table() for key in KEY.findall(row["paper"])}
     for name, path in modules():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-                used |= {(key, f"tensorlab.{name}") for key in KEY.findall(ast.get_docstring(node) or "")}
+                used |= {
+                    (key, f"tensorlab.{name}") for key in KEY.findall(ast.get_docstring(node) or "")
+                }
     assert not sorted((key, where) for key, where in used if key not in papers)
 
 
@@ -179,7 +201,10 @@ def test_arrows(low, high, allowed):
 
 def test_imports_are_found(tmp_path):
     module = tmp_path / "tt.py"
-    module.write_text("from .. import linalg\nfrom .base import Format\nimport torch\nimport tensorlab.rng as rng\n")
+    module.write_text(
+        "from .. import linalg\nfrom .base import Format\nimport torch\nimport tensorlab.rng as "
+        "rng\n"
+    )
     assert list(imported("formats.tt", module)) == ["linalg", "formats.base", "rng"]
 
 
@@ -188,7 +213,9 @@ def test_public_names_have_docstrings():
     bare = []
     for name in tensorlab.__all__:
         text = getattr(tensorlab, name).__doc__ or ""
-        if not text.strip() or text.startswith(f"{name}("):  # the second is what a dataclass writes for itself
+        if not text.strip() or text.startswith(
+            f"{name}("
+        ):  # the second is what a dataclass writes for itself
             bare.append(name)
     assert not bare
 

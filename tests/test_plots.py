@@ -21,16 +21,23 @@ def test_singular_values(ax):
     said = plots.singular_values(ax, {"a": torch.tensor([2.0, 1.0, 0.01]), "b": torch.ones(4)}, 0.1)
     assert said == "Singular values above 1.0e-01 of the largest: a 2 of 3, b 4 of 4."
     assert len(ax.lines) == 3 and ax.get_yscale() == "log"
-    assert len({(line.get_color(), line.get_linestyle(), line.get_marker()) for line in ax.lines}) == 3
+    assert (
+        len({(line.get_color(), line.get_linestyle(), line.get_marker()) for line in ax.lines}) == 3
+    )
 
 
 def test_image(ax):
-    assert plots.image(ax, torch.rand(4, 6, 3), "four by six") == "A picture of 4 by 6 points: four by six."
+    assert (
+        plots.image(ax, torch.rand(4, 6, 3), "four by six")
+        == "A picture of 4 by 6 points: four by six."
+    )
     assert len(ax.images) == 1
 
 
 def test_error_against_storage(ax):
-    said = plots.error_against_storage(ax, {"SVD": [(10, 0.5), (20, 0.25)], "TT": [(10, 0.125)]}, (10, 0.5))
+    said = plots.error_against_storage(
+        ax, {"SVD": [(10, 0.5), (20, 0.25)], "TT": [(10, 0.125)]}, (10, 0.5)
+    )
     assert said == "Smallest relative error shown: SVD 0.25, TT 0.12." and len(ax.lines) == 3
 
 
@@ -48,29 +55,54 @@ def test_tree_has_a_box_for_each_node_and_a_bar_for_each_value(ax):
     spectra = tl.ht_svd(x, rtol=0.0, tree=ht.tree).singular_values()
     said = plots.tree(ax, ht, spectra)
     ranks = dict(zip(["(2 0)", "(1)", "(2)", "(0)"], ht.ranks, strict=True))
-    assert f"ranks {', '.join(f'{n} {r}' for n, r in ranks.items())} stores {ht.numel} of 60 numbers." in said
-    assert [t.get_text() for t in ax.texts] == ["2 0 1", str(ht.ranks[0]), "2 0", str(ht.ranks[1]), "1",
-                                                str(ht.ranks[2]), "2", str(ht.ranks[3]), "0"]  # fmt: skip
+    assert (
+        f"ranks {', '.join(f'{n} {r}' for n, r in ranks.items())} stores {ht.numel} of 60 numbers."
+        in said
+    )
+    assert [t.get_text() for t in ax.texts] == [
+        "2 0 1",
+        str(ht.ranks[0]),
+        "2 0",
+        str(ht.ranks[1]),
+        "1",
+        str(ht.ranks[2]),
+        "2",
+        str(ht.ranks[3]),
+        "0",
+    ]
     assert len(ax.lines) == 4 and len(ax.patches) == 4 + sum(map(len, spectra.values()))
-    blue = [p for p in ax.patches if p.get_facecolor()[:3] == matplotlib.colors.to_rgb(plots.COLOURS[0])]
+    blue = [
+        p for p in ax.patches if p.get_facecolor()[:3] == matplotlib.colors.to_rgb(plots.COLOURS[0])
+    ]
     assert len(blue) == sum(ht.ranks)
-    second = ax.patches[2].get_height() / ax.patches[1].get_height()  # of the first node, on a scale of sixteen decades
+    second = (
+        ax.patches[2].get_height() / ax.patches[1].get_height()
+    )  # of the first node, on a scale of sixteen decades
     s = torch.linalg.svdvals(x.permute(2, 0, 1).reshape(20, 3))
     assert second == pytest.approx(1 + math.log10(s[1] / s[0]) / 16)
-    assert "ranks none stores 4 of 4" in plots.tree(Figure().subplots(), tl.ht_svd(torch.ones(4), 1))
+    assert "ranks none stores 4 of 4" in plots.tree(
+        Figure().subplots(), tl.ht_svd(torch.ones(4), 1)
+    )
 
 
 def test_convergence_and_terms(ax):
     assert plots.convergence(ax, {"x": [1.0, 0.1, 0.0]}) == "Relative errors: x 0 after 3 sweeps."
     said = plots.terms(Figure().subplots(), [0.0, -0.9375], [1.0, 2.5])
-    assert said == "The smallest cosine between two terms is -0.938, the largest weight 2.50 times |x|."
+    assert (
+        said
+        == "The smallest cosine between two terms is -0.938, the largest weight 2.50 times |x|."
+    )
 
 
 def test_core(ax):
     g = torch.zeros(3, 3, 3)
     g[0, 0, 0], g[2, 2, 2] = 10.0, 0.5
-    assert plots.core(ax, g) == "The leading block of size 1 holds 99.8 % of the energy of the core."
-    assert plots.core(ax, torch.ones(2, 2, 2)).startswith("The leading block of size 2 holds 100.0 %")
+    assert (
+        plots.core(ax, g) == "The leading block of size 1 holds 99.8 % of the energy of the core."
+    )
+    assert plots.core(ax, torch.ones(2, 2, 2)).startswith(
+        "The leading block of size 2 holds 100.0 %"
+    )
 
 
 def test_unfolding_spectra():
@@ -96,24 +128,41 @@ def test_tangent_step():
     x, free = torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.tensor([[1.0, 0.5], [0.5, 0.75]])
     tangent, back = torch.tensor([[1.0, 0.5], [0.5, 0.0]]), torch.tensor([[1.0, 0.5], [0.5, 0.25]])
     said = plots.tangent_step(ax, x, free, tangent, back)
-    assert said.startswith("The projection moves the step by 0.750 onto the tangent plane, the retraction by 0.250 back")
-    shown = {line.get_label(): torch.tensor([c[-1] for c in line.get_data_3d()]) for line in ax.lines}
+    assert said.startswith(
+        "The projection moves the step by 0.750 onto the tangent plane, the retraction by 0.250 "
+        "back"
+    )
+    shown = {
+        line.get_label(): torch.tensor([c[-1] for c in line.get_data_3d()]) for line in ax.lines
+    }
     for name, m in (("x", x), ("retraction", back)):
         p, q, r = shown[name].tolist()
-        assert (r * r - p * p - q * q) / 2 == pytest.approx(float(torch.linalg.det(m)), abs=1e-6)  # 0: on the cone
+        assert (r * r - p * p - q * q) / 2 == pytest.approx(
+            float(torch.linalg.det(m)), abs=1e-6
+        )  # 0: on the cone
     assert {"gradient step", "projection"} <= shown.keys()
 
 
 def test_success(ax):
     said = plots.success(ax, {"a": [(2, 0.0), (4, 1.0)], "b": [(2, 0.5), (4, 0.75)]})
-    assert said == "Entries per degree of freedom with which every run recovers: a from 4, b at no number shown."
+    assert (
+        said
+        == "Entries per degree of freedom with which every run recovers: a from 4, b at no number "
+        "shown."
+    )
     assert len(ax.lines) == 2
 
 
 def test_marginals(ax):
     said = plots.marginals(ax, torch.tensor([0.25, 0.5]), torch.tensor([0.3125, 0.5]))
-    assert said == "A 1 has probabilities from 0.250 to 0.500; the frequencies in the samples are off by up to 0.062."
-    assert [bar.get_height() for bar in ax.patches] == [0.25, 0.5, 0.3125, 0.5] and ax.patches[2].get_hatch()
+    assert (
+        said
+        == "A 1 has probabilities from 0.250 to 0.500; the frequencies in the samples are off by "
+        "up to 0.062."
+    )
+    assert [bar.get_height() for bar in ax.patches] == [0.25, 0.5, 0.3125, 0.5] and ax.patches[
+        2
+    ].get_hatch()
 
 
 def test_covariances(ax):
@@ -123,7 +172,9 @@ def test_covariances(ax):
         "The largest covariance of two modes is -0.200, of modes 0 and 2, -0.138 in the samples."
     )
     shown = torch.as_tensor(ax.images[0].get_array().filled(9.0))
-    assert torch.equal(shown.triu(1), exact.triu(1)) and torch.equal(shown.tril(-1), sampled.tril(-1))
+    assert torch.equal(shown.triu(1), exact.triu(1)) and torch.equal(
+        shown.tril(-1), sampled.tril(-1)
+    )
     assert ax.images[0].get_clim() == pytest.approx((-0.2, 0.2))
 
 
@@ -132,24 +183,40 @@ def test_chain_has_a_bar_for_each_stage_to_scale(ax):
     said = plots.chain(ax, tl.cp_conv(layer, 4, max_iter=1))
     assert said == f"4 convolutions with 6, 4, 4, 4, 8 channels and {4 * (6 + 3 + 3 + 8)} weights."
     assert [bar.get_height() for bar in ax.patches] == [6, 4, 4, 4, 8]
-    assert [line.get_linestyle() for line in ax.lines] == ["-", "--", "--", "-"]  # those in the middle keep channels apart
+    assert [line.get_linestyle() for line in ax.lines] == [
+        "-",
+        "--",
+        "--",
+        "-",
+    ]  # those in the middle keep channels apart
     assert "3 × 1" in [t.get_text() for t in ax.texts]
     said = plots.chain(Figure().subplots(), tl.svd_conv(layer, 4))
     assert said == f"2 convolutions with 6, 4, 8 channels and {4 * (6 * 9 + 8)} weights."
-    assert plots.chain(Figure().subplots(), layer) == "1 convolution with 6, 8 channels and 432 weights."
+    assert (
+        plots.chain(Figure().subplots(), layer)
+        == "1 convolution with 6, 8 channels and 432 weights."
+    )
 
 
 def test_filters_stand_in_a_sheet(ax):
     kernel = torch.arange(24.0).reshape(2, 3, 2, 2)
     assert plots.filters(ax, kernel, "named") == "2 by 3 filters of 2 by 2, the largest entry 23."
     sheet = torch.tensor(ax.images[0].get_array().filled(math.nan))
-    assert sheet.shape == (8, 5) and torch.equal(sheet[6:, 3:], kernel[1, 2].double()) and bool(sheet[2].isnan().all())
+    assert (
+        sheet.shape == (8, 5)
+        and torch.equal(sheet[6:, 3:], kernel[1, 2].double())
+        and bool(sheet[2].isnan().all())
+    )
     assert ax.images[0].get_clim() == (-23, 23)
 
 
 def test_term_energy(ax):
     said = plots.term_energy(ax, {"ALS": [1.0, 10.0, 100.0], "ridge": [1.0, 1.5, 2.0]})
-    assert said == "After 3 sweeps the terms have this many times the energy of their sum: ALS 100, ridge 2."
+    assert (
+        said
+        == "After 3 sweeps the terms have this many times the energy of their sum: ALS 100, ridge "
+        "2."
+    )
     assert len(ax.lines) == 2 and ax.get_yscale() == "log"
 
 
@@ -161,7 +228,11 @@ def test_operations(ax):
     assert f"Of 7 paths {plans[0].forward} should be fastest" in said
     assert f"the fewest has {few.forward}, {few.flops / dense:.3g} times" in said
     widths = [bar.get_width() for bar in ax.patches]
-    assert len(widths) == 7 and widths[-1] == few.flops / dense and sum(bar.get_hatch() == "//" for bar in ax.patches) == 6
+    assert (
+        len(widths) == 7
+        and widths[-1] == few.flops / dense
+        and sum(bar.get_hatch() == "//" for bar in ax.patches) == 6
+    )
 
 
 def test_blocks_have_lines_between_them(ax):
@@ -171,7 +242,10 @@ def test_blocks_have_lines_between_them(ax):
 
 def test_shared_marks_each_entry(ax):
     masks = [torch.eye(3) > 0, torch.ones(3, 3) > 0]
-    assert plots.shared(ax, masks) == "Of 9 entries, one of tensor 0 enters 3, one of tensor 1 enters 9."
+    assert (
+        plots.shared(ax, masks)
+        == "Of 9 entries, one of tensor 0 enters 3, one of tensor 1 enters 9."
+    )
     assert len(ax.patches) == 12
 
 
@@ -183,9 +257,15 @@ def test_scaling_draws_the_law(ax):
 
 def test_gathered(ax):
     w = tl.TTMatrix.randn(out=(4, 5), in_=(2, 3), rank=2)
-    assert plots.gathered(ax, w, 17, "seventeen") == "seventeen, number 17, gathers the slices 3, 2 of 2 cores."
+    assert (
+        plots.gathered(ax, w, 17, "seventeen")
+        == "seventeen, number 17, gathers the slices 3, 2 of 2 cores."
+    )
     filled = [p.get_facecolor() for p in ax.patches]
-    assert len(filled) == 9 and [i for i, c in enumerate(filled) if filled.count(c) == 2] == [3, 4 + 2]
+    assert len(filled) == 9 and [i for i, c in enumerate(filled) if filled.count(c) == 2] == [
+        3,
+        4 + 2,
+    ]
 
 
 def test_neighbours(ax):
@@ -196,16 +276,24 @@ def test_neighbours(ax):
 
 
 def test_clouds(ax):
-    assert plots.clouds(ax, torch.zeros(5, 2), torch.ones(3, 2), "two") == "5 points and 3 of a train."
+    assert (
+        plots.clouds(ax, torch.zeros(5, 2), torch.ones(3, 2), "two") == "5 points and 3 of a train."
+    )
     assert [len(c.get_offsets()) for c in ax.collections] == [5, 3] and ax.get_title() == "two"
 
 
 def test_the_sum_of_two_squares_is_an_octagon(ax):
     c = math.sqrt(0.5)
     said = plots.zonotope(ax, torch.tensor([[c, -c], [c, c]]))
-    assert said == f"The sum of the two squares holds a ball of radius {1 + math.sqrt(2):.3f}, one square alone a ball of radius 1."
+    assert (
+        said
+        == f"The sum of the two squares holds a ball of radius {1 + math.sqrt(2):.3f}, one square "
+        f"alone a ball of radius 1."
+    )
     octagon = torch.tensor(ax.patches[2].get_xy())
-    assert len(octagon) == 9 and torch.allclose(octagon.norm(dim=1), octagon[0].norm().expand(9), atol=1e-6)  # regular
+    assert len(octagon) == 9 and torch.allclose(
+        octagon.norm(dim=1), octagon[0].norm().expand(9), atol=1e-6
+    )  # regular
     assert float(octagon[:, 0].max()) == pytest.approx(1 + math.sqrt(2))
     assert "radius 2.000" in plots.zonotope(Figure().subplots(), torch.eye(2))
 
@@ -218,11 +306,15 @@ def test_the_sum_of_two_cubes():
     support = (directions.abs().sum(1) + (directions @ q).abs().sum(1)) / directions.norm(dim=1)
     radius = float(said.split("radius ")[1].split(",")[0])
     assert radius == pytest.approx(float(support.min()), rel=2e-3) and len(ax.lines) == 24
-    assert "radius 2.000" in plots.zonotope(Figure().add_subplot(projection="3d"), torch.eye(3).double())
+    assert "radius 2.000" in plots.zonotope(
+        Figure().add_subplot(projection="3d"), torch.eye(3).double()
+    )
 
 
 def test_flat_levels(ax):
-    said = plots.flat_levels(ax, torch.tensor([1.0, -1.0, 0.5, 0.0]), torch.tensor([0.0, 0.0, 0.0, -3.0]), 2.0)
+    said = plots.flat_levels(
+        ax, torch.tensor([1.0, -1.0, 0.5, 0.0]), torch.tensor([0.0, 0.0, 0.0, -3.0]), 2.0
+    )
     assert said == "The largest entry of u and v is 3.00 |x| / sqrt(N)."
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["u", "v"]
 
@@ -230,19 +322,30 @@ def test_flat_levels(ax):
 def test_decay_and_error_against_bits(ax):
     said = plots.decay(ax, {"dct": (0.5, 0.01), "givens": (0.5,)})
     assert said == "Relative residual: dct 1.0e-02 after 2 steps, givens 5.0e-01 after 1 steps."
-    said = plots.error_against_bits(Figure().subplots(), {"pairs": [(4.1, 0.09), (2.1, 0.3)], "uniform": [(4.0, 0.2)]})
+    said = plots.error_against_bits(
+        Figure().subplots(), {"pairs": [(4.1, 0.09), (2.1, 0.3)], "uniform": [(4.0, 0.2)]}
+    )
     assert said == "Relative error: pairs 0.090 at 4.10 bits, uniform 0.200 at 4.00 bits."
 
 
 def test_rank_evolution(ax):
     said = plots.rank_evolution(ax, {"a": [9, 4, 3], "b": [9, 9, 5]}, 10)
     assert said == "After 20 steps the ranks are a 3, b 5."
-    assert list(ax.lines[0].get_xdata()) == [0, 10, 20] and list(ax.lines[1].get_ydata()) == [9, 9, 5]
+    assert list(ax.lines[0].get_xdata()) == [0, 10, 20] and list(ax.lines[1].get_ydata()) == [
+        9,
+        9,
+        5,
+    ]
 
 
 def test_ode_errors_puts_what_blows_up_at_the_edge(ax):
-    said = plots.ode_errors(ax, {"kls": [(0.1, 0.01), (1.0, 0.1)], "usv": [(0.1, math.inf), (1.0, 0.2)]}, "h")
-    assert said == "Errors: kls 1.0e-02 at 1e-01, 1.0e-01 at 1e+00; usv inf at 1e-01, 2.0e-01 at 1e+00."
+    said = plots.ode_errors(
+        ax, {"kls": [(0.1, 0.01), (1.0, 0.1)], "usv": [(0.1, math.inf), (1.0, 0.2)]}, "h"
+    )
+    assert (
+        said
+        == "Errors: kls 1.0e-02 at 1e-01, 1.0e-01 at 1e+00; usv inf at 1e-01, 2.0e-01 at 1e+00."
+    )
     assert list(ax.lines[1].get_ydata()) == [2.0, 0.2]
 
 
@@ -250,25 +353,35 @@ def test_cone_from_above_says_how_far(ax):
     start, end = torch.diag(torch.tensor([2.0, 0.0])), torch.diag(torch.tensor([0.0, 1.0]))
     said = plots.cone_from_above(ax, start, start, [start, end], {"KLS": end, "other": start})
     assert said == f"Off the flow's end: KLS by 0, other by {5**0.5:.2g}."
-    assert [line.get_label() for line in ax.lines if not line.get_label().startswith("_")][-2:] == ["KLS", "other"]
+    assert [line.get_label() for line in ax.lines if not line.get_label().startswith("_")][-2:] == [
+        "KLS",
+        "other",
+    ]
 
 
 def test_landscape_names_the_smallest_value(ax):
     values = torch.arange(12.0).reshape(3, 4).flip(0)
     said = plots.landscape(ax, values, torch.tensor([[0, 1], [2, 3]]), torch.tensor([[2, 3]]))
     assert said == "The smallest of 12 values is 0, at (2, 0)."
-    assert [list(line.get_xdata()) for line in ax.lines] == [[0, 2], [2]] and ax.images[0].get_array().shape == (4, 3)
+    assert [list(line.get_xdata()) for line in ax.lines] == [[0, 2], [2]] and ax.images[
+        0
+    ].get_array().shape == (4, 3)
 
 
 def test_density_names_where_it_is_largest(ax):
     p = torch.tensor([[0.1, 0.2], [0.3, 0.1], [0.1, 0.2]])
-    assert plots.density(ax, p, (2, 1)) == "The model looks most often at (1, 0), with probability 0.3."
+    assert (
+        plots.density(ax, p, (2, 1))
+        == "The model looks most often at (1, 0), with probability 0.3."
+    )
     assert list(ax.lines[0].get_xdata()) == [2] and len(plots.density(Figure().subplots(), p)) > 0
 
 
 def test_marginal_history_counts_settled_modes(ax):
     shares = torch.tensor([[0.5, 0.5, 0.5], [0.5, 0.96, 0.04]])
-    assert plots.marginal_history(ax, shares).startswith("In the last batch 2 of 3 modes are settled")
+    assert plots.marginal_history(ax, shares).startswith(
+        "In the last batch 2 of 3 modes are settled"
+    )
     assert ax.images[0].get_array().shape == (3, 2)
 
 
@@ -278,37 +391,54 @@ def test_density_map_and_lines(ax):
     p[2, 1] = 4.0
     points = torch.tensor([[0.5, 2.5], [0.25, 3.0]]).double()
     said = plots.density_map(ax, x, y, p, points)
-    assert said == "The density is highest, 4, at (0.25, 3); 2 samples are shown." and len(ax.lines) == 1
+    assert (
+        said == "The density is highest, 4, at (0.25, 3); 2 samples are shown."
+        and len(ax.lines) == 1
+    )
     p[0, :2] = torch.nan
-    assert plots.density_map(ax, x, y, p) == ("The density is highest, 4, at (0.25, 3); 0 samples are shown."
-                                              "  At 2 of 15 places, in orange, it is not positive.")  # fmt: skip
+    assert plots.density_map(ax, x, y, p) == (
+        "The density is highest, 4, at (0.25, 3); 0 samples are shown."
+        "  At 2 of 15 places, in orange, it is not positive."
+    )
     ax = Figure().subplots()
-    assert plots.density_lines(ax, x, {"flat": torch.ones(5).double(), "rising": x}) == "Means: flat 0.50, rising 0.69."
+    assert (
+        plots.density_lines(ax, x, {"flat": torch.ones(5).double(), "rising": x})
+        == "Means: flat 0.50, rising 0.69."
+    )
     assert len(ax.lines) == 2
 
 
 def test_residuals(ax):
-    said = plots.residuals(ax, {"a": [0.5, 0.1], "b": [1.0, 0.0]}, {"a": [0.2, 0.02], "b": [0.3, 0.03]})
+    said = plots.residuals(
+        ax, {"a": [0.5, 0.1], "b": [1.0, 0.0]}, {"a": [0.2, 0.02], "b": [0.3, 0.03]}
+    )
     assert said == "Primal and dual residual after 2 rounds: a 0.1 and 0.02, b 0 and 0.03."
     assert len(ax.lines) == 4 and ax.get_yscale() == "log"
 
 
 def test_kept_weights(ax):
-    said = plots.kept_weights(ax, torch.ones(2, 4), torch.tensor([[True, False, False, False]] * 2), "a layer")
+    said = plots.kept_weights(
+        ax, torch.ones(2, 4), torch.tensor([[True, False, False, False]] * 2), "a layer"
+    )
     assert said == "2 of 8 weights stay, 25.0 %."
     drawn = ax.images[0].get_array()
     assert int((~drawn.mask).sum()) == 2 and ax.get_title() == "a layer"
 
 
 def test_shares(ax):
-    said = plots.shares(ax, {"a": [(0.0, 0.9), (0.5, 0.8)], "b": [(0.0, 0.1)]}, "sparsity", "accuracy", (0.5, 0.8))
+    said = plots.shares(
+        ax, {"a": [(0.0, 0.9), (0.5, 0.8)], "b": [(0.0, 0.1)]}, "sparsity", "accuracy", (0.5, 0.8)
+    )
     assert said == "Accuracy: a 80.0 % at 0.5, b 10.0 % at 0."
     assert len(ax.lines) == 3 and ax.get_ylabel() == "accuracy in %"
 
 
 def test_interactions(ax):
     found = [((0, 3), 2.0), ((1,), -1.0), ((2,), 0.5)]
-    assert plots.interactions(ax, found, [(0, 3), (2,)]) == "1 of the 2 planted sets (hatched) are the 2 strongest."
+    assert (
+        plots.interactions(ax, found, [(0, 3), (2,)])
+        == "1 of the 2 planted sets (hatched) are the 2 strongest."
+    )
     assert [bar.get_width() for bar in ax.patches] == [2, -1, 0.5]
     assert [bool(bar.get_hatch()) for bar in ax.patches] == [True, False, True]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["x0 x3", "x1", "x2"]
@@ -317,5 +447,10 @@ def test_interactions(ax):
 
 
 def test_network_ranks(ax):
-    said = plots.network_ranks(ax, {"TT": [(2, 2), (4, 4)], "CP": [(2, 2), (4, 2)]}, [(2, 2), (4, 4)], "depth")
-    assert said == "At depth 4 the ranks are TT 4, CP 2; the bound for trains is 4." and len(ax.lines) == 3
+    said = plots.network_ranks(
+        ax, {"TT": [(2, 2), (4, 4)], "CP": [(2, 2), (4, 2)]}, [(2, 2), (4, 4)], "depth"
+    )
+    assert (
+        said == "At depth 4 the ranks are TT 4, CP 2; the bound for trains is 4."
+        and len(ax.lines) == 3
+    )

@@ -1,4 +1,5 @@
-"""No test is left out unseen: under `TENSORLAB_NO_SKIP=1` a skip is a failure, but for a missing GPU or data folder."""
+"""No test is left out unseen: under `TENSORLAB_NO_SKIP=1` a skip is a failure, but for a missing
+GPU or data folder."""
 
 import os
 import shutil
@@ -22,7 +23,10 @@ def test_known(): assert 0
 MODULE = 'import pytest\npytest.importorskip("no_such_module")\n'
 
 
-STRICT = {"0": "1 passed, 4 skipped, 1 xfailed", "1": "1 failed, 1 passed, 2 skipped, 1 xfailed, 1 error"}
+STRICT = {
+    "0": "1 passed, 4 skipped, 1 xfailed",
+    "1": "1 failed, 1 passed, 2 skipped, 1 xfailed, 1 error",
+}
 
 
 @pytest.mark.parametrize("strict", STRICT)
@@ -31,9 +35,22 @@ def test_skips(tmp_path, strict):
     (tmp_path / "test_cases.py").write_text(CASES)
     (tmp_path / "test_module.py").write_text(MODULE)
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = cuda: needs a GPU\n")
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "TENSORLAB"))}
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTEST", "TENSORLAB"))
+    }
     env |= {"TENSORLAB_NO_SKIP": strict, "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--continue-on-collection-errors", "."]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--continue-on-collection-errors",
+        ".",
+    ]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert STRICT[strict] in done.stdout and done.returncode == int(strict), done.stdout
     if strict == "1":

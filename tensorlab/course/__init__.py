@@ -1,1 +1,2 @@
-"""What a lesson needs: `widgets` (explorers), `checks` (exercises), `lessons` (both for each), `lab` (JupyterLab)."""
+"""What a lesson needs: `widgets` (explorers), `checks` (exercises), `lessons` (both for each),
+`lab` (JupyterLab)."""

@@ -1,6 +1,7 @@
-"""Starts JupyterLab on the lessons: a `.py` opens as a notebook, nothing asks the network, no setting changes.
+"""Starts JupyterLab on the lessons: a `.py` opens as a notebook, nothing asks the network, no
+setting changes.
 
-    python -m tensorlab lab [--port 8888] [--no-browser] [further options of JupyterLab]
+python -m tensorlab lab [--port 8888] [--no-browser] [further options of JupyterLab]
 """
 
 import os
@@ -10,34 +11,52 @@ START = "00_start.ipynb"
 
 
 def notebooks() -> Path:
-    """The folder of the lessons: `notebooks` where the command is given, or else beside the package."""
+    """The folder of the lessons: `notebooks` where the command is given, or else beside the
+    package."""
     places = [Path.cwd() / "notebooks", Path.cwd(), Path(__file__).parents[2] / "notebooks"]
     for place in places:
         if (place / START).exists():
             return place
-    raise FileNotFoundError(f"lab: needs the folder notebooks with {START}, got none in {places[0].parent}")
+    raise FileNotFoundError(
+        f"lab: needs the folder notebooks with {START}, got none in {places[0].parent}"
+    )
 
 
 def start(port: int = 8888, browser: bool = True, options: list[str] | None = None) -> None:
-    """Serve the lessons until Ctrl-C; a port in use is passed over for the next. Prints the address served."""
+    """Serve the lessons until Ctrl-C; a port in use is passed over for the next. Prints the address
+    served."""
     try:
         from jupyterlab.labapp import LabApp
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("lab: needs JupyterLab, install it by `pip install tensorlab[lab]`") from error
-    here = str(Path(__file__).parent)  # holds labconfig/, which JupyterLab looks for in each folder of this path
-    os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, [here, os.environ.get("JUPYTER_CONFIG_PATH")]))
-    app = LabApp.initialize_server([
-        f"--ServerApp.root_dir={notebooks()}",
-        f"--ServerApp.port={port}",
-        f"--LabApp.default_url=/lab/tree/{START}",
-        "--LabApp.extension_manager=readonly",  # the other one asks an index of packages
-        "--ServerApp.log_level=WARN",  # otherwise the address is lost among its notes
-        *(["--ServerApp.allow_root=True"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []),
-        *([] if browser else ["--ServerApp.open_browser=False"]),
-        *(options or []),
-    ])  # fmt: skip
+        raise ModuleNotFoundError(
+            "lab: needs JupyterLab, install it by `pip install tensorlab[lab]`"
+        ) from error
+    here = str(
+        Path(__file__).parent
+    )  # holds labconfig/, which JupyterLab looks for in each folder of this path
+    os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(
+        filter(None, [here, os.environ.get("JUPYTER_CONFIG_PATH")])
+    )
+    app = LabApp.initialize_server(
+        [
+            f"--ServerApp.root_dir={notebooks()}",
+            f"--ServerApp.port={port}",
+            f"--LabApp.default_url=/lab/tree/{START}",
+            "--LabApp.extension_manager=readonly",  # the other one asks an index of packages
+            "--ServerApp.log_level=WARN",  # otherwise the address is lost among its notes
+            *(
+                ["--ServerApp.allow_root=True"]
+                if hasattr(os, "geteuid") and os.geteuid() == 0
+                else []
+            ),
+            *([] if browser else ["--ServerApp.open_browser=False"]),
+            *(options or []),
+        ]
+    )
     token = app.identity_provider.token
     query = f"?token={token}" if token else ""  # none where the user has set a password
     line = f"tensorlab is served at {app.local_url.split('?')[0]}{query} (Ctrl-C stops it)"
-    app.io_loop.add_callback(print, line, flush=True)  # comes to its turn when the port has been bound
+    app.io_loop.add_callback(
+        print, line, flush=True
+    )  # comes to its turn when the port has been bound
     app.start()

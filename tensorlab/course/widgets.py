@@ -1,8 +1,9 @@
-"""Pictures with controls: `Explorer` draws anew when a control moves, `Player` also while time passes.
+"""Pictures with controls: `Explorer` draws anew when a control moves, `Player` also while time
+passes.
 
-A picture says what it shows in one sentence, which is its alternative text and stands below it as a status. Every
-slider has a box to type in, for a slider has no name that a screen reader could say. `interact` is not used: it
-swallows exceptions, and a broken slider would pass the tests.
+A picture says what it shows in one sentence, which is its alternative text and stands below it as a
+status. Every slider has a box to type in, for a slider has no name that a screen reader could say.
+`interact` is not used: it swallows exceptions, and a broken slider would pass the tests.
 """
 
 import asyncio
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 import ipywidgets as w
 from matplotlib.figure import Figure
 
-# ---------------------------------------------------------------------------------------------------------- controls
+# ----------------------------------------------------------------------------------------- controls
 
 
 class Number:
@@ -58,20 +59,46 @@ class Choice:
 
 
 def integer(value: int, low: int, high: int, *, label: str = "") -> Number:
-    """A whole number in low..high. Like every control it has the name of its keyword unless a label is given."""
-    slider = w.IntSlider(value, low, high, description=label, continuous_update=False, readout=False)
+    """A whole number in low..high. Like every control it has the name of its keyword unless a label
+    is given."""
+    slider = w.IntSlider(
+        value, low, high, description=label, continuous_update=False, readout=False
+    )
     return Number(slider, int, low, high)
 
 
-def decimal(value: float, low: float, high: float, *, step: float | None = None, log: bool = False,
-            label: str = "") -> Number:  # fmt: skip
-    """A number in low..high, on a logarithmic scale if asked; typed numbers need not be a multiple of the step."""
+def decimal(
+    value: float,
+    low: float,
+    high: float,
+    *,
+    step: float | None = None,
+    log: bool = False,
+    label: str = "",
+) -> Number:
+    """A number in low..high, on a logarithmic scale if asked; typed numbers need not be a multiple
+    of the step."""
     if log:
-        slider = w.FloatLogSlider(value, base=10, min=math.log10(low), max=math.log10(high), step=step or 0.05,
-                                  description=label, continuous_update=False, readout=False)  # fmt: skip
+        slider = w.FloatLogSlider(
+            value,
+            base=10,
+            min=math.log10(low),
+            max=math.log10(high),
+            step=step or 0.05,
+            description=label,
+            continuous_update=False,
+            readout=False,
+        )
     else:
-        slider = w.FloatSlider(value, min=low, max=high, step=step or (high - low) / 100,
-                               description=label, continuous_update=False, readout=False)  # fmt: skip
+        slider = w.FloatSlider(
+            value,
+            min=low,
+            max=high,
+            step=step or (high - low) / 100,
+            description=label,
+            continuous_update=False,
+            readout=False,
+        )
     return Number(slider, float, low, high)
 
 
@@ -85,7 +112,7 @@ def toggle(value: bool, *, label: str = "") -> Choice:
     return Choice(w.Checkbox(value, description=label, indent=False), (False, True))
 
 
-# ---------------------------------------------------------------------------------------------------------- explorer
+# ----------------------------------------------------------------------------------------- explorer
 
 
 class Explorer:
@@ -100,27 +127,38 @@ class Explorer:
     >>> explorer.sentence
     'A line with 5 waves.'
 
-    `controls[name]` is the slider (or list), `boxes[name]` its typed twin, `view` the picture, `status` the sentence
-    below it, `ui` all of them. `__init__` draws: a subclass stores what `draw` needs before `super().__init__(...)`.
+    `controls[name]` is the slider (or list), `boxes[name]` its typed twin, `view` the picture,
+    `status` the sentence below it, `ui` all of them. `__init__` draws: a subclass stores what
+    `draw` needs before `super().__init__(...)`.
     """
 
     figsize = (7, 3.2)
 
     def __init__(self, **controls: Number | Choice):
         self._kinds = controls
-        self._held = self._wrong = False  # several controls are on the move; a box holds what was refused
+        self._held = self._wrong = (
+            False  # several controls are on the move; a box holds what was refused
+        )
         self.sentence = ""
         self.controls = {name: kind.widget for name, kind in controls.items()}
         self.labels = {name: kind.widget.description or name for name, kind in controls.items()}
         self.boxes = {name: kind.box for name, kind in controls.items() if kind.box}
-        whole = w.Layout(overflow="visible", height="auto")  # otherwise the picture's upper edge is cut
+        whole = w.Layout(
+            overflow="visible", height="auto"
+        )  # otherwise the picture's upper edge is cut
         self.view, self.status = w.HTML(layout=whole), w.HTML(layout=whole)
-        self.ui = w.VBox([*map(self._row, controls), self.view, self.status], layout=w.Layout(align_items="flex-start"))
+        self.ui = w.VBox(
+            [*map(self._row, controls), self.view, self.status],
+            layout=w.Layout(align_items="flex-start"),
+        )
         self.changed()
 
     def draw(self, figure: Figure, **values) -> str:
-        """Draw on the figure what the values mean, and return one sentence that says what is seen."""
-        raise TypeError(f"{type(self).__name__}: needs a method draw(figure, {', '.join(self.controls)})")
+        """Draw on the figure what the values mean, and return one sentence that says what is
+        seen."""
+        raise TypeError(
+            f"{type(self).__name__}: needs a method draw(figure, {', '.join(self.controls)})"
+        )
 
     @property
     def values(self) -> dict:
@@ -147,7 +185,8 @@ class Explorer:
         self.redraw()
 
     def redraw(self) -> None:
-        """Draw what the values mean. After an error the last good picture stays, and the status says what is wrong."""
+        """Draw what the values mean. After an error the last good picture stays, and the status
+        says what is wrong."""
         try:
             figure = Figure(figsize=self.figsize, layout="constrained")
             self._show(figure, self._picture(figure))
@@ -169,11 +208,13 @@ class Explorer:
         self.status.value = f'<p role="status">{html.escape(sentence)}</p>'
 
     def warn(self, sentence: str) -> None:
-        """Write below the picture what is wrong; `sentence` goes on to be what the picture shows."""
+        """Write below the picture what is wrong; `sentence` goes on to be what the picture
+        shows."""
         self.status.value = f'<p role="alert" style="font-weight:bold">{html.escape(sentence)}</p>'
 
     def _fail(self, error):
-        """Errors of callbacks would reach nobody but the server's log: here they reach the reader, and tests."""
+        """Errors of callbacks would reach nobody but the server's log: here they reach the reader,
+        and tests."""
         told = isinstance(error, (ValueError, TypeError))  # these are sentences already
         self.warn(str(error) if told else f"{type(error).__name__}: {error}")
         if os.environ.get("TENSORLAB_STRICT") == "1":
@@ -181,7 +222,10 @@ class Explorer:
 
     def _accept(self, name, value):
         if name not in self._kinds:
-            raise ValueError(f"{type(self).__name__}: needs a control out of {', '.join(self._kinds)}, got {name}")
+            raise ValueError(
+                f"{type(self).__name__}: needs a control out of {', '.join(self._kinds)}, got "
+                f"{name}"
+            )
         try:
             return self._kinds[name].accept(value)
         except ValueError as error:
@@ -190,12 +234,17 @@ class Explorer:
     def _row(self, name):
         kind, control = self._kinds[name], self.controls[name]
         control.observe(lambda change: self._moved(name), names="value")
-        wide = 1 + 0.55 * max(map(len, self.labels.values()))  # em, for the longest: boxes stand below each other
+        wide = 1 + 0.55 * max(
+            map(len, self.labels.values())
+        )  # em, for the longest: boxes stand below each other
         named = kind.box or control
         named.description, named.style.description_width = self.labels[name], f"{wide}em"
         if kind.box is None:
             return control
-        kind.box.layout.width, control.description = f"{wide + 7}em", ""  # the name once, where it can be said
+        kind.box.layout.width, control.description = (
+            f"{wide + 7}em",
+            "",
+        )  # the name once, where it can be said
         kind.box.observe(lambda change: self._typed(name, change.new), names="value")
         return w.HBox([kind.box, control])
 
@@ -208,7 +257,9 @@ class Explorer:
 
     def _typed(self, name, text):
         kind = self._kinds[name]
-        if text == kind.show(kind.widget.value):  # the slider wrote it, or the reader took a wrong number back
+        if text == kind.show(
+            kind.widget.value
+        ):  # the slider wrote it, or the reader took a wrong number back
             if self._wrong:
                 self._wrong = False
                 self.redraw()
@@ -231,7 +282,8 @@ class Explorer:
 
 
 def picture(draw, *, figsize=(7, 3.2)) -> None:
-    """Show in a notebook what `draw(figure)` draws; the sentence that it returns is the alternative text and stands below."""
+    """Show in a notebook what `draw(figure)` draws; the sentence that it returns is the alternative
+    text and stands below."""
     from IPython.display import HTML, display
 
     figure = Figure(figsize=figsize, layout="constrained")
@@ -243,14 +295,17 @@ def _image(figure: Figure, sentence: str) -> str:
     """A figure as an HTML image with its sentence as alternative text."""
     buffer = io.BytesIO()
     fast = {"compress_level": 1}
-    figure.savefig(buffer, format="png", dpi=192, pil_kwargs=fast)  # two pixels for one of the page: crisp
+    figure.savefig(
+        buffer, format="png", dpi=192, pil_kwargs=fast
+    )  # two pixels for one of the page: crisp
     data = base64.b64encode(buffer.getvalue()).decode()
     alt, width = html.escape(sentence, quote=True), round(96 * figure.get_figwidth())
     return f'<img style="display:block; width:{width}px; max-width:100%" alt="{alt}" src="data:image/png;base64,{data}">'
 
 
 class Player(Explorer):
-    """An explorer with time: `steps` yields one state after another, `draw` draws the state that it is given.
+    """An explorer with time: `steps` yields one state after another, `draw` draws the state that it
+    is given.
 
     >>> class Halving(Player):
     ...     def steps(self, start):
@@ -264,8 +319,9 @@ class Player(Explorer):
     >>> player.step(), player.sentence
     (True, '2 of 4 are left.')
 
-    `play` runs the steps in an asyncio task, so that pause and stop arrive between two of them; `step` takes one by
-    hand, without a loop. A control that moves starts anew. `steps` begins with the state before the first step.
+    `play` runs the steps in an asyncio task, so that pause and stop arrive between two of them;
+    `step` takes one by hand, without a loop. A control that moves starts anew. `steps` begins with
+    the state before the first step.
     """
 
     interval = 0.05  # seconds between two steps, in which the page is listened to
@@ -273,7 +329,12 @@ class Player(Explorer):
     def __init__(self, **controls: Number | Choice):
         self.state = self._states = self._task = None
         self.buttons = {}
-        for name in ("play", "pause", "step", "stop"):  # none is ever disabled: it would drop the keyboard's focus
+        for name in (
+            "play",
+            "pause",
+            "step",
+            "stop",
+        ):  # none is ever disabled: it would drop the keyboard's focus
             self.buttons[name] = w.Button(description=name, layout=w.Layout(width="6em"))
             self.buttons[name].on_click(lambda _, name=name: getattr(self, name)())
         super().__init__(**controls)
@@ -286,7 +347,9 @@ class Player(Explorer):
 
     def draw(self, figure: Figure, state, **values) -> str:
         """Draw a state on the figure, and return one sentence that says what is seen."""
-        raise TypeError(f"{type(self).__name__}: needs a method draw(figure, state, {', '.join(self.controls)})")
+        raise TypeError(
+            f"{type(self).__name__}: needs a method draw(figure, state, {', '.join(self.controls)})"
+        )
 
     def play(self) -> None:
         """Run until the end, or until pause or stop; after the end, from the beginning."""

@@ -11,7 +11,8 @@ from .base import check_shape
 
 
 def near_shape(n: int, d: int) -> tuple[int, ...]:
-    """d sizes that are nearly equal, largest first: factors of n where it has such, otherwise their product is a little more.
+    """d sizes that are nearly equal, largest first: factors of n where it has such, otherwise their
+    product is a little more.
 
     >>> near_shape(768, 2), near_shape(97, 2), near_shape(10, 2)
     ((32, 24), (10, 10), (4, 3))
@@ -29,7 +30,8 @@ def near_shape(n: int, d: int) -> tuple[int, ...]:
 
 
 def split_shape(who: str, shape, d, out=None, in_=None, least: int = 1):
-    """The sizes of the d modes of rows and of columns, and the shape to remember where they give a larger matrix.
+    """The sizes of the d modes of rows and of columns, and the shape to remember where they give a
+    larger matrix.
 
     >>> split_shape("randn", (6, 97), 2)
     ((3, 2), (10, 10), (6, 97))
@@ -45,7 +47,9 @@ def split_shape(who: str, shape, d, out=None, in_=None, least: int = 1):
         out, in_ = near_shape(shape[0], d), near_shape(shape[1], d)
     out, in_ = check_shape(who, out), check_shape(who, in_)
     if len(out) != len(in_) or len(out) < least:
-        raise ValueError(f"{who}: needs as many sizes in out as in in_, and {least} or more, got {out} and {in_}")
+        raise ValueError(
+            f"{who}: needs as many sizes in out as in in_, and {least} or more, got {out} and {in_}"
+        )
     return out, in_, check_size(who, shape, (math.prod(out), math.prod(in_)))
 
 
@@ -53,7 +57,9 @@ def check_size(who: str, size, padded) -> tuple[int, int] | None:
     """The size as it is stored: None where nothing is padded; says no to one that does not fit."""
     size = check_shape(who, size)
     if len(size) != 2 or size[0] > padded[0] or size[1] > padded[1]:
-        raise ValueError(f"{who}: needs sizes whose products hold a matrix of shape {size}, got {padded}")
+        raise ValueError(
+            f"{who}: needs sizes whose products hold a matrix of shape {size}, got {padded}"
+        )
     return None if size == padded else size
 
 

@@ -1,4 +1,5 @@
-"""What every format has: tensors, shape, ranks, a dense meaning, storage counts, arithmetic by operators; pytrees."""
+"""What every format has: tensors, shape, ranks, a dense meaning, storage counts, arithmetic by
+operators; pytrees."""
 
 import math
 from dataclasses import dataclass, fields
@@ -11,7 +12,8 @@ from torch.utils import _pytree
 
 
 def is_data(field) -> bool:
-    """Whether a field holds tensors, by its type; any other is metadata, which is hashable and never traced."""
+    """Whether a field holds tensors, by its type; any other is metadata, which is hashable and
+    never traced."""
     return Tensor in (field.type, *get_args(field.type))
 
 
@@ -19,9 +21,13 @@ _LAYOUTS = {}  # a plain dictionary, which the compiler sees through
 
 
 def _layout(cls) -> tuple[tuple[str, bool, bool, bool], ...]:
-    """Of each field: name, whether it holds tensors, a tuple of them, and whether it may be None; read once."""
+    """Of each field: name, whether it holds tensors, a tuple of them, and whether it may be None;
+    read once."""
     if cls not in _LAYOUTS:
-        about = ((f.name, is_data(f), get_origin(f.type) is tuple, f.default is None) for f in fields(cls))
+        about = (
+            (f.name, is_data(f), get_origin(f.type) is tuple, f.default is None)
+            for f in fields(cls)
+        )
         _LAYOUTS[cls] = tuple(about)
     return _LAYOUTS[cls]
 
@@ -50,22 +56,32 @@ def _rebuild(cls, leaves, spec):
         if isinstance(n, tuple):
             (value,) = n
         else:
-            value = None if n is None else next(leaves) if n == -1 else tuple(next(leaves) for _ in range(n))
+            value = (
+                None
+                if n is None
+                else next(leaves)
+                if n == -1
+                else tuple(next(leaves) for _ in range(n))
+            )
         object.__setattr__(x, name, value)
     return x
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Format:
-    """A tensor held by smaller ones.  A subclass is a frozen dataclass of tensors and tuples of tensors; a field of another type
-    is metadata, such as a tree of modes, and is made of numbers, strings and tuples.
+    """A tensor held by smaller ones. A subclass is a frozen dataclass of tensors and tuples of
+    tensors; a field of another type is metadata, such as a tree of modes, and is made of numbers,
+    strings and tuples.
 
-    It states `shape`, `ranks`, `to_dense`, `norm`, `at`, `scale`, and what arithmetic it has: `_add`, `_times`, `dot`.
-    Its `_check` says no to tensors that do not fit.  It is a pytree, so `torch.func` and `torch.compile` see through it.
+    It states `shape`, `ranks`, `to_dense`, `norm`, `at`, `scale`, and what arithmetic it has:
+    `_add`, `_times`, `dot`. Its `_check` says no to tensors that do not fit. It is a pytree, so
+    `torch.func` and `torch.compile` see through it.
     """
 
     def __init_subclass__(cls):
-        _pytree.register_pytree_node(cls, _flatten, lambda leaves, spec: _rebuild(cls, leaves, spec))
+        _pytree.register_pytree_node(
+            cls, _flatten, lambda leaves, spec: _rebuild(cls, leaves, spec)
+        )
 
     def __post_init__(self):
         for name, data, many, optional in _layout(type(self)):
@@ -74,10 +90,14 @@ class Format:
                 object.__setattr__(self, name, value := tuple(value))
             if data and (isinstance(value, tuple) != many or (value is None and not optional)):
                 what = "a tuple of tensors" if many else "a tensor"
-                raise TypeError(f"{type(self).__name__}: needs {what} as {name}, got {type(value).__name__}")
+                raise TypeError(
+                    f"{type(self).__name__}: needs {what} as {name}, got {type(value).__name__}"
+                )
         for t in self.tensors():
             if not isinstance(t, Tensor):
-                raise TypeError(f"{type(self).__name__}: needs torch tensors, got {type(t).__name__}")
+                raise TypeError(
+                    f"{type(self).__name__}: needs torch tensors, got {type(t).__name__}"
+                )
         self._check()
 
     # -- tensors
@@ -87,11 +107,14 @@ class Format:
         return tuple(_flatten(self)[0])
 
     def with_tensors(self, tensors) -> "Format":
-        """The same format with other tensors, in the order of `tensors()`; their shapes may differ."""
+        """The same format with other tensors, in the order of `tensors()`; their shapes may
+        differ."""
         tensors = list(tensors)
         leaves, spec = _flatten(self)
         if len(tensors) != len(leaves):
-            raise ValueError(f"{type(self).__name__}: needs {len(leaves)} tensors, got {len(tensors)}")
+            raise ValueError(
+                f"{type(self).__name__}: needs {len(leaves)} tensors, got {len(tensors)}"
+            )
         new = _rebuild(type(self), tensors, spec)
         new.__post_init__()
         return new
@@ -156,24 +179,29 @@ class Format:
         if type(other) is not type(self) or other.shape != self.shape:
             what = f"{type(other).__name__} of shape {tuple(getattr(other, 'shape', ()))}"
             raise ValueError(
-                f"{type(self).__name__} {sign}: needs a {type(self).__name__} of shape {self.shape}, got {what}"
+                f"{type(self).__name__} {sign}: needs a {type(self).__name__} of shape "
+                f"{self.shape}, got {what}"
             )
         return other
 
     def _index(self, index) -> Tensor:
-        """Multi-indices (batch, d) of integers, checked against the shape; negative ones count from the end."""
+        """Multi-indices (batch, d) of integers, checked against the shape; negative ones count from
+        the end."""
         who = f"{type(self).__name__}.at"
         index = torch.as_tensor(index, device=self.device)
         if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
             raise TypeError(f"{who}: needs integer indices, got {index.dtype}")
         if index.ndim != 2 or index.shape[1] != self.ndim:
-            raise ValueError(f"{who}: needs indices of shape (batch, {self.ndim}), got {tuple(index.shape)}")
+            raise ValueError(
+                f"{who}: needs indices of shape (batch, {self.ndim}), got {tuple(index.shape)}"
+            )
         size = torch.tensor(self.shape, device=index.device)
         out = (index < -size) | (index >= size)
         if out.any():
             row, mode = out.nonzero()[0].tolist()
             raise ValueError(
-                f"{who}: mode {mode} has indices in 0..{self.shape[mode] - 1}, got {int(index[row, mode])} in row {row}"
+                f"{who}: mode {mode} has indices in 0..{self.shape[mode] - 1}, got "
+                f"{int(index[row, mode])} in row {row}"
             )
         return torch.where(index < 0, index + size, index).long()
 
@@ -181,14 +209,16 @@ class Format:
 class MatrixFormat(Format):
     """A format that is a matrix w (out, in) and multiplies.
 
-    It states besides: `from_dense(w, ...)`; `apply(x)`, y = w x on the last mode, (..., in) -> (..., out), the plain
-    autograd reference; `flops(batch)`, the multiplications and additions of `apply`, two for each multiply-add;
-    `lr_multipliers()`, one number for each of `tensors()`: how much larger than a dense weight's the learning rate of Adam
-    may be [Qiu2024].  `randn` draws entries of variance 1.
+    It states besides: `from_dense(w, ...)`; `apply(x)`, y = w x on the last mode, (..., in) ->
+    (..., out), the plain autograd reference; `flops(batch)`, the multiplications and additions of
+    `apply`, two for each multiply-add; `lr_multipliers()`, one number for each of `tensors()`: how
+    much larger than a dense weight's the learning rate of Adam may be [Qiu2024]. `randn` draws
+    entries of variance 1.
     """
 
     def initial(self) -> "MatrixFormat":
-        """What `randn` drew, scaled to be the start of a layer: entries of variance 1 / (3 in), as in `nn.Linear`.
+        """What `randn` drew, scaled to be the start of a layer: entries of variance 1 / (3 in), as
+        in `nn.Linear`.
 
         The scale is shared evenly by the tensors, in each of which w is linear.
         """
@@ -199,7 +229,8 @@ class MatrixFormat(Format):
 class SplitMatrix(MatrixFormat):
     """A matrix whose row and column index are split into modes: `out` and `in_`, tuples of sizes.
 
-    size: (out, in) where these are less than the products of the modes, None where not; what stands beyond is padding.
+    size: (out, in) where these are less than the products of the modes, None where not; what stands
+    beyond is padding.
     """
 
     @property
@@ -213,7 +244,8 @@ class SplitMatrix(MatrixFormat):
 
 
 def check_shape(who: str, shape) -> tuple[int, ...]:
-    """The shape as a tuple; says no to one without modes or with a size that is not an integer >= 1."""
+    """The shape as a tuple; says no to one without modes or with a size that is not an integer >=
+    1."""
     shape = tuple(shape)
     if not shape or any(isinstance(n, bool) or not isinstance(n, Integral) or n < 1 for n in shape):
         raise ValueError(f"{who}: needs a shape of integers >= 1, got {shape}")
@@ -224,7 +256,9 @@ def check_same(who: str, tensors) -> None:
     """Says no to tensors of several dtypes or devices, or of a dtype that is not floating."""
     kinds = {(t.dtype, t.device) for t in tensors}
     if len(kinds) > 1:
-        raise ValueError(f"{who}: needs tensors of one dtype and device, got {sorted(map(str, kinds))}")
-    (dtype, _), = kinds
+        raise ValueError(
+            f"{who}: needs tensors of one dtype and device, got {sorted(map(str, kinds))}"
+        )
+    ((dtype, _),) = kinds
     if not (dtype.is_floating_point or dtype.is_complex):
         raise TypeError(f"{who}: needs floating-point or complex tensors, got {dtype}")

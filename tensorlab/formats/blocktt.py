@@ -1,7 +1,9 @@
-"""Block tensor trains [Qiu2024]: a TT-matrix whose cores are not shared along the indices that they pass by.
+"""Block tensor trains [Qiu2024]: a TT-matrix whose cores are not shared along the indices that they
+pass by.
 
-Each core is a stack of small dense matrices, one for every value of the inputs that are still to be contracted and of the
-outputs that are already made, so a product with w costs one multiply-add for each number stored, as with a dense weight.
+Each core is a stack of small dense matrices, one for every value of the inputs that are still to be
+contracted and of the outputs that are already made, so a product with w costs one multiply-add for
+each number stored, as with a dense weight.
 """
 
 import math
@@ -18,15 +20,17 @@ from .base import SplitMatrix, check_same
 
 @dataclass(frozen=True, eq=False, repr=False)
 class BlockTT(SplitMatrix):
-    """w[o, i] = sum over bonds of the product of cores, each of which sees the inputs left of it and the outputs right of it.
+    """w[o, i] = sum over bonds of the product of cores, each of which sees the inputs left of it
+    and the outputs right of it.
 
         two cores:  w[(a, b), (c, d)] = sum_s L[b, a, c, s] R[c, s, b, d]        rows (a, b), columns (c, d)
 
-    cores: core k of shape (I_k, O_k, r_k, out_k, in_k, r_{k+1}) with I_k = in_0 ... in_{k-1}, O_k = out_{k+1} ... out_{d-1},
-    r_0 = r_d = 1.  ranks: the d-1 free ones.  For two cores, w is a BlockTT of rank r if each of its slices [:, b, c, :] has
-    rank at most r: a TT-matrix has all slices in one common span, a Monarch matrix of √n blocks has r = 1, and any matrix is
-    had at r = √n.  size: (out, in) where these are less than the products of the modes: what stands beyond is stored,
-    counted in `numel`, and cut.  [Qiu2024, Appendix C].  ValueError for cores that do not chain.
+    cores: core k of shape (I_k, O_k, r_k, out_k, in_k, r_{k+1}) with I_k = in_0 ... in_{k-1}, O_k =
+    out_{k+1} ... out_{d-1}, r_0 = r_d = 1. ranks: the d-1 free ones. For two cores, w is a BlockTT
+    of rank r if each of its slices [:, b, c, :] has rank at most r: a TT-matrix has all slices in
+    one common span, a Monarch matrix of √n blocks has r = 1, and any matrix is had at r = √n. size:
+    (out, in) where these are less than the products of the modes: what stands beyond is stored,
+    counted in `numel`, and cut. [Qiu2024, Appendix C]. ValueError for cores that do not chain.
 
     >>> BlockTT.randn((16, 16), rank=2, generator=torch.Generator().manual_seed(0))
     BlockTT(shape=(16, 16), ranks=(2,), stores 256 of 256)
@@ -37,9 +41,16 @@ class BlockTT(SplitMatrix):
 
     def _check(self):
         name, got = type(self).__name__, [tuple(c.shape) for c in self.cores]
-        fits = bool(got) and all(len(g) == 6 and 0 not in g for g in got) and got[0][2] == got[-1][5] == 1
+        fits = (
+            bool(got)
+            and all(len(g) == 6 and 0 not in g for g in got)
+            and got[0][2] == got[-1][5] == 1
+        )
         fits = fits and all(a[5] == b[2] for a, b in zip(got, got[1:]))
-        if not fits or any(g[:2] != (math.prod(self.in_[:k]), math.prod(self.out[k + 1 :])) for k, g in enumerate(got)):
+        if not fits or any(
+            g[:2] != (math.prod(self.in_[:k]), math.prod(self.out[k + 1 :]))
+            for k, g in enumerate(got)
+        ):
             need = "cores (inputs before, outputs after, r_left, out, in, r_right) that chain from rank 1 to rank 1"
             raise ValueError(f"{name}: needs {need}, got shapes {got}")
         check_same(name, self.cores)
@@ -47,16 +58,21 @@ class BlockTT(SplitMatrix):
             check_size(name, self.size, self.padded)
 
     @classmethod
-    def from_dense(cls, w: Tensor, rank=None, *, rtol: float | None = None, cores: int = 2, out=None, in_=None) -> "BlockTT":
-        """The BlockTT of a dense matrix by truncated SVDs of its slices, from the first core to the last [Qiu2024].
+    def from_dense(
+        cls, w: Tensor, rank=None, *, rtol: float | None = None, cores: int = 2, out=None, in_=None
+    ) -> "BlockTT":
+        """The BlockTT of a dense matrix by truncated SVDs of its slices, from the first core to the
+        last [Qiu2024].
 
             |w - result| <= (rtol + 64 eps) |w|      when `rank` does not cut earlier
 
-        Two cores: the *best* approximation of its rank, for the slices are independent.  More: *quasi-optimal*, at most
-        √(d-1) times the best error, for the errors of the d-1 cuts are orthogonal.  w: (out, in).  out, in_: as many sizes each,
-        by default `cores` nearly equal ones; zeros are padded where their products are larger than w.  `rank`: a cap, one
-        integer or d-1 of them; all slices of a cut get the same rank, and the tolerance is of all of them together.
-        Differentiable where the singular values of each slice differ.  Raises ValueError or TypeError for a bad argument.
+        Two cores: the *best* approximation of its rank, for the slices are independent. More:
+        *quasi-optimal*, at most √(d-1) times the best error, for the errors of the d-1 cuts are
+        orthogonal. w: (out, in). out, in_: as many sizes each, by default `cores` nearly equal
+        ones; zeros are padded where their products are larger than w. `rank`: a cap, one integer or
+        d-1 of them; all slices of a cut get the same rank, and the tolerance is of all of them
+        together. Differentiable where the singular values of each slice differ. Raises ValueError
+        or TypeError for a bad argument.
 
         >>> w = torch.randn(16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         >>> BlockTT.from_dense(w, rank=4).ranks, bool((BlockTT.from_dense(w, rank=4).to_dense() - w).norm() < 1e-13 * w.norm())
@@ -66,17 +82,44 @@ class BlockTT(SplitMatrix):
         out, in_, size = split_shape(who, w.shape, cores, out, in_)
         caps = rank_caps(who, rank, rtol, w.shape, len(out) - 1)
         atol = norm * max((rtol or 0.0) / math.sqrt(max(1, len(caps))), zero_level(w.dtype))
-        return cls(_slice_svds(pad(w, (math.prod(out), math.prod(in_))), out, in_, caps, atol, safe_scale(norm)), size)
+        return cls(
+            _slice_svds(
+                pad(w, (math.prod(out), math.prod(in_))), out, in_, caps, atol, safe_scale(norm)
+            ),
+            size,
+        )
 
     @classmethod
-    def randn(cls, shape, rank, *, cores: int = 2, out=None, in_=None, generator=None, dtype=None, device=None) -> "BlockTT":
-        """Gaussian cores, scaled so that the entries of w have variance 1; ranks are capped by the slices'."""
+    def randn(
+        cls,
+        shape,
+        rank,
+        *,
+        cores: int = 2,
+        out=None,
+        in_=None,
+        generator=None,
+        dtype=None,
+        device=None,
+    ) -> "BlockTT":
+        """Gaussian cores, scaled so that the entries of w have variance 1; ranks are capped by the
+        slices'."""
         out, in_, size = split_shape("BlockTT.randn", shape, cores, out, in_)
         caps, made, r = rank_caps("BlockTT.randn", rank, None, shape, len(out) - 1), [], 1
         for k, (m, n) in enumerate(zip(out, in_)):
             rest = math.prod(in_[k + 1 :])
             q = min(caps[k], r * m, rest) if k < len(caps) else 1
-            core = randn(math.prod(in_[:k]), math.prod(out[k + 1 :]), r, m, n, q, generator=generator, dtype=dtype, device=device)
+            core = randn(
+                math.prod(in_[:k]),
+                math.prod(out[k + 1 :]),
+                r,
+                m,
+                n,
+                q,
+                generator=generator,
+                dtype=dtype,
+                device=device,
+            )
             made.append(core / r**0.5)
             r = q
         return cls(tuple(made), size)
@@ -96,7 +139,9 @@ class BlockTT(SplitMatrix):
         return tuple(c.shape[2] for c in self.cores[1:])
 
     def to_dense(self) -> Tensor:
-        z = self.cores[0].new_ones(self.padded[1], 1, 1, 1)  # (inputs before, bond, outputs made, inputs taken)
+        z = self.cores[0].new_ones(
+            self.padded[1], 1, 1, 1
+        )  # (inputs before, bond, outputs made, inputs taken)
         for core in reversed(self.cores):
             I, O, r, m, n, q = core.shape
             left = core.permute(0, 4, 1, 2, 3, 5).reshape(I, n, O, r * m, q)
@@ -105,7 +150,8 @@ class BlockTT(SplitMatrix):
         return z[0, 0, : self.shape[0], : self.shape[1]]
 
     def apply(self, x: Tensor) -> Tensor:
-        """y = w x, from the last core to the first: each is one batched product with its small matrices, and a permutation."""
+        """y = w x, from the last core to the first: each is one batched product with its small
+        matrices, and a permutation."""
         z = pad_input(type(self).__name__ + ".apply", x, self.shape[1], self.padded[1])
         z = z.reshape(-1, self.padded[1]).mT
         for k in range(len(self.cores) - 1, -1, -1):
@@ -113,8 +159,12 @@ class BlockTT(SplitMatrix):
             blocks = self.cores[k].reshape(I * O, r * m, n * q)
             z = blocks @ z.reshape(I * O, n * q, x.shape[:-1].numel())  # (I O, r m, batch)
             n = self.in_[k - 1] if k else 1
-            z = z.reshape(I // n, n, O, r, m, -1).permute(0, 4, 2, 1, 3, 5)  # (earlier inputs, m, O, n, r, batch)
-        return z.reshape(self.padded[0], -1)[: self.shape[0]].mT.reshape(*x.shape[:-1], self.shape[0])
+            z = z.reshape(I // n, n, O, r, m, -1).permute(
+                0, 4, 2, 1, 3, 5
+            )  # (earlier inputs, m, O, n, r, batch)
+        return z.reshape(self.padded[0], -1)[: self.shape[0]].mT.reshape(
+            *x.shape[:-1], self.shape[0]
+        )
 
     def flops(self, batch: int) -> int:
         return 2 * batch * self.numel
@@ -125,7 +175,9 @@ class BlockTT(SplitMatrix):
         >>> BlockTT.randn((1024, 1024), 1).lr_multipliers()
         (16.0, 16.0)
         """
-        return tuple(self.shape[1] / (c.shape[4] * c.shape[5]) / len(self.cores) for c in self.cores)
+        return tuple(
+            self.shape[1] / (c.shape[4] * c.shape[5]) / len(self.cores) for c in self.cores
+        )
 
     def norm(self) -> Tensor:
         """Frobenius norm; forms w, so that small differences keep their digits."""
@@ -153,8 +205,11 @@ class BlockTT(SplitMatrix):
         return type(self)((self.cores[0] * number, *self.cores[1:]), self.size)
 
     def round(self, rank=None, *, rtol: float | None = None) -> "BlockTT":
-        """The same modes at lower ranks: `from_dense` of w, best for two cores and quasi-optimal for more."""
-        form = BlockTT.from_dense(self.to(wide(self.dtype)).to_dense(), rank, rtol=rtol, out=self.out, in_=self.in_)
+        """The same modes at lower ranks: `from_dense` of w, best for two cores and quasi-optimal
+        for more."""
+        form = BlockTT.from_dense(
+            self.to(wide(self.dtype)).to_dense(), rank, rtol=rtol, out=self.out, in_=self.in_
+        )
         return type(self)(form.cores, form.size).to(self.dtype)
 
     def _same(self, other, sign):
@@ -183,17 +238,22 @@ class BlockTT(SplitMatrix):
 def _slice_svds(w: Tensor, out, in_, caps, atol: float, scale: float) -> tuple[Tensor, ...]:
     """The cores of a padded matrix, each of whose cuts may lose `atol`.
 
-    Cut k takes the slices [(r_k, out_k), later inputs], one for each value of the other indices, and keeps the same rank of
-    all: what is measured is the root of the sum of the squares of their j-th singular values, j = 1, 2, ...
+    Cut k takes the slices [(r_k, out_k), later inputs], one for each value of the other indices,
+    and keeps the same rank of all: what is measured is the root of the sum of the squares of their
+    j-th singular values, j = 1, 2, ...
     """
     rest, r, cores = (w * scale).to(wide(w.dtype)), 1, []
     for k, cap in enumerate(caps):
         I, O, m, n = math.prod(in_[:k]), math.prod(out[k + 1 :]), out[k], in_[k]
-        slices = rest.reshape(I, r, m, O, n, -1).permute(0, 3, 4, 1, 2, 5).flatten(3, 4)  # (I, O, n, r m, later inputs)
+        slices = (
+            rest.reshape(I, r, m, O, n, -1).permute(0, 3, 4, 1, 2, 5).flatten(3, 4)
+        )  # (I, O, n, r m, later inputs)
         u, s, vh = small_svd(slices)
         q = choose_rank(torch.linalg.vector_norm(s, dim=(0, 1, 2)), cap, atol=atol * scale)
         u, s, vh = u[..., :q], s[..., None, :q], vh[..., :q, :]
-        if k == len(caps) - 1:  # the last two cores are balanced; before, what is left must weigh what it stands for
+        if (
+            k == len(caps) - 1
+        ):  # the last two cores are balanced; before, what is left must weigh what it stands for
             u, s = u * s.sqrt(), s.sqrt()
         cores.append(u.reshape(I, O, n, r, m, q).permute(0, 1, 3, 4, 2, 5))
         rest, r = (s.mT * vh).permute(0, 2, 3, 1, 4).reshape(I * n, q, O, -1), q

@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 
 from ..fit import Fit
-from ..linalg import check_dense, norm, rank_caps, right_basis, safe_scale, solve_gram, triangle, wide
+from ..linalg import (
+    check_dense,
+    norm,
+    rank_caps,
+    right_basis,
+    safe_scale,
+    solve_gram,
+    triangle,
+    wide,
+)
 from ..multilinear import khatri_rao, unfold
 from ..rng import rand, randn
 from .base import Format, check_same, check_shape
@@ -19,7 +28,8 @@ HALS_PASSES = 5  # rounds over the columns in each nonnegative update
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CP(Format):
-    """Sum of r rank-one tensors: x[i_0, ..., i_{d-1}] = sum_r w_r F_0[i_0, r] ... F_{d-1}[i_{d-1}, r].
+    """Sum of r rank-one tensors: x[i_0, ..., i_{d-1}] = sum_r w_r F_0[i_0, r] ... F_{d-1}[i_{d-1},
+    r].
 
     weights: (r,).  factors: d matrices (n_k, r).  ranks: (r,).
 
@@ -61,7 +71,8 @@ class CP(Format):
         return ((left * self.weights) @ khatri_rao(*right).mT).reshape(self.shape)
 
     def norm(self) -> Tensor:
-        """Frobenius norm by orthogonalising the Khatri-Rao product mode by mode: right for nearly cancelling terms too."""
+        """Frobenius norm by orthogonalising the Khatri-Rao product mode by mode: right for nearly
+        cancelling terms too."""
         r = self.weights.to(wide(self.dtype))[None]
         for f in self.factors:
             r = triangle(khatri_rao(r, f.to(r.dtype)))
@@ -86,8 +97,8 @@ class CP(Format):
         return CP(self.weights * number, self.factors)
 
     def normalized(self) -> "CP":
-        """The same tensor with unit columns in the factors and the weights descending; weights real and >= 0 as far as
-        the terms allow (signs and phases stay in the first factor)."""
+        """The same tensor with unit columns in the factors and the weights descending; weights real
+        and >= 0 as far as the terms allow (signs and phases stay in the first factor)."""
         norms = [torch.linalg.vector_norm(f, dim=0) for f in self.factors]
         units = [f / torch.where(n > 0, n, torch.ones_like(n)) for f, n in zip(self.factors, norms)]
         size = self.weights.abs()
@@ -124,12 +135,14 @@ def cp_als(
 
         minimise | mask * (x - sum_r w_r a_r ∘ b_r ∘ c_r ∘ ...) |
 
-    x: (n_0, ..., n_{d-1}).  Stops when the relative error changes by less than `tol`; history holds the relative error
-    after each sweep, with a mask that of the observed entries.  ALS may crawl through a swamp or meet a degenerate pair
-    of terms that grow and cancel: the history and the weights show it.
+    x: (n_0, ..., n_{d-1}). Stops when the relative error changes by less than `tol`; history holds
+    the relative error after each sweep, with a mask that of the observed entries. ALS may crawl
+    through a swamp or meet a degenerate pair of terms that grow and cancel: the history and the
+    weights show it.
 
-    init: "hosvd" (leading singular vectors, random columns where rank > n), "random", or a CP to start from, which is
-    left as it is.  nonnegative: factors and weights >= 0, by HALS [CichockiPhan2009].  mask: True where x is known.
+    init: "hosvd" (leading singular vectors, random columns where rank > n), "random", or a CP to
+    start from, which is left as it is. nonnegative: factors and weights >= 0, by HALS
+    [CichockiPhan2009]. mask: True where x is known.
 
     >>> x = CP.randn((5, 6, 7), 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to_dense()
     >>> cp_als(x, 2).history[-1] < 1e-6
@@ -138,7 +151,9 @@ def cp_als(
     if isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1:
         raise ValueError(f"cp_als: max_iter must be an integer >= 1, got {max_iter!r}")
     history, converged = [], False
-    steps = cp_als_steps(x, rank, init=init, nonnegative=nonnegative, mask=mask, generator=generator)
+    steps = cp_als_steps(
+        x, rank, init=init, nonnegative=nonnegative, mask=mask, generator=generator
+    )
     while not converged and len(history) < max_iter:
         cp, error = next(steps)
         history.append(error)
@@ -149,7 +164,8 @@ def cp_als(
 def cp_als_steps(
     x: Tensor, rank: int, *, init="hosvd", nonnegative=False, mask=None, generator=None
 ) -> Iterator[tuple[CP, float]]:
-    """The sweeps of `cp_als`, one after another without end: pairs of the CP so far and its relative error.
+    """The sweeps of `cp_als`, one after another without end: pairs of the CP so far and its
+    relative error.
 
     >>> x = torch.ones(3, 4, 5)
     >>> cp, error = next(cp_als_steps(x, 1))
@@ -171,7 +187,13 @@ def cp_als_steps(
     grams = [f.mT @ f.conj() for f in factors]
     while True:
         products = _mttkrps(x, factors) if mask is None else _masked_products(x, mask, factors)
-        for k, m, gamma in products:  # minimise | x_(k) - a KRᵀ |, KR the Khatri-Rao product of the others: a Γ = m
+        for (
+            k,
+            m,
+            gamma,
+        ) in (
+            products
+        ):  # minimise | x_(k) - a KRᵀ |, KR the Khatri-Rao product of the others: a Γ = m
             if gamma is None:
                 gamma = math.prod(grams[:k] + grams[k + 1 :], start=torch.ones_like(grams[0]))
             a = _hals(m, gamma, factors[k] * weights) if nonnegative else _solve_rows(m, gamma)
@@ -179,7 +201,10 @@ def cp_als_steps(
             factors[k] = a / torch.where(weights > 0, weights, torch.ones_like(weights))
             grams[k] = factors[k].mT @ factors[k].conj()
         cp = CP((weights / scale).to(dtype), tuple(f.to(dtype) for f in factors))
-        yield cp, _relative_error(x, mask, CP(weights.to(x.dtype), tuple(factors)), m, gamma, a, size)
+        yield (
+            cp,
+            _relative_error(x, mask, CP(weights.to(x.dtype), tuple(factors)), m, gamma, a, size),
+        )
 
 
 def _solve_rows(m: Tensor, gamma: Tensor) -> Tensor:
@@ -194,21 +219,27 @@ def _times_gamma(a, gamma):
 
 
 def _hals(m, gamma, a):
-    """Nonnegative least squares for a Γ = m, column by column: a_r <- max(0, a_r + (m - a Γ)_r / Γ_rr)."""
+    """Nonnegative least squares for a Γ = m, column by column: a_r <- max(0, a_r + (m - a Γ)_r /
+    Γ_rr)."""
     a = a.clone()
     for _ in range(HALS_PASSES):
         for r in range(a.shape[1]):
             grr = gamma[..., r, r].clamp_min(torch.finfo(a.dtype).tiny)
             gradient = m[:, r] - _times_gamma(a, gamma[..., r : r + 1])[:, 0]
-            a = a.index_copy(1, a.new_tensor([r], dtype=torch.long), (a[:, r] + gradient / grr).clamp_min(0)[:, None])
+            a = a.index_copy(
+                1,
+                a.new_tensor([r], dtype=torch.long),
+                (a[:, r] + gradient / grr).clamp_min(0)[:, None],
+            )
     return a
 
 
 def _mttkrps(x: Tensor, factors: list[Tensor]):
-    """For each mode k in turn, the unfolding x_(k) times the conjugate Khatri-Rao product of the *current* others.
+    """For each mode k in turn, the unfolding x_(k) times the conjugate Khatri-Rao product of the
+    *current* others.
 
-    The tensor is met twice a sweep, not d times: its product with the right half of the factors serves the left half of
-    the modes, and the other way round [Phan2013].
+    The tensor is met twice a sweep, not d times: its product with the right half of the factors
+    serves the left half of the modes, and the other way round [Phan2013].
     """
     d, r = x.ndim, factors[0].shape[1]
     half = max(1, d // 2)
@@ -219,30 +250,41 @@ def _mttkrps(x: Tensor, factors: list[Tensor]):
         others = factors[half:] if lo == 0 else factors[:half]
         kr = khatri_rao(*others).conj() if others else x.new_ones(1, r)
         part = (matrix @ kr).mT if lo == 0 else kr.mT @ matrix
-        part = part.reshape(r, *x.shape[lo:hi])  # rank first: what follows are r small contiguous problems
+        part = part.reshape(
+            r, *x.shape[lo:hi]
+        )  # rank first: what follows are r small contiguous problems
         modes = LETTERS[: hi - lo]
         for k in range(lo, hi):
             rest = [j for j in range(lo, hi) if j != k]
             terms = ",".join(["r" + modes, *(modes[j - lo] + "r" for j in rest)])
-            yield k, torch.einsum(f"{terms}->{modes[k - lo]}r", part, *(factors[j].conj() for j in rest)), None
+            yield (
+                k,
+                torch.einsum(
+                    f"{terms}->{modes[k - lo]}r", part, *(factors[j].conj() for j in rest)
+                ),
+                None,
+            )
 
 
 def _masked_products(x: Tensor, mask: Tensor, factors: list[Tensor]):
-    """As `_mttkrps`, with Γ of each row from its observed entries only: (n, r, r).  x is zero where unknown."""
+    """As `_mttkrps`, with Γ of each row from its observed entries only: (n, r, r). x is zero where
+    unknown."""
     r = factors[0].shape[1]
     for k in range(x.ndim):
         kr = khatri_rao(*factors[:k], *factors[k + 1 :]) if x.ndim > 1 else x.new_ones(1, r)
         seen = unfold(mask, k).to(x.dtype)
         step = max(1, (1 << 22) // r**2)  # columns at a time: 2^22 numbers
         gamma = sum(
-            seen[:, j : j + step] @ (kr[j : j + step, :, None] * kr[j : j + step, None, :].conj()).flatten(1)
+            seen[:, j : j + step]
+            @ (kr[j : j + step, :, None] * kr[j : j + step, None, :].conj()).flatten(1)
             for j in range(0, len(kr), step)
         )
         yield k, unfold(x, k) @ kr.conj(), gamma.reshape(-1, r, r)
 
 
 def _relative_error(x, mask, cp, m, gamma, a, size):
-    """|x - cp| / |x| from the last least-squares problem, |x|² - 2 Re <m, a> + <a Γ, a>: no pass over the data.
+    """|x - cp| / |x| from the last least-squares problem, |x|² - 2 Re <m, a> + <a Γ, a>: no pass
+    over the data.
 
     Where the difference of squares keeps less than three digits, the residual is formed.
     """
@@ -262,12 +304,15 @@ def _start(x, r, init, scale, nonnegative, generator):
     if isinstance(init, CP):
         if init.shape != tuple(x.shape) or init.ranks != (r,):
             raise ValueError(
-                f"cp_als: init needs shape {tuple(x.shape)} and rank {r}, got shape {init.shape} and rank {init.ranks[0]}"
+                f"cp_als: init needs shape {tuple(x.shape)} and rank {r}, got shape {init.shape} "
+                f"and rank {init.ranks[0]}"
             )
         for t in init.tensors():
             check_dense(t, "cp_als: init")
         if nonnegative and any(bool((t < 0).any()) for t in init.tensors()):
-            raise ValueError("cp_als: a nonnegative fit needs an init without negative numbers, got some")
+            raise ValueError(
+                "cp_als: a nonnegative fit needs an init without negative numbers, got some"
+            )
         cp = init.to(dtype=x.dtype, device=x.device).scale(scale).normalized()
         return cp.weights, list(cp.factors)
     options = dict(generator=generator, dtype=x.dtype, device=x.device)
@@ -291,7 +336,11 @@ def _check_mask(mask, x):
     if mask is None or not isinstance(x, Tensor):
         return None
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != x.shape:
-        got = f"{mask.dtype} of shape {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+        got = (
+            f"{mask.dtype} of shape {tuple(mask.shape)}"
+            if isinstance(mask, Tensor)
+            else type(mask).__name__
+        )
         raise ValueError(f"cp_als: mask needs booleans of shape {tuple(x.shape)}, got {got}")
     if not mask.any():
         raise ValueError("cp_als: mask needs at least one observed entry, got none")

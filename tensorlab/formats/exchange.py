@@ -8,7 +8,8 @@ from .tucker import Tucker
 
 
 def to_tntorch(x: CP | Tucker | TT):
-    """The same tensor as a `tntorch.Tensor`: TT cores, CP factors, or Tucker factors around a train of the core.
+    """The same tensor as a `tntorch.Tensor`: TT cores, CP factors, or Tucker factors around a train
+    of the core.
 
     >>> to_tntorch(TT.randn((4, 5, 6), rank=2)).ranks_tt.tolist()
     [1, 2, 2, 1]
@@ -22,12 +23,15 @@ def to_tntorch(x: CP | Tucker | TT):
     if isinstance(x, Tucker):
         from .tt import tt_svd
 
-        return tntorch.Tensor(list(tt_svd(x.core, rtol=0.0).cores), Us=[f.clone() for f in x.factors])
+        return tntorch.Tensor(
+            list(tt_svd(x.core, rtol=0.0).cores), Us=[f.clone() for f in x.factors]
+        )
     raise TypeError(f"to_tntorch: needs a CP, Tucker or TT, got {type(x).__name__}")
 
 
 def from_tntorch(x) -> CP | TT:
-    """A CP from a `tntorch.Tensor` of CP factors, a TT from any other (Tucker factors are multiplied into the cores).
+    """A CP from a `tntorch.Tensor` of CP factors, a TT from any other (Tucker factors are
+    multiplied into the cores).
 
     >>> from_tntorch(to_tntorch(TT.randn((4, 5, 6), rank=2)))
     TT(shape=(4, 5, 6), ranks=(2, 2), stores 40 of 120)
@@ -46,7 +50,8 @@ def from_tntorch(x) -> CP | TT:
 
 
 def to_tensorly(x: CP | Tucker | TT):
-    """The same tensor as tensorly's `CPTensor`, `TuckerTensor` or `TTTensor`, in its present backend (NumPy or PyTorch).
+    """The same tensor as tensorly's `CPTensor`, `TuckerTensor` or `TTTensor`, in its present
+    backend (NumPy or PyTorch).
 
     >>> to_tensorly(TT.randn((4, 5, 6), rank=2)).rank
     (1, 2, 2, 1)
@@ -57,7 +62,11 @@ def to_tensorly(x: CP | Tucker | TT):
     from tensorly.tucker_tensor import TuckerTensor
 
     def out(t):
-        return t.clone() if tensorly.get_backend() == "pytorch" else tensorly.tensor(t.detach().cpu().numpy())
+        return (
+            t.clone()
+            if tensorly.get_backend() == "pytorch"
+            else tensorly.tensor(t.detach().cpu().numpy())
+        )
 
     if isinstance(x, TT):
         return TTTensor([out(c) for c in x.cores])
@@ -81,9 +90,17 @@ def from_tensorly(x) -> CP | Tucker | TT:
     if isinstance(x, TTTensor):
         return TT(tuple(torch.as_tensor(c).clone() for c in x.factors))
     if isinstance(x, TuckerTensor):
-        return Tucker(torch.as_tensor(x.core).clone(), tuple(torch.as_tensor(f).clone() for f in x.factors))
+        return Tucker(
+            torch.as_tensor(x.core).clone(), tuple(torch.as_tensor(f).clone() for f in x.factors)
+        )
     if isinstance(x, CPTensor):
         factors = tuple(torch.as_tensor(f).clone() for f in x.factors)
-        weights = torch.ones_like(factors[0][0]) if x.weights is None else torch.as_tensor(x.weights).clone()
+        weights = (
+            torch.ones_like(factors[0][0])
+            if x.weights is None
+            else torch.as_tensor(x.weights).clone()
+        )
         return CP(weights, factors)
-    raise TypeError(f"from_tensorly: needs a CPTensor, TuckerTensor or TTTensor, got {type(x).__name__}")
+    raise TypeError(
+        f"from_tensorly: needs a CPTensor, TuckerTensor or TTTensor, got {type(x).__name__}"
+    )

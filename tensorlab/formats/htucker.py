@@ -1,8 +1,9 @@
-"""Hierarchical Tucker [HackbuschKuhn2009]: a basis for each node of a tree of modes; arithmetic, H-SVD, rounding [Grasedyck2010].
+"""Hierarchical Tucker [HackbuschKuhn2009]: a basis for each node of a tree of modes; arithmetic,
+H-SVD, rounding [Grasedyck2010].
 
-A tree is a nested tuple of modes such as ((0, 1), (2, 3)); a mode alone is a leaf.  Nodes are counted level by level from the
-root, left before right: in this order the children of the inner node j (counted from 0 among the inner ones) are the nodes
-2j + 1 and 2j + 2.
+A tree is a nested tuple of modes such as ((0, 1), (2, 3)); a mode alone is a leaf. Nodes are
+counted level by level from the root, left before right: in this order the children of the inner
+node j (counted from 0 among the inner ones) are the nodes 2j + 1 and 2j + 2.
 """
 
 import math
@@ -32,12 +33,14 @@ BLOCK = 1 << 20  # entries of an intermediate result of `HT.at`
 
 @dataclass(frozen=True, eq=False, repr=False)
 class HT(Format):
-    """Hierarchical Tucker: the basis of each node of a tree is held by its coordinates in those of its two children.
+    """Hierarchical Tucker: the basis of each node of a tree is held by its coordinates in those of
+    its two children.
 
         U_t[(i, j), k] = sum_{a, b} U_l[i, a] U_r[j, b] B_t[a, b, k],      x = U_root
 
-    factors: d matrices (n_k, r), the bases of the leaves by mode.  cores: the d-1 tensors B_t (r_left, r_right, r), level by
-    level from the root, where r = 1.  tree: nested pairs of modes.  ranks: one for each of the 2d-2 `nodes` below the root.
+    factors: d matrices (n_k, r), the bases of the leaves by mode. cores: the d-1 tensors B_t
+    (r_left, r_right, r), level by level from the root, where r = 1. tree: nested pairs of modes.
+    ranks: one for each of the 2d-2 `nodes` below the root.
 
     >>> HT.randn((4, 5, 6, 7), rank=2, generator=torch.Generator().manual_seed(0))
     HT(shape=(4, 5, 6, 7), ranks=(2, 2, 2, 2, 2, 2), stores 64 of 840)
@@ -53,28 +56,36 @@ class HT(Format):
         whole = len(inner) == len(leaves) - 1 and all(len(s) == 2 and 0 not in s for s in leaves)
         if not whole or any(len(s) != 3 or 0 in s for s in inner) or not self._chained():
             raise ValueError(
-                f"HT: needs factors (n, r) and cores (r_left, r_right, r) that chain to rank 1 on the tree {self.tree}, "
+                f"HT: needs factors (n, r) and cores (r_left, r_right, r) that chain to rank 1 on "
+                f"the tree {self.tree}, "
                 f"got shapes {leaves} and {inner}"
             )
         check_same("HT", self.tensors())
 
     def _chained(self):
         r = [t.shape[-1] for _, t, _ in self._nodes()]
-        return r[0] == 1 and all(t.shape[:2] == (r[kids[0]], r[kids[1]]) for _, t, kids in self._nodes() if kids)
+        return r[0] == 1 and all(
+            t.shape[:2] == (r[kids[0]], r[kids[1]]) for _, t, kids in self._nodes() if kids
+        )
 
     @classmethod
     def randn(cls, shape, rank, *, tree=None, generator=None, dtype=None, device=None) -> "HT":
-        """Gaussian factors and cores, scaled so that the entries have variance 1; ranks are capped by the matricisations'.
+        """Gaussian factors and cores, scaled so that the entries have variance 1; ranks are capped
+        by the matricisations'.
 
         tree: balanced by default.
         """
         shape = check_shape("HT.randn", shape)
-        tree = balanced_tree(len(shape)) if tree is None else _check_tree("HT.randn", tree, len(shape))
+        tree = (
+            balanced_tree(len(shape)) if tree is None else _check_tree("HT.randn", tree, len(shape))
+        )
         caps = (1, *rank_caps("HT.randn", rank, None, shape, 2 * len(shape) - 2))
         below, r = [0] * len(caps), [1] * len(caps)
         for i, t, kids in reversed(_numbered(tree)):
             below[i] = below[kids[0]] * below[kids[1]] if kids else shape[t]
-            r[i] = min(caps[i], r[kids[0]] * r[kids[1]] if kids else shape[t], math.prod(shape) // below[i])
+            r[i] = min(
+                caps[i], r[kids[0]] * r[kids[1]] if kids else shape[t], math.prod(shape) // below[i]
+            )
         options = dict(generator=generator, dtype=dtype, device=device)
         bases = []
         for i, t, kids in _numbered(tree):
@@ -88,7 +99,8 @@ class HT(Format):
 
     @property
     def nodes(self) -> tuple[tuple[int, ...], ...]:
-        """The modes of each node but the root, level by level: what the entries of `ranks` belong to."""
+        """The modes of each node but the root, level by level: what the entries of `ranks` belong
+        to."""
         return tuple(leaves(t) for _, t, _ in _numbered(self.tree)[1:])
 
     @property
@@ -96,9 +108,13 @@ class HT(Format):
         return tuple(t.shape[-1] for _, t, _ in self._nodes()[1:])
 
     def _nodes(self):
-        """(number, factor or core, numbers of the two children) of each node, from the root down."""
+        """(number, factor or core, numbers of the two children) of each node, from the root
+        down."""
         cores = iter(self.cores)
-        return [(i, next(cores) if kids else self.factors[t], kids) for i, t, kids in _numbered(self.tree)]
+        return [
+            (i, next(cores) if kids else self.factors[t], kids)
+            for i, t, kids in _numbered(self.tree)
+        ]
 
     def to_dense(self) -> Tensor:
         u = {}
@@ -109,7 +125,8 @@ class HT(Format):
         return x.permute([order.index(k) for k in range(self.ndim)])
 
     def norm(self) -> Tensor:
-        """Frobenius norm by orthogonalisation: right to full accuracy for differences too, and for any d and scale."""
+        """Frobenius norm by orthogonalisation: right to full accuracy for differences too, and for
+        any d and scale."""
         whole, r, exponent = self.to(wide(self.dtype)), {}, 0
         for i, t, kids in reversed(whole._nodes()):
             u, shift = _near_one(_merge(t, r, kids))
@@ -118,7 +135,8 @@ class HT(Format):
         return _shift(torch.linalg.matrix_norm(r[0]), exponent).to(self.dtype.to_real())
 
     def dot(self, other: "HT") -> Tensor:
-        """<self, other> = sum of conj(self) * other, from the leaves up: O(d r^4) operations besides the leaves'."""
+        """<self, other> = sum of conj(self) * other, from the leaves up: O(d r^4) operations
+        besides the leaves'."""
         self._same(other, "dot")
         e = {}
         for (i, a, kids), (_, b, _) in reversed(list(zip(self._nodes(), other._nodes()))):
@@ -128,18 +146,26 @@ class HT(Format):
     def at(self, index) -> Tensor:
         """Entries at many multi-indices: (batch, d) -> (batch,).
 
-        A node is evaluated once for each of the different partial indices that occur, so the lower ones cost next to nothing.
+        A node is evaluated once for each of the different partial indices that occur, so the lower
+        ones cost next to nothing.
         """
         index = self._index(index)
-        u, row = {}, {i: index[:, t] for i, t, kids in _numbered(self.tree) if not kids}  # row[i]: the row of u[i] of each entry
+        u, row = (
+            {},
+            {i: index[:, t] for i, t, kids in _numbered(self.tree) if not kids},
+        )  # row[i]: the row of u[i] of each entry
         for i, t, kids in reversed(self._nodes()):
             if not kids:
                 u[i] = t
                 continue
             left, right = (u[k] for k in kids)
-            pairs, row[i] = torch.unique(row[kids[0]] * len(right) + row[kids[1]], return_inverse=True)
+            pairs, row[i] = torch.unique(
+                row[kids[0]] * len(right) + row[kids[1]], return_inverse=True
+            )
             pairs = pairs.split(max(1, BLOCK // t[0].numel()))
-            u[i] = torch.cat([_rows(t, left[p // len(right)], right[p % len(right)]) for p in pairs])
+            u[i] = torch.cat(
+                [_rows(t, left[p // len(right)], right[p % len(right)]) for p in pairs]
+            )
         return u[0][row[0], 0]
 
     def scale(self, number) -> "HT":
@@ -147,15 +173,18 @@ class HT(Format):
         return _assemble([root * number, *(t for _, t, _ in rest)], self.tree)
 
     def orthogonal(self) -> "HT":
-        """The same tensor with orthonormal bases U_t below the root, whose core alone carries the norm."""
+        """The same tensor with orthonormal bases U_t below the root, whose core alone carries the
+        norm."""
         bases, exponent = _orthonormal(self)
         return _assemble([_shift(bases[0], exponent), *bases[1:]], self.tree)
 
     def singular_values(self) -> dict[tuple[int, ...], Tensor]:
-        """Singular values of the matricisation of each node: its modes as rows, all others as columns [Grasedyck2010].
+        """Singular values of the matricisation of each node: its modes as rows, all others as
+        columns [Grasedyck2010].
 
-        The tensor is not formed: they are those of the weights that stand above the orthonormal bases.  No more than the
-        rank of each; those under about eps times the largest are rounding.  Keys as `nodes`.
+        The tensor is not formed: they are those of the weights that stand above the orthonormal
+        bases. No more than the rank of each; those under about eps times the largest are rounding.
+        Keys as `nodes`.
 
         >>> i = torch.arange(4.0)
         >>> [len(s) for s in ht_svd(i[:, None, None] + i[:, None] + i, rtol=1e-6).singular_values().values()]
@@ -171,7 +200,8 @@ class HT(Format):
 
     @classmethod
     def from_train(cls, cores) -> "HT":
-        """A tensor train as HT on the linear tree (0, (1, (2, ...))), with the train's ranks.  cores: (r_left, n, r_right) each.
+        """A tensor train as HT on the linear tree (0, (1, (2, ...))), with the train's ranks.
+        cores: (r_left, n, r_right) each.
 
         The basis of a leaf in the middle is the identity; `round` finds a smaller one.
 
@@ -186,7 +216,8 @@ class HT(Format):
         return cls(factors, (eye(first.shape[1])[..., None], *middle), linear_tree(len(cores)))
 
     def train(self) -> tuple[Tensor, ...]:
-        """The cores (r_left, n, r_right) of the tensor train that an HT on the tree (0, (1, (2, ...))) is.
+        """The cores (r_left, n, r_right) of the tensor train that an HT on the tree (0, (1, (2,
+        ...))) is.
 
         >>> [tuple(c.shape) for c in HT.randn((4, 5, 6), 2, tree=linear_tree(3)).train()]
         [(1, 4, 2), (2, 5, 2), (2, 6, 1)]
@@ -196,13 +227,17 @@ class HT(Format):
         if self.ndim == 1:
             return (self.factors[0][None],)
         first = self.factors[0] @ self.cores[0][..., 0]
-        middle = (torch.einsum("na,abr->rnb", f, c) for f, c in zip(self.factors[1:-1], self.cores[1:]))
+        middle = (
+            torch.einsum("na,abr->rnb", f, c) for f, c in zip(self.factors[1:-1], self.cores[1:])
+        )
         return (first[None], *middle, self.factors[-1].mT[..., None])
 
     def _same(self, other, sign):
         super()._same(other, sign)
         if other.tree != self.tree:
-            raise ValueError(f"HT {sign}: needs an HT on the tree {self.tree}, got one on {other.tree}")
+            raise ValueError(
+                f"HT {sign}: needs an HT on the tree {self.tree}, got one on {other.tree}"
+            )
         return other
 
     def _add(self, other):
@@ -213,30 +248,40 @@ class HT(Format):
                 out.append(torch.cat([a, b], 1) if i else a + b)
             else:  # block diagonal, but that the root has one column only
                 m, n = ((*t.shape[:2], t.shape[2] if i else 0) for t in (a, b))
-                out.append(pad(a, [0, n[2], 0, n[1], 0, n[0]]) + pad(b, [m[2], 0, m[1], 0, m[0], 0]))
+                out.append(
+                    pad(a, [0, n[2], 0, n[1], 0, n[0]]) + pad(b, [m[2], 0, m[1], 0, m[0], 0])
+                )
         return _assemble(out, self.tree)
 
     def _times(self, other):
         pairs = [(a, b) for (_, a, _), (_, b, _) in zip(self._nodes(), other._nodes())]
-        return _assemble([
-            torch.einsum("ijk,abc->iajbkc", a, b).flatten(4).flatten(2, 3).flatten(0, 1) if a.ndim == 3
-            else (a[:, :, None] * b[:, None, :]).flatten(1) for a, b in pairs
-        ], self.tree)  # fmt: skip
+        return _assemble(
+            [
+                torch.einsum("ijk,abc->iajbkc", a, b).flatten(4).flatten(2, 3).flatten(0, 1)
+                if a.ndim == 3
+                else (a[:, :, None] * b[:, None, :]).flatten(1)
+                for a, b in pairs
+            ],
+            self.tree,
+        )
 
 
 def ht_svd(x: Tensor, rank=None, *, rtol: float | None = None, tree=None) -> HT:
-    """Hierarchical Tucker tensor of a dense one: the H-SVD, from the leaves to the root [Grasedyck2010].
+    """Hierarchical Tucker tensor of a dense one: the H-SVD, from the leaves to the root
+    [Grasedyck2010].
 
         |x - ht| <= (rtol + 64 eps) |x|      when `rank` does not cut earlier, and <= sqrt(2d - 3) times the best error
 
-    x: (n_0, ..., n_{d-1}).  `rank`: a cap, one integer or one for each of the 2d-2 `HT.nodes`.  tree: nested pairs of modes, by
-    default `balanced_tree(d)`.
+    x: (n_0, ..., n_{d-1}). `rank`: a cap, one integer or one for each of the 2d-2 `HT.nodes`. tree:
+    nested pairs of modes, by default `balanced_tree(d)`.
 
-    Each node is cut from what the cuts before have left of x, in the bases of its children, as ST-HOSVD does: the tensor shrinks
-    on the way.  A cut is an orthogonal projection; later ones stay within its range or act on other modes, so all commute, what
-    they lose is mutually orthogonal and adds up in squares.  No projection before makes a singular value larger, so each cut
-    loses at most what the best approximation must lose there.  The two children of the root have the same singular values:
-    the first is cut, the second takes what is left, hence 2d - 3 cuts of rtol |x| / sqrt(2d - 3).
+    Each node is cut from what the cuts before have left of x, in the bases of its children, as
+    ST-HOSVD does: the tensor shrinks on the way. A cut is an orthogonal projection; later ones stay
+    within its range or act on other modes, so all commute, what they lose is mutually orthogonal
+    and adds up in squares. No projection before makes a singular value larger, so each cut loses at
+    most what the best approximation must lose there. The two children of the root have the same
+    singular values: the first is cut, the second takes what is left, hence 2d - 3 cuts of rtol |x|
+    / sqrt(2d - 3).
 
     >>> i = torch.arange(1.0, 9.0, dtype=torch.float64)
     >>> ht_svd(1 / (i[:, None, None, None] + i[:, None, None] + i[:, None] + i), rtol=1e-2)
@@ -252,17 +297,23 @@ def ht_svd(x: Tensor, rank=None, *, rtol: float | None = None, tree=None) -> HT:
 
     nodes = _numbered(tree)
     number = {t: i for i, t, kids in nodes if not kids}
-    axes = [number[mode] for mode in leaves(tree)]  # the nodes that the modes of y stand for, always in the tree's cyclic order
+    axes = [
+        number[mode] for mode in leaves(tree)
+    ]  # the nodes that the modes of y stand for, always in the tree's cyclic order
     width = dict(zip(axes, (x.shape[mode] for mode in leaves(tree))))
     y = (x if scale == 1.0 else x * scale).permute(leaves(tree))
     u, inner = {}, [i for i, _, kids in nodes if kids]
     for i in [i for i in axes if i > 2] + [i for i in inner[::-1] if i > 2] + [1, 2]:
         mine = nodes[i][2] or (i,)
         k = axes.index(mine[0])
-        axes = axes[k:] + axes[:k]  # the modes of this node come to the front; after the cut they are one, at the back
+        axes = (
+            axes[k:] + axes[:k]
+        )  # the modes of this node come to the front; after the cut they are one, at the back
         y = y.reshape(math.prod(width[a] for a in axes[len(axes) - k :]), -1).mT
         matrix = y.reshape(math.prod(width[a] for a in mine), -1).mT
-        v, _ = right_basis(matrix, width[1] if i == 2 else _least(caps, i), atol=0.0 if i == 2 else delta)
+        v, _ = right_basis(
+            matrix, width[1] if i == 2 else _least(caps, i), atol=0.0 if i == 2 else delta
+        )
         u[i], y = v.conj(), project(matrix, v)
         axes, width[i] = axes[len(mine) :] + [i], v.shape[1]
     u[0] = y.reshape(-1, 1)
@@ -274,8 +325,9 @@ def ht_round(ht: HT, rank=None, *, rtol: float | None = None) -> HT:
 
         |ht - result| <= (rtol + 64 eps) |ht|      when `rank` does not cut earlier, and <= sqrt(2d - 3) times the best error
 
-    The bases are made orthonormal from the leaves up; from the root down the weight of each node, the part of its matricisation
-    that stands above its basis; then each node is cut as `ht_svd` does it.  Of x + 2x at rtol=1e-10 come the ranks of x.
+    The bases are made orthonormal from the leaves up; from the root down the weight of each node,
+    the part of its matricisation that stands above its basis; then each node is cut as `ht_svd`
+    does it. Of x + 2x at rtol=1e-10 come the ranks of x.
 
     >>> x = HT.randn((4, 5, 6, 7), rank=2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> ht_round(x + 2 * x, rtol=1e-10).ranks
@@ -294,11 +346,15 @@ def ht_round(ht: HT, rank=None, *, rtol: float | None = None) -> HT:
     whole = _assemble(bases, ht.tree)
     weights, carry, u = _weights(whole), {}, {}
     for i, t, kids in reversed(whole._nodes()):
-        u[i] = _merge(t, carry, kids)  # (the children's ranks, r): the old basis in the children's new ones
+        u[i] = _merge(
+            t, carry, kids
+        )  # (the children's ranks, r): the old basis in the children's new ones
         if i == 1:  # the other child of the root has been cut, this one takes what is left
             weights[1], caps[1] = bases[0][..., 0] @ carry[2].mT, len(carry[2])
         if i > 0:
-            v, _ = right_basis((u[i] @ weights[i]).mH, _least(caps, i), atol=0.0 if i == 1 else delta)
+            v, _ = right_basis(
+                (u[i] @ weights[i]).mH, _least(caps, i), atol=0.0 if i == 1 else delta
+            )
             u[i], carry[i] = v, v.mH @ u[i]
     return _narrow([u[i] for i in range(len(bases))], ht.tree, ht.dtype, exponent)
 
@@ -307,7 +363,8 @@ def ht_round(ht: HT, rank=None, *, rtol: float | None = None) -> HT:
 
 
 def balanced_tree(modes):
-    """The tree of least depth: the modes are halved again and again.  modes: their number, or the modes in the leaves' order.
+    """The tree of least depth: the modes are halved again and again. modes: their number, or the
+    modes in the leaves' order.
 
     >>> balanced_tree(5), balanced_tree((0, 2, 1, 3))
     (((0, 1), (2, (3, 4))), ((0, 2), (1, 3)))
@@ -318,7 +375,8 @@ def balanced_tree(modes):
 
 
 def linear_tree(modes):
-    """The tree of the tensor train: one mode splits off at a time.  modes: their number, or the modes in the leaves' order.
+    """The tree of the tensor train: one mode splits off at a time. modes: their number, or the
+    modes in the leaves' order.
 
     >>> linear_tree(4)
     (0, (1, (2, 3)))
@@ -377,9 +435,14 @@ def _check_tree(who, tree, d):
         elif isinstance(t, int) and not isinstance(t, bool):
             found.append(t)
         else:
-            raise ValueError(f"{who}: needs a tree of nested pairs of modes such as ((0, 1), 2), got {t!r} in {tree!r}")
+            raise ValueError(
+                f"{who}: needs a tree of nested pairs of modes such as ((0, 1), 2), got {t!r} in "
+                f"{tree!r}"
+            )
     if len(found) != d or set(found) != set(range(d)):
-        raise ValueError(f"{who}: needs a tree with each of the modes 0..{d - 1} once, got {tree!r}")
+        raise ValueError(
+            f"{who}: needs a tree with each of the modes 0..{d - 1} once, got {tree!r}"
+        )
     return tree
 
 
@@ -387,7 +450,8 @@ def _check_tree(who, tree, d):
 
 
 def _assemble(bases, tree) -> HT:
-    """An HT from the bases of all nodes, level by level: (n, r) at leaves, (r_left, r_right, r) or (r_left r_right, r) else."""
+    """An HT from the bases of all nodes, level by level: (n, r) at leaves, (r_left, r_right, r) or
+    (r_left r_right, r) else."""
     r = [b.shape[-1] for b in bases]
     factors, cores = {}, []
     for i, t, kids in _numbered(tree):
@@ -399,7 +463,8 @@ def _assemble(bases, tree) -> HT:
 
 
 def _merge(t: Tensor, below, kids) -> Tensor:
-    """sum_{a, b} below_l[i, a] below_r[j, b] t[a, b, k]: (r_l, r_r, r) -> (m_l m_r, r); a leaf's factor as it is."""
+    """sum_{a, b} below_l[i, a] below_r[j, b] t[a, b, k]: (r_l, r_r, r) -> (m_l m_r, r); a leaf's
+    factor as it is."""
     if not kids:
         return t
     left, right = (below[k] for k in kids)
@@ -414,7 +479,8 @@ def _rows(t: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 
 def _orthonormal(ht: HT):
-    """Orthonormal bases of all nodes, and that of the root, which carries the norm, as x / 2^exponent near 1 in size."""
+    """Orthonormal bases of all nodes, and that of the root, which carries the norm, as x /
+    2^exponent near 1 in size."""
     u, r, exponent = {}, {}, 0
     for i, t, kids in reversed(ht._nodes()):
         u[i], shift = _near_one(_merge(t, r, kids))
@@ -427,7 +493,8 @@ def _orthonormal(ht: HT):
 
 
 def _weights(ht: HT):
-    """Of each node W_t (r, q) with W_t W_tᴴ = G_t, the reduced Gramian: its matricisation is U_t W_t times an isometry."""
+    """Of each node W_t (r, q) with W_t W_tᴴ = G_t, the reduced Gramian: its matricisation is U_t
+    W_t times an isometry."""
     w = {0: ht.factors[0].new_ones(1, 1)}
     for i, t, kids in ht._nodes():
         if kids:
@@ -447,7 +514,8 @@ def _least(caps, i):
 
 
 def _near_one(x: Tensor) -> tuple[Tensor, int]:
-    """x / 2^e with largest entry near 1, and e: so that long products neither over- nor underflow."""
+    """x / 2^e with largest entry near 1, and e: so that long products neither over- nor
+    underflow."""
     exponent = math.frexp(float(torch.linalg.vector_norm(x.detach(), math.inf)))[1]
     return _shift(x, -exponent), exponent
 
@@ -460,7 +528,8 @@ def _shift(x: Tensor, exponent: int) -> Tensor:
 
 
 def _narrow(bases, tree, dtype, exponent: int) -> HT:
-    """x = 2^exponent times these bases in `dtype`: the root takes the power, or all do where it could not hold it."""
+    """x = 2^exponent times these bases in `dtype`: the root takes the power, or all do where it
+    could not hold it."""
     size = exponent + math.frexp(float(bases[0].detach().abs().max()))[1]
     share = size // len(bases) if abs(size) >= math.frexp(torch.finfo(dtype).max)[1] - 2 else 0
     bases = [_shift(b, share) for b in bases]

@@ -1,7 +1,7 @@
 """Sums of Kronecker products, and the nearest ones to a matrix [VanLoanPitsianis1993].
 
-Rearranged so that each block of the matrix becomes a row, a Kronecker product is a matrix of rank one: what the SVD does for
-low rank it does here for another pattern.
+Rearranged so that each block of the matrix becomes a row, a Kronecker product is a matrix of rank
+one: what the SVD does for low rank it does here for another pattern.
 """
 
 import math
@@ -10,7 +10,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..linalg import choose_rank, norm, orthogonalize, rank_caps, triangle, truncated_svd, wide, zero_level
+from ..linalg import (
+    choose_rank,
+    norm,
+    orthogonalize,
+    rank_caps,
+    triangle,
+    truncated_svd,
+    wide,
+    zero_level,
+)
 from ..multilinear import khatri_rao
 from ..rng import randn
 from ._modes import check_matrix, check_size, pad, pad_input, split_shape
@@ -21,8 +30,9 @@ from .base import SplitMatrix, check_same, check_shape
 class Kronecker(SplitMatrix):
     """w = sum_k F_0[k] ⊗ F_1[k] ⊗ ... ⊗ F_{d-1}[k].
 
-    factors: d tensors (terms, out_j, in_j).  ranks: (terms,).  size: (out, in) where these are less than the products of the
-    factors' sizes: what stands beyond is stored, counted in `numel`, and cut.  ValueError for factors that do not fit.
+    factors: d tensors (terms, out_j, in_j). ranks: (terms,). size: (out, in) where these are less
+    than the products of the factors' sizes: what stands beyond is stored, counted in `numel`, and
+    cut. ValueError for factors that do not fit.
 
     >>> Kronecker.randn((16, 24), rank=2, generator=torch.Generator().manual_seed(0))
     Kronecker(shape=(16, 24), ranks=(2,), stores 80 of 384)
@@ -34,22 +44,36 @@ class Kronecker(SplitMatrix):
     def _check(self):
         got = [tuple(f.shape) for f in self.factors]
         if len(got) < 2 or any(len(g) != 3 or 0 in g or g[0] != got[0][0] for g in got):
-            raise ValueError(f"Kronecker: needs two or more factors (terms, out, in) with as many terms each, got shapes {got}")
+            raise ValueError(
+                f"Kronecker: needs two or more factors (terms, out, in) with as many terms each, "
+                f"got shapes {got}"
+            )
         check_same("Kronecker", self.factors)
         if self.size is not None:
             check_size("Kronecker", self.size, self.padded)
 
     @classmethod
-    def from_dense(cls, w: Tensor, rank=None, *, rtol: float | None = None, factors: int = 2, out=None, in_=None) -> "Kronecker":
+    def from_dense(
+        cls,
+        w: Tensor,
+        rank=None,
+        *,
+        rtol: float | None = None,
+        factors: int = 2,
+        out=None,
+        in_=None,
+    ) -> "Kronecker":
         """The sum of Kronecker products near a dense matrix, by SVDs of its rearrangement.
 
             |w - result| <= (rtol + 64 eps) |w|      when `rank` does not cut earlier
 
-        Two factors: the *best* sum of so many terms, the truncated SVD of the rearranged matrix [VanLoanPitsianis1993].  More:
-        successive SVDs, which split off one factor after another from each term [BatselierWong2017]; the terms are orthogonal, the
-        largest are kept and the error is exactly the norm of the others, but with fewer terms a smaller error may exist.
-        w: (out, in).  out, in_: as many sizes each, by default `factors` nearly equal ones; zeros are padded where their products
-        are larger than w.  `rank`: a cap on the terms.  ValueError or TypeError for a bad argument.
+        Two factors: the *best* sum of so many terms, the truncated SVD of the rearranged matrix
+        [VanLoanPitsianis1993]. More: successive SVDs, which split off one factor after another from
+        each term [BatselierWong2017]; the terms are orthogonal, the largest are kept and the error
+        is exactly the norm of the others, but with fewer terms a smaller error may exist. w: (out,
+        in). out, in_: as many sizes each, by default `factors` nearly equal ones; zeros are padded
+        where their products are larger than w. `rank`: a cap on the terms. ValueError or TypeError
+        for a bad argument.
 
         >>> a, b = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0], [4.0]])
         >>> Kronecker.from_dense(torch.kron(a, b), rtol=0.0, out=(1, 2), in_=(2, 1)).ranks
@@ -68,11 +92,25 @@ class Kronecker(SplitMatrix):
         return cls(tuple(c.mT.reshape(-1, m, n) for c, m, n in zip(columns, out, in_)), size)
 
     @classmethod
-    def randn(cls, shape, rank, *, factors: int = 2, out=None, in_=None, generator=None, dtype=None, device=None) -> "Kronecker":
+    def randn(
+        cls,
+        shape,
+        rank,
+        *,
+        factors: int = 2,
+        out=None,
+        in_=None,
+        generator=None,
+        dtype=None,
+        device=None,
+    ) -> "Kronecker":
         """Gaussian factors, scaled so that the entries of w have variance 1."""
         out, in_, size = split_shape("Kronecker.randn", shape, factors, out, in_, least=2)
         (r,) = rank_caps("Kronecker.randn", rank, None, shape, 1)
-        made = [randn(r, m, n, generator=generator, dtype=dtype, device=device) for m, n in zip(out, in_)]
+        made = [
+            randn(r, m, n, generator=generator, dtype=dtype, device=device)
+            for m, n in zip(out, in_)
+        ]
         return cls((made[0] / r**0.5, *made[1:]), size)
 
     @property
@@ -98,15 +136,20 @@ class Kronecker(SplitMatrix):
         return x[: self.shape[0], : self.shape[1]]
 
     def apply(self, x: Tensor) -> Tensor:
-        """y = w x without forming a product: of two factors and the input as a matrix X, sum_k F_0[k] X F_1[k]ᵀ."""
+        """y = w x without forming a product: of two factors and the input as a matrix X, sum_k
+        F_0[k] X F_1[k]ᵀ."""
         x = pad_input("Kronecker.apply", x, self.shape[1], self.padded[1])
         (first, *middle, last), batch = self.factors, x.shape[:-1]
         r = len(first)
-        z = x.reshape(-1, last.shape[2]) @ last.flatten(0, 1).mT  # (batch and inputs before, terms, outputs after)
+        z = (
+            x.reshape(-1, last.shape[2]) @ last.flatten(0, 1).mT
+        )  # (batch and inputs before, terms, outputs after)
         for f in reversed(middle):
             z = z.reshape(-1, f.shape[2], r, z.shape[1] // r).permute(2, 0, 1, 3)
             z = (f[:, None] @ z).flatten(2).transpose(0, 1).flatten(1)
-        z = first.permute(1, 2, 0).flatten(1) @ z.reshape(batch.numel(), first.shape[2] * r, z.shape[1] // r)
+        z = first.permute(1, 2, 0).flatten(1) @ z.reshape(
+            batch.numel(), first.shape[2] * r, z.shape[1] // r
+        )
         return z.flatten(1)[:, : self.shape[0]].reshape(*batch, self.shape[0])
 
     def flops(self, batch: int) -> int:
@@ -118,7 +161,8 @@ class Kronecker(SplitMatrix):
         return total
 
     def lr_multipliers(self) -> tuple[float, ...]:
-        """in / (fan-in of the factor) / d; the fan-in is in_j, of the first factor, which adds the terms, terms · in_0 [Qiu2024].
+        """in / (fan-in of the factor) / d; the fan-in is in_j, of the first factor, which adds the
+        terms, terms · in_0 [Qiu2024].
 
         >>> Kronecker.randn((1024, 1024), 2).lr_multipliers()
         (8.0, 16.0)
@@ -127,7 +171,8 @@ class Kronecker(SplitMatrix):
         return tuple(self.shape[1] / n / len(fan_in) for n in fan_in)
 
     def norm(self) -> Tensor:
-        """Frobenius norm, right for nearly cancelling terms too; w is formed only where there is padding to cut."""
+        """Frobenius norm, right for nearly cancelling terms too; w is formed only where there is
+        padding to cut."""
         if self.shape != self.padded:
             return norm(self.to(wide(self.dtype)).to_dense()).to(self.dtype.to_real())
         r = self.factors[0].new_ones(1, self.ranks[0], dtype=wide(self.dtype))
@@ -136,7 +181,8 @@ class Kronecker(SplitMatrix):
         return norm(r.sum(1)).to(self.dtype.to_real())
 
     def dot(self, other: "Kronecker") -> Tensor:
-        """<self, other> = sum of conj(self) * other, from the d products of factors; with padding both are formed."""
+        """<self, other> = sum of conj(self) * other, from the d products of factors; with padding
+        both are formed."""
         self._same(other, "dot")
         if self.shape != self.padded:
             return (self.to_dense().conj() * other.to_dense()).sum()
@@ -155,18 +201,27 @@ class Kronecker(SplitMatrix):
         return Kronecker((self.factors[0] * number, *self.factors[1:]), self.size)
 
     def round(self, rank=None, *, rtol: float | None = None) -> "Kronecker":
-        """Fewer terms: the best for two factors, from the small matrix between orthonormal ones (padding counts as it stands);
-        of more, what `from_dense` finds if that has fewer terms than w."""
+        """Fewer terms: the best for two factors, from the small matrix between orthonormal ones
+        (padding counts as it stands); of more, what `from_dense` finds if that has fewer terms than
+        w."""
         if len(self.factors) > 2:
             w = self.to(wide(self.dtype)).to_dense()
-            form = Kronecker.from_dense(w, rank, rtol=rtol, out=self.out, in_=self.in_).to(self.dtype)
-            return form if form.ranks < self.ranks or (rank is not None and self.ranks > (rank,)) else self
+            form = Kronecker.from_dense(w, rank, rtol=rtol, out=self.out, in_=self.in_).to(
+                self.dtype
+            )
+            return (
+                form
+                if form.ranks < self.ranks or (rank is not None and self.ranks > (rank,))
+                else self
+            )
         (cap,) = rank_caps("Kronecker.round", rank, rtol, self.shape, 1)
         (qa, ra), (qb, rb) = (orthogonalize(c.to(wide(self.dtype))) for c in self._columns())
         size = float(self.to(wide(self.dtype)).norm().detach())
         u, s, vh = truncated_svd(ra @ rb.mT, cap, atol=(rtol or 0.0) * size)
         columns = qa @ (u * s.sqrt()), qb @ (vh.mT * s.sqrt())
-        return self.with_tensors(c.mT.reshape(-1, *f.shape[1:]).to(f.dtype) for c, f in zip(columns, self.factors))
+        return self.with_tensors(
+            c.mT.reshape(-1, *f.shape[1:]).to(f.dtype) for c, f in zip(columns, self.factors)
+        )
 
     def _columns(self):
         """Each factor as the matrix (out_j in_j, terms) of which the rearranged w is made."""
@@ -175,14 +230,22 @@ class Kronecker(SplitMatrix):
     def _same(self, other, sign):
         other = super()._same(other, sign)
         if (other.out, other.in_) != (self.out, self.in_):
-            raise ValueError(f"Kronecker {sign}: needs factors {self.out} x {self.in_}, got {other.out} x {other.in_}")
+            raise ValueError(
+                f"Kronecker {sign}: needs factors {self.out} x {self.in_}, got {other.out} x "
+                f"{other.in_}"
+            )
         return other
 
     def _add(self, other):
-        return Kronecker(tuple(torch.cat(pair) for pair in zip(self.factors, other.factors)), self.size)
+        return Kronecker(
+            tuple(torch.cat(pair) for pair in zip(self.factors, other.factors)), self.size
+        )
 
     def _times(self, other):
-        return Kronecker(tuple((a[:, None] * b).flatten(0, 1) for a, b in zip(self.factors, other.factors)), self.size)
+        return Kronecker(
+            tuple((a[:, None] * b).flatten(0, 1) for a, b in zip(self.factors, other.factors)),
+            self.size,
+        )
 
 
 def kron_svd(w: Tensor, left, rank: int | None = None, *, rtol: float | None = None) -> Kronecker:
@@ -190,8 +253,9 @@ def kron_svd(w: Tensor, left, rank: int | None = None, *, rtol: float | None = N
 
         minimise | w - sum_k A_k ⊗ B_k |  =  | R(w) - sum_k vec(A_k) vec(B_k)ᵀ |,      R = `kron_rearrange`
 
-    w: (out, in).  left: the (rows, columns) of the A_k; those of the B_k are what is left, rounded up, and zeros are padded.
-    The smallest rank that meets `rtol`, capped by `rank`.  ValueError or TypeError for a bad rank, rtol, matrix or size.
+    w: (out, in). left: the (rows, columns) of the A_k; those of the B_k are what is left, rounded
+    up, and zeros are padded. The smallest rank that meets `rtol`, capped by `rank`. ValueError or
+    TypeError for a bad rank, rtol, matrix or size.
 
     >>> kron_svd(torch.ones(6, 6), (2, 3), rtol=0.0)
     Kronecker(shape=(6, 6), ranks=(1,), stores 12 of 36)
@@ -201,10 +265,11 @@ def kron_svd(w: Tensor, left, rank: int | None = None, *, rtol: float | None = N
 
 
 def kron_rearrange(w: Tensor, left) -> Tensor:
-    """The matrix whose row (a, c) is block (a, c) of w: of A ⊗ B it is vec(A) vec(B)ᵀ [VanLoanPitsianis1993].
+    """The matrix whose row (a, c) is block (a, c) of w: of A ⊗ B it is vec(A) vec(B)ᵀ
+    [VanLoanPitsianis1993].
 
-    w: (out, in), left: (rows, columns) of A  ->  (rows · columns, rows of B · columns of B).  It keeps the Frobenius norm, and no
-    other.
+    w: (out, in), left: (rows, columns) of A -> (rows · columns, rows of B · columns of B). It keeps
+    the Frobenius norm, and no other.
 
     >>> kron_rearrange(torch.kron(torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]])), (1, 2))
     tensor([[3., 4.],
@@ -231,7 +296,8 @@ def _rearranged(w: Tensor, out, in_) -> Tensor:
 
 
 def _successive(x: Tensor, cap: int | None, atol: float) -> list[Tensor]:
-    """Orthogonal rank-one terms of a tensor by successive SVDs, the largest: a matrix (n_j, terms) for each mode."""
+    """Orthogonal rank-one terms of a tensor by successive SVDs, the largest: a matrix (n_j, terms)
+    for each mode."""
     *units, last = _terms(x.to(wide(x.dtype)))
     weights = torch.linalg.vector_norm(last, dim=0)
     order = weights.detach().argsort(descending=True)
@@ -249,5 +315,7 @@ def _terms(x: Tensor) -> list[Tensor]:
     if x.ndim == 2:
         return [u, rest.mT]
     parts = [_terms(row.reshape(x.shape[1:])) for row in rest]
-    first = torch.cat([u[:, k : k + 1].expand(-1, part[0].shape[1]) for k, part in enumerate(parts)], 1)
+    first = torch.cat(
+        [u[:, k : k + 1].expand(-1, part[0].shape[1]) for k, part in enumerate(parts)], 1
+    )
     return [first, *(torch.cat(columns, 1) for columns in zip(*parts))]

@@ -1,4 +1,5 @@
-"""A matrix as a product of two thin ones [EckartYoung1936]: the SVD layer, LoRA and DLRT all hold one of these."""
+"""A matrix as a product of two thin ones [EckartYoung1936]: the SVD layer, LoRA and DLRT all hold
+one of these."""
 
 from dataclasses import dataclass
 
@@ -29,21 +30,33 @@ class LowRank(MatrixFormat):
         check_same("LowRank", self.tensors())
         got = [tuple(t.shape) for t in self.tensors()]
         fits = self.u.ndim == self.v.ndim == 2 and self.u.shape[1] == self.v.shape[1]
-        if not fits or 0 in got[0] + got[1] or (self.s is not None and self.s.shape != 2 * self.u.shape[1:]):
-            raise ValueError(f"LowRank: needs u (out, r), v (in, r) and s (r, r) or None, got shapes {got}")
+        if (
+            not fits
+            or 0 in got[0] + got[1]
+            or (self.s is not None and self.s.shape != 2 * self.u.shape[1:])
+        ):
+            raise ValueError(
+                f"LowRank: needs u (out, r), v (in, r) and s (r, r) or None, got shapes {got}"
+            )
 
     @classmethod
-    def from_dense(cls, w: Tensor, rank: int | None = None, *, rtol: float | None = None) -> "LowRank":
+    def from_dense(
+        cls, w: Tensor, rank: int | None = None, *, rtol: float | None = None
+    ) -> "LowRank":
         """The best w of its rank, as two balanced factors: u √Σ and v √Σ of the truncated SVD.
 
-        w: (out, in).  `rank` is a cap, `rtol` the relative Frobenius error; the smallest rank that meets it, capped.
+        w: (out, in). `rank` is a cap, `rtol` the relative Frobenius error; the smallest rank that
+        meets it, capped.
         """
         u, s, vh = truncated_svd(w, rank, rtol=rtol)
         root = s.sqrt()
         if not (w.requires_grad and torch.is_grad_enabled()):
             return cls(u * root, vh.mH * root)
-        # uᴴ w v is diag(s), and stays so where the values differ; where they are equal its derivative is full
-        rest = (u.mH @ w @ vh.mH).fill_diagonal_(0) / (root + root[:, None]).clamp_min(torch.finfo(root.dtype).tiny)
+        # uᴴ w v is diag(s), and stays so where the values differ; where they are equal its
+        # derivative is full
+        rest = (u.mH @ w @ vh.mH).fill_diagonal_(0) / (root + root[:, None]).clamp_min(
+            torch.finfo(root.dtype).tiny
+        )
         rest = rest - rest.detach()
         return cls(u * root + u @ rest, vh.mH * root + vh.mH @ rest.mH)
 
@@ -76,7 +89,8 @@ class LowRank(MatrixFormat):
         return 2 * batch * r * (m + n) + (0 if self.s is None else 2 * r * r * m)
 
     def lr_multipliers(self) -> tuple[float, ...]:
-        """in / (fan-in of the factor) / (number of factors); the fan-in is in for v, and r for u and s [Qiu2024].
+        """in / (fan-in of the factor) / (number of factors); the fan-in is in for v, and r for u
+        and s [Qiu2024].
 
         >>> LowRank.randn((64, 64), 4).lr_multipliers()
         (8.0, 0.5)
@@ -85,7 +99,8 @@ class LowRank(MatrixFormat):
         return tuple(self.shape[1] / n / len(fan_in) for n in fan_in)
 
     def orthogonal(self) -> "LowRank":
-        """The same matrix with orthonormal u and v and a full s in between; the rank is at most the shorter side."""
+        """The same matrix with orthonormal u and v and a full s in between; the rank is at most the
+        shorter side."""
         u, s, v = self._bases()
         if len(s) > s.shape[1]:  # more rows than columns: u turns into the range of s
             q, s = orthogonalize(s)
@@ -100,7 +115,8 @@ class LowRank(MatrixFormat):
         return LowRank(self._left(), self.v)
 
     def round(self, rank: int | None = None, *, rtol: float | None = None) -> "LowRank":
-        """The best w of lower rank, from the SVD of the small middle factor; balanced factors as in `from_dense`."""
+        """The best w of lower rank, from the SVD of the small middle factor; balanced factors as in
+        `from_dense`."""
         u, s, v = self.to(wide(self.dtype))._bases()
         small = LowRank.from_dense(s, rank, rtol=rtol)
         return LowRank(u @ small.u, v @ small.v).to(self.dtype)
@@ -136,5 +152,6 @@ class LowRank(MatrixFormat):
     def _times(self, other):
         a, b = self._left(), other._left()
         return LowRank(
-            (a[:, :, None] * b[:, None, :]).flatten(1), (self.v[:, :, None] * other.v[:, None, :]).flatten(1)
+            (a[:, :, None] * b[:, None, :]).flatten(1),
+            (self.v[:, :, None] * other.v[:, None, :]).flatten(1),
         )

@@ -1,7 +1,8 @@
 """Monarch matrices [Dao2022]: block-diagonal, permutation, block-diagonal.
 
-They are the block tensor trains whose grid of slices is b by b and whose rank is the least that makes the middle as wide as
-the matrix; with √n blocks, that of rank 1.  So `BlockTT` multiplies and truncates, and here stands the view as a product.
+They are the block tensor trains whose grid of slices is b by b and whose rank is the least that
+makes the middle as wide as the matrix; with √n blocks, that of rank 1. So `BlockTT` multiplies and
+truncates, and here stands the view as a product.
 """
 
 from dataclasses import dataclass
@@ -15,13 +16,15 @@ from .blocktt import BlockTT
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Monarch(BlockTT):
-    """w = P L Pᵀ R with L and R block-diagonal and P the permutation that deals the values of one block to all others.
+    """w = P L Pᵀ R with L and R block-diagonal and P the permutation that deals the values of one
+    block to all others.
 
         w[(a, b), (c, d)] = sum_s L[b, a, (c, s)] R[c, (s, b), d]        rows (a, b), columns (c, d), b and c count blocks
 
-    cores: as of `BlockTT`; `blocks()` gives L and R.  With b blocks in each, L and R hold out·middle / b and middle·in / b
-    numbers, middle = b² s.  More cores: the product P₀ B₀ P₁ B₁ ... of the order-d Monarch matrices [Fu2023], each with n^(1-1/d)
-    blocks.  A sum of two has wider middles, and stays a Monarch.
+    cores: as of `BlockTT`; `blocks()` gives L and R. With b blocks in each, L and R hold out·middle
+    / b and middle·in / b numbers, middle = b² s. More cores: the product P₀ B₀ P₁ B₁ ... of the
+    order-d Monarch matrices [Fu2023], each with n^(1-1/d) blocks. A sum of two has wider middles,
+    and stays a Monarch.
 
     >>> import torch
     >>> w = Monarch.randn((64, 64), blocks=4, generator=torch.Generator().manual_seed(0))
@@ -31,11 +34,13 @@ class Monarch(BlockTT):
 
     @classmethod
     def from_dense(cls, w: Tensor, blocks: int | None = None, *, cores: int = 2) -> "Monarch":
-        """The Monarch matrix next to a dense one: truncated SVDs of its slices w[:, b, c, :] [Dao2022].
+        """The Monarch matrix next to a dense one: truncated SVDs of its slices w[:, b, c, :]
+        [Dao2022].
 
-        Two cores: the *best* approximation, and so exact for a Monarch matrix.  More: *quasi-optimal*, at most √(d-1) times
-        the best error.  w: (out, in).  blocks: how many L and R have each; None: about √n for two cores, n^(1-1/d) for d.
-        Sizes that are no multiples of it are padded with zeros.
+        Two cores: the *best* approximation, and so exact for a Monarch matrix. More:
+        *quasi-optimal*, at most √(d-1) times the best error. w: (out, in). blocks: how many L and R
+        have each; None: about √n for two cores, n^(1-1/d) for d. Sizes that are no multiples of it
+        are padded with zeros.
 
         >>> import torch
         >>> Monarch.from_dense(torch.ones(16, 16), blocks=4)
@@ -48,25 +53,45 @@ class Monarch(BlockTT):
         return cls(form.cores, form.size)
 
     @classmethod
-    def randn(cls, shape, blocks: int | None = None, *, cores: int = 2, generator=None, dtype=None, device=None) -> "Monarch":
+    def randn(
+        cls,
+        shape,
+        blocks: int | None = None,
+        *,
+        cores: int = 2,
+        generator=None,
+        dtype=None,
+        device=None,
+    ) -> "Monarch":
         """Gaussian blocks, scaled so that the entries of w have variance 1."""
         out, in_, ranks = _grid("Monarch.randn", shape, blocks, cores)
-        form = BlockTT.randn(shape, ranks, out=out, in_=in_, generator=generator, dtype=dtype, device=device)
+        form = BlockTT.randn(
+            shape, ranks, out=out, in_=in_, generator=generator, dtype=dtype, device=device
+        )
         return cls(form.cores, form.size)
 
     def blocks(self) -> tuple[Tensor, ...]:
-        """The diagonal blocks of each factor, the last one first to act: (number, rows, columns)."""
+        """The diagonal blocks of each factor, the last one first to act: (number, rows,
+        columns)."""
         return tuple(c.flatten(4).flatten(2, 3).flatten(0, 1) for c in self.cores)
 
 
 def _grid(who, shape, blocks, cores):
-    """The modes and ranks of a Monarch with so many blocks: slices of out / b by in / b, of rank min(out, in) / b² rounded up."""
+    """The modes and ranks of a Monarch with so many blocks: slices of out / b by in / b, of rank
+    min(out, in) / b² rounded up."""
     if blocks is None:
         out, in_, _ = split_shape(who, shape, cores)
         return out, in_, (1,) * (cores - 1)
     m, n = check_shape(who, shape) if len(shape) == 2 else (0, 0)
-    if cores != 2 or isinstance(blocks, bool) or not isinstance(blocks, int) or not 1 <= blocks <= min(m, n):
+    if (
+        cores != 2
+        or isinstance(blocks, bool)
+        or not isinstance(blocks, int)
+        or not 1 <= blocks <= min(m, n)
+    ):
         need = "two cores and a number of blocks from 1 to the shorter side"
-        raise ValueError(f"{who}: needs {need}, got cores={cores} and blocks={blocks!r} for shape {tuple(shape)}")
+        raise ValueError(
+            f"{who}: needs {need}, got cores={cores} and blocks={blocks!r} for shape {tuple(shape)}"
+        )
     rows, columns = -(-m // blocks), -(-n // blocks)
     return (rows, blocks), (blocks, columns), (-(-min(rows, columns) // blocks),)

@@ -22,14 +22,18 @@ from .ttmatrix import TTMatrix
 from .tucker import Tucker
 
 # what a file may hold
-FORMATS = {cls.__name__: cls for cls in (LowRank, CP, Tucker, TT, HT, TTMatrix, Kronecker, Monarch, BlockTT)}
+FORMATS = {
+    cls.__name__: cls
+    for cls in (LowRank, CP, Tucker, TT, HT, TTMatrix, Kronecker, Monarch, BlockTT)
+}
 
 
 def save(path, x: Format) -> None:
     """Write a format to a safetensors file, whole or not at all.
 
-    The tensors are named field or field.k after the dataclass; the class name stands in the metadata, and fields that are not
-    tensors stand there as JSON.  Complex tensors are stored as pairs of real numbers.
+    The tensors are named field or field.k after the dataclass; the class name stands in the
+    metadata, and fields that are not tensors stand there as JSON. Complex tensors are stored as
+    pairs of real numbers.
 
     >>> from tempfile import mkdtemp
     >>> path = mkdtemp() + "/train.safetensors"
@@ -53,26 +57,35 @@ def save(path, x: Format) -> None:
 def load(path, *, device="cpu") -> Format:
     """Read a format from a safetensors file.
 
-    The class name in the file is looked up in the fixed list of formats; anything else is refused, with a ValueError.
+    The class name in the file is looked up in the fixed list of formats; anything else is refused,
+    with a ValueError.
     """
     tensors, about = _read("load", path, device)
     kind = about.get("format")
     if kind not in FORMATS:
-        raise ValueError(f"load: needs a file with one of {', '.join(FORMATS)}, got {kind!r} in {path}")
+        raise ValueError(
+            f"load: needs a file with one of {', '.join(FORMATS)}, got {kind!r} in {path}"
+        )
     try:
         if about.get("complex") == "True":
             tensors = {n: torch.view_as_complex(t) for n, t in tensors.items()}
         rest = [f.name for f in fields(FORMATS[kind]) if not is_data(f) and f.name in about]
-        return FORMATS[kind](**_grouped(tensors), **{name: _tuples(json.loads(about[name])) for name in rest})
+        return FORMATS[kind](
+            **_grouped(tensors), **{name: _tuples(json.loads(about[name])) for name in rest}
+        )
     except (TypeError, ValueError, RuntimeError) as error:  # RecursionError is a RuntimeError
-        raise ValueError(f"load: needs the tensors of a {kind}, got {sorted(tensors)} in {path} ({error})") from None
+        raise ValueError(
+            f"load: needs the tensors of a {kind}, got {sorted(tensors)} in {path} ({error})"
+        ) from None
 
 
 def save_state(path, state) -> None:
-    """Write a checkpoint to a safetensors file, whole or not at all: what `state_dict` of a model, an optimiser or a `DLRT` gives.
+    """Write a checkpoint to a safetensors file, whole or not at all: what `state_dict` of a model,
+    an optimiser or a `DLRT` gives.
 
-    state: dicts, lists and tuples, one in another, of tensors, numbers, texts and None.  The tensors are numbered, and stand in
-    the file as such; the rest is JSON beside them.  Raises TypeError for anything else.
+    state: dicts, lists and tuples, one in another, of tensors, numbers, texts and None. The tensors
+    are numbered, and stand in the file as such; the rest is JSON beside them. Raises TypeError for
+    anything else.
 
     >>> from tempfile import mkdtemp
     >>> path, model = mkdtemp() + "/run.safetensors", torch.nn.Linear(3, 2)
@@ -91,23 +104,31 @@ def load_state(path, *, device="cpu"):
     try:
         return _unpacked(json.loads(about["state"]), tensors)
     except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"load_state: needs a file of save_state, got {path} ({error!r})") from None
+        raise ValueError(
+            f"load_state: needs a file of save_state, got {path} ({error!r})"
+        ) from None
 
 
 def _packed(x, tensors: dict):
-    """The same as lists, texts and numbers, with {kind: ...} for what JSON lacks; the tensors go to `tensors`."""
+    """The same as lists, texts and numbers, with {kind: ...} for what JSON lacks; the tensors go to
+    `tensors`."""
     if isinstance(x, torch.Tensor):
         name = str(len(tensors))
         tensors[name] = x
         return {"complex" if x.is_complex() else "tensor": name}
     if isinstance(x, dict):
-        return {"dict": [[_packed(key, tensors), _packed(value, tensors)] for key, value in x.items()]}
+        return {
+            "dict": [[_packed(key, tensors), _packed(value, tensors)] for key, value in x.items()]
+        }
     if isinstance(x, (list, tuple)):
         inner = [_packed(value, tensors) for value in x]
         return inner if isinstance(x, list) else {"tuple": inner}
     if x is None or isinstance(x, (bool, int, float, str)):
         return x
-    raise TypeError(f"save_state: needs tensors, numbers, texts, None, dicts, lists and tuples, got {type(x).__name__}")
+    raise TypeError(
+        f"save_state: needs tensors, numbers, texts, None, dicts, lists and tuples, got "
+        f"{type(x).__name__}"
+    )
 
 
 def _unpacked(x, tensors: dict):
@@ -125,7 +146,10 @@ def _unpacked(x, tensors: dict):
 
 def _write(path, tensors, about) -> None:
     tensors = {n: t.detach().resolve_conj().cpu() for n, t in tensors.items()}
-    tensors = {n: (torch.view_as_real(t) if t.is_complex() else t).clone().contiguous() for n, t in tensors.items()}
+    tensors = {
+        n: (torch.view_as_real(t) if t.is_complex() else t).clone().contiguous()
+        for n, t in tensors.items()
+    }
     path = Path(path)
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     os.close(handle)

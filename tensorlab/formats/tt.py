@@ -1,8 +1,8 @@
 """Tensor trains [Oseledets2011]: the format, its arithmetic, TT-SVD and rounding.
 
-TT-SVD here works from both ends: it takes modes off the end that is cheaper, several small ones at once as a slab,
-and replaces them by the leading basis of the slab (`linalg.right_basis`), so that already the first pass over the data
-shrinks it [RohrigZollner2022].
+TT-SVD here works from both ends: it takes modes off the end that is cheaper, several small ones at
+once as a slab, and replaces them by the leading basis of the slab (`linalg.right_basis`), so that
+already the first pass over the data shrinks it [RohrigZollner2022].
 """
 
 import math
@@ -31,9 +31,11 @@ SLAB = 64  # columns up to which trailing modes are merged
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TT(Format):
-    """Tensor train: x[i_0, ..., i_{d-1}] = G_0[i_0] G_1[i_1] ... G_{d-1}[i_{d-1}], a product of matrices.
+    """Tensor train: x[i_0, ..., i_{d-1}] = G_0[i_0] G_1[i_1] ... G_{d-1}[i_{d-1}], a product of
+    matrices.
 
-    cores: d tensors, core k of shape (r_k, n_k, r_{k+1}) with r_0 = r_d = 1.  ranks: the d-1 free ones.
+    cores: d tensors, core k of shape (r_k, n_k, r_{k+1}) with r_0 = r_d = 1. ranks: the d-1 free
+    ones.
 
     >>> TT.randn((4, 5, 6), rank=3, generator=torch.Generator().manual_seed(0))
     TT(shape=(4, 5, 6), ranks=(3, 3), stores 75 of 120)
@@ -44,18 +46,30 @@ class TT(Format):
     def _check(self):
         got = [tuple(c.shape) for c in self.cores]
         chained = all(a[-1:] == b[:1] for a, b in zip(got, got[1:]))
-        if not got or any(len(g) != 3 or 0 in g for g in got) or not chained or got[0][0] != 1 or got[-1][2] != 1:
-            raise ValueError(f"TT: needs cores (r_left, n, r_right) that chain from rank 1 to rank 1, got shapes {got}")
+        if (
+            not got
+            or any(len(g) != 3 or 0 in g for g in got)
+            or not chained
+            or got[0][0] != 1
+            or got[-1][2] != 1
+        ):
+            raise ValueError(
+                f"TT: needs cores (r_left, n, r_right) that chain from rank 1 to rank 1, got "
+                f"shapes {got}"
+            )
         check_same("TT", self.cores)
 
     @classmethod
     def randn(cls, shape, rank, *, generator=None, dtype=None, device=None) -> "TT":
-        """Gaussian cores, scaled so that the entries have variance 1; ranks are capped by the unfoldings'."""
+        """Gaussian cores, scaled so that the entries have variance 1; ranks are capped by the
+        unfoldings'."""
         shape = check_shape("TT.randn", shape)
         caps = rank_caps("TT.randn", rank, None, shape, len(shape) - 1)
         r = [1, *(min(c, m) for c, m in zip(caps, unfolding_ranks(shape))), 1]
         options = dict(generator=generator, dtype=dtype, device=device)
-        return cls(tuple(randn(r[k], n, r[k + 1], **options) / r[k] ** 0.5 for k, n in enumerate(shape)))
+        return cls(
+            tuple(randn(r[k], n, r[k + 1], **options) / r[k] ** 0.5 for k, n in enumerate(shape))
+        )
 
     @property
     def shape(self):
@@ -73,13 +87,17 @@ class TT(Format):
         return out.reshape(self.shape)
 
     def norm(self) -> Tensor:
-        """Frobenius norm by orthogonalisation: right to full accuracy for differences too, and for any d and scale."""
+        """Frobenius norm by orthogonalisation: right to full accuracy for differences too, and for
+        any d and scale."""
         r, exponent = self.cores[0].new_ones(1, 1).to(wide(self.dtype)), 0
         for core in self.cores:
             r, shift = _near_one(triangle(torch.tensordot(r, core.to(r.dtype), 1).flatten(0, 1)))
             exponent += shift
         size = torch.linalg.matrix_norm(r)
-        for part in (exponent // 2, exponent - exponent // 2):  # in two steps: 2^exponent alone may not be a float
+        for part in (
+            exponent // 2,
+            exponent - exponent // 2,
+        ):  # in two steps: 2^exponent alone may not be a float
             size = size * math.ldexp(1.0, min(part, 1023))
         return size.to(self.dtype.to_real())
 
@@ -88,14 +106,16 @@ class TT(Format):
         self._same(other, "dot")
         e = self.cores[0].new_ones(1, 1)
         for a, b in zip(self.cores, other.cores):
-            e = a.conj().reshape(-1, a.shape[2]).mT @ (e @ b.reshape(b.shape[0], -1)).reshape(-1, b.shape[2])
+            e = a.conj().reshape(-1, a.shape[2]).mT @ (e @ b.reshape(b.shape[0], -1)).reshape(
+                -1, b.shape[2]
+            )
         return e.reshape(())
 
     def at(self, index) -> Tensor:
         """Entries at many multi-indices: (batch, d) -> (batch,).
 
-        The batch is sorted by its index in each mode in turn, so that a mode costs one matrix product per index value
-        and no core is gathered once per entry.
+        The batch is sorted by its index in each mode in turn, so that a mode costs one matrix
+        product per index value and no core is gathered once per entry.
         """
         index = self._index(index)
         v = self.cores[0][0].index_select(0, index[:, 0])  # (batch, r)
@@ -111,7 +131,8 @@ class TT(Format):
         return TT((self.cores[0] * number, *self.cores[1:]))
 
     def orthogonal(self, center: int = 0) -> "TT":
-        """The same train with orthonormal cores on both sides of `center`, which alone carries the norm."""
+        """The same train with orthonormal cores on both sides of `center`, which alone carries the
+        norm."""
         d = self.ndim
         if not isinstance(center, int) or not 0 <= center < d:
             raise ValueError(f"TT.orthogonal: center must be in 0..{d - 1}, got {center}")
@@ -119,7 +140,9 @@ class TT(Format):
         for k in range(center):
             cores[k], cores[k + 1] = _push_right(cores[k], cores[k + 1])
         for k in range(d - 1, center, -1):
-            cores[k], cores[k - 1] = (_mirror(c) for c in _push_right(_mirror(cores[k]), _mirror(cores[k - 1])))
+            cores[k], cores[k - 1] = (
+                _mirror(c) for c in _push_right(_mirror(cores[k]), _mirror(cores[k - 1]))
+            )
         return TT(tuple(cores))
 
     def round(self, rank=None, *, rtol: float | None = None) -> "TT":
@@ -131,12 +154,18 @@ class TT(Format):
         cores = [torch.cat([self.cores[0], other.cores[0]], 2)]
         for a, b in zip(self.cores[1:-1], other.cores[1:-1]):
             top = torch.cat([a, a.new_zeros(a.shape[0], a.shape[1], b.shape[2])], 2)
-            cores.append(torch.cat([top, torch.cat([b.new_zeros(b.shape[0], b.shape[1], a.shape[2]), b], 2)], 0))
+            cores.append(
+                torch.cat(
+                    [top, torch.cat([b.new_zeros(b.shape[0], b.shape[1], a.shape[2]), b], 2)], 0
+                )
+            )
         return TT((*cores, torch.cat([self.cores[-1], other.cores[-1]], 0)))
 
     def _times(self, other):
         pairs = zip(self.cores, other.cores)
-        return TT(tuple(torch.einsum("anb,cnd->acnbd", a, b).flatten(3).flatten(0, 1) for a, b in pairs))
+        return TT(
+            tuple(torch.einsum("anb,cnd->acnbd", a, b).flatten(3).flatten(0, 1) for a, b in pairs)
+        )
 
 
 def tt_svd(x: Tensor, rank=None, *, rtol: float | None = None) -> TT:
@@ -144,10 +173,11 @@ def tt_svd(x: Tensor, rank=None, *, rtol: float | None = None) -> TT:
 
         |x - tt| <= (rtol + 64 eps) |x|      when `rank` does not cut earlier, eps that of x.dtype, d <= 10
 
-    x: (n_0, ..., n_{d-1}).  `rank`: a cap, one integer or d-1 of them.  Each of the d-1 cuts may lose rtol |x| /
-    sqrt(d-1), and their errors are orthogonal.  The cut that each step makes is found from a small Gram matrix
-    (`right_basis`); the scale stays on the dense side, so no later cut sees a distorted norm.  The cores come orthonormal
-    up to one in the middle, which carries the norm.  Raises ValueError or TypeError for a bad rank, rtol or tensor.
+    x: (n_0, ..., n_{d-1}). `rank`: a cap, one integer or d-1 of them. Each of the d-1 cuts may lose
+    rtol |x| / sqrt(d-1), and their errors are orthogonal. The cut that each step makes is found
+    from a small Gram matrix (`right_basis`); the scale stays on the dense side, so no later cut
+    sees a distorted norm. The cores come orthonormal up to one in the middle, which carries the
+    norm. Raises ValueError or TypeError for a bad rank, rtol or tensor.
 
     >>> i = torch.arange(1.0, 9.0, dtype=torch.float64)
     >>> tt_svd(1 / (i[:, None, None] + i[:, None] + i), rtol=1e-2)
@@ -183,13 +213,15 @@ def tt_svd(x: Tensor, rank=None, *, rtol: float | None = None) -> TT:
 
 
 def tt_round(tt: TT, rank=None, *, rtol: float | None = None) -> TT:
-    """The train of smallest ranks within a tolerance, by weighing each bond and cutting it [Oseledets2011, Alg. 2].
+    """The train of smallest ranks within a tolerance, by weighing each bond and cutting it
+    [Oseledets2011, Alg. 2].
 
         |tt - result| <= (rtol + 64 eps) |tt|      when `rank` does not cut earlier
 
-    From left to right the triangular factor of all that stands left of each bond (no q is formed); from right to left the
-    leading basis of each core so weighed.  Exact ranks are found: of x + 2x at rtol=1e-10 come the ranks of x.  The cores
-    come right-orthonormal, the norm in the first.  Trains of any length: every factor is kept near 1 in size.
+    From left to right the triangular factor of all that stands left of each bond (no q is formed);
+    from right to left the leading basis of each core so weighed. Exact ranks are found: of x + 2x
+    at rtol=1e-10 come the ranks of x. The cores come right-orthonormal, the norm in the first.
+    Trains of any length: every factor is kept near 1 in size.
 
     >>> x = TT.randn((4, 5, 6), rank=2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> tt_round(x + 2 * x, rtol=1e-10).ranks
@@ -215,13 +247,16 @@ def tt_round(tt: TT, rank=None, *, rtol: float | None = None) -> TT:
             break
         rows = core.flatten(1)
         weighed = weights[k] @ rows  # the unfolding of the train at this bond, up to an isometry
-        v, _ = right_basis(weighed, caps[k - 1], atol=share * float(torch.linalg.matrix_norm(weighed.detach())))
+        v, _ = right_basis(
+            weighed, caps[k - 1], atol=share * float(torch.linalg.matrix_norm(weighed.detach()))
+        )
         cores[k], carry = v.mH.reshape(-1, *core.shape[1:]), rows @ v
     return TT(tuple(_narrow(cores, 0, tt.dtype, exponent)))
 
 
 def unfolding_ranks(shape) -> tuple[int, ...]:
-    """The largest ranks a train of this shape can need: the smaller side of each of its d-1 unfoldings.
+    """The largest ranks a train of this shape can need: the smaller side of each of its d-1
+    unfoldings.
 
     >>> unfolding_ranks((2, 3, 4))
     (2, 4)
@@ -230,7 +265,8 @@ def unfolding_ranks(shape) -> tuple[int, ...]:
 
 
 def _slab(modes, r):
-    """How many modes to take off an end at once: as many as keep the slab within SLAB columns, one at least."""
+    """How many modes to take off an end at once: as many as keep the slab within SLAB columns, one
+    at least."""
     count, width = 1, r * modes[0]
     while count < len(modes) - 1 and width * modes[count] <= SLAB:
         width *= modes[count]
@@ -239,7 +275,8 @@ def _slab(modes, r):
 
 
 def _weight(y: Tensor, s: Tensor) -> Tensor:
-    """The root of yᴴ y: diag(s), but where values of s are equal its derivative is a full block.  y: (m, k), s: (k,)."""
+    """The root of yᴴ y: diag(s), but where values of s are equal its derivative is a full block. y:
+    (m, k), s: (k,)."""
     weight = torch.diag(s).to(y.dtype)
     if not (y.requires_grad and torch.is_grad_enabled()):
         return weight
@@ -249,15 +286,19 @@ def _weight(y: Tensor, s: Tensor) -> Tensor:
 
 
 def _split(slab: Tensor, weight: Tensor, caps, delta: float) -> list[Tensor]:
-    """Cut a slab with orthonormal rows (k, n_0, ..., n_{p-1}, b) into p cores, the last p-1 of them right-orthonormal.
+    """Cut a slab with orthonormal rows (k, n_0, ..., n_{p-1}, b) into p cores, the last p-1 of them
+    right-orthonormal.
 
-    What is measured is weight @ slab, the part of the whole tensor that it stands for; what is projected is the slab.
+    What is measured is weight @ slab, the part of the whole tensor that it stands for; what is
+    projected is the slab.
     """
     k, *modes, b = slab.shape
     cores = []
     for j in range(len(modes) - 1, 0, -1):
         rows = slab.reshape(k, -1, modes[j] * b)
-        v = truncated_svd(torch.tensordot(weight, rows, 1).flatten(0, 1), caps[j - 1], atol=delta).vh.mH
+        v = truncated_svd(
+            torch.tensordot(weight, rows, 1).flatten(0, 1), caps[j - 1], atol=delta
+        ).vh.mH
         cores.insert(0, v.mH.reshape(-1, modes[j], b))
         slab, b = rows @ v, v.shape[1]
     return [slab.reshape(k, modes[0], b), *cores]
@@ -275,13 +316,15 @@ def _mirror(core: Tensor) -> Tensor:
 
 
 def _near_one(x: Tensor) -> tuple[Tensor, int]:
-    """x / 2^e with largest entry near 1, and e: so that long products neither over- nor underflow."""
+    """x / 2^e with largest entry near 1, and e: so that long products neither over- nor
+    underflow."""
     exponent = math.frexp(float(torch.linalg.vector_norm(x.detach(), math.inf)))[1]
     return x * math.ldexp(1.0, -exponent), exponent
 
 
 def _narrow(cores, center: int, dtype, exponent: int):
-    """Cast to `dtype` and multiply by 2^exponent: the core at `center`, or all alike where one could not hold it."""
+    """Cast to `dtype` and multiply by 2^exponent: the core at `center`, or all alike where one
+    could not hold it."""
     size = exponent + math.frexp(float(cores[center].detach().abs().max()))[1]
     if abs(size) >= math.frexp(torch.finfo(dtype).max)[1] - 2:
         shift = size // len(cores)

@@ -2,13 +2,14 @@
 
     minimise  1/2 sum_j |x[i_j] - y_j|^2   over the trains of ranks r,   i_j the places that were observed
 
-The dense gradient holds one number for each observation.  It is never made a train (its ranks would be the number of
-entries) nor a dense tensor: for each entry the interface vectors l (r_k) and r (r_{k+1}) on both sides of mode k are
-gathered, and of the residuals x[i_j] - y_j
+The dense gradient holds one number for each observation. It is never made a train (its ranks would
+be the number of entries) nor a dense tensor: for each entry the interface vectors l (r_k) and r
+(r_{k+1}) on both sides of mode k are gathered, and of the residuals x[i_j] - y_j
 
     D_k[:, i, :] = sum of  conj(l)_j residual_j conj(r)_jᵀ  over the j whose index in mode k is i
 
-at a cost of O(d m r^2) for m entries.  Along a tangent vector the entries are linear, so a step has an exact first trial.
+at a cost of O(d m r^2) for m entries. Along a tangent vector the entries are linear, so a step has
+an exact first trial.
 """
 
 import math
@@ -25,7 +26,10 @@ from .base import check_shape
 from .tt import TT, unfolding_ranks
 from .tt_manifold import Tangent, _frame, _gauged, check_budget, descend
 
-GROW_AFTER = (10, 0.03)  # ranks grow when these iterations have lowered the training error by less than this share
+GROW_AFTER = (
+    10,
+    0.03,
+)  # ranks grow when these iterations have lowered the training error by less than this share
 STOP_AFTER = (50, 0.01)  # at full rank the descent ends so
 PATIENCE = 2  # growths without a lower held-out error, after which it ends
 NEW = 0.1  # size of the random directions that a growth adds, relative to a core
@@ -33,10 +37,11 @@ NEW = 0.1  # size of the random directions that a growth adds, relative to a cor
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CompletionFit(Fit[TT]):
-    """A `Fit` of a completion; its history holds the relative error on the entries that were fitted, the start first.
+    """A `Fit` of a completion; its history holds the relative error on the entries that were
+    fitted, the start first.
 
-    held_out: the same on the entries that were not, as long as the history.  error: the held-out error of the value.
-    ranks: those of the train after each iteration.
+    held_out: the same on the entries that were not, as long as the history. error: the held-out
+    error of the value. ranks: those of the train after each iteration.
     """
 
     held_out: tuple[float, ...] = ()
@@ -45,22 +50,35 @@ class CompletionFit(Fit[TT]):
 
 
 @torch.no_grad()
-def tt_complete(index: Tensor, values: Tensor, shape, rank, *, grow: bool = True, start: TT | None = None, method: str = "cg",
-                held_out: float = 0.1, tol: float = 1e-9, max_iter: int = 1000,
-                generator: torch.Generator | None = None) -> CompletionFit:  # fmt: skip
+def tt_complete(
+    index: Tensor,
+    values: Tensor,
+    shape,
+    rank,
+    *,
+    grow: bool = True,
+    start: TT | None = None,
+    method: str = "cg",
+    held_out: float = 0.1,
+    tol: float = 1e-9,
+    max_iter: int = 1000,
+    generator: torch.Generator | None = None,
+) -> CompletionFit:
     """Tensor train through observed entries [Steinlechner2016].
 
         minimise sum_j |x[index_j] - values_j|^2 over trains, by Riemannian conjugate gradients ("cg") or gradients ("gd")
 
-    index: (m, d) integers, negative ones from the end.  values: (m,), real or complex floating; places given twice count
-    twice.  rank: the ranks, or with `grow` their cap.  The start is a random train of positive entries, its cores uniform in
-    [0, 1): one with a sign at random would see nothing of the mean of the data.  grow: begin at rank 1 (or at `start`), and
-    where the error stalls add small random directions to every rank under its cap; zeros would be a singular point.
+    index: (m, d) integers, negative ones from the end. values: (m,), real or complex floating;
+    places given twice count twice. rank: the ranks, or with `grow` their cap. The start is a random
+    train of positive entries, its cores uniform in [0, 1): one with a sign at random would see
+    nothing of the mean of the data. grow: begin at rank 1 (or at `start`), and where the error
+    stalls add small random directions to every rank under its cap; zeros would be a singular point.
 
-    A share `held_out` of the places is not fitted.  The value is the train with the least error on these, `converged` is
-    whether that error and that on the fitted ones are at most tol, and growth ends when it no longer falls.  Errors are
-    relative to the root mean square of all values.  tol counts as at least 32 eps of the dtype.
-    Raises ValueError or TypeError for wrong lengths, indices out of range, values that are not finite, and bad arguments.
+    A share `held_out` of the places is not fitted. The value is the train with the least error on
+    these, `converged` is whether that error and that on the fitted ones are at most tol, and growth
+    ends when it no longer falls. Errors are relative to the root mean square of all values. tol
+    counts as at least 32 eps of the dtype. Raises ValueError or TypeError for wrong lengths,
+    indices out of range, values that are not finite, and bad arguments.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> x = TT.randn((10, 10, 10), 2, generator=g, dtype=torch.float64)
@@ -107,11 +125,19 @@ def tt_complete(index: Tensor, values: Tensor, shape, rank, *, grow: bool = True
         if last or error <= tol or len(history) > max_iter or waited >= PATIENCE:
             break
         x = _grown(x, caps, options)
-    return CompletionFit(best.scale(1 / scale), tuple(history), max(least, there) <= tol, tuple(errors), least, tuple(ranks))
+    return CompletionFit(
+        best.scale(1 / scale),
+        tuple(history),
+        max(least, there) <= tol,
+        tuple(errors),
+        least,
+        tuple(ranks),
+    )
 
 
 class Entries:
-    """Observed entries of a tensor, sorted once by their index in each mode: a mode costs one product per index value.
+    """Observed entries of a tensor, sorted once by their index in each mode: a mode costs one
+    product per index value.
 
     index: (m, d), values: (m,).  unit: what errors are relative to.
 
@@ -125,7 +151,11 @@ class Entries:
         self.values, self.places, self.here = values, [], None
         for i, n in zip(index.unbind(1), shape):
             self.places.append((torch.argsort(i), torch.bincount(i, minlength=n).tolist()))
-        self.unit = float(torch.linalg.vector_norm(values)) / math.sqrt(len(values)) if unit is None else unit
+        self.unit = (
+            float(torch.linalg.vector_norm(values)) / math.sqrt(len(values))
+            if unit is None
+            else unit
+        )
 
     def at(self, x: TT) -> Tensor:
         """The train at the observed places: (m,)."""
@@ -146,21 +176,31 @@ class Entries:
         """The cost and its Riemannian gradient, by gathering."""
         here = _frame(x, "tt_complete")
         one = torch.ones_like(self.values)[:, None]
-        left, right = [one], [one]  # interface vectors (m, r_k) of U_0 ... U_{k-1} and of V_{k+1} ... V_{d-1}
+        left, right = (
+            [one],
+            [one],
+        )  # interface vectors (m, r_k) of U_0 ... U_{k-1} and of V_{k+1} ... V_{d-1}
         for u, place in zip(here.left, self.places):
             left.append(_push(left[-1], u, place))
         for v, place in zip(reversed(here.right), reversed(self.places)):
             right.append(_push(right[-1], v.permute(2, 1, 0), place))
         right.reverse()
         residual = _push(left[-1], here.last, self.places[-1])[:, 0] - self.values
-        deltas = [_gather(l.conj() * residual[:, None], r.conj(), place) for l, r, place in zip(left, right, self.places)]
+        deltas = [
+            _gather(l.conj() * residual[:, None], r.conj(), place)
+            for l, r, place in zip(left, right, self.places)
+        ]
         self.here = left, right, residual  # for `step`, which is asked for at the same point
         return float(residual.abs().square().sum()) / 2, _gauged(here, deltas)
 
     def step(self, h: Tangent) -> float:
-        """The minimum of the cost along x + t h, exact for entries are linear in t; h at the last point of `cost_and_grad`."""
+        """The minimum of the cost along x + t h, exact for entries are linear in t; h at the last
+        point of `cost_and_grad`."""
         left, right, residual = self.here
-        z = sum((_push(l, d, place) * r).sum(1) for l, d, r, place in zip(left, h.deltas, right, self.places))
+        z = sum(
+            (_push(l, d, place) * r).sum(1)
+            for l, d, r, place in zip(left, h.deltas, right, self.places)
+        )
         size = float(z.abs().square().sum())
         return -float(torch.vdot(z, residual).real) / size if size else 0.0
 
@@ -168,24 +208,35 @@ class Entries:
 def _push(v: Tensor, core: Tensor, place) -> Tensor:
     """Interface vectors times their matrices of a core: (m, r), (r, n, q) -> (m, q)."""
     order, counts = place
-    out = torch.cat([rows @ matrix for rows, matrix in zip(v.index_select(0, order).split(counts), core.unbind(1))])
+    out = torch.cat(
+        [
+            rows @ matrix
+            for rows, matrix in zip(v.index_select(0, order).split(counts), core.unbind(1))
+        ]
+    )
     return torch.empty_like(out).index_copy_(0, order, out)
 
 
 def _gather(left: Tensor, right: Tensor, place) -> Tensor:
     """Sum of l rᵀ over the entries of each index value: (m, r), (m, q) -> (r, n, q)."""
     order, counts = place
-    parts = zip(left.index_select(0, order).split(counts), right.index_select(0, order).split(counts))
+    parts = zip(
+        left.index_select(0, order).split(counts), right.index_select(0, order).split(counts)
+    )
     return torch.stack([l.mT @ r for l, r in parts], 1)
 
 
-def _stage(entries: Entries, x: TT, method: str, window: int, share: float, tol: float) -> Iterator[tuple[TT, float]]:
+def _stage(
+    entries: Entries, x: TT, method: str, window: int, share: float, tol: float
+) -> Iterator[tuple[TT, float]]:
     """Descent at fixed ranks: (x, training error) until the error is far below tol or stalls."""
     errors = []
     for y, cost, _ in descend(entries.cost, entries.cost_and_grad, x, method, entries.step):
         errors.append(math.sqrt(2 * cost / len(entries.values)) / (entries.unit or 1.0))
         yield y, errors[-1]
-        if errors[-1] <= 1e-2 * tol or (len(errors) > window and errors[-1] > (1 - share) * errors[-1 - window]):
+        if errors[-1] <= 1e-2 * tol or (
+            len(errors) > window and errors[-1] > (1 - share) * errors[-1 - window]
+        ):
             return
 
 
@@ -198,7 +249,8 @@ def _start(entries: Entries, shape, ranks, options) -> TT:
 
 
 def _grown(x: TT, caps, options) -> TT:
-    """Each rank under its cap one more: the old cores beside small random ones, so that x hardly moves."""
+    """Each rank under its cap one more: the old cores beside small random ones, so that x hardly
+    moves."""
     r = (1, *(q + (q < c) for q, c in zip(x.ranks, caps)), 1)
     cores = []
     for k, core in enumerate(x.orthogonal(x.ndim - 1).cores):
@@ -210,11 +262,14 @@ def _grown(x: TT, caps, options) -> TT:
 
 
 def _split(who, index, values, shape, share, generator) -> tuple[Entries, Entries]:
-    """What is fitted and what is held out: of the different places a share, each with all its copies."""
+    """What is fitted and what is held out: of the different places a share, each with all its
+    copies."""
     places, copy = torch.unique(index, dim=0, return_inverse=True)
     count = len(places)
     if count < 2:
-        raise ValueError(f"{who}: needs at least 2 different places, one of them to be held out, got {count}")
+        raise ValueError(
+            f"{who}: needs at least 2 different places, one of them to be held out, got {count}"
+        )
     drawn = rand(count, generator=generator, device=index.device).argsort().to(index.device)
     chosen = drawn[: min(max(1, round(share * count)), count - 1)]
     out = torch.isin(copy, chosen)
@@ -223,7 +278,8 @@ def _split(who, index, values, shape, share, generator) -> tuple[Entries, Entrie
 
 
 def _places(who, index, values, shape) -> Tensor:
-    """The index as int64 on the device of the values, without negative numbers; says no to what does not fit."""
+    """The index as int64 on the device of the values, without negative numbers; says no to what
+    does not fit."""
     index = torch.as_tensor(index, device=values.device)
     if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
         raise TypeError(f"{who}: needs integer indices, got {index.dtype}")
@@ -236,7 +292,10 @@ def _places(who, index, values, shape) -> Tensor:
     out = (index < -size) | (index >= size)
     if out.any():
         row, mode = out.nonzero()[0].tolist()
-        raise ValueError(f"{who}: mode {mode} has indices in 0..{shape[mode] - 1}, got {int(index[row, mode])} in row {row}")
+        raise ValueError(
+            f"{who}: mode {mode} has indices in 0..{shape[mode] - 1}, got {int(index[row, mode])} "
+            f"in row {row}"
+        )
     return torch.where(index < 0, index + size, index).long()
 
 
@@ -244,5 +303,7 @@ def _given(who, start, shape, values) -> TT:
     """A start that the caller brings, checked."""
     if not isinstance(start, TT) or start.shape != shape or start.dtype != values.dtype:
         got = f"{start!r} of {start.dtype}" if isinstance(start, TT) else type(start).__name__
-        raise ValueError(f"{who}: start must be a TT of shape {shape} and {values.dtype}, got {got}")
+        raise ValueError(
+            f"{who}: start must be a TT of shape {shape} and {values.dtype}, got {got}"
+        )
     return start

@@ -1,10 +1,12 @@
-"""Cross approximation [OseledetsTyrtyshnikov2010, Savostyanov2014]: a train from a few entries of a function on a grid.
+"""Cross approximation [OseledetsTyrtyshnikov2010, Savostyanov2014]: a train from a few entries of a
+function on a grid.
 
     x ≈ T_0 P_1^-1 T_1 P_2^-1 ... T_{d-1},   T_k = f(I_k, :, J_{k+1}),   P_k = f(I_k, J_k)
 
-I_k holds r_k choices of the indices before mode k and J_k of those from mode k on; the left ones are nested, I_{k+1} within
-I_k x {0..n_k-1}.  At every bond the residual of the two modes beside it is searched for large entries: rows from the columns
-of sampled points, columns from the rows so found.  These fibres are exactly those that the longer T_k need next.
+I_k holds r_k choices of the indices before mode k and J_k of those from mode k on; the left ones
+are nested, I_{k+1} within I_k x {0..n_k-1}. At every bond the residual of the two modes beside it
+is searched for large entries: rows from the columns of sampled points, columns from the rows so
+found. These fibres are exactly those that the longer T_k need next.
 
 `tt_argmax` goes the other way, from a train to its largest entry [Chertkov2022].
 """
@@ -31,8 +33,9 @@ EXPLORERS = 50  # fresh points at which each sweep looks for what the fibres hav
 class CrossFit(Fit[TT]):
     """A `Fit` of a cross approximation; its history holds the held-out error after each sweep.
 
-    evaluations: distinct points that f was asked for, the held-out ones included.  error: the last of the history.
-    pivots: for each of the d-1 bonds (I, J), index tensors (r, k) and (r, d-k): the fibres that were chosen.
+    evaluations: distinct points that f was asked for, the held-out ones included. error: the last
+    of the history. pivots: for each of the d-1 bonds (I, J), index tensors (r, k) and (r, d-k): the
+    fibres that were chosen.
     """
 
     evaluations: int = 0
@@ -40,33 +43,49 @@ class CrossFit(Fit[TT]):
     pivots: tuple[tuple[Tensor, Tensor], ...] = ()
 
 
-def tt_cross(f: Callable[[Tensor], Tensor], shape, *, rtol: float, budget: int, quantized: bool = False, device=None,
-             generator: torch.Generator | None = None) -> CrossFit:  # fmt: skip
-    """Tensor train of the tensor whose entries a function gives, from few of them [Savostyanov2014].
+def tt_cross(
+    f: Callable[[Tensor], Tensor],
+    shape,
+    *,
+    rtol: float,
+    budget: int,
+    quantized: bool = False,
+    device=None,
+    generator: torch.Generator | None = None,
+) -> CrossFit:
+    """Tensor train of the tensor whose entries a function gives, from few of them
+    [Savostyanov2014].
 
         |x - tt| <= rtol |x|      estimated on held-out random points, which the search never sees; when `converged`
 
-    f: (batch, d) int64 on `device` -> (batch,) real or complex floating; called in batches, never twice for a point, never
-    for more than `budget` points in all.  quantized: the train has the modes of `digit_shape(shape)`, with each index in its
-    prime digits; f still gets plain indices.  Ranks grow until the held-out error meets `rtol`; otherwise, when the budget is
-    spent or no pivot is found, the train so far comes back with `converged=False`.  A function that is zero at all held-out
-    points is taken for zero.
+    f: (batch, d) int64 on `device` -> (batch,) real or complex floating; called in batches, never
+    twice for a point, never for more than `budget` points in all. quantized: the train has the
+    modes of `digit_shape(shape)`, with each index in its prime digits; f still gets plain indices.
+    Ranks grow until the held-out error meets `rtol`; otherwise, when the budget is spent or no
+    pivot is found, the train so far comes back with `converged=False`. A function that is zero at
+    all held-out points is taken for zero.
 
-    Where the values carry a graph, so does the result: its cores are built from them, with the fibres held fixed.
-    Raises ValueError for a bad argument and for values that are not finite, TypeError for values that are not floating; what
-    f raises goes through.  Each of these carries the `CrossFit` so far as `.partial` (None before the first train).
+    Where the values carry a graph, so does the result: its cores are built from them, with the
+    fibres held fixed. Raises ValueError for a bad argument and for values that are not finite,
+    TypeError for values that are not floating; what f raises goes through. Each of these carries
+    the `CrossFit` so far as `.partial` (None before the first train).
 
     >>> f = lambda index: 1 / (1 + index.double().sum(1))
     >>> fit = tt_cross(f, (20,) * 6, rtol=1e-4, budget=20_000, generator=torch.Generator().manual_seed(0))
     >>> fit.converged, fit.error < 1e-4, fit.evaluations < 15_000
     (True, True, True)
     """
-    *_, fit = tt_cross_steps(f, shape, rtol=rtol, budget=budget, quantized=quantized, device=device, generator=generator)
+    *_, fit = tt_cross_steps(
+        f, shape, rtol=rtol, budget=budget, quantized=quantized, device=device, generator=generator
+    )
     return fit
 
 
-def tt_cross_steps(f, shape, *, rtol, budget, quantized=False, device=None, generator=None) -> Iterator[CrossFit]:
-    """The same sweep by sweep, beginning with a train of rank 1: what `tt_cross` gives back is the last one.
+def tt_cross_steps(
+    f, shape, *, rtol, budget, quantized=False, device=None, generator=None
+) -> Iterator[CrossFit]:
+    """The same sweep by sweep, beginning with a train of rank 1: what `tt_cross` gives back is the
+    last one.
 
     >>> steps = tt_cross_steps(lambda i: (i[:, 0] + i[:, 1]).double(), (9, 9), rtol=1e-9, budget=81)
     >>> [fit.value.ranks for fit in steps]
@@ -81,7 +100,10 @@ def tt_cross_steps(f, shape, *, rtol, budget, quantized=False, device=None, gene
     sample = max(1, min(SAMPLE, budget // 10))
     least = sample + sum(modes) - len(modes)
     if budget < least:
-        raise ValueError(f"tt_cross: budget must be at least {least}, one fibre in each mode and the sample, got {budget}")
+        raise ValueError(
+            f"tt_cross: budget must be at least {least}, one fibre in each mode and the sample, "
+            f"got {budget}"
+        )
     values = _Values((lambda i: f(from_digits(i, shape))) if quantized else f, budget, device)
     fit = None
     try:
@@ -99,12 +121,19 @@ def tt_cross_steps(f, shape, *, rtol, budget, quantized=False, device=None, gene
             tt = state.train()
             error = float(torch.linalg.vector_norm(_at(tt, held) - exact))
             history = (*history, error / size)
-            fit = CrossFit(tt, history, history[-1] <= rtol, values.count, history[-1], state.pivots)
+            fit = CrossFit(
+                tt, history, history[-1] <= rtol, values.count, history[-1], state.pivots
+            )
             yield fit
             if fit.converged or (not added and level <= noise):
                 return
-            # Small pivots taken early would make P_k ill-conditioned for what comes later, so the level falls with the error.
-            level = max(noise, 1e-3 * error * mean, 0.03 * rtol * size * mean) if added else max(noise, 0.1 * level)
+            # Small pivots taken early would make P_k ill-conditioned for what comes later, so the
+            # level falls with the error.
+            level = (
+                max(noise, 1e-3 * error * mean, 0.03 * rtol * size * mean)
+                if added
+                else max(noise, 0.1 * level)
+            )
             try:
                 fresh = _points(modes, max(1, min(EXPLORERS, values.left // 10)), generator)
                 missed = (_at(tt, fresh) - values.numbers(values(fresh))).abs()
@@ -119,10 +148,11 @@ def tt_cross_steps(f, shape, *, rtol, budget, quantized=False, device=None, gene
 def tt_argmax(tt: TT, *, beam: int = 100) -> tuple[tuple[int, ...], float]:
     """Multi-index and value of the largest entry of a real train, by beam search [Chertkov2022].
 
-    From each end, the `beam` partial indices are kept whose slices of the tensor, x[i_0, ..., i_k, :, ..., :], have the
-    largest norms, which an orthogonal train knows without looking further.  What is so found are entries of large modulus;
-    where the largest of them, c, is negative, the same is done for x - c >= 0.  The best is moved along its fibres as long
-    as that helps.  Exact where the beam holds all; otherwise a good guess, at 8 d n r^2 beam operations.
+    From each end, the `beam` partial indices are kept whose slices of the tensor, x[i_0, ..., i_k,
+    :, ..., :], have the largest norms, which an orthogonal train knows without looking further.
+    What is so found are entries of large modulus; where the largest of them, c, is negative, the
+    same is done for x - c >= 0. The best is moved along its fibres as long as that helps. Exact
+    where the beam holds all; otherwise a good guess, at 8 d n r^2 beam operations.
 
     >>> from tensorlab import tt_svd
     >>> tt_argmax(tt_svd(torch.tensor([[1.0, -5.0], [3.0, 2.0]]), rtol=0.0))[0]
@@ -164,7 +194,8 @@ def _beams(x: TT, beam: int) -> Tensor:
 
 
 def _climb(x: TT, index: Tensor) -> Tensor:
-    """Move to the largest entry of each fibre in turn, until all are; entries equal to rounding could swap for ever."""
+    """Move to the largest entry of each fibre in turn, until all are; entries equal to rounding
+    could swap for ever."""
     index, seen = index.clone(), set()
     while (here := tuple(index.tolist())) not in seen:
         seen.add(here)
@@ -193,7 +224,8 @@ class _Spent(Exception):
 
 
 class _Values:
-    """What f has given so far, each point once.  Called with points (..., d), gives their positions (...) in `values`."""
+    """What f has given so far, each point once. Called with points (..., d), gives their positions
+    (...) in `values`."""
 
     def __init__(self, f, budget, device):
         self.f, self.budget, self.device = f, budget, device
@@ -214,7 +246,9 @@ class _Values:
     def __call__(self, points: Tensor) -> Tensor:
         table, points = points.shape[:-1], points.reshape(-1, points.shape[-1])
         rows = points.to(torch.int32).numpy()
-        keys = rows.view(f"V{rows.itemsize * rows.shape[1]}").ravel().tolist()  # bytes: exact for any number of modes
+        keys = (
+            rows.view(f"V{rows.itemsize * rows.shape[1]}").ravel().tolist()
+        )  # bytes: exact for any number of modes
         new = {}
         for row, key in enumerate(keys):
             if key not in self.seen and key not in new:
@@ -233,17 +267,22 @@ class _Values:
             need = f"f to return {len(points)} values for indices of shape {tuple(points.shape)}"
             raise ValueError(f"tt_cross: needs {need}, got shape {tuple(given.shape)}")
         if not (given.is_floating_point() or given.is_complex()):
-            raise TypeError(f"tt_cross: needs floating-point or complex values from f, got {given.dtype}")
+            raise TypeError(
+                f"tt_cross: needs floating-point or complex values from f, got {given.dtype}"
+            )
         bad = (~torch.isfinite(given)).nonzero()
         if len(bad):
             row = int(bad[0])
-            raise ValueError(f"tt_cross: needs finite values from f, got {given[row].item()} at index {points[row].tolist()}")
+            raise ValueError(
+                f"tt_cross: needs finite values from f, got {given[row].item()} at index "
+                f"{points[row].tolist()}"
+            )
         return given
 
 
 class _Cross:
-    """Pivots and fibres.  left[k]: I_k (r_k, k), right[k]: J_k (r_k, d-k), fibres[k]: positions of T_k (r_k, n_k, r_{k+1})
-    among the values, rows[k]: where I_{k+1} stands in I_k x {0..n_k-1}."""
+    """Pivots and fibres. left[k]: I_k (r_k, k), right[k]: J_k (r_k, d-k), fibres[k]: positions of
+    T_k (r_k, n_k, r_{k+1}) among the values, rows[k]: where I_{k+1} stands in I_k x {0..n_k-1}."""
 
     def __init__(self, values, shape, point):
         d = len(shape)
@@ -251,7 +290,9 @@ class _Cross:
         self.left = [point[None, :k] for k in range(d)]
         self.right = [point[None, k:] for k in range(d + 1)]
         self.rows = [point[k : k + 1] for k in range(d - 1)]
-        fibres = values(torch.cat([_pairs(self._rows(k), self.right[k + 1])[:, 0] for k in range(d)]))
+        fibres = values(
+            torch.cat([_pairs(self._rows(k), self.right[k + 1])[:, 0] for k in range(d)])
+        )
         self.fibres = [positions.reshape(1, -1, 1) for positions in fibres.split(shape)]
 
     @property
@@ -265,23 +306,36 @@ class _Cross:
         return TT((*cores, values[self.fibres[-1]]))
 
     def sweep(self, explorers: Tensor, level: float, generator) -> int:
-        """Look for pivots above `level` at every bond, and add them; how many there were.  Every other sweep runs backwards:
-        what is found at one bond widens the search at the next, to the right by its rows, to the left by its columns."""
+        """Look for pivots above `level` at every bond, and add them; how many there were. Every
+        other sweep runs backwards: what is found at one bond widens the search at the next, to the
+        right by its rows, to the left by its columns."""
         self.bonds.reverse()
         return sum(self._grow(k, explorers[:, k + 1 :], level, generator) for k in self.bonds)
 
     def _grow(self, k, explorers, level, generator) -> int:
         rows = self._rows(k)  # I_k x {0..n_k-1}
-        columns = _pairs(torch.arange(self.shape[k + 1])[:, None], self.right[k + 2]).flatten(0, 1)  # {0..n-1} x J_{k+2}
-        weight = self._interpolate(k, self.values.numbers(self.fibres[k])).flatten(0, 1)  # (rows, r), 1 at those of I_{k+1}
+        columns = _pairs(torch.arange(self.shape[k + 1])[:, None], self.right[k + 2]).flatten(
+            0, 1
+        )  # {0..n-1} x J_{k+2}
+        weight = self._interpolate(k, self.values.numbers(self.fibres[k])).flatten(
+            0, 1
+        )  # (rows, r), 1 at those of I_{k+1}
         known = self.values.numbers(self.fibres[k + 1]).flatten(1)  # (r, columns)
         most = 3 + len(known) // 8
 
         i, j = (torch.randint(len(m), (4 * most,), generator=generator) for m in (rows, columns))
-        sampled = self._ask(torch.cat([rows[i], columns[j]], 1)) - (weight[i] * known[:, j].mT).sum(1)
-        seeds = torch.cat([columns[j[sampled.abs().argsort(descending=True)[:most].cpu()]], explorers])
-        residual = self._ask(_pairs(rows, seeds)) - weight @ self._ask(_pairs(self.left[k + 1], seeds))
-        residual[self.rows[k]] = 0.0  # interpolated; more than rounding only where values differ beyond their digits
+        sampled = self._ask(torch.cat([rows[i], columns[j]], 1)) - (weight[i] * known[:, j].mT).sum(
+            1
+        )
+        seeds = torch.cat(
+            [columns[j[sampled.abs().argsort(descending=True)[:most].cpu()]], explorers]
+        )
+        residual = self._ask(_pairs(rows, seeds)) - weight @ self._ask(
+            _pairs(self.left[k + 1], seeds)
+        )
+        residual[self.rows[k]] = (
+            0.0  # interpolated; more than rounding only where values differ beyond their digits
+        )
         i, _ = _large_entries(residual, most, level)
         across = self._ask(_pairs(rows[i], columns)) - weight[i] @ known
         chosen, j = _large_entries(torch.cat([across, residual[i]], 1), most, level)
@@ -311,7 +365,8 @@ class _Cross:
 
 
 def _large_entries(matrix: Tensor, most: int, level: float) -> tuple[Tensor, Tensor]:
-    """Rows and columns of up to `most` pivots above `level`, by elimination with complete pivoting."""
+    """Rows and columns of up to `most` pivots above `level`, by elimination with complete
+    pivoting."""
     rows, columns = [], []
     while len(rows) < min(most, *matrix.shape):
         i, j = divmod(int(matrix.abs().argmax()), matrix.shape[1])
@@ -325,7 +380,8 @@ def _large_entries(matrix: Tensor, most: int, level: float) -> tuple[Tensor, Ten
 
 
 def _pairs(a: Tensor, b: Tensor) -> Tensor:
-    """All multi-indices made of a row of `a` and a row of `b`.  a: (m, j), b: (n, k)  ->  (m, n, j + k)."""
+    """All multi-indices made of a row of `a` and a row of `b`. a: (m, j), b: (n, k) -> (m, n, j +
+    k)."""
     return torch.cat([a[:, None].expand(-1, len(b), -1), b.expand(len(a), -1, -1)], 2)
 
 

@@ -1,11 +1,14 @@
-"""Riemannian optimisation on tensor trains of fixed ranks [Holtz2012, Steinlechner2016, Novikov2022].
+"""Riemannian optimisation on tensor trains of fixed ranks [Holtz2012, Steinlechner2016,
+Novikov2022].
 
-The trains of ranks r are a smooth manifold.  With left-orthonormal cores U and right-orthonormal cores V of the point x,
+The trains of ranks r are a smooth manifold. With left-orthonormal cores U and right-orthonormal
+cores V of the point x,
 
     tangent vectors at x:   v = sum_k U_0 ... U_{k-1} D_k V_{k+1} ... V_{d-1},     U_kᴴ D_k = 0 for k < d-1  (the gauge)
 
-so that <v, w> = sum_k <D_k, E_k>, and v as a train has the cores [D_0 U_0], [[V_k 0], [D_k U_k]], [V_{d-1}; D_{d-1}] of ranks 2r.
-In numbers D the map from D to v is an isometry: the derivative of f along D, gauged, is the Riemannian gradient.
+so that <v, w> = sum_k <D_k, E_k>, and v as a train has the cores [D_0 U_0], [[V_k 0], [D_k U_k]],
+[V_{d-1}; D_{d-1}] of ranks 2r. In numbers D the map from D to v is an isometry: the derivative of f
+along D, gauged, is the Riemannian gradient.
 """
 
 import math
@@ -24,11 +27,13 @@ ARMIJO = 1e-4  # share of the decrease that the slope promises, with which a ste
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Tangent:
-    """A tangent vector at a train: v = sum_k U_0 ... U_{k-1} D_k V_{k+1} ... V_{d-1} with U_kᴴ D_k = 0 for k < d-1.
+    """A tangent vector at a train: v = sum_k U_0 ... U_{k-1} D_k V_{k+1} ... V_{d-1} with U_kᴴ D_k
+    = 0 for k < d-1.
 
-    left: d-1 cores U, left-orthonormal.  right: d-1 cores V_1 ... V_{d-1}, right-orthonormal.  last: the core that makes
-    U_0 ... U_{d-2} last the point itself.  deltas: d cores D_k (r_k, n_k, r_{k+1}).  Made by `tt_project`, `riemannian_grad`.
-    Vectors at one point add and scale; `dot` and `norm` cost no more than their deltas; `to_tt` is the train of ranks 2r.
+    left: d-1 cores U, left-orthonormal. right: d-1 cores V_1 ... V_{d-1}, right-orthonormal. last:
+    the core that makes U_0 ... U_{d-2} last the point itself. deltas: d cores D_k (r_k, n_k,
+    r_{k+1}). Made by `tt_project`, `riemannian_grad`. Vectors at one point add and scale; `dot` and
+    `norm` cost no more than their deltas; `to_tt` is the train of ranks 2r.
 
     >>> x = TT.randn((4, 5, 6), rank=2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> v = tt_project(x, 3 * x)
@@ -73,21 +78,29 @@ class Tangent:
     __rmul__ = __mul__
 
     def dot(self, other: "Tangent") -> Tensor:
-        """<self, other> = sum_k <D_k, E_k>: the inner product of the tensors, for the gauge makes the terms orthogonal."""
+        """<self, other> = sum_k <D_k, E_k>: the inner product of the tensors, for the gauge makes
+        the terms orthogonal."""
         self._same(other, "dot")
         return sum(torch.vdot(a.flatten(), b.flatten()) for a, b in zip(self.deltas, other.deltas))
 
     def norm(self) -> Tensor:
-        return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(d) for d in self.deltas]))
+        return torch.linalg.vector_norm(
+            torch.stack([torch.linalg.vector_norm(d) for d in self.deltas])
+        )
 
     def to_tt(self) -> TT:
         """The vector as a train of ranks 2r."""
         return _train(self.left, self.right, self.deltas)
 
     def _same(self, other, sign):
-        same = isinstance(other, Tangent) and other.shape == self.shape and other.ranks == self.ranks
+        same = (
+            isinstance(other, Tangent) and other.shape == self.shape and other.ranks == self.ranks
+        )
         if not same or (other.last is not self.last and not torch.equal(other.last, self.last)):
-            raise ValueError(f"Tangent {sign}: needs a vector at the same point, got {other!r}; `transport` it first")
+            raise ValueError(
+                f"Tangent {sign}: needs a vector at the same point, got {other!r}; `transport` it "
+                f"first"
+            )
 
 
 def tt_project(x: TT, z: TT | Tensor) -> Tangent:
@@ -95,8 +108,9 @@ def tt_project(x: TT, z: TT | Tensor) -> Tangent:
 
         D_k = (1 - U_k U_kᴴ) (U_0 ... U_{k-1})ᴴ z (V_{k+1} ... V_{d-1})ᴴ      no first factor for k = d-1
 
-    x: a train; ranks beyond the bounds of its unfoldings are first cut to them.  z: of x's shape, (n_0, ..., n_{d-1}) where it
-    is dense.  Raises ValueError for another shape, TypeError for another kind of z.
+    x: a train; ranks beyond the bounds of its unfoldings are first cut to them. z: of x's shape,
+    (n_0, ..., n_{d-1}) where it is dense. Raises ValueError for another shape, TypeError for
+    another kind of z.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> x, z = TT.randn((4, 5, 6), 2, generator=g), TT.randn((4, 5, 6), 3, generator=g)
@@ -108,7 +122,8 @@ def tt_project(x: TT, z: TT | Tensor) -> Tangent:
 
 
 def transport(x: TT, tangent: Tangent) -> Tangent:
-    """Carry a tangent vector to another point of the manifold, by projection [Steinlechner2016, sec. 3.2].
+    """Carry a tangent vector to another point of the manifold, by projection [Steinlechner2016,
+    sec. 3.2].
 
     x: a train of the vector's shape.  Raises TypeError for a vector that is none.
 
@@ -120,9 +135,11 @@ def transport(x: TT, tangent: Tangent) -> Tangent:
 
 
 def retract(tangent: Tangent, step: float = 1.0) -> TT:
-    """Back to the manifold from the point x along a tangent vector: round(x + step v), at the ranks of x [Steinlechner2016].
+    """Back to the manifold from the point x along a tangent vector: round(x + step v), at the ranks
+    of x [Steinlechner2016].
 
-    It agrees with x + step v up to O(step^2).  Ranks fall only where x + step v is of smaller rank to rounding.
+    It agrees with x + step v up to O(step^2). Ranks fall only where x + step v is of smaller rank
+    to rounding.
 
     >>> x = TT.randn((4, 5, 6), 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> bool((retract(tt_project(x, x), 0.5) - 1.5 * x).norm() < 1e-12 * x.norm())
@@ -139,10 +156,11 @@ def riemannian_grad(f: Callable[[TT], Tensor], x: TT) -> Tangent:
 
         D = (0, ..., 0, last);   g = dF/dD of F(D) = f(train of D);   D_k <- g_k - U_k U_kᴴ g_k   for k < d-1
 
-    It is the projection of the dense gradient, which is never formed.  f: TT -> real scalar tensor, a function of the tensor
-    (not of its cores) that torch can differentiate; it is called with a train of ranks 2r, and once with x, to see whether the
-    values agree.  QR stands outside of the tape.  The cost is a constant times that of f.  Raises ValueError for an f that
-    depends on the cores, is not a real scalar, or has no derivative.
+    It is the projection of the dense gradient, which is never formed. f: TT -> real scalar tensor,
+    a function of the tensor (not of its cores) that torch can differentiate; it is called with a
+    train of ranks 2r, and once with x, to see whether the values agree. QR stands outside of the
+    tape. The cost is a constant times that of f. Raises ValueError for an f that depends on the
+    cores, is not a real scalar, or has no derivative.
 
     >>> x, a = (TT.randn((4, 5, 6), 2, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in (0, 1))
     >>> gradient = riemannian_grad(lambda x: (x - a).dot(x - a) / 2, x)
@@ -155,13 +173,15 @@ def riemannian_grad(f: Callable[[TT], Tensor], x: TT) -> Tangent:
 
 
 def hessian_vector(f: Callable[[TT], Tensor], x: TT, v: Tangent) -> Tangent:
-    """P H P v: the dense Hessian H of f at x, applied to a tangent vector and projected [Novikov2022, Alg. 2].
+    """P H P v: the dense Hessian H of f at x, applied to a tangent vector and projected
+    [Novikov2022, Alg. 2].
 
         E_k = d/dD_k <dF/dD, v>, then gauged
 
-    The Riemannian Hessian has one more term, P (DP[v]) grad f, the curvature of the manifold (Weingarten map): it holds the
-    inverse singular values of x and the part of the dense gradient that is normal to the manifold, and is left out, as in
-    Gauss-Newton.  Where the dense gradient is zero, nothing is missing.  f as for `riemannian_grad`; v: a tangent vector at x.
+    The Riemannian Hessian has one more term, P (DP[v]) grad f, the curvature of the manifold
+    (Weingarten map): it holds the inverse singular values of x and the part of the dense gradient
+    that is normal to the manifold, and is left out, as in Gauss-Newton. Where the dense gradient is
+    zero, nothing is missing. f as for `riemannian_grad`; v: a tangent vector at x.
 
     >>> x = TT.randn((4, 5, 6), 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> v = tt_project(x, TT.randn((4, 5, 6), 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
@@ -169,25 +189,35 @@ def hessian_vector(f: Callable[[TT], Tensor], x: TT, v: Tangent) -> Tangent:
     True
     """
     here = _frame(x, "hessian_vector")
-    v = _project(here, _tangent("hessian_vector", v).to_tt())  # as it is, in the cores of this frame
+    v = _project(
+        here, _tangent("hessian_vector", v).to_tt()
+    )  # as it is, in the cores of this frame
     with torch.enable_grad():
         value, first, deltas = _derivative(f, here, "hessian_vector", twice=True)
         along = sum(torch.vdot(a.flatten(), b.flatten()).real for a, b in zip(first, v.deltas))
-        second = torch.autograd.grad(along, deltas, allow_unused=True, materialize_grads=True) if along.requires_grad else None
+        second = (
+            torch.autograd.grad(along, deltas, allow_unused=True, materialize_grads=True)
+            if along.requires_grad
+            else None
+        )
     _check_function("hessian_vector", f, here.point, value)
     return _gauged(here, second or [torch.zeros_like(d) for d in deltas])
 
 
-def tt_minimize(f: Callable[[TT], Tensor], x0: TT, *, method: str = "cg", tol: float = 1e-6, max_iter: int = 200) -> Fit[TT]:
-    """Minimum of a function over the trains of the ranks of x0, by Riemannian descent [Steinlechner2016, Alg. 1].
+def tt_minimize(
+    f: Callable[[TT], Tensor], x0: TT, *, method: str = "cg", tol: float = 1e-6, max_iter: int = 200
+) -> Fit[TT]:
+    """Minimum of a function over the trains of the ranks of x0, by Riemannian descent
+    [Steinlechner2016, Alg. 1].
 
         gradient g = P grad f;   direction h = -g ("gd")  or  -g + beta T h_old ("cg", Polak-Ribiere, beta >= 0)
         x <- retract(x + t h),   f(x) <= f(x_old) + 1e-4 t <g, h>   (Armijo)
 
-    T is `transport`.  The first trial of t is where the last two steps let it expect, then the minimum of the parabola through
-    what was found, halved until Armijo holds.  f: TT -> real scalar tensor, see `riemannian_grad`.  The history holds f, at x0
-    first.  converged: |g| <= tol |g at x0|; a descent that finds no lower point ends with `converged=False`.
-    Raises ValueError or TypeError for a bad argument, and for an f that depends on the cores or is not finite at x0.
+    T is `transport`. The first trial of t is where the last two steps let it expect, then the
+    minimum of the parabola through what was found, halved until Armijo holds. f: TT -> real scalar
+    tensor, see `riemannian_grad`. The history holds f, at x0 first. converged: |g| <= tol |g at
+    x0|; a descent that finds no lower point ends with `converged=False`. Raises ValueError or
+    TypeError for a bad argument, and for an f that depends on the cores or is not finite at x0.
 
     >>> a = TT.randn((4, 5, 6), 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> x0 = TT.randn((4, 5, 6), 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -206,7 +236,9 @@ def tt_minimize(f: Callable[[TT], Tensor], x0: TT, *, method: str = "cg", tol: f
     _check_function(who, f, here.point, value)
 
     history, first, converged = [], None, False
-    for x, value, gradient in descend(f, lambda x: _value_and_grad(f, _frame(x, who), who), here.point, method):  # noqa: B007
+    for x, value, gradient in descend(  # noqa: B007
+        f, lambda x: _value_and_grad(f, _frame(x, who), who), here.point, method
+    ):
         history.append(value)
         size = float(gradient.norm())
         first = size if first is None else first
@@ -219,11 +251,14 @@ def tt_minimize(f: Callable[[TT], Tensor], x0: TT, *, method: str = "cg", tol: f
 # ------------------------------------------------------------------------------------------ descent
 
 
-def descend(f, value_and_grad, x: TT, method: str, first_step=None) -> Iterator[tuple[TT, float, Tangent]]:
-    """Yield (x, f(x), gradient), at the start and after each step; ends where no step finds a lower point.
+def descend(
+    f, value_and_grad, x: TT, method: str, first_step=None
+) -> Iterator[tuple[TT, float, Tangent]]:
+    """Yield (x, f(x), gradient), at the start and after each step; ends where no step finds a lower
+    point.
 
-    f: TT -> number.  value_and_grad: TT -> (f(x), gradient).  first_step: direction -> the first t to be tried; None: from
-    the last step and the slopes.
+    f: TT -> number. value_and_grad: TT -> (f(x), gradient). first_step: direction -> the first t to
+    be tried; None: from the last step and the slopes.
     """
     value, g = value_and_grad(x)
     h, t, slope = -g, None, None
@@ -256,7 +291,8 @@ def descend(f, value_and_grad, x: TT, method: str, first_step=None) -> Iterator[
 
 
 def _armijo(f, h: Tangent, value: float, slope: float, t: float) -> tuple[TT, float] | None:
-    """A step t from h's point along h that decreases f enough: the trial, and the minimum of the parabola through it."""
+    """A step t from h's point along h that decreases f enough: the trial, and the minimum of the
+    parabola through it."""
     best = None
     for _ in range(40):
         x = retract(h, t)
@@ -280,14 +316,17 @@ def _armijo(f, h: Tangent, value: float, slope: float, t: float) -> tuple[TT, fl
 
 
 def _frame(x: TT, who: str) -> Tangent:
-    """The point x, as a tangent vector at itself: orthonormal cores on both sides, D = (0, ..., 0, last)."""
+    """The point x, as a tangent vector at itself: orthonormal cores on both sides, D = (0, ..., 0,
+    last)."""
     if not isinstance(x, TT):
         raise TypeError(f"{who}: needs a TT, got {type(x).__name__}")
     for core in x.cores:
         check_dense(core, who)
     x = TT(tuple(core.detach() for core in x.cores))
     if any(r > most for r, most in zip(x.ranks, unfolding_ranks(x.shape))):
-        x = x.orthogonal(0)  # now no rank is larger than what stands to its right, and soon than what stands to its left
+        x = x.orthogonal(
+            0
+        )  # now no rank is larger than what stands to its right, and soon than what stands to its left
     left = x.orthogonal(x.ndim - 1).cores
     right = TT(left).orthogonal(0).cores
     return Tangent(left[:-1], right[1:], left[-1], (*map(torch.zeros_like, left[:-1]), left[-1]))
@@ -323,7 +362,9 @@ def _project(here: Tangent, z: TT | Tensor) -> Tangent:
     if not isinstance(z, (TT, Tensor)):
         raise TypeError(f"tt_project: needs a TT or a dense tensor, got {type(z).__name__}")
     if tuple(z.shape) != here.shape:
-        raise ValueError(f"tt_project: needs a tensor of the shape {here.shape} of x, got {tuple(z.shape)}")
+        raise ValueError(
+            f"tt_project: needs a tensor of the shape {here.shape} of x, got {tuple(z.shape)}"
+        )
     if isinstance(z, Tensor):
         return _project_dense(here, z.to(here.last))
     ends = [here.last.new_ones(1, 1)]  # the last j modes of z against those of V: (q, r)
@@ -339,7 +380,9 @@ def _project(here: Tangent, z: TT | Tensor) -> Tangent:
 
 
 def _project_dense(here: Tangent, z: Tensor) -> Tangent:
-    rests = [z.reshape(-1, 1)]  # z with the last j modes contracted with those of V: (n_0 ... n_{d-1-j}, r)
+    rests = [
+        z.reshape(-1, 1)
+    ]  # z with the last j modes contracted with those of V: (n_0 ... n_{d-1-j}, r)
     for v in reversed(here.right):
         rests.append(rests[-1].reshape(-1, v.shape[1] * v.shape[2]) @ v.flatten(1).mH)
     front, deltas = z.new_ones(1, 1), []  # U_0 ... U_{k-1}: (n_0 ... n_{k-1}, r_k)
@@ -351,7 +394,7 @@ def _project_dense(here: Tangent, z: Tensor) -> Tangent:
     return _gauged(here, deltas)
 
 
-# ------------------------------------------------------------------------------------------ derivatives
+# -------------------------------------------------------------------------------------- derivatives
 
 
 def _derivative(f, here: Tangent, who: str, twice=False):
@@ -360,11 +403,21 @@ def _derivative(f, here: Tangent, who: str, twice=False):
         deltas = [d.clone().requires_grad_() for d in here.deltas]
         value = f(_train(here.left, here.right, deltas))
         if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
-            got = f"shape {tuple(value.shape)} and {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"{who}: needs a function whose value is one real number in a tensor, got {got}")
+            got = (
+                f"shape {tuple(value.shape)} and {value.dtype}"
+                if isinstance(value, Tensor)
+                else type(value).__name__
+            )
+            raise ValueError(
+                f"{who}: needs a function whose value is one real number in a tensor, got {got}"
+            )
         if not value.requires_grad:
-            raise ValueError(f"{who}: needs a function that torch can differentiate, got a value without a graph")
-        first = torch.autograd.grad(value.reshape(()), deltas, create_graph=twice, materialize_grads=True)
+            raise ValueError(
+                f"{who}: needs a function that torch can differentiate, got a value without a graph"
+            )
+        first = torch.autograd.grad(
+            value.reshape(()), deltas, create_graph=twice, materialize_grads=True
+        )
     return value.detach(), first, deltas
 
 
@@ -374,9 +427,11 @@ def _value_and_grad(f, here: Tangent, who: str) -> tuple[Tensor, Tangent]:
 
 
 def _check_function(who: str, f, x: TT, value: Tensor) -> None:
-    """Says no to an f that differs between two trains of the same tensor: the one of ranks 2r that had `value`, and x.
+    """Says no to an f that differs between two trains of the same tensor: the one of ranks 2r that
+    had `value`, and x.
 
-    The factor 2 goes from its last core to its first, so that no norm of a core is the same in both.
+    The factor 2 goes from its last core to its first, so that no norm of a core is the same in
+    both.
     """
     x = TT((2 * x.cores[0], *x.cores[1:-1], x.cores[-1] / 2)) if x.ndim > 1 else x
     with torch.no_grad():
@@ -384,16 +439,20 @@ def _check_function(who: str, f, x: TT, value: Tensor) -> None:
         level = math.sqrt(torch.finfo(value.dtype).eps)
         if abs(float(value) - other) <= level * abs(other):
             return
-        scale = max(abs(float(value)), abs(other), abs(float(f(0.5 * x))))  # f may be zero up to rounding at x
+        scale = max(
+            abs(float(value)), abs(other), abs(float(f(0.5 * x)))
+        )  # f may be zero up to rounding at x
         if not abs(float(value) - other) <= level * scale:
             raise ValueError(
-                f"{who}: needs a function of the tensor, not of its cores, got {float(value):.6g} and {other:.6g} "
+                f"{who}: needs a function of the tensor, not of its cores, got {float(value):.6g} "
+                f"and {other:.6g} "
                 "for two trains of the same tensor"
             )
 
 
 def check_budget(who: str, tol, max_iter) -> None:
-    """Says no to a tolerance that is not a number >= 0, or a number of iterations that is not an integer >= 0."""
+    """Says no to a tolerance that is not a number >= 0, or a number of iterations that is not an
+    integer >= 0."""
     if isinstance(tol, bool) or not isinstance(tol, (int, float)) or not 0 <= tol < math.inf:
         raise ValueError(f"{who}: tol must be a number >= 0, got {tol!r}")
     if isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 0:

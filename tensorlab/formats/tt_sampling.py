@@ -1,4 +1,5 @@
-"""A train as a distribution over all its entries: sums, marginals, conditionals, exact samples [Dolgov2020] [FerrisVidal2012].
+"""A train as a distribution over all its entries: sums, marginals, conditionals, exact samples
+[Dolgov2020] [FerrisVidal2012].
 
     p(i) = x[i] / sum x          of a train without negative entries,
     p(i) = |x[i]|^2 / <x, x>     of any train, by squared=True, also called a Born machine [Han2018].
@@ -8,7 +9,8 @@ All of it is one chain from right to left, what the modes k..d-1 sum to, seen fr
     z_k = sum_i w_k[i] G_k[i] z_{k+1}                  a vector; w_k are ones for sums, weights of a quadrature for integrals
     F_k F_kᴴ = sum_ij D_k[j, i] G_k[i] F_{k+1} F_{k+1}ᴴ G_k[j]ᴴ     a factor; D_k is the identity, or a Gram matrix of functions
 
-Every step is brought near 1 by a power of two, and the power is kept, so that no length and no scale over- or underflows.
+Every step is brought near 1 by a power of two, and the power is kept, so that no length and no
+scale over- or underflows.
 """
 
 import math
@@ -29,29 +31,33 @@ ROUNDING = 64  # multiples of eps below which a negative probability is taken fo
 
 
 class SignLog(NamedTuple):
-    """A number as sign * exp(log), as `torch.linalg.slogdet` gives it; of 0 the sign is 0 and the log -inf."""
+    """A number as sign * exp(log), as `torch.linalg.slogdet` gives it; of 0 the sign is 0 and the
+    log -inf."""
 
     sign: Tensor
     log: Tensor
 
 
 class Environments(NamedTuple):
-    """What stands right of each bond: right[k] * exp(log[k]) for k = 0..d, of which right[d] is 1."""
+    """What stands right of each bond: right[k] * exp(log[k]) for k = 0..d, of which right[d] is
+    1."""
 
     right: tuple[Tensor, ...]
     log: tuple[Tensor, ...]
 
 
 def tt_environments(tt: TT, weights=None, *, squared: bool = False) -> Environments:
-    """What the modes k..d-1 sum to, seen from bond k, for every k: the chain on which all here rests.
+    """What the modes k..d-1 sum to, seen from bond k, for every k: the chain on which all here
+    rests.
 
         right[k] exp(log[k])      z_k = sum_i w_k[i] G_k[i] z_{k+1},  (r_k,),  z_d = 1
         squared: F_k, (r_k, s_k), with |v F_k|^2 the weighted sum of |v G_k[i_k] ... G_{d-1}[i_{d-1}]|^2 for every row v
 
-    weights: d of them, each None for ones or a tensor (n_k,); linear also (batch, n_k), which puts `batch` in front of
-    right and log; squared also a Gram matrix D_k (n_k, n_k) with D[j, i] = <f_j, f_i>, taken as a constant.  right[k] has
-    its largest entry in [1/2, 1), so conditionals are read off without over- or underflow: those of mode k after a row v
-    are v G_k[i] right[k+1], up to a factor.  Raises ValueError or TypeError for weights that do not fit.
+    weights: d of them, each None for ones or a tensor (n_k,); linear also (batch, n_k), which puts
+    `batch` in front of right and log; squared also a Gram matrix D_k (n_k, n_k) with D[j, i] =
+    <f_j, f_i>, taken as a constant. right[k] has its largest entry in [1/2, 1), so conditionals are
+    read off without over- or underflow: those of mode k after a row v are v G_k[i] right[k+1], up
+    to a factor. Raises ValueError or TypeError for weights that do not fit.
 
     >>> x = TT([torch.ones(1, 2, 1)] * 2000)
     >>> right, log = tt_environments(x)
@@ -59,9 +65,13 @@ def tt_environments(tt: TT, weights=None, *, squared: bool = False) -> Environme
     (tensor([0.5000]), tensor(2001.))
     """
     cores, shifts = _cores(tt, "tt_environments")
-    right, exponents = _right(cores, shifts, _weights(tt, weights, squared, "tt_environments"), squared)
+    right, exponents = _right(
+        cores, shifts, _weights(tt, weights, squared, "tt_environments"), squared
+    )
     logs = (math.log(2) * (e[..., 0, 0] if squared else e[..., 0]) for e in exponents)
-    return Environments(tuple(r.to(tt.dtype) for r in right), tuple(log.to(tt.dtype.to_real()) for log in logs))
+    return Environments(
+        tuple(r.to(tt.dtype) for r in right), tuple(log.to(tt.dtype.to_real()) for log in logs)
+    )
 
 
 def tt_sum(tt: TT, weights=None, *, squared: bool = False) -> SignLog:
@@ -70,8 +80,9 @@ def tt_sum(tt: TT, weights=None, *, squared: bool = False) -> SignLog:
         sum_i x[i] w_0[i_0] ... w_{d-1}[i_{d-1}]              or, squared,
         sum_ij x[i] conj(x[j]) D_0[j_0, i_0] ... D_{d-1}[j_{d-1}, i_{d-1}],       <x, x> without weights
 
-    weights: as for `tt_environments`.  Linear weights (batch, n_k) give `batch` sums: with one-hot rows entries, with values
-    of basis functions the function that the train is a tensor of coefficients of.  Complex: `sign` is a phase.
+    weights: as for `tt_environments`. Linear weights (batch, n_k) give `batch` sums: with one-hot
+    rows entries, with values of basis functions the function that the train is a tensor of
+    coefficients of. Complex: `sign` is a phase.
 
     >>> x = TT([torch.full((1, 3, 1), 0.5)] * 1000)
     >>> sign, log = tt_sum(x)
@@ -88,8 +99,8 @@ def tt_log_prob(tt: TT, index, *, squared: bool = False) -> Tensor:
 
         log p(i) = log x[i] - log sum x,      squared: 2 log |x[i]| - log <x, x>
 
-    An entry that is zero, or negative by no more than rounding, has -inf.  Raises ValueError for a negative entry unless
-    squared, for a train that sums to zero, and for an index out of range.
+    An entry that is zero, or negative by no more than rounding, has -inf. Raises ValueError for a
+    negative entry unless squared, for a train that sums to zero, and for an index out of range.
 
     >>> x = TT([torch.tensor([1.0, 3.0]).reshape(1, 2, 1)] * 2)
     >>> tt_log_prob(x, [[0, 0], [1, 1]]).exp()
@@ -104,7 +115,10 @@ def tt_log_prob(tt: TT, index, *, squared: bool = False) -> Tensor:
     if not squared:
         wrong = _negative_entries(v, e[:, 0], cores, index, torch.finfo(tt.dtype).eps)
         if len(wrong):
-            raise ValueError(f"{who}: needs entries >= 0 or squared=True, got a negative one in row {int(wrong[0])}")
+            raise ValueError(
+                f"{who}: needs entries >= 0 or squared=True, got a negative one in row "
+                f"{int(wrong[0])}"
+            )
         v = v.clamp_min(0)
     zero = v == 0
     log = torch.where(zero, -math.inf, torch.where(zero, torch.ones_like(v), v).abs().log() + log)
@@ -116,8 +130,9 @@ def tt_marginal(tt: TT, modes, *, squared: bool = False) -> Tensor:
 
         p[i_a, i_b, ...] = sum over all other modes of p(i)
 
-    modes: one mode or several different ones; the result has theirs, in that order, as its shape.  Raises ValueError for
-    a mode that is not there, and for a marginal that is negative unless squared.
+    modes: one mode or several different ones; the result has theirs, in that order, as its shape.
+    Raises ValueError for a mode that is not there, and for a marginal that is negative unless
+    squared.
 
     >>> x = TT([torch.tensor([1.0, 3.0]).reshape(1, 2, 1)] * 500)
     >>> tt_marginal(x, 7), tt_marginal(x, (0, 499)).shape
@@ -129,7 +144,9 @@ def tt_marginal(tt: TT, modes, *, squared: bool = False) -> Tensor:
     right, _ = _positive(cores, shifts, squared, who)
     last = max(modes)
     if squared:
-        p = cores[0].new_ones(1, 1, 1)  # for each choice of the kept modes, v ᴴ v of the rows v summed over
+        p = cores[0].new_ones(
+            1, 1, 1
+        )  # for each choice of the kept modes, v ᴴ v of the rows v summed over
         for k, core in enumerate(_right_orthonormal(cores)[: last + 1]):
             p = torch.einsum("anp,kab,bnq->knpq", core.conj(), p, core)
             p = p.flatten(0, 1) if k in modes else p.sum(1)
@@ -141,7 +158,10 @@ def tt_marginal(tt: TT, modes, *, squared: bool = False) -> Tensor:
             v, _ = _near_one(v, (0, 1))
         p = v @ right[last + 1]
         if (p < -_rounding(tt) * float(v.detach().norm() * right[last + 1].detach().norm())).any():
-            raise ValueError(f"{who}: needs a train without negative entries or squared=True, got a negative marginal of {modes}")
+            raise ValueError(
+                f"{who}: needs a train without negative entries or squared=True, got a negative "
+                f"marginal of {modes}"
+            )
         p = p.clamp_min(0)
     kept = sorted(modes)
     p = (p / p.sum()).reshape([tt.shape[k] for k in kept]).permute([kept.index(k) for k in modes])
@@ -149,12 +169,14 @@ def tt_marginal(tt: TT, modes, *, squared: bool = False) -> Tensor:
 
 
 def tt_condition(tt: TT, given: Mapping[int, int], *, squared: bool = False) -> TT:
-    """The distribution of the other modes when some are known, a train again: its sum (squared: its norm) is 1.
+    """The distribution of the other modes when some are known, a train again: its sum (squared: its
+    norm) is 1.
 
         p(rest | given) = x[rest, given] / sum over the rest,      squared: |x[rest, given]|^2 / ...
 
-    given: {mode: index}, at least one mode stays free.  The free modes keep their order, the ranks do not grow.  Raises
-    ValueError for what is not there, and for a condition of probability zero or, unless squared, below.
+    given: {mode: index}, at least one mode stays free. The free modes keep their order, the ranks
+    do not grow. Raises ValueError for what is not there, and for a condition of probability zero
+    or, unless squared, below.
 
     >>> x = TT([torch.tensor([[1.0, 3.0]]).reshape(1, 2, 1)] * 3)
     >>> tt_condition(x, {1: 0}).to_dense()
@@ -181,13 +203,18 @@ def tt_condition(tt: TT, given: Mapping[int, int], *, squared: bool = False) -> 
     free[-1] = torch.tensordot(free[-1], carry, 1)
     sign, log = _sum(free, [0] * len(free), [None] * len(free), squared)
     if sign.real <= 0:
-        raise ValueError(f"{who}: needs a condition of positive probability, got {'zero' if sign == 0 else 'less'} for {fixed}")
+        raise ValueError(
+            f"{who}: needs a condition of positive probability, got "
+            f"{'zero' if sign == 0 else 'less'} for {fixed}"
+        )
     share = (-log / ((1 + squared) * len(free))).exp()
     return TT(tuple((core * share).to(tt.dtype) for core in free))
 
 
 @torch.no_grad()
-def tt_sample(tt: TT, n: int, *, squared: bool = False, generator: torch.Generator | None = None) -> Tensor:
+def tt_sample(
+    tt: TT, n: int, *, squared: bool = False, generator: torch.Generator | None = None
+) -> Tensor:
     """n independent samples of p, exact: an (n, d) tensor of multi-indices, int64.
 
     Mode by mode from the conditionals, by inversion of their distribution functions [Dolgov2020]:
@@ -195,9 +222,10 @@ def tt_sample(tt: TT, n: int, *, squared: bool = False, generator: torch.Generat
         p(i_k | i_0, ..., i_{k-1}) = v G_k[i_k] z_{k+1} / sum over i_k,      v = G_0[i_0] ... G_{k-1}[i_{k-1}]
         squared: |v G_k[i_k]|^2, in cores made right-orthonormal, so that nothing need stand right of them [FerrisVidal2012]
 
-    The cost of a sample is d (n_k r + r^2), squared d n_k r^2.  One draw serves all n samples at a mode, and the same seed
-    gives the same samples.  A train of cores without negative entries is always taken; of any other a conditional that is
-    met and negative beyond rounding raises ValueError, which squared=True never does.
+    The cost of a sample is d (n_k r + r^2), squared d n_k r^2. One draw serves all n samples at a
+    mode, and the same seed gives the same samples. A train of cores without negative entries is
+    always taken; of any other a conditional that is met and negative beyond rounding raises
+    ValueError, which squared=True never does.
 
     >>> x = TT([torch.tensor([1.0, 0.0, 3.0]).reshape(1, 3, 1)] * 1000)
     >>> i = tt_sample(x, 100, generator=torch.Generator().manual_seed(0))
@@ -225,8 +253,10 @@ def tt_sample(tt: TT, n: int, *, squared: bool = False, generator: torch.Generat
             if wrong.any():
                 prefix = index[wrong.nonzero()[0, 0], :k].tolist()
                 raise ValueError(
-                    f"{who}: needs a train without negative entries or squared=True, got a conditional of mode {k} that is "
-                    f"negative or lost in rounding, after the indices ({'..., ' * (k > 8)}{', '.join(map(str, prefix[-8:]))})"
+                    f"{who}: needs a train without negative entries or squared=True, got a "
+                    f"conditional of mode {k} that is "
+                    f"negative or lost in rounding, after the indices "
+                    f"({'..., ' * (k > 8)}{', '.join(map(str, prefix[-8:]))})"
                 )
             i = _invert(p, u)
             v = _step(v, core, i)
@@ -235,12 +265,15 @@ def tt_sample(tt: TT, n: int, *, squared: bool = False, generator: torch.Generat
     return index
 
 
-# ------------------------------------------------------------------------------------------ the chain
+# ---------------------------------------------------------------------------------------- the chain
 
 
 def _near_one(x: Tensor, dim) -> tuple[Tensor, Tensor]:
-    """x / 2^e with the largest entry along `dim` in [1/2, 1), and e, whose `dim` stays with size 1; of zeros e is 0."""
-    exponent = torch.frexp(x.detach().abs().amax(dim, keepdim=True)).exponent.clamp(-1000, 1000).double()
+    """x / 2^e with the largest entry along `dim` in [1/2, 1), and e, whose `dim` stays with size 1;
+    of zeros e is 0."""
+    exponent = (
+        torch.frexp(x.detach().abs().amax(dim, keepdim=True)).exponent.clamp(-1000, 1000).double()
+    )
     return x * torch.exp2(-exponent), exponent
 
 
@@ -268,12 +301,15 @@ def _sum(cores, shifts, weights, squared: bool, right=None) -> SignLog:
     else:
         z, e = right[0][..., 0], exponents[0][..., 0]
     zero = z == 0
-    log = torch.where(zero, -math.inf, torch.where(zero, torch.ones_like(z), z).abs().log() + math.log(2) * e)
+    log = torch.where(
+        zero, -math.inf, torch.where(zero, torch.ones_like(z), z).abs().log() + math.log(2) * e
+    )
     return SignLog(z.sgn(), 2 * log if squared else log)
 
 
 def _walk(cores, index: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The rows left of each bond, v_k = G_0[i_0] ... G_{k-1}[i_{k-1}], (batch, r_k) near 1, and their exponents (batch, 1)."""
+    """The rows left of each bond, v_k = G_0[i_0] ... G_{k-1}[i_{k-1}], (batch, r_k) near 1, and
+    their exponents (batch, 1)."""
     v = cores[0].new_ones(len(index), cores[0].shape[0])
     e = torch.zeros_like(v[:, :1].real)
     yield v, e
@@ -284,7 +320,8 @@ def _walk(cores, index: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def _step(v: Tensor, core: Tensor, i: Tensor) -> Tensor:
-    """v[b] @ core[:, i[b]] for each row b, (batch, r) -> (batch, q): rows sorted by index, one product for each value."""
+    """v[b] @ core[:, i[b]] for each row b, (batch, r) -> (batch, q): rows sorted by index, one
+    product for each value."""
     counts = torch.bincount(i, minlength=core.shape[1]).tolist()
     order = torch.argsort(i)
     parts = v.index_select(0, order).split(counts)
@@ -293,7 +330,8 @@ def _step(v: Tensor, core: Tensor, i: Tensor) -> Tensor:
 
 
 def _right_orthonormal(cores) -> list[Tensor]:
-    """The same train up to a factor, of norm 1, all cores with orthonormal rows (r, n q); ranks may shrink."""
+    """The same train up to a factor, of norm 1, all cores with orthonormal rows (r, n q); ranks may
+    shrink."""
     out, carry = [], cores[0].new_ones(1, 1)
     for core in cores[::-1]:
         y, _ = _near_one(torch.tensordot(core, carry, 1), (0, 1, 2))
@@ -304,13 +342,17 @@ def _right_orthonormal(cores) -> list[Tensor]:
 
 
 def _invert(p: Tensor, u: Tensor) -> Tensor:
-    """The index at which the distribution function of each row of p first exceeds u in [0, 1): never one of probability 0."""
+    """The index at which the distribution function of each row of p first exceeds u in [0, 1):
+    never one of probability 0."""
     c = p.cumsum(1)
-    return torch.searchsorted(c / c[:, -1:], u[:, None], right=True)[:, 0]  # the last is 1 exactly, and u is below
+    return torch.searchsorted(c / c[:, -1:], u[:, None], right=True)[
+        :, 0
+    ]  # the last is 1 exactly, and u is below
 
 
 def _choose_squared(v: Tensor, core: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices drawn from |v G[i]|^2 and the rows v G[i] that they lead to, a block of samples at a time."""
+    """Indices drawn from |v G[i]|^2 and the rows v G[i] that they lead to, a block of samples at a
+    time."""
     r, n, q = core.shape
     size = max(1, BLOCK // (n * q))
     chosen = []
@@ -322,11 +364,12 @@ def _choose_squared(v: Tensor, core: Tensor, u: Tensor) -> tuple[Tensor, Tensor]
     return torch.cat(i), torch.cat(v)
 
 
-# ------------------------------------------------------------------------------------------ what comes in, what is negative
+# ------------------------------------------------------------------ what comes in, what is negative
 
 
 def _cores(tt: TT, who: str) -> tuple[list[Tensor], list[int]]:
-    """The cores in the dtype that sums are done in, each near 1, and the exponents of two taken out."""
+    """The cores in the dtype that sums are done in, each near 1, and the exponents of two taken
+    out."""
     if not isinstance(tt, TT):
         raise TypeError(f"{who}: needs a TT, got {type(tt).__name__}")
     for k, core in enumerate(tt.cores):
@@ -362,14 +405,17 @@ def _weights(tt, weights, squared, who) -> list[Tensor | None]:
 
 
 def _weight(tt, k, w, squared, who):
-    """A weight in the dtype of the cores; squared, a root C of it with C Cᴴ = D transposed, so that it multiplies a core."""
+    """A weight in the dtype of the cores; squared, a root C of it with C Cᴴ = D transposed, so that
+    it multiplies a core."""
     n, w = tt.shape[k], torch.as_tensor(w, device=tt.device)
     if w.is_complex() and not tt.dtype.is_complex:
         raise TypeError(f"{who}: needs real weights for a real train, got {w.dtype} for mode {k}")
     fits = w.shape == (n,) or (w.shape == (n, n) if squared else w.ndim == 2 and w.shape[1] == n)
     if not fits:
         other = f"({n}, {n})" if squared else f"(batch, {n})"
-        raise ValueError(f"{who}: needs a weight of shape ({n},) or {other} for mode {k}, got {tuple(w.shape)}")
+        raise ValueError(
+            f"{who}: needs a weight of shape ({n},) or {other} for mode {k}, got {tuple(w.shape)}"
+        )
     w = w.to(wide(tt.dtype))
     check_dense(w, f"{who}: weight {k}")
     if not squared:
@@ -378,12 +424,18 @@ def _weight(tt, k, w, squared, who):
     try:
         return psd_root(gram, ROUNDING * torch.finfo(tt.dtype).eps)
     except ValueError as error:
-        raise ValueError(f"{who}: needs weights >= 0 or a positive semidefinite matrix for mode {k}, got neither") from error
+        raise ValueError(
+            f"{who}: needs weights >= 0 or a positive semidefinite matrix for mode {k}, got neither"
+        ) from error
 
 
 def _modes(tt, modes, who) -> list[int]:
     modes = list(modes)
-    if not modes or len(set(modes)) < len(modes) or any(isinstance(k, bool) or not isinstance(k, Integral) for k in modes):
+    if (
+        not modes
+        or len(set(modes)) < len(modes)
+        or any(isinstance(k, bool) or not isinstance(k, Integral) for k in modes)
+    ):
         raise ValueError(f"{who}: needs different modes, one at least, got {modes}")
     if not all(0 <= k < tt.ndim for k in modes):
         raise ValueError(f"{who}: needs modes in 0..{tt.ndim - 1}, got {modes}")
@@ -391,22 +443,33 @@ def _modes(tt, modes, who) -> list[int]:
 
 
 def _rounding(tt) -> float:
-    """How far below zero, relative to what it is made of, a probability may come out; cores without a minus leave no room."""
-    return ROUNDING * torch.finfo(tt.dtype).eps if any((core < 0).any() for core in tt.cores) else 0.0
+    """How far below zero, relative to what it is made of, a probability may come out; cores without
+    a minus leave no room."""
+    return (
+        ROUNDING * torch.finfo(tt.dtype).eps if any((core < 0).any() for core in tt.cores) else 0.0
+    )
 
 
 @torch.no_grad()
 def _negative_entries(v: Tensor, e: Tensor, cores, index: Tensor, eps: float) -> Tensor:
-    """The rows whose entry v 2^e is negative by more than it moves when each core moves by a few eps of its norm.
+    """The rows whose entry v 2^e is negative by more than it moves when each core moves by a few
+    eps of its norm.
 
-    To first order an entry moves by eps (sum over k of |left of core k| |core k| |right of core k|).
+    To first order an entry moves by eps (sum over k of |left of core k| |core k| |right of core
+    k|).
     """
     rows = (v < 0).nonzero()[:, 0]
     if not len(rows):
         return rows
     v, e, index = v[rows], e[rows], index[rows]
     mirrored = [core.permute(2, 1, 0) for core in cores[::-1]]
-    left, right = ([torch.linalg.vector_norm(v, dim=1).log() + math.log(2) * e[:, 0] for v, e in _walk(c, i)]
-                   for c, i in ((cores, index), (mirrored, index.flip(1))))  # fmt: skip
-    terms = [left[k] + core.norm().log() + right[len(cores) - 1 - k] for k, core in enumerate(cores)]
-    return rows[v.abs().log() + math.log(2) * e > math.log(ROUNDING * eps) + torch.stack(terms).logsumexp(0)]
+    left, right = (
+        [torch.linalg.vector_norm(v, dim=1).log() + math.log(2) * e[:, 0] for v, e in _walk(c, i)]
+        for c, i in ((cores, index), (mirrored, index.flip(1)))
+    )
+    terms = [
+        left[k] + core.norm().log() + right[len(cores) - 1 - k] for k, core in enumerate(cores)
+    ]
+    return rows[
+        v.abs().log() + math.log(2) * e > math.log(ROUNDING * eps) + torch.stack(terms).logsumexp(0)
+    ]

@@ -1,7 +1,9 @@
-"""TT-matrices [Oseledets2010] [Novikov2015]: a weight as a train whose cores have an index of the rows and one of the columns.
+"""TT-matrices [Oseledets2010] [Novikov2015]: a weight as a train whose cores have an index of the
+rows and one of the columns.
 
-Everything but the product with a vector is that of the tensor train of the interleaved tensor, so `TT` does it.  How to
-multiply well, over which path and with what kept for the gradient, is `layers.propagation`; here stands the plain reference.
+Everything but the product with a vector is that of the tensor train of the interleaved tensor, so
+`TT` does it. How to multiply well, over which path and with what kept for the gradient, is
+`layers.propagation`; here stands the plain reference.
 """
 
 import math
@@ -18,10 +20,12 @@ from .tt import TT, tt_round, tt_svd
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TTMatrix(SplitMatrix):
-    """w[(o_0 .. o_{d-1}), (i_0 .. i_{d-1})] = G_0[o_0, i_0] ... G_{d-1}[o_{d-1}, i_{d-1}], a product of matrices.
+    """w[(o_0 .. o_{d-1}), (i_0 .. i_{d-1})] = G_0[o_0, i_0] ... G_{d-1}[o_{d-1}, i_{d-1}], a
+    product of matrices.
 
-    cores: d tensors, core k of shape (r_k, out_k, in_k, r_{k+1}) with r_0 = r_d = 1.  ranks: the d-1 free ones.  size: (out, in)
-    where these are less than the products of the modes; what stands beyond is padding: stored, counted in `numel`, and cut.
+    cores: d tensors, core k of shape (r_k, out_k, in_k, r_{k+1}) with r_0 = r_d = 1. ranks: the d-1
+    free ones. size: (out, in) where these are less than the products of the modes; what stands
+    beyond is padding: stored, counted in `numel`, and cut.
 
     >>> TTMatrix.randn(out=(4, 5), in_=(3, 2), rank=2, generator=torch.Generator().manual_seed(0))
     TTMatrix(shape=(20, 6), ranks=(2,), stores 44 of 120)
@@ -33,8 +37,17 @@ class TTMatrix(SplitMatrix):
     def _check(self):
         got = [tuple(c.shape) for c in self.cores]
         chained = all(a[-1:] == b[:1] for a, b in zip(got, got[1:]))
-        if not got or any(len(g) != 4 or 0 in g for g in got) or not chained or got[0][0] != 1 or got[-1][3] != 1:
-            raise ValueError(f"TTMatrix: needs cores (r_left, out, in, r_right) that chain from rank 1 to rank 1, got shapes {got}")
+        if (
+            not got
+            or any(len(g) != 4 or 0 in g for g in got)
+            or not chained
+            or got[0][0] != 1
+            or got[-1][3] != 1
+        ):
+            raise ValueError(
+                f"TTMatrix: needs cores (r_left, out, in, r_right) that chain from rank 1 to rank "
+                f"1, got shapes {got}"
+            )
         check_same("TTMatrix", self.cores)
         if self.size is not None:
             check_size("TTMatrix", self.size, self.padded)
@@ -45,11 +58,21 @@ class TTMatrix(SplitMatrix):
         return tt_matrix_svd(w, out, in_, rank, rtol=rtol)
 
     @classmethod
-    def randn(cls, *, out, in_, rank, size=None, generator=None, dtype=None, device=None) -> "TTMatrix":
-        """Gaussian cores, scaled so that the entries of w have variance 1; ranks are capped by the unfoldings'."""
+    def randn(
+        cls, *, out, in_, rank, size=None, generator=None, dtype=None, device=None
+    ) -> "TTMatrix":
+        """Gaussian cores, scaled so that the entries of w have variance 1; ranks are capped by the
+        unfoldings'."""
         out, in_ = _modes("TTMatrix.randn", out, in_)
-        train = TT.randn([m * n for m, n in zip(out, in_)], rank, generator=generator, dtype=dtype, device=device)
-        return _from_train(train, out, in_, size and check_size("TTMatrix.randn", size, (math.prod(out), math.prod(in_))))
+        train = TT.randn(
+            [m * n for m, n in zip(out, in_)], rank, generator=generator, dtype=dtype, device=device
+        )
+        return _from_train(
+            train,
+            out,
+            in_,
+            size and check_size("TTMatrix.randn", size, (math.prod(out), math.prod(in_))),
+        )
 
     @property
     def out(self) -> tuple[int, ...]:
@@ -76,8 +99,9 @@ class TTMatrix(SplitMatrix):
         return x.permute(*range(0, 2 * d, 2), *range(1, 2 * d, 2)).reshape(self.padded)[:m, :n]
 
     def apply(self, x: Tensor) -> Tensor:
-        """y = w x core by core from the left: each core takes the bond and its column index, and gives its row index and the
-        next bond.  The order of the indices stays, so that nothing is permuted: (batch O, r i, I) -> (batch O, o q, I)."""
+        """y = w x core by core from the left: each core takes the bond and its column index, and
+        gives its row index and the next bond. The order of the indices stays, so that nothing is
+        permuted: (batch O, r i, I) -> (batch O, o q, I)."""
         (m, n), (_, width) = self.shape, self.padded
         t = torch.nn.functional.pad(x, (0, width - n))
         for core in self.cores:
@@ -96,7 +120,9 @@ class TTMatrix(SplitMatrix):
 
     def lr_multipliers(self) -> tuple[float, ...]:
         """in / (fan-in of the core) / d; the fan-in of a core is r_left in_k [Qiu2024]."""
-        return tuple(self.shape[1] / (c.shape[0] * c.shape[2]) / len(self.cores) for c in self.cores)
+        return tuple(
+            self.shape[1] / (c.shape[0] * c.shape[2]) / len(self.cores) for c in self.cores
+        )
 
     def norm(self) -> Tensor:
         return self._inside().train.norm()
@@ -119,13 +145,17 @@ class TTMatrix(SplitMatrix):
         return TTMatrix((self.cores[0] * number, *self.cores[1:]), self.size)
 
     def round(self, rank=None, *, rtol: float | None = None) -> "TTMatrix":
-        """The TT-matrix of smallest ranks within a tolerance, `tt_round` of its train; padding is first set to zero."""
+        """The TT-matrix of smallest ranks within a tolerance, `tt_round` of its train; padding is
+        first set to zero."""
         return self._like(tt_round(self._inside().train, rank, rtol=rtol))
 
     def _same(self, other, sign):
         other = super()._same(other, sign)
         if (other.out, other.in_) != (self.out, self.in_):
-            raise ValueError(f"TTMatrix {sign}: needs modes {self.out} x {self.in_}, got {other.out} x {other.in_}")
+            raise ValueError(
+                f"TTMatrix {sign}: needs modes {self.out} x {self.in_}, got {other.out} x "
+                f"{other.in_}"
+            )
         return other
 
     def _add(self, other):
@@ -138,11 +168,15 @@ class TTMatrix(SplitMatrix):
         return _from_train(train, self.out, self.in_, self.size)
 
     def _inside(self) -> "TTMatrix":
-        """The same matrix with zeros as padding: times the indicator of row < out and column < in, a train of rank 2 x 2."""
+        """The same matrix with zeros as padding: times the indicator of row < out and column < in,
+        a train of rank 2 x 2."""
         if self.size in (None, self.padded):
             return self
         pairs = zip(_below(self.size[0], self.out), _below(self.size[1], self.in_))
-        ones = [torch.einsum("amb,cnd->acmnbd", a, b).flatten(4).flatten(0, 1).flatten(1, 2) for a, b in pairs]
+        ones = [
+            torch.einsum("amb,cnd->acmnbd", a, b).flatten(4).flatten(0, 1).flatten(1, 2)
+            for a, b in pairs
+        ]
         return self._like(self.train * TT(tuple(c.to(self.dtype).to(self.device) for c in ones)))
 
 
@@ -151,9 +185,10 @@ def tt_matrix_svd(w: Tensor, out, in_, rank=None, *, rtol: float | None = None) 
 
         |w - result| <= (rtol + 64 eps) |w|      when `rank` does not cut earlier
 
-    w: (out, in).  `out` and `in_`: as many sizes each; where their products are larger than w, it is padded with zeros, and the
-    result has its `size`.  `rank`: a cap, one integer or d-1 of them.  Which index lies in which mode matters: the ranks are
-    those of w with rows and columns in this order.  Raises ValueError or TypeError for a bad rank, rtol, matrix or sizes.
+    w: (out, in). `out` and `in_`: as many sizes each; where their products are larger than w, it is
+    padded with zeros, and the result has its `size`. `rank`: a cap, one integer or d-1 of them.
+    Which index lies in which mode matters: the ranks are those of w with rows and columns in this
+    order. Raises ValueError or TypeError for a bad rank, rtol, matrix or sizes.
 
     >>> i = torch.arange(1.0, 17.0, dtype=torch.float64)
     >>> tt_matrix_svd(1 / (i[:, None] + i), (4, 4), (4, 4), rtol=1e-2)
@@ -163,7 +198,10 @@ def tt_matrix_svd(w: Tensor, out, in_, rank=None, *, rtol: float | None = None) 
     out, in_ = _modes("tt_matrix_svd", out, in_)
     if w.ndim != 2:
         raise ValueError(f"tt_matrix_svd: needs a matrix, got shape {tuple(w.shape)}")
-    size, d = check_size("tt_matrix_svd", tuple(w.shape), (math.prod(out), math.prod(in_))), len(out)
+    size, d = (
+        check_size("tt_matrix_svd", tuple(w.shape), (math.prod(out), math.prod(in_))),
+        len(out),
+    )
     if size is not None:
         w = torch.nn.functional.pad(w, (0, math.prod(in_) - size[1], 0, math.prod(out) - size[0]))
     pairs = [axis for k in range(d) for axis in (k, d + k)]
@@ -184,8 +222,8 @@ def _modes(who, out, in_):
 
 
 def _below(n: int, modes) -> list[Tensor]:
-    """Cores (a, mode, b) of the indicator of index < n: the bond tells whether the digits so far are equal to those of n - 1
-    or already less."""
+    """Cores (a, mode, b) of the indicator of index < n: the bond tells whether the digits so far
+    are equal to those of n - 1 or already less."""
     cores, rest = [], n - 1
     for k in range(len(modes) - 1, -1, -1):
         rest, digit = divmod(rest, modes[k])

@@ -7,7 +7,17 @@ import torch
 from torch import Tensor
 
 from ..fit import Fit
-from ..linalg import check_dense, norm, orthogonalize, project, rank_caps, right_basis, safe_scale, wide, zero_level
+from ..linalg import (
+    check_dense,
+    norm,
+    orthogonalize,
+    project,
+    rank_caps,
+    right_basis,
+    safe_scale,
+    wide,
+    zero_level,
+)
 from ..multilinear import mode_product, unfold
 from ..rng import randn
 from .base import Format, check_same, check_shape
@@ -15,7 +25,8 @@ from .base import Format, check_same, check_shape
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Tucker(Format):
-    """A small core multiplied by a matrix along each mode: x = core ×_0 U_0 ×_1 U_1 ... ×_{d-1} U_{d-1}.
+    """A small core multiplied by a matrix along each mode: x = core ×_0 U_0 ×_1 U_1 ... ×_{d-1}
+    U_{d-1}.
 
     core: (r_0, ..., r_{d-1}).  factors: d matrices (n_k, r_k).  ranks: (r_0, ..., r_{d-1}).
 
@@ -28,15 +39,27 @@ class Tucker(Format):
 
     def _check(self):
         got, core = [tuple(f.shape) for f in self.factors], tuple(self.core.shape)
-        if not got or 0 in core or any(len(g) != 2 or 0 in g for g in got) or core != tuple(g[1] for g in got):
-            raise ValueError(f"Tucker: needs a core (r_0, r_1, ...) and factors (n_k, r_k), got shapes {core} and {got}")
+        if (
+            not got
+            or 0 in core
+            or any(len(g) != 2 or 0 in g for g in got)
+            or core != tuple(g[1] for g in got)
+        ):
+            raise ValueError(
+                f"Tucker: needs a core (r_0, r_1, ...) and factors (n_k, r_k), got shapes {core} "
+                f"and {got}"
+            )
         check_same("Tucker", self.tensors())
 
     @classmethod
     def randn(cls, shape, rank, *, generator=None, dtype=None, device=None) -> "Tucker":
-        """Gaussian core and factors, scaled so that the entries have variance 1; ranks are capped by the mode sizes."""
+        """Gaussian core and factors, scaled so that the entries have variance 1; ranks are capped
+        by the mode sizes."""
         shape = check_shape("Tucker.randn", shape)
-        ranks = [min(r, n) for r, n in zip(rank_caps("Tucker.randn", rank, None, shape, len(shape)), shape)]
+        ranks = [
+            min(r, n)
+            for r, n in zip(rank_caps("Tucker.randn", rank, None, shape, len(shape)), shape)
+        ]
         options = dict(generator=generator, dtype=dtype, device=device)
         factors = tuple(randn(n, r, **options) / r**0.5 for n, r in zip(shape, ranks))
         return cls(randn(*ranks, **options), factors)
@@ -58,7 +81,8 @@ class Tucker(Format):
         return Tucker(_multiply(self.core, triangles), bases)
 
     def round(self, rank=None, *, rtol: float | None = None) -> "Tucker":
-        """The Tucker tensor of smaller ranks within a tolerance: `st_hosvd` of the core of the orthogonal form."""
+        """The Tucker tensor of smaller ranks within a tolerance: `st_hosvd` of the core of the
+        orthogonal form."""
         caps = rank_caps("Tucker.round", rank, rtol, self.shape, self.ndim)
         for t in self.tensors():
             check_dense(t, "Tucker.round")
@@ -93,10 +117,14 @@ class Tucker(Format):
         factors = tuple(torch.cat(p, 1) for p in zip(self.factors, other.factors))
         pad = torch.nn.functional.pad  # takes the last mode first
         core = pad(self.core, [m for r in other.ranks[::-1] for m in (0, r)])
-        return Tucker(core + pad(other.core, [m for r in self.ranks[::-1] for m in (r, 0)]), factors)
+        return Tucker(
+            core + pad(other.core, [m for r in self.ranks[::-1] for m in (r, 0)]), factors
+        )
 
     def _times(self, other):
-        factors = tuple((a[:, :, None] * b[:, None, :]).flatten(1) for a, b in zip(self.factors, other.factors))
+        factors = tuple(
+            (a[:, :, None] * b[:, None, :]).flatten(1) for a, b in zip(self.factors, other.factors)
+        )
         core = torch.tensordot(self.core, other.core, 0)
         order = [j for k in range(self.ndim) for j in (k, self.ndim + k)]
         return Tucker(core.permute(order).reshape([f.shape[1] for f in factors]), factors)
@@ -107,8 +135,8 @@ def hosvd(x: Tensor, rank=None, *, rtol: float | None = None) -> Tucker:
 
         |x - tucker| <= (rtol + 64 eps) |x|      when `rank` does not cut earlier, and <= sqrt(d) times the best error
 
-    x: (n_0, ..., n_{d-1}).  `rank`: a cap, one integer or d of them.  Each mode may lose rtol |x| / sqrt(d).
-    `st_hosvd` is cheaper and usually as good.
+    x: (n_0, ..., n_{d-1}). `rank`: a cap, one integer or d of them. Each mode may lose rtol |x| /
+    sqrt(d). `st_hosvd` is cheaper and usually as good.
 
     >>> hosvd(torch.ones(4, 5, 6), rtol=1e-3).ranks
     (1, 1, 1)
@@ -121,17 +149,20 @@ def hosvd(x: Tensor, rank=None, *, rtol: float | None = None) -> Tucker:
     factors = [right_basis(unfold(x, k).mH, caps[k], atol=delta)[0] for k in range(x.ndim)]
     core = x
     for f in factors:  # the mode at the front is multiplied and goes to the back
-        core = project(core.reshape(core.shape[0], -1).mT, f.conj()).reshape(*core.shape[1:], f.shape[1])
+        core = project(core.reshape(core.shape[0], -1).mT, f.conj()).reshape(
+            *core.shape[1:], f.shape[1]
+        )
     return Tucker((core / scale).to(dtype), tuple(f.to(dtype) for f in factors))
 
 
 def st_hosvd(x: Tensor, rank=None, *, rtol: float | None = None) -> Tucker:
-    """Sequentially truncated higher-order SVD: each mode is cut from what the last cut left [Vannieuwenhoven2012].
+    """Sequentially truncated higher-order SVD: each mode is cut from what the last cut left
+    [Vannieuwenhoven2012].
 
         |x - tucker| <= (rtol + 64 eps) |x|      when `rank` does not cut earlier, and <= sqrt(d) times the best error
 
-    x: (n_0, ..., n_{d-1}).  `rank`: a cap, one integer or d of them.  The modes are cut in order; after each the tensor is
-    smaller, so the first costs most.
+    x: (n_0, ..., n_{d-1}). `rank`: a cap, one integer or d of them. The modes are cut in order;
+    after each the tensor is smaller, so the first costs most.
 
     >>> st_hosvd(torch.ones(4, 5, 6), rtol=1e-3)
     Tucker(shape=(4, 5, 6), ranks=(1, 1, 1), stores 16 of 120)
@@ -144,12 +175,13 @@ def st_hosvd(x: Tensor, rank=None, *, rtol: float | None = None) -> Tucker:
 
 
 def hooi(x: Tensor, rank, *, tol: float = 1e-8, max_iter: int = 50) -> Fit[Tucker]:
-    """Higher-order orthogonal iteration: from `st_hosvd`, improve one factor after another [DeLathauwer2000b].
+    """Higher-order orthogonal iteration: from `st_hosvd`, improve one factor after another
+    [DeLathauwer2000b].
 
         maximise | x ×_0 U_0ᴴ ... ×_{d-1} U_{d-1}ᴴ |  over orthonormal U_k (n_k, r_k)
 
-    x: (n_0, ..., n_{d-1}).  `rank`: one integer or d of them.  Stops when the relative error changes by less than `tol`;
-    history holds the relative error after each sweep, which never grows.
+    x: (n_0, ..., n_{d-1}). `rank`: one integer or d of them. Stops when the relative error changes
+    by less than `tol`; history holds the relative error after each sweep, which never grows.
 
     >>> hooi(torch.ones(4, 5, 6), 1).value.ranks
     (1, 1, 1)
@@ -171,12 +203,19 @@ def hooi(x: Tensor, rank, *, tol: float = 1e-8, max_iter: int = 50) -> Fit[Tucke
         tucker = Tucker(core, tuple(factors))
         history.append(_relative_error(x, tucker, size * scale))
         converged = len(history) > 1 and abs(history[-2] - history[-1]) < tol
-    return Fit(Tucker((core / scale).to(dtype), tuple(f.to(dtype) for f in factors)), tuple(history), converged)
+    return Fit(
+        Tucker((core / scale).to(dtype), tuple(f.to(dtype) for f in factors)),
+        tuple(history),
+        converged,
+    )
 
 
 def _truncate(x: Tensor, caps, rtol, dtype) -> Tucker:
-    """`st_hosvd` in float64 of a tensor of moderate size; the mode at the front is cut and goes to the back."""
-    delta = float(torch.linalg.vector_norm(x.detach(), dtype=wide(x.dtype))) * _share(rtol, x.ndim, dtype)
+    """`st_hosvd` in float64 of a tensor of moderate size; the mode at the front is cut and goes to
+    the back."""
+    delta = float(torch.linalg.vector_norm(x.detach(), dtype=wide(x.dtype))) * _share(
+        rtol, x.ndim, dtype
+    )
     core, factors = x, []
     for cap in caps:
         matrix = core.reshape(core.shape[0], -1).mT  # (the others, n_k)
@@ -192,7 +231,8 @@ def _share(rtol, d, dtype):
 
 
 def _multiply(core: Tensor, factors) -> Tensor:
-    """core times a matrix along each mode, those that shrink it most first; None leaves a mode as it is."""
+    """core times a matrix along each mode, those that shrink it most first; None leaves a mode as
+    it is."""
     todo = [k for k, f in enumerate(factors) if f is not None]
     for k in sorted(todo, key=lambda k: factors[k].shape[0] / factors[k].shape[1]):
         core = mode_product(core, factors[k], k)
@@ -200,7 +240,8 @@ def _multiply(core: Tensor, factors) -> Tensor:
 
 
 def _relative_error(x, tucker, size):
-    """|x - tucker| / |x| from the norm of the core; formed where the difference of squares keeps less than three digits."""
+    """|x - tucker| / |x| from the norm of the core; formed where the difference of squares keeps
+    less than three digits."""
     if size == 0.0:
         return 0.0
     with torch.no_grad():

@@ -1,8 +1,9 @@
-"""Convolutions whose kernel is a small format: LowRank in one layer, CP, Tucker, TT and spatial as chains of ordinary ones.
+"""Convolutions whose kernel is a small format: LowRank in one layer, CP, Tucker, TT and spatial as
+chains of ordinary ones.
 
-A kernel k (T, S, kh, kw) that is factorised is several small convolutions one after another: what depends on the height
-alone moves along the height, what depends on the width along the width, and channels are mixed by 1 x 1 convolutions.
-[Lebedev2015] [Kim2016] [Jaderberg2014] [Garipov2016]
+A kernel k (T, S, kh, kw) that is factorised is several small convolutions one after another: what
+depends on the height alone moves along the height, what depends on the width along the width, and
+channels are mixed by 1 x 1 convolutions. [Lebedev2015] [Kim2016] [Jaderberg2014] [Garipov2016]
 """
 
 import math
@@ -28,7 +29,8 @@ RIDGE = 1e-3
 
 
 class Link(NamedTuple):
-    """One convolution of a chain: channels in and out, and which axes of the image it moves along, "", "h", "w" or "hw"."""
+    """One convolution of a chain: channels in and out, and which axes of the image it moves along,
+    "", "h", "w" or "hw"."""
 
     inputs: int
     outputs: int
@@ -36,20 +38,29 @@ class Link(NamedTuple):
     groups: int = 1
 
 
-# ------------------------------------------------------------------------------------------ the five structures
+# ------------------------------------------------------------------------------ the five structures
 
 
 def cp_conv(
-    layer: nn.Conv2d, rank: int | None = None, *, rtol: float | None = None, flops: float | None = None, size=None,
-    ridge: float = RIDGE, max_iter: int = 200, generator: torch.Generator | None = None,
-) -> nn.Sequential:  # fmt: skip
-    """Four convolutions from a CP of the kernel: 1 x 1, kh x 1 and 1 x kw each channel on its own, 1 x 1 [Lebedev2015].
+    layer: nn.Conv2d,
+    rank: int | None = None,
+    *,
+    rtol: float | None = None,
+    flops: float | None = None,
+    size=None,
+    ridge: float = RIDGE,
+    max_iter: int = 200,
+    generator: torch.Generator | None = None,
+) -> nn.Sequential:
+    """Four convolutions from a CP of the kernel: 1 x 1, kh x 1 and 1 x kw each channel on its own,
+    1 x 1 [Lebedev2015].
 
         k[t, s, i, j] = sum_r a[t, r] b[s, r] c[i, r] d[j, r]
 
-    r (S + kh + kw + T) numbers.  The fit is `cp_stable`; each term's norm is shared equally by its four factors, and a
-    warning is given where `cp_degeneracy` exceeds DEGENERATE.  rank, rtol, flops, size: as in `tucker_conv`; for rtol the
-    ranks 1, 2, 4, ... are tried and the last gap is bisected.  Exact from rank T S kh kw / (the largest of these) on.
+    r (S + kh + kw + T) numbers. The fit is `cp_stable`; each term's norm is shared equally by its
+    four factors, and a warning is given where `cp_degeneracy` exceeds DEGENERATE. rank, rtol,
+    flops, size: as in `tucker_conv`; for rtol the ranks 1, 2, 4, ... are tried and the last gap is
+    bisected. Exact from rank T S kh kw / (the largest of these) on.
 
     >>> layer = nn.Conv2d(8, 16, 3, padding=1)
     >>> [tuple(c.weight.shape) for c in cp_conv(layer, 5)]
@@ -62,7 +73,9 @@ def cp_conv(
         return [Link(s, *r, ""), Link(*r, *r, "h", *r), Link(*r, *r, "w", *r), Link(*r, t, "")]
 
     full = kernel.numel() // max(kernel.shape)
-    (cap,) = _caps("cp_conv", layer, links, rank, rtol, flops, size, [(r,) for r in range(1, full + 1)])
+    (cap,) = _caps(
+        "cp_conv", layer, links, rank, rtol, flops, size, [(r,) for r in range(1, full + 1)]
+    )
 
     def fit(r):
         return cp_stable(kernel, r, ridge=ridge, max_iter=max_iter, generator=generator)
@@ -70,9 +83,11 @@ def cp_conv(
     cp = (fit(cap) if rtol is None else _smallest(fit, cap, rtol)).value.normalized()
     if (level := cp_degeneracy(cp)) > DEGENERATE:
         warnings.warn(
-            f"cp_conv: the terms have {level:.3g} times the energy of their sum and will not train well, "
-            f"raise ridge={ridge:g} or lower the rank {cp.ranks[0]}", stacklevel=2,
-        )  # fmt: skip
+            f"cp_conv: the terms have {level:.3g} times the energy of their sum and will not train "
+            f"well, "
+            f"raise ridge={ridge:g} or lower the rank {cp.ranks[0]}",
+            stacklevel=2,
+        )
     a, b, c, d = (widen(f) * widen(cp.weights) ** 0.25 for f in cp.factors)
     return _chain(layer, links(cp.ranks), [b.mT, c.mT, d.mT, a])
 
@@ -80,13 +95,15 @@ def cp_conv(
 def tucker_conv(
     layer: nn.Conv2d, rank=None, *, rtol: float | None = None, flops: float | None = None, size=None
 ) -> nn.Sequential:
-    """Three convolutions from a Tucker-2 of the kernel, of the two channel modes only: 1 x 1, kh x kw, 1 x 1 [Kim2016].
+    """Three convolutions from a Tucker-2 of the kernel, of the two channel modes only: 1 x 1, kh x
+    kw, 1 x 1 [Kim2016].
 
         k[t, s, i, j] = sum_pq a[t, p] core[p, q, i, j] b[s, q]
 
-    rank: a cap, one integer or the two (out, in).  rtol: relative Frobenius error of the kernel.  flops: the largest ranks
-    whose chain costs at most this share of the layer on images of `size` (height, width).  Together: the smallest of them.
-    Any stride, padding, dilation and padding mode; groups=1 only, ValueError otherwise.
+    rank: a cap, one integer or the two (out, in). rtol: relative Frobenius error of the kernel.
+    flops: the largest ranks whose chain costs at most this share of the layer on images of `size`
+    (height, width). Together: the smallest of them. Any stride, padding, dilation and padding mode;
+    groups=1 only, ValueError otherwise.
 
     >>> chain = tucker_conv(nn.Conv2d(8, 16, 3, stride=2, padding=1), (6, 4))
     >>> [tuple(c.weight.shape) for c in chain], chain[1].stride
@@ -108,7 +125,8 @@ def tucker_conv(
 def tt_conv(
     layer: nn.Conv2d, rank=None, *, rtol: float | None = None, flops: float | None = None, size=None
 ) -> nn.Sequential:
-    """Four convolutions from a train of the kernel: 1 x 1, kh x 1, 1 x kw, 1 x 1, each mixing its channels [Garipov2016].
+    """Four convolutions from a train of the kernel: 1 x 1, kh x 1, 1 x kw, 1 x 1, each mixing its
+    channels [Garipov2016].
 
         k[t, s, i, j] = b[s] c[i] d[j] a[t], a product of matrices with the ranks r_0, r_1, r_2 between them
 
@@ -128,17 +146,25 @@ def tt_conv(
     ladder = [tuple(min(k, m) for m in most) for k in range(1, max(most) + 1)]
     train = tt_svd(x, _caps("tt_conv", layer, links, rank, rtol, flops, size, ladder), rtol=rtol)
     *cores, last = train.cores
-    return _chain(layer, links(train.ranks), [*(core.permute(2, 0, 1) for core in cores), last[..., 0].mT])
+    return _chain(
+        layer, links(train.ranks), [*(core.permute(2, 0, 1) for core in cores), last[..., 0].mT]
+    )
 
 
 def spatial_conv(
-    layer: nn.Conv2d, rank: int | None = None, *, rtol: float | None = None, flops: float | None = None, size=None
+    layer: nn.Conv2d,
+    rank: int | None = None,
+    *,
+    rtol: float | None = None,
+    flops: float | None = None,
+    size=None,
 ) -> nn.Sequential:
-    """Two convolutions, kh x 1 and 1 x kw, from the SVD of the kernel as a matrix (S kh, T kw) [Jaderberg2014].
+    """Two convolutions, kh x 1 and 1 x kw, from the SVD of the kernel as a matrix (S kh, T kw)
+    [Jaderberg2014].
 
         k[t, s, i, j] = sum_r b[s, i, r] a[t, j, r]
 
-    The best for this structure in the Frobenius norm.  rank, rtol, flops, size: as in `tucker_conv`.
+    The best for this structure in the Frobenius norm. rank, rtol, flops, size: as in `tucker_conv`.
 
     >>> [tuple(c.weight.shape) for c in spatial_conv(nn.Conv2d(8, 16, 3), 5)]
     [(5, 8, 3, 1), (16, 5, 1, 3)]
@@ -156,14 +182,15 @@ def spatial_conv(
     return _chain(layer, links(w.ranks), [first.permute(2, 0, 1), second.permute(0, 2, 1)])
 
 
-# ------------------------------------------------------------------------------------------ the stable CP
+# ------------------------------------------------------------------------------------ the stable CP
 
 
 def cp_degeneracy(cp: CP) -> float:
     """Energy of the terms over the energy of their sum: sum_r |term_r|^2 / |cp|^2.
 
-    1 for orthogonal terms, 1/r for r equal ones; it grows without bound where terms grow and cancel.  The terms
-    of a chain of convolutions are what training moves: this is the factor by which their noise outweighs the kernel's.
+    1 for orthogonal terms, 1/r for r equal ones; it grows without bound where terms grow and
+    cancel. The terms of a chain of convolutions are what training moves: this is the factor by
+    which their noise outweighs the kernel's.
 
     >>> unit = torch.eye(3)
     >>> round(cp_degeneracy(CP(torch.ones(3), (unit, unit, unit))), 6)
@@ -174,19 +201,27 @@ def cp_degeneracy(cp: CP) -> float:
 
 
 def cp_stable(
-    x: Tensor, rank: int, *, ridge: float = RIDGE, init: str | CP = "hosvd", tol: float = 1e-6, max_iter: int = 200,
+    x: Tensor,
+    rank: int,
+    *,
+    ridge: float = RIDGE,
+    init: str | CP = "hosvd",
+    tol: float = 1e-6,
+    max_iter: int = 200,
     generator: torch.Generator | None = None,
-) -> Fit[CP]:  # fmt: skip
-    """CP whose terms cannot diverge: alternating least squares with a price on the energy of the terms.
+) -> Fit[CP]:
+    """CP whose terms cannot diverge: alternating least squares with a price on the energy of the
+    terms.
 
         minimise |x - sum_r term_r|^2 + ridge sum_r |term_r|^2,    so that    sum_r |term_r|^2 <= |x|^2 / ridge
 
-    With the other factors at unit columns a mode solves a (Γ + ridge I) = m: a ridge on the normal equations, and the
-    objective never grows.  A best CP need not exist [DeSilvaLim2008]: without the price terms may grow and cancel; that a
-    small energy at the same error is what makes a CP of a kernel train is [Phan2020], where the error is held and the
-    sensitivity minimised.  history: relative error after each sweep.  init: as in `cp_als`.  ridge=0.0 is plain `cp_als`.
-    From the rank x.numel() / max(x.shape) on the answer is exact and needs no sweep: one term for each fibre along the
-    longest mode.
+    With the other factors at unit columns a mode solves a (Γ + ridge I) = m: a ridge on the normal
+    equations, and the objective never grows. A best CP need not exist [DeSilvaLim2008]: without the
+    price terms may grow and cancel; that a small energy at the same error is what makes a CP of a
+    kernel train is [Phan2020], where the error is held and the sensitivity minimised. history:
+    relative error after each sweep. init: as in `cp_als`. ridge=0.0 is plain `cp_als`. From the
+    rank x.numel() / max(x.shape) on the answer is exact and needs no sweep: one term for each fibre
+    along the longest mode.
 
     >>> x = CP.randn((5, 6, 7), 2, generator=torch.Generator().manual_seed(0)).to_dense()
     >>> cp_stable(x, 2, ridge=1e-6).history[-1] < 1e-3
@@ -197,7 +232,9 @@ def cp_stable(
     size, costs, history = check_dense(x, "cp_stable") or 1.0, [], []
     for cp, error in cp_stable_steps(x, rank, ridge=ridge, init=init, generator=generator):
         history.append(error)
-        costs.append(error**2 + ridge * float(torch.linalg.vector_norm(widen(cp.weights) / size)) ** 2)
+        costs.append(
+            error**2 + ridge * float(torch.linalg.vector_norm(widen(cp.weights) / size)) ** 2
+        )
         settled = len(costs) > 1 and abs(costs[-2] - costs[-1]) < tol
         if settled or len(costs) == max_iter:
             break
@@ -207,7 +244,8 @@ def cp_stable(
 def cp_stable_steps(
     x: Tensor, rank: int, *, ridge: float = RIDGE, init="hosvd", generator=None
 ) -> Iterator[tuple[CP, float]]:
-    """The sweeps of `cp_stable`, one after another: pairs of the CP so far, with unit columns, and its relative error.
+    """The sweeps of `cp_stable`, one after another: pairs of the CP so far, with unit columns, and
+    its relative error.
 
     init: as in `cp_als`, whose first sweep is the start.
 
@@ -231,7 +269,9 @@ def cp_stable_steps(
     while True:
         for k in range(x.ndim):
             kr = khatri_rao(*factors[:k], *factors[k + 1 :])
-            a = solve_gram((kr.mT @ kr.conj() + price).mT, (unfold(y, k) @ kr.conj()).mT).mT  # a (Γ + ridge I) = m
+            a = solve_gram(
+                (kr.mT @ kr.conj() + price).mT, (unfold(y, k) @ kr.conj()).mT
+            ).mT  # a (Γ + ridge I) = m
             weights = torch.linalg.vector_norm(a, dim=0)
             factors[k] = a / torch.where(weights > 0, weights, torch.ones_like(weights))
         error = float(torch.linalg.vector_norm(unfold(y, k) - a @ kr.mT))
@@ -242,14 +282,17 @@ def _fibres(x: Tensor) -> CP:
     """The CP with one term for each fibre along the longest mode: exact."""
     long = max(range(x.ndim), key=lambda k: x.shape[k])
     others = [n for k, n in enumerate(x.shape) if k != long]
-    index = torch.cartesian_prod(*(torch.arange(n, device=x.device) for n in others)).reshape(-1, len(others))
+    index = torch.cartesian_prod(*(torch.arange(n, device=x.device) for n in others)).reshape(
+        -1, len(others)
+    )
     factors = [F.one_hot(i, n).mT.to(x.dtype) for i, n in zip(index.unbind(1), others)]
     factors.insert(long, unfold(x.detach(), long))
     return CP(torch.ones_like(factors[long][0]), tuple(factors)).normalized()
 
 
 def _smallest(fit, cap, rtol):
-    """The fit of smallest rank with a relative error of at most rtol: 1, 2, 4, ... and the last gap bisected."""
+    """The fit of smallest rank with a relative error of at most rtol: 1, 2, 4, ... and the last gap
+    bisected."""
     low, high = 0, 1
     while (found := fit(min(high, cap))).history[-1] > rtol and high < cap:
         low, high = high, 2 * high
@@ -263,12 +306,14 @@ def _smallest(fit, cap, rtol):
     return found
 
 
-# ------------------------------------------------------------------------------------------ from kernels to chains
+# --------------------------------------------------------------------------- from kernels to chains
 
 
 def _kernel(who: str, layer) -> Tensor:
     """The kernel of a layer that can be taken apart; says no to any other."""
-    if not isinstance(layer, nn.Conv2d) or isinstance(layer.weight, nn.parameter.UninitializedParameter):
+    if not isinstance(layer, nn.Conv2d) or isinstance(
+        layer.weight, nn.parameter.UninitializedParameter
+    ):
         raise TypeError(f"{who}: needs an nn.Conv2d with its weights, got {type(layer).__name__}")
     if layer.groups != 1:
         raise ValueError(f"{who}: needs a convolution with groups=1, got groups={layer.groups}")
@@ -278,10 +323,13 @@ def _kernel(who: str, layer) -> Tensor:
 
 
 def _tucker2(kernel: Tensor, caps, rtol, sweeps: int = 10):
-    """a (T, p), core (p, q, kh, kw), b (S, q): truncated SVDs of the two channel modes, then alternately improved."""
+    """a (T, p), core (p, q, kh, kw), b (S, q): truncated SVDs of the two channel modes, then
+    alternately improved."""
     scale = safe_scale(check_dense(kernel, "tucker_conv"))
     x = widen(kernel.flatten(2)) * scale  # (T, S, kh kw)
-    delta = max((rtol or 0.0) / math.sqrt(2), zero_level(kernel.dtype)) * float(torch.linalg.vector_norm(x))
+    delta = max((rtol or 0.0) / math.sqrt(2), zero_level(kernel.dtype)) * float(
+        torch.linalg.vector_norm(x)
+    )
     a = right_basis(unfold(x, 0).mH, caps[0], atol=delta)[0]
     y = torch.tensordot(a.mH, x, 1)  # (p, S, kh kw)
     b = right_basis(unfold(y, 1).mH, caps[1], atol=delta)[0]
@@ -295,20 +343,25 @@ def _tucker2(kernel: Tensor, caps, rtol, sweeps: int = 10):
 
 
 def _caps(who, layer, links, rank, rtol, flops, size, ladder):
-    """Caps of the ranks from `rank`, `rtol` and `flops`; ladder: all ranks in question, from the smallest to full."""
+    """Caps of the ranks from `rank`, `rtol` and `flops`; ladder: all ranks in question, from the
+    smallest to full."""
     full = ladder[-1]
     if flops is None:
         caps = rank_caps(who, rank, rtol, layer.weight.shape, len(full))
         return tuple(min(c or m, m) for c, m in zip(caps, full))
     if isinstance(flops, bool) or not isinstance(flops, (int, float)) or not flops > 0:
-        raise ValueError(f"{who}: flops must be a share of the layer's, a number > 0, got {flops!r}")
+        raise ValueError(
+            f"{who}: flops must be a share of the layer's, a number > 0, got {flops!r}"
+        )
     if not isinstance(size, (tuple, list)) or len(size) != 2:
         raise ValueError(f"{who}: flops needs the size=(height, width) of the images, got {size}")
     budget = flops * _cost(layer, [Link(layer.in_channels, layer.out_channels, "hw")], size)
     found = [r for r in ladder if _cost(layer, links(r), size) <= budget]
     if not found:
         least = _cost(layer, links(ladder[0]), size) * flops / budget
-        raise ValueError(f"{who}: rank 1 costs {least:.3g} of the layer at size {tuple(size)}, got flops={flops}")
+        raise ValueError(
+            f"{who}: rank 1 costs {least:.3g} of the layer at size {tuple(size)}, got flops={flops}"
+        )
     given = rank_caps(who, rank, 0.0 if rtol is None else rtol, layer.weight.shape, len(full))
     return tuple(min(c or m, m) for c, m in zip(given, found[-1]))
 
@@ -327,24 +380,36 @@ def _cost(layer, links, size) -> int:
         if layer.padding != "same":
             padding = (0, 0) if layer.padding == "valid" else _along(layer, axes, layer.padding, 0)
             stride, dilation = _along(layer, axes, layer.stride, 1), layer.dilation
-            h, w = ((n + 2 * p - d * (k - 1) - 1) // q + 1 for n, p, d, k, q in zip((h, w), padding, dilation, kernel, stride))
+            h, w = (
+                (n + 2 * p - d * (k - 1) - 1) // q + 1
+                for n, p, d, k, q in zip((h, w), padding, dilation, kernel, stride)
+            )
         total += 2 * c_out * (c_in // groups) * math.prod(kernel) * h * w
     return total
 
 
 def _chain(layer: nn.Conv2d, links: list[Link], weights) -> nn.Sequential:
-    """The convolutions of a chain, with weights of equal norms; stride, padding and dilation go where their axis is."""
+    """The convolutions of a chain, with weights of equal norms; stride, padding and dilation go
+    where their axis is."""
     sizes = [float(torch.linalg.vector_norm(widen(w))) for w in weights]
     mean = math.prod(n ** (1 / len(sizes)) for n in sizes)
     parts = []
     for k, ((c_in, c_out, axes, groups), w, n) in enumerate(zip(links, weights, sizes)):
         named = isinstance(layer.padding, str)
         conv = nn.utils.skip_init(
-            nn.Conv2d, c_in, c_out, _along(layer, axes, layer.kernel_size, 1), stride=_along(layer, axes, layer.stride, 1),
+            nn.Conv2d,
+            c_in,
+            c_out,
+            _along(layer, axes, layer.kernel_size, 1),
+            stride=_along(layer, axes, layer.stride, 1),
             padding=layer.padding if named else _along(layer, axes, layer.padding, 0),
-            dilation=_along(layer, axes, layer.dilation, 1), groups=groups, padding_mode=layer.padding_mode if axes else "zeros",
-            bias=layer.bias is not None and k == len(links) - 1, device=layer.weight.device, dtype=layer.weight.dtype,
-        )  # fmt: skip
+            dilation=_along(layer, axes, layer.dilation, 1),
+            groups=groups,
+            padding_mode=layer.padding_mode if axes else "zeros",
+            bias=layer.bias is not None and k == len(links) - 1,
+            device=layer.weight.device,
+            dtype=layer.weight.dtype,
+        )
         with torch.no_grad():
             conv.weight.copy_((widen(w) * (mean / n if mean else 1.0)).reshape(conv.weight.shape))
             conv.weight.requires_grad_(layer.weight.requires_grad)
@@ -355,7 +420,8 @@ def _chain(layer: nn.Conv2d, links: list[Link], weights) -> nn.Sequential:
 
 
 def conv_kernel(module: nn.Module) -> Tensor:
-    """The kernel (T, S, kh, kw) of a convolution, of a chain of convolutions, or of a `FactorizedConv2d`.
+    """The kernel (T, S, kh, kw) of a convolution, of a chain of convolutions, or of a
+    `FactorizedConv2d`.
 
         k[s] = sum_t second[t] first[s - t], channels multiplied as matrices: what stands after one another is convolved
 
@@ -365,16 +431,23 @@ def conv_kernel(module: nn.Module) -> Tensor:
     """
     if not isinstance(module, nn.Sequential):
         w = module.weight
-        return w if isinstance(w, Tensor) else w.to_dense().reshape(w.shape[0], -1, *module.kernel_size)
+        return (
+            w
+            if isinstance(w, Tensor)
+            else w.to_dense().reshape(w.shape[0], -1, *module.kernel_size)
+        )
     first, *others = (conv_kernel(part) for part in module)
     for second, part in zip(others, list(module)[1:]):
         pad = tuple(k - 1 for k in second.shape[2:])
-        first = F.conv2d(first.transpose(0, 1), second.flip(2, 3), padding=pad, groups=part.groups).transpose(0, 1)
+        first = F.conv2d(
+            first.transpose(0, 1), second.flip(2, 3), padding=pad, groups=part.groups
+        ).transpose(0, 1)
     return first
 
 
 def conv_flops(model: nn.Module, x: Tensor) -> dict[str, int]:
-    """FLOPs of each convolution and linear layer of a model on the input x, by name: two for each multiply-add, no bias.
+    """FLOPs of each convolution and linear layer of a model on the input x, by name: two for each
+    multiply-add, no bias.
 
     >>> conv_flops(nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(12, 5)), torch.ones(1, 2, 4, 4))
     {'0': 432, '2': 120}
@@ -404,16 +477,18 @@ def conv_flops(model: nn.Module, x: Tensor) -> dict[str, int]:
     return counts
 
 
-# ------------------------------------------------------------------------------------------ one layer on a LowRank
+# --------------------------------------------------------------------------- one layer on a LowRank
 
 
 class FactorizedConv2d(FactorizedLinear):
-    """A convolution whose kernel, flattened to w (T, S kh kw), is a `LowRank`: r filters, then 1 x 1 [Schotthoefer2022].
+    """A convolution whose kernel, flattened to w (T, S kh kw), is a `LowRank`: r filters, then 1 x
+    1 [Schotthoefer2022].
 
         y = conv_1x1(conv(x, vᴴ as r filters (r, S, kh, kw)), u s) + b
 
-    weight: the LowRank; its tensors become parameters, `.weight` gives it back, `.set_weight` changes the rank.
-    kernel_size and what follows are those of `nn.Conv2d` with groups=1.  (..., S, height, width) -> (..., T, height', width').
+    weight: the LowRank; its tensors become parameters, `.weight` gives it back, `.set_weight`
+    changes the rank. kernel_size and what follows are those of `nn.Conv2d` with groups=1. (..., S,
+    height, width) -> (..., T, height', width').
 
     >>> layer = FactorizedConv2d.from_conv(nn.Conv2d(8, 16, 3, padding=1), lambda w: LowRank.from_dense(w, rank=4))
     >>> layer.weight, layer(torch.ones(2, 8, 5, 5)).shape
@@ -421,15 +496,31 @@ class FactorizedConv2d(FactorizedLinear):
     """
 
     def __init__(
-        self, weight: LowRank, bias: Tensor | None = None, *, kernel_size, stride=1, padding=0, dilation=1,
+        self,
+        weight: LowRank,
+        bias: Tensor | None = None,
+        *,
+        kernel_size,
+        stride=1,
+        padding=0,
+        dilation=1,
         padding_mode: str = "zeros",
-    ):  # fmt: skip
+    ):
         if not isinstance(weight, LowRank):
-            raise TypeError(f"FactorizedConv2d: needs a LowRank as weight, got {type(weight).__name__}")
+            raise TypeError(
+                f"FactorizedConv2d: needs a LowRank as weight, got {type(weight).__name__}"
+            )
         super().__init__(weight, bias)
         pair = lambda value: (value, value) if isinstance(value, int) else tuple(value)
-        self.kernel_size, self.stride, self.dilation = pair(kernel_size), pair(stride), pair(dilation)
-        self.padding, self.padding_mode = padding if isinstance(padding, str) else pair(padding), padding_mode
+        self.kernel_size, self.stride, self.dilation = (
+            pair(kernel_size),
+            pair(stride),
+            pair(dilation),
+        )
+        self.padding, self.padding_mode = (
+            padding if isinstance(padding, str) else pair(padding),
+            padding_mode,
+        )
         if weight.shape[1] % math.prod(self.kernel_size):
             need = f"a weight (T, S·{'·'.join(map(str, self.kernel_size))})"
             raise ValueError(f"FactorizedConv2d: needs {need}, got shape {weight.shape}")
@@ -443,12 +534,19 @@ class FactorizedConv2d(FactorizedLinear):
 
     @classmethod
     def from_conv(cls, layer: nn.Conv2d, make: Callable[[Tensor], LowRank]) -> "FactorizedConv2d":
-        """The same map as a convolution's, as far as the format holds it.  make: w (T, S kh kw) -> LowRank."""
+        """The same map as a convolution's, as far as the format holds it. make: w (T, S kh kw) ->
+        LowRank."""
         w = _kernel("FactorizedConv2d", layer).flatten(1)
         weight = make(w)
         if getattr(weight, "shape", None) != tuple(w.shape):
-            raise ValueError(f"FactorizedConv2d: make needs to give a LowRank of shape {tuple(w.shape)}, got {weight!r}")
-        same = {name: getattr(layer, name) for name in ("kernel_size", "stride", "padding", "dilation", "padding_mode")}
+            raise ValueError(
+                f"FactorizedConv2d: make needs to give a LowRank of shape {tuple(w.shape)}, got "
+                f"{weight!r}"
+            )
+        same = {
+            name: getattr(layer, name)
+            for name in ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+        }
         made = cls(weight, layer.bias, **same).train(layer.training)
         for new, old in [*((t, layer.weight) for t in made.tensors), (made.bias, layer.bias)]:
             if new is not None:
@@ -465,12 +563,20 @@ class FactorizedConv2d(FactorizedLinear):
         return F.linear(x.movedim(-3, -1), u, self.bias).movedim(-1, -3)  # 1 x 1
 
     def extra_repr(self):
-        moves = ", ".join(f"{name}={getattr(self, name)}" for name in ("kernel_size", "stride", "padding", "dilation"))
+        moves = ", ".join(
+            f"{name}={getattr(self, name)}"
+            for name in ("kernel_size", "stride", "padding", "dilation")
+        )
         return f"{super().extra_repr()}, {moves}, padding_mode={self.padding_mode}"
 
 
 def svd_conv(
-    layer: nn.Conv2d, rank: int | None = None, *, rtol: float | None = None, flops: float | None = None, size=None
+    layer: nn.Conv2d,
+    rank: int | None = None,
+    *,
+    rtol: float | None = None,
+    flops: float | None = None,
+    size=None,
 ) -> FactorizedConv2d:
     """A `FactorizedConv2d` from the SVD of the flattened kernel (T, S kh kw), the best of its rank.
 
@@ -491,11 +597,12 @@ def svd_conv(
 
 
 def replace_conv(model: nn.Module, names, make: Callable[[nn.Conv2d], nn.Module]) -> nn.Module:
-    """Put make(layer) in the place of every convolution that `names` chooses; changes the model and returns it.
+    """Put make(layer) in the place of every convolution that `names` chooses; changes the model and
+    returns it.
 
-    names: a pattern of `fnmatch` such as "blocks.*.conv2", several of them, or a predicate (name, layer) -> bool.  A layer that
-    stands in two places is made once.  Raises ValueError for a pattern that chooses nothing; an error of `make` names the
-    layer, and nothing is changed.
+    names: a pattern of `fnmatch` such as "blocks.*.conv2", several of them, or a predicate (name,
+    layer) -> bool. A layer that stands in two places is made once. Raises ValueError for a pattern
+    that chooses nothing; an error of `make` names the layer, and nothing is changed.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
     >>> [type(part).__name__ for part in replace_conv(model, "2", lambda layer: spatial_conv(layer, 4))]
@@ -504,12 +611,21 @@ def replace_conv(model: nn.Module, names, make: Callable[[nn.Conv2d], nn.Module]
     every = model.named_modules(remove_duplicate=False)
     layers = {name: module for name, module in every if name and isinstance(module, nn.Conv2d)}
     patterns = [] if callable(names) else [names] if isinstance(names, str) else list(names)
-    choose = names if callable(names) else lambda name, layer: any(fnmatchcase(name, pattern) for pattern in patterns)
+    choose = (
+        names
+        if callable(names)
+        else lambda name, layer: any(fnmatchcase(name, pattern) for pattern in patterns)
+    )
     chosen = {name: layer for name, layer in layers.items() if choose(name, layer)}
-    lost = [pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in layers)]
+    lost = [
+        pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in layers)
+    ]
     if lost or not chosen:
         got = lost[0] if lost else "names that choose none"
-        raise ValueError(f"replace_conv: needs a name of a convolution ({', '.join(layers) or 'none'}), got {got!r}")
+        raise ValueError(
+            f"replace_conv: needs a name of a convolution ({', '.join(layers) or 'none'}), got "
+            f"{got!r}"
+        )
     made = {}
     for name, layer in chosen.items():
         try:

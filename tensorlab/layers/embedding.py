@@ -1,8 +1,10 @@
-"""A vocabulary as a train [Hrinchuk2020]: a table (vocabulary, width) as a TT-matrix; a token gathers a slice of each core.
+"""A vocabulary as a train [Hrinchuk2020]: a table (vocabulary, width) as a TT-matrix; a token
+gathers a slice of each core.
 
     E[v] = G_1[v_1] ... G_d[v_d],        v = (v_1 ... v_d) in mixed radix, G_k[v_k]: r_k x width_k x r_{k+1}
 
-`TTEmbedding` shares the cores among all tokens and can be trained; `TokenTrains` [Xu2023] has a train for each token.
+`TTEmbedding` shares the cores among all tokens and can be trained; `TokenTrains` [Xu2023] has a
+train for each token.
 """
 
 import math
@@ -17,10 +19,12 @@ from ..linalg import check_dense, choose_rank, rank_caps, small_svd, widen, zero
 
 
 class TTEmbedding(nn.Module):
-    """ids (...,) -> (..., width): rows of a TT-matrix of shape (vocabulary, width), gathered without ever forming it.
+    """ids (...,) -> (..., width): rows of a TT-matrix of shape (vocabulary, width), gathered
+    without ever forming it.
 
-    weight: the table; its cores are copied and become parameters.  padding_idx: a token whose row is zero and learns nothing; as
-    no row of a train is free, it is cut from what goes out.  Each id is computed once, and so is each prefix that ids share.
+    weight: the table; its cores are copied and become parameters. padding_idx: a token whose row is
+    zero and learns nothing; as no row of a train is free, it is cut from what goes out. Each id is
+    computed once, and so is each prefix that ids share.
 
     >>> table = TTMatrix.randn(out=(4, 5), in_=(2, 3), rank=2, generator=torch.Generator().manual_seed(0))
     >>> layer = TTEmbedding(table)
@@ -37,9 +41,22 @@ class TTEmbedding(nn.Module):
         self.cores = nn.ParameterList(core.detach().clone() for core in weight.cores)
 
     @classmethod
-    def randn(cls, vocabulary: int, width: int, out, in_, rank, *, std: float | None = None, padding_idx: int | None = None,
-              generator: torch.Generator | None = None, dtype=None, device=None) -> "TTEmbedding":  # fmt: skip
-        """A start: entries of variance std^2, by default 2 / (vocabulary + width) [Hrinchuk2020], shared evenly by the cores.
+    def randn(
+        cls,
+        vocabulary: int,
+        width: int,
+        out,
+        in_,
+        rank,
+        *,
+        std: float | None = None,
+        padding_idx: int | None = None,
+        generator: torch.Generator | None = None,
+        dtype=None,
+        device=None,
+    ) -> "TTEmbedding":
+        """A start: entries of variance std^2, by default 2 / (vocabulary + width) [Hrinchuk2020],
+        shared evenly by the cores.
 
         out, in_: sizes whose products are at least vocabulary and width.
 
@@ -50,11 +67,16 @@ class TTEmbedding(nn.Module):
         table = TTMatrix.randn(out=out, in_=in_, rank=rank, **options)
         std = math.sqrt(2 / (vocabulary + width)) if std is None else std
         share = std ** (1 / len(table.cores))
-        return cls(table.with_tensors(core * share for core in table.cores), padding_idx=padding_idx)
+        return cls(
+            table.with_tensors(core * share for core in table.cores), padding_idx=padding_idx
+        )
 
     @classmethod
-    def from_embedding(cls, layer: nn.Embedding, out, in_, rank=None, *, rtol: float | None = None) -> "TTEmbedding":
-        """The table of a dense layer by `tt_matrix_svd`, to a rank or a relative error; its padding_idx stays.
+    def from_embedding(
+        cls, layer: nn.Embedding, out, in_, rank=None, *, rtol: float | None = None
+    ) -> "TTEmbedding":
+        """The table of a dense layer by `tt_matrix_svd`, to a rank or a relative error; its
+        padding_idx stays.
 
         >>> dense = nn.Embedding(20, 6, padding_idx=0)
         >>> layer = TTEmbedding.from_embedding(dense, (4, 5), (2, 3), rtol=1e-6)
@@ -64,7 +86,10 @@ class TTEmbedding(nn.Module):
         if not isinstance(layer, nn.Embedding) or layer.max_norm is not None:
             got = "one with max_norm" if isinstance(layer, nn.Embedding) else type(layer).__name__
             raise TypeError(f"TTEmbedding: needs an nn.Embedding without max_norm, got {got}")
-        return cls(tt_matrix_svd(layer.weight.detach(), out, in_, rank, rtol=rtol), padding_idx=layer.padding_idx)
+        return cls(
+            tt_matrix_svd(layer.weight.detach(), out, in_, rank, rtol=rtol),
+            padding_idx=layer.padding_idx,
+        )
 
     @property
     def weight(self) -> TTMatrix:
@@ -80,12 +105,17 @@ class TTEmbedding(nn.Module):
         return out[place]
 
     def head(self, h: Tensor) -> Tensor:
-        """The logits of a tied output layer, h Eᵀ: (..., width) -> (..., vocabulary), over the path of fewest operations.
+        """The logits of a tied output layer, h Eᵀ: (..., width) -> (..., vocabulary), over the path
+        of fewest operations.
 
-        Through the cores from the left or from the right, or over the table where that is cheaper (`head_flops`).
+        Through the cores from the left or from the right, or over the table where that is cheaper
+        (`head_flops`).
         """
         if h.shape[-1:] != self._form.shape[1:]:
-            raise ValueError(f"TTEmbedding.head: needs h of shape (..., {self._form.shape[1]}), got {tuple(h.shape)}")
+            raise ValueError(
+                f"TTEmbedding.head: needs h of shape (..., {self._form.shape[1]}), got "
+                f"{tuple(h.shape)}"
+            )
         flops = head_flops(self._form, math.prod(h.shape[:-1]))
         path = min(flops, key=flops.get)
         if path == "table":
@@ -97,31 +127,42 @@ class TTEmbedding(nn.Module):
         return y
 
     def extra_repr(self):
-        w, padding = self._form, "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
+        w, padding = (
+            self._form,
+            "" if self.padding_idx is None else f", padding_idx={self.padding_idx}",
+        )
         sizes = f"{w.shape[0]}, {w.shape[1]}{padding}, out={w.out}, in={w.in_}"
         return f"{sizes}, ranks={w.ranks}, stores {w.numel} of {math.prod(w.shape)}"
 
     def __repr__(self):
         return f"{type(self).__name__}({self.extra_repr()})"
 
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
-        """Adopt the ranks that are stored, before the cores themselves are loaded; the Parameter objects stay."""
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors
+    ):
+        """Adopt the ranks that are stored, before the cores themselves are loaded; the Parameter
+        objects stay."""
         stored = [state_dict.get(f"{prefix}cores.{k}") for k in range(len(self.cores))]
         if all(core is not None for core in stored):
-            form = TTMatrix(tuple(core.to("meta", self._form.dtype) for core in stored), self._form.size)
+            form = TTMatrix(
+                tuple(core.to("meta", self._form.dtype) for core in stored), self._form.size
+            )
             if (form.out, form.in_) == (self._form.out, self._form.in_):
                 self._form = form
                 for mine, core in zip(self.cores, stored):
                     if mine.shape != core.shape:
                         mine.data, mine.grad = mine.data.new_empty(core.shape), None
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing, unexpected, errors
+        )
 
 
 def tt_rows(table: TTMatrix, ids: Tensor) -> Tensor:
-    """Rows of a TT-matrix, each prefix of their digits computed once: (b,) sorted, without repeats -> (b, in).
+    """Rows of a TT-matrix, each prefix of their digits computed once: (b,) sorted, without repeats
+    -> (b, in).
 
-    After core k there is one state (in_1 ... in_k, r) for each prefix v_1 ... v_k that occurs; it is made from the state of
-    v_1 ... v_{k-1} and the slice G_k[v_k].  Nothing has more rows than b.
+    After core k there is one state (in_1 ... in_k, r) for each prefix v_1 ... v_k that occurs; it
+    is made from the state of v_1 ... v_{k-1} and the slice G_k[v_k]. Nothing has more rows than b.
 
     >>> table = TTMatrix.randn(out=(4, 5), in_=(2, 3), rank=2, dtype=torch.float64)
     >>> torch.allclose(tt_rows(table, torch.tensor([3, 17])), table.to_dense()[[3, 17]])
@@ -135,7 +176,9 @@ def tt_rows(table: TTMatrix, ids: Tensor) -> Tensor:
         prefix = torch.unique_consecutive(ids // below)
         parent = torch.searchsorted(before, prefix // n)
         slices = core.transpose(0, 1).reshape(n, r, m * q).index_select(0, prefix % n)
-        state = (state.index_select(0, parent) @ slices).reshape(len(prefix), state.shape[1] * m, q)  # (prefixes, in_1 ... in_k, q)
+        state = (state.index_select(0, parent) @ slices).reshape(
+            len(prefix), state.shape[1] * m, q
+        )  # (prefixes, in_1 ... in_k, q)
         before = prefix
     return state[:, : table.shape[1], 0]
 
@@ -156,7 +199,11 @@ def head_flops(table: TTMatrix, batch: int) -> dict[str, int]:
     for core in table.cores:
         build += 2 * entries * core.numel() if entries > 1 else 0
         entries *= core.shape[1] * core.shape[2]
-    return {"left": table.flops(batch), "right": right, "table": build + 2 * batch * math.prod(table.shape)}
+    return {
+        "left": table.flops(batch),
+        "right": right,
+        "table": build + 2 * batch * math.prod(table.shape),
+    }
 
 
 def _from_right(table, h):
@@ -170,16 +217,18 @@ def _from_right(table, h):
     return t.reshape(*h.shape[:-1], -1)[..., :v]
 
 
-# ------------------------------------------------------------------------------------------ a train for each token
+# --------------------------------------------------------------------------- a train for each token
 
 
 class TokenTrains(nn.Module):
-    """ids (...,) -> (..., width): each token's vector is a train of its own, of shape (n_1, ..., n_d) [Xu2023].
+    """ids (...,) -> (..., width): each token's vector is a train of its own, of shape (n_1, ...,
+    n_d) [Xu2023].
 
         E[v, (i_1 ... i_d)] = G_1[v, i_1] ... G_d[v, i_d]
 
-    cores: d tensors (vocabulary, r_k, n_k, r_{k+1}), the ranks those of the token with the largest; what a token does not need is
-    zero.  kept: (vocabulary, d-1), the ranks of each token.  Not trained: tokens can be added one by one (`extended`).
+    cores: d tensors (vocabulary, r_k, n_k, r_{k+1}), the ranks those of the token with the largest;
+    what a token does not need is zero. kept: (vocabulary, d-1), the ranks of each token. Not
+    trained: tokens can be added one by one (`extended`).
     """
 
     def __init__(self, cores, kept: Tensor):
@@ -188,7 +237,9 @@ class TokenTrains(nn.Module):
         self.register_buffer("kept", kept)
 
     @classmethod
-    def from_dense(cls, table: Tensor, shape, rank=None, *, rtol: float | None = None) -> "TokenTrains":
+    def from_dense(
+        cls, table: Tensor, shape, rank=None, *, rtol: float | None = None
+    ) -> "TokenTrains":
         """TT-SVD of all tokens at once: in each step a batch of small SVDs, cut token by token.
 
             |E[v] - result[v]| <= (rtol + 64 eps) |E[v]|      for each token, when `rank` does not cut earlier
@@ -202,7 +253,10 @@ class TokenTrains(nn.Module):
         check_dense(table, "TokenTrains")
         shape = check_shape("TokenTrains", shape)
         if table.ndim != 2 or math.prod(shape) != table.shape[1]:
-            raise ValueError(f"TokenTrains: needs a table (vocabulary, {math.prod(shape)}), got shape {tuple(table.shape)}")
+            raise ValueError(
+                f"TokenTrains: needs a table (vocabulary, {math.prod(shape)}), got shape "
+                f"{tuple(table.shape)}"
+            )
         d, v = len(shape), len(table)
         caps = rank_caps("TokenTrains", rank, rtol, shape, d - 1)
         rest = widen(table.detach())
@@ -212,14 +266,21 @@ class TokenTrains(nn.Module):
         for n, cap in zip(shape, caps):
             r = rest.shape[1]
             u, s, vh = small_svd(rest.reshape(v, r * n, -1))
-            kept.append(torch.tensor([choose_rank(row, cap, atol=atol) for row, atol in zip(s.cpu(), allowed)]))
+            kept.append(
+                torch.tensor(
+                    [choose_rank(row, cap, atol=atol) for row, atol in zip(s.cpu(), allowed)]
+                )
+            )
             q = int(kept[-1].max())
             keep = torch.arange(q) < kept[-1][:, None]  # (v, q)
             keep = keep.to(s)
             cores.append((u[:, :, :q] * keep[:, None]).reshape(v, r, n, q))
             rest = (s[:, :q] * keep)[:, :, None] * vh[:, :q]
         cores.append(rest[..., None])
-        return cls([core.to(table.dtype) for core in cores], torch.stack(kept, 1) if kept else torch.zeros(v, 0, dtype=torch.long))
+        return cls(
+            [core.to(table.dtype) for core in cores],
+            torch.stack(kept, 1) if kept else torch.zeros(v, 0, dtype=torch.long),
+        )
 
     def forward(self, ids: Tensor) -> Tensor:
         ids = _ids("TokenTrains", ids, len(self.kept))
@@ -227,11 +288,14 @@ class TokenTrains(nn.Module):
         out = self.cores[0].index_select(0, own)[:, 0]  # (b, n_1, r_1)
         for core in list(self.cores)[1:]:
             b, r, n, q = len(own), *core.shape[1:]
-            out = (out @ core.index_select(0, own).reshape(b, r, n * q)).reshape(b, out.shape[1] * n, q)
+            out = (out @ core.index_select(0, own).reshape(b, r, n * q)).reshape(
+                b, out.shape[1] * n, q
+            )
         return out[:, :, 0][place] if len(self.cores) > 1 else out.flatten(1)[place]
 
     def extended(self, table: Tensor, rank=None, *, rtol: float | None = None) -> "TokenTrains":
-        """These tokens and those of a table (more, width) after them; the trains of these stay as they are.
+        """These tokens and those of a table (more, width) after them; the trains of these stay as
+        they are.
 
         >>> trains = TokenTrains.from_dense(torch.ones(5, 8), (2, 2, 2), rank=1)
         >>> len(trains.extended(torch.zeros(2, 8), rank=1).kept)
@@ -241,15 +305,22 @@ class TokenTrains(nn.Module):
         cores = []
         for a, b in zip(self.cores, new.cores):
             r, q = max(a.shape[1], b.shape[1]), max(a.shape[3], b.shape[3])
-            cores.append(torch.cat([pad(c, (0, q - c.shape[3], 0, 0, 0, r - c.shape[1])) for c in (a, b.to(a))]))
+            cores.append(
+                torch.cat(
+                    [pad(c, (0, q - c.shape[3], 0, 0, 0, r - c.shape[1])) for c in (a, b.to(a))]
+                )
+            )
         return type(self)(cores, torch.cat([self.kept, new.kept.to(self.kept)]))
 
     @property
     def numel(self) -> int:
-        """Numbers needed, each token with its own ranks; `padded` are those that the cores here hold."""
+        """Numbers needed, each token with its own ranks; `padded` are those that the cores here
+        hold."""
         ends = self.kept.new_ones(len(self.kept), 1)
         r = torch.cat([ends, self.kept, ends], 1)
-        return sum(int((r[:, k] * core.shape[2] * r[:, k + 1]).sum()) for k, core in enumerate(self.cores))
+        return sum(
+            int((r[:, k] * core.shape[2] * r[:, k + 1]).sum()) for k, core in enumerate(self.cores)
+        )
 
     @property
     def padded(self) -> int:
@@ -270,13 +341,21 @@ def _ids(who, ids, vocabulary):
     if ids.numel():
         low, high = (int(i) for i in torch.aminmax(ids))
         if low < 0 or high >= vocabulary:
-            raise ValueError(f"{who}: needs ids in 0..{vocabulary - 1}, got {low if low < 0 else high}")
+            raise ValueError(
+                f"{who}: needs ids in 0..{vocabulary - 1}, got {low if low < 0 else high}"
+            )
     return ids
 
 
 def _padding(who, index, vocabulary):
     if index is None:
         return None
-    if isinstance(index, bool) or not isinstance(index, int) or not -vocabulary <= index < vocabulary:
-        raise ValueError(f"{who}: needs padding_idx in {-vocabulary}..{vocabulary - 1}, got {index}")
+    if (
+        isinstance(index, bool)
+        or not isinstance(index, int)
+        or not -vocabulary <= index < vocabulary
+    ):
+        raise ValueError(
+            f"{who}: needs padding_idx in {-vocabulary}..{vocabulary - 1}, got {index}"
+        )
     return index % vocabulary

@@ -1,6 +1,8 @@
-"""A linear layer is format + bias: y = w x + b with w held as small tensors, each of them a parameter [Qiu2024].
+"""A linear layer is format + bias: y = w x + b with w held as small tensors, each of them a
+parameter [Qiu2024].
 
-With `LowRank` it is the SVD layer: two factors, √Σ on each side, that store r (out + in) numbers instead of out · in.
+With `LowRank` it is the SVD layer: two factors, √Σ on each side, that store r (out + in) numbers
+instead of out · in.
 """
 
 import warnings
@@ -17,8 +19,9 @@ from .propagation import propagate
 class FactorizedLinear(nn.Module):
     """y = w x + b, with w (out, in) a matrix format: (..., in) -> (..., out).
 
-    weight: the format; its tensors are copied and become parameters.  bias: (out,) or None.  strategy: how to multiply and
-    differentiate, see `propagation.propagate`.  New structure is a new format, not a new layer.
+    weight: the format; its tensors are copied and become parameters. bias: (out,) or None.
+    strategy: how to multiply and differentiate, see `propagation.propagate`. New structure is a new
+    format, not a new layer.
 
     >>> from tensorlab import LowRank
     >>> layer = FactorizedLinear(LowRank.randn((6, 4), 2, generator=torch.Generator().manual_seed(0)).initial())
@@ -31,20 +34,28 @@ class FactorizedLinear(nn.Module):
     def __init__(self, weight: MatrixFormat, bias: Tensor | None = None, *, strategy: str = "auto"):
         super().__init__()
         if not isinstance(weight, MatrixFormat):
-            raise TypeError(f"FactorizedLinear: needs a matrix format as weight, got {type(weight).__name__}")
+            raise TypeError(
+                f"FactorizedLinear: needs a matrix format as weight, got {type(weight).__name__}"
+            )
         if bias is not None and bias.shape != weight.shape[:1]:
-            raise ValueError(f"FactorizedLinear: needs a bias of shape {weight.shape[:1]}, got {tuple(bias.shape)}")
+            raise ValueError(
+                f"FactorizedLinear: needs a bias of shape {weight.shape[:1]}, got "
+                f"{tuple(bias.shape)}"
+            )
         self.strategy = strategy
         self._form = weight.to("meta")  # how to put the tensors together; holds no numbers
         self.tensors = nn.ParameterList(_copy(t) for t in weight.tensors())
         self.bias = None if bias is None else nn.Parameter(_copy(bias))
 
     @classmethod
-    def from_linear(cls, layer: nn.Module, make: Callable, rank=None, *, strategy: str = "auto") -> "FactorizedLinear":
+    def from_linear(
+        cls, layer: nn.Module, make: Callable, rank=None, *, strategy: str = "auto"
+    ) -> "FactorizedLinear":
         """The same map as a dense layer's, as far as the format holds it.
 
-        layer: `nn.Linear`, or GPT-2's Conv1D, which holds w transposed.  make: w (out, in) -> MatrixFormat; with `rank` it is
-        called as make(w, rank), and warns where the format keeps less than the rank asked for.
+        layer: `nn.Linear`, or GPT-2's Conv1D, which holds w transposed. make: w (out, in) ->
+        MatrixFormat; with `rank` it is called as make(w, rank), and warns where the format keeps
+        less than the rank asked for.
 
         >>> from tensorlab import LowRank
         >>> dense = nn.Linear(8, 6)
@@ -54,7 +65,11 @@ class FactorizedLinear(nn.Module):
         """
         weight = factorize(layer, make, rank)
         if rank is not None and less_than(weight, rank):
-            warnings.warn(f"FactorizedLinear: rank {rank} is capped to {weight.ranks} for a weight {weight.shape}", stacklevel=2)
+            warnings.warn(
+                f"FactorizedLinear: rank {rank} is capped to {weight.ranks} for a weight "
+                f"{weight.shape}",
+                stacklevel=2,
+            )
         return cls(weight, layer.bias, strategy=strategy)
 
     @property
@@ -64,12 +79,17 @@ class FactorizedLinear(nn.Module):
 
     @torch.no_grad()
     def set_weight(self, weight: MatrixFormat) -> None:
-        """Put another weight of the same kind in, its ranks may differ: the `Parameter` objects stay, their gradients go.
+        """Put another weight of the same kind in, its ranks may differ: the `Parameter` objects
+        stay, their gradients go.
 
         The state that an optimiser keeps for them is the caller's to reset or to transport.
         """
         kind = type(self._form)
-        if type(weight) is not kind or weight.shape != self._form.shape or len(weight.tensors()) != len(self.tensors):
+        if (
+            type(weight) is not kind
+            or weight.shape != self._form.shape
+            or len(weight.tensors()) != len(self.tensors)
+        ):
             need = f"a {kind.__name__} of shape {self._form.shape} with {len(self.tensors)} tensors"
             got = f"{type(weight).__name__} of shape {tuple(weight.shape)} with {len(weight.tensors())}"
             raise ValueError(f"FactorizedLinear.set_weight: needs {need}, got {got}")
@@ -79,7 +99,10 @@ class FactorizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-1:] != self._form.shape[1:]:
-            raise ValueError(f"FactorizedLinear: needs input (..., {self._form.shape[1]}), got shape {tuple(x.shape)}")
+            raise ValueError(
+                f"FactorizedLinear: needs input (..., {self._form.shape[1]}), got shape "
+                f"{tuple(x.shape)}"
+            )
         y = propagate(self.weight, x, self.strategy)
         return y if self.bias is None else y + self.bias
 
@@ -93,52 +116,76 @@ class FactorizedLinear(nn.Module):
 
     @property
     def rate(self) -> float:
-        """Numbers stored for each number of the dense weight: r (out + in) / (out · in) for two factors."""
+        """Numbers stored for each number of the dense weight: r (out + in) / (out · in) for two
+        factors."""
         return 1 / self._form.compression
 
     def extra_repr(self):
         w = self._form
-        stores = f"ranks={w.ranks}, stores {w.numel} of {w.shape[0] * w.shape[1]}, rate {self.rate:.3g}"
+        stores = (
+            f"ranks={w.ranks}, stores {w.numel} of {w.shape[0] * w.shape[1]}, rate {self.rate:.3g}"
+        )
         return f"{type(w).__name__}, in={w.shape[1]}, out={w.shape[0]}, {stores}, bias={self.bias is not None}"
 
     def __repr__(self):
         return f"{type(self).__name__}({self.extra_repr()})"
 
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors):
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors
+    ):
         """Adopt the ranks that are stored, before the tensors themselves are loaded."""
         stored = [state_dict.get(f"{prefix}tensors.{k}") for k in range(len(self.tensors))]
-        if all(t is not None for t in stored) and any(t.shape != p.shape for t, p in zip(stored, self.tensors)):
+        if all(t is not None for t in stored) and any(
+            t.shape != p.shape for t, p in zip(stored, self.tensors)
+        ):
             try:
                 self.set_weight(self._form.with_tensors(t.to(self._form.dtype) for t in stored))
-            except ValueError as error:  # torch gathers what does not fit, and raises it all at once
+            except (
+                ValueError
+            ) as error:  # torch gathers what does not fit, and raises it all at once
                 errors.append(f"{prefix.rstrip('.')}: {error}")
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing, unexpected, errors
+        )
 
 
-def param_groups(model: nn.Module, lr: float, *, base: nn.Module | None = None, per_core: bool = True) -> list[dict]:
-    """Parameter groups for Adam, each tensor of a format with the learning rate that its fan-in asks for [Qiu2024].
+def param_groups(
+    model: nn.Module, lr: float, *, base: nn.Module | None = None, per_core: bool = True
+) -> list[dict]:
+    """Parameter groups for Adam, each tensor of a format with the learning rate that its fan-in
+    asks for [Qiu2024].
 
         lr(core) = lr · (in / fan-in of the core) / (number of cores) · (in of the base model / in)
 
-    lr: what a dense weight of the base model gets; biases, norms and embeddings get it too.  base: a model of the same
-    layers and another width, on which `lr` was tuned; None: this one.  per_core=False leaves the first two shares out: a core
-    gets what a dense weight in its place would.  Groups carry `multiplier`, lr's share.
+    lr: what a dense weight of the base model gets; biases, norms and embeddings get it too. base: a
+    model of the same layers and another width, on which `lr` was tuned; None: this one.
+    per_core=False leaves the first two shares out: a core gets what a dense weight in its place
+    would. Groups carry `multiplier`, lr's share.
 
     >>> from tensorlab import LowRank
     >>> layer = FactorizedLinear(LowRank.randn((8, 8), 2), torch.zeros(8))
     >>> [(g["lr"], len(g["params"])) for g in param_groups(layer, 0.01)]
     [(0.01, 1), (0.02, 1), (0.005, 1)]
     """
-    width = {} if base is None else {name: fan_in(m) for name, m in base.named_modules() if fan_in(m) is not None}
+    width = (
+        {}
+        if base is None
+        else {name: fan_in(m) for name, m in base.named_modules() if fan_in(m) is not None}
+    )
     share = {}
     for name, module in model.named_modules():
         if (n := fan_in(module)) is None:
             continue
         if base is not None and name not in width:
-            raise ValueError(f"param_groups: needs a base model with a linear layer {name!r}, got {sorted(width)}")
+            raise ValueError(
+                f"param_groups: needs a base model with a linear layer {name!r}, got "
+                f"{sorted(width)}"
+            )
         scale = width.get(name, n) / n
         if isinstance(module.weight, MatrixFormat):
-            multipliers = module.weight.lr_multipliers() if per_core else [1.0] * len(module.tensors)
+            multipliers = (
+                module.weight.lr_multipliers() if per_core else [1.0] * len(module.tensors)
+            )
             share |= {t: m * scale for t, m in zip(module.tensors, multipliers, strict=True)}
         else:
             share[module.weight] = scale
@@ -153,8 +200,13 @@ def param_groups(model: nn.Module, lr: float, *, base: nn.Module | None = None, 
 
 
 def is_conv1d(layer: nn.Module) -> bool:
-    """Whether this is GPT-2's Conv1D, a linear layer with weight (in, out); known by its name and `nf`."""
-    return type(layer).__name__ == "Conv1D" and hasattr(layer, "nf") and getattr(layer.weight, "ndim", 0) == 2
+    """Whether this is GPT-2's Conv1D, a linear layer with weight (in, out); known by its name and
+    `nf`."""
+    return (
+        type(layer).__name__ == "Conv1D"
+        and hasattr(layer, "nf")
+        and getattr(layer.weight, "ndim", 0) == 2
+    )
 
 
 def is_dense(layer: nn.Module) -> bool:
@@ -165,7 +217,9 @@ def is_dense(layer: nn.Module) -> bool:
 def dense_weight(layer: nn.Module) -> Tensor:
     """The weight (out, in) of a dense layer."""
     if not is_dense(layer):
-        raise TypeError(f"FactorizedLinear: needs nn.Linear or a transposed Conv1D, got {type(layer).__name__}")
+        raise TypeError(
+            f"FactorizedLinear: needs nn.Linear or a transposed Conv1D, got {type(layer).__name__}"
+        )
     return layer.weight.mT if is_conv1d(layer) else layer.weight
 
 
@@ -177,30 +231,42 @@ def fan_in(layer: nn.Module) -> int | None:
 
 
 def factorize(layer: nn.Module, make: Callable, rank=None) -> MatrixFormat:
-    """The format that `make` gives for a dense layer's weight; says no to anything else and to another shape."""
+    """The format that `make` gives for a dense layer's weight; says no to anything else and to
+    another shape."""
     w = dense_weight(layer).detach()
     weight = make(w) if rank is None else make(w, rank)
     if not isinstance(weight, MatrixFormat) or weight.shape != tuple(w.shape):
         got = f"{type(weight).__name__} of shape {tuple(getattr(weight, 'shape', ()))}"
-        raise ValueError(f"FactorizedLinear: make needs to give a matrix format of shape {tuple(w.shape)}, got {got}")
+        raise ValueError(
+            f"FactorizedLinear: make needs to give a matrix format of shape {tuple(w.shape)}, got "
+            f"{got}"
+        )
     return weight
 
 
 def less_than(weight: MatrixFormat, rank) -> bool:
-    """Whether a format has less than the rank asked for: an integer that none of its ranks reaches, or one of a tuple."""
+    """Whether a format has less than the rank asked for: an integer that none of its ranks reaches,
+    or one of a tuple."""
     ranks = weight.ranks
-    return max(ranks, default=1) < rank if isinstance(rank, int) else any(r < want for r, want in zip(ranks, rank))
+    return (
+        max(ranks, default=1) < rank
+        if isinstance(rank, int)
+        else any(r < want for r, want in zip(ranks, rank))
+    )
 
 
 @torch.no_grad()
 def redraw(model: nn.Module, generator: torch.Generator | None) -> nn.Module:
-    """The start that torch gives to linear, convolution and embedding layers, drawn from a generator; returns the model.
+    """The start that torch gives to linear, convolution and embedding layers, drawn from a
+    generator; returns the model.
 
     Linear and convolution: uniform in ± 1/√fan-in, biases too.  Embedding: normal, of variance 1.
     """
     for layer in model.modules():
         if isinstance(layer, nn.Embedding):
-            layer.weight.copy_(randn(*layer.weight.shape, generator=generator, dtype=layer.weight.dtype))
+            layer.weight.copy_(
+                randn(*layer.weight.shape, generator=generator, dtype=layer.weight.dtype)
+            )
         elif isinstance(layer, (nn.Linear, nn.Conv2d)):
             bound = layer.weight[0].numel() ** -0.5
             for t in filter(lambda t: t is not None, (layer.weight, layer.bias)):

@@ -1,14 +1,19 @@
-"""How a layer multiplies: the path through the cores of a TT-matrix, and what is kept for the gradient [Chekalina2023].
+"""How a layer multiplies: the path through the cores of a TT-matrix, and what is kept for the
+gradient [Chekalina2023].
 
-A TT-matrix has many products.  Neighbouring cores may be merged first, all of them is w itself; then the cores are taken
-from the left or from the right.  Few operations are not enough: a product of skinny matrices runs at a tenth of the speed of
-a wide one, and states that leave the cache cost more than their arithmetic.  So every path is walked in chunks of tokens whose
-states stay in the cache, and a plan is chosen by counted operations, each at the speed that its sizes allow, and counted bytes.
+A TT-matrix has many products. Neighbouring cores may be merged first, all of them is w itself; then
+the cores are taken from the left or from the right. Few operations are not enough: a product of
+skinny matrices runs at a tenth of the speed of a wide one, and states that leave the cache cost
+more than their arithmetic. So every path is walked in chunks of tokens whose states stay in the
+cache, and a plan is chosen by counted operations, each at the speed that its sizes allow, and
+counted bytes.
 
-No path permutes a state.  From the left core k takes (batch O, r i, I) to (batch O, o q, I), from the right (batch I, i q, O)
-to (batch I, r o, O), with O and I the products of the row and column indices done and to come.
+No path permutes a state. From the left core k takes (batch O, r i, I) to (batch O, o q, I), from
+the right (batch I, i q, O) to (batch I, r o, O), with O and I the products of the row and column
+indices done and to come.
 
-The gradient saves x and the cores and nothing else: the states of a chunk are made again.  Autograd saves every state.
+The gradient saves x and the cores and nothing else: the states of a chunk are made again. Autograd
+saves every state.
 """
 
 import math
@@ -22,13 +27,16 @@ from torch import Tensor
 from ..formats.base import MatrixFormat
 from ..formats.ttmatrix import TTMatrix
 
-FOLD = 1 << 12  # columns of one product of the gradient of a core: more are slower, fewer are not faster
+FOLD = (
+    1 << 12
+)  # columns of one product of the gradient of a core: more are slower, fewer are not faster
 SHORT = 32  # numbers that a copy of short rows costs more for each row
 BACKWARDS = ("autograd", "full einsum", "full matrix", "environment", "recompute")
 
 
 class Machine(NamedTuple):
-    """What the choice of a plan knows of a machine; for one in between, the order of the plans is what matters."""
+    """What the choice of a plan knows of a machine; for one in between, the order of the plans is
+    what matters."""
 
     rate: float  # operations a second of a large product in float32
     half: float  # size of a side at which a product of matrices runs at half that speed
@@ -55,11 +63,16 @@ class Path(NamedTuple):
     def __str__(self):
         if len(self.groups) == 1:
             return "rebuild"
-        return self.start if max(self.groups) == 1 else f"{self.start} {'+'.join(map(str, self.groups))}"
+        return (
+            self.start
+            if max(self.groups) == 1
+            else f"{self.start} {'+'.join(map(str, self.groups))}"
+        )
 
 
 class Plan(NamedTuple):
-    """One way to multiply and to differentiate.  Operations count 2 for each multiply-add; bytes are those of tensors."""
+    """One way to multiply and to differentiate. Operations count 2 for each multiply-add; bytes are
+    those of tensors."""
 
     forward: str
     backward: str
@@ -77,10 +90,11 @@ class Plan(NamedTuple):
 def propagate(weight: MatrixFormat, x: Tensor, strategy: str = "auto") -> Tensor:
     """y = w x on the last mode, (..., in) -> (..., out), by the plan that `strategy` names.
 
-    strategy: "auto", the plan that `plans` expects to be fastest; or a path ("left", "right", "right 1+2", "rebuild"), a way
-    to differentiate (`BACKWARDS`), or both with a comma between, such as "right 1+2, recompute".  What is left out is chosen.
-    A second derivative goes by autograd.  Formats with one path multiply by their `apply`.  Raises ValueError for
-    an unknown strategy or an x that does not fit.
+    strategy: "auto", the plan that `plans` expects to be fastest; or a path ("left", "right",
+    "right 1+2", "rebuild"), a way to differentiate (`BACKWARDS`), or both with a comma between,
+    such as "right 1+2, recompute". What is left out is chosen. A second derivative goes by
+    autograd. Formats with one path multiply by their `apply`. Raises ValueError for an unknown
+    strategy or an x that does not fit.
 
     >>> w = TTMatrix.randn(out=(4, 5), in_=(3, 2), rank=2)
     >>> x = torch.randn(7, 6)
@@ -88,10 +102,15 @@ def propagate(weight: MatrixFormat, x: Tensor, strategy: str = "auto") -> Tensor
     True
     """
     if x.ndim == 0 or x.shape[-1] != weight.shape[1]:
-        raise ValueError(f"propagate: needs x of shape (..., {weight.shape[1]}), got {tuple(x.shape)}")
+        raise ValueError(
+            f"propagate: needs x of shape (..., {weight.shape[1]}), got {tuple(x.shape)}"
+        )
     if not isinstance(weight, TTMatrix):
         if strategy != "auto":
-            raise ValueError(f"propagate: needs strategy auto for a {type(weight).__name__}, which has one path, got {strategy!r}")
+            raise ValueError(
+                f"propagate: needs strategy auto for a {type(weight).__name__}, which has one "
+                f"path, got {strategy!r}"
+            )
         return weight.apply(x)
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
@@ -100,7 +119,9 @@ def propagate(weight: MatrixFormat, x: Tensor, strategy: str = "auto") -> Tensor
         raise ValueError(f"propagate: needs x of dtype {weight.dtype}, got {x.dtype}")
     rows, (out, _) = x.reshape(-1, x.shape[-1]), weight.shape
     shapes = tuple(tuple(c.shape) for c in weight.cores)
-    forward, backward, way = _chosen(shapes, max(1, len(rows)), x.element_size(), x.device.type, strategy)
+    forward, backward, way = _chosen(
+        shapes, max(1, len(rows)), x.element_size(), x.device.type, strategy
+    )
     if backward == "autograd":
         y = _by_autograd(forward, rows, weight.cores)[:, :out]
     else:
@@ -108,14 +129,17 @@ def propagate(weight: MatrixFormat, x: Tensor, strategy: str = "auto") -> Tensor
     return y.reshape(*x.shape[:-1], out)
 
 
-# ------------------------------------------------------------------------------------------ the walk
+# ----------------------------------------------------------------------------------------- the walk
 
 
 def _matrices(cores, path: Path) -> tuple[list[Tensor], list[int]]:
-    """The matrices of the steps of a path, in their order, and how many columns a state has in each."""
+    """The matrices of the steps of a path, in their order, and how many columns a state has in
+    each."""
     merged = [_merge(group) for group in _grouped(cores, path)]
     if path.start == "left":
-        matrices = [c.permute(1, 3, 0, 2).reshape(c.shape[1] * c.shape[3], -1) for c in merged]  # (o q, r i)
+        matrices = [
+            c.permute(1, 3, 0, 2).reshape(c.shape[1] * c.shape[3], -1) for c in merged
+        ]  # (o q, r i)
         sizes = [c.shape[2] for c in merged]
         return matrices, [math.prod(sizes[k + 1 :]) for k in range(len(sizes))]
     matrices = [c.flatten(0, 1).flatten(1) for c in merged]  # (r o, i q)
@@ -124,7 +148,8 @@ def _matrices(cores, path: Path) -> tuple[list[Tensor], list[int]]:
 
 
 def _states(matrices, columns, x: Tensor, out: Tensor | None = None) -> list[Tensor]:
-    """The states (n, side, columns) before each step, and the result, written to `out` if given.  x: (batch, in)."""
+    """The states (n, side, columns) before each step, and the result, written to `out` if given. x:
+    (batch, in)."""
     states = [x]
     for k, (matrix, c) in enumerate(zip(matrices, columns)):
         states[k] = states[k].reshape(-1, matrix.shape[1], c)
@@ -133,22 +158,33 @@ def _states(matrices, columns, x: Tensor, out: Tensor | None = None) -> list[Ten
 
 
 def _multiply(matrix: Tensor, t: Tensor, out: Tensor | None = None) -> Tensor:
-    """matrix @ t for each of n: (m, k), (n, k, c) -> (n, m, c); with one column it is one product, t matrixᵀ."""
+    """matrix @ t for each of n: (m, k), (n, k, c) -> (n, m, c); with one column it is one product,
+    t matrixᵀ."""
     n, _, c = t.shape
     if c == 1:
-        return torch.mm(t[:, :, 0], matrix.mT, **({} if out is None else dict(out=out.view(n, len(matrix))))).unsqueeze(2)
-    return torch.bmm(matrix.expand(n, -1, -1), t, **({} if out is None else dict(out=out.view(n, len(matrix), c))))
+        return torch.mm(
+            t[:, :, 0], matrix.mT, **({} if out is None else dict(out=out.view(n, len(matrix))))
+        ).unsqueeze(2)
+    return torch.bmm(
+        matrix.expand(n, -1, -1),
+        t,
+        **({} if out is None else dict(out=out.view(n, len(matrix), c))),
+    )
 
 
 def _outer(g: Tensor, t: Tensor) -> Tensor:
-    """The sum of g tᴴ over n: (n, m, c), (n, k, c) -> (m, k), by products with the columns of a few n side by side."""
+    """The sum of g tᴴ over n: (n, m, c), (n, k, c) -> (m, k), by products with the columns of a few
+    n side by side."""
     (_, m, c), k = g.shape, t.shape[1]
     if c == 1:
         return g[:, :, 0].mT @ t[:, :, 0].conj()
     few = max(1, FOLD // c)
     total = None
     for gs, ts in zip(g.split(few), t.split(few)):
-        part = gs.transpose(0, 1).reshape(m, len(gs) * c) @ ts.transpose(0, 1).reshape(k, len(gs) * c).mH
+        part = (
+            gs.transpose(0, 1).reshape(m, len(gs) * c)
+            @ ts.transpose(0, 1).reshape(k, len(gs) * c).mH
+        )
         total = part if total is None else total.add_(part)
     return total
 
@@ -191,7 +227,9 @@ class _Product(torch.autograd.Function):
 def _chunks(cores, path, *tensors):
     """Pieces of the tensors, of as many tokens each as have their states in the cache."""
     x = tensors[0]
-    tokens = _tokens(_steps([tuple(c.shape) for c in cores], path), x.element_size(), _machine(x.device.type))
+    tokens = _tokens(
+        _steps([tuple(c.shape) for c in cores], path), x.element_size(), _machine(x.device.type)
+    )
     return zip(*(t.split(min(tokens, max(1, len(x)))) for t in tensors))
 
 
@@ -212,7 +250,9 @@ def _merge(cores) -> Tensor:
     p = _prefixes(cores)[-1]
     rows, columns = [c.shape[1] for c in cores], [c.shape[2] for c in cores]
     p = p.reshape(cores[0].shape[0], *(n for pair in zip(rows, columns) for n in pair), p.shape[1])
-    p = p.permute(0, *range(1, 2 * len(cores), 2), *range(2, 2 * len(cores) + 1, 2), 2 * len(cores) + 1)
+    p = p.permute(
+        0, *range(1, 2 * len(cores), 2), *range(2, 2 * len(cores) + 1, 2), 2 * len(cores) + 1
+    )
     return p.reshape(cores[0].shape[0], math.prod(rows), math.prod(columns), cores[-1].shape[3])
 
 
@@ -224,11 +264,12 @@ def _prefixes(cores) -> list[Tensor]:
     return products
 
 
-# ------------------------------------------------------------------------------------------ gradients
+# ---------------------------------------------------------------------------------------- gradients
 
 
 def _recompute(path: Path, x, cores, dy, needed):
-    """Walk each chunk of tokens forth again and back.  On the path "rebuild" this is the method of environments."""
+    """Walk each chunk of tokens forth again and back. On the path "rebuild" this is the method of
+    environments."""
     wanted, (out, width) = any(needed[1:]), _whole(cores)
     matrices, columns = _matrices(cores, path)
     sums = [None] * len(matrices)
@@ -262,7 +303,8 @@ def _recompute(path: Path, x, cores, dy, needed):
 
 
 def _interleaved(cores, g: Tensor, start: str) -> Tensor:
-    """The gradient of the matrix of a merged core with its indices in the order of the cores, (r, o_0, i_0, o_1, .., q)."""
+    """The gradient of the matrix of a merged core with its indices in the order of the cores, (r,
+    o_0, i_0, o_1, .., q)."""
     d, r, q = len(cores), cores[0].shape[0], cores[-1].shape[3]
     rows, columns = [c.shape[1] for c in cores], [c.shape[2] for c in cores]
     if start == "left":
@@ -272,7 +314,8 @@ def _interleaved(cores, g: Tensor, start: str) -> Tensor:
 
 
 def _environments(cores, g: Tensor) -> list[Tensor]:
-    """From the gradient of a product of cores those of the cores: prefix products, and one sweep back over the others."""
+    """From the gradient of a product of cores those of the cores: prefix products, and one sweep
+    back over the others."""
     before, grads = _prefixes(cores[:-1]) if len(cores) > 1 else [], []
     for k in range(len(cores) - 1, 0, -1):
         core = cores[k].flatten(1).to(g.dtype)
@@ -283,21 +326,27 @@ def _environments(cores, g: Tensor) -> list[Tensor]:
 
 
 def _full_matrix(x, cores, dy, needed):
-    """The batch is contracted first, dw = dyᵀ x; then each core is one einsum of dw and the other cores."""
+    """The batch is contracted first, dw = dyᵀ x; then each core is one einsum of dw and the other
+    cores."""
     d, out, width = len(cores), *_whole(cores)
     dy, grads = _pad(dy, out), [None] * len(cores)
     dx = (dy @ _merge(cores)[0, :, :, 0].conj())[:, : x.shape[1]] if needed[0] else None
     if any(needed[1:]):
-        dw = _interleaved(cores, dy.mT @ _pad(x, width).conj(), "left").reshape([c.shape[1] * c.shape[2] for c in cores])
+        dw = _interleaved(cores, dy.mT @ _pad(x, width).conj(), "left").reshape(
+            [c.shape[1] * c.shape[2] for c in cores]
+        )
         at = [(d + k, k, d + k + 1) for k in range(d)]
         for k in (k for k in range(d) if needed[1 + k]):
             others = [a for j in range(d) if j != k for a in (cores[j].flatten(1, 2).conj(), at[j])]
-            grads[k] = torch.einsum(dw, range(d), *others, *_ends(dw, d, 2 * d, k, d), at[k]).reshape(cores[k].shape)
+            grads[k] = torch.einsum(
+                dw, range(d), *others, *_ends(dw, d, 2 * d, k, d), at[k]
+            ).reshape(cores[k].shape)
     return [dx, *grads]
 
 
 def _full_einsum(x, cores, dy, needed):
-    """One einsum of x, dy and the other cores for each gradient, nothing shared; the order is that of `torch.einsum`."""
+    """One einsum of x, dy and the other cores for each gradient, nothing shared; the order is that
+    of `torch.einsum`."""
     d, out, width = len(cores), *_whole(cores)
     rows, columns, batch = range(d), range(d, 2 * d), 3 * d + 1
     xs = _pad(x, width).conj().reshape(len(x), *(c.shape[2] for c in cores))
@@ -306,15 +355,20 @@ def _full_einsum(x, cores, dy, needed):
     all_cores, grads = [a for k in range(d) for a in (cores[k].conj(), at[k])], [None] * d
     dx = None
     if needed[0]:
-        dx = torch.einsum(g, (batch, *rows), *all_cores, (batch, *columns)).reshape(len(x), width)[:, : x.shape[1]]
+        dx = torch.einsum(g, (batch, *rows), *all_cores, (batch, *columns)).reshape(len(x), width)[
+            :, : x.shape[1]
+        ]
     for k in (k for k in range(d) if needed[1 + k]):
         others = all_cores[: 2 * k] + all_cores[2 * k + 2 :]
-        grads[k] = torch.einsum(xs, (batch, *columns), g, (batch, *rows), *others, *_ends(x, 2 * d, 3 * d, k, d), at[k])
+        grads[k] = torch.einsum(
+            xs, (batch, *columns), g, (batch, *rows), *others, *_ends(x, 2 * d, 3 * d, k, d), at[k]
+        )
     return [dx, *grads]
 
 
 def _ends(like, first, last, k, d):
-    """The bonds of size 1 that core k alone would have: of the first core the left, of the last the right."""
+    """The bonds of size 1 that core k alone would have: of the first core the left, of the last the
+    right."""
     one = like.new_ones(1)
     return [*([one, (first,)] if k == 0 else []), *([one, (last,)] if k == d - 1 else [])]
 
@@ -342,7 +396,7 @@ def _sum_dtype(dtype):
     return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
-# ------------------------------------------------------------------------------------------ the choice
+# --------------------------------------------------------------------------------------- the choice
 
 
 def plans(weight: TTMatrix, batch: int) -> list[Plan]:
@@ -357,8 +411,8 @@ def plans(weight: TTMatrix, batch: int) -> list[Plan]:
 
 
 def paths(d: int) -> list[Path]:
-    """All ways to merge neighbours of d cores, each from both ends; of more than eight cores only the plain ones, the rebuilt
-    one and those with two groups.
+    """All ways to merge neighbours of d cores, each from both ends; of more than eight cores only
+    the plain ones, the rebuilt one and those with two groups.
 
     >>> [str(path) for path in paths(3)]
     ['left', 'right', 'left 1+2', 'right 1+2', 'left 2+1', 'right 2+1', 'rebuild']
@@ -366,7 +420,9 @@ def paths(d: int) -> list[Path]:
     counts = range(d) if d <= 8 else (0, 1, d - 1)
     cuts = [c for n in sorted(counts, reverse=True) for c in combinations(range(1, d), n)]
     groups = [tuple(b - a for a, b in zip((0, *c), (*c, d))) for c in cuts]
-    return [Path(start, g) for g in groups for start in (("left", "right") if len(g) > 1 else ("left",))]
+    return [
+        Path(start, g) for g in groups for start in (("left", "right") if len(g) > 1 else ("left",))
+    ]
 
 
 def _machine(kind: str) -> Machine:
@@ -413,7 +469,8 @@ def _tokens(steps, itemsize, machine: Machine) -> int:
 
 
 def _seconds(n, m, k, c, itemsize, machine: Machine) -> float:
-    """Time of n products (m, k) (k, c): operations at the speed of their sizes, bytes, and calls."""
+    """Time of n products (m, k) (k, c): operations at the speed of their sizes, bytes, and
+    calls."""
     if c == 1:
         n, m, k, c = 1, n, k, m
     speed = machine.rate * math.prod(a / (a + machine.half) for a in (m, k, c)) * 4 / itemsize
@@ -449,7 +506,13 @@ def _all_plans(shapes, batch: int, itemsize: int, kind: str):
                 flops += (len(shapes) - 1) * 2 * batch * dense
                 seconds += (len(shapes) - 1) * _seconds(1, rows, batch, columns, itemsize, machine)
             plan = Plan(
-                str(path), backward, cost.forward, flops, kept * itemsize, (ends + peak + numel) * itemsize, seconds
+                str(path),
+                backward,
+                cost.forward,
+                flops,
+                kept * itemsize,
+                (ends + peak + numel) * itemsize,
+                seconds,
             )
             found.append((plan, path, way))
     return sorted(found, key=lambda f: (f[0].seconds, BACKWARDS[::-1].index(f[0].backward)))
@@ -477,18 +540,33 @@ def _cost(shapes, path, batch, itemsize, machine) -> _Cost:
     chunks = -(-batch // max(tokens, 1))
     flops = [2 * batch * n * m * k * c for n, m, k, c in steps]
     step = lambda n, m, k, c: chunks * _seconds(tokens * n, m, k, c, itemsize, machine)
-    copied = lambda n, m, k, c: 0 if c == 1 else 2 * batch * n * (m + k) * (c + SHORT) * itemsize / machine.bandwidth
-    turned = lambda n, m, k, c: chunks * _seconds(1, m, tokens * n * c, k, itemsize, machine) + copied(n, m, k, c)
-    forth, back = sum(step(*s) for s in steps), sum(step(n, k, m, c) + turned(n, m, k, c) for n, m, k, c in steps)
+    copied = lambda n, m, k, c: (
+        0 if c == 1 else 2 * batch * n * (m + k) * (c + SHORT) * itemsize / machine.bandwidth
+    )
+    turned = lambda n, m, k, c: (
+        chunks * _seconds(1, m, tokens * n * c, k, itemsize, machine) + copied(n, m, k, c)
+    )
+    forth, back = (
+        sum(step(*s) for s in steps),
+        sum(step(n, k, m, c) + turned(n, m, k, c) for n, m, k, c in steps),
+    )
     again = sum(step(*s) for s in steps[:-1])
     numbers = sum(math.prod(s) for s in merged)
-    merge_seconds = merging / machine.rate + (0 if max(path.groups) == 1 else 4 * numbers * itemsize / machine.bandwidth)
+    merge_seconds = merging / machine.rate + (
+        0 if max(path.groups) == 1 else 4 * numbers * itemsize / machine.bandwidth
+    )
     return _Cost(
-        sum(flops) + merging, sum(flops[:-1]) + merging, sum(flops[:-1]) + 2 * sum(flops) + 3 * merging,
-        forth + merge_seconds, again + back + 3 * merge_seconds,
-        sum(n * k * c for n, _, k, c in steps[1:]), max(n * max(m, k) * c for n, m, k, c in steps),
-        max(n * (m * k if c > 1 else max(m, k)) for n, m, k, c in steps), numbers, tokens,
-    )  # fmt: skip
+        sum(flops) + merging,
+        sum(flops[:-1]) + merging,
+        sum(flops[:-1]) + 2 * sum(flops) + 3 * merging,
+        forth + merge_seconds,
+        again + back + 3 * merge_seconds,
+        sum(n * k * c for n, _, k, c in steps[1:]),
+        max(n * max(m, k) * c for n, m, k, c in steps),
+        max(n * (m * k if c > 1 else max(m, k)) for n, m, k, c in steps),
+        numbers,
+        tokens,
+    )
 
 
 @torch.compiler.assume_constant_result
@@ -506,7 +584,8 @@ def _choose(shapes, batch: int, itemsize: int, kind: str, strategy: str) -> tupl
     forward, backward = [p for p in named if p in known], [p for p in named if p in BACKWARDS]
     if wrong or len(forward) > 1 or len(backward) > 1:
         raise ValueError(
-            f"propagate: needs auto, a path of {', '.join(known)}, a gradient of {', '.join(BACKWARDS)}, or a path and a "
+            f"propagate: needs auto, a path of {', '.join(known)}, a gradient of "
+            f"{', '.join(BACKWARDS)}, or a path and a "
             f"gradient with a comma between, got {strategy!r}"
         )
     machine = _machine(kind)

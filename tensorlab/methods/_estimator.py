@@ -1,4 +1,5 @@
-"""What the estimators share: parameters by name, as scikit-learn's clone and searches want them, and tables read as tensors."""
+"""What the estimators share: parameters by name, as scikit-learn's clone and searches want them,
+and tables read as tensors."""
 
 import inspect
 
@@ -9,37 +10,55 @@ from ..linalg import check_dense
 
 
 class Estimator:
-    """Parameters are those of `__init__`, kept under their own names; what `fit` learns has names that end in "_".
+    """Parameters are those of `__init__`, kept under their own names; what `fit` learns has names
+    that end in "_".
 
-    scikit-learn is not needed; where it is installed, its `clone`, pipelines and searches take the object as one of theirs.
+    scikit-learn is not needed; where it is installed, its `clone`, pipelines and searches take the
+    object as one of theirs.
     """
 
     kind = "density_estimator"
 
     def get_params(self, deep: bool = True) -> dict:
         """The parameters by name."""
-        return {name: getattr(self, name) for name in list(inspect.signature(type(self).__init__).parameters)[1:]}
+        return {
+            name: getattr(self, name)
+            for name in list(inspect.signature(type(self).__init__).parameters)[1:]
+        }
 
     def set_params(self, **params) -> "Estimator":
         """Change parameters by name, and return the object; a name that is none changes nothing."""
         known = self.get_params()
         for name in params:
             if name not in known:
-                raise ValueError(f"{type(self).__name__}: needs parameters out of {', '.join(known)}, got {name!r}")
+                raise ValueError(
+                    f"{type(self).__name__}: needs parameters out of {', '.join(known)}, got "
+                    f"{name!r}"
+                )
         for name, value in params.items():
             setattr(self, name, value)
         return self
 
     def __repr__(self):
-        standard = {name: p.default for name, p in inspect.signature(type(self).__init__).parameters.items()}
-        changed = (f"{name}={value!r}" for name, value in self.get_params().items() if value is not standard[name])
+        standard = {
+            name: p.default for name, p in inspect.signature(type(self).__init__).parameters.items()
+        }
+        changed = (
+            f"{name}={value!r}"
+            for name, value in self.get_params().items()
+            if value is not standard[name]
+        )
         return f"{type(self).__name__}({', '.join(changed)})"
 
     def __sklearn_tags__(self):
         from sklearn.utils import ClassifierTags, Tags, TargetTags  # asked for by scikit-learn only
 
         classifier = ClassifierTags(multi_class=False) if self.kind == "classifier" else None
-        return Tags(estimator_type=self.kind, target_tags=TargetTags(required=classifier is not None), classifier_tags=classifier)
+        return Tags(
+            estimator_type=self.kind,
+            target_tags=TargetTags(required=classifier is not None),
+            classifier_tags=classifier,
+        )
 
     def _fitted(self, name: str):
         if not hasattr(self, name):
@@ -55,7 +74,10 @@ def read_table(who: str, X, d: int | None = None) -> Tensor:
     """
     x = X if isinstance(X, Tensor) else torch.as_tensor(X)
     if x.ndim != 2 or (d is not None and x.shape[1] != d):
-        raise ValueError(f"{who}: needs a table of shape (n, {'d' if d is None else d}), got shape {tuple(x.shape)}")
+        raise ValueError(
+            f"{who}: needs a table of shape (n, {'d' if d is None else d}), got shape "
+            f"{tuple(x.shape)}"
+        )
     check_dense(x, who)
     if x.is_complex():
         raise TypeError(f"{who}: needs real numbers, got {x.dtype}")
@@ -76,7 +98,10 @@ def seeded(who: str, random_state, device) -> torch.Generator:
         generator.seed()
         return generator
     if isinstance(random_state, bool) or not hasattr(random_state, "__index__"):
-        raise TypeError(f"{who}: random_state must be an integer, a torch.Generator or None, got {random_state!r}")
+        raise TypeError(
+            f"{who}: random_state must be an integer, a torch.Generator or None, got "
+            f"{random_state!r}"
+        )
     return torch.Generator(device).manual_seed(int(random_state))
 
 

@@ -1,12 +1,14 @@
-"""Which products of columns go with a residual, out of all products of up to six or so of them [FanLv2008].
+"""Which products of columns go with a residual, out of all products of up to six or so of them
+[FanLv2008].
 
-Sure independence screening: the correlation of each candidate alone, and the largest ones are kept.  All products of q columns
-are met in the middle,
+Sure independence screening: the correlation of each candidate alone, and the largest ones are kept.
+All products of q columns are met in the middle,
 
     product(S) = product(first half of S) product(second half of S),
 
-S sorted, so that each set is met once; the sets whose first half ends at column c are the entries of one matrix product.  A set
-costs an inner product over the rows, as a column does, and no table is longer than C(d, q / 2).
+S sorted, so that each set is met once; the sets whose first half ends at column c are the entries
+of one matrix product. A set costs an inner product over the rows, as a column does, and no table is
+longer than C(d, q / 2).
 """
 
 import itertools
@@ -23,13 +25,17 @@ SETS = 1 << 24  # sets that are screened at most: half a gigabyte of sums
 CHUNK = 1 << 21  # numbers of a table of products, by which rows are taken at a time
 
 
-def screen_interactions(x: Tensor, residual: Tensor, order: int, count: int) -> list[tuple[tuple[int, ...], float]]:
-    """The `count` sets of 2 to `order` columns whose products go best with a residual, and their correlations [FanLv2008].
+def screen_interactions(
+    x: Tensor, residual: Tensor, order: int, count: int
+) -> list[tuple[tuple[int, ...], float]]:
+    """The `count` sets of 2 to `order` columns whose products go best with a residual, and their
+    correlations [FanLv2008].
 
         correlation(S) = <residual, p_S> / (|residual| |p_S|),     p_S = prod_{k in S} z_k,     z = (x - mean) / deviation
 
-    x: (n, d), residual: (n,) of mean zero -> at most `count` pairs, the strongest first.  Columns that are constant are in no
-    product.  4 n operations for each set.  Raises ValueError for more than 2^24 sets, NaN, or a residual of another length.
+    x: (n, d), residual: (n,) of mean zero -> at most `count` pairs, the strongest first. Columns
+    that are constant are in no product. 4 n operations for each set. Raises ValueError for more
+    than 2^24 sets, NaN, or a residual of another length.
 
     >>> x = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 4)
     >>> screen_interactions(x, x[:, 0] * x[:, 1] * x[:, 3], 3, 1)
@@ -41,10 +47,15 @@ def screen_interactions(x: Tensor, residual: Tensor, order: int, count: int) -> 
     check_count(who, "count", count, 1)
     total = sum(math.comb(d, size) for size in range(2, min(order, d) + 1))
     if total > SETS:
-        raise ValueError(f"{who}: needs at most {SETS} sets to screen, got {total} for order {order} and {d} columns")
+        raise ValueError(
+            f"{who}: needs at most {SETS} sets to screen, got {total} for order {order} and {d} "
+            f"columns"
+        )
     residual = torch.as_tensor(residual).to(x)
     if residual.shape != (n,):
-        raise ValueError(f"{who}: needs a residual for each of the {n} rows, got shape {tuple(residual.shape)}")
+        raise ValueError(
+            f"{who}: needs a residual for each of the {n} rows, got shape {tuple(residual.shape)}"
+        )
     norm = check_dense(residual, who)
 
     z, blocks = standardize(x)[0], list(_blocks(d, order))
@@ -55,9 +66,13 @@ def screen_interactions(x: Tensor, residual: Tensor, order: int, count: int) -> 
     for part, r in zip(z.T.split(rows, 1), residual.split(rows)):
         for out, columns, weight in ((dots, part, r), (squares, part.square(), torch.ones_like(r))):
             after = _products(columns.contiguous(), order // 2)
-            before = _products(columns.flip(0), (order - 1) // 2)  # of columns from the last to the first
+            before = _products(
+                columns.flip(0), (order - 1) // 2
+            )  # of columns from the last to the first
             for (a, b, c), (m, q), start in zip(blocks, sizes, starts):
-                left = before[a - 1][len(before[a - 1]) - m :] * (columns[c] * weight)  # (m, rows): their largest column is c
+                left = before[a - 1][len(before[a - 1]) - m :] * (
+                    columns[c] * weight
+                )  # (m, rows): their largest column is c
                 out[start : start + m * q] += (left @ after[b][len(after[b]) - q :].mT).flatten()
     scale = squares.sqrt() * norm
     found = torch.where(scale > 0, dots / scale, 0.0)
@@ -66,14 +81,21 @@ def screen_interactions(x: Tensor, residual: Tensor, order: int, count: int) -> 
     def name(i):
         k = bisect_right(starts, i) - 1
         (a, b, c), (row, column) = blocks[k], divmod(i - starts[k], sizes[k][1])
-        left = next(itertools.islice(itertools.combinations(range(c - 1, -1, -1), a - 1), row, None))
-        return (*left[::-1], c, *next(itertools.islice(itertools.combinations(range(c + 1, d), b), column, None)))
+        left = next(
+            itertools.islice(itertools.combinations(range(c - 1, -1, -1), a - 1), row, None)
+        )
+        return (
+            *left[::-1],
+            c,
+            *next(itertools.islice(itertools.combinations(range(c + 1, d), b), column, None)),
+        )
 
     return [(name(i), float(found[i])) for i in best if found[i] != 0]
 
 
 def standardize(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Columns of mean 0 and deviation 1, those means, and the deviations; a constant column becomes 0, its deviation 1.
+    """Columns of mean 0 and deviation 1, those means, and the deviations; a constant column becomes
+    0, its deviation 1.
 
     >>> standardize(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))[0]
     tensor([[-1.,  0.],
@@ -87,19 +109,25 @@ def standardize(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _blocks(d, order):
-    """(a, b, c): sets of a + b columns, a - 1 before c, c itself, and b after it; each set of 2 to `order` columns is in one."""
+    """(a, b, c): sets of a + b columns, a - 1 before c, c itself, and b after it; each set of 2 to
+    `order` columns is in one."""
     for size in range(2, min(order, d) + 1):
         a = (size + 1) // 2
         yield from ((a, size - a, c) for c in range(a - 1, d - size + a))
 
 
 def _products(columns: Tensor, most: int) -> list[Tensor]:
-    """Products of k of the d rows, in the order of `itertools.combinations`, for k = 0..most: tables (C(d, k), n).
+    """Products of k of the d rows, in the order of `itertools.combinations`, for k = 0..most:
+    tables (C(d, k), n).
 
     The sets without the first j rows are the last ones of each table.
     """
     d, tables = len(columns), [torch.ones_like(columns[:1])]
     for k in range(1, most + 1):
         last = tables[-1]
-        tables.append(torch.cat([columns[j] * last[len(last) - math.comb(d - 1 - j, k - 1) :] for j in range(d)]))
+        tables.append(
+            torch.cat(
+                [columns[j] * last[len(last) - math.comb(d - 1 - j, k - 1) :] for j in range(d)]
+            )
+        )
     return tables

@@ -10,7 +10,8 @@ BISECTIONS = 60
 
 
 class Where(NamedTuple):
-    """Points in a spline basis: interval (n, d) of each coordinate, values (n, d, q + 1) of its functions, and which are inside."""
+    """Points in a spline basis: interval (n, d) of each coordinate, values (n, d, q + 1) of its
+    functions, and which are inside."""
 
     interval: Tensor
     values: Tensor
@@ -21,9 +22,10 @@ class Where(NamedTuple):
 class Splines:
     """B-splines of degree q for each of d variables, with the exact integrals that densities need.
 
-    edges: (d, K + 1), increasing; interval j of a variable carries the functions j, ..., j + q of its m = K + q.
-    pieces: (d, K, q + 1, q + 1), function a of interval j at edges[j] + h s is sum_c pieces[j, a, c] s^c.
-    gram: (d, m, m), integrals of products over [edges[0], edges[K]];  integral: (d, m).
+    edges: (d, K + 1), increasing; interval j of a variable carries the functions j, ..., j + q of
+    its m = K + q. pieces: (d, K, q + 1, q + 1), function a of interval j at edges[j] + h s is sum_c
+    pieces[j, a, c] s^c. gram: (d, m, m), integrals of products over [edges[0], edges[K]]; integral:
+    (d, m).
 
     >>> s = Splines.on(torch.linspace(0, 1, 5, dtype=torch.float64)[None], 2)
     >>> s.at(torch.tensor([[0.5], [1.5]], dtype=torch.float64)).inside.tolist(), round(float(s.integral.sum()), 12)
@@ -37,11 +39,14 @@ class Splines:
 
     @classmethod
     def on(cls, edges: Tensor, degree: int) -> "Splines":
-        """The basis whose intervals lie between the edges (d, K + 1); beyond them the first and last lengths are repeated."""
+        """The basis whose intervals lie between the edges (d, K + 1); beyond them the first and
+        last lengths are repeated."""
         d, k, q = len(edges), edges.shape[1] - 1, degree
         h = edges.diff()  # (d, K)
         out = torch.arange(1, q + 1).to(h)
-        t = torch.cat([edges[:, :1] - h[:, :1] * out.flip(0), edges, edges[:, -1:] + h[:, -1:] * out], 1)
+        t = torch.cat(
+            [edges[:, :1] - h[:, :1] * out.flip(0), edges, edges[:, -1:] + h[:, -1:] * out], 1
+        )
         one = edges.new_zeros(d, k, q + 1)
         one[..., 0] = 1
         pieces = [one]
@@ -69,15 +74,22 @@ class Splines:
     def moved(self, shift: Tensor, scale: Tensor) -> "Splines":
         """The same functions of (x - shift) / scale."""
         one, two = scale[:, None], scale[:, None, None]
-        return Splines(one * self.edges + shift[:, None], self.pieces, two * self.gram, one * self.integral)
+        return Splines(
+            one * self.edges + shift[:, None], self.pieces, two * self.gram, one * self.integral
+        )
 
     @property
     def degree(self) -> int:
         return self.pieces.shape[-1] - 1
 
     def at(self, x: Tensor, dims=None) -> Where:
-        """The functions that are not zero at x (n, d), or at (n, len(dims)) of some variables; beyond an edge, at the edge."""
-        dims = torch.arange(len(self.edges), device=x.device) if dims is None else torch.as_tensor(dims, device=x.device)
+        """The functions that are not zero at x (n, d), or at (n, len(dims)) of some variables;
+        beyond an edge, at the edge."""
+        dims = (
+            torch.arange(len(self.edges), device=x.device)
+            if dims is None
+            else torch.as_tensor(dims, device=x.device)
+        )
         edges, x = self.edges[dims], x.T.contiguous()  # (d, K + 1), (d, n)
         inside = ((x >= edges[:, :1]) & (x <= edges[:, -1:])).all(0)
         x = x.clamp(edges[:, :1], edges[:, -1:])
@@ -90,7 +102,8 @@ class Splines:
 
 @dataclass(frozen=True, eq=False)
 class Margins:
-    """A distribution function for each of d variables, linear on cells: u_k = F_k(x_k), from the support of x_k onto [0, 1].
+    """A distribution function for each of d variables, linear on cells: u_k = F_k(x_k), from the
+    support of x_k onto [0, 1].
 
     edges: (d, M + 1) in x;  levels: (d, M + 1) from 0 to 1, both increasing.
 
@@ -105,9 +118,12 @@ class Margins:
 
     @classmethod
     def of(cls, x: Tensor, cells: int, margin: float) -> "Margins":
-        """99 parts of the empirical distribution function of x (n, d) and one of the uniform, on the cells of `spline_edges`."""
+        """99 parts of the empirical distribution function of x (n, d) and one of the uniform, on
+        the cells of `spline_edges`."""
         edges = spline_edges(x, cells, 0, "quantile", margin)
-        empirical = torch.searchsorted(x.T.sort().values.contiguous(), edges, right=True).to(x) / len(x)
+        empirical = torch.searchsorted(x.T.sort().values.contiguous(), edges, right=True).to(
+            x
+        ) / len(x)
         uniform = (edges - edges[:, :1]) / (edges[:, -1:] - edges[:, :1])
         levels = 0.99 * empirical + 0.01 * uniform
         levels[:, 0], levels[:, -1] = 0, 1
@@ -118,7 +134,8 @@ class Margins:
         return Margins(scale[:, None] * self.edges + shift[:, None], self.levels)
 
     def at(self, x: Tensor, dims=None) -> tuple[Tensor, Tensor]:
-        """u and log F'(x), both (n, d), or (n, len(dims)) of some variables; beyond the support u is beyond 0 or 1."""
+        """u and log F'(x), both (n, d), or (n, len(dims)) of some variables; beyond the support u
+        is beyond 0 or 1."""
         dims = slice(None) if dims is None else list(dims)
         u, slope = _interpolate(x.T, self.edges[dims], self.levels[dims])
         return u.T, slope.log().T
@@ -129,18 +146,25 @@ class Margins:
 
 
 def _interpolate(x: Tensor, at: Tensor, to: Tensor) -> tuple[Tensor, Tensor]:
-    """The piecewise linear function through (at, to), both (d, M + 1), at x (d, n), and its slope there."""
+    """The piecewise linear function through (at, to), both (d, M + 1), at x (d, n), and its slope
+    there."""
     x = x.contiguous()
     j = (torch.searchsorted(at, x, right=True) - 1).clamp(0, at.shape[1] - 2)
     width, rise = at.diff().gather(1, j), to.diff().gather(1, j)
-    return torch.lerp(to.gather(1, j), to.gather(1, j + 1), (x - at.gather(1, j)) / width), rise / width
+    return torch.lerp(
+        to.gather(1, j), to.gather(1, j + 1), (x - at.gather(1, j)) / width
+    ), rise / width
 
 
-def spline_edges(x: Tensor, basis: int, degree: int, knots: str = "quantile", margin: float = 0.05) -> Tensor:
-    """Edges (d, basis - degree + 1) for data (n, d), over their range and a share `margin` of it on both sides.
+def spline_edges(
+    x: Tensor, basis: int, degree: int, knots: str = "quantile", margin: float = 0.05
+) -> Tensor:
+    """Edges (d, basis - degree + 1) for data (n, d), over their range and a share `margin` of it on
+    both sides.
 
-    knots: "uniform", or "quantile": where half of the empirical and half of the uniform distribution function is even, so that
-    no interval is longer than two uniform ones and as many lie where the data lie.
+    knots: "uniform", or "quantile": where half of the empirical and half of the uniform
+    distribution function is even, so that no interval is longer than two uniform ones and as many
+    lie where the data lie.
 
     >>> spline_edges(torch.tensor([[0.0], [1.0]]), 4, 2, "uniform", 0.0)
     tensor([[0.0000, 0.5000, 1.0000]])
@@ -151,24 +175,36 @@ def spline_edges(x: Tensor, basis: int, degree: int, knots: str = "quantile", ma
     uniform = low[:, None] + (high - low)[:, None] * at
     if knots == "uniform":
         return uniform
-    fine = low[:, None] + (high - low)[:, None] * torch.linspace(0, 1, 4097, dtype=x.dtype, device=x.device)  # (d, 4097)
-    empirical = torch.searchsorted(x.T.sort().values.contiguous(), fine.contiguous(), right=True).to(x) / len(x)
+    fine = low[:, None] + (high - low)[:, None] * torch.linspace(
+        0, 1, 4097, dtype=x.dtype, device=x.device
+    )  # (d, 4097)
+    empirical = torch.searchsorted(
+        x.T.sort().values.contiguous(), fine.contiguous(), right=True
+    ).to(x) / len(x)
     share = (empirical + (fine - low[:, None]) / (high - low)[:, None]) / 2
     share[:, 0], share[:, -1] = 0, 1
-    j = torch.searchsorted(share, at.expand(len(share), -1).contiguous(), right=True).clamp(1, 4096) - 1
+    j = (
+        torch.searchsorted(share, at.expand(len(share), -1).contiguous(), right=True).clamp(1, 4096)
+        - 1
+    )
     a, b = share.gather(1, j), share.gather(1, j + 1)
     edges = fine.gather(1, j) + (at - a) / (b - a) * (fine[:, 1:2] - fine[:, :1])
     edges[:, 0], edges[:, -1] = low, high
     return edges
 
 
-def invert(y: Tensor, pieces: Tensor, edges: Tensor, squared: bool, u: Tensor) -> tuple[Tensor, float]:
-    """Points (n,) at which the distribution functions reach u, and the largest share of mass that was negative.
+def invert(
+    y: Tensor, pieces: Tensor, edges: Tensor, squared: bool, u: Tensor
+) -> tuple[Tensor, float]:
+    """Points (n,) at which the distribution functions reach u, and the largest share of mass that
+    was negative.
 
     y: (n, m, s), coefficients of the density |sum_i b_i y_i|^2, or sum_i b_i y_i with s = 1.
     """
     q = pieces.shape[-1] - 1
-    z = torch.einsum("njsa,jac->njcs", y.unfold(1, q + 1, 1), pieces)  # (n, K, q + 1, s): polynomials on each interval
+    z = torch.einsum(
+        "njsa,jac->njcs", y.unfold(1, q + 1, 1), pieces
+    )  # (n, K, q + 1, s): polynomials on each interval
     if squared:
         f = z.new_zeros(*z.shape[:2], 2 * q + 1)
         for a in range(q + 1):
@@ -177,13 +213,21 @@ def invert(y: Tensor, pieces: Tensor, edges: Tensor, squared: bool, u: Tensor) -
     else:
         f = z[..., 0]
     power = torch.arange(f.shape[-1], device=f.device)
-    f = f * edges.diff()[:, None] / (power + 1)  # the distribution function on an interval: sum_c f_c s^(c + 1)
+    f = (
+        f * edges.diff()[:, None] / (power + 1)
+    )  # the distribution function on an interval: sum_c f_c s^(c + 1)
     mass = f.sum(-1)
     kept = mass.clamp_min(0)
-    clipped = float(((kept - mass).sum(1) / mass.abs().sum(1).clamp_min(torch.finfo(f.dtype).tiny)).max()) if not squared else 0.0
+    clipped = (
+        float(((kept - mass).sum(1) / mass.abs().sum(1).clamp_min(torch.finfo(f.dtype).tiny)).max())
+        if not squared
+        else 0.0
+    )
     above = kept.cumsum(1)
     target = u * above[:, -1]
-    j = torch.searchsorted(above, target[:, None], right=True).clamp_max(mass.shape[1] - 1)  # (n, 1)
+    j = torch.searchsorted(above, target[:, None], right=True).clamp_max(
+        mass.shape[1] - 1
+    )  # (n, 1)
     rest = target - (above.gather(1, j) - kept.gather(1, j))[:, 0]
     f = f.gather(1, j[..., None].expand(-1, -1, f.shape[-1]))[:, 0]  # (n, degree + 1)
     low, high = torch.zeros_like(rest), torch.ones_like(rest)

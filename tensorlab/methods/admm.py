@@ -1,4 +1,5 @@
-"""ADMM: train a dense network towards a set of few parameters, and land in it without a fall [Boyd2011] [Yin2021].
+"""ADMM: train a dense network towards a set of few parameters, and land in it without a fall
+[Boyd2011] [Yin2021].
 
     min loss(W)  such that W in S           S: matrices of a rank, TT-matrices or Tucker tensors of given ranks, ...
 
@@ -6,8 +7,9 @@
     Z  <-  Π_S(W + U)                                                    an SVD, a TT-SVD, an HOSVD
     U  <-  U + W - Z                                                     the scaled dual variable
 
-Primal residual |W - Z| / |W|: what would be lost by projecting now.  Dual residual ρ |Z - Z_old| / |W|: whether Z still moves.
-The sets are not convex and Π_S of a train is only quasi-optimal, so neither needs to fall at each round: they are recorded.
+Primal residual |W - Z| / |W|: what would be lost by projecting now. Dual residual ρ |Z - Z_old| /
+|W|: whether Z still moves. The sets are not convex and Π_S of a train is only quasi-optimal, so
+neither needs to fall at each round: they are recorded.
 """
 
 from collections.abc import Callable
@@ -22,7 +24,8 @@ from ..formats.base import Format
 
 @dataclass(frozen=True)
 class Residuals:
-    """A round of ADMM: ρ, and for each layer the primal residual |W - Z| / |W| and the dual one ρ |Z - Z_old| / |W|."""
+    """A round of ADMM: ρ, and for each layer the primal residual |W - Z| / |W| and the dual one ρ
+    |Z - Z_old| / |W|."""
 
     rho: float
     primal: dict[str, float]
@@ -30,13 +33,15 @@ class Residuals:
 
 
 class ADMM:
-    """Trains dense weights towards sets: `step` moves W, `update` Z and U, `finish` puts the projections in [Yin2021].
+    """Trains dense weights towards sets: `step` moves W, `update` Z and U, `finish` puts the
+    projections in [Yin2021].
 
-    sets: {pattern of layer names: project}, with project: weight -> a `Format` of as many entries, the nearest in its set, such as
-    `lambda w: LowRank.from_dense(w, 4)`, `lambda w: tt_matrix_svd(w, (4, 8), (8, 8), 3)`, or for kernels `lambda w: hosvd(w, r)`.
-    rho: the penalty, a number or round -> number; about 1e-3 to 1e-1, raised as the rounds go on, for `every` steps of an optimiser
-    between two rounds, about an epoch.  When ρ changes, U is scaled so that ρ U, the multiplier, stays [Boyd2011, sec. 3.4].
-    Weight decay pulls W away from Z: leave it out.
+    sets: {pattern of layer names: project}, with project: weight -> a `Format` of as many entries,
+    the nearest in its set, such as `lambda w: LowRank.from_dense(w, 4)`, `lambda w:
+    tt_matrix_svd(w, (4, 8), (8, 8), 3)`, or for kernels `lambda w: hosvd(w, r)`. rho: the penalty,
+    a number or round -> number; about 1e-3 to 1e-1, raised as the rounds go on, for `every` steps
+    of an optimiser between two rounds, about an epoch. When ρ changes, U is scaled so that ρ U, the
+    multiplier, stays [Boyd2011, sec. 3.4]. Weight decay pulls W away from Z: leave it out.
 
     >>> from tensorlab import LowRank
     >>> model = nn.Sequential(nn.Linear(6, 5))
@@ -47,28 +52,42 @@ class ADMM:
     """
 
     def __init__(
-        self, model: nn.Module, optimizer, sets: dict[str, Callable[[Tensor], Format]], *, rho: float | Callable[[int], float],
+        self,
+        model: nn.Module,
+        optimizer,
+        sets: dict[str, Callable[[Tensor], Format]],
+        *,
+        rho: float | Callable[[int], float],
         every: int | None = None,
-    ):  # fmt: skip
+    ):
         if every is not None and every < 1:
             raise ValueError(f"ADMM: needs every >= 1 or None, got {every}")
         self.optimizer, self.every = optimizer, every
         self._rho = rho if callable(rho) else lambda round: rho
-        layers = {name: m for name, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
+        layers = {
+            name: m for name, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))
+        }
         self.layers, self._sets = {}, {}
         for pattern, project in sets.items():
             chosen = [name for name in layers if fnmatchcase(name, pattern)]
             if not chosen:
-                raise ValueError(f"ADMM: needs a name of a linear or convolution layer ({', '.join(layers)}), got {pattern!r}")
+                raise ValueError(
+                    f"ADMM: needs a name of a linear or convolution layer ({', '.join(layers)}), "
+                    f"got {pattern!r}"
+                )
             self.layers |= {name: layers[name] for name in chosen}
             self._sets |= dict.fromkeys(chosen, project)
         self.steps, self.history = 0, []
         self.rho = self._checked(0)
-        self.z = {name: self._project(name, layer.weight.detach())[1] for name, layer in self.layers.items()}
+        self.z = {
+            name: self._project(name, layer.weight.detach())[1]
+            for name, layer in self.layers.items()
+        }
         self.u = {name: torch.zeros_like(z) for name, z in self.z.items()}
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
-        """A step of the optimiser on loss + ρ/2 |W - Z + U|²; after each `every` steps an `update`.  Returns the loss alone.
+        """A step of the optimiser on loss + ρ/2 |W - Z + U|²; after each `every` steps an `update`.
+        Returns the loss alone.
 
         closure: computes and returns the loss of the batch, no backward.
         """
@@ -87,7 +106,8 @@ class ADMM:
 
     @torch.no_grad()
     def update(self) -> Residuals:
-        """Z <- Π(W + U), U <- U + W - Z, and the next ρ; returns the residuals, which are also kept in `history`."""
+        """Z <- Π(W + U), U <- U + W - Z, and the next ρ; returns the residuals, which are also kept
+        in `history`."""
         primal, dual = {}, {}
         for name, layer in self.layers.items():
             w, old = layer.weight.detach(), self.z[name]
@@ -104,8 +124,12 @@ class ADMM:
 
     @torch.no_grad()
     def formats(self) -> dict[str, Format]:
-        """The projections of the weights as they are now, by layer: what `replace_linear` makes for fine-tuning."""
-        return {name: self._project(name, layer.weight.detach())[0] for name, layer in self.layers.items()}
+        """The projections of the weights as they are now, by layer: what `replace_linear` makes for
+        fine-tuning."""
+        return {
+            name: self._project(name, layer.weight.detach())[0]
+            for name, layer in self.layers.items()
+        }
 
     @torch.no_grad()
     def finish(self) -> dict[str, Format]:
@@ -123,10 +147,20 @@ class ADMM:
 
     def _project(self, name, w) -> tuple[Format, Tensor]:
         if not bool(torch.isfinite(w).all()):
-            raise ValueError(f"ADMM: needs finite weights, got some that are not in layer {name!r} at step {self.steps}")
+            raise ValueError(
+                f"ADMM: needs finite weights, got some that are not in layer {name!r} at step "
+                f"{self.steps}"
+            )
         form = self._sets[name](w)
         z = form.to_dense() if isinstance(form, Format) else None
         if z is None or z.numel() != w.numel():
-            got = type(form).__name__ if z is None else f"{type(form).__name__} of shape {tuple(z.shape)}"
-            raise ValueError(f"ADMM: layer {name!r} needs a project that gives a format of {tuple(w.shape)}'s entries, got {got}")
+            got = (
+                type(form).__name__
+                if z is None
+                else f"{type(form).__name__} of shape {tuple(z.shape)}"
+            )
+            raise ValueError(
+                f"ADMM: layer {name!r} needs a project that gives a format of {tuple(w.shape)}'s "
+                f"entries, got {got}"
+            )
         return form, z.reshape(w.shape)

@@ -1,6 +1,7 @@
 """Densities as tensor trains on B-splines [Novikov2021].
 
-A function of d variables with a train A of coefficients, one B-spline basis b_1, ..., b_m for each variable:
+A function of d variables with a train A of coefficients, one B-spline basis b_1, ..., b_m for each
+variable:
 
     q(x) = <A, b(x_0) o ... o b(x_{d-1})>,      v_{k+1} = v_k sum_i b_i(x_k) G_k[i],     q + 1 of the m terms are not zero
 
@@ -9,11 +10,13 @@ A function of d variables with a train A of coefficients, one B-spline basis b_1
     "linear"    p(x) = q(x) / Z,                     Z = <A, c o ... o c>,       c_i = the integral of b_i
                 by the loss  |p - q|^2 = <A, (D o ... o D) A> - 2 E q(x) + const  in closed form, on the manifold of trains
 
-The squared model is a density by construction; the linear one may be negative, where it has no logarithm.  Both integrate over
-variables core by core, so marginals, conditionals and samples are exact [Dolgov2020].
+The squared model is a density by construction; the linear one may be negative, where it has no
+logarithm. Both integrate over variables core by core, so marginals, conditionals and samples are
+exact [Dolgov2020].
 
-Where single variables have peaks and jumps, each goes first through its own distribution function u_k = F_k(x_k), piecewise
-linear on cells (`Margins`), and the train is left with how they hang together:  p(x) = p(u) prod_k F_k'(x_k).
+Where single variables have peaks and jumps, each goes first through its own distribution function
+u_k = F_k(x_k), piecewise linear on cells (`Margins`), and the train is left with how they hang
+together: p(x) = p(u) prod_k F_k'(x_k).
 """
 
 import math
@@ -38,7 +41,21 @@ from ._splines import Margins, Splines, Where, invert, spline_edges
 
 EM_ROWS = 20_000  # that the start looks at
 CHUNK = 1 << 21  # numbers of an intermediate result, by which rows are taken at a time
-STEPS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0, 1.3)  # lengths tried on a line
+STEPS = (
+    0.0,
+    0.02,
+    0.05,
+    0.1,
+    0.15,
+    0.2,
+    0.3,
+    0.4,
+    0.5,
+    0.6,
+    0.8,
+    1.0,
+    1.3,
+)  # lengths tried on a line
 
 
 class Report(NamedTuple):
@@ -50,23 +67,27 @@ class Report(NamedTuple):
 
 
 class TTDensity(Estimator):
-    """A density of d variables: a train on B-splines, squared or linear, with the interface of scikit-learn's `KernelDensity`.
+    """A density of d variables: a train on B-splines, squared or linear, with the interface of
+    scikit-learn's `KernelDensity`.
 
         p(x) = sum_c q_c(x)^2 / sum_c Z_c     or     q(x) / Z          (see the module's head)
 
-    rank: of the train.  basis, degree: functions m for each variable, and their degree.  knots: "quantile" or "uniform", over the
-    range of the data and a share `margin` of it on both sides; outside the density is zero.  components: trains in the mixture,
-    the first with the variables in their order, each other with a permutation of its own (squared only).  cells: 0, or of how many
-    the distribution function (`Margins`) has that each variable goes through first; knots are even then.  em_steps: of the start,
-    a mixture of `rank` products of one-dimensional densities.  Then `steps` of a method, on batches to which Gaussian noise of
-    `noise` standard deviations is added (with cells: of that length in [0, 1]); what is likeliest on a share `holdout` of the
-    rows is kept.  "natural": sweeps there and back over the cores, a step of the natural gradient with a line search in each
-    (`natural_sweep`); "adam": Adam on all cores, its rate falling from lr to 0, as the authors' code has it.  A linear model takes
-    `steps` of Riemannian descent.
+    rank: of the train. basis, degree: functions m for each variable, and their degree. knots:
+    "quantile" or "uniform", over the range of the data and a share `margin` of it on both sides;
+    outside the density is zero. components: trains in the mixture, the first with the variables in
+    their order, each other with a permutation of its own (squared only). cells: 0, or of how many
+    the distribution function (`Margins`) has that each variable goes through first; knots are even
+    then. em_steps: of the start, a mixture of `rank` products of one-dimensional densities. Then
+    `steps` of a method, on batches to which Gaussian noise of `noise` standard deviations is added
+    (with cells: of that length in [0, 1]); what is likeliest on a share `holdout` of the rows is
+    kept. "natural": sweeps there and back over the cores, a step of the natural gradient with a
+    line search in each (`natural_sweep`); "adam": Adam on all cores, its rate falling from lr to 0,
+    as the authors' code has it. A linear model takes `steps` of Riemannian descent.
 
-    fit learns trains_ (TT each), orders_, splines_, margins_ (None without cells), support_, history_ (step, seconds, held-out
-    mean log-density or loss of standardised rows).  X: (n, d), a tensor or an array; its dtype and device are the model's.  Raises
-    ValueError or TypeError, in one sentence, for NaN, for fewer than two rows and for constant columns, before anything learned is
+    fit learns trains_ (TT each), orders_, splines_, margins_ (None without cells), support_,
+    history_ (step, seconds, held-out mean log-density or loss of standardised rows). X: (n, d), a
+    tensor or an array; its dtype and device are the model's. Raises ValueError or TypeError, in one
+    sentence, for NaN, for fewer than two rows and for constant columns, before anything learned is
     replaced; warns of rows that repeat.
 
     >>> x = torch.randn(500, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -75,12 +96,48 @@ class TTDensity(Estimator):
     (torch.Size([500]), torch.Size([3, 2]))
     """
 
-    def __init__(self, rank=8, basis=32, *, model="squared", degree=2, knots="quantile", margin=0.05, components=1, cells=0,
-                 em_steps=20, method="natural", steps=10, batch=1 << 14, lr=0.01, noise=0.0, holdout=0.1,
-                 random_state=0):  # fmt: skip
-        self.rank, self.basis, self.model, self.degree, self.knots, self.margin = rank, basis, model, degree, knots, margin
-        self.components, self.cells, self.em_steps, self.method, self.steps = components, cells, em_steps, method, steps
-        self.batch, self.lr, self.noise, self.holdout, self.random_state = batch, lr, noise, holdout, random_state
+    def __init__(
+        self,
+        rank=8,
+        basis=32,
+        *,
+        model="squared",
+        degree=2,
+        knots="quantile",
+        margin=0.05,
+        components=1,
+        cells=0,
+        em_steps=20,
+        method="natural",
+        steps=10,
+        batch=1 << 14,
+        lr=0.01,
+        noise=0.0,
+        holdout=0.1,
+        random_state=0,
+    ):
+        self.rank, self.basis, self.model, self.degree, self.knots, self.margin = (
+            rank,
+            basis,
+            model,
+            degree,
+            knots,
+            margin,
+        )
+        self.components, self.cells, self.em_steps, self.method, self.steps = (
+            components,
+            cells,
+            em_steps,
+            method,
+            steps,
+        )
+        self.batch, self.lr, self.noise, self.holdout, self.random_state = (
+            batch,
+            lr,
+            noise,
+            holdout,
+            random_state,
+        )
 
     def fit(self, X, y=None) -> "TTDensity":
         """Learn from the rows of X (n, d); y is for pipelines, and ignored."""
@@ -88,43 +145,81 @@ class TTDensity(Estimator):
         start = time.perf_counter()
         mean, spread = x.mean(0), x.std(0)
         x = (x - mean) / spread  # what follows does not depend on units
-        edges, margins, slope = spline_edges(x, self.basis, self.degree, self.knots, self.margin), None, torch.zeros_like(x)
+        edges, margins, slope = (
+            spline_edges(x, self.basis, self.degree, self.knots, self.margin),
+            None,
+            torch.zeros_like(x),
+        )
         if self.cells:
             margins = Margins.of(x, self.cells, self.margin)
-            (x, slope), edges = margins.at(x), torch.linspace(0, 1, edges.shape[1]).to(edges).repeat(len(edges), 1)
+            (x, slope), edges = (
+                margins.at(x),
+                torch.linspace(0, 1, edges.shape[1]).to(edges).repeat(len(edges), 1),
+            )
         order = torch.randperm(len(x), generator=generator, device=x.device)
         held = int(self.holdout * len(x))
         check, train = x[order[:held]], x[order[held:]]
         check = check if held else train
         splines = Splines.on(edges, self.degree)
         orders = [list(range(x.shape[1]))]
-        orders += [torch.randperm(x.shape[1], generator=generator, device=x.device).tolist() for _ in range(self.components - 1)]
+        orders += [
+            torch.randperm(x.shape[1], generator=generator, device=x.device).tolist()
+            for _ in range(self.components - 1)
+        ]
         trains = []
         for variables in orders:
-            cp = product_mixture(splines.at(train[:EM_ROWS]), splines, self.rank, self.em_steps, train[:EM_ROWS], generator)
+            cp = product_mixture(
+                splines.at(train[:EM_ROWS]),
+                splines,
+                self.rank,
+                self.em_steps,
+                train[:EM_ROWS],
+                generator,
+            )
             trains.append(_diagonal(cp, variables, self.model == "squared", generator))
-        learn = self._least_squares if self.model == "linear" else self._adam if self.method == "adam" else self._natural
+        learn = (
+            self._least_squares
+            if self.model == "linear"
+            else self._adam
+            if self.method == "adam"
+            else self._natural
+        )
         trains, history = learn(trains, orders, splines, train, check, generator, start)
         if self.model == "squared":
             level = float((slope[order[:held]] if held else slope).sum(1).mean())
             history = tuple((step, seconds, value + level) for step, seconds, value in history)
-        splines, margins = (splines, margins.moved(mean, spread)) if margins else (splines.moved(mean, spread), None)
+        splines, margins = (
+            (splines, margins.moved(mean, spread))
+            if margins
+            else (splines.moved(mean, spread), None)
+        )
         if self.model == "linear":
             sign, log = tt_sum(trains[0], list(splines.integral))
             if sign <= 0:
-                raise ValueError("TTDensity.fit: needs a linear model of positive integral, got another; take more data")
+                raise ValueError(
+                    "TTDensity.fit: needs a linear model of positive integral, got another; take "
+                    "more data"
+                )
             trains = [trains[0].scale(float(torch.exp(-log)))]
-        self.trains_, self.orders_, self.splines_, self.margins_, self.history_ = trains, orders, splines, margins, history
+        self.trains_, self.orders_, self.splines_, self.margins_, self.history_ = (
+            trains,
+            orders,
+            splines,
+            margins,
+            history,
+        )
         self.n_features_in_, self._array = x.shape[1], not isinstance(X, Tensor)
         return self
 
     def score_samples(self, X, *, dims=None, given: Mapping[int, float] | None = None):
-        """Exact log-densities (n,): of all variables, of some (a marginal), or of some when others are known (a conditional).
+        """Exact log-densities (n,): of all variables, of some (a marginal), or of some when others
+        are known (a conditional).
 
             log p(x_dims | x_given) = log integral of p over the rest - log integral of p over all but the given
 
-        X: (n, d), or (n, len(dims)).  dims: different variables; by default all but the given.  Rows outside of the support have
-        -inf, rows where a linear model is not positive NaN; both are counted in a warning, and in `report`.
+        X: (n, d), or (n, len(dims)). dims: different variables; by default all but the given. Rows
+        outside of the support have -inf, rows where a linear model is not positive NaN; both are
+        counted in a warning, and in `report`.
         """
         who = "TTDensity.score_samples"
         fixed, dims = self._variables(who, dims, given)
@@ -132,29 +227,48 @@ class TTDensity(Estimator):
         base = self._log_mass(fixed, [])
         if not bool(base > -math.inf):
             raise ValueError(f"{who}: needs a condition of positive density, got none at {given}")
-        log = torch.cat([self._log_mass(fixed, dims, part) for part in x.split(self._rows_at_once(len(dims)))]) - base + slope
+        log = (
+            torch.cat(
+                [
+                    self._log_mass(fixed, dims, part)
+                    for part in x.split(self._rows_at_once(len(dims)))
+                ]
+            )
+            - base
+            + slope
+        )
         self._say(who, log)
         return like(X, log)
 
     def score(self, X, y=None) -> float:
-        """The sum of the log-densities, as `KernelDensity.score` gives it: -inf with a row outside, NaN with a negative one."""
+        """The sum of the log-densities, as `KernelDensity.score` gives it: -inf with a row outside,
+        NaN with a negative one."""
         return float(self.score_samples(X).sum())
 
     def report(self, X) -> Report:
-        """The mean log-density over the rows that have one, with the shares of rows outside of the support and of negative ones."""
+        """The mean log-density over the rows that have one, with the shares of rows outside of the
+        support and of negative ones."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             log = torch.as_tensor(self.score_samples(X))
         known = log.isfinite()
-        return Report(float(log[known].mean()), float((log == -math.inf).double().mean()), float(log.isnan().double().mean()))
+        return Report(
+            float(log[known].mean()),
+            float((log == -math.inf).double().mean()),
+            float(log.isnan().double().mean()),
+        )
 
     @torch.no_grad()
-    def sample(self, n_samples: int = 1, random_state=None, *, given: Mapping[int, float] | None = None):
-        """Independent exact samples (n, d), by inverting the distribution function of each variable after those before it.
+    def sample(
+        self, n_samples: int = 1, random_state=None, *, given: Mapping[int, float] | None = None
+    ):
+        """Independent exact samples (n, d), by inverting the distribution function of each variable
+        after those before it.
 
-        On an interval the conditional density is a polynomial of degree 2q (linear: q): its mass is known, and 60 bisections find
-        the place.  given: variables that are known; they stand in their columns.  A linear model's negative parts cannot be drawn:
-        they count as zero, and a warning tells their share of the mass.  random_state: a seed, a torch.Generator or None.
+        On an interval the conditional density is a polynomial of degree 2q (linear: q): its mass is
+        known, and 60 bisections find the place. given: variables that are known; they stand in
+        their columns. A linear model's negative parts cannot be drawn: they count as zero, and a
+        warning tells their share of the mass. random_state: a seed, a torch.Generator or None.
         """
         who = "TTDensity.sample"
         fixed, _ = self._variables(who, (), given)
@@ -164,7 +278,9 @@ class TTDensity(Estimator):
         shares = torch.stack(logs).flatten().softmax(0)
         if not shares.isfinite().all():
             raise ValueError(f"{who}: needs a condition of positive density, got none at {given}")
-        counts = torch.bincount(torch.multinomial(shares, n, True, generator=generator), minlength=len(shares)).tolist()
+        counts = torch.bincount(
+            torch.multinomial(shares, n, True, generator=generator), minlength=len(shares)
+        ).tolist()
         parts, negative = [], 0.0
         for c, count in enumerate(counts):
             for rows in range(0, count, step := self._rows_at_once(1)):
@@ -172,8 +288,12 @@ class TTDensity(Estimator):
                 parts.append(part)
                 negative = max(negative, clipped)
         if negative > 1e-9:
-            warnings.warn(f"{who}: a negative share of {negative:.2g} of a conditional's mass counts as zero; "
-                          "the samples are that far from the model", stacklevel=2)  # fmt: skip
+            warnings.warn(
+                f"{who}: a negative share of {negative:.2g} of a conditional's mass counts as "
+                f"zero; "
+                "the samples are that far from the model",
+                stacklevel=2,
+            )
         x = torch.cat(parts)[torch.randperm(n, generator=generator, device=shares.device)]
         x = self.margins_.back(x) if self.margins_ else x
         for k, value in (given or {}).items():
@@ -189,12 +309,16 @@ class TTDensity(Estimator):
     # -- the start and the two ways to learn
 
     def _natural(self, trains, orders, splines, x, check, generator, start):
-        """Sweeps of the natural gradient over each component, its rows weighted by their responsibilities, as in EM.
+        """Sweeps of the natural gradient over each component, its rows weighted by their
+        responsibilities, as in EM.
 
         Directions come from a batch, their lengths from the held-out rows.
         """
         roots, held = torch.linalg.cholesky(splines.gram), splines.at(check)
-        inner = [TT(tuple(torch.einsum("mk,amb->akb", roots[k], g) for k, g in zip(o, t.cores))) for o, t in zip(orders, trains)]
+        inner = [
+            TT(tuple(torch.einsum("mk,amb->akb", roots[k], g) for k, g in zip(o, t.cores)))
+            for o, t in zip(orders, trains)
+        ]
         inner = [list(tt.orthogonal(0).cores) for tt in inner]
         shares = torch.stack([cores[0].norm().square() for cores in inner])
         kept, best, history = None, -math.inf, []
@@ -202,7 +326,9 @@ class TTDensity(Estimator):
             shares = shares / shares.sum()
             for cores, share in zip(inner, shares):
                 cores[0] = cores[0] * (share.sqrt() / cores[0].norm())
-            now = [[_bare(g, roots[k]) for k, g in zip(o, cores)] for o, cores in zip(orders, inner)]
+            now = [
+                [_bare(g, roots[k]) for k, g in zip(o, cores)] for o, cores in zip(orders, inner)
+            ]
             with torch.no_grad():
                 value = float(_mean_log(now, orders, splines, held))
             history.append((step, time.perf_counter() - start, value))
@@ -214,11 +340,20 @@ class TTDensity(Estimator):
             where = splines.at(torch.cat([batch, check]))
             learns = torch.arange(len(batch) + len(check), device=x.device) < len(batch)
             with torch.no_grad():
-                weights = torch.stack([_log_square(cores, o, where) for cores, o in zip(now, orders)]).softmax(0)
+                weights = torch.stack(
+                    [_log_square(cores, o, where) for cores, o in zip(now, orders)]
+                ).softmax(0)
             shares = weights[:, learns].mean(1)
             for cores, order, weight in zip(inner, orders, weights):
                 for variables in (order, order[::-1]):
-                    natural_sweep(cores, [roots[k] for k in variables], variables, where, weight * learns, weight * ~learns)
+                    natural_sweep(
+                        cores,
+                        [roots[k] for k in variables],
+                        variables,
+                        where,
+                        weight * learns,
+                        weight * ~learns,
+                    )
                     cores[:] = [core.permute(2, 1, 0) for core in cores[::-1]]
         if kept is None:
             raise ValueError("TTDensity.fit: needs steps that stay finite, got none")
@@ -226,7 +361,11 @@ class TTDensity(Estimator):
 
     def _batch(self, x, generator):
         rows = torch.randperm(len(x), generator=generator, device=x.device)[: self.batch]
-        noise = randn(len(rows), x.shape[1], generator=generator, dtype=x.dtype, device=x.device) if self.noise else 0.0
+        noise = (
+            randn(len(rows), x.shape[1], generator=generator, dtype=x.dtype, device=x.device)
+            if self.noise
+            else 0.0
+        )
         x = x[rows] + self.noise * noise
         return 1 - (1 - x.abs()).abs() if self.cells else x  # on [0, 1], what leaves comes back
 
@@ -242,7 +381,10 @@ class TTDensity(Estimator):
                     value = float(_mean_log(cores, orders, splines, splines.at(check)))
                 history.append((step, time.perf_counter() - start, value))
                 if value > best:
-                    kept, best = [[core.detach().clone() for core in train] for train in cores], value
+                    kept, best = (
+                        [[core.detach().clone() for core in train] for train in cores],
+                        value,
+                    )
             if step == self.steps:
                 break
             adam.param_groups[0]["lr"] = self.lr * (1 - step / self.steps)
@@ -251,11 +393,14 @@ class TTDensity(Estimator):
             loss.backward()
             adam.step()
         if kept is None:
-            raise ValueError(f"TTDensity.fit: needs steps that stay finite, got none with lr={self.lr}")
+            raise ValueError(
+                f"TTDensity.fit: needs steps that stay finite, got none with lr={self.lr}"
+            )
         return [TT(tuple(train)) for train in kept], tuple(history)
 
     def _least_squares(self, trains, orders, splines, x, check, generator, start):
-        """Riemannian descent on |A|^2 - 2 E q(x), with D = C Cᵀ taken into the cores: A' = Cᵀ A, b' = C^-1 b."""
+        """Riemannian descent on |A|^2 - 2 E q(x), with D = C Cᵀ taken into the cores: A' = Cᵀ A, b'
+        = C^-1 b."""
         root = torch.linalg.cholesky(splines.gram)
         bare = lambda tt: [_bare(g, c) for c, g in zip(root, tt.cores)]
         loss = lambda tt, where: tt.dot(tt) - 2 * _mean_value(bare(tt), where)
@@ -263,7 +408,9 @@ class TTDensity(Estimator):
         f = lambda tt: loss(tt, fitted)
         grad = lambda tt: (f(tt).detach(), riemannian_grad(f, tt))
         (train,) = trains
-        inner = TT(tuple(torch.einsum("mk,amb->akb", c, g) for c, g in zip(root, train.cores))).orthogonal(0)
+        inner = TT(
+            tuple(torch.einsum("mk,amb->akb", c, g) for c, g in zip(root, train.cores))
+        ).orthogonal(0)
         kept, best, history = inner, math.inf, []
         for step, (tt, _, _) in enumerate(descend(lambda tt: float(f(tt)), grad, inner, "cg")):
             value = float(loss(tt, held))
@@ -277,7 +424,8 @@ class TTDensity(Estimator):
     # -- integrals
 
     def _log_mass(self, fixed: dict, dims, x: Tensor | None = None) -> Tensor:
-        """log of the integral of sum_c q_c^2 (or q) over the variables that are neither fixed nor in dims, at the rows of x."""
+        """log of the integral of sum_c q_c^2 (or q) over the variables that are neither fixed nor
+        in dims, at the rows of x."""
         chains = [self._log_chain(c, fixed, dims, x) for c in range(len(self.trains_))]
         log = torch.stack([log for log, _ in chains]).logsumexp(0)
         if self.model == "linear":
@@ -287,12 +435,18 @@ class TTDensity(Estimator):
         return log
 
     @torch.no_grad()
-    def _log_chain(self, c: int, fixed: dict, dims, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(log |value|, sign) of component c: a row at each bond; squared, once a variable is integrated, its Gram matrix."""
+    def _log_chain(
+        self, c: int, fixed: dict, dims, x: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(log |value|, sign) of component c: a row at each bond; squared, once a variable is
+        integrated, its Gram matrix."""
         train, order, s = self.trains_[c], self.orders_[c], self.splines_
         points = {k: s.at(s.edges.new_full((1, 1), value), [k]) for k, value in fixed.items()}
         points |= {k: s.at(x[:, [j]], [k]) for j, k in enumerate(dims)}
-        squared, state = self.model == "squared", train.cores[0].new_ones(1, 1)  # (n, r), or (n, r, r) once it is a Gram matrix
+        squared, state = (
+            self.model == "squared",
+            train.cores[0].new_ones(1, 1),
+        )  # (n, r), or (n, r, r) once it is a Gram matrix
         log = state.new_zeros(1)
         for k, core in zip(order, train.cores):
             if k in points:
@@ -312,14 +466,21 @@ class TTDensity(Estimator):
         return log + (2 if squared and state.ndim == 2 else 1) * own, value.sign()
 
     def _draw(self, c: int, n: int, fixed: dict, generator) -> tuple[Tensor, float]:
-        train, order, s, squared = self.trains_[c], self.orders_[c], self.splines_, self.model == "squared"
+        train, order, s, squared = (
+            self.trains_[c],
+            self.orders_[c],
+            self.splines_,
+            self.model == "squared",
+        )
         x = s.edges.new_empty(n, len(order))
         known = {k: s.at(s.edges.new_full((1, 1), value), [k]) for k, value in fixed.items()}
         weights = [s.gram[k] if squared else s.integral[k] for k in order]
         for place, k in enumerate(order):
             if k in known:
                 b = s.edges.new_zeros(s.integral.shape[1])
-                b[known[k].interval[0, 0] : known[k].interval[0, 0] + s.degree + 1] = known[k].values[0, 0]
+                b[known[k].interval[0, 0] : known[k].interval[0, 0] + s.degree + 1] = known[
+                    k
+                ].values[0, 0]
                 weights[place] = torch.outer(b, b) if squared else b
         right, _ = tt_environments(train, weights, squared=squared)
         row, clipped = x.new_ones(n, 1), 0.0
@@ -328,7 +489,9 @@ class TTDensity(Estimator):
                 x[:, k], where = fixed[k], known[k]
             else:
                 ahead = right[place + 1] if squared else right[place + 1][:, None]
-                y = torch.einsum("nmq,qs->nms", (row @ core.flatten(1)).reshape(n, *core.shape[1:]), ahead)
+                y = torch.einsum(
+                    "nmq,qs->nms", (row @ core.flatten(1)).reshape(n, *core.shape[1:]), ahead
+                )
                 u = rand(n, generator=generator, dtype=x.dtype, device=x.device)
                 x[:, k], share = invert(y, s.pieces[k], s.edges[k], squared, u)
                 clipped = max(clipped, share)
@@ -347,42 +510,79 @@ class TTDensity(Estimator):
             raise ValueError(f'{who}: knots must be "quantile" or "uniform", got {self.knots!r}')
         if self.method not in ("natural", "adam"):
             raise ValueError(f'{who}: method must be "natural" or "adam", got {self.method!r}')
-        least = {"rank": 1, "degree": 1, "basis": self.degree + 1, "components": 1, "cells": 0, "em_steps": 0, "steps": 0}
+        least = {
+            "rank": 1,
+            "degree": 1,
+            "basis": self.degree + 1,
+            "components": 1,
+            "cells": 0,
+            "em_steps": 0,
+            "steps": 0,
+        }
         for name, low in (least | {"batch": 1}).items():
             check_count(who, name, getattr(self, name), low)
         if self.model == "linear" and self.components > 1:
-            raise ValueError(f"{who}: a linear model has one component, got components={self.components}")
-        for name, low, high in (("margin", 0, 10), ("noise", 0, 10), ("holdout", 0, 0.9), ("lr", 0, 10)):
-            if isinstance(value := getattr(self, name), bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+            raise ValueError(
+                f"{who}: a linear model has one component, got components={self.components}"
+            )
+        for name, low, high in (
+            ("margin", 0, 10),
+            ("noise", 0, 10),
+            ("holdout", 0, 0.9),
+            ("lr", 0, 10),
+        ):
+            if (
+                isinstance(value := getattr(self, name), bool)
+                or not isinstance(value, (int, float))
+                or not low <= value <= high
+            ):
                 raise ValueError(f"{who}: {name} must be a number in {low}..{high}, got {value!r}")
         x = read_table(who, X)
         if len(x) < 2:
             raise ValueError(f"{who}: needs two rows or more, got {len(x)}")
         still = (x == x[0]).all(0).nonzero()[:, 0].tolist()
         if still:
-            raise ValueError(f"{who}: needs columns that vary, got column {still[0]} with {float(x[0, still[0]]):.6g} in every row")
+            raise ValueError(
+                f"{who}: needs columns that vary, got column {still[0]} with "
+                f"{float(x[0, still[0]]):.6g} in every row"
+            )
         twice = len(x) - len(torch.unique(x, dim=0))
         if twice:
-            warnings.warn(f"{who}: {twice} of {len(x)} rows repeat another; what occurs twice has no density, noise would help",
-                          stacklevel=3)  # fmt: skip
+            warnings.warn(
+                f"{who}: {twice} of {len(x)} rows repeat another; what occurs twice has no "
+                f"density, noise would help",
+                stacklevel=3,
+            )
         return x, seeded(who, self.random_state, x.device)
 
     def _variables(self, who, dims, given):
         d = len(self._fitted("splines_").edges)
         if given is not None and not isinstance(given, Mapping):
-            raise TypeError(f"{who}: given must be a dict from variable to value, got {type(given).__name__}")
+            raise TypeError(
+                f"{who}: given must be a dict from variable to value, got {type(given).__name__}"
+            )
         fixed = {k: float(value) for k, value in (given or {}).items()}
         dims = [k for k in range(d) if k not in fixed] if dims is None else list(dims)
         both = [*dims, *fixed]
-        if len(set(both)) < len(both) or any(isinstance(k, bool) or not isinstance(k, Integral) or not 0 <= k < d for k in both):
-            raise ValueError(f"{who}: needs different variables in 0..{d - 1}, got dims {dims} and given {list(fixed)}")
+        if len(set(both)) < len(both) or any(
+            isinstance(k, bool) or not isinstance(k, Integral) or not 0 <= k < d for k in both
+        ):
+            raise ValueError(
+                f"{who}: needs different variables in 0..{d - 1}, got dims {dims} and given "
+                f"{list(fixed)}"
+            )
         if len(fixed) == d:
             raise ValueError(f"{who}: needs a variable that is free, got all {d} given")
         for k, value in fixed.items():
             low, high = self.support_[k].tolist()
             if not low <= value <= high:
-                raise ValueError(f"{who}: variable {k} has its support in {low:.4g}..{high:.4g}, got {value:.4g}")
-        return {k: float(self._inner(self.splines_.edges.new_full((1, 1), v), [k])[0]) for k, v in fixed.items()}, dims
+                raise ValueError(
+                    f"{who}: variable {k} has its support in {low:.4g}..{high:.4g}, got {value:.4g}"
+                )
+        return {
+            k: float(self._inner(self.splines_.edges.new_full((1, 1), v), [k])[0])
+            for k, v in fixed.items()
+        }, dims
 
     def _inner(self, x, dims):
         """Rows as the splines have them, and the logarithm of how much denser they lie there."""
@@ -391,22 +591,33 @@ class TTDensity(Estimator):
 
     def _rows_at_once(self, kept):
         r = max(core.shape[0] * core.shape[2] for train in self.trains_ for core in train.cores)
-        return max(1, CHUNK // (r if kept == len(self.splines_.edges) else r * self.splines_.gram.shape[1]))
+        return max(
+            1, CHUNK // (r if kept == len(self.splines_.edges) else r * self.splines_.gram.shape[1])
+        )
 
     def _say(self, who, log):
         outside, negative = int((log == -math.inf).sum()), int(log.isnan().sum())
         if outside:
-            warnings.warn(f"{who}: {outside} of {len(log)} rows lie outside of the support; they have -inf", stacklevel=3)
+            warnings.warn(
+                f"{who}: {outside} of {len(log)} rows lie outside of the support; they have -inf",
+                stacklevel=3,
+            )
         if negative:
-            warnings.warn(f"{who}: {negative} of {len(log)} rows lie where the linear model is not positive; they have NaN",
-                          stacklevel=3)  # fmt: skip
+            warnings.warn(
+                f"{who}: {negative} of {len(log)} rows lie where the linear model is not positive; "
+                f"they have NaN",
+                stacklevel=3,
+            )
 
 
-# ------------------------------------------------------------------------------------------ the start
+# ---------------------------------------------------------------------------------------- the start
 
 
-def product_mixture(where: Where, splines: Splines, rank: int, steps: int, x: Tensor, generator) -> tuple[Tensor, Tensor]:
-    """A mixture of products of one-dimensional spline densities, by EM: shares (R,), coefficients (R, d, m) with sum_i w_i c_i = 1.
+def product_mixture(
+    where: Where, splines: Splines, rank: int, steps: int, x: Tensor, generator
+) -> tuple[Tensor, Tensor]:
+    """A mixture of products of one-dimensional spline densities, by EM: shares (R,), coefficients
+    (R, d, m) with sum_i w_i c_i = 1.
 
         gamma[n, r] ~ share_r prod_k p_rk(x_nk);   share <- mean gamma
         w_i <- w_i / (c_i sum_n gamma_n) sum_n gamma_n b_i(x_n) / p(x_n)
@@ -414,7 +625,9 @@ def product_mixture(where: Where, splines: Splines, rank: int, steps: int, x: Te
     The coefficients keep one per mille of the uniform density.  Started from the cells of k-means.
     """
     n, d, width = where.values.shape
-    w = (1 / splines.integral.sum(1))[None, :, None].repeat(rank, 1, splines.integral.shape[1])  # each the uniform density
+    w = (1 / splines.integral.sum(1))[None, :, None].repeat(
+        rank, 1, splines.integral.shape[1]
+    )  # each the uniform density
     flat = where.interval[..., None] + torch.arange(width, device=x.device)  # (n, d, q + 1)
     gamma = _cells(x, rank, generator)
     for _ in range(max(1, steps)):
@@ -423,18 +636,32 @@ def product_mixture(where: Where, splines: Splines, rank: int, steps: int, x: Te
         for k in range(d):
             terms = w[:, k][:, flat[:, k]] * where.values[:, k]  # (R, n, q + 1)
             terms = terms * (gamma.T / terms.sum(2).clamp_min(torch.finfo(x.dtype).tiny))[..., None]
-            new = w.new_zeros(rank, w.shape[2]).index_add_(1, flat[:, k].flatten(), terms.flatten(1))
-            w[:, k] = 0.999 * new / (splines.integral[k] * total[:, None]) + 0.001 / splines.integral[k].sum()
-            log = log + (w[:, k][:, flat[:, k]] * where.values[:, k]).sum(2).T.clamp_min(torch.finfo(x.dtype).tiny).log()
+            new = w.new_zeros(rank, w.shape[2]).index_add_(
+                1, flat[:, k].flatten(), terms.flatten(1)
+            )
+            w[:, k] = (
+                0.999 * new / (splines.integral[k] * total[:, None])
+                + 0.001 / splines.integral[k].sum()
+            )
+            log = (
+                log
+                + (w[:, k][:, flat[:, k]] * where.values[:, k])
+                .sum(2)
+                .T.clamp_min(torch.finfo(x.dtype).tiny)
+                .log()
+            )
         gamma = log.softmax(1)
     return share, w
 
 
 def _cells(x: Tensor, rank: int, generator) -> Tensor:
-    """Cells of k-means: centres drawn with their squared distance to those before as weight, then moved three times; (n, rank)."""
+    """Cells of k-means: centres drawn with their squared distance to those before as weight, then
+    moved three times; (n, rank)."""
     centres, far = [], torch.ones_like(x[:, 0])
     for _ in range(rank):
-        place = torch.multinomial(far if far.sum() > 0 else torch.ones_like(far), 1, generator=generator)
+        place = torch.multinomial(
+            far if far.sum() > 0 else torch.ones_like(far), 1, generator=generator
+        )
         centres.append(x[place[0]])
         gap = (x - centres[-1]).square().sum(1)
         far = torch.minimum(far, gap) if len(centres) > 1 else gap
@@ -447,7 +674,8 @@ def _cells(x: Tensor, rank: int, generator) -> Tensor:
 
 
 def _diagonal(mixture, order, root: bool, generator) -> TT:
-    """The mixture as a train with diagonal cores, its coefficients rooted for a squared model, and one per cent of noise."""
+    """The mixture as a train with diagonal cores, its coefficients rooted for a squared model, and
+    one per cent of noise."""
     share, w = mixture
     w = w[:, order].clone()
     if len(order) == 1:
@@ -457,7 +685,11 @@ def _diagonal(mixture, order, root: bool, generator) -> TT:
     w = w.sqrt() if root else w
     middle = (torch.diag_embed(w[:, k].T).permute(1, 0, 2) for k in range(1, len(order) - 1))
     cores = [w[:, 0].T[None], *middle, w[:, -1][..., None]]
-    noise = lambda core: 0.01 * core.abs().mean() * randn(*core.shape, generator=generator, dtype=core.dtype, device=core.device)
+    noise = lambda core: (
+        0.01
+        * core.abs().mean()
+        * randn(*core.shape, generator=generator, dtype=core.dtype, device=core.device)
+    )
     return TT(tuple((core + noise(core)).contiguous() for core in cores))
 
 
@@ -465,10 +697,13 @@ def _diagonal(mixture, order, root: bool, generator) -> TT:
 
 
 def _slices(core: Tensor, interval: Tensor, values: Tensor) -> Tensor:
-    """sum_a values[n, a] core[:, interval[n] + a, :], the q + 1 slices that are not zero: (n, r, q)."""
+    """sum_a values[n, a] core[:, interval[n] + a, :], the q + 1 slices that are not zero: (n, r,
+    q)."""
     index = interval[:, None] + torch.arange(values.shape[1], device=interval.device)
     table = core.permute(1, 0, 2).flatten(1).contiguous()  # (m, r q)
-    return embedding_bag(index, table, mode="sum", per_sample_weights=values).reshape(-1, core.shape[0], core.shape[2])
+    return embedding_bag(index, table, mode="sum", per_sample_weights=values).reshape(
+        -1, core.shape[0], core.shape[2]
+    )
 
 
 def _gram_step(state: Tensor, core: Tensor, gram: Tensor) -> Tensor:
@@ -478,25 +713,31 @@ def _gram_step(state: Tensor, core: Tensor, gram: Tensor) -> Tensor:
 
 
 def natural_sweep(cores: list, roots, order, where: Where, weight: Tensor, judge: Tensor) -> None:
-    """One step of the natural gradient in each core of a squared train, from the first to the last; changes `cores`.
+    """One step of the natural gradient in each core of a squared train, from the first to the last;
+    changes `cores`.
 
         p = q^2 of norm 1 has the Fisher information 4 times the metric of L2, so the direction from G is  H - G,
         H = sum_n w_n phi_n / q(x_n) / sum_n w_n,     q(x_n) = <G, phi_n>,     t = argmax of  sum_n w_n log q_t(x_n)^2 / |G_t|^2
 
-    over G_t = (1 - t) G + t H: on the line q_t(x_n) is linear in t, so it is searched without further passes over the data; t is
-    the best for the rows of `judge` in place of w.  Rows that did not make H keep a step from following their noise.
-    cores: whitened, G' = Cᵀ G with D = C Cᵀ (`roots`), right-orthonormal but the first; they end left-orthonormal but the last.
-    weight, judge: (n,) >= 0.  phi_n / q(x_n) does not change with the size of phi_n, so rows are kept at norm 1; a q that is small
-    beside theirs counts as no smaller than 1% of its root mean square.
+    over G_t = (1 - t) G + t H: on the line q_t(x_n) is linear in t, so it is searched without
+    further passes over the data; t is the best for the rows of `judge` in place of w. Rows that did
+    not make H keep a step from following their noise. cores: whitened, G' = Cᵀ G with D = C Cᵀ
+    (`roots`), right-orthonormal but the first; they end left-orthonormal but the last. weight,
+    judge: (n,) >= 0. phi_n / q(x_n) does not change with the size of phi_n, so rows are kept at
+    norm 1; a q that is small beside theirs counts as no smaller than 1% of its root mean square.
     """
     n, d = len(weight), len(cores)
-    local = lambda core, k: _slices(_bare(core, roots[k]), where.interval[:, order[k]], where.values[:, order[k]])
+    local = lambda core, k: _slices(
+        _bare(core, roots[k]), where.interval[:, order[k]], where.values[:, order[k]]
+    )
     rights = [cores[0].new_ones(n, 1)]
     for k in range(d - 1, 0, -1):
         rights.insert(0, _unit((local(cores[k], k) @ rights[0][..., None])[..., 0]))
     row = cores[0].new_ones(n, 1)
     for k in range(d):
-        value = lambda core, k=k, row=row: ((row[:, None] @ local(core, k))[:, 0] * rights[k]).sum(1)
+        value = lambda core, k=k, row=row: ((row[:, None] @ local(core, k))[:, 0] * rights[k]).sum(
+            1
+        )
         core = (cores[k] / cores[k].norm()).requires_grad_()
         q = value(core)
         inverse = q.detach() / (q.detach().square() + 1e-4 * q.detach().square().mean())
@@ -504,14 +745,23 @@ def natural_sweep(cores: list, roots, order, where: Where, weight: Tensor, judge
         core, q = core.detach(), q.detach()
         with torch.no_grad():
             s = value(h)
-            gains = [float((judge * ((1 - t) * q + t * s).square().clamp_min(1e-30).log()).sum() / judge.sum()
-                           - ((1 - t) * core + t * h).square().sum().log()) for t in STEPS]  # fmt: skip
+            gains = [
+                float(
+                    (judge * ((1 - t) * q + t * s).square().clamp_min(1e-30).log()).sum()
+                    / judge.sum()
+                    - ((1 - t) * core + t * h).square().sum().log()
+                )
+                for t in STEPS
+            ]
             t = STEPS[max(range(len(STEPS)), key=gains.__getitem__)]
             cores[k] = (1 - t) * core + t * h
             if k < d - 1:
                 r, m, _ = core.shape
                 basis, rest = orthogonalize(cores[k].reshape(r * m, -1))
-                cores[k], cores[k + 1] = basis.reshape(r, m, -1), torch.tensordot(rest, cores[k + 1], 1)
+                cores[k], cores[k + 1] = (
+                    basis.reshape(r, m, -1),
+                    torch.tensordot(rest, cores[k + 1], 1),
+                )
                 row = _unit((row[:, None] @ local(cores[k], k))[:, 0])
 
 
@@ -523,7 +773,9 @@ def _bare(core: Tensor, root: Tensor) -> Tensor:
     """C^-T G' along the mode of the splines: the coefficients of a whitened core."""
     r, m, q = core.shape
     slices = core.permute(1, 0, 2).reshape(m, -1)
-    return torch.linalg.solve_triangular(root.mT, slices, upper=True).reshape(m, r, q).permute(1, 0, 2)
+    return (
+        torch.linalg.solve_triangular(root.mT, slices, upper=True).reshape(m, r, q).permute(1, 0, 2)
+    )
 
 
 def _log_square(train, order, where: Where) -> Tensor:
@@ -552,6 +804,7 @@ def _mean_log(cores, orders, splines: Splines, where: Where) -> Tensor:
 
 def _mean_value(cores, where: Where) -> Tensor:
     """mean_n q(x_n), a block of rows at a time, each computed again for its gradient."""
+
     def part(interval, values, *cores):
         row = values.new_ones(len(interval), 1)
         for k, core in enumerate(cores):
@@ -560,4 +813,6 @@ def _mean_value(cores, where: Where) -> Tensor:
 
     step = max(1, CHUNK // max(core.shape[0] * core.shape[2] for core in cores))
     blocks = zip(where.interval.split(step), where.values.split(step))
-    return sum(checkpoint(part, i, v, *cores, use_reentrant=False) for i, v in blocks) / len(where.interval)
+    return sum(checkpoint(part, i, v, *cores, use_reentrant=False) for i, v in blocks) / len(
+        where.interval
+    )

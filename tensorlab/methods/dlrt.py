@@ -1,6 +1,8 @@
-"""Training on the manifold of low-rank matrices: dynamical low-rank training, the KLS integrator [Schotthoefer2022].
+"""Training on the manifold of low-rank matrices: dynamical low-rank training, the KLS integrator
+[Schotthoefer2022].
 
-Gradient descent is Euler's method for W' = -∇loss(W).  For W = U S Vᴴ of rank r, U and V with orthonormal columns, one step is
+Gradient descent is Euler's method for W' = -∇loss(W). For W = U S Vᴴ of rank r, U and V with
+orthonormal columns, one step is
 
     K = U S,  L = V Sᴴ        K' = -G V,  L' = -Gᴴ U     G = ∂loss/∂W, of which only these two thin products are formed
     Û = orth[U | K1],  V̂ = orth[V | L1]                   the bases turn, and grow to 2r columns
@@ -8,8 +10,9 @@ Gradient descent is Euler's method for W' = -∇loss(W).  For W = U S Vᴴ of ra
     S̃' = -Ûᴴ G V̂                                          the one step that changes W
     P Σ Qᴴ = S1,  r' = min { r : |σ_{r+1:}| <= θ |σ| }     U = Û P[:, :r'],  S = Σ[:r'],  V = V̂ Q[:, :r']
 
-No singular value is ever divided by: the equations for U, S, V themselves hold S⁻¹ and fail when S is nearly singular
-(`usv_step`).  K and L start from the same W, so a step needs two evaluations of the gradient, not three.
+No singular value is ever divided by: the equations for U, S, V themselves hold S⁻¹ and fail when S
+is nearly singular (`usv_step`). K and L start from the same W, so a step needs two evaluations of
+the gradient, not three.
 """
 
 from collections.abc import Callable
@@ -22,19 +25,22 @@ from ..layers.linear import FactorizedLinear
 from ..linalg import choose_rank, extend_basis, orthonormal, small_svd, widen, zero_level
 
 RULES = ("tail", "sum")
-# what optimisers keep for a parameter: averages of the gradient, and averages or sums of its squares
+# what optimisers keep for a parameter: averages of the gradient, and averages or sums of its
+# squares
 FIRST = {"momentum_buffer", "exp_avg", "grad_avg", "ax"}
 SQUARES = {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "acc_delta"}
 
-# ------------------------------------------------------------------------------------------ the parts of a step
+# ------------------------------------------------------------------------------ the parts of a step
 
 
 def augment(w: LowRank, gk: Tensor, gl: Tensor) -> tuple[LowRank, Tensor, Tensor]:
-    """The same matrix in bases of twice the rank: Û = orth[U | G V], V̂ = orth[V | Gᴴ U], S̃ = (ÛᴴU) S (V̂ᴴV)ᴴ [Ceruti2022].
+    """The same matrix in bases of twice the rank: Û = orth[U | G V], V̂ = orth[V | Gᴴ U], S̃ =
+    (ÛᴴU) S (V̂ᴴV)ᴴ [Ceruti2022].
 
-    K1 = U S - h G V, so [U | G V] spans what [U | K1] does, for every h and without its cancellation.  gk = G V: (out, r),
-    gl = Gᴴ U: (in, r).  Returns the LowRank of k columns and ÛᴴU, V̂ᴴV (k, r), k = 2r; where 2r is longer than a side, that basis is
-    square and filled up with zeros.
+    K1 = U S - h G V, so [U | G V] spans what [U | K1] does, for every h and without its
+    cancellation. gk = G V: (out, r), gl = Gᴴ U: (in, r). Returns the LowRank of k columns and ÛᴴU,
+    V̂ᴴV (k, r), k = 2r; where 2r is longer than a side, that basis is square and filled up with
+    zeros.
 
     >>> w = LowRank.randn((6, 5), 2, generator=torch.Generator().manual_seed(0)).orthogonal()
     >>> wide, left, right = augment(w, torch.ones(6, 2), torch.ones(5, 2))
@@ -44,12 +50,15 @@ def augment(w: LowRank, gk: Tensor, gl: Tensor) -> tuple[LowRank, Tensor, Tensor
     u, v = extend_basis(w.u, gk), extend_basis(w.v, gl)
     k, one = max(u.shape[1], v.shape[1]), torch.eye(*w.s.shape).to(w.s)
     u, v = (nn.functional.pad(t, (0, k - t.shape[1])) for t in (u, v))
-    s, one = (nn.functional.pad(t, (0, c, 0, k - len(t))) for t, c in ((w.s, k - w.s.shape[1]), (one, 0)))
+    s, one = (
+        nn.functional.pad(t, (0, c, 0, k - len(t))) for t, c in ((w.s, k - w.s.shape[1]), (one, 0))
+    )
     return LowRank(u, v, s), one, one
 
 
 def turn(w: LowRank, k1: Tensor, l1: Tensor) -> tuple[LowRank, Tensor, Tensor]:
-    """The step of fixed rank: Û = orth(K1), V̂ = orth(L1), and S̃ = (ÛᴴU) S (V̂ᴴV)ᴴ, the projection of W [CerutiLubich2022].
+    """The step of fixed rank: Û = orth(K1), V̂ = orth(L1), and S̃ = (ÛᴴU) S (V̂ᴴV)ᴴ, the projection
+    of W [CerutiLubich2022].
 
     k1: (out, r), l1: (in, r).  Returns the LowRank of the same rank and ÛᴴU, V̂ᴴV (r, r).
 
@@ -63,13 +72,20 @@ def turn(w: LowRank, k1: Tensor, l1: Tensor) -> tuple[LowRank, Tensor, Tensor]:
 
 
 def truncate(
-    w: LowRank, theta: float | None, *, rule: str = "tail", min_rank: int = 1, max_rank: int | None = None
+    w: LowRank,
+    theta: float | None,
+    *,
+    rule: str = "tail",
+    min_rank: int = 1,
+    max_rank: int | None = None,
 ) -> tuple[LowRank, Tensor, Tensor]:
-    """The leading singular values of W = U S Vᴴ, from those of S: P Σ Qᴴ = S, U P[:, :r], Σ[:r], V Q[:, :r].
+    """The leading singular values of W = U S Vᴴ, from those of S: P Σ Qᴴ = S, U P[:, :r], Σ[:r], V
+    Q[:, :r].
 
-    rule "tail": r = min { r : |σ_{r+1:}| <= θ |σ| }, so the relative error is at most θ.  rule "sum": as many as exceed θ Σσ.
-    Then min_rank <= r <= max_rank, as far as there are nonzero values.  theta None: the rank stays and S turns diagonal.
-    Returns the LowRank and P[:, :r]ᴴ, Q[:, :r]ᴴ.
+    rule "tail": r = min { r : |σ_{r+1:}| <= θ |σ| }, so the relative error is at most θ. rule
+    "sum": as many as exceed θ Σσ. Then min_rank <= r <= max_rank, as far as there are nonzero
+    values. theta None: the rank stays and S turns diagonal. Returns the LowRank and P[:, :r]ᴴ, Q[:,
+    :r]ᴴ.
 
     >>> w = LowRank(torch.eye(5, 3), torch.eye(4, 3), torch.diag(torch.tensor([4.0, 3.0, 0.1])))
     >>> truncate(w, 0.1)[0].s.diagonal(), truncate(w, 0.5, rule="sum")[0].s.diagonal()
@@ -79,23 +95,34 @@ def truncate(
     size, r = float(torch.linalg.vector_norm(sigma)), len(sigma)
     if theta is not None:
         most = choose_rank(sigma, max_rank, atol=zero_level(w.dtype) * size)
-        r = choose_rank(sigma, most, atol=theta * size) if rule == "tail" else int((sigma > theta * sigma.sum())[:most].sum())
+        r = (
+            choose_rank(sigma, most, atol=theta * size)
+            if rule == "tail"
+            else int((sigma > theta * sigma.sum())[:most].sum())
+        )
         r = max(r, min(min_rank, most))
     p, sigma, qh = (t.to(w.dtype) for t in (p[:, :r], sigma[:r], qh[:r]))
     return LowRank(w.u @ p, w.v @ qh.mH, torch.diag(sigma)), p.mH, qh
 
 
-# ------------------------------------------------------------------------------------------ matrix differential equations
+# -------------------------------------------------------------------- matrix differential equations
 
 
 def kls_step(
-    w: LowRank, flow: Callable[[Tensor], Tensor], h: float, *, theta: float | None = None, max_rank: int | None = None
+    w: LowRank,
+    flow: Callable[[Tensor], Tensor],
+    h: float,
+    *,
+    theta: float | None = None,
+    max_rank: int | None = None,
 ) -> LowRank:
-    """One step of length h for W' = flow(W), K, L and S by Euler's method; theta: adaptive rank, None: fixed rank.
+    """One step of length h for W' = flow(W), K, L and S by Euler's method; theta: adaptive rank,
+    None: fixed rank.
 
         | W_n - W(nh) | <= c1 ε + c2 h + c3 θ/h      with constants that no singular value enters [Schotthoefer2022]
 
-    w: with orthonormal u and v and a middle factor (`LowRank.orthogonal`).  flow: (out, in) -> (out, in).
+    w: with orthonormal u and v and a middle factor (`LowRank.orthogonal`). flow: (out, in) -> (out,
+    in).
 
     >>> a, w = torch.ones(3, 2).double(), LowRank.from_dense(torch.eye(3, 2).double(), rank=2).orthogonal()
     >>> torch.allclose(kls_step(w, lambda x: a - x, 0.1, theta=0.0).to_dense(), w.to_dense() + 0.1 * (a - w.to_dense()))
@@ -112,7 +139,8 @@ def kls_step(
 
 
 def usv_step(w: LowRank, flow: Callable[[Tensor], Tensor], h: float) -> LowRank:
-    """One Euler step of the equations for U, S, V themselves, orthonormalised afterwards [KochLubich2007].
+    """One Euler step of the equations for U, S, V themselves, orthonormalised afterwards
+    [KochLubich2007].
 
         S' = Uᴴ F V,   U' = (1 - U Uᴴ) F V S⁻¹,   V' = (1 - V Vᴴ) Fᴴ U S⁻ᴴ,   F = flow(W)
 
@@ -129,13 +157,17 @@ def usv_step(w: LowRank, flow: Callable[[Tensor], Tensor], h: float) -> LowRank:
     return LowRank(u1, v1, s + h * (u.mH @ fv)).orthogonal()
 
 
-# ------------------------------------------------------------------------------------------ layers of a network
+# ------------------------------------------------------------------------------ layers of a network
 
 
-def dlrt_start(shape, rank: int, *, decay: float = 1.0, generator=None, dtype=None, device=None) -> LowRank:
-    """A weight to start from: random orthonormal u and v, σ_k proportional to decay^-k, with Σ σ² = 2 out.
+def dlrt_start(
+    shape, rank: int, *, decay: float = 1.0, generator=None, dtype=None, device=None
+) -> LowRank:
+    """A weight to start from: random orthonormal u and v, σ_k proportional to decay^-k, with Σ σ² =
+    2 out.
 
-    An output then has the variance 2 E[x²], which a ReLU halves again: the signal keeps its size through the layers.
+    An output then has the variance 2 E[x²], which a ReLU halves again: the signal keeps its size
+    through the layers.
 
     >>> dlrt_start((8, 6), 2, generator=torch.Generator().manual_seed(0)).s
     tensor([[2.8284, 0.0000],
@@ -151,17 +183,20 @@ def dlrt_start(shape, rank: int, *, decay: float = 1.0, generator=None, dtype=No
 
 
 class DLRT:
-    """Trains a model whose layers hold a `LowRank` with its middle factor, without ever leaving low rank [Schotthoefer2022].
+    """Trains a model whose layers hold a `LowRank` with its middle factor, without ever leaving low
+    rank [Schotthoefer2022].
 
-    model: its `FactorizedLinear` and `FactorizedConv2d` layers on a `LowRank` (u, v, s) are trained by KLS steps, all else by
-    `optimizer`, any of torch's that needs no closure: it steps s, biases and dense layers.  lr: the step of K and L where the
-    rank is fixed; where it is adaptive the span of [U | K1] does not depend on it.  K and L have no momentum: beside an optimiser
-    with momentum β they keep pace at its rate / (1 - β).
-    theta: relative error of each truncation, or None for a fixed rank.  rule: see `truncate`.  every: truncate at each k-th step
-    only, the steps between keep the rank.  min_rank, max_rank: limits of all ranks.
+    model: its `FactorizedLinear` and `FactorizedConv2d` layers on a `LowRank` (u, v, s) are trained
+    by KLS steps, all else by `optimizer`, any of torch's that needs no closure: it steps s, biases
+    and dense layers. lr: the step of K and L where the rank is fixed; where it is adaptive the span
+    of [U | K1] does not depend on it. K and L have no momentum: beside an optimiser with momentum β
+    they keep pace at its rate / (1 - β). theta: relative error of each truncation, or None for a
+    fixed rank. rule: see `truncate`. every: truncate at each k-th step only, the steps between keep
+    the rank. min_rank, max_rank: limits of all ranks.
 
-    What the optimiser keeps for s goes along when the bases turn: averages of gradients as s itself does, m' = A m Bᴴ; averages
-    of squares as if entries were uncorrelated, v' = |A|² v |B|²ᴴ, and their mean for what is new; anything else starts anew.
+    What the optimiser keeps for s goes along when the bases turn: averages of gradients as s itself
+    does, m' = A m Bᴴ; averages of squares as if entries were uncorrelated, v' = |A|² v |B|²ᴴ, and
+    their mean for what is new; anything else starts anew.
 
     >>> from tensorlab import replace_linear
     >>> g = torch.Generator().manual_seed(0)
@@ -173,32 +208,71 @@ class DLRT:
     """
 
     def __init__(
-        self, model: nn.Module, optimizer, *, lr: float, theta: float | None, rule: str = "tail", every: int = 1,
-        min_rank: int = 2, max_rank: int | None = None,
-    ):  # fmt: skip
+        self,
+        model: nn.Module,
+        optimizer,
+        *,
+        lr: float,
+        theta: float | None,
+        rule: str = "tail",
+        every: int = 1,
+        min_rank: int = 2,
+        max_rank: int | None = None,
+    ):
         if rule not in RULES:
             raise ValueError(f"DLRT: needs a rule of {', '.join(RULES)}, got {rule!r}")
         if theta is not None and not 0 <= theta < 1:
             raise ValueError(f"DLRT: needs theta in 0 <= theta < 1 or None, got {theta}")
-        if not lr > 0 or every < 1 or min_rank < 1 or (max_rank is not None and max_rank < min_rank):
+        if (
+            not lr > 0
+            or every < 1
+            or min_rank < 1
+            or (max_rank is not None and max_rank < min_rank)
+        ):
             got = f"lr={lr}, every={every}, min_rank={min_rank}, max_rank={max_rank}"
-            raise ValueError(f"DLRT: needs lr > 0, every >= 1 and 1 <= min_rank <= max_rank, got {got}")
-        every_layer = {name: m for name, m in model.named_modules() if isinstance(m, FactorizedLinear)}
-        self.layers = {n: m for n, m in every_layer.items() if isinstance(m.weight, LowRank) and m.tensors[0].requires_grad}
+            raise ValueError(
+                f"DLRT: needs lr > 0, every >= 1 and 1 <= min_rank <= max_rank, got {got}"
+            )
+        every_layer = {
+            name: m for name, m in model.named_modules() if isinstance(m, FactorizedLinear)
+        }
+        self.layers = {
+            n: m
+            for n, m in every_layer.items()
+            if isinstance(m.weight, LowRank) and m.tensors[0].requires_grad
+        }
         if not self.layers:
-            raise ValueError(f"DLRT: needs a model with a trainable layer on a LowRank, got {type(model).__name__} without one")
-        self.optimizer, self.lr, self.theta, self.rule, self.every = optimizer, lr, theta, rule, every
+            raise ValueError(
+                f"DLRT: needs a model with a trainable layer on a LowRank, got "
+                f"{type(model).__name__} without one"
+            )
+        self.optimizer, self.lr, self.theta, self.rule, self.every = (
+            optimizer,
+            lr,
+            theta,
+            rule,
+            every,
+        )
         self.min_rank, self.max_rank, self.steps = min_rank, max_rank, 0
         held = {id(p) for group in optimizer.param_groups for p in group["params"]}
         for name, layer in self.layers.items():
             if len(layer.tensors) < 3:
                 make = "LowRank.from_dense(w, r).orthogonal() or dlrt_start(w.shape, r)"
-                raise ValueError(f"DLRT: layer {name!r} needs a LowRank with a middle factor, as {make} gives, got two factors")
+                raise ValueError(
+                    f"DLRT: layer {name!r} needs a LowRank with a middle factor, as {make} gives, "
+                    f"got two factors"
+                )
             if id(layer.tensors[2]) not in held:
-                raise ValueError(f"DLRT: the optimizer needs the middle factor of layer {name!r}, got one without it")
+                raise ValueError(
+                    f"DLRT: the optimizer needs the middle factor of layer {name!r}, got one "
+                    f"without it"
+                )
             layer.set_weight(_detached(layer).orthogonal())
         if len({id(layer.tensors[2]) for layer in self.layers.values()}) < len(self.layers):
-            raise ValueError(f"DLRT: needs layers with weights of their own, got some shared among {', '.join(self.layers)}")
+            raise ValueError(
+                f"DLRT: needs layers with weights of their own, got some shared among "
+                f"{', '.join(self.layers)}"
+            )
 
     @property
     def ranks(self) -> dict[str, int]:
@@ -218,7 +292,9 @@ class DLRT:
         adapt = self.theta is not None and self.steps % self.every == 0
         before = {name: _detached(layer) for name, layer in self.layers.items()}
         if self.steps % 50 == 0:  # rounding of the products with P and Q has gathered
-            before = {name: LowRank(_straight(w.u), _straight(w.v), w.s) for name, w in before.items()}
+            before = {
+                name: LowRank(_straight(w.u), _straight(w.v), w.s) for name, w in before.items()
+            }
         loss, gradients = self._gradients(closure, before)
         moved = list(gradients)
         for name in moved:  # what a layer no longer needs is given back before the next one turns
@@ -238,8 +314,9 @@ class DLRT:
     def _gradients(self, closure, before):
         """The loss, and G V and Gᴴ U of each layer, from one pass through the model.
 
-        With S = diag(σ), as truncation leaves it, the gradients of u and v are G V and Gᴴ U with column k times σ_k: dividing a
-        column by a number costs no digits, however small it is.  Any other S: W = [K | U] [V | 0]ᴴ, whose gradients hold both.
+        With S = diag(σ), as truncation leaves it, the gradients of u and v are G V and Gᴴ U with
+        column k times σ_k: dividing a column by a number costs no digits, however small it is. Any
+        other S: W = [K | U] [V | 0]ᴴ, whose gradients hold both.
         """
         sigma = {name: _diagonal(w.s) for name, w in before.items()}
         for name, w in before.items():
@@ -267,12 +344,18 @@ class DLRT:
         """The optimiser's step on middle factors, biases and dense layers; u and v stand still."""
         self.optimizer.zero_grad(set_to_none=True)
         bases = {id(t) for layer in self.layers.values() for t in list(layer.tensors)[:2]}
-        rest = [p for g in self.optimizer.param_groups for p in g["params"] if id(p) not in bases and p.requires_grad]
+        rest = [
+            p
+            for g in self.optimizer.param_groups
+            for p in g["params"]
+            if id(p) not in bases and p.requires_grad
+        ]
         _loss(closure).backward(inputs=rest)
         self.optimizer.step()
 
     def _put(self, name, w, left, right):
-        """Give a layer its new weight, and its optimiser's state the new coordinates: s' = left s rightᴴ."""
+        """Give a layer its new weight, and its optimiser's state the new coordinates: s' = left s
+        rightᴴ."""
         layer = self.layers[name]
         layer.set_weight(w)
         s = layer.tensors[2]
@@ -286,7 +369,9 @@ class DLRT:
             elif key in FIRST:
                 kept[key] = (left @ old @ right.mH).contiguous()
             elif key in SQUARES:
-                new = 1 - a.sum(1, keepdim=True) @ b.sum(1, keepdim=True).mT  # the share that no old entry explains
+                new = (
+                    1 - a.sum(1, keepdim=True) @ b.sum(1, keepdim=True).mT
+                )  # the share that no old entry explains
                 kept[key] = a @ old @ b.mT + new.clamp_min(0) * old.mean()
             else:
                 kept = {}
@@ -295,14 +380,19 @@ class DLRT:
 
     def _check(self, name, *tensors):
         if not all(bool(torch.isfinite(t.sum())) for t in tensors):
-            raise ValueError(f"DLRT: needs finite numbers, got some that are not in layer {name!r} at step {self.steps}")
+            raise ValueError(
+                f"DLRT: needs finite numbers, got some that are not in layer {name!r} at step "
+                f"{self.steps}"
+            )
 
     def state_dict(self) -> dict:
-        """What a checkpoint needs besides `model.state_dict()`, for `save_state`: the optimiser's state and the number of steps."""
+        """What a checkpoint needs besides `model.state_dict()`, for `save_state`: the optimiser's
+        state and the number of steps."""
         return {"steps": self.steps, "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on where `state_dict` was taken; the model's own state, its ranks with it, is loaded first."""
+        """Go on where `state_dict` was taken; the model's own state, its ranks with it, is loaded
+        first."""
         self.steps = state["steps"]
         self.optimizer.load_state_dict(state["optimizer"])
 
@@ -312,7 +402,9 @@ def _loss(closure):
         loss = closure()
     if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
         got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-        raise ValueError(f"DLRT.step: closure needs to return the loss, a number with a gradient, got {got}")
+        raise ValueError(
+            f"DLRT.step: closure needs to return the loss, a number with a gradient, got {got}"
+        )
     return loss
 
 
@@ -321,12 +413,14 @@ def _detached(layer) -> LowRank:
 
 
 def _straight(q: Tensor) -> Tensor:
-    """Nearly orthonormal columns made more so: a step of Newton's iteration for the polar factor."""
+    """Nearly orthonormal columns made more so: a step of Newton's iteration for the polar
+    factor."""
     return 1.5 * q - 0.5 * q @ (q.mH @ q)
 
 
 def _diagonal(s: Tensor) -> Tensor | None:
-    """σ, where s is diag(σ) with σ > 0 of a size that a product with it does not underflow; else None."""
+    """σ, where s is diag(σ) with σ > 0 of a size that a product with it does not underflow; else
+    None."""
     d = s.diagonal().real
     safe = torch.equal(s, torch.diag(s.diagonal())) and float(d.min()) > 1e-12 * float(d.max()) > 0
     return d if safe else None

@@ -1,16 +1,19 @@
-"""Exponential machines: a linear model in all products of features, its weights a train, a CP or a tree [Novikov2016].
+"""Exponential machines: a linear model in all products of features, its weights a train, a CP or a
+tree [Novikov2016].
 
     y(x) = <W, phi_0(x) o ... o phi_{d-1}(x)>,     phi_k = (1, x_k),  or (1, one-hot) of a category
 
-W has an entry for each set of features, 2^d of them, and is never formed.  The three formats are three networks
-[Cohen2016] [Khrulkov2018]: the CP is a shallow one, the tree a deep one, and the train a recurrent one,
+W has an entry for each set of features, 2^d of them, and is never formed. The three formats are
+three networks [Cohen2016] [Khrulkov2018]: the CP is a shallow one, the tree a deep one, and the
+train a recurrent one,
 
     TT   v_{k+1} = v_k sum_i phi_k[i] G_k[i]        CP   sum_r w_r prod_k (phi_k F_k)_r        HT   u_t = B_t (u_left, u_right)
 
 which costs O(d n r^2), O(d n r) and O(d (n r + r^3)) for each object.
 
-The paper starts from the linear model.  Where interactions of six features have no weaker traces, descent from there sees almost
-nothing; so what is ours here is a second start, products found by screening.
+The paper starts from the linear model. Where interactions of six features have no weaker traces,
+descent from there sees almost nothing; so what is ours here is a second start, products found by
+screening.
 """
 
 import itertools
@@ -36,10 +39,11 @@ CHUNK = 1 << 22  # numbers of an intermediate result, by which objects are taken
 
 
 def rank_one_inner(w: Format, features: list[Tensor]) -> Tensor:
-    """<w, phi_0 o ... o phi_{d-1}> for a batch of rank-one tensors: d features (n, n_k) -> (n,), for TT, CP and HT.
+    """<w, phi_0 o ... o phi_{d-1}> for a batch of rank-one tensors: d features (n, n_k) -> (n,),
+    for TT, CP and HT.
 
-    Differentiable in w and in the features.  With one-hot rows it is `w.at`.  Raises ValueError for features of other sizes,
-    TypeError for another format.
+    Differentiable in w and in the features. With one-hot rows it is `w.at`. Raises ValueError for
+    features of other sizes, TypeError for another format.
 
     >>> w = TT([torch.ones(1, 2, 1)] * 3)
     >>> rank_one_inner(w, [torch.tensor([[1.0, 2.0]])] * 3)
@@ -77,21 +81,25 @@ def _leaf(w: HT, i: int) -> int:
 
 
 class ExponentialMachine(Estimator):
-    """A classifier of two classes with all interactions of its features, with the interface of scikit-learn.
+    """A classifier of two classes with all interactions of its features, with the interface of
+    scikit-learn.
 
         P(second class | x) = 1 / (1 + exp(-y(x))),     loss = mean log(1 + exp(-s y(x))) + ridge / 2 |W|^2,   s = -1 or 1
 
-    rank: of W.  format: "tt", "cp" or "ht".  categorical: columns that hold codes of categories; one that `fit` has not seen has
-    only the entry 1.  All formats start from the same CP: the logistic linear model, and `rank` - 2 products.  start: "linear",
-    these are products of (1, spread N(0, 1)) with small weights; "screened", those of 2 to `order` numeric columns that go best
-    with what the linear model leaves over (`screen_interactions`), with fitted weights; categorical columns are left out of them.
-    method: "adam", all cores on batches; "riemannian", conjugate gradients on the manifold with Armijo's rule (trains only), on
-    all rows, or one step on each batch; "cores", each core in turn by a Newton step with line search, all rows.  steps: of Adam,
-    of the descent, or sweeps there and back.
+    rank: of W. format: "tt", "cp" or "ht". categorical: columns that hold codes of categories; one
+    that `fit` has not seen has only the entry 1. All formats start from the same CP: the logistic
+    linear model, and `rank` - 2 products. start: "linear", these are products of (1, spread N(0,
+    1)) with small weights; "screened", those of 2 to `order` numeric columns that go best with what
+    the linear model leaves over (`screen_interactions`), with fitted weights; categorical columns
+    are left out of them. method: "adam", all cores on batches; "riemannian", conjugate gradients on
+    the manifold with Armijo's rule (trains only), on all rows, or one step on each batch; "cores",
+    each core in turn by a Newton step with line search, all rows. steps: of Adam, of the descent,
+    or sweeps there and back.
 
-    fit learns weights_ (the format), classes_, history_ (step, seconds, loss).  X: (n, d), a tensor or an array; integers are taken
-    as float64.  Raises ValueError or TypeError for NaN, one row, other than two classes, and y of another length, before anything
-    learned is replaced.  Constant columns and repeated rows are taken as they are.
+    fit learns weights_ (the format), classes_, history_ (step, seconds, loss). X: (n, d), a tensor
+    or an array; integers are taken as float64. Raises ValueError or TypeError for NaN, one row,
+    other than two classes, and y of another length, before anything learned is replaced. Constant
+    columns and repeated rows are taken as they are.
 
     >>> x = torch.tensor([[-1.0, -1], [-1, 1], [1, -1], [1, 1]], dtype=torch.float64)
     >>> ExponentialMachine(rank=3, method="cores", steps=5).fit(x, [0, 1, 1, 0]).predict(x).tolist()
@@ -100,10 +108,37 @@ class ExponentialMachine(Estimator):
 
     kind = "classifier"
 
-    def __init__(self, rank=8, *, format="tt", categorical=(), start="linear", order=4, method="adam", steps=300, batch=512,
-                 lr=0.01, ridge=1e-4, spread=0.3, random_state=0):  # fmt: skip
-        self.rank, self.format, self.categorical, self.start, self.order = rank, format, categorical, start, order
-        self.method, self.steps, self.batch, self.lr, self.ridge, self.spread = method, steps, batch, lr, ridge, spread
+    def __init__(
+        self,
+        rank=8,
+        *,
+        format="tt",
+        categorical=(),
+        start="linear",
+        order=4,
+        method="adam",
+        steps=300,
+        batch=512,
+        lr=0.01,
+        ridge=1e-4,
+        spread=0.3,
+        random_state=0,
+    ):
+        self.rank, self.format, self.categorical, self.start, self.order = (
+            rank,
+            format,
+            categorical,
+            start,
+            order,
+        )
+        self.method, self.steps, self.batch, self.lr, self.ridge, self.spread = (
+            method,
+            steps,
+            batch,
+            lr,
+            ridge,
+            spread,
+        )
         self.random_state = random_state
 
     def fit(self, X, y) -> "ExponentialMachine":
@@ -114,11 +149,19 @@ class ExponentialMachine(Estimator):
         phi = features(x, levels)
         numeric = [k for k in range(x.shape[1]) if k not in levels]
         screened = self.start == "screened" and self.rank > 2 and len(numeric) > 1
-        terms = screened_terms(x, phi, sign, numeric, self.order, self.rank - 2) if screened else None
+        terms = (
+            screened_terms(x, phi, sign, numeric, self.order, self.rank - 2) if screened else None
+        )
         cp = linear_start(phi, sign, self.rank, self.spread, generator, terms=terms)
-        w, history = getattr(self, f"_{self.method}")(as_format(cp, self.format), phi, sign, generator, start)
+        w, history = getattr(self, f"_{self.method}")(
+            as_format(cp, self.format), phi, sign, generator, start
+        )
         self.weights_, self.classes_, self.history_ = w, classes, history
-        self.levels_, self.n_features_in_, self._array = levels, x.shape[1], not isinstance(X, Tensor)
+        self.levels_, self.n_features_in_, self._array = (
+            levels,
+            x.shape[1],
+            not isinstance(X, Tensor),
+        )
         return self
 
     def decision_function(self, X):
@@ -127,7 +170,9 @@ class ExponentialMachine(Estimator):
         x = _floating("ExponentialMachine.decision_function", X, d).to(w.tensors()[0])
         with torch.no_grad():
             rows = max(1, CHUNK // max(t.numel() for t in w.tensors()))
-            out = torch.cat([rank_one_inner(w, features(part, self.levels_)) for part in x.split(rows)])
+            out = torch.cat(
+                [rank_one_inner(w, features(part, self.levels_)) for part in x.split(rows)]
+            )
         return like(X, out)
 
     def predict_proba(self, X):
@@ -145,7 +190,8 @@ class ExponentialMachine(Estimator):
         return float((torch.as_tensor(self.predict(X)) == torch.as_tensor(y)).double().mean())
 
     def coefficient(self, subsets: Iterable[tuple[int, ...]]) -> Tensor:
-        """Entries of W: the coefficients of the products of these columns, numeric ones; () is the constant.  (number of subsets,)
+        """Entries of W: the coefficients of the products of these columns, numeric ones; () is the
+        constant. (number of subsets,)
 
         >>> x = torch.tensor([[-1.0, -1], [-1, 1], [1, -1], [1, 1]], dtype=torch.float64)
         >>> machine = ExponentialMachine(rank=3, method="cores", steps=5).fit(x, [0, 1, 1, 0])
@@ -155,14 +201,18 @@ class ExponentialMachine(Estimator):
         w, subsets = self._fitted("weights_"), [tuple(s) for s in subsets]
         for s in subsets:
             if len(set(s)) < len(s) or any(k in self.levels_ or not 0 <= k < w.ndim for k in s):
-                raise ValueError(f"ExponentialMachine.coefficient: needs sets of numeric columns in 0..{w.ndim - 1}, got {s}")
+                raise ValueError(
+                    f"ExponentialMachine.coefficient: needs sets of numeric columns in "
+                    f"0..{w.ndim - 1}, got {s}"
+                )
         index = torch.zeros(len(subsets), w.ndim, dtype=torch.int64)
         for row, s in zip(index, subsets):
             row[list(s)] = 1
         return w.at(index)
 
     def strongest(self, order: int, count: int) -> list[tuple[tuple[int, ...], float]]:
-        """The `count` sets of up to `order` numeric columns with the largest coefficients, and these."""
+        """The `count` sets of up to `order` numeric columns with the largest coefficients, and
+        these."""
         w = self._fitted("weights_")
         columns = [k for k in range(w.ndim) if k not in self.levels_]
         subsets = [s for size in range(1, order + 1) for s in itertools.combinations(columns, size)]
@@ -179,7 +229,9 @@ class ExponentialMachine(Estimator):
         tensors = [t.clone().requires_grad_() for t in w.tensors()]
         adam, history = torch.optim.Adam(tensors, self.lr), []
         for step in range(self.steps):
-            rows = torch.randint(len(sign), (min(self.batch, len(sign)),), generator=generator, device=sign.device)
+            rows = torch.randint(
+                len(sign), (min(self.batch, len(sign)),), generator=generator, device=sign.device
+            )
             adam.param_groups[0]["lr"] = self.lr * min(1.0, 2 * (1 - step / self.steps))
             adam.zero_grad()
             loss = self._loss(w.with_tensors(tensors), [f[rows] for f in phi], sign[rows])
@@ -208,7 +260,8 @@ class ExponentialMachine(Estimator):
         return w, tuple(history)
 
     def _cores(self, w, phi, sign, generator, start):
-        """y is linear in each core, so each is a logistic regression: a Newton step, halved until the loss falls."""
+        """y is linear in each core, so each is a logistic regression: a Newton step, halved until
+        the loss falls."""
         cores, history = list(w.orthogonal(0).cores), []
         for step in range(self.steps):
             for _ in range(2):
@@ -224,40 +277,69 @@ class ExponentialMachine(Estimator):
         if self.start not in ("linear", "screened"):
             raise ValueError(f'{who}: start must be "linear" or "screened", got {self.start!r}')
         if self.method not in ("adam", "riemannian", "cores"):
-            raise ValueError(f'{who}: method must be "adam", "riemannian" or "cores", got {self.method!r}')
+            raise ValueError(
+                f'{who}: method must be "adam", "riemannian" or "cores", got {self.method!r}'
+            )
         if self.format != "tt" and self.method != "adam":
-            raise ValueError(f'{who}: method {self.method!r} needs format "tt", got {self.format!r}')
+            raise ValueError(
+                f'{who}: method {self.method!r} needs format "tt", got {self.format!r}'
+            )
         for name, least in (("rank", 2), ("order", 2), ("steps", 1), ("batch", 1)):
             check_count(who, name, getattr(self, name), least)
         for name in ("lr", "ridge", "spread"):
-            if isinstance(value := getattr(self, name), bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+            if (
+                isinstance(value := getattr(self, name), bool)
+                or not isinstance(value, (int, float))
+                or not 0 <= value < math.inf
+            ):
                 raise ValueError(f"{who}: {name} must be a number >= 0, got {value!r}")
         x = _floating(who, X)
-        if any(isinstance(k, bool) or not hasattr(k, "__index__") or not 0 <= k < x.shape[1] for k in self.categorical):
-            raise ValueError(f"{who}: categorical needs columns in 0..{x.shape[1] - 1}, got {tuple(self.categorical)}")
+        if any(
+            isinstance(k, bool) or not hasattr(k, "__index__") or not 0 <= k < x.shape[1]
+            for k in self.categorical
+        ):
+            raise ValueError(
+                f"{who}: categorical needs columns in 0..{x.shape[1] - 1}, got "
+                f"{tuple(self.categorical)}"
+            )
         y = torch.as_tensor(y, device=x.device)
         if y.shape != x.shape[:1] or len(x) < 2:
-            raise ValueError(f"{who}: needs two rows or more and a class for each, got X {tuple(x.shape)} and y {tuple(y.shape)}")
+            raise ValueError(
+                f"{who}: needs two rows or more and a class for each, got X {tuple(x.shape)} and y "
+                f"{tuple(y.shape)}"
+            )
         if y.is_floating_point() and not y.isfinite().all():
             raise ValueError(f"{who}: needs finite classes, got {float(y[~y.isfinite()][0])}")
         classes = y.unique()
         if len(classes) != 2:
-            raise ValueError(f"{who}: needs two classes, got {len(classes)}: {classes[:5].tolist()}")
-        return x, torch.where(y == classes[1], 1.0, -1.0).to(x), classes, seeded(who, self.random_state, x.device)
+            raise ValueError(
+                f"{who}: needs two classes, got {len(classes)}: {classes[:5].tolist()}"
+            )
+        return (
+            x,
+            torch.where(y == classes[1], 1.0, -1.0).to(x),
+            classes,
+            seeded(who, self.random_state, x.device),
+        )
 
 
 def features(x: Tensor, levels: dict[int, Tensor]) -> list[Tensor]:
-    """phi_k for each column: (n, 2) of 1 and the number, or (n, 1 + levels) of 1 and the one-hot category.
+    """phi_k for each column: (n, 2) of 1 and the number, or (n, 1 + levels) of 1 and the one-hot
+    category.
 
     >>> [f.tolist() for f in features(torch.tensor([[3.0, 7.0]]), {1: torch.tensor([5.0, 7.0])})]
     [[[1.0, 3.0]], [[1.0, 0.0, 1.0]]]
     """
     one = torch.ones_like(x[:, :1])
-    return [torch.cat([one, (x[:, [k]] == levels[k]).to(x) if k in levels else x[:, [k]]], 1) for k in range(x.shape[1])]
+    return [
+        torch.cat([one, (x[:, [k]] == levels[k]).to(x) if k in levels else x[:, [k]]], 1)
+        for k in range(x.shape[1])
+    ]
 
 
 def as_format(cp: CP, name: str) -> Format:
-    """The same tensor as a "cp", a "tt" or an "ht" on the balanced tree: a CP is a train and a tree with diagonal cores.
+    """The same tensor as a "cp", a "tt" or an "ht" on the balanced tree: a CP is a train and a tree
+    with diagonal cores.
 
     >>> cp = CP.randn((2, 3, 4), 2, generator=torch.Generator().manual_seed(0))
     >>> [bool(torch.allclose(as_format(cp, name).to_dense(), cp.to_dense(), atol=1e-6)) for name in ("cp", "tt", "ht")]
@@ -270,20 +352,40 @@ def as_format(cp: CP, name: str) -> Format:
         if not rest:
             return TT(((first @ cp.weights)[None, :, None],))
         middle = (torch.diag_embed(f).permute(1, 0, 2) for f in rest[:-1])
-        return TT(((first * cp.weights)[None], *(m.contiguous() for m in middle), rest[-1].mT[..., None].contiguous()))
+        return TT(
+            (
+                (first * cp.weights)[None],
+                *(m.contiguous() for m in middle),
+                rest[-1].mT[..., None].contiguous(),
+            )
+        )
     if not rest:
         return HT(((first @ cp.weights)[:, None],))
     r = len(cp.weights)
     eye = torch.diag_embed(torch.eye(r).to(cp.weights))  # (r, r, r)
-    return HT(cp.factors, (torch.diag(cp.weights)[..., None], *[eye] * (len(rest) - 1)), balanced_tree(len(cp.factors)))
+    return HT(
+        cp.factors,
+        (torch.diag(cp.weights)[..., None], *[eye] * (len(rest) - 1)),
+        balanced_tree(len(cp.factors)),
+    )
 
 
-def linear_start(phi: list[Tensor], sign: Tensor, rank: int, spread: float, generator, ridge: float = 1e-3, terms=None) -> CP:
-    """The logistic linear model as a CP of rank 2, up to products of its small steps, and `rank` - 2 other products.
+def linear_start(
+    phi: list[Tensor],
+    sign: Tensor,
+    rank: int,
+    spread: float,
+    generator,
+    ridge: float = 1e-3,
+    terms=None,
+) -> CP:
+    """The logistic linear model as a CP of rank 2, up to products of its small steps, and `rank` -
+    2 other products.
 
         y(x) ~ (prod_k (1 + h w_k x_k) - 1) / h + b + sum_j c_j prod_k phi_k F_k[:, j],     h = 0.1 / max |w|
 
-    terms: F, factors (n_k, q) of products whose c is fitted together with w; what is left of `rank` - 2 is random and small.
+    terms: F, factors (n_k, q) of products whose c is fitted together with w; what is left of `rank`
+    - 2 is random and small.
     """
     q = 0 if terms is None else min(rank - 2, terms[0].shape[1])
     table = _linear_table(phi)
@@ -293,7 +395,9 @@ def linear_start(phi: list[Tensor], sign: Tensor, rank: int, spread: float, gene
     h = 0.1 / max(float(slopes.abs().max()), 0.1)
     factors = []
     for k, (f, slope) in enumerate(zip(phi, slopes.split([f.shape[1] - 1 for f in phi]))):
-        noise = spread * randn(rank, f.shape[1] - 1, generator=generator, dtype=f.dtype, device=f.device)
+        noise = spread * randn(
+            rank, f.shape[1] - 1, generator=generator, dtype=f.dtype, device=f.device
+        )
         noise[0], noise[1] = h * slope, 0.0
         factor = torch.cat([torch.ones_like(noise[:, :1]), noise], 1).mT.contiguous()
         if q:
@@ -304,11 +408,14 @@ def linear_start(phi: list[Tensor], sign: Tensor, rank: int, spread: float, gene
     return CP(weights, tuple(factors))
 
 
-def screened_terms(x: Tensor, phi: list[Tensor], sign: Tensor, numeric: list[int], order: int, count: int) -> list[Tensor]:
-    """The `count` products of standardised columns that go best with the residual of the linear model [FanLv2008].
+def screened_terms(
+    x: Tensor, phi: list[Tensor], sign: Tensor, numeric: list[int], order: int, count: int
+) -> list[Tensor]:
+    """The `count` products of standardised columns that go best with the residual of the linear
+    model [FanLv2008].
 
-    Factors (n_k, q), q <= count: column j holds (-mean_k, 1) / deviation_k where k is in the set S_j, else (1, 0, ...).  Products
-    of 2 to `order` of the columns `numeric` are screened.
+    Factors (n_k, q), q <= count: column j holds (-mean_k, 1) / deviation_k where k is in the set
+    S_j, else (1, 0, ...). Products of 2 to `order` of the columns `numeric` are screened.
     """
     table = _linear_table(phi)
     residual = sign * (-sign * (table @ logistic(table, sign))).sigmoid()
@@ -326,7 +433,8 @@ def _linear_table(phi):
 
 
 def logistic(table: Tensor, sign: Tensor, ridge: float = 1e-3) -> Tensor:
-    """The w (m,) that minimises mean log(1 + exp(-s table w)) + ridge / 2 |w|^2, after eight Newton steps.  table: (n, m).
+    """The w (m,) that minimises mean log(1 + exp(-s table w)) + ridge / 2 |w|^2, after eight Newton
+    steps. table: (n, m).
 
     >>> logistic(torch.ones(4, 1), torch.tensor([1.0, 1.0, 1.0, -1.0]), 1e-9)  # log 3
     tensor([1.0986])
@@ -336,29 +444,43 @@ def logistic(table: Tensor, sign: Tensor, ridge: float = 1e-3) -> Tensor:
         p = (table @ w).sigmoid()
         hessian = table.mT @ ((p * (1 - p)).clamp_min(1e-6)[:, None] * table) / len(sign)
         hessian = hessian + ridge * torch.eye(len(w)).to(w)
-        w = w - solve_gram(hessian, (table.mT @ (p - (sign + 1) / 2) / len(sign) + ridge * w)[:, None])[:, 0]
+        w = (
+            w
+            - solve_gram(
+                hessian, (table.mT @ (p - (sign + 1) / 2) / len(sign) + ridge * w)[:, None]
+            )[:, 0]
+        )
     return w
 
 
 def core_sweep(cores: list[Tensor], phi: list[Tensor], sign: Tensor, ridge: float) -> float:
-    """A Newton step in each core of a train, from the first to the last; changes `cores` and returns the loss.
+    """A Newton step in each core of a train, from the first to the last; changes `cores` and
+    returns the loss.
 
         y_n = <G, l_n o phi_n o r_n>,      min over G of  mean log(1 + exp(-s_n y_n)) + ridge / 2 |G|^2
 
-    cores: right-orthonormal but the first, so that |G| = |W|; they end left-orthonormal but the last.
+    cores: right-orthonormal but the first, so that |G| = |W|; they end left-orthonormal but the
+    last.
     """
     n, d, loss = len(sign), len(cores), math.inf
-    step = lambda v, f, core: ((v @ core.flatten(1)).reshape(n, *core.shape[1:]) * f[..., None]).sum(1)
+    step = lambda v, f, core: (
+        (v @ core.flatten(1)).reshape(n, *core.shape[1:]) * f[..., None]
+    ).sum(1)
     rights = [sign.new_ones(n, 1)]
     for f, core in zip(phi[:0:-1], cores[:0:-1]):
         rights.insert(0, step(rights[0], f, core.permute(2, 1, 0)))
     left = sign.new_ones(n, 1)
     for k, (f, core) in enumerate(zip(phi, cores)):
         rows = torch.einsum("na,nm,nb->namb", left, f, rights[k]).flatten(1)  # (n, r m q)
-        g, value = core.reshape(-1), lambda g, rows=rows: softplus(-sign * (rows @ g)).mean() + ridge / 2 * g.square().sum()
+        g, value = (
+            core.reshape(-1),
+            lambda g, rows=rows: softplus(-sign * (rows @ g)).mean() + ridge / 2 * g.square().sum(),
+        )
         p = (-sign * (rows @ g)).sigmoid()
         slope = rows.mT @ (-sign * p) / n + ridge * g
-        hessian = rows.mT @ ((p * (1 - p))[:, None] * rows) / n + max(ridge, 1e-8) * torch.eye(len(g)).to(g)
+        hessian = rows.mT @ ((p * (1 - p))[:, None] * rows) / n + max(ridge, 1e-8) * torch.eye(
+            len(g)
+        ).to(g)
         move, loss, t = -solve_gram(hessian, slope[:, None])[:, 0], float(value(g)), 1.0
         while t > 1e-4 and not float(value(g + t * move)) <= loss:
             t /= 2
@@ -377,7 +499,9 @@ def core_sweep(cores: list[Tensor], phi: list[Tensor], sign: Tensor, ridge: floa
 
 
 def _descent(f, w: TT):
-    return descend(lambda tt: float(f(tt)), lambda tt: (f(tt).detach(), riemannian_grad(f, tt)), w, "cg")
+    return descend(
+        lambda tt: float(f(tt)), lambda tt: (f(tt).detach(), riemannian_grad(f, tt)), w, "cg"
+    )
 
 
 def _floating(who, X, d=None):

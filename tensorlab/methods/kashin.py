@@ -2,7 +2,8 @@
 
     x = u + Q v,    max |u_i|, |v_i| <= c |x| / sqrt(N),    Q orthogonal, almost any [Kashin1977].
 
-Neither basis is good for all x, but no x is spiky in both.  `Rotation` is Q, made from a seed; `kashin` finds u and v.
+Neither basis is good for all x, but no x is spiky in both. `Rotation` is Q, made from a seed;
+`kashin` finds u and v.
 """
 
 import math
@@ -25,11 +26,13 @@ BLOCK = 1 << 16  # numbers that are transformed at a time
 
 @dataclass(frozen=True)
 class Rotation:
-    """An orthogonal Q on the last modes of a tensor, of which only this line is stored; Q = Q1 ⊗ Q2 on two of them.
+    """An orthogonal Q on the last modes of a tensor, of which only this line is stored; Q = Q1 ⊗ Q2
+    on two of them.
 
-    kind: "dct" (random signs, then the cosine transform, O(N log N), any size); "hadamard" and "butterfly" (powers of two,
-    O(N log N)); "orthogonal" (Haar, dense, O(N^2)); "householder" (one reflection) and "givens" (rotations of N/2 planes),
-    both too near to the identity.  shape: sizes of the modes.  The same seed gives the same Q on any device.
+    kind: "dct" (random signs, then the cosine transform, O(N log N), any size); "hadamard" and
+    "butterfly" (powers of two, O(N log N)); "orthogonal" (Haar, dense, O(N^2)); "householder" (one
+    reflection) and "givens" (rotations of N/2 planes), both too near to the identity. shape: sizes
+    of the modes. The same seed gives the same Q on any device.
 
     >>> q, x = Rotation("dct", (6,), seed=1), torch.arange(6, dtype=torch.float64)
     >>> torch.allclose(q.apply(q.adjoint(x)), x), bool(q.adjoint(x).norm().isclose(x.norm()))
@@ -44,19 +47,27 @@ class Rotation:
         if self.kind not in KINDS:
             raise ValueError(f"Rotation: kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
         if self.kind in ("hadamard", "butterfly") and any(n & (n - 1) for n in self.shape):
-            raise ValueError(f"Rotation: {self.kind} needs sizes that are powers of two, got {self.shape}")
+            raise ValueError(
+                f"Rotation: {self.kind} needs sizes that are powers of two, got {self.shape}"
+            )
         if len(self.shape) not in (1, 2):
             raise ValueError(f"Rotation: needs one or two modes, got shape {self.shape}")
 
     def maps(self, like: Tensor) -> tuple[Callable, Callable]:
-        """The functions v -> Q v and x -> Qᵀ x for tensors of the dtype and on the device of `like`, ready for many calls."""
+        """The functions v -> Q v and x -> Qᵀ x for tensors of the dtype and on the device of
+        `like`, ready for many calls."""
         to = dict(dtype=like.dtype, device=like.device)
-        pairs = [KINDS[self.kind](n, torch.Generator().manual_seed(self.seed + k), to) for k, n in enumerate(self.shape)]
+        pairs = [
+            KINDS[self.kind](n, torch.Generator().manual_seed(self.seed + k), to)
+            for k, n in enumerate(self.shape)
+        ]
         if len(pairs) == 1:
             return tuple(map(_by_rows, pairs[0]))
         (left, left_t), (right, right_t) = (map(_by_rows, pair) for pair in pairs)
         turned = lambda z: z.mT.contiguous()
-        return lambda v: turned(left(turned(right(v)))), lambda x: turned(left_t(turned(right_t(x))))
+        return lambda v: turned(left(turned(right(v)))), lambda x: turned(
+            left_t(turned(right_t(x)))
+        )
 
     def factor(self, k: int) -> "Rotation":
         """The Q of one mode: Q1 for k = 0, Q2 for k = 1."""
@@ -73,11 +84,16 @@ class Rotation:
     def to_dense(self, dtype=torch.float64, device=None) -> Tensor:
         """Q as a matrix (N, N), N the product of the sizes."""
         n = math.prod(self.shape)
-        return self.apply(torch.eye(n, dtype=dtype, device=device).reshape(n, *self.shape)).reshape(n, n).mT
+        return (
+            self.apply(torch.eye(n, dtype=dtype, device=device).reshape(n, *self.shape))
+            .reshape(n, n)
+            .mT
+        )
 
 
 def _by_rows(f: Callable) -> Callable:
-    """f on the last mode, of as many rows at a time as stay in the cache with all that f makes of them."""
+    """f on the last mode, of as many rows at a time as stay in the cache with all that f makes of
+    them."""
 
     def run(x):
         rows = x.reshape(-1, x.shape[-1])
@@ -101,17 +117,26 @@ def _signs(n, generator, like):
 
 
 def _dct(n, generator, like):
-    """Q = diag(signs) Cᵀ, C the orthonormal cosine transform by a real FFT of n numbers [Makhoul1980]."""
+    """Q = diag(signs) Cᵀ, C the orthonormal cosine transform by a real FFT of n numbers
+    [Makhoul1980]."""
     signs, half = _signs(n, generator, like), n // 2 + 1
-    turn = torch.polar(torch.full((half,), math.sqrt(2.0), dtype=torch.float64), -math.pi / (2 * n) * torch.arange(half).double())
+    turn = torch.polar(
+        torch.full((half,), math.sqrt(2.0), dtype=torch.float64),
+        -math.pi / (2 * n) * torch.arange(half).double(),
+    )
     turn[0] = 1
     turn = turn.to(like["device"], like["dtype"].to_complex())
     back = 1 / turn
-    even, upper = (n + 1) // 2, (n - 1) // 2  # frequencies k > n/2 are the imaginary parts of the n - k below
+    even, upper = (
+        (n + 1) // 2,
+        (n - 1) // 2,
+    )  # frequencies k > n/2 are the imaginary parts of the n - k below
 
     def transform(x):
         x = x * signs
-        w = torch.fft.rfft(torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], -1), norm="ortho").mul_(turn)
+        w = torch.fft.rfft(torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], -1), norm="ortho").mul_(
+            turn
+        )
         return torch.cat([w.real, w.imag[..., 1 : upper + 1].flip(-1).neg_()], -1)
 
     def inverse(c):
@@ -139,7 +164,8 @@ def _hadamard(n, generator, like):
 
 
 def _butterfly(n, generator, like):
-    """Q = B_1 B_2 ... of log2(n) stages; stage k turns each plane (i, i + 2^k) by an angle of its own."""
+    """Q = B_1 B_2 ... of log2(n) stages; stage k turns each plane (i, i + 2^k) by an angle of its
+    own."""
     stages = n.bit_length() - 1
     angles = 2 * math.pi * rng.rand(stages, n // 2, generator=generator, dtype=torch.float64)
     cos, sin = angles.cos().to(**like), angles.sin().to(**like)
@@ -156,7 +182,9 @@ def _butterfly(n, generator, like):
 
 def _orthogonal(n, generator, like):
     """Q from the QR of a Gaussian matrix with diag(R) > 0: uniform over all orthogonal matrices."""
-    q = linalg.orthogonalize(rng.randn(n, n, generator=generator, dtype=torch.float64))[0].to(**like)
+    q = linalg.orthogonalize(rng.randn(n, n, generator=generator, dtype=torch.float64))[0].to(
+        **like
+    )
     return lambda v: v @ q.mT, lambda x: x @ q
 
 
@@ -169,34 +197,43 @@ def _householder(n, generator, like):
 
 
 def _givens(n, generator, like):
-    """Q turns n/2 planes that have no coordinate in common, drawn at random, by angles drawn at random."""
+    """Q turns n/2 planes that have no coordinate in common, drawn at random, by angles drawn at
+    random."""
     i, j = torch.randperm(n, generator=generator)[: n // 2 * 2].reshape(2, -1).to(like["device"])
     angle = 2 * math.pi * rng.rand(n // 2, generator=generator, dtype=torch.float64)
     cos, sin = angle.cos().to(**like), angle.sin().to(**like)
 
     def run(z, sign):
         out = z.clone()
-        out[..., i], out[..., j] = cos * z[..., i] - sign * sin * z[..., j], sign * sin * z[..., i] + cos * z[..., j]
+        out[..., i], out[..., j] = (
+            cos * z[..., i] - sign * sin * z[..., j],
+            sign * sin * z[..., i] + cos * z[..., j],
+        )
         return out
 
     return lambda v: run(v, 1), lambda x: run(x, -1)
 
 
 KINDS = {
-    "dct": _dct, "orthogonal": _orthogonal, "butterfly": _butterfly, "hadamard": _hadamard,
-    "householder": _householder, "givens": _givens,
-}  # fmt: skip
+    "dct": _dct,
+    "orthogonal": _orthogonal,
+    "butterfly": _butterfly,
+    "hadamard": _hadamard,
+    "householder": _householder,
+    "givens": _givens,
+}
 
 
-# ------------------------------------------------------------------------------------------ x = u + Q v
+# -------------------------------------------------------------------------------------- x = u + Q v
 
 
 @dataclass(frozen=True, eq=False)
 class Kashin:
     """x = u + Q v.
 
-    u, v: as x.  q: the rotation.  bound: sqrt(N) max(|u|_inf, |v|_inf) / |x|, Kashin's constant as measured, one for each
-    item of the batch.  residual: |x - u - Q v| / |x| when the iteration ended; it has been added to u since.
+    u, v: as x. q: the rotation. bound: sqrt(N) max(|u|_inf, |v|_inf) / |x|, Kashin's constant as
+    measured, one for each item of the batch. residual: |x - u - Q v| / |x| when the iteration
+    ended; it has been added to u since.
     """
 
     u: Tensor
@@ -215,7 +252,8 @@ class Kashin:
 
 
 class Step(NamedTuple):
-    """One state of the iteration, by item.  left: |r| of r = x - u - Q v.  drop: what the last step was to take from |r|^2."""
+    """One state of the iteration, by item. left: |r| of r = x - u - Q v. drop: what the last step
+    was to take from |r|^2."""
 
     u: Tensor
     v: Tensor
@@ -223,18 +261,28 @@ class Step(NamedTuple):
     drop: Tensor
 
 
-def kashin(x: Tensor, q: str | Rotation = "dct", *, modes: int | None = None, method: str = "greedy", tol: float = 1e-6,
-           max_iter: int = 5000, generator: torch.Generator | None = None) -> Fit[Kashin]:  # fmt: skip
+def kashin(
+    x: Tensor,
+    q: str | Rotation = "dct",
+    *,
+    modes: int | None = None,
+    method: str = "greedy",
+    tol: float = 1e-6,
+    max_iter: int = 5000,
+    generator: torch.Generator | None = None,
+) -> Fit[Kashin]:
     """Kashin's decomposition x = u + Q v into flat u and v.
 
         greedy:   s = |r|_1 / N, u += s sign(r)   or   t = |Qᵀr|_1 / N, v += t sign(Qᵀr), the larger of s and t [Merkulov2024]
         two_two:  the same steps, two of u then two of v, so that each has few levels, and two transforms serve four steps
         frame:    (u, v) += clip((r, Qᵀr) / 2, level |r| / sqrt(N)): truncation in the frame (I, Q) [LyubarskiiVershynin2010]
 
-    x: vectors (..., N) or matrices (..., m, n), as many last `modes` as say 1 or 2 (by default 2 where there are 2); what stands
-    before is a batch.  q: a kind of `Rotation` to be drawn, or one.  It ends when |r| <= tol |x| for all items, or after
-    max_iter steps with `converged=False`: Q was too near to the identity, or x one of the few that Q does not fit.  What is
-    left of r is added to u, so that x = u + Q v to rounding.  No gradients.  history: the largest |r| / |x| after each step.
+    x: vectors (..., N) or matrices (..., m, n), as many last `modes` as say 1 or 2 (by default 2
+    where there are 2); what stands before is a batch. q: a kind of `Rotation` to be drawn, or one.
+    It ends when |r| <= tol |x| for all items, or after max_iter steps with `converged=False`: Q was
+    too near to the identity, or x one of the few that Q does not fit. What is left of r is added to
+    u, so that x = u + Q v to rounding. No gradients. history: the largest |r| / |x| after each
+    step.
 
     >>> fit = kashin(torch.eye(64, dtype=torch.float64)[3], generator=torch.Generator().manual_seed(0))
     >>> fit.converged, bool(fit.value.bound < 2), torch.allclose(fit.value.to_dense(), torch.eye(64, dtype=torch.float64)[3])
@@ -260,13 +308,22 @@ def kashin(x: Tensor, q: str | Rotation = "dct", *, modes: int | None = None, me
     return Fit(Kashin(u.to(x.dtype), v.to(x.dtype), q, bound, step.left), tuple(history), converged)
 
 
-def kashin_steps(x: Tensor, q: str | Rotation = "dct", *, modes: int | None = None, method: str = "greedy",
-                 delta: float = 0.7, generator: torch.Generator | None = None) -> Iterator[Step]:  # fmt: skip
-    """The states of `kashin`, without end, beginning with u = v = 0; tensors of a state are not changed later.
+def kashin_steps(
+    x: Tensor,
+    q: str | Rotation = "dct",
+    *,
+    modes: int | None = None,
+    method: str = "greedy",
+    delta: float = 0.7,
+    generator: torch.Generator | None = None,
+) -> Iterator[Step]:
+    """The states of `kashin`, without end, beginning with u = v = 0; tensors of a state are not
+    changed later.
 
         |r - s sign(r)|^2 = |r|^2 - N s^2    for s = |r|_1 / N
 
-    delta: "frame" clips at |r| / sqrt(4 delta N).  `drop` is N s^2 for the methods with signs, and measured for "frame".
+    delta: "frame" clips at |r| / sqrt(4 delta N). `drop` is N s^2 for the methods with signs, and
+    measured for "frame".
 
     >>> x = torch.tensor([3.0, 4.0], dtype=torch.float64)
     >>> [(float(step.left), float(step.drop)) for step, _ in zip(kashin_steps(x, Rotation("householder", (2,))), range(2))]
@@ -277,7 +334,8 @@ def kashin_steps(x: Tensor, q: str | Rotation = "dct", *, modes: int | None = No
 
 
 def _steps(x, q, modes, method, delta, add, sub):
-    """The states; `add` and `sub` may change their first argument, x and the parts of earlier states with it."""
+    """The states; `add` and `sub` may change their first argument, x and the parts of earlier
+    states with it."""
     dims, n = tuple(range(-modes, 0)), math.prod(x.shape[-modes:])
     forward, adjoint = q.maps(x)
     mean = lambda z: torch.linalg.vector_norm(z, 1, dim=dims, keepdim=True) / n
@@ -342,7 +400,10 @@ def _checked(x, q, modes, method, generator):
         raise ValueError(f"kashin: method must be one of {', '.join(METHODS)}, got {method!r}")
     modes = min(x.ndim, 2) if modes is None else modes
     if modes not in (1, 2) or modes > x.ndim:
-        raise ValueError(f"kashin: modes must be 1 or 2, at most those of x, got {modes} for shape {tuple(x.shape)}")
+        raise ValueError(
+            f"kashin: modes must be 1 or 2, at most those of x, got {modes} for shape "
+            f"{tuple(x.shape)}"
+        )
     shape = tuple(x.shape[-modes:])
     if not isinstance(q, Rotation):
         q = Rotation(q, shape, int(torch.randint(2**31, (), generator=generator)))

@@ -1,4 +1,5 @@
-"""Adapters: a frozen layer plus a small trained one, and the small one may be merged into it [Hu2021].
+"""Adapters: a frozen layer plus a small trained one, and the small one may be merged into it
+[Hu2021].
 
     LoRA     y = w x + s B A x                     s = α / r;  at the start B (out, r) = 0, A (r, in) Gaussian         [Hu2021]
     rsLoRA   the same                              s = α / √r                                                 [Kalajdzievski2023]
@@ -6,7 +7,8 @@
     LoKr     y = w x + s (w1 ⊗ a b) x              at the start w1 = 0;  multiplied as w1 X (a b)ᵀ                    [Yeh2024]
     dlrt     y = w x + s u S vᴴ x                  at the start S = 0;  trained by `DLRT`, which adapts the rank [Schotthoefer2022]
 
-B = 0 makes the change zero before the first step, and with it the gradient of A: ∂loss/∂A = s Bᵀ ∂loss/∂Δ.
+B = 0 makes the change zero before the first step, and with it the gradient of A: ∂loss/∂A = s Bᵀ
+∂loss/∂Δ.
 """
 
 import copy
@@ -30,15 +32,19 @@ from ..multilinear import balanced_shape
 from ..rng import randn
 
 KINDS = ("lora", "rslora", "dora", "lokr", "dlrt")
-KEY = re.compile(r"base_model\.model\.(.+)\.(lora_A|lora_B|lora_magnitude_vector|lokr_w1|lokr_w2|lokr_w2_a|lokr_w2_b)"
-                 r"(?:\.default)?(?:\.weight)?")  # fmt: skip
+KEY = re.compile(
+    r"base_model\.model\.(.+)\.(lora_A|lora_B|lora_magnitude_vector|lokr_w1|lokr_w2|lokr_w2_a|lokr_w2_b)"
+    r"(?:\.default)?(?:\.weight)?"
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class LoKr(MatrixFormat):
-    """w = w1 ⊗ (a b), or w1 ⊗ a without b: a Kronecker product whose second factor may be of low rank [Yeh2024].
+    """w = w1 ⊗ (a b), or w1 ⊗ a without b: a Kronecker product whose second factor may be of low
+    rank [Yeh2024].
 
-    w1: (o1, i1), a: (o2, r), b: (r, i2) or None, and then a: (o2, i2).  ranks: (r,), of w1 ⊗ a the shorter side of a.
+    w1: (o1, i1), a: (o2, r), b: (r, i2) or None, and then a: (o2, i2). ranks: (r,), of w1 ⊗ a the
+    shorter side of a.
 
     >>> LoKr(torch.ones(2, 3), torch.ones(8, 2), torch.ones(2, 9))
     LoKr(shape=(16, 27), ranks=(2,), stores 40 of 432)
@@ -51,8 +57,13 @@ class LoKr(MatrixFormat):
     def _check(self):
         check_same("LoKr", self.tensors())
         got = [tuple(t.shape) for t in self.tensors()]
-        if any(len(g) != 2 or 0 in g for g in got) or (self.b is not None and self.a.shape[1] != self.b.shape[0]):
-            raise ValueError(f"LoKr: needs matrices w1 (o1, i1), a (o2, r) and b (r, i2) or None, got shapes {got}")
+        if any(len(g) != 2 or 0 in g for g in got) or (
+            self.b is not None and self.a.shape[1] != self.b.shape[0]
+        ):
+            raise ValueError(
+                f"LoKr: needs matrices w1 (o1, i1), a (o2, r) and b (r, i2) or None, got shapes "
+                f"{got}"
+            )
 
     @property
     def shape(self):
@@ -66,7 +77,8 @@ class LoKr(MatrixFormat):
         return torch.kron(self.w1, self.a if self.b is None else self.a @ self.b)
 
     def apply(self, x: Tensor) -> Tensor:
-        """y = w1 X (a b)ᵀ with the input as a matrix X (i1, i2), from the right: (..., in) -> (..., out)."""
+        """y = w1 X (a b)ᵀ with the input as a matrix X (i1, i2), from the right: (..., in) -> (...,
+        out)."""
         y = x.unflatten(-1, (self.w1.shape[1], -1))
         if self.b is not None:
             y = y @ self.b.mT
@@ -94,10 +106,12 @@ class LoKr(MatrixFormat):
 
 
 class LoRALinear(nn.Module):
-    """A frozen linear layer plus s times a small trained one: y = base(x) + s delta(x), (..., in) -> (..., out).
+    """A frozen linear layer plus s times a small trained one: y = base(x) + s delta(x), (..., in)
+    -> (..., out).
 
-    base: `nn.Linear`, GPT-2's Conv1D or a `FactorizedLinear`.  delta: a `FactorizedLinear` without bias.  kind: one of KINDS; with
-    "dora" the rows of the sum are scaled to the norms `magnitude` (out,), which are trained.
+    base: `nn.Linear`, GPT-2's Conv1D or a `FactorizedLinear`. delta: a `FactorizedLinear` without
+    bias. kind: one of KINDS; with "dora" the rows of the sum are scaled to the norms `magnitude`
+    (out,), which are trained.
 
     >>> layer = add_lora(nn.Sequential(nn.Linear(6, 4)), "0", 2)[0]
     >>> layer
@@ -108,7 +122,12 @@ class LoRALinear(nn.Module):
 
     def __init__(self, base: nn.Module, delta: FactorizedLinear, scale: float, kind: str = "lora"):
         super().__init__()
-        self.base, self.delta, self.scale, self.kind = base.requires_grad_(False), delta, scale, kind
+        self.base, self.delta, self.scale, self.kind = (
+            base.requires_grad_(False),
+            delta,
+            scale,
+            kind,
+        )
         self.magnitude = nn.Parameter(self.row_norms()) if kind == "dora" else None
         self.train(base.training)
 
@@ -130,22 +149,34 @@ class LoRALinear(nn.Module):
     def merged(self) -> nn.Module:
         """A layer of the base's kind that does the same: w + s Δ, for DoRA with its rows scaled.
 
-        A low-rank base gives a low-rank layer of the ranks' sum; a base of another format gives `nn.Linear`, with a warning.
+        A low-rank base gives a low-rank layer of the ranks' sum; a base of another format gives
+        `nn.Linear`, with a warning.
         """
         gain = None if self.magnitude is None else self.magnitude / self.row_norms()
         rows = (lambda w: w) if gain is None else (lambda w: gain[:, None] * w)
         held = self.base.weight
         if isinstance(held, LowRank) and isinstance(self.delta.weight, LowRank):
             total = held + self.delta.weight.scale(self.scale)
-            return _frozen(FactorizedLinear(LowRank(rows(total.u), total.v), self.base.bias, strategy=self.base.strategy), self)
+            return _frozen(
+                FactorizedLinear(
+                    LowRank(rows(total.u), total.v), self.base.bias, strategy=self.base.strategy
+                ),
+                self,
+            )
         w = rows(_dense(self.base) + self.scale * self.delta.weight.to_dense())
         if is_dense(self.base):
             layer = copy.deepcopy(self.base)
             layer.weight = nn.Parameter(w.mT.contiguous() if is_conv1d(self.base) else w)
             return _frozen(layer, self)
         kind = type(held).__name__
-        warnings.warn(f"merge_lora: a {kind} plus a {type(self.delta.weight).__name__} is merged as nn.Linear", stacklevel=2)
-        layer = nn.Linear(w.shape[1], w.shape[0], bias=self.base.bias is not None, dtype=w.dtype, device=w.device)
+        warnings.warn(
+            f"merge_lora: a {kind} plus a {type(self.delta.weight).__name__} is merged as "
+            f"nn.Linear",
+            stacklevel=2,
+        )
+        layer = nn.Linear(
+            w.shape[1], w.shape[0], bias=self.base.bias is not None, dtype=w.dtype, device=w.device
+        )
         layer.weight = nn.Parameter(w)
         if self.base.bias is not None:
             layer.bias = nn.Parameter(self.base.bias.detach().clone())
@@ -159,14 +190,23 @@ class LoRALinear(nn.Module):
 
 
 def add_lora(
-    model: nn.Module, names, rank: int, *, alpha: float = 8.0, kind: str = "lora", generator: torch.Generator | None = None
+    model: nn.Module,
+    names,
+    rank: int,
+    *,
+    alpha: float = 8.0,
+    kind: str = "lora",
+    generator: torch.Generator | None = None,
 ) -> nn.Module:
-    """An adapter on every linear layer that `names` chooses, all else frozen; changes the model and returns it [Hu2021].
+    """An adapter on every linear layer that `names` chooses, all else frozen; changes the model and
+    returns it [Hu2021].
 
-    names: a pattern of `fnmatch` or several; chosen are `nn.Linear`, GPT-2's Conv1D and `FactorizedLinear`.  kind: one of "lora",
-    "rslora", "dora", "lokr" and "dlrt", see the module's head.  alpha: the scale is alpha / rank, of "rslora" alpha / √rank.  With
-    "lokr" the factors are as square as the sizes allow, and the second is dense where the rank would not make it smaller.
-    ValueError for a name that chooses nothing, a layer with an adapter, a rank that is no integer >= 1, an unknown kind.
+    names: a pattern of `fnmatch` or several; chosen are `nn.Linear`, GPT-2's Conv1D and
+    `FactorizedLinear`. kind: one of "lora", "rslora", "dora", "lokr" and "dlrt", see the module's
+    head. alpha: the scale is alpha / rank, of "rslora" alpha / √rank. With "lokr" the factors are
+    as square as the sizes allow, and the second is dense where the rank would not make it smaller.
+    ValueError for a name that chooses nothing, a layer with an adapter, a rank that is no integer
+    >= 1, an unknown kind.
 
     >>> model = add_lora(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)), "*", 2)
     >>> [name for name, p in model.named_parameters() if p.requires_grad]
@@ -183,11 +223,13 @@ def add_lora(
 
 
 def merge_lora(model: nn.Module) -> nn.Module:
-    """Every adapted layer becomes one plain layer that does the same, w <- w + s Δ; changes the model and returns it.
+    """Every adapted layer becomes one plain layer that does the same, w <- w + s Δ; changes the
+    model and returns it.
 
-    The model has its old structure and the keys of its old state dict.  A weight that something else holds too, such as an
-    embedding, stays as it was there.  The frozen weights are kept beside the new ones, so `unmerge_lora` is exact; what is saved
-    lacks them.  ValueError for a model without adapters.
+    The model has its old structure and the keys of its old state dict. A weight that something else
+    holds too, such as an embedding, stays as it was there. The frozen weights are kept beside the
+    new ones, so `unmerge_lora` is exact; what is saved lacks them. ValueError for a model without
+    adapters.
     """
     for layer in _adapted("merge_lora", model).values():
         plain = layer.merged()
@@ -206,7 +248,9 @@ def unmerge_lora(model: nn.Module) -> nn.Module:
     """
     plain = {name: m for name, m in model.named_modules() if "_unmerged" in m.__dict__}
     if not plain:
-        raise ValueError(f"unmerge_lora: needs a model that merge_lora has changed, got {type(model).__name__}")
+        raise ValueError(
+            f"unmerge_lora: needs a model that merge_lora has changed, got {type(model).__name__}"
+        )
     for layer in plain.values():
         _put_everywhere(model, layer, layer.__dict__["_unmerged"].train(layer.training))
     return model
@@ -216,10 +260,11 @@ def unmerge_lora(model: nn.Module) -> nn.Module:
 
 
 def lora_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The adapters alone, under PEFT's keys: base_model.model.<name>.lora_A.weight (r, in), .lora_B.weight (out, r), and so on.
+    """The adapters alone, under PEFT's keys: base_model.model.<name>.lora_A.weight (r, in),
+    .lora_B.weight (out, r), and so on.
 
-    DoRA adds .lora_magnitude_vector (out,); LoKr has .lokr_w1 and .lokr_w2, or .lokr_w2_a and .lokr_w2_b.  What "dlrt" trained is
-    stored as B = u S and A = vᴴ.
+    DoRA adds .lora_magnitude_vector (out,); LoKr has .lokr_w1 and .lokr_w2, or .lokr_w2_a and
+    .lokr_w2_b. What "dlrt" trained is stored as B = u S and A = vᴴ.
 
     >>> sorted(lora_state_dict(add_lora(nn.Sequential(nn.Linear(6, 4)), "0", 2)))
     ['base_model.model.0.lora_A.weight', 'base_model.model.0.lora_B.weight']
@@ -228,42 +273,64 @@ def lora_state_dict(model: nn.Module) -> dict[str, Tensor]:
     for name, layer in _adapted("lora_state_dict", model).items():
         w = layer.delta.weight
         if isinstance(w, LoKr):
-            parts = {"lokr_w1": w.w1} | ({"lokr_w2": w.a} if w.b is None else {"lokr_w2_a": w.a, "lokr_w2_b": w.b})
+            parts = {"lokr_w1": w.w1} | (
+                {"lokr_w2": w.a} if w.b is None else {"lokr_w2_a": w.a, "lokr_w2_b": w.b}
+            )
         else:
             w = w.merged()
             parts = {"lora_A.weight": w.v.mH, "lora_B.weight": w.u}
         if layer.magnitude is not None:
             parts["lora_magnitude_vector"] = layer.magnitude
-        state |= {f"base_model.model.{name}.{part}": t.detach().resolve_conj().clone().contiguous() for part, t in parts.items()}
+        state |= {
+            f"base_model.model.{name}.{part}": t.detach().resolve_conj().clone().contiguous()
+            for part, t in parts.items()
+        }
     return state
 
 
 def load_lora_state_dict(model: nn.Module, state: dict[str, Tensor]) -> nn.Module:
-    """Put adapters that are stored under PEFT's keys into the adapted layers, which take over their ranks; returns the model.
+    """Put adapters that are stored under PEFT's keys into the adapted layers, which take over their
+    ranks; returns the model.
 
-    Keys may have the name "default" in them, as those of a running PEFT model do.  ValueError for layers or keys that do not fit.
+    Keys may have the name "default" in them, as those of a running PEFT model do. ValueError for
+    layers or keys that do not fit.
     """
     layers, parts = _adapted("load_lora_state_dict", model), {}
     for key, t in state.items():
         found = KEY.fullmatch(key)
         if found is None:
-            raise ValueError(f"load_lora_state_dict: needs keys like base_model.model.<name>.lora_A.weight, got {key!r}")
+            raise ValueError(
+                f"load_lora_state_dict: needs keys like base_model.model.<name>.lora_A.weight, got "
+                f"{key!r}"
+            )
         parts.setdefault(found[1], {})[found[2]] = t
     if parts.keys() != layers.keys():
-        raise ValueError(f"load_lora_state_dict: needs the layers {', '.join(layers)}, got {', '.join(parts) or 'none'}")
+        raise ValueError(
+            f"load_lora_state_dict: needs the layers {', '.join(layers)}, got "
+            f"{', '.join(parts) or 'none'}"
+        )
     for name, layer in layers.items():
         _load(name, layer, parts[name])
     return model
 
 
 def save_lora(path, model: nn.Module) -> None:
-    """Write the adapters, and nothing of the frozen model, to a safetensors file; kinds and scales stand in its metadata."""
-    about = {name: {"kind": layer.kind, "scale": layer.scale} for name, layer in _adapted("save_lora", model).items()}
-    save_file({key: t.cpu() for key, t in lora_state_dict(model).items()}, path, metadata={"adapters": json.dumps(about)})
+    """Write the adapters, and nothing of the frozen model, to a safetensors file; kinds and scales
+    stand in its metadata."""
+    about = {
+        name: {"kind": layer.kind, "scale": layer.scale}
+        for name, layer in _adapted("save_lora", model).items()
+    }
+    save_file(
+        {key: t.cpu() for key, t in lora_state_dict(model).items()},
+        path,
+        metadata={"adapters": json.dumps(about)},
+    )
 
 
 def load_lora(path, model: nn.Module) -> nn.Module:
-    """Put the adapters of a file that `save_lora` wrote on a model, on layers that have none yet; returns the model.
+    """Put the adapters of a file that `save_lora` wrote on a model, on layers that have none yet;
+    returns the model.
 
     >>> from tempfile import mkdtemp
     >>> path, model = mkdtemp() + "/adapter.safetensors", nn.Sequential(nn.Linear(6, 4))
@@ -275,9 +342,18 @@ def load_lora(path, model: nn.Module) -> nn.Module:
         about = json.loads((file.metadata() or {}).get("adapters", "null"))
         state = {key: file.get_tensor(key) for key in file.keys()}
     if about is None:
-        raise ValueError(f"load_lora: needs a file of save_lora, got {path} without scales; use add_lora and load_lora_state_dict")
+        raise ValueError(
+            f"load_lora: needs a file of save_lora, got {path} without scales; use add_lora and "
+            f"load_lora_state_dict"
+        )
     for name in _choose(model, list(about)):
-        rank = min(t.shape[k] for key, t in state.items() if name in key for k in range(t.ndim) if t.ndim == 2)
+        rank = min(
+            t.shape[k]
+            for key, t in state.items()
+            if name in key
+            for k in range(t.ndim)
+            if t.ndim == 2
+        )
         _adapt(model, name, rank, about[name]["scale"], about[name]["kind"], None)
     return load_lora_state_dict(_only_adapters(model), state)
 
@@ -286,16 +362,30 @@ def load_lora(path, model: nn.Module) -> nn.Module:
 
 
 def _choose(model, names):
-    """The names of the layers that patterns choose; an unknown one lists those there are, an adapted one is said so."""
+    """The names of the layers that patterns choose; an unknown one lists those there are, an
+    adapted one is said so."""
     adapted = {name: m for name, m in model.named_modules() if isinstance(m, LoRALinear)}
-    every = {**linear_layers(model), **{name: m for name, m in model.named_modules() if type(m) is FactorizedLinear}}
-    free = {name: m for name, m in every.items() if name and not any(name.startswith(f"{taken}.") for taken in adapted)}
+    every = {
+        **linear_layers(model),
+        **{name: m for name, m in model.named_modules() if type(m) is FactorizedLinear},
+    }
+    free = {
+        name: m
+        for name, m in every.items()
+        if name and not any(name.startswith(f"{taken}.") for taken in adapted)
+    }
     patterns = [names] if isinstance(names, str) else list(names)
     for pattern in patterns:
         if any(fnmatchcase(name, pattern) for name in adapted):
-            raise ValueError(f"add_lora: needs layers without an adapter, got {pattern!r} for the adapted {', '.join(adapted)}")
+            raise ValueError(
+                f"add_lora: needs layers without an adapter, got {pattern!r} for the adapted "
+                f"{', '.join(adapted)}"
+            )
         if not any(fnmatchcase(name, pattern) for name in free):
-            raise ValueError(f"add_lora: needs a name of a linear layer ({', '.join(free) or 'none'}), got {pattern!r}")
+            raise ValueError(
+                f"add_lora: needs a name of a linear layer ({', '.join(free) or 'none'}), got "
+                f"{pattern!r}"
+            )
     return {name: m for name, m in free.items() if any(fnmatchcase(name, p) for p in patterns)}
 
 
@@ -304,23 +394,36 @@ def _adapt(model, name, rank, scale, kind, generator):
     if isinstance(base, LoRALinear):  # the same layer under a second name
         return
     like = base.tensors[0] if isinstance(base, FactorizedLinear) else base.weight
-    shape = base.weight.shape if isinstance(base, FactorizedLinear) else tuple(dense_weight(base).shape)
-    delta = _start(kind, shape, rank, dict(generator=generator, dtype=like.dtype, device=like.device))
+    shape = (
+        base.weight.shape if isinstance(base, FactorizedLinear) else tuple(dense_weight(base).shape)
+    )
+    delta = _start(
+        kind, shape, rank, dict(generator=generator, dtype=like.dtype, device=like.device)
+    )
     _put_everywhere(model, base, LoRALinear(base, FactorizedLinear(delta), scale, kind))
 
 
 def _start(kind, shape, rank, options) -> MatrixFormat:
-    """A format that is zero, with a gradient that is not: one factor is zero, the others are Gaussian."""
+    """A format that is zero, with a gradient that is not: one factor is zero, the others are
+    Gaussian."""
     m, n = shape
     zeros = lambda *size: torch.zeros(*size, dtype=options["dtype"], device=options["device"])
     if kind == "lokr":
         (o2, o1), (i2, i1) = balanced_shape(m, 2), balanced_shape(n, 2)
         if 2 * rank >= max(o2, i2):
             return LoKr(zeros(o1, i1), randn(o2, i2, **options) / (3 * i2) ** 0.5)
-        return LoKr(zeros(o1, i1), randn(o2, rank, **options) / (3 * rank) ** 0.5, randn(rank, i2, **options) / (3 * i2) ** 0.5)
+        return LoKr(
+            zeros(o1, i1),
+            randn(o2, rank, **options) / (3 * rank) ** 0.5,
+            randn(rank, i2, **options) / (3 * i2) ** 0.5,
+        )
     if kind == "dlrt":
         r = min(rank, m, n)
-        return LowRank(orthogonalize(randn(m, r, **options))[0], orthogonalize(randn(n, r, **options))[0], zeros(r, r))
+        return LowRank(
+            orthogonalize(randn(m, r, **options))[0],
+            orthogonalize(randn(n, r, **options))[0],
+            zeros(r, r),
+        )
     return LowRank(zeros(m, rank), randn(n, rank, **options) / (3 * n) ** 0.5)
 
 
@@ -331,22 +434,36 @@ def _load(name, layer, parts):
     elif layer.kind == "dora":
         needed = [{"lora_A", "lora_B", "lora_magnitude_vector"}]
     if parts.keys() not in needed:
-        ways, got = " or ".join(", ".join(sorted(keys)) for keys in needed), ", ".join(sorted(parts))
-        raise ValueError(f"load_lora_state_dict: layer {name!r} of kind {layer.kind} needs {ways}, got {got}")
+        ways, got = (
+            " or ".join(", ".join(sorted(keys)) for keys in needed),
+            ", ".join(sorted(parts)),
+        )
+        raise ValueError(
+            f"load_lora_state_dict: layer {name!r} of kind {layer.kind} needs {ways}, got {got}"
+        )
     if layer.kind == "lokr":
-        new = LoKr(parts["lokr_w1"], parts.get("lokr_w2", parts.get("lokr_w2_a")), parts.get("lokr_w2_b"))
+        new = LoKr(
+            parts["lokr_w1"], parts.get("lokr_w2", parts.get("lokr_w2_a")), parts.get("lokr_w2_b")
+        )
     else:
         new = LowRank(parts["lora_B"], parts["lora_A"].mH)
         new = new.orthogonal() if layer.kind == "dlrt" else new
     if new.shape != layer.delta.weight.shape:
-        raise ValueError(f"load_lora_state_dict: layer {name!r} needs shape {layer.delta.weight.shape}, got {new.shape}")
-    if len(new.tensors()) != len(layer.delta.tensors):  # a second factor of LoKr that is dense here and thin there
+        raise ValueError(
+            f"load_lora_state_dict: layer {name!r} needs shape {layer.delta.weight.shape}, got "
+            f"{new.shape}"
+        )
+    if len(new.tensors()) != len(
+        layer.delta.tensors
+    ):  # a second factor of LoKr that is dense here and thin there
         like = layer.delta.tensors[0]
         layer.delta = FactorizedLinear(new.to(device=like.device, dtype=like.dtype))
     else:
         layer.delta.set_weight(new)
     if layer.magnitude is not None:
-        layer.magnitude.data = parts["lora_magnitude_vector"].to(layer.magnitude).reshape(-1).clone()
+        layer.magnitude.data = (
+            parts["lora_magnitude_vector"].to(layer.magnitude).reshape(-1).clone()
+        )
 
 
 def _only_adapters(model):
@@ -362,7 +479,9 @@ def _only_adapters(model):
 def _adapted(who, model) -> dict[str, LoRALinear]:
     found = {name: m for name, m in model.named_modules() if isinstance(m, LoRALinear)}
     if not found:
-        raise ValueError(f"{who}: needs a model with adapters, got {type(model).__name__} without one")
+        raise ValueError(
+            f"{who}: needs a model with adapters, got {type(model).__name__} without one"
+        )
     return found
 
 

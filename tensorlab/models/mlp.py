@@ -9,7 +9,8 @@ from ..layers.linear import redraw
 class MLP(nn.Module):
     """Linear layers with a nonlinearity between: x -> w_d act(... act(w_1 x + b_1) ...) + b_d.
 
-    sizes: (in, hidden, ..., out).  The input may have any shape: everything after the batch is flattened.
+    sizes: (in, hidden, ..., out). The input may have any shape: everything after the batch is
+    flattened.
 
     >>> MLP((64, 32, 10), generator=torch.Generator().manual_seed(0))(torch.zeros(5, 8, 8)).shape
     torch.Size([5, 10])
@@ -31,12 +32,24 @@ class MLP(nn.Module):
 @torch.no_grad()
 def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch: int = 1000) -> float:
     """The share of right classes, in batches.  x: (n, ...), y: (n,)."""
-    right = sum(int((model(a).argmax(1) == b).sum()) for a, b in zip(x.split(batch), y.split(batch)))
+    right = sum(
+        int((model(a).argmax(1) == b).sum()) for a, b in zip(x.split(batch), y.split(batch))
+    )
     return right / len(y)
 
 
-def train(model: nn.Module, optimizer, x: Tensor, y: Tensor, *, epochs: int, batch: int = 100, generator=None):
-    """Cross-entropy training in shuffled batches; a generator that gives the mean loss of each epoch.
+def train(
+    model: nn.Module,
+    optimizer,
+    x: Tensor,
+    y: Tensor,
+    *,
+    epochs: int,
+    batch: int = 100,
+    generator=None,
+):
+    """Cross-entropy training in shuffled batches; a generator that gives the mean loss of each
+    epoch.
 
     >>> model = MLP((2, 2), generator=torch.Generator().manual_seed(0))
     >>> losses = train(model, torch.optim.SGD(model.parameters(), 0.5), torch.eye(2), torch.arange(2), epochs=9)

@@ -1,7 +1,8 @@
 """Papers as programs: one file for a table or figure, at preset "quick" and "full".
 
-A program is a module with `KEY`, under which its files stand, and `run(preset, *, resume=True, progress=True) -> Table`; the
-first line of its docstring says what it makes.  `draw(table, ax)`, where there is one, draws the table and returns a sentence.
+A program is a module with `KEY`, under which its files stand, and `run(preset, *, resume=True,
+progress=True) -> Table`; the first line of its docstring says what it makes. `draw(table, ax)`,
+where there is one, draws the table and returns a sentence.
 """
 
 import importlib
@@ -17,8 +18,14 @@ def programs() -> dict[str, ModuleType]:
     >>> programs()["Novikov2015"].__name__
     'tensorlab.papers.tensorizing'
     """
-    modules = [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
-    return {module.KEY: module for module in sorted((m for m in modules if hasattr(m, "KEY")), key=lambda m: m.KEY)}
+    modules = [
+        importlib.import_module(f"{__name__}.{info.name}")
+        for info in pkgutil.iter_modules(__path__)
+    ]
+    return {
+        module.KEY: module
+        for module in sorted((m for m in modules if hasattr(m, "KEY")), key=lambda m: m.KEY)
+    }
 
 
 def find(key: str) -> ModuleType:
@@ -29,10 +36,19 @@ def find(key: str) -> ModuleType:
     return found[key]
 
 
-def run(key: str, preset: str = "quick", *, resume: bool = True, progress: bool = True, record: bool = False) -> tables.Table:
-    """Run a program, print its table beside the printed numbers, write results/<key>-<preset>.csv and, if it draws, a .png.
+def run(
+    key: str,
+    preset: str = "quick",
+    *,
+    resume: bool = True,
+    progress: bool = True,
+    record: bool = False,
+) -> tables.Table:
+    """Run a program, print its table beside the printed numbers, write results/<key>-<preset>.csv
+    and, if it draws, a .png.
 
-    record: keep the table of preset full as data/measured/<key>.csv.  Raises ValueError for a wrong key or preset.
+    record: keep the table of preset full as data/measured/<key>.csv. Raises ValueError for a wrong
+    key or preset.
     """
     program = find(key)
     tables.check_preset(key, preset)

@@ -1,6 +1,8 @@
-"""DLRT beside what one would do instead, at equal numbers stored, with what each training costs [Schotthoefer2022].
+"""DLRT beside what one would do instead, at equal numbers stored, with what each training costs
+[Schotthoefer2022].
 
-A network 64 -> 128 -> 128 -> 10 on scikit-learn's digits, its two hidden layers compressed to what rank r stores, r (out + in):
+A network 64 -> 128 -> 128 -> 10 on scikit-learn's digits, its two hidden layers compressed to what
+rank r stores, r (out + in):
 
     dense                           all weights, the yardstick
     UV, UV in turn                  W = U Vᵀ, gradient steps on both factors at once, or on one and then the other
@@ -10,10 +12,12 @@ A network 64 -> 128 -> 128 -> 10 on scikit-learn's digits, its two hidden layers
     lottery ticket                  trained, pruned, rewound, six times; each time all the epochs
     DLRT, DLRT adaptive             KLS steps of fixed rank, or truncated at theta each fifth step
 
-All by SGD with momentum and from the same learning rates, of which each takes the best by accuracy on 300 validation rows, the mean
-over seeds.  What it costs is one training at that rate: passes (a batch forward and backward), multiply-adds, seconds of CPU.
-Multiply-adds are counted op by op as dense hardware pays them, in each seventh step; QR, SVD, eigenvectors by the usual formulas.
-`setting` is a rank, or theta, or the price of a rank; `mask` counts words of 32 bits that say which weights are kept.
+All by SGD with momentum and from the same learning rates, of which each takes the best by accuracy
+on 300 validation rows, the mean over seeds. What it costs is one training at that rate: passes (a
+batch forward and backward), multiply-adds, seconds of CPU. Multiply-adds are counted op by op as
+dense hardware pays them, in each seventh step; QR, SVD, eigenvectors by the usual formulas.
+`setting` is a rank, or theta, or the price of a rank; `mask` counts words of 32 bits that say which
+weights are kept.
 """
 
 import functools
@@ -39,75 +43,146 @@ from .table import Table, check_preset, run_rows
 
 KEY = "Schotthoefer2022competitors"
 SIZES = {
-    "quick": {"ranks": (4,), "thetas": (0.4,), "prices": (0.03,), "rates": (0.05,), "seeds": (0,),
-              "epochs": 4, "width": 64, "rounds": 2},
-    "full": {"ranks": (6,), "thetas": (0.15, 0.3), "prices": (10.0, 30.0), "rates": (0.01, 0.03, 0.1, 0.3, 1.0),
-             "seeds": (0, 1, 2), "epochs": 20, "width": 128, "rounds": 6},
-}  # fmt: skip
-BATCH, MOMENTUM, LAYERS, START, EVERY, BLOCK, COUNTED, DIVERGED = 50, 0.9, "layers.[01]", 32, 5, (8, 8), 7, 1e4
+    "quick": {
+        "ranks": (4,),
+        "thetas": (0.4,),
+        "prices": (0.03,),
+        "rates": (0.05,),
+        "seeds": (0,),
+        "epochs": 4,
+        "width": 64,
+        "rounds": 2,
+    },
+    "full": {
+        "ranks": (6,),
+        "thetas": (0.15, 0.3),
+        "prices": (10.0, 30.0),
+        "rates": (0.01, 0.03, 0.1, 0.3, 1.0),
+        "seeds": (0, 1, 2),
+        "epochs": 20,
+        "width": 128,
+        "rounds": 6,
+    },
+}
+BATCH, MOMENTUM, LAYERS, START, EVERY, BLOCK, COUNTED, DIVERGED = (
+    50,
+    0.9,
+    "layers.[01]",
+    32,
+    5,
+    (8, 8),
+    7,
+    1e4,
+)
 
 
 def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
-    """Rows: way, setting, rate, seed; accuracies in %, numbers stored and words of a mask, passes, 10^9 multiply-adds, CPU s."""
+    """Rows: way, setting, rate, seed; accuracies in %, numbers stored and words of a mask, passes,
+    10^9 multiply-adds, CPU s."""
     check_preset(KEY, preset)
     size = SIZES[preset]
-    settings = {"theta": size["thetas"], "price": size["prices"], "rank": size["ranks"], "none": (0,)}
+    settings = {
+        "theta": size["thetas"],
+        "price": size["prices"],
+        "rank": size["ranks"],
+        "none": (0,),
+    }
     cases = [
         {"way": way, "setting": setting, "rate": rate, "seed": seed}
-        for seed in size["seeds"] for way, (kind, _) in WAYS.items() for setting in settings[kind] for rate in size["rates"]
-    ]  # fmt: skip
-    notes = {name: size[name] for name in ("epochs", "width", "rounds")} | {"batch": BATCH, "momentum": MOMENTUM, "data": "digits"}
-    return run_rows(KEY, preset, cases, partial(measure, size), settings=notes, resume=resume, progress=progress)
+        for seed in size["seeds"]
+        for way, (kind, _) in WAYS.items()
+        for setting in settings[kind]
+        for rate in size["rates"]
+    ]
+    notes = {name: size[name] for name in ("epochs", "width", "rounds")} | {
+        "batch": BATCH,
+        "momentum": MOMENTUM,
+        "data": "digits",
+    }
+    return run_rows(
+        KEY, preset, cases, partial(measure, size), settings=notes, resume=resume, progress=progress
+    )
 
 
 def measure(size: dict, way: str, setting, rate: float, seed: int) -> dict:
-    """One training: accuracies, 0 where it diverged, numbers stored in the weights, and its cost."""
+    """One training: accuracies, 0 where it diverged, numbers stored in the weights, and its
+    cost."""
     g = torch.Generator().manual_seed(seed)
     x, y, x_valid, y_valid, x_test, y_test = data(seed)
     model, trainer = network(size["width"], g), Trainer(x, y, rate, g)
     try:
-        kept, right = WAYS[way][1](model, trainer, size, setting), lambda x, y: round(100 * accuracy(model, x, y), 2)
+        kept, right = (
+            WAYS[way][1](model, trainer, size, setting),
+            lambda x, y: round(100 * accuracy(model, x, y), 2),
+        )
     except FloatingPointError:  # which the row says
         kept, right = None, lambda x, y: 0.0
     grid = BLOCK if way == "pruned blocks" else (1, 1)
     masks = [mask[:: grid[0], :: grid[1]] for mask in kept.values()] if kept else []
     return {
-        "valid": right(x_valid, y_valid), "test": right(x_test, y_test),
-        "stored": stored(model, kept), "mask": sum(map(mask_words, masks)),
-        "passes": trainer.passes, "gmacs": round(trainer.macs / 1e9, 3), "cpu s": round(trainer.seconds, 2),
-    }  # fmt: skip
+        "valid": right(x_valid, y_valid),
+        "test": right(x_test, y_test),
+        "stored": stored(model, kept),
+        "mask": sum(map(mask_words, masks)),
+        "passes": trainer.passes,
+        "gmacs": round(trainer.macs / 1e9, 3),
+        "cpu s": round(trainer.seconds, 2),
+    }
 
 
 def summary(table: Table) -> Table:
-    """One row for each way and setting, at its best rate by `valid`: means over seeds, the deviation of `test`, means of the costs.
+    """One row for each way and setting, at its best rate by `valid`: means over seeds, the
+    deviation of `test`, means of the costs.
 
     `of dense` is the cost in multiply-adds over that of the dense row.
     """
     rows = []
     for way, setting in dict.fromkeys(zip(table["way"], table["setting"])):
         mine = table.where(way=way, setting=setting)
-        best = max(dict.fromkeys(row["rate"] for row in mine), key=lambda rate: _mean(_at(mine, rate), "valid"))
+        best = max(
+            dict.fromkeys(row["rate"] for row in mine),
+            key=lambda rate: _mean(_at(mine, rate), "valid"),
+        )
         runs = _at(mine, best)
         test = [row["test"] for row in runs]
-        rows.append({
-            "way": way, "setting": setting, "rate": best, "test": round(statistics.mean(test), 2),
-            "deviation": round(statistics.stdev(test), 2) if len(test) > 1 else None,
-            "stored": round(_mean(runs, "stored")), "mask": round(_mean(runs, "mask")), "passes": round(_mean(runs, "passes")),
-            "gmacs": _mean(runs, "gmacs"), "cpu s": round(_mean(runs, "cpu s"), 2),
-        })  # fmt: skip
+        rows.append(
+            {
+                "way": way,
+                "setting": setting,
+                "rate": best,
+                "test": round(statistics.mean(test), 2),
+                "deviation": round(statistics.stdev(test), 2) if len(test) > 1 else None,
+                "stored": round(_mean(runs, "stored")),
+                "mask": round(_mean(runs, "mask")),
+                "passes": round(_mean(runs, "passes")),
+                "gmacs": _mean(runs, "gmacs"),
+                "cpu s": round(_mean(runs, "cpu s"), 2),
+            }
+        )
     one = next((row["gmacs"] for row in rows if row["way"] == "dense"), None)
-    return Table(table.key, [row | {"of dense": round(row["gmacs"] / one, 2) if one else None} for row in rows], table.notes)
+    return Table(
+        table.key,
+        [row | {"of dense": round(row["gmacs"] / one, 2) if one else None} for row in rows],
+        table.notes,
+    )
 
 
 def draw(table: Table, ax) -> str:
-    """Test accuracy against the multiply-adds of the training, a mark for each way, a line through its settings; a sentence."""
+    """Test accuracy against the multiply-adds of the training, a mark for each way, a line through
+    its settings; a sentence."""
     from ..plots import style  # brings matplotlib
 
     rows = summary(table).rows
     for k, way in enumerate(dict.fromkeys(row["way"] for row in rows)):
         mine = sorted((row["gmacs"], row["test"]) for row in rows if row["way"] == way)
-        ax.plot(*zip(*mine), label=way, **style(k) | ({"ls": ":", "mfc": "none"} if k >= 7 else {"ls": "-"}))
-    ax.set(xscale="log", xlabel="multiply-adds of one training, in 10^9", ylabel="test accuracy in %")
+        ax.plot(
+            *zip(*mine),
+            label=way,
+            **style(k) | ({"ls": ":", "mfc": "none"} if k >= 7 else {"ls": "-"}),
+        )
+    ax.set(
+        xscale="log", xlabel="multiply-adds of one training, in 10^9", ylabel="test accuracy in %"
+    )
     ax.legend(fontsize=7)
     small = [row for row in rows if row["way"] != "dense"]
     best, cheap = max(small, key=lambda row: row["test"]), min(small, key=lambda row: row["gmacs"])
@@ -126,7 +201,8 @@ def _mean(rows, column):
 class Trainer:
     """Trains on batches of 50, the rate falling linearly to a tenth, and adds up what that costs.
 
-    macs are those of each seventh step, times seven; such a step is slow and its time is taken from the others.
+    macs are those of each seventh step, times seven; such a step is slow and its time is taken from
+    the others.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> trainer, model = Trainer(torch.ones(50, 4), torch.zeros(50, dtype=torch.long), 0.1, g), nn.Linear(4, 3, bias=False)
@@ -144,14 +220,20 @@ class Trainer:
         return Alternating(model, torch.optim.SGD(model.parameters(), self.rate, momentum=MOMENTUM))
 
     def fit(self, model: nn.Module, method, epochs: int) -> None:
-        batches = [rows for _ in range(epochs) for rows in torch.randperm(len(self.y), generator=self.generator).split(BATCH)]
+        batches = [
+            rows
+            for _ in range(epochs)
+            for rows in torch.randperm(len(self.y), generator=self.generator).split(BATCH)
+        ]
         macs, seconds = [], []
         for k, rows in enumerate(batches):
             rate = self.rate * (1 - 0.9 * k / len(batches))
             for group in method.optimizer.param_groups:
                 group["lr"] = rate
             if isinstance(method, DLRT):
-                method.lr = rate / (1 - MOMENTUM)  # K and L have no momentum: a step of theirs is what momentum adds up to
+                method.lr = rate / (
+                    1 - MOMENTUM
+                )  # K and L have no momentum: a step of theirs is what momentum adds up to
             step = partial(method.step, partial(self._loss, model, self.x[rows], self.y[rows]))
             if k % COUNTED == 0:
                 macs.append(multiply_adds(step))
@@ -166,13 +248,17 @@ class Trainer:
         self.passes += 1
         loss = nn.functional.cross_entropy(model(x), y)
         if not loss < DIVERGED:
-            raise FloatingPointError(f"Trainer: needs a loss below {DIVERGED:g}, got {loss.item():g} in pass {self.passes}")
+            raise FloatingPointError(
+                f"Trainer: needs a loss below {DIVERGED:g}, got {loss.item():g} in pass "
+                f"{self.passes}"
+            )
         return loss
 
 
 @functools.cache
 def data(seed: int) -> tuple:
-    """x, y of 1000 images to train on and 300 to choose rates with, split by the seed, and of 497 to test with, always the same."""
+    """x, y of 1000 images to train on and 300 to choose rates with, split by the seed, and of 497
+    to test with, always the same."""
     x, y = datasets.digits()
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
     test, rest = order[1300:], order[:1300]
@@ -180,11 +266,12 @@ def data(seed: int) -> tuple:
     return tuple(t for rows in (rest[:1000], rest[1000:], test) for t in (x[rows].float(), y[rows]))
 
 
-# ------------------------------------------------------------------------------------------ the ways
+# ----------------------------------------------------------------------------------------- the ways
 
 
 def network(width: int, generator: torch.Generator) -> MLP:
-    """64 -> width -> width -> 10; the hidden layers start with variance 2 / in, so that |W|² = 2 out as in `dlrt_start`."""
+    """64 -> width -> width -> 10; the hidden layers start with variance 2 / in, so that |W|² = 2
+    out as in `dlrt_start`."""
     model = MLP((64, width, width, 10), generator=generator)
     with torch.no_grad():
         for layer in model.layers[:2]:
@@ -198,7 +285,9 @@ def dense(model, trainer, size, _):
 
 def factors(model, trainer, size, rank, *, turns=False):
     """W = U Vᵀ from the start of DLRT, the singular values shared by both factors."""
-    replace_linear(model, LAYERS, lambda w: balanced(dlrt_start(w.shape, rank, generator=trainer.generator)))
+    replace_linear(
+        model, LAYERS, lambda w: balanced(dlrt_start(w.shape, rank, generator=trainer.generator))
+    )
     method = trainer.sgd(model)
     trainer.fit(model, Alternating(model, method.optimizer, turns=turns), size["epochs"])
 
@@ -206,7 +295,9 @@ def factors(model, trainer, size, rank, *, turns=False):
 def projected(model, trainer, size, rank):
     """From the start of DLRT, as a dense matrix."""
     for layer in model.layers[:2]:
-        layer.weight.data = dlrt_start(layer.weight.shape, rank, generator=trainer.generator).to_dense()
+        layer.weight.data = dlrt_start(
+            layer.weight.shape, rank, generator=trainer.generator
+        ).to_dense()
     method = Projected(model, trainer.sgd(model).optimizer, LAYERS, rank=rank)
     trainer.fit(model, method, size["epochs"])
     _as_factors(model, method.ranks)
@@ -225,7 +316,8 @@ def cut(model, trainer, size, rank):
 
 
 def pruned(model, trainer, size, rank, *, block=None):
-    """Blocks by layer: over both layers at once all that stay may lie in one, and the network is cut in two."""
+    """Blocks by layer: over both layers at once all that stay may lie in one, and the network is
+    cut in two."""
     trainer.fit(model, trainer.sgd(model), size["epochs"] // 2)
     share = 1 - share_of_rank(model, rank)
     masks = block_masks(model, LAYERS, share, block or (1, 1), across="layer" if block else "model")
@@ -245,13 +337,23 @@ def ticket(model, trainer, size, rank):
 
 def dlrt(model, trainer, size, rank):
     replace_linear(model, LAYERS, lambda w: dlrt_start(w.shape, rank, generator=trainer.generator))
-    trainer.fit(model, DLRT(model, trainer.sgd(model).optimizer, lr=trainer.rate, theta=None), size["epochs"])
+    trainer.fit(
+        model,
+        DLRT(model, trainer.sgd(model).optimizer, lr=trainer.rate, theta=None),
+        size["epochs"],
+    )
 
 
 def adaptive(model, trainer, size, theta):
     """Truncated each fifth step: what is new must grow to theta before it is asked to stay."""
-    replace_linear(model, LAYERS, lambda w: dlrt_start(w.shape, START, decay=1.05, generator=trainer.generator))
-    trainer.fit(model, DLRT(model, trainer.sgd(model).optimizer, lr=trainer.rate, theta=theta, every=EVERY), size["epochs"])
+    replace_linear(
+        model, LAYERS, lambda w: dlrt_start(w.shape, START, decay=1.05, generator=trainer.generator)
+    )
+    trainer.fit(
+        model,
+        DLRT(model, trainer.sgd(model).optimizer, lr=trainer.rate, theta=theta, every=EVERY),
+        size["epochs"],
+    )
 
 
 WAYS = {  # way: what its setting is, and its training
@@ -282,11 +384,12 @@ def _held(model, trainer, masks, epochs):
     handle.remove()
 
 
-# ------------------------------------------------------------------------------------------ what is counted
+# ---------------------------------------------------------------------------------- what is counted
 
 
 def multiply_adds(step) -> float:
-    """Multiply-adds of the matrix products and factorisations of one call, forward and backward; elementwise work is left out.
+    """Multiply-adds of the matrix products and factorisations of one call, forward and backward;
+    elementwise work is left out.
 
     >>> multiply_adds(lambda: torch.ones(5, 4) @ torch.ones(4, 3))
     60.0
@@ -299,7 +402,8 @@ def multiply_adds(step) -> float:
 class Counter(TorchDispatchMode):
     """Adds up FLOPs by torch's own formulas for products, and by FACTORISATIONS.
 
-    Not torch's `FlopCounterMode`: it holds on to parameters, whose shapes DLRT changes within a step.
+    Not torch's `FlopCounterMode`: it holds on to parameters, whose shapes DLRT changes within a
+    step.
     """
 
     flops = 0
@@ -315,7 +419,8 @@ class Counter(TorchDispatchMode):
 
 
 def _tall(formula):
-    """The formula for the longer and the shorter side; vectors as well as values, a QR with its thin Q."""
+    """The formula for the longer and the shorter side; vectors as well as values, a QR with its
+    thin Q."""
     return lambda *shape: formula(max(shape), min(shape))
 
 
@@ -336,7 +441,8 @@ def share_of_rank(model: nn.Module, rank: int) -> float:
 
 
 def stored(model: nn.Module, masks: dict | None = None) -> int:
-    """Numbers in the weights that must be kept, biases left out: of a layer both factors or the product.
+    """Numbers in the weights that must be kept, biases left out: of a layer both factors or the
+    product.
 
     >>> from ..layers.linear import FactorizedLinear
     >>> stored(nn.Sequential(FactorizedLinear(LowRank.randn((6, 5), 2).orthogonal()), nn.Linear(6, 3)))
@@ -355,7 +461,8 @@ def stored(model: nn.Module, masks: dict | None = None) -> int:
 
 
 def mask_words(mask: torch.Tensor) -> int:
-    """Words of 32 bits for which entries (or blocks) are kept: a bit for each, or a list of places where that is shorter.
+    """Words of 32 bits for which entries (or blocks) are kept: a bit for each, or a list of places
+    where that is shorter.
 
     >>> mask_words(torch.ones(64, 64) > 0), mask_words(torch.arange(4096) < 8)
     (128, 3)

@@ -1,11 +1,14 @@
-"""Densities of tables: held-out log-density, sliced total variation and CPU seconds of trains, mixtures and kernels [Novikov2021].
+"""Densities of tables: held-out log-density, sliced total variation and CPU seconds of trains,
+mixtures and kernels [Novikov2021].
 
-The paper's POWER has four years of a household's meters; ours is a subset of ten weeks (`datasets.tabular("power")`), prepared in
-the same way, so its numbers stand beside the printed ones under a name of their own.  They are compared with mixtures of full
-Gaussians, a row for each number of components; the one to compare with is the likeliest on a held-out tenth ("validation").  The
-meters count in whole numbers, so their densities jump: the trains take the distribution function of each variable first (`cells`).
-Their settings for POWER were chosen on a tenth of the rows to learn from.  Rows outside of a model's support, and rows where a
-linear model is negative, have no logarithm: the mean is over the others, and their shares stand beside it.
+The paper's POWER has four years of a household's meters; ours is a subset of ten weeks
+(`datasets.tabular("power")`), prepared in the same way, so its numbers stand beside the printed
+ones under a name of their own. They are compared with mixtures of full Gaussians, a row for each
+number of components; the one to compare with is the likeliest on a held-out tenth ("validation").
+The meters count in whole numbers, so their densities jump: the trains take the distribution
+function of each variable first (`cells`). Their settings for POWER were chosen on a tenth of the
+rows to learn from. Rows outside of a model's support, and rows where a linear model is negative,
+have no logarithm: the mean is over the others, and their shares stand beside it.
 """
 
 import functools
@@ -27,10 +30,23 @@ TOYS = ("moons", "pinwheel", "checkerboard", "eight Gaussians")
 POWER = "POWER, ten weeks"
 KERNELS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.14, 0.2, 0.3)
 SIZES = {
-    "quick": {"sets": TOYS[:2], "rows": 1500, "steps": (1, 6), "parts": (1, 4, 8, 16), "power rows": 0, "power parts": ()},
-    "full": {"sets": (*TOYS, POWER), "rows": 5000, "steps": (1, 3, 8), "parts": (1, 4, 8, 16, 32),
-             "power rows": 50_000, "power parts": (16, 32, 64, 128)},
-}  # fmt: skip
+    "quick": {
+        "sets": TOYS[:2],
+        "rows": 1500,
+        "steps": (1, 6),
+        "parts": (1, 4, 8, 16),
+        "power rows": 0,
+        "power parts": (),
+    },
+    "full": {
+        "sets": (*TOYS, POWER),
+        "rows": 5000,
+        "steps": (1, 3, 8),
+        "parts": (1, 4, 8, 16, 32),
+        "power rows": 50_000,
+        "power parts": (16, 32, 64, 128),
+    },
+}
 SETTINGS = {
     "toy": dict(rank=16, basis=40, noise=0.02),
     POWER: dict(rank=24, basis=32, cells=512, batch=100_000, em_steps=10),
@@ -38,7 +54,8 @@ SETTINGS = {
 
 
 class Fitted(NamedTuple):
-    """A trained density: rows -> log-densities, n -> samples, mean log-density of its held-out tenth, what was chosen by that."""
+    """A trained density: rows -> log-densities, n -> samples, mean log-density of its held-out
+    tenth, what was chosen by that."""
 
     log: Callable[[Tensor], Tensor]
     draw: Callable[[int], Tensor]
@@ -47,49 +64,77 @@ class Fitted(NamedTuple):
 
 
 def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
-    """Rows: data, method, steps; mean log-density, that of the validation rows and what they chose, shares without one, sliced
-    total variation of samples, seconds of the processor for the fit."""
+    """Rows: data, method, steps; mean log-density, that of the validation rows and what they chose,
+    shares without one, sliced total variation of samples, seconds of the processor for the fit."""
     check_preset(KEY, preset)
     size = SIZES[preset]
-    cases = [{"data": name, "method": method, "steps": steps} for name in size["sets"] for method, steps in _methods(name, size)]
+    cases = [
+        {"data": name, "method": method, "steps": steps}
+        for name in size["sets"]
+        for method, steps in _methods(name, size)
+    ]
 
     def measure(data, method, steps):
         import sklearn.mixture, sklearn.neighbors  # noqa: E401, F401, I001  before the clock starts
 
         x, z = _split(data, size)
-        start = time.process_time()  # of the processor: what else runs on the machine does not count
+        start = (
+            time.process_time()
+        )  # of the processor: what else runs on the machine does not count
         model = fit(method, x, data, steps, size["parts"])
         seconds = time.process_time() - start
         log = model.log(z)
-        outside, negative = float((log == -math.inf).double().mean()), float(log.isnan().double().mean())
+        outside, negative = (
+            float((log == -math.inf).double().mean()),
+            float(log.isnan().double().mean()),
+        )
         gap = sliced_tv(model.draw(len(z)), z, generator=torch.Generator().manual_seed(0))
         held = None if model.validation is None else round(model.validation, 4)
-        return {"log-likelihood": round(float(log[log.isfinite()].mean()), 4), "validation": held, "chosen": model.chosen,
-                "outside": round(outside, 6), "negative": round(negative, 6), "sliced TV": round(gap, 4),
-                "CPU seconds": round(seconds, 2)}  # fmt: skip
+        return {
+            "log-likelihood": round(float(log[log.isfinite()].mean()), 4),
+            "validation": held,
+            "chosen": model.chosen,
+            "outside": round(outside, 6),
+            "negative": round(negative, 6),
+            "sliced TV": round(gap, 4),
+            "CPU seconds": round(seconds, 2),
+        }
 
-    settings = {"rows of a toy": size["rows"], "rows of POWER": size["power rows"], "parts": size["parts"], "seed": 0}
+    settings = {
+        "rows of a toy": size["rows"],
+        "rows of POWER": size["power rows"],
+        "parts": size["parts"],
+        "seed": 0,
+    }
     settings |= {"train on a toy": SETTINGS["toy"], "train on POWER": SETTINGS[POWER]}
-    return run_rows(KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress)
+    return run_rows(
+        KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress
+    )
 
 
 def _methods(name, size):
     yield ("one Gaussian", 0)
     if name != POWER:
         yield from (("tuned mixture of Gaussians", 0), ("tuned KDE", 0))
-    yield from (("TTDE, squared", steps) for steps in ((0, 1, 2) if name == POWER else size["steps"]))
+    yield from (
+        ("TTDE, squared", steps) for steps in ((0, 1, 2) if name == POWER else size["steps"])
+    )
     yield ("TTDE, linear", 20)
     if name == POWER:
         yield from ((f"{parts} Gaussians", 0) for parts in size["power parts"])
 
 
 def fit(method: str, x: Tensor, data: str, steps: int = 0, parts=(1, 4, 8)) -> Fitted:
-    """A trained method: "TTDE, squared", "TTDE, linear", "tuned KDE", "tuned mixture of Gaussians", "one" or "<n> Gaussians".
+    """A trained method: "TTDE, squared", "TTDE, linear", "tuned KDE", "tuned mixture of Gaussians",
+    "one" or "<n> Gaussians".
 
-    Each keeps a tenth of x to choose by: trains among their steps, kernels a bandwidth, mixtures a number of components.
+    Each keeps a tenth of x to choose by: trains among their steps, kernels a bandwidth, mixtures a
+    number of components.
     """
     if method.startswith("TTDE"):
-        settings = dict(SETTINGS.get(data, SETTINGS["toy"]), model=method.split(", ")[1], steps=steps)
+        settings = dict(
+            SETTINGS.get(data, SETTINGS["toy"]), model=method.split(", ")[1], steps=steps
+        )
         if settings["model"] == "linear":
             settings |= {"rank": min(settings["rank"], 8)}
         model = TTDensity(**settings).fit(x)
@@ -97,18 +142,27 @@ def fit(method: str, x: Tensor, data: str, steps: int = 0, parts=(1, 4, 8)) -> F
         if settings["model"] == "linear":
             return Fitted(model.score_samples, draw)
         step, _, value = max(model.history_, key=lambda row: row[2])
-        return Fitted(model.score_samples, draw, value - float(x.std(0).log().sum()), f"step {step}")
+        return Fitted(
+            model.score_samples, draw, value - float(x.std(0).log().sum()), f"step {step}"
+        )
     from sklearn.mixture import GaussianMixture
     from sklearn.neighbors import KernelDensity
 
     cut, arrays = len(x) // 10, x.numpy()
     if method == "tuned KDE":
         scale = x.std(0).mean().item()
-        held = {h: KernelDensity(bandwidth=scale * h).fit(arrays[cut:]).score(arrays[:cut]) / cut for h in KERNELS}
+        held = {
+            h: KernelDensity(bandwidth=scale * h).fit(arrays[cut:]).score(arrays[:cut]) / cut
+            for h in KERNELS
+        }
         h = max(held, key=held.get)
         best = KernelDensity(bandwidth=scale * h).fit(arrays)
-        return Fitted(lambda z: torch.as_tensor(best.score_samples(z.numpy())), lambda n: torch.as_tensor(best.sample(n, 0)),
-                      held[h], f"bandwidth {h}")  # fmt: skip
+        return Fitted(
+            lambda z: torch.as_tensor(best.score_samples(z.numpy())),
+            lambda n: torch.as_tensor(best.sample(n, 0)),
+            held[h],
+            f"bandwidth {h}",
+        )
     if method != "tuned mixture of Gaussians":
         number = method.split()[0]
         parts = (1 if number == "one" else int(number),)
@@ -117,8 +171,12 @@ def fit(method: str, x: Tensor, data: str, steps: int = 0, parts=(1, 4, 8)) -> F
         model = GaussianMixture(k, random_state=0, max_iter=200).fit(arrays[cut:])
         held[model] = float(model.score(arrays[:cut]))
     best = max(held, key=held.get)
-    return Fitted(lambda z: torch.as_tensor(best.score_samples(z.numpy())), lambda n: torch.as_tensor(best.sample(n)[0]),
-                  held[best], f"{best.n_components} components")  # fmt: skip
+    return Fitted(
+        lambda z: torch.as_tensor(best.score_samples(z.numpy())),
+        lambda n: torch.as_tensor(best.sample(n)[0]),
+        held[best],
+        f"{best.n_components} components",
+    )
 
 
 def toy(name: str, n: int, *, generator: torch.Generator | None = None) -> Tensor:
@@ -137,7 +195,13 @@ def toy(name: str, n: int, *, generator: torch.Generator | None = None) -> Tenso
         arm = (5 * uniform(n)).floor()
         x = torch.stack([1 + 0.3 * normal(n), 0.1 * normal(n)], 1)
         angle = 2 * math.pi / 5 * arm + 0.25 * x[:, 0].exp()
-        return 2 * torch.stack([angle.cos() * x[:, 0] + angle.sin() * x[:, 1], angle.cos() * x[:, 1] - angle.sin() * x[:, 0]], 1)
+        return 2 * torch.stack(
+            [
+                angle.cos() * x[:, 0] + angle.sin() * x[:, 1],
+                angle.cos() * x[:, 1] - angle.sin() * x[:, 0],
+            ],
+            1,
+        )
     if name == "checkerboard":
         column, row = (4 * uniform(n)).floor(), 2 * (2 * uniform(n)).floor()
         return 2 * torch.stack([column + uniform(n), row + column % 2 + uniform(n)], 1) - 4
@@ -149,8 +213,9 @@ def toy(name: str, n: int, *, generator: torch.Generator | None = None) -> Tenso
 
 @functools.lru_cache(maxsize=2)
 def power() -> tuple[Tensor, Tensor]:
-    """The rows to learn from and those to be measured on: columns 1 and 3 dropped, noise of the meters' rounding added, a random
-    tenth for the test, standardised by the rest, as is usual for POWER."""
+    """The rows to learn from and those to be measured on: columns 1 and 3 dropped, noise of the
+    meters' rounding added, a random tenth for the test, standardised by the rest, as is usual for
+    POWER."""
     x, g = datasets.tabular("power").X, torch.Generator().manual_seed(0)
     x = x[torch.randperm(len(x), generator=g)][:, [0, 2, 4, 5, 6, 7]]
     x = x + x.new_tensor([0.001, 0.01, 1, 1, 1, 0]) * rand(*x.shape, generator=g, dtype=x.dtype)
@@ -167,8 +232,16 @@ def _split(data, size):
     return toy(data, size["rows"], generator=g), toy(data, size["rows"], generator=g)
 
 
-def sliced_tv(a: Tensor, b: Tensor, directions: int = 100, bins: int = 50, *, generator: torch.Generator | None = None) -> float:
-    """Mean over random directions of the total variation between histograms of the projected rows of a and b.
+def sliced_tv(
+    a: Tensor,
+    b: Tensor,
+    directions: int = 100,
+    bins: int = 50,
+    *,
+    generator: torch.Generator | None = None,
+) -> float:
+    """Mean over random directions of the total variation between histograms of the projected rows
+    of a and b.
 
         1/2 sum over bins |share of a - share of b|,     bins even over the range of both
 
@@ -186,13 +259,19 @@ def sliced_tv(a: Tensor, b: Tensor, directions: int = 100, bins: int = 50, *, ge
 
 
 def draw(table: Table, ax) -> str:
-    """Log-density against the seconds of the fit, one curve for each set; the mixture of Gaussians that is likeliest on the
-    validation rows as a line; a sentence."""
+    """Log-density against the seconds of the fit, one curve for each set; the mixture of Gaussians
+    that is likeliest on the validation rows as a line; a sentence."""
     said = []
-    measured = dict.fromkeys(row["data"] for row in table.rows if row.get("CPU seconds") is not None)
+    measured = dict.fromkeys(
+        row["data"] for row in table.rows if row.get("CPU seconds") is not None
+    )
     for name, colour in zip(measured, ("C0", "C1", "C2", "C3", "C4")):
         rows = [row for row in table.rows if row["data"] == name]
-        points = sorted((row["CPU seconds"], row["log-likelihood"]) for row in rows if row["method"] == "TTDE, squared")
+        points = sorted(
+            (row["CPU seconds"], row["log-likelihood"])
+            for row in rows
+            if row["method"] == "TTDE, squared"
+        )
         mixtures = [row for row in rows if row["method"].endswith("Gaussians")]
         other = max(mixtures, key=lambda row: row["validation"])["log-likelihood"]
         ax.plot(*zip(*points), "o-", color=colour, label=name)

@@ -1,12 +1,15 @@
-"""Low-rank lottery tickets: LeNet5 by theta, ranks of a deep network, time by rank, U Vᵀ by decay [Schotthoefer2022].
+"""Low-rank lottery tickets: LeNet5 by theta, ranks of a deep network, time by rank, U Vᵀ by decay
+[Schotthoefer2022].
 
-LeNet5: all layers but the head of low rank, trained by DLRT; the test accuracy at the epoch of best validation loss, as printed,
-and that of the last epoch.  `one factor` counts as the printed column does, Σ r (out + 1) and the dense head; `stored` is what must
-be kept to multiply, Σ r (out + in) and the dense head, no biases.  The rate of theta 0.45 was chosen in one epoch of seed 0.
-5x500: ranks of the four wide layers after each epoch.  time: fixed rank, batches of 256, seconds of CPU for an epoch.  UV: rank 20,
-singular values that decay as decay^-k, factors U √S and V √S trained by SGD, jointly or in turn, against fixed-rank DLRT, each at
-several learning rates, on `uv rows` images.
-Preset quick: scikit-learn's digits and small networks.  Preset full: MNIST, 50000 images to train, 10000 to validate.
+LeNet5: all layers but the head of low rank, trained by DLRT; the test accuracy at the epoch of best
+validation loss, as printed, and that of the last epoch. `one factor` counts as the printed column
+does, Σ r (out + 1) and the dense head; `stored` is what must be kept to multiply, Σ r (out + in)
+and the dense head, no biases. The rate of theta 0.45 was chosen in one epoch of seed 0. 5x500:
+ranks of the four wide layers after each epoch. time: fixed rank, batches of 256, seconds of CPU for
+an epoch. UV: rank 20, singular values that decay as decay^-k, factors U √S and V √S trained by SGD,
+jointly or in turn, against fixed-rank DLRT, each at several learning rates, on `uv rows` images.
+Preset quick: scikit-learn's digits and small networks. Preset full: MNIST, 50000 images to train,
+10000 to validate.
 """
 
 import time
@@ -29,22 +32,46 @@ from .table import Table, check_preset, printed, run_rows
 KEY = "Schotthoefer2022"
 SIZES = {
     "quick": {
-        "thetas": {0.1: 0.05, 0.3: 0.05}, "deep": (0.05, 0.1, 0.3), "ranks": (5, 20), "decays": (1, 10), "rates": (0.05, 0.2),
-        "seeds": (0,), "epochs": 6, "uv epochs": 3, "uv rows": 1200, "width": 100, "start rank": 30, "batch": 32, "uv rank": 10,
-        "methods": ("UV", "DLRT"), "lenet": dict(size=8, channels=(10, 20), hidden=100, kernel=3, padding=1),
+        "thetas": {0.1: 0.05, 0.3: 0.05},
+        "deep": (0.05, 0.1, 0.3),
+        "ranks": (5, 20),
+        "decays": (1, 10),
+        "rates": (0.05, 0.2),
+        "seeds": (0,),
+        "epochs": 6,
+        "uv epochs": 3,
+        "uv rows": 1200,
+        "width": 100,
+        "start rank": 30,
+        "batch": 32,
+        "uv rank": 10,
+        "methods": ("UV", "DLRT"),
+        "lenet": dict(size=8, channels=(10, 20), hidden=100, kernel=3, padding=1),
     },
     "full": {
         "thetas": {0.45: 0.1, 0.15: 0.05, 0.3: 0.05, 0.09: 0.05},  # with their rates
-        "deep": (0.05, 0.1, 0.15, 0.3), "ranks": (5, 20, 50, 100, 250), "decays": (1, 2, 10), "rates": (0.02, 0.1, 0.4),
-        "seeds": (0, 1, 2), "epochs": 10, "uv epochs": 5, "uv rows": 12800, "width": 500, "start rank": 50, "batch": 128,
-        "uv rank": 20, "methods": ("UV", "UV in turn", "DLRT"), "lenet": dict(size=28),
+        "deep": (0.05, 0.1, 0.15, 0.3),
+        "ranks": (5, 20, 50, 100, 250),
+        "decays": (1, 2, 10),
+        "rates": (0.02, 0.1, 0.4),
+        "seeds": (0, 1, 2),
+        "epochs": 10,
+        "uv epochs": 5,
+        "uv rows": 12800,
+        "width": 500,
+        "start rank": 50,
+        "batch": 128,
+        "uv rank": 20,
+        "methods": ("UV", "UV in turn", "DLRT"),
+        "lenet": dict(size=28),
     },
-}  # fmt: skip
+}
 RATE, MOMENTUM = 0.05, 0.9
 
 
 def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
-    """Rows: experiment, method, theta, rank, decay, rate, seed; accuracies in %, ranks, counts of numbers, seconds of CPU."""
+    """Rows: experiment, method, theta, rank, decay, rate, seed; accuracies in %, ranks, counts of
+    numbers, seconds of CPU."""
     check_preset(KEY, preset)
     size, none = SIZES[preset], dict.fromkeys(("theta", "rank", "decay"))
     data = {}  # read when the first row is measured
@@ -55,60 +82,119 @@ def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
             data[seed] = (_digits if preset == "quick" else _mnist)(seed)
         return MEASURE[experiment](size, data[seed], seed, **case)
 
-    lenet = [{"method": "DLRT", **none, "theta": theta, "rate": rate} for theta, rate in size["thetas"].items()]
+    lenet = [
+        {"method": "DLRT", **none, "theta": theta, "rate": rate}
+        for theta, rate in size["thetas"].items()
+    ]
     lenet += [{"method": "dense", **none, "rate": RATE}]
-    first, *more = [[{"experiment": "LeNet5", **case, "seed": seed} for case in lenet] for seed in size["seeds"]]
+    first, *more = [
+        [{"experiment": "LeNet5", **case, "seed": seed} for case in lenet] for seed in size["seeds"]
+    ]
     wide = {"experiment": "5x500", "method": "DLRT", **none, "rate": 2 * RATE, "seed": 0}
     cases = first + [wide | {"theta": theta} for theta in size["deep"]]
-    timed = [{"method": "DLRT", **none, "rank": r} for r in size["ranks"]] + [{"method": "dense", **none}]
+    timed = [{"method": "DLRT", **none, "rank": r} for r in size["ranks"]] + [
+        {"method": "dense", **none}
+    ]
     cases += [{"experiment": "time", **case, "rate": RATE, "seed": 0} for case in timed]
-    cases += [row for rows in more for row in rows if row["method"] == "DLRT"]  # the dense network is trained once
     cases += [
-        {"experiment": "UV", "method": method, **none, "rank": size["uv rank"], "decay": decay, "rate": rate, "seed": 0}
-        for decay in size["decays"] for method in size["methods"] for rate in size["rates"]
-    ]  # fmt: skip
+        row for rows in more for row in rows if row["method"] == "DLRT"
+    ]  # the dense network is trained once
+    cases += [
+        {
+            "experiment": "UV",
+            "method": method,
+            **none,
+            "rank": size["uv rank"],
+            "decay": decay,
+            "rate": rate,
+            "seed": 0,
+        }
+        for decay in size["decays"]
+        for method in size["methods"]
+        for rate in size["rates"]
+    ]
     kept = ("epochs", "uv epochs", "uv rows", "width", "start rank", "batch")
     settings = {name: size[name] for name in kept} | {"momentum": MOMENTUM}
-    table = run_rows(KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress)
+    table = run_rows(
+        KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress
+    )
     return table if preset == "quick" else means(table).beside(printed(KEY))
 
 
 def means(table: Table) -> Table:
     """The table with a row more for each theta of LeNet5: seed "mean", the mean over the seeds."""
     rows = list(table.rows)
-    for label in dict.fromkeys((row["method"], row["theta"]) for row in rows if row["experiment"] == "LeNet5"):
-        same = [r for r in rows if r["experiment"] == "LeNet5" and (r["method"], r["theta"]) == label]
-        mean = {k: round(sum(row[k] for row in same) / len(same), 2) for k in ("accuracy", "last accuracy", "one factor", "stored")}
-        rows.append({"experiment": "LeNet5", "method": label[0], "theta": label[1], "seed": "mean", **mean, "seeds": len(same)})
+    for label in dict.fromkeys(
+        (row["method"], row["theta"]) for row in rows if row["experiment"] == "LeNet5"
+    ):
+        same = [
+            r for r in rows if r["experiment"] == "LeNet5" and (r["method"], r["theta"]) == label
+        ]
+        mean = {
+            k: round(sum(row[k] for row in same) / len(same), 2)
+            for k in ("accuracy", "last accuracy", "one factor", "stored")
+        }
+        rows.append(
+            {
+                "experiment": "LeNet5",
+                "method": label[0],
+                "theta": label[1],
+                "seed": "mean",
+                **mean,
+                "seeds": len(same),
+            }
+        )
     return Table(table.key, rows, table.notes)
 
 
-# ------------------------------------------------------------------------------------------ the rows
+# ----------------------------------------------------------------------------------------- the rows
 
 
 def lenet5(size, data, seed, method, theta, rate, **_) -> dict:
-    """LeNet5 trained by DLRT, or dense by SGD: accuracy at the best validation loss and at the end, ranks, both counts."""
+    """LeNet5 trained by DLRT, or dense by SGD: accuracy at the best validation loss and at the end,
+    ranks, both counts."""
     g = torch.Generator().manual_seed(seed)
     model = LeNet(**size["lenet"], generator=g)
     if method == "DLRT":
-        start = lambda w: dlrt_start(w.shape, min(size["start rank"], min(w.shape) // 2), generator=g)
+        start = lambda w: dlrt_start(
+            w.shape, min(size["start rank"], min(w.shape) // 2), generator=g
+        )
         replace_conv(model, "*", lambda layer: FactorizedConv2d.from_conv(layer, start))
         replace_linear(model, "dense1", start)
-    seen = list(train(model, stepper(model, method, rate, theta), data, size["epochs"], size["batch"], g, rate))
+    seen = list(
+        train(
+            model, stepper(model, method, rate, theta), data, size["epochs"], size["batch"], g, rate
+        )
+    )
     best = min(seen, key=lambda state: state["loss"])
-    counts = {"ranks": _text(best["ranks"]), "last ranks": _text(seen[-1]["ranks"]), **best["counts"]}
-    return {"accuracy": best["test"], "last accuracy": seen[-1]["test"], **counts, "cpu s": seen[-1]["cpu s"]}
+    counts = {
+        "ranks": _text(best["ranks"]),
+        "last ranks": _text(seen[-1]["ranks"]),
+        **best["counts"],
+    }
+    return {
+        "accuracy": best["test"],
+        "last accuracy": seen[-1]["test"],
+        **counts,
+        "cpu s": seen[-1]["cpu s"],
+    }
 
 
 def deep(size, data, seed, theta, rate, **_) -> dict:
     """The ranks of a network of four wide layers, after the first steps and each epoch."""
     g = torch.Generator().manual_seed(seed)
     model = _deep(size, data, g, 2 * size["start rank"])
-    seen = list(train(model, stepper(model, "DLRT", rate, theta), data, size["epochs"], size["batch"], g, rate))
+    seen = list(
+        train(
+            model, stepper(model, "DLRT", rate, theta), data, size["epochs"], size["batch"], g, rate
+        )
+    )
     return {
-        "accuracy": seen[-1]["test"], "ranks": " | ".join(_text(state["ranks"]) for state in seen),
-        **seen[-1]["counts"], "cpu s": seen[-1]["cpu s"],
-    }  # fmt: skip
+        "accuracy": seen[-1]["test"],
+        "ranks": " | ".join(_text(state["ranks"]) for state in seen),
+        **seen[-1]["counts"],
+        "cpu s": seen[-1]["cpu s"],
+    }
 
 
 def timed(size, data, seed, method, rank, rate, **_) -> dict:
@@ -120,7 +206,8 @@ def timed(size, data, seed, method, rank, rate, **_) -> dict:
 
 
 def uv(size, data, seed, method, rank, decay, rate, **_) -> dict:
-    """LeNet5 of rank 20 whose singular values decay at the start: plain factors, or fixed-rank DLRT."""
+    """LeNet5 of rank 20 whose singular values decay at the start: plain factors, or fixed-rank
+    DLRT."""
     g = torch.Generator().manual_seed(seed)
     model = LeNet(**size["lenet"], generator=g)
 
@@ -139,24 +226,34 @@ def uv(size, data, seed, method, rank, decay, rate, **_) -> dict:
         if "finite" not in str(error):
             raise
         return {"accuracy": 0.0, "by epoch": str(error)}  # diverged, which the row says
-    return {"accuracy": max(s["test"] for s in seen), "by epoch": _text(s["test"] for s in seen), "cpu s": seen[-1]["cpu s"]}
+    return {
+        "accuracy": max(s["test"] for s in seen),
+        "by epoch": _text(s["test"] for s in seen),
+        "cpu s": seen[-1]["cpu s"],
+    }
 
 
 MEASURE = {"LeNet5": lenet5, "5x500": deep, "time": timed, "UV": uv}
 
-# ------------------------------------------------------------------------------------------ training
+# ----------------------------------------------------------------------------------------- training
 
 
-def stepper(model: nn.Module, method: str, rate: float, theta: float | None, momentum: float = MOMENTUM):
-    """An object with step(closure) that trains the model: DLRT, plain SGD on all factors jointly or in turn, or dense SGD."""
+def stepper(
+    model: nn.Module, method: str, rate: float, theta: float | None, momentum: float = MOMENTUM
+):
+    """An object with step(closure) that trains the model: DLRT, plain SGD on all factors jointly or
+    in turn, or dense SGD."""
     sgd = torch.optim.SGD(model.parameters(), rate, momentum=momentum)
     if method == "DLRT":
         return DLRT(model, sgd, lr=rate, theta=theta)
     return Alternating(model, sgd, turns=method == "UV in turn")
 
 
-def train(model: nn.Module, method, data, epochs: int, batch: int, generator: torch.Generator, rate: float):
-    """Train with a learning rate that falls linearly to a tenth; a generator of what is measured after each epoch."""
+def train(
+    model: nn.Module, method, data, epochs: int, batch: int, generator: torch.Generator, rate: float
+):
+    """Train with a learning rate that falls linearly to a tenth; a generator of what is measured
+    after each epoch."""
     x, y, x_valid, y_valid, x_test, y_test = data
     total = epochs * -(-len(y) // batch)
     taken, start = 0, time.process_time()
@@ -168,13 +265,17 @@ def train(model: nn.Module, method, data, epochs: int, batch: int, generator: to
             taken += 1
         spent = time.process_time() - start
         yield {
-            "loss": _loss(model, x_valid, y_valid), "test": round(100 * accuracy(model, x_test, y_test), 2),
-            "ranks": [m.weight.ranks[0] for m in _layers(model)], "counts": counts(model), "cpu s": round(spent, 1),
-        }  # fmt: skip
+            "loss": _loss(model, x_valid, y_valid),
+            "test": round(100 * accuracy(model, x_test, y_test), 2),
+            "ranks": [m.weight.ranks[0] for m in _layers(model)],
+            "counts": counts(model),
+            "cpu s": round(spent, 1),
+        }
 
 
 def counts(model: nn.Module) -> dict[str, int]:
-    """Numbers in the weights, biases left out: as the paper counts them, and as they must be stored.
+    """Numbers in the weights, biases left out: as the paper counts them, and as they must be
+    stored.
 
     >>> w = LowRank.randn((6, 5), 2).orthogonal()
     >>> counts(nn.Sequential(FactorizedLinear(w), nn.Linear(6, 3)))
@@ -191,13 +292,15 @@ def _layers(model):
 
 
 def _deep(size, data, generator, rank):
-    """in -> width -> width -> width -> width -> 10, its wide layers dense, or of low rank with singular values that fall to zero
-    like those of a random matrix: truncation can choose."""
+    """in -> width -> width -> width -> width -> 10, its wide layers dense, or of low rank with
+    singular values that fall to zero like those of a random matrix: truncation can choose."""
 
     def start(w):
         w = dlrt_start(w.shape, rank, generator=generator)
         falls = torch.linspace(1, 1 / len(w.s), len(w.s))
-        return LowRank(w.u, w.v, w.s * falls * (len(falls) ** 0.5 / torch.linalg.vector_norm(falls)))
+        return LowRank(
+            w.u, w.v, w.s * falls * (len(falls) ** 0.5 / torch.linalg.vector_norm(falls))
+        )
 
     model = MLP((data[0][0].numel(), *[size["width"]] * 4, 10), generator=generator)
     return replace_linear(model, "layers.[0-3]", start) if rank else model
@@ -210,7 +313,9 @@ def _cross_entropy(model, x, y):
 @torch.no_grad()
 def _loss(model, x: Tensor, y: Tensor) -> float:
     parts = zip(x.split(1000), y.split(1000))
-    return sum(float(nn.functional.cross_entropy(model(a), b, reduction="sum")) for a, b in parts) / len(y)
+    return sum(
+        float(nn.functional.cross_entropy(model(a), b, reduction="sum")) for a, b in parts
+    ) / len(y)
 
 
 def _text(numbers) -> str:
@@ -219,7 +324,11 @@ def _text(numbers) -> str:
 
 def draw(table: Table, ax) -> str:
     """Accuracy of LeNet5 against the numbers stored; returns a sentence."""
-    rows = [r for r in table.where(experiment="LeNet5", method="DLRT") if r["seed"] != "mean" and r.get("accuracy") is not None]
+    rows = [
+        r
+        for r in table.where(experiment="LeNet5", method="DLRT")
+        if r["seed"] != "mean" and r.get("accuracy") is not None
+    ]
     for seed, mark in zip(dict.fromkeys(row["seed"] for row in rows), "osD"):
         mine = sorted((row["stored"], row["accuracy"]) for row in rows if row["seed"] == seed)
         ax.plot(*zip(*mine), marker=mark, label=f"seed {seed}")

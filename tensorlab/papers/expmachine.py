@@ -1,12 +1,14 @@
-"""Classifiers with all interactions: signs of products, Car and HIV-1, trains beside linear models and forests [Novikov2016].
+"""Classifiers with all interactions: signs of products, Car and HIV-1, trains beside linear models
+and forests [Novikov2016].
 
-The synthetic task has 30 features of -1 or 1 and twenty products of six of them.  Car and HIV-1 are classified in ten folds, with
-a core for each attribute where the paper has one for each of its one-hot columns; "riemannian" and "cores" start from the same
-train.
+The synthetic task has 30 features of -1 or 1 and twenty products of six of them. Car and HIV-1 are
+classified in ten folds, with a core for each attribute where the paper has one for each of its
+one-hot columns; "riemannian" and "cores" start from the same train.
 
-The paper descends from the linear model, as "ExM rank 8" and "ExM rank 30" do; on the synthetic task, whose interactions leave no
-trace of lower order, ours has not found them after 8000 steps of Adam.  "screened" is our addition: the start holds the products
-of up to six columns that go best with the residual of the linear model [FanLv2008].  recovery: of the planted coefficients.
+The paper descends from the linear model, as "ExM rank 8" and "ExM rank 30" do; on the synthetic
+task, whose interactions leave no trace of lower order, ours has not found them after 8000 steps of
+Adam. "screened" is our addition: the start holds the products of up to six columns that go best
+with the residual of the linear model [FanLv2008]. recovery: of the planted coefficients.
 """
 
 import functools
@@ -30,37 +32,79 @@ MACHINES = {
 }
 CORES = {CAR: dict(rank=5, ridge=1e-4), HIV: dict(rank=3, ridge=1e-3)}
 SIZES = {
-    "quick": {"rows": 4000, "riemannian": (5, 20), "cores": (1, 3), "folds": 2,
-              "machines": {"ExM rank 8": 300, "ExM rank 8, screened": 100}},
-    "full": {"rows": 100_000, "riemannian": (10, 40, 160), "cores": (1, 3, 8), "folds": 10,
-             "machines": {"ExM rank 8": 8000, "ExM rank 30": 8000, "ExM rank 8, screened": 100, "ExM rank 30, screened": 100}},
-}  # fmt: skip
+    "quick": {
+        "rows": 4000,
+        "riemannian": (5, 20),
+        "cores": (1, 3),
+        "folds": 2,
+        "machines": {"ExM rank 8": 300, "ExM rank 8, screened": 100},
+    },
+    "full": {
+        "rows": 100_000,
+        "riemannian": (10, 40, 160),
+        "cores": (1, 3, 8),
+        "folds": 10,
+        "machines": {
+            "ExM rank 8": 8000,
+            "ExM rank 30": 8000,
+            "ExM rank 8, screened": 100,
+            "ExM rank 30, screened": 100,
+        },
+    },
+}
 
 
 def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
-    """Rows: data, method, steps; AUC and accuracy on rows held out, loss on those learned from, seconds a fit, recovery.
+    """Rows: data, method, steps; AUC and accuracy on rows held out, loss on those learned from,
+    seconds a fit, recovery.
 
     Car and HIV-1: means of the folds, where the data folder has them.
     """
     check_preset(KEY, preset)
     size = SIZES[preset]
-    cases = [{"data": SYNTHETIC, "method": m, "steps": s} for m, s in {LOGISTIC: 0, FOREST: 0, **size["machines"]}.items()]
+    cases = [
+        {"data": SYNTHETIC, "method": m, "steps": s}
+        for m, s in {LOGISTIC: 0, FOREST: 0, **size["machines"]}.items()
+    ]
     for data, name in ((CAR, "car"), (HIV, "hiv")):
         if any(row.name == name and row.where != "missing" for row in datasets.available()):
             cases += [{"data": data, "method": LOGISTIC, "steps": 0}]
-            cases += [{"data": data, "method": m, "steps": s} for m in ("riemannian", "cores") for s in size[m]]
+            cases += [
+                {"data": data, "method": m, "steps": s}
+                for m in ("riemannian", "cores")
+                for s in size[m]
+            ]
 
     def measure(data, method, steps):
         if data == SYNTHETIC:
-            return _row([fit(method, *synthetic(size["rows"]), dict(MACHINES.get(method, {}), steps=steps, batch=512), planted())])
+            return _row(
+                [
+                    fit(
+                        method,
+                        *synthetic(size["rows"]),
+                        dict(MACHINES.get(method, {}), steps=steps, batch=512),
+                        planted(),
+                    )
+                ]
+            )
         x, y = table(data)
         fold = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)) % size["folds"]
-        settings = dict(CORES[data], method=method, steps=steps, batch=len(x), categorical=tuple(range(x.shape[1])))
-        parts = [(x[fold != k], y[fold != k], x[fold == k], y[fold == k]) for k in range(size["folds"])]
+        settings = dict(
+            CORES[data],
+            method=method,
+            steps=steps,
+            batch=len(x),
+            categorical=tuple(range(x.shape[1])),
+        )
+        parts = [
+            (x[fold != k], y[fold != k], x[fold == k], y[fold == k]) for k in range(size["folds"])
+        ]
         return _row([fit(method, *part, settings) for part in parts])
 
     settings = {"synthetic rows": size["rows"], "folds": size["folds"], "seed": 0}
-    return run_rows(KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress)
+    return run_rows(
+        KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress
+    )
 
 
 def _row(fits):
@@ -68,8 +112,17 @@ def _row(fits):
     return {name: float(f"{value:.4g}") for name, value in means.items()}
 
 
-def fit(method: str, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, settings: dict | None = None, truth=None) -> dict:
-    """Train a method and measure it: AUC, accuracy, training loss, seconds, and how far a machine has the planted `truth`."""
+def fit(
+    method: str,
+    x: Tensor,
+    y: Tensor,
+    x_test: Tensor,
+    y_test: Tensor,
+    settings: dict | None = None,
+    truth=None,
+) -> dict:
+    """Train a method and measure it: AUC, accuracy, training loss, seconds, and how far a machine
+    has the planted `truth`."""
     start = time.perf_counter()
     if method in (FOREST, LOGISTIC):
         decide, loss = _peer(method, x, y)
@@ -80,7 +133,11 @@ def fit(method: str, x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, setti
     score = decide(x_test)
     accuracy = float(((score > 0) == (y_test == 1)).double().mean())
     found = {"AUC": auc(score, y_test), "accuracy": accuracy, "loss": loss, "seconds": seconds}
-    return found | ({"recovery": recovery(machine, *truth)} if truth and method not in (FOREST, LOGISTIC) else {})
+    return found | (
+        {"recovery": recovery(machine, *truth)}
+        if truth and method not in (FOREST, LOGISTIC)
+        else {}
+    )
 
 
 def _peer(method, x, y):
@@ -89,10 +146,18 @@ def _peer(method, x, y):
     from sklearn.preprocessing import OneHotEncoder
 
     codes = not x.is_floating_point()
-    encode = OneHotEncoder(handle_unknown="ignore").fit(x.numpy()).transform if codes else lambda z: z
-    model = RandomForestClassifier(random_state=0) if method == FOREST else LogisticRegression(max_iter=500)
+    encode = (
+        OneHotEncoder(handle_unknown="ignore").fit(x.numpy()).transform if codes else lambda z: z
+    )
+    model = (
+        RandomForestClassifier(random_state=0)
+        if method == FOREST
+        else LogisticRegression(max_iter=500)
+    )
     model.fit(encode(x.numpy()), y.numpy())
-    score = lambda z: torch.as_tensor(model.predict_proba(encode(z.numpy()))[:, 1]).clamp(1e-9, 1 - 1e-9).logit()
+    score = lambda z: (
+        torch.as_tensor(model.predict_proba(encode(z.numpy()))[:, 1]).clamp(1e-9, 1 - 1e-9).logit()
+    )
     return score, _loss(score(x), y)
 
 
@@ -113,13 +178,21 @@ def auc(score: Tensor, y: Tensor) -> float:
 
 
 def recovery(machine: ExponentialMachine, sets, weights) -> float:
-    """The cosine of the machine's coefficients W and the planted ones: 1 where W holds these and nothing else."""
+    """The cosine of the machine's coefficients W and the planted ones: 1 where W holds these and
+    nothing else."""
     w = machine.weights_
-    return float(machine.coefficient(sets).double() @ weights.double() / (w.norm().double() * weights.double().norm()))
+    return float(
+        machine.coefficient(sets).double()
+        @ weights.double()
+        / (w.norm().double() * weights.double().norm())
+    )
 
 
-def planted(d: int = 30, order: int = 6, terms: int = 20, seed: int = 0) -> tuple[list[tuple[int, ...]], Tensor]:
-    """The sets and the weights of the synthetic task: random sets z of `order` columns, e_z uniform in [-1, 1].
+def planted(
+    d: int = 30, order: int = 6, terms: int = 20, seed: int = 0
+) -> tuple[list[tuple[int, ...]], Tensor]:
+    """The sets and the weights of the synthetic task: random sets z of `order` columns, e_z uniform
+    in [-1, 1].
 
     >>> [len(z) for z in planted(terms=3)[0]]
     [6, 6, 6]
@@ -133,8 +206,11 @@ def _planted(d, order, terms, g):
 
 
 @functools.lru_cache(maxsize=2)
-def synthetic(rows: int, d: int = 30, order: int = 6, terms: int = 20, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x, y to learn from and to be measured on: signs of sum_z e_z prod_{k in z} x_k with `planted` z and e.
+def synthetic(
+    rows: int, d: int = 30, order: int = 6, terms: int = 20, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x, y to learn from and to be measured on: signs of sum_z e_z prod_{k in z} x_k with `planted`
+    z and e.
 
     >>> [tuple(t.shape) for t in synthetic(100)]
     [(100, 30), (100,), (100, 30), (100,)]
@@ -157,11 +233,14 @@ def table(data: str) -> tuple[Tensor, Tensor]:
 
 
 def draw(table: Table, ax) -> str:
-    """Training loss against the seconds of a fit on Car and HIV-1, Riemannian and core by core; a sentence."""
+    """Training loss against the seconds of a fit on Car and HIV-1, Riemannian and core by core; a
+    sentence."""
     said = []
     for data, colour in ((CAR, "C0"), (HIV, "C1")):
         for method, mark in (("riemannian", "o-"), ("cores", "s--")):
-            points = sorted((r["seconds"], r["loss"]) for r in table.where(data=data, method=method))
+            points = sorted(
+                (r["seconds"], r["loss"]) for r in table.where(data=data, method=method)
+            )
             if points:
                 ax.loglog(*zip(*points), mark, color=colour, label=f"{data}, {method}")
                 said.append(f"{data}, {method} {points[-1][1]:.2g} after {points[-1][0]:.2g} s")

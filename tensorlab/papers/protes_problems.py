@@ -1,9 +1,11 @@
-"""The twenty problems P-01 to P-20 of [Batsheva2023], rebuilt from their definitions, with reference optima.
+"""The twenty problems P-01 to P-20 of [Batsheva2023], rebuilt from their definitions, with
+reference optima.
 
-P-01..10: functions of 7 variables on 16 Chebyshev points each, the domain stretched about its centre by drawn numbers, so that
-the optimum of the grid is not that of the function.  P-11..14: 50 bits.  P-15..20: control of x' = x^3 - i(t) by d bits; in the
-last three every run of ones is at least 3 long.  The equation is solved by implicit Euler, which is what the solver of the
-authors does to 4e-8.
+P-01..10: functions of 7 variables on 16 Chebyshev points each, the domain stretched about its
+centre by drawn numbers, so that the optimum of the grid is not that of the function. P-11..14: 50
+bits. P-15..20: control of x' = x^3 - i(t) by d bits; in the last three every run of ones is at
+least 3 long. The equation is solved by implicit Euler, which is what the solver of the authors does
+to 4e-8.
 """
 
 import math
@@ -17,19 +19,122 @@ from torch import Tensor
 
 from ..methods.protes import Automaton
 
-RUNS = Automaton(step=[[0, 1], [-1, 2], [-1, 3], [0, 3]], accept=[0, 3])  # states: a 0, then 1, 2, 3 or more ones in a row
+RUNS = Automaton(
+    step=[[0, 1], [-1, 2], [-1, 3], [0, 3]], accept=[0, 3]
+)  # states: a 0, then 1, 2, 3 or more ones in a row
 LOST = 1e50  # the cost of a control with which a step of implicit Euler has no solution
 
-WEIGHTS = [80, 82, 85, 70, 72, 70, 66, 50, 55, 25, 50, 55, 40, 48, 59, 32, 22, 60, 30, 32, 40, 38, 35, 32, 25,
-           28, 30, 22, 50, 30, 45, 30, 60, 50, 20, 65, 20, 25, 30, 10, 20, 25, 15, 10, 10, 10, 4, 4, 2, 1]  # fmt: skip
-PROFITS = [220, 208, 198, 192, 180, 180, 165, 162, 160, 158, 155, 130, 125, 122, 120, 118, 115, 110, 105, 101, 100, 100, 98, 96, 95,
-           90, 88, 82, 80, 77, 75, 73, 72, 70, 69, 66, 65, 63, 60, 58, 56, 50, 30, 20, 15, 10, 8, 5, 3, 1]  # fmt: skip
+WEIGHTS = [
+    80,
+    82,
+    85,
+    70,
+    72,
+    70,
+    66,
+    50,
+    55,
+    25,
+    50,
+    55,
+    40,
+    48,
+    59,
+    32,
+    22,
+    60,
+    30,
+    32,
+    40,
+    38,
+    35,
+    32,
+    25,
+    28,
+    30,
+    22,
+    50,
+    30,
+    45,
+    30,
+    60,
+    50,
+    20,
+    65,
+    20,
+    25,
+    30,
+    10,
+    20,
+    25,
+    15,
+    10,
+    10,
+    10,
+    4,
+    4,
+    2,
+    1,
+]
+PROFITS = [
+    220,
+    208,
+    198,
+    192,
+    180,
+    180,
+    165,
+    162,
+    160,
+    158,
+    155,
+    130,
+    125,
+    122,
+    120,
+    118,
+    115,
+    110,
+    105,
+    101,
+    100,
+    100,
+    98,
+    96,
+    95,
+    90,
+    88,
+    82,
+    80,
+    77,
+    75,
+    73,
+    72,
+    70,
+    69,
+    66,
+    65,
+    63,
+    60,
+    58,
+    56,
+    50,
+    30,
+    20,
+    15,
+    10,
+    8,
+    5,
+    3,
+    1,
+]
 CAPACITY = 1000
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """f: (m, d) int64 -> (m,) float64, to be made small over multi-indices of `shape`, those of `constraint` where there is one.
+    """f: (m, d) int64 -> (m,) float64, to be made small over multi-indices of `shape`, those of
+    `constraint` where there is one.
 
     best: the smallest value known.  proof: how it is known.
 
@@ -58,7 +163,9 @@ def problem(key: str) -> Problem:
     if key in FUNCTIONS:
         name, f, low, high = FUNCTIONS[key]
         points = grid(low, high)
-        return Problem(key, name, (16,) * 7, lambda index: f(points.gather(1, index.T).T), best, proof)
+        return Problem(
+            key, name, (16,) * 7, lambda index: f(points.gather(1, index.T).T), best, proof
+        )
     if key in BITS:
         name, make = BITS[key]
         return Problem(key, name, (2,) * 50, make(), best, proof)
@@ -67,13 +174,15 @@ def problem(key: str) -> Problem:
     return Problem(key, name, (2,) * d, control, best, proof, RUNS if key >= "P-18" else None)
 
 
-# ------------------------------------------------------------------------------------------ functions
+# ---------------------------------------------------------------------------------------- functions
 
 
 def grid(low, high, d: int = 7, n: int = 16) -> Tensor:
-    """Chebyshev points of the stretched domain, (d, n): x_j[i] = cos(pi i / (n-1)) (b_j - a_j) / 2 + (a_j + b_j) / 2.
+    """Chebyshev points of the stretched domain, (d, n): x_j[i] = cos(pi i / (n-1)) (b_j - a_j) / 2
+    + (a_j + b_j) / 2.
 
-        a_j <- a_j - (b_j - a_j) s_j,   b_j <- b_j + (b_j - a_j) s_j,   s of numpy's RandomState(0).randn(d) / 10
+    a_j <- a_j - (b_j - a_j) s_j, b_j <- b_j + (b_j - a_j) s_j, s of numpy's RandomState(0).randn(d)
+    / 10
     """
     low, high = (torch.as_tensor(x, dtype=torch.float64).expand(d) for x in (low, high))
     s = torch.from_numpy(np.random.RandomState(0).randn(d) / 10)  # noqa: NPY002  the authors' numbers
@@ -83,7 +192,12 @@ def grid(low, high, d: int = 7, n: int = 16) -> Tensor:
 
 
 def ackley(x):
-    return -20 * (-0.2 * x.square().mean(1).sqrt()).exp() - (2 * math.pi * x).cos().mean(1).exp() + 20 + math.e
+    return (
+        -20 * (-0.2 * x.square().mean(1).sqrt()).exp()
+        - (2 * math.pi * x).cos().mean(1).exp()
+        + 20
+        + math.e
+    )
 
 
 def alpine(x):
@@ -136,7 +250,12 @@ FUNCTIONS = {
     "P-03": ("exponential", exponential, -1, 1),
     "P-04": ("Griewank", griewank, -100, 100),
     "P-05": ("Michalewicz", michalewicz, 0, math.pi),
-    "P-06": ("piston", piston, [30, 0.005, 0.002, 1000, 90000, 290, 340], [60, 0.020, 0.010, 5000, 110000, 296, 360]),
+    "P-06": (
+        "piston",
+        piston,
+        [30, 0.005, 0.002, 1000, 90000, 290, 340],
+        [60, 0.020, 0.010, 5000, 110000, 296, 360],
+    ),
     "P-07": ("Qing", qing, 0, 500),
     "P-08": ("Rastrigin", rastrigin, -5.12, 5.12),
     "P-09": ("Schaffer F6", schaffer, -100, 100),
@@ -148,7 +267,8 @@ FUNCTIONS = {
 
 
 def edges(n: int = 50, p: float = 0.5, seed: int = 42) -> Tensor:
-    """A random graph of n nodes by geometric skips, (edges, 2): the one that networkx.fast_gnp_random_graph gives.
+    """A random graph of n nodes by geometric skips, (edges, 2): the one that
+    networkx.fast_gnp_random_graph gives.
 
     >>> edges().shape
     torch.Size([597, 2])
@@ -187,7 +307,9 @@ def quadratic():
 
 def knapsack():
     weights, profits = torch.tensor(WEIGHTS), torch.tensor(PROFITS)
-    return lambda index: torch.where((index * weights).sum(1) <= CAPACITY, -(index * profits).sum(1), 0).double()
+    return lambda index: torch.where(
+        (index * weights).sum(1) <= CAPACITY, -(index * profits).sum(1), 0
+    ).double()
 
 
 BITS = {
@@ -202,11 +324,13 @@ BITS = {
 
 
 def control(index: Tensor, start: float = 0.8, goal: float = 0.7) -> Tensor:
-    """The cost sum_k (x_k - goal)^2 / 2 of x' = x^3 - i(t) on [0, 1] with d nodes, h = 1 / (d - 1), by implicit Euler:
+    """The cost sum_k (x_k - goal)^2 / 2 of x' = x^3 - i(t) on [0, 1] with d nodes, h = 1 / (d - 1),
+    by implicit Euler:
 
         x_k - h x_k^3 = x_{k-1} - h i_k,   k = 1..d-1,   x_0 = start;     the first bit is not used
 
-    The left side is largest at 1 / sqrt(3 h), and the branch below it is the solution; with more on the right the control is LOST.
+    The left side is largest at 1 / sqrt(3 h), and the branch below it is the solution; with more on
+    the right the control is LOST.
     """
     h = 1 / (index.shape[1] - 1)
     x = torch.full(index.shape[:1], start, dtype=torch.float64, device=index.device)
@@ -220,7 +344,8 @@ def control(index: Tensor, start: float = 0.8, goal: float = 0.7) -> Tensor:
 
 
 def implicit_step(x: Tensor, h: float) -> Tensor:
-    """The y below 1 / sqrt(3 h) with y - h y^3 = x: for y = a sin(t), a = 2 / sqrt(3 h), the left side is a sin(3 t) / 3.
+    """The y below 1 / sqrt(3 h) with y - h y^3 = x: for y = a sin(t), a = 2 / sqrt(3 h), the left
+    side is a sin(3 t) / 3.
 
     >>> y = implicit_step(torch.tensor([0.8], dtype=torch.float64), 0.1)
     >>> y - 0.1 * y**3

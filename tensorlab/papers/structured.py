@@ -1,9 +1,12 @@
-"""Structured layers: error against parameters and FLOPs, and the learning rate that each core asks for [Qiu2024].
+"""Structured layers: error against parameters and FLOPs, and the learning rate that each core asks
+for [Qiu2024].
 
-A network in -> width -> width -> classes on digits, and in preset full a character model, with one structure in place of its
-dense inner layers.  Every structure runs at each learning rate of a grid under two rules: "core" gives each core the share that
-its fan-in asks for, "dense" what a dense weight in its place would get; widths are scaled from 64 by both.  The best
-rate of a rule should stay where it is as the width grows; the error at it, against FLOPs, is what the structures are compared by.
+A network in -> width -> width -> classes on digits, and in preset full a character model, with one
+structure in place of its dense inner layers. Every structure runs at each learning rate of a grid
+under two rules: "core" gives each core the share that its fan-in asks for, "dense" what a dense
+weight in its place would get; widths are scaled from 64 by both. The best rate of a rule should
+stay where it is as the width grows; the error at it, against FLOPs, is what the structures are
+compared by.
 """
 
 import math
@@ -32,20 +35,39 @@ STRUCTURES = {  # each with about width^1.5 numbers, but for the TT-matrix and t
     "low rank": lambda shape, g: LowRank.randn(shape, _root(shape), generator=g),
     "Kronecker": lambda shape, g: Kronecker.randn(shape, 1, generator=g),
     "TT": lambda shape, g: TTMatrix.randn(
-        out=balanced_shape(shape[0], 2), in_=balanced_shape(shape[1], 2), rank=_root(shape), generator=g
+        out=balanced_shape(shape[0], 2),
+        in_=balanced_shape(shape[1], 2),
+        rank=_root(shape),
+        generator=g,
     ),
     "Monarch": lambda shape, g: Monarch.randn(shape, 4, generator=g),
     "BTT": lambda shape, g: BlockTT.randn(shape, 1, generator=g),
 }
 SIZES = {
-    "quick": {"structures": ("dense", "low rank", "TT", "BTT"), "widths": (64, 256), "rates": (3e-3, 1e-2, 3e-2), "epochs": 5},
-    "full": {"structures": tuple(STRUCTURES), "widths": (64, 256, 1024), "rates": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1), "epochs": 10},
+    "quick": {
+        "structures": ("dense", "low rank", "TT", "BTT"),
+        "widths": (64, 256),
+        "rates": (3e-3, 1e-2, 3e-2),
+        "epochs": 5,
+    },
+    "full": {
+        "structures": tuple(STRUCTURES),
+        "widths": (64, 256, 1024),
+        "rates": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+        "epochs": 10,
+    },
 }
-TEXT = {"structures": ("dense", "low rank", "TT", "BTT"), "width": 128, "rates": (3e-3, 1e-2), "steps": 200}
+TEXT = {
+    "structures": ("dense", "low rank", "TT", "BTT"),
+    "width": 128,
+    "rates": (3e-3, 1e-2),
+    "steps": 200,
+}
 
 
 def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
-    """Rows: data, structure, width, rule, rate; numbers and FLOPs of the structured layers, training loss, error.
+    """Rows: data, structure, width, rule, rate; numbers and FLOPs of the structured layers,
+    training loss, error.
 
     Error: wrong digits of the test part in %, or bits per character of the test part of the text.
     """
@@ -57,21 +79,32 @@ def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
 
     def digits(structure, width, rule, rate):
         g = torch.Generator().manual_seed(0)
-        model, base = (build(MLP((64, w, w, 10), generator=g), "layers.1", structure, g) for w in (width, BASE))
+        model, base = (
+            build(MLP((64, w, w, 10), generator=g), "layers.1", structure, g) for w in (width, BASE)
+        )
         adam = torch.optim.Adam(param_groups(model, rate, base=base, per_core=rule == "core"))
         losses = list(train(model, adam, x[:1300], y[:1300], epochs=size["epochs"], generator=g))
         return _counts(model, "layers.1") | {
-            "loss": round(losses[-1], 4), "error": round(100 * (1 - accuracy(model, x[1300:], y[1300:])), 2)
-        }  # fmt: skip
+            "loss": round(losses[-1], 4),
+            "error": round(100 * (1 - accuracy(model, x[1300:], y[1300:])), 2),
+        }
 
     def characters(structure, width, rule, rate):
         g = torch.Generator().manual_seed(0)
-        model, base = (build(GPT(text.size, width=w, generator=g), "blocks.*", structure, g) for w in (width, BASE))
-        adam = torch.optim.Adam(param_groups(model, rate, base=base, per_core=rule == "core"), betas=(0.9, 0.95))
+        model, base = (
+            build(GPT(text.size, width=w, generator=g), "blocks.*", structure, g)
+            for w in (width, BASE)
+        )
+        adam = torch.optim.Adam(
+            param_groups(model, rate, base=base, per_core=rule == "core"), betas=(0.9, 0.95)
+        )
         tokens = text.encode(text.part("train"))
         losses = list(train_gpt(model, adam, tokens, steps=TEXT["steps"], generator=g))
         bits = bits_per_character(model, text.encode(text.part("test")))
-        return _counts(model, "blocks.") | {"loss": round(sum(losses[-20:]) / 20, 4), "error": round(bits, 4)}
+        return _counts(model, "blocks.") | {
+            "loss": round(sum(losses[-20:]) / 20, 4),
+            "error": round(bits, 4),
+        }
 
     def measure(data, **case):
         return (digits if data == "digits" else characters)(**case)
@@ -79,14 +112,23 @@ def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
     cases = _cases("digits", size["structures"], size["widths"], size["rates"])
     if preset == "full":
         cases += _cases("characters", TEXT["structures"], [TEXT["width"]], TEXT["rates"])
-    settings = {"epochs": size["epochs"], "base width": BASE, "seed": 0} | ({"steps": TEXT["steps"]} if preset == "full" else {})
-    return run_rows(KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress)
+    settings = {"epochs": size["epochs"], "base width": BASE, "seed": 0} | (
+        {"steps": TEXT["steps"]} if preset == "full" else {}
+    )
+    return run_rows(
+        KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress
+    )
 
 
 def build(model: nn.Module, names: str, structure: str, generator: torch.Generator) -> nn.Module:
-    """The model with the chosen layers of a structure, started anew; dense layers stay as they are."""
+    """The model with the chosen layers of a structure, started anew; dense layers stay as they
+    are."""
     make = STRUCTURES[structure]
-    return model if make is None else replace_linear(model, names, lambda w: make(tuple(w.shape), generator).initial())
+    return (
+        model
+        if make is None
+        else replace_linear(model, names, lambda w: make(tuple(w.shape), generator).initial())
+    )
 
 
 def best(table: Table, measure: str = "loss") -> Table:
@@ -96,32 +138,52 @@ def best(table: Table, measure: str = "loss") -> Table:
     rows = {}
     for row in sorted(table.rows, key=lambda row: row[measure]):
         rows.setdefault(label(row), row)
-    return Table(table.key, [rows[key] for key in dict.fromkeys(map(label, table.rows))], table.notes)
+    return Table(
+        table.key, [rows[key] for key in dict.fromkeys(map(label, table.rows))], table.notes
+    )
 
 
 def draw(table: Table, ax) -> str:
-    """Training loss on digits against the learning rate at the largest width, both rules of each structure; a sentence."""
+    """Training loss on digits against the learning rate at the largest width, both rules of each
+    structure; a sentence."""
     from ..plots import style  # brings matplotlib
 
-    drawn = Table(table.key, [row for row in table.where(data="digits") if row["width"] == max(table["width"])])
+    drawn = Table(
+        table.key,
+        [row for row in table.where(data="digits") if row["width"] == max(table["width"])],
+    )
     for k, structure in enumerate(dict.fromkeys(drawn["structure"])):
         for rule, line in (("core", "-"), ("dense", ":")):
             points = drawn.where(structure=structure, rule=rule)
             label = structure if rule == "core" else None
-            ax.plot([r["rate"] for r in points], [r["loss"] for r in points], label=label, **style(k) | {"ls": line})
+            ax.plot(
+                [r["rate"] for r in points],
+                [r["loss"] for r in points],
+                label=label,
+                **style(k) | {"ls": line},
+            )
     ax.set(xscale="log", yscale="log", xlabel="learning rate at width 64", ylabel="training loss")
     ax.legend(title="solid: rate per core\ndotted: as dense")
     found = best(drawn)
-    rates = {rule: [r["rate"] for r in found.where(rule=rule) if r["structure"] != "dense"] for rule in ("core", "dense")}
-    said = " and ".join(f"{min(r):g} to {max(r):g} with the rule {rule}" for rule, r in rates.items())
+    rates = {
+        rule: [r["rate"] for r in found.where(rule=rule) if r["structure"] != "dense"]
+        for rule in ("core", "dense")
+    }
+    said = " and ".join(
+        f"{min(r):g} to {max(r):g} with the rule {rule}" for rule, r in rates.items()
+    )
     return f"At width {max(table['width'])} the best learning rates of the structured layers are {said}."
 
 
 def _cases(data, structures, widths, rates):
     return [
         {"data": data, "structure": s, "width": w, "rule": rule, "rate": rate}
-        for w in widths for s in structures for rule in ("core", "dense") if (s, rule) != ("dense", "dense") for rate in rates
-    ]  # fmt: skip
+        for w in widths
+        for s in structures
+        for rule in ("core", "dense")
+        if (s, rule) != ("dense", "dense")
+        for rate in rates
+    ]
 
 
 def _counts(model, prefix):

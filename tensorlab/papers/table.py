@@ -1,6 +1,8 @@
-"""Tables of measured numbers: made row by row so that a killed run goes on where it was, and set beside the printed ones.
+"""Tables of measured numbers: made row by row so that a killed run goes on where it was, and set
+beside the printed ones.
 
-A file is csv with `# name: value` lines on top: what the rows were made with, so that rows of other settings are not kept.
+A file is csv with `# name: value` lines on top: what the rows were made with, so that rows of other
+settings are not kept.
 """
 
 import csv
@@ -20,7 +22,8 @@ PRESETS = ("quick", "full")
 
 @dataclass
 class Table:
-    """Rows of a table, dicts from column to a number, a text or None; `notes` say how they came about.
+    """Rows of a table, dicts from column to a number, a text or None; `notes` say how they came
+    about.
 
     >>> table = Table("Name2020", [{"rank": 1, "error": 0.5}, {"rank": 2, "error": 0.25}])
     >>> table["error"], table.where(rank=2)
@@ -53,10 +56,12 @@ class Table:
         return [row for row in self.rows if all(row.get(k) == v for k, v in label.items())]
 
     def beside(self, printed: "Table") -> "Table":
-        """The printed numbers beside ours, as columns "<name> (printed)"; what both have and agree in is the label of a row.
+        """The printed numbers beside ours, as columns "<name> (printed)"; what both have and agree
+        in is the label of a row.
 
-        The label columns are those of `printed.notes["label"]`, names with blanks between.  A printed row that we have not
-        measured comes last, with its label; where nothing is printed, the table stays as it is.
+        The label columns are those of `printed.notes["label"]`, names with blanks between. A
+        printed row that we have not measured comes last, with its label; where nothing is printed,
+        the table stays as it is.
 
         >>> ours = Table("Name2020", [{"rank": 1, "error": 0.5}])
         >>> print(ours.beside(Table("Name2020", [{"rank": 1, "error": 0.4}], {"label": "rank"})))
@@ -70,17 +75,28 @@ class Table:
         found = {label(row): row for row in printed.rows}
         columns = [name for name in printed.columns if name not in names]
         if not names or len(found) < len(printed.rows):
-            raise ValueError(f"Table.beside: needs printed rows with labels of their own, got label {names}")
-        mine = [row | {f"{c} (printed)": found.get(label(row), {}).get(c) for c in columns} for row in self.rows]
+            raise ValueError(
+                f"Table.beside: needs printed rows with labels of their own, got label {names}"
+            )
+        mine = [
+            row | {f"{c} (printed)": found.get(label(row), {}).get(c) for c in columns}
+            for row in self.rows
+        ]
         seen = {label(row) for row in self.rows}
-        rest = [dict(zip(names, k)) | {f"{c} (printed)": row.get(c) for c in columns} for k, row in found.items() if k not in seen]
+        rest = [
+            dict(zip(names, k)) | {f"{c} (printed)": row.get(c) for c in columns}
+            for k, row in found.items()
+            if k not in seen
+        ]
         return Table(self.key, mine + rest, dict(self.notes))
 
     def __str__(self):
         lines = [self.columns] + [[_show(row.get(c)) for c in self.columns] for row in self.rows]
         wide = [max(map(len, column)) for column in zip(*lines)]
         right = [all(isinstance(row.get(c), int) for row in self.rows) for c in self.columns]
-        pad = lambda line: "  ".join(t.rjust(n) if r else t.ljust(n) for t, n, r in zip(line, wide, right)).rstrip()
+        pad = lambda line: "  ".join(
+            t.rjust(n) if r else t.ljust(n) for t, n, r in zip(line, wide, right)
+        ).rstrip()
         return "\n".join(map(pad, lines))
 
     def _repr_markdown_(self):
@@ -107,7 +123,9 @@ def load(path) -> Table:
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     notes = dict(line[2:].split(": ", 1) for line in lines if line.startswith("# "))
     rows = csv.DictReader(line for line in lines if not line.startswith("# "))
-    return Table(Path(path).stem, [{name: _value(text) for name, text in row.items()} for row in rows], notes)
+    return Table(
+        Path(path).stem, [{name: _value(text) for name, text in row.items()} for row in rows], notes
+    )
 
 
 def run_rows(
@@ -120,12 +138,14 @@ def run_rows(
     resume: bool = True,
     progress: bool = True,
 ) -> Table:
-    """The table with one row for each case, `case | measure(**case)`; each is saved as soon as it is there.
+    """The table with one row for each case, `case | measure(**case)`; each is saved as soon as it
+    is there.
 
-    key, preset: the file is results/<key>-<preset>.csv where the command is given.  cases: labels of the rows, or a function
-    of the table that gives them one by one and may look at the rows before.  settings: what else the numbers depend on, such as
-    steps and seed; rows saved under other settings are measured again.  resume: keep the rows that are there; those of other
-    cases stay in the file.  progress: one line on stderr for each row.
+    key, preset: the file is results/<key>-<preset>.csv where the command is given. cases: labels of
+    the rows, or a function of the table that gives them one by one and may look at the rows before.
+    settings: what else the numbers depend on, such as steps and seed; rows saved under other
+    settings are measured again. resume: keep the rows that are there; those of other cases stay in
+    the file. progress: one line on stderr for each row.
     """
     path = results(key, preset)
     notes = {"preset": preset, **{name: str(value) for name, value in (settings or {}).items()}}
@@ -159,12 +179,14 @@ def check_preset(key: str, preset: str) -> None:
 
 
 def results(key: str, preset: str, ending: str = "csv") -> Path:
-    """Where a run writes: results/<key>-<preset>.<ending> in the folder where the command is given."""
+    """Where a run writes: results/<key>-<preset>.<ending> in the folder where the command is
+    given."""
     return Path("results") / f"{key}-{preset}.{ending}"
 
 
 def printed(key: str) -> Table:
-    """The numbers printed in the paper, data/papers/<key>.csv; a table without rows where the paper prints none we rerun."""
+    """The numbers printed in the paper, data/papers/<key>.csv; a table without rows where the paper
+    prints none we rerun."""
     path = _data() / "papers" / f"{key}.csv"
     return load(path) if path.exists() else Table(key)
 
@@ -176,10 +198,17 @@ def measured(key: str) -> Table:
 
 
 def record(table: Table) -> Path:
-    """Write data/measured/<key>.csv: the rows, and in its notes the date, the sizes and the kind of machine."""
+    """Write data/measured/<key>.csv: the rows, and in its notes the date, the sizes and the kind of
+    machine."""
     machine = f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} threads, {device_kind()}"
-    when = {"date": datetime.date.today().isoformat(), "machine": machine, "torch": torch.__version__.split("+")[0]}
-    return Table(table.key, table.rows, {**when, **table.notes}).save(_data() / "measured" / f"{table.key}.csv")
+    when = {
+        "date": datetime.date.today().isoformat(),
+        "machine": machine,
+        "torch": torch.__version__.split("+")[0],
+    }
+    return Table(table.key, table.rows, {**when, **table.notes}).save(
+        _data() / "measured" / f"{table.key}.csv"
+    )
 
 
 def device_kind() -> str:

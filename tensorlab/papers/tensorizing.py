@@ -1,8 +1,10 @@
-"""Tensorizing neural networks: a 1024 x 1024 layer of TT-matrices on digits, test error against parameters [Novikov2015].
+"""Tensorizing neural networks: a 1024 x 1024 layer of TT-matrices on digits, test error against
+parameters [Novikov2015].
 
-The network is 1024 -> 1024 -> 10 with a ReLU between, on digits of 32 x 32 pixels.  The first layer, or both, is a TT-matrix of
-modes (4, 8, 8, 4), trained from a random start; beside it a low-rank layer of as many numbers, and the dense one.
-Preset quick: scikit-learn's digits, drawn larger.  Preset full: MNIST with a border of zeros.
+The network is 1024 -> 1024 -> 10 with a ReLU between, on digits of 32 x 32 pixels. The first layer,
+or both, is a TT-matrix of modes (4, 8, 8, 4), trained from a random start; beside it a low-rank
+layer of as many numbers, and the dense one. Preset quick: scikit-learn's digits, drawn larger.
+Preset full: MNIST with a border of zeros.
 """
 
 import torch
@@ -19,13 +21,22 @@ KEY = "Novikov2015"
 MODES = (4, 8, 8, 4)
 CASES = {
     "quick": [("TT", 1), ("TT", 4), ("TT", 8), ("low rank", 4), ("dense", None)],
-    "full": [("both TT", 8), ("TT", 8), ("low rank", 4), ("TT", 4), ("both TT", 6), ("TT", 1), ("dense", None)],
+    "full": [
+        ("both TT", 8),
+        ("TT", 8),
+        ("low rank", 4),
+        ("TT", 4),
+        ("both TT", 6),
+        ("TT", 1),
+        ("dense", None),
+    ],
 }
 EPOCHS, RATE, BATCH = {"quick": 15, "full": 5}, 1e-3, 100
 
 
 def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
-    """Rows: structure and rank of the layers, parameters of the whole network, those of its first layer, test error in %."""
+    """Rows: structure and rank of the layers, parameters of the whole network, those of its first
+    layer, test error in %."""
     check_preset(KEY, preset)
     x, y, x_test, y_test = _digits() if preset == "quick" else _mnist()
 
@@ -41,13 +52,22 @@ def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
             decay.step()
         first = sum(p.numel() for p in model.layers[0].parameters())
         return {
-            "parameters": sum(p.numel() for p in model.parameters()), "first layer": first,
-            "error %": round(100 * (1 - accuracy(model, x_test, y_test)), 2), "training loss": round(losses[-1], 4),
-        }  # fmt: skip
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "first layer": first,
+            "error %": round(100 * (1 - accuracy(model, x_test, y_test)), 2),
+            "training loss": round(losses[-1], 4),
+        }
 
     cases = [{"structure": structure, "rank": rank} for structure, rank in CASES[preset]]
-    settings = {"epochs": EPOCHS[preset], "learning rate": RATE, "batch": BATCH, "training images": len(y)}
-    table = run_rows(KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress)
+    settings = {
+        "epochs": EPOCHS[preset],
+        "learning rate": RATE,
+        "batch": BATCH,
+        "training images": len(y),
+    }
+    table = run_rows(
+        KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress
+    )
     return table.beside(printed(KEY)) if preset == "full" else table
 
 
@@ -55,9 +75,13 @@ def network(structure: str, rank: int | None, generator: torch.Generator) -> MLP
     """1024 -> 1024 -> 10 with its first layer, or both, of a structure."""
     model = MLP((1024, 1024, 10), generator=generator)
     if structure == "low rank":
-        replace_linear(model, "layers.0", lambda w: LowRank.randn(w.shape, rank, generator=generator).initial())
+        replace_linear(
+            model, "layers.0", lambda w: LowRank.randn(w.shape, rank, generator=generator).initial()
+        )
     elif structure != "dense":
-        tt = lambda out: lambda w: TTMatrix.randn(out=out, in_=MODES, rank=rank, generator=generator).initial()
+        tt = lambda out: (
+            lambda w: TTMatrix.randn(out=out, in_=MODES, rank=rank, generator=generator).initial()
+        )
         replace_linear(model, "layers.0", tt(MODES))
         if structure == "both TT":
             replace_linear(model, "layers.1", tt((1, 2, 5, 1)))
@@ -71,10 +95,17 @@ def draw(table: Table, ax) -> str:
     for k, structure in enumerate(dict.fromkeys(table["structure"])):
         rows = [row for row in table.where(structure=structure) if row.get("error %") is not None]
         rows.sort(key=lambda row: row["parameters"])
-        ax.plot([row["parameters"] for row in rows], [row["error %"] for row in rows], label=structure, **style(k))
+        ax.plot(
+            [row["parameters"] for row in rows],
+            [row["error %"] for row in rows],
+            label=structure,
+            **style(k),
+        )
     ax.set(xscale="log", yscale="log", xlabel="parameters of the network", ylabel="test error in %")
     ax.legend()
-    rows = [row for row in table.rows if row["structure"] != "dense" and row.get("error %") is not None]
+    rows = [
+        row for row in table.rows if row["structure"] != "dense" and row.get("error %") is not None
+    ]
     best = min(rows, key=lambda row: row["error %"])
     return f"The best of the small networks, {best['structure']} of rank {best['rank']}, errs on {best['error %']} %."
 

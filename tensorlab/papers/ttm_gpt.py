@@ -1,9 +1,11 @@
-"""A character model trained from scratch with TT-matrices and with low rank at equal numbers of parameters [Chekalina2023].
+"""A character model trained from scratch with TT-matrices and with low rank at equal numbers of
+parameters [Chekalina2023].
 
-All linear layers in the blocks of a small GPT are TT-matrices of two cores, or products of two thin matrices, with at most a
-given share of the dense layers' numbers.  For each the learning rate is the best of a grid on the text's valid part, at seed
-0; then every seed runs at it, and what is compared is bits per character of the test part.
-Preset quick: one share, one seed, few steps.  Preset full: shares of 20, 40 and 60 %, three seeds.
+All linear layers in the blocks of a small GPT are TT-matrices of two cores, or products of two thin
+matrices, with at most a given share of the dense layers' numbers. For each the learning rate is the
+best of a grid on the text's valid part, at seed 0; then every seed runs at it, and what is compared
+is bits per character of the test part. Preset quick: one share, one seed, few steps. Preset full:
+shares of 20, 40 and 60 %, three seeds.
 """
 
 import statistics
@@ -22,13 +24,20 @@ from .table import Table, check_preset, run_rows
 KEY = "Chekalina2023gpt"
 SIZES = {
     "quick": {"shares": (20,), "rates": (3e-3,), "seeds": (0,), "steps": 120, "width": 64},
-    "full": {"shares": (20, 40, 60), "rates": (1e-3, 3e-3, 1e-2), "seeds": (0, 1, 2), "steps": 300, "width": 128},
+    "full": {
+        "shares": (20, 40, 60),
+        "rates": (1e-3, 3e-3, 1e-2),
+        "seeds": (0, 1, 2),
+        "steps": 300,
+        "width": 128,
+    },
 }
 BATCH, CONTEXT, DEPTH = 8, 64, 2
 
 
 def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
-    """Rows: layers, share in %, learning rate, seed, numbers in the blocks' weights, bits per character of valid and test."""
+    """Rows: layers, share in %, learning rate, seed, numbers in the blocks' weights, bits per
+    character of valid and test."""
     check_preset(KEY, preset)
     size = SIZES[preset]
     text = Characters(datasets.corpus())
@@ -43,39 +52,67 @@ def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
         for _ in train(model, adam, tokens["train"], steps=size["steps"], batch=BATCH, generator=g):
             pass
         numbers = layer_report(model).total("parameters") - model.head.weight.numel()
-        bits = {f"{part} bits": round(bits_per_character(model, tokens[part]), 4) for part in ("valid", "test")}
+        bits = {
+            f"{part} bits": round(bits_per_character(model, tokens[part]), 4)
+            for part in ("valid", "test")
+        }
         return {"numbers": numbers, **bits}
 
     def cases(table):
-        for layers, share in [(layers, share) for share in size["shares"] for layers in START] + [("dense", 100)]:
+        for layers, share in [(layers, share) for share in size["shares"] for layers in START] + [
+            ("dense", 100)
+        ]:
             for rate in size["rates"]:
                 yield {"layers": layers, "share": share, "rate": rate, "seed": 0}
-            best = min(table.where(layers=layers, share=share, seed=0), key=lambda row: row["valid bits"])
+            best = min(
+                table.where(layers=layers, share=share, seed=0), key=lambda row: row["valid bits"]
+            )
             for seed in size["seeds"][1:]:
                 yield {"layers": layers, "share": share, "rate": best["rate"], "seed": seed}
 
-    settings = {name: size[name] for name in ("steps", "width")} | {"batch": BATCH, "context": CONTEXT, "depth": DEPTH}
+    settings = {name: size[name] for name in ("steps", "width")} | {
+        "batch": BATCH,
+        "context": CONTEXT,
+        "depth": DEPTH,
+    }
     settings["corpus"] = f"pydoc, {len(text.text)} characters"
-    return run_rows(KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress)
+    return run_rows(
+        KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress
+    )
 
 
 def summary(table: Table) -> Table:
-    """One row for each kind of layers and share: the rate that was best on valid, mean and spread of test bits over seeds."""
+    """One row for each kind of layers and share: the rate that was best on valid, mean and spread
+    of test bits over seeds."""
     rows = []
     for layers, share in dict.fromkeys(zip(table["layers"], table["share"])):
         mine = table.where(layers=layers, share=share)
-        rate = min((row for row in mine if row["seed"] == 0), key=lambda row: row["valid bits"])["rate"]
+        rate = min((row for row in mine if row["seed"] == 0), key=lambda row: row["valid bits"])[
+            "rate"
+        ]
         bits = [row["test bits"] for row in mine if row["rate"] == rate]
         spread = statistics.stdev(bits) if len(bits) > 1 else None
-        rows.append({"layers": layers, "share": share, "numbers": mine[0]["numbers"], "rate": rate, "seeds": len(bits),
-                     "test bits": statistics.mean(bits), "spread": spread})  # fmt: skip
+        rows.append(
+            {
+                "layers": layers,
+                "share": share,
+                "numbers": mine[0]["numbers"],
+                "rate": rate,
+                "seeds": len(bits),
+                "test bits": statistics.mean(bits),
+                "spread": spread,
+            }
+        )
     return Table(table.key, rows, table.notes)
 
 
 def low_rank(shape, share: float, generator) -> LowRank:
-    """A start of the largest rank that stores at most this share of the dense matrix, and at least of rank 1."""
+    """A start of the largest rank that stores at most this share of the dense matrix, and at least
+    of rank 1."""
     out, in_ = shape
-    return LowRank.randn(shape, max(1, int(share * out * in_ / (out + in_))), generator=generator).initial()
+    return LowRank.randn(
+        shape, max(1, int(share * out * in_ / (out + in_))), generator=generator
+    ).initial()
 
 
 def tt_matrix(shape, share: float, generator) -> TTMatrix:
@@ -89,7 +126,8 @@ START = {"SVD": low_rank, "TTM": tt_matrix}
 
 
 def draw(table: Table, ax) -> str:
-    """Test bits per character against the share of numbers kept, with the spread over seeds; returns a sentence."""
+    """Test bits per character against the share of numbers kept, with the spread over seeds;
+    returns a sentence."""
     from ..plots import style  # brings matplotlib
 
     best = summary(table)
@@ -97,10 +135,17 @@ def draw(table: Table, ax) -> str:
         rows = best.where(layers=layers)
         error = [row["spread"] or 0.0 for row in rows]
         bits = [row["test bits"] for row in rows]
-        ax.errorbar([row["share"] for row in rows], bits, error, capsize=3, label=layers, **style(k))
-    ax.axhline(best.where(layers="dense")[0]["test bits"], color="0.4", linestyle=":", label="dense")
+        ax.errorbar(
+            [row["share"] for row in rows], bits, error, capsize=3, label=layers, **style(k)
+        )
+    ax.axhline(
+        best.where(layers="dense")[0]["test bits"], color="0.4", linestyle=":", label="dense"
+    )
     ax.set(xlabel="numbers kept, % of the dense layers'", ylabel="test bits per character")
     ax.legend()
-    wins = [f"{row['share']} %" for row in best.where(layers="TTM")
-            if row["test bits"] < best.where(layers="SVD", share=row["share"])[0]["test bits"]]  # fmt: skip
+    wins = [
+        f"{row['share']} %"
+        for row in best.where(layers="TTM")
+        if row["test bits"] < best.where(layers="SVD", share=row["share"])[0]["test bits"]
+    ]
     return f"At equal numbers TTM reads better than SVD at {', '.join(wins) or 'none'} of the shares shown."

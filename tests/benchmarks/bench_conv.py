@@ -1,9 +1,10 @@
-"""Wall time of a factorised convolution over the dense one, in turns on the same images: what FLOPs promise and what comes.
+"""Wall time of a factorised convolution over the dense one, in turns on the same images: what FLOPs
+promise and what comes.
 
     python tests/benchmarks/bench_conv.py [--threads 1] [--repeats 15]
 
-The table goes to conv.csv beside this file.  `ratio`: FLOPs dense over factorised; `speedup`: median wall time of the forward pass
-dense over factorised; `training`: the same of forward and backward.
+The table goes to conv.csv beside this file. `ratio`: FLOPs dense over factorised; `speedup`: median
+wall time of the forward pass dense over factorised; `training`: the same of forward and backward.
 """
 
 import argparse
@@ -22,8 +23,19 @@ from torch import nn
 import tensorlab as tl
 
 TABLE = Path(__file__).with_name("conv.csv")
-LAYERS = {"16 ch 8x8": (16, 8, 64), "64 ch 16x16": (64, 16, 16), "128 ch 28x28": (128, 28, 4), "256 ch 14x14": (256, 14, 4)}
-MAKE = {"cp": tl.cp_conv, "tucker": tl.tucker_conv, "tt": tl.tt_conv, "spatial": tl.spatial_conv, "svd": tl.svd_conv}
+LAYERS = {
+    "16 ch 8x8": (16, 8, 64),
+    "64 ch 16x16": (64, 16, 16),
+    "128 ch 28x28": (128, 28, 4),
+    "256 ch 14x14": (256, 14, 4),
+}
+MAKE = {
+    "cp": tl.cp_conv,
+    "tucker": tl.tucker_conv,
+    "tt": tl.tt_conv,
+    "spatial": tl.spatial_conv,
+    "svd": tl.svd_conv,
+}
 
 
 def seconds(work):
@@ -44,7 +56,9 @@ def ratio(dense, small, x, repeats, training):
 
     for model in (dense, small):
         step(model)
-    return statistics.median(seconds(lambda: step(dense)) / seconds(lambda: step(small)) for _ in range(repeats))
+    return statistics.median(
+        seconds(lambda: step(dense)) / seconds(lambda: step(small)) for _ in range(repeats)
+    )
 
 
 def machine():
@@ -54,7 +68,9 @@ def machine():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=15)
     args = parser.parse_args()
@@ -62,16 +78,32 @@ def main():
     rows = []
     for case, (channels, side, batch) in LAYERS.items():
         torch.manual_seed(0)
-        dense, x = nn.Conv2d(channels, channels, 3, padding=1), torch.randn(batch, channels, side, side)
+        dense, x = (
+            nn.Conv2d(channels, channels, 3, padding=1),
+            torch.randn(batch, channels, side, side),
+        )
         for name, make in MAKE.items():
-            options = dict(max_iter=1) if name == "cp" else {}  # the time does not depend on the numbers
+            options = (
+                dict(max_iter=1) if name == "cp" else {}
+            )  # the time does not depend on the numbers
             small = make(dense, flops=0.25, size=(side, side), **options)
             work = sum(tl.conv_flops(dense, x).values()) / sum(tl.conv_flops(small, x).values())
-            fast = {what: ratio(dense, small, x, args.repeats, what == "training") for what in ("speedup", "training")}
-            rows.append(dict(
-                date=datetime.date.today().isoformat(), machine=machine(), threads=args.threads, torch=torch.__version__,
-                layer=case, structure=name, ratio=f"{work:.3g}", **{what: f"{value:.3g}" for what, value in fast.items()},
-            ))  # fmt: skip
+            fast = {
+                what: ratio(dense, small, x, args.repeats, what == "training")
+                for what in ("speedup", "training")
+            }
+            rows.append(
+                dict(
+                    date=datetime.date.today().isoformat(),
+                    machine=machine(),
+                    threads=args.threads,
+                    torch=torch.__version__,
+                    layer=case,
+                    structure=name,
+                    ratio=f"{work:.3g}",
+                    **{what: f"{value:.3g}" for what, value in fast.items()},
+                )
+            )
             seen = ", ".join(f"{what} x {value:.2f}" for what, value in fast.items())
             print(f"{case:14} {name:8} FLOPs / {work:.2f}, {seen}", flush=True)
         with TABLE.open("w", newline="") as file:

@@ -1,12 +1,14 @@
-"""Cross approximation and the largest entry of a train against the packages people use: evaluations, seconds, errors, in one run.
+"""Cross approximation and the largest entry of a train against the packages people use:
+evaluations, seconds, errors, in one run.
 
     python tests/benchmarks/bench_cross.py
     python tests/benchmarks/bench_cross.py --cases 1/norm --packages tensorlab,teneva
 
-Functions of ten coordinates on 32 points each, relative error 1e-6 asked.  Every (case, package) pair runs in a process of its
-own.  The table goes to cross.csv beside this file: distinct evaluations and calls with repetition, seconds, the error at 1e5
-fresh points (for `argmax`: the share of the largest entry that was missed, over 20 trains), and for each of evaluations and
-seconds how many times tensorlab had fewer.
+Functions of ten coordinates on 32 points each, relative error 1e-6 asked. Every (case, package)
+pair runs in a process of its own. The table goes to cross.csv beside this file: distinct
+evaluations and calls with repetition, seconds, the error at 1e5 fresh points (for `argmax`: the
+share of the largest entry that was missed, over 20 trains), and for each of evaluations and seconds
+how many times tensorlab had fewer.
 """
 
 import argparse
@@ -23,10 +25,29 @@ import warnings
 from pathlib import Path
 
 TABLE = Path(__file__).with_name("cross.csv")
-COLUMNS = ["date", "machine", "threads", "case", "package", "version", "distinct", "asked", "seconds", "error", "rank",
-           "ratio_evaluations", "ratio_seconds"]  # fmt: skip
+COLUMNS = [
+    "date",
+    "machine",
+    "threads",
+    "case",
+    "package",
+    "version",
+    "distinct",
+    "asked",
+    "seconds",
+    "error",
+    "rank",
+    "ratio_evaluations",
+    "ratio_seconds",
+]
 D, N, RTOL = 10, 32, 1e-6
-WHEELS = {"tensorlab": "tensorlab", "tntorch": "tntorch", "teneva": "teneva", "torchTT": "torchtt", "torchTT amen": "torchtt"}
+WHEELS = {
+    "tensorlab": "tensorlab",
+    "tntorch": "tntorch",
+    "teneva": "teneva",
+    "torchTT": "torchtt",
+    "torchTT amen": "torchtt",
+}
 
 
 def functions():
@@ -34,14 +55,25 @@ def functions():
 
     line = lambda a, b: torch.linspace(a, b, N, dtype=torch.float64)
     return {
-        "1/norm": (torch.arange(1, N + 1, dtype=torch.float64) / N, lambda x: x.square().sum(1).rsqrt()),
-        "rosenbrock": (line(-2, 2), lambda x: (100 * (x[:, 1:] - x[:, :-1] ** 2) ** 2 + (1 - x[:, :-1]) ** 2).sum(1)),
+        "1/norm": (
+            torch.arange(1, N + 1, dtype=torch.float64) / N,
+            lambda x: x.square().sum(1).rsqrt(),
+        ),
+        "rosenbrock": (
+            line(-2, 2),
+            lambda x: (100 * (x[:, 1:] - x[:, :-1] ** 2) ** 2 + (1 - x[:, :-1]) ** 2).sum(1),
+        ),
         "ackley": (
             line(-3, 4),
-            lambda x: 20 + math.e - 20 * (-0.2 * x.square().mean(1).sqrt()).exp() - (2 * math.pi * x).cos().mean(1).exp(),
+            lambda x: (
+                20
+                + math.e
+                - 20 * (-0.2 * x.square().mean(1).sqrt()).exp()
+                - (2 * math.pi * x).cos().mean(1).exp()
+            ),
         ),
         "rank one": (line(0, 1), lambda x: (-x.sum(1)).exp()),
-    }  # fmt: skip
+    }
 
 
 class Counted:
@@ -64,14 +96,24 @@ def cores_of(package, f):
     if package == "tensorlab":
         import tensorlab as tl
 
-        return tl.tt_cross(f, (N,) * D, rtol=RTOL, budget=1_000_000, generator=torch.Generator().manual_seed(0)).value.cores
+        return tl.tt_cross(
+            f, (N,) * D, rtol=RTOL, budget=1_000_000, generator=torch.Generator().manual_seed(0)
+        ).value.cores
     if package == "tntorch":
         import tntorch
 
         domain = [torch.arange(N, dtype=torch.float64)] * D
         torch.set_default_dtype(torch.float64)
-        return tntorch.cross(function=lambda i: f(i.round().long()), domain=domain, function_arg="matrix", eps=RTOL,
-                             rmax=100, max_iter=40, verbose=False, suppress_warnings=True).cores  # fmt: skip
+        return tntorch.cross(
+            function=lambda i: f(i.round().long()),
+            domain=domain,
+            function_arg="matrix",
+            eps=RTOL,
+            rmax=100,
+            max_iter=40,
+            verbose=False,
+            suppress_warnings=True,
+        ).cores
     if package == "torchTT":
         import torchtt
 
@@ -80,11 +122,21 @@ def cores_of(package, f):
         import torchtt
 
         x = torchtt.meshgrid([torch.arange(N, dtype=torch.float64)] * D)
-        return torchtt.interpolate.function_interpolate(lambda i: f(i.round().long()), x, eps=RTOL, nswp=20, method="amen").cores
+        return torchtt.interpolate.function_interpolate(
+            lambda i: f(i.round().long()), x, eps=RTOL, nswp=20, method="amen"
+        ).cores
     import teneva
 
     start = teneva.rand([N] * D, 2, seed=0)
-    found = teneva.cross(lambda i: f(torch.from_numpy(i)).numpy(), start, e=RTOL, nswp=40, m=20_000_000, dr_min=1, dr_max=3)
+    found = teneva.cross(
+        lambda i: f(torch.from_numpy(i)).numpy(),
+        start,
+        e=RTOL,
+        nswp=40,
+        m=20_000_000,
+        dr_min=1,
+        dr_max=3,
+    )
     return [torch.from_numpy(c) for c in teneva.truncate(found, RTOL / 10)]
 
 
@@ -102,11 +154,14 @@ def cross(case, package):
     index = torch.randint(N, (100_000, D), generator=torch.Generator().manual_seed(1))
     exact = function(grid[index])
     error = float((tt.at(index) - exact).norm() / exact.norm())
-    return dict(distinct=len(f.seen), asked=f.asked, seconds=seconds, error=error, rank=max(tt.ranks))
+    return dict(
+        distinct=len(f.seen), asked=f.asked, seconds=seconds, error=error, rank=max(tt.ranks)
+    )
 
 
 def argmax(package):
-    """20 random trains of 10^12 entries; what is missed of the largest entry that either package knows."""
+    """20 random trains of 10^12 entries; what is missed of the largest entry that either package
+    knows."""
     import teneva
     import torch
 
@@ -114,7 +169,9 @@ def argmax(package):
 
     missed, seconds = 0.0, 0.0
     for seed in range(20):
-        x = tl.TT.randn((10,) * 12, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        x = tl.TT.randn(
+            (10,) * 12, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+        )
         cores = [c.numpy() for c in x.cores]
         found = {}
         start = time.perf_counter()
@@ -154,7 +211,9 @@ def main():
             environment = os.environ | {"OMP_NUM_THREADS": str(given.threads)}
             command = [sys.executable, __file__, "--one", case, package]
             try:
-                done = subprocess.run(command, capture_output=True, text=True, timeout=given.limit, env=environment)
+                done = subprocess.run(
+                    command, capture_output=True, text=True, timeout=given.limit, env=environment
+                )
             except subprocess.TimeoutExpired:
                 print(case, package, f"over {given.limit:.0f} s")
                 continue
@@ -162,14 +221,21 @@ def main():
                 print(case, package, (done.stderr.strip().splitlines() or ["failed"])[-1])
                 continue
             row = json.loads(done.stdout.splitlines()[-1])
-            base = dict(date=datetime.date.today().isoformat(), machine=f"{platform.machine()}, {os.cpu_count()} cores",
-                        threads=given.threads, case=case, package=package,
-                        version=metadata.version(WHEELS[package]))  # fmt: skip
+            base = dict(
+                date=datetime.date.today().isoformat(),
+                machine=f"{platform.machine()}, {os.cpu_count()} cores",
+                threads=given.threads,
+                case=case,
+                package=package,
+                version=metadata.version(WHEELS[package]),
+            )
             of_case.append(base | row)
         ours = next((r for r in of_case if r["package"] == "tensorlab"), None)
         for row in of_case:
             if ours:
-                row["ratio_evaluations"] = round(row["distinct"] / ours["distinct"], 2) if row["distinct"] else ""
+                row["ratio_evaluations"] = (
+                    round(row["distinct"] / ours["distinct"], 2) if row["distinct"] else ""
+                )
                 row["ratio_seconds"] = round(row["seconds"] / ours["seconds"], 2)
         for row in of_case:
             row |= dict(seconds=f"{row['seconds']:.3g}", error=f"{row['error']:.1e}")

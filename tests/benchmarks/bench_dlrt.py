@@ -1,11 +1,13 @@
-"""A training step of the 784-500-500-500-500-10 network: DLRT by rank against dense SGD, time and numbers held.
+"""A training step of the 784-500-500-500-500-10 network: DLRT by rank against dense SGD, time and
+numbers held.
 
     python tests/benchmarks/bench_dlrt.py               ranks 5 to 250, batches of 256 and 1024
     python tests/benchmarks/bench_dlrt.py --ranks 5,20 --batches 256
 
-Seconds are the least CPU time of a step over the repeats, one thread, each method in turn so that all see the same machine.
-`numbers` counts what a step holds for the four wide weights: the factors at their widest, the gradients, and the momentum that
-SGD keeps; activations are the same for all.  `ratio` is dense / ours, in time and in numbers.  The table goes to dlrt.csv.
+Seconds are the least CPU time of a step over the repeats, one thread, each method in turn so that
+all see the same machine. `numbers` counts what a step holds for the four wide weights: the factors
+at their widest, the gradients, and the momentum that SGD keeps; activations are the same for all.
+`ratio` is dense / ours, in time and in numbers. The table goes to dlrt.csv.
 """
 
 import argparse
@@ -35,7 +37,9 @@ def network(rank=None):
     g = torch.Generator().manual_seed(0)
     model = MLP(SIZES, generator=g)
     if rank:
-        tl.replace_linear(model, "layers.[0-3]", lambda w: tl.dlrt_start(w.shape, rank, decay=1.02, generator=g))
+        tl.replace_linear(
+            model, "layers.[0-3]", lambda w: tl.dlrt_start(w.shape, rank, decay=1.02, generator=g)
+        )
     return model
 
 
@@ -44,7 +48,10 @@ def methods(rank):
     sgd = lambda model: torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
     adaptive, fixed, dense = network(rank), network(rank), network()
     return {
-        "adaptive": (adaptive, tl.DLRT(adaptive, sgd(adaptive), lr=1e-3, theta=0.0, min_rank=rank, max_rank=rank)),
+        "adaptive": (
+            adaptive,
+            tl.DLRT(adaptive, sgd(adaptive), lr=1e-3, theta=0.0, min_rank=rank, max_rank=rank),
+        ),
         "fixed rank": (fixed, tl.DLRT(fixed, sgd(fixed), lr=1e-3, theta=None)),
         "dense": (dense, tl.Alternating(dense, sgd(dense))),
     }
@@ -55,9 +62,15 @@ def numbers(method, rank):
     if method == "dense":
         return sum(3 * m * n for m, n in WIDE)
     q = 2 * rank if method == "adaptive" else rank  # columns of the bases in the second pass
-    first = sum(2 * (m + n) * rank + 2 * rank**2 for m, n in WIDE)  # bases, G V and Gᴴ U, S and its momentum
-    turning = max((m + n) * q + 2 * q * q for m, n in WIDE)  # the new bases of one layer, beside all that
-    second = sum((m + n) * q + 3 * q * q for m, n in WIDE)  # the bases; S, its gradient and its momentum
+    first = sum(
+        2 * (m + n) * rank + 2 * rank**2 for m, n in WIDE
+    )  # bases, G V and Gᴴ U, S and its momentum
+    turning = max(
+        (m + n) * q + 2 * q * q for m, n in WIDE
+    )  # the new bases of one layer, beside all that
+    second = sum(
+        (m + n) * q + 3 * q * q for m, n in WIDE
+    )  # the bases; S, its gradient and its momentum
     return max(first + turning, second)
 
 
@@ -74,11 +87,19 @@ def measure(batch, rank, repeats):
     least = {name: min(times[1:]) for name, times in spent.items()}
     for name in made:
         held = numbers(name, rank)
-        rows.append({
-            "date": datetime.date.today().isoformat(), "machine": f"{platform.machine()} {platform.system()}", "batch": batch,
-            "rank": rank, "method": name, "cpu seconds": f"{least[name]:.4f}", "time ratio": f"{least['dense'] / least[name]:.2f}",
-            "numbers": held, "numbers ratio": f"{numbers('dense', rank) / held:.2f}",
-        })  # fmt: skip
+        rows.append(
+            {
+                "date": datetime.date.today().isoformat(),
+                "machine": f"{platform.machine()} {platform.system()}",
+                "batch": batch,
+                "rank": rank,
+                "method": name,
+                "cpu seconds": f"{least[name]:.4f}",
+                "time ratio": f"{least['dense'] / least[name]:.2f}",
+                "numbers": held,
+                "numbers ratio": f"{numbers('dense', rank) / held:.2f}",
+            }
+        )
         print(*rows[-1].values(), sep="  ", flush=True)
     return rows
 

@@ -1,11 +1,13 @@
-"""What a lookup in a vocabulary that is a train costs: seconds and bytes, forward and backward, beside a dense table.
+"""What a lookup in a vocabulary that is a train costs: seconds and bytes, forward and backward,
+beside a dense table.
 
     python tests/benchmarks/bench_embedding.py              every shape and batch
     python tests/benchmarks/bench_embedding.py --repeats 3
 
-25 000 words of width 256 at the shapes of [Hrinchuk2020], rank 16.  `dense`: `nn.Embedding` and h Eᵀ.  `gather`: `TTEmbedding`.
-`table`: the same train, but the whole table is formed at each call and indexed.  Bytes are those of all tensors alive at once
-beside the parameters; gradients of parameters count.  Every row is printed and appended to embedding.csv beside this file.
+25 000 words of width 256 at the shapes of [Hrinchuk2020], rank 16. `dense`: `nn.Embedding` and h
+Eᵀ. `gather`: `TTEmbedding`. `table`: the same train, but the whole table is formed at each call and
+indexed. Bytes are those of all tensors alive at once beside the parameters; gradients of parameters
+count. Every row is printed and appended to embedding.csv beside this file.
 """
 
 import argparse
@@ -17,14 +19,34 @@ import time
 from pathlib import Path
 
 TABLE = Path(__file__).with_name("embedding.csv")
-COLUMNS = ["date", "machine", "threads", "work", "shape", "batch", "method", "numbers", "seconds", "mib", "to_dense"]
-SHAPES = {3: ((25, 30, 40), (4, 8, 8)), 4: ((10, 10, 15, 20), (4, 4, 4, 4)), 6: ((5, 5, 5, 5, 6, 8), (2, 2, 2, 2, 4, 4))}
+COLUMNS = [
+    "date",
+    "machine",
+    "threads",
+    "work",
+    "shape",
+    "batch",
+    "method",
+    "numbers",
+    "seconds",
+    "mib",
+    "to_dense",
+]
+SHAPES = {
+    3: ((25, 30, 40), (4, 8, 8)),
+    4: ((10, 10, 15, 20), (4, 4, 4, 4)),
+    6: ((5, 5, 5, 5, 6, 8), (2, 2, 2, 2, 4, 4)),
+}
 
 
 def machine() -> str:
     """The processor's name."""
     info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
+    names = (
+        [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
     return f"{names[0].split(':')[1].strip()}, {len(names)} cores" if names else platform.machine()
 
 
@@ -35,13 +57,17 @@ def methods(work: str, cores: int, batch: int):
     from tensorlab.layers.embedding import TTEmbedding
 
     g = torch.Generator().manual_seed(0)
-    train, dense = TTEmbedding.randn(25000, 256, *SHAPES[cores], 16, generator=g), torch.nn.Embedding(25000, 256)
+    train, dense = (
+        TTEmbedding.randn(25000, 256, *SHAPES[cores], 16, generator=g),
+        torch.nn.Embedding(25000, 256),
+    )
     if work == "lookup":
         ids = torch.randint(25000, (batch,), generator=g)
         return {
-            "dense": (dense, lambda: dense(ids)), "gather": (train, lambda: train(ids)),
+            "dense": (dense, lambda: dense(ids)),
+            "gather": (train, lambda: train(ids)),
             "table": (train, lambda: train.weight.to_dense()[ids]),
-        }  # fmt: skip
+        }
     h = torch.randn(batch, 256, generator=g, requires_grad=True)
     return {"dense": (dense, lambda: h @ dense.weight.mT), "head": (train, lambda: train.head(h))}
 
@@ -71,12 +97,18 @@ def main():
                     took = statistics.median(seconds[1:])
                     base = base or took
                     row = dict(
-                        date=datetime.date.today().isoformat(), machine=machine(), threads=torch.get_num_threads(), work=work,
-                        shape=" ".join("x".join(map(str, modes)) for modes in SHAPES[cores]), batch=batch, method=name,
-                        numbers=sum(p.numel() for p in module.parameters()), seconds=f"{took:.4g}",
+                        date=datetime.date.today().isoformat(),
+                        machine=machine(),
+                        threads=torch.get_num_threads(),
+                        work=work,
+                        shape=" ".join("x".join(map(str, modes)) for modes in SHAPES[cores]),
+                        batch=batch,
+                        method=name,
+                        numbers=sum(p.numel() for p in module.parameters()),
+                        seconds=f"{took:.4g}",
                         mib=f"{ledger.peak / 2**20:.1f}",
                         to_dense=f"{took / base:.3g}",
-                    )  # fmt: skip
+                    )
                     new = not TABLE.exists()
                     with TABLE.open("a", newline="", encoding="utf-8") as file:
                         writer = csv.DictWriter(file, COLUMNS)

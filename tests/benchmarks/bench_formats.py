@@ -3,9 +3,10 @@
     python tests/benchmarks/bench_formats.py                 every case, every package that is installed
     python tests/benchmarks/bench_formats.py --cases cp,round --threads 1
 
-Every (case, package) pair runs in a process of its own, so neither a crash nor a peak of memory of one says anything
-about the next.  The table goes to formats.csv beside this file: medians of wall time, relative error, largest rank,
-peak memory beyond the input, and `ratio`, how many times faster tensorlab was in this run.
+Every (case, package) pair runs in a process of its own, so neither a crash nor a peak of memory of
+one says anything about the next. The table goes to formats.csv beside this file: medians of wall
+time, relative error, largest rank, peak memory beyond the input, and `ratio`, how many times faster
+tensorlab was in this run.
 """
 
 import argparse
@@ -23,14 +24,28 @@ import time
 from pathlib import Path
 
 TABLE = Path(__file__).with_name("formats.csv")
-COLUMNS = ["date", "machine", "threads", "case", "package", "version", "seconds", "repeats", "error", "rank", "mib", "ratio"]
+COLUMNS = [
+    "date",
+    "machine",
+    "threads",
+    "case",
+    "package",
+    "version",
+    "seconds",
+    "repeats",
+    "error",
+    "rank",
+    "mib",
+    "ratio",
+]
 
 
 # ------------------------------------------------------------------------------------------ inputs
 
 
 def smooth(shape, dtype):
-    """1 / (1 + sum of coordinates), each in [0, 1); binary digits address a point of the unit square."""
+    """1 / (1 + sum of coordinates), each in [0, 1); binary digits address a point of the unit
+    square."""
     import torch
 
     if set(shape) == {2}:
@@ -40,7 +55,9 @@ def smooth(shape, dtype):
         axes = list(shape)
     total = torch.zeros([], dtype=torch.float64)
     for k, n in enumerate(axes):
-        total = total + (torch.arange(n, dtype=torch.float64) / n).reshape([n] + [1] * (len(axes) - 1 - k))
+        total = total + (torch.arange(n, dtype=torch.float64) / n).reshape(
+            [n] + [1] * (len(axes) - 1 - k)
+        )
     return (1 / (1 + total)).to(dtype).reshape(shape)
 
 
@@ -49,7 +66,9 @@ def train(seed, shape=(32,) * 10, rank=40):
 
     import tensorlab as tl
 
-    return tl.TT.randn(shape, rank, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return tl.TT.randn(
+        shape, rank, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
 
 
 def noisy(x, level, seed=4):
@@ -71,11 +90,13 @@ def dense(name, dtype):
         shape = (100,) * 3 if name.endswith("100^3") else (30,) * 4
         return noisy(tl.CP.randn(shape, 10, generator=g, dtype=torch.float64).to_dense(), 1e-3)
     if name.startswith("tucker"):
-        return noisy(tl.Tucker.randn((200,) * 3, 20, generator=g, dtype=torch.float64).to_dense(), 1e-3)
+        return noisy(
+            tl.Tucker.randn((200,) * 3, 20, generator=g, dtype=torch.float64).to_dense(), 1e-3
+        )
     return smooth({"smooth 2^24": (2,) * 24, "smooth 8^8": (8,) * 8}[name], dtype)
 
 
-# ------------------------------------------------------------------------------------------ packages
+# ----------------------------------------------------------------------------------------- packages
 
 
 class Tensorlab:
@@ -174,7 +195,9 @@ class Tntorch:
     def cp(self, x, start, sweeps):  # takes no start, draws its own
         import tensorlab as tl
 
-        return tl.from_tntorch(self.tn.Tensor(x, ranks_cp=start.ranks[0], max_iter=sweeps, tol=-1.0))
+        return tl.from_tntorch(
+            self.tn.Tensor(x, ranks_cp=start.ranks[0], max_iter=sweeps, tol=-1.0)
+        )
 
     def tucker(self, x, rank):
         import tensorlab as tl
@@ -221,7 +244,9 @@ class Teneva:
         x = x.numpy()  # shares the memory; the tolerance of teneva is absolute and that of one step
         if rtol is None:
             return self.tv.svd(x, 0.0, rank)
-        return self.tv.svd(x, rtol * float((x.astype(float) ** 2).sum() ** 0.5) / math.sqrt(x.ndim - 1))
+        return self.tv.svd(
+            x, rtol * float((x.astype(float) ** 2).sum() ** 0.5) / math.sqrt(x.ndim - 1)
+        )
 
     def given(self, tt):
         return [c.numpy().copy() for c in tt.cores]
@@ -248,7 +273,9 @@ class Quimb:
         return dict(cutoff=rtol**2 / (d - 1) if rtol else 0.0, cutoff_mode="rsum2", max_bond=rank)
 
     def tt(self, x, rtol, rank):
-        return self.mps.from_dense(x.numpy().reshape(-1), dims=x.shape, **self._cut(rtol, rank, x.ndim))
+        return self.mps.from_dense(
+            x.numpy().reshape(-1), dims=x.shape, **self._cut(rtol, rank, x.ndim)
+        )
 
     def given(self, tt):
         cores = [c.numpy().copy() for c in tt.cores]
@@ -267,9 +294,14 @@ class Quimb:
 
 
 PACKAGES = {
-    "tensorlab": Tensorlab, "tensorly": Tensorly, "tensorly randomized": TensorlyRandomized, "tntorch": Tntorch,
-    "torchTT": TorchTT, "teneva": Teneva, "quimb": Quimb,
-}  # fmt: skip
+    "tensorlab": Tensorlab,
+    "tensorly": Tensorly,
+    "tensorly randomized": TensorlyRandomized,
+    "tntorch": Tntorch,
+    "torchTT": TorchTT,
+    "teneva": Teneva,
+    "quimb": Quimb,
+}
 
 
 # ------------------------------------------------------------------------------------------ cases
@@ -312,7 +344,10 @@ def cp_case(name):
         import tensorlab as tl
 
         x, g = dense(name, None), torch.Generator().manual_seed(0)
-        start = tl.CP(torch.ones(10).double(), [tl.rng.rand(n, 10, generator=g, dtype=torch.float64) for n in x.shape])
+        start = tl.CP(
+            torch.ones(10).double(),
+            [tl.rng.rand(n, 10, generator=g, dtype=torch.float64) for n in x.shape],
+        )
         result, row = measured(lambda: package.cp(x, start, 50), repeats)
         return row | dict(error=distance(result.to_dense(), x), rank=10)
 
@@ -370,11 +405,12 @@ def distance(y, x):
     return float((y.double() - x.double()).norm() / x.double().norm())
 
 
-# ------------------------------------------------------------------------------------------ measuring
+# ---------------------------------------------------------------------------------------- measuring
 
 
 def measured(work, repeats):
-    """The result of `work` and its median wall time and peak memory; repeats stop after half a minute."""
+    """The result of `work` and its median wall time and peak memory; repeats stop after half a
+    minute."""
     before, can_reset = status("VmRSS"), True
     try:
         Path("/proc/self/clear_refs").write_text("5")  # restart the peak
@@ -411,10 +447,24 @@ def one(case, name, threads, repeats):
 
 def pair(case, name, args):
     """Run one pair in a process of its own; its row, or why there is none."""
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(args.threads))
-    command = [sys.executable, __file__, "--one", case, name, "--threads", str(args.threads), "--repeats", str(args.repeats)]
+    threads = dict.fromkeys(
+        ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(args.threads)
+    )
+    command = [
+        sys.executable,
+        __file__,
+        "--one",
+        case,
+        name,
+        "--threads",
+        str(args.threads),
+        "--repeats",
+        str(args.repeats),
+    ]
     try:
-        done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True, timeout=args.limit)
+        done = subprocess.run(
+            command, env=os.environ | threads, capture_output=True, text=True, timeout=args.limit
+        )
     except subprocess.TimeoutExpired:
         return dict(seconds=None, note=f"over {args.limit} s")
     if done.returncode:
@@ -432,8 +482,12 @@ def machine():
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", default="", help="only cases that contain one of these, comma-separated")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--cases", default="", help="only cases that contain one of these, comma-separated"
+    )
     parser.add_argument("--packages", default=",".join(PACKAGES))
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count()))
     parser.add_argument("--repeats", type=int, default=5)
@@ -442,7 +496,9 @@ def main():
     args = parser.parse_args()
     if args.one:
         return one(*args.one, args.threads, args.repeats)
-    wanted = [c for c in CASES if not args.cases or any(part in c for part in args.cases.split(","))]
+    wanted = [
+        c for c in CASES if not args.cases or any(part in c for part in args.cases.split(","))
+    ]
     kept = []
     if TABLE.exists():
         with TABLE.open(newline="") as file:
@@ -455,14 +511,26 @@ def main():
             seconds = row.get("seconds")
             ratio = f"{seconds / ours:.3g}" if seconds and ours else ""
             fresh = dict(
-                date=datetime.date.today().isoformat(), machine=machine(), threads=args.threads, case=case, package=name,
-                version=row.get("version", ""), seconds=f"{seconds:.4g}" if seconds else row["note"][:60],
-                repeats=row.get("repeats", ""), error=f"{row['error']:.1e}" if seconds else "",
-                rank=row.get("rank", ""), mib=f"{row['mib']:.0f}" if seconds else "", ratio=ratio,
-            )  # fmt: skip
+                date=datetime.date.today().isoformat(),
+                machine=machine(),
+                threads=args.threads,
+                case=case,
+                package=name,
+                version=row.get("version", ""),
+                seconds=f"{seconds:.4g}" if seconds else row["note"][:60],
+                repeats=row.get("repeats", ""),
+                error=f"{row['error']:.1e}" if seconds else "",
+                rank=row.get("rank", ""),
+                mib=f"{row['mib']:.0f}" if seconds else "",
+                ratio=ratio,
+            )
             kept.append(fresh)
             shown = [f"{case:36} {name:20} {fresh['seconds']:>10} s  x{ratio:6}"]
-            print(*shown, f"error {fresh['error']} rank {fresh['rank']} {fresh['mib']} MiB", flush=True)
+            print(
+                *shown,
+                f"error {fresh['error']} rank {fresh['rank']} {fresh['mib']} MiB",
+                flush=True,
+            )
         part = TABLE.with_suffix(".part")
         with part.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")

@@ -1,10 +1,12 @@
-"""Kashin's decomposition of a square float32 matrix against the plain loop with dense Q1 and Q2, to the same residual, in one run.
+"""Kashin's decomposition of a square float32 matrix against the plain loop with dense Q1 and Q2, to
+the same residual, in one run.
 
     python tests/benchmarks/bench_kashin.py --size 4096 --tol 1e-2
 
-The plain loop transforms what is left in every step, and back where the step was one of v: two or four products of n by n matrices.
-The table goes to kashin.csv beside this file; `speedup` is the plain loop's seconds over ours, both of the processor, on one
-thread by default, so that what else the machine does counts little.
+The plain loop transforms what is left in every step, and back where the step was one of v: two or
+four products of n by n matrices. The table goes to kashin.csv beside this file; `speedup` is the
+plain loop's seconds over ours, both of the processor, on one thread by default, so that what else
+the machine does counts little.
 """
 
 import argparse
@@ -41,7 +43,9 @@ def plain(x, q1, q2, tol, max_iter=1000):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, default=4096)
     parser.add_argument("--tol", type=float, default=1e-2)
     parser.add_argument("--methods", default="greedy,two_two,frame")
@@ -50,14 +54,25 @@ def main():
     torch.set_num_threads(args.threads)
     n, generator = args.size, torch.Generator().manual_seed(0)
     x = torch.randn(n, n, generator=generator)
-    # the loop's time does not depend on which orthogonal matrices: cosines with signs, for which no QR of this size is needed
+    # the loop's time does not depend on which orthogonal matrices: cosines with signs, for which no
+    # QR of this size is needed
     q1, q2 = (tl.Rotation("dct", (n,), seed).to_dense(torch.float32) for seed in (1, 2))
     rows = []
 
     def note(name, steps, residual, seconds):
-        rows.append(dict(date=datetime.date.today().isoformat(), machine=f"{platform.machine()}, {os.cpu_count()} cores",
-                         threads=args.threads, size=n, tol=args.tol, method=name, steps=steps, residual=f"{residual:.2e}",
-                         seconds=f"{seconds:.3g}"))  # fmt: skip
+        rows.append(
+            dict(
+                date=datetime.date.today().isoformat(),
+                machine=f"{platform.machine()}, {os.cpu_count()} cores",
+                threads=args.threads,
+                size=n,
+                tol=args.tol,
+                method=name,
+                steps=steps,
+                residual=f"{residual:.2e}",
+                seconds=f"{seconds:.3g}",
+            )
+        )
 
     for method in args.methods.split(","):
         tl.kashin(x[:64, :64], method=method)

@@ -1,11 +1,13 @@
-"""TT layers against the packages people use: 768 -> 3072 as (8, 8, 12) -> (12, 16, 16), forward and backward, in one run.
+"""TT layers against the packages people use: 768 -> 3072 as (8, 8, 12) -> (12, 16, 16), forward and
+backward, in one run.
 
     python tests/benchmarks/bench_layers.py                          every rank, every package that is installed
     python tests/benchmarks/bench_layers.py --ranks 2,4 --packages dense,tensorlab
 
-Every (rank, package) pair runs in a process of its own.  The rows go to layers.csv beside this file: medians of wall and of
-processor time, bytes alive at the peak, bytes saved for the gradient, the output's standard deviation at the start (a dense layer
-has 0.577), and `ratio`, how many times the processor time of tensorlab in this run.
+Every (rank, package) pair runs in a process of its own. The rows go to layers.csv beside this file:
+medians of wall and of processor time, bytes alive at the peak, bytes saved for the gradient, the
+output's standard deviation at the start (a dense layer has 0.577), and `ratio`, how many times the
+processor time of tensorlab in this run.
 """
 
 import argparse
@@ -21,8 +23,23 @@ import time
 from pathlib import Path
 
 TABLE = Path(__file__).with_name("layers.csv")
-COLUMNS = ["date", "machine", "threads", "tokens", "rank", "package", "version", "numbers", "seconds", "cpu", "repeats",
-           "mib", "saved", "out_std", "ratio"]  # fmt: skip
+COLUMNS = [
+    "date",
+    "machine",
+    "threads",
+    "tokens",
+    "rank",
+    "package",
+    "version",
+    "numbers",
+    "seconds",
+    "cpu",
+    "repeats",
+    "mib",
+    "saved",
+    "out_std",
+    "ratio",
+]
 OUT, IN = (12, 16, 16), (8, 8, 12)
 
 
@@ -37,7 +54,9 @@ def tensorlab(rank):
     import tensorlab as tl
     from tensorlab.layers.linear import FactorizedLinear
 
-    return FactorizedLinear(tl.TTMatrix.randn(out=OUT, in_=IN, rank=rank, dtype=torch.float32).initial())
+    return FactorizedLinear(
+        tl.TTMatrix.randn(out=OUT, in_=IN, rank=rank, dtype=torch.float32).initial()
+    )
 
 
 def dense(rank):
@@ -50,15 +69,26 @@ def two_linears(rank):
     import torch
 
     r = capped(rank)
-    q = max(1, sum(r[k] * m * n * r[k + 1] for k, (m, n) in enumerate(zip(OUT, IN))) // (768 + 3072))
-    return torch.nn.Sequential(torch.nn.Linear(768, q, bias=False), torch.nn.Linear(q, 3072, bias=False))
+    q = max(
+        1, sum(r[k] * m * n * r[k + 1] for k, (m, n) in enumerate(zip(OUT, IN))) // (768 + 3072)
+    )
+    return torch.nn.Sequential(
+        torch.nn.Linear(768, q, bias=False), torch.nn.Linear(q, 3072, bias=False)
+    )
 
 
 def tltorch_factorized(rank, implementation="factorized", checkpointing=False):
     import tltorch
 
-    return tltorch.FactorizedLinear(IN, OUT, bias=False, factorization="blocktt", rank=capped(rank),
-                                    implementation=implementation, checkpointing=checkpointing)  # fmt: skip
+    return tltorch.FactorizedLinear(
+        IN,
+        OUT,
+        bias=False,
+        factorization="blocktt",
+        rank=capped(rank),
+        implementation=implementation,
+        checkpointing=checkpointing,
+    )
 
 
 def tltorch_reconstructed(rank):
@@ -87,11 +117,14 @@ def torchtt(rank):
 
 
 PACKAGES = {
-    "tensorlab": (tensorlab, "tensorlab"), "dense": (dense, "torch"), "two linears": (two_linears, "torch"),
+    "tensorlab": (tensorlab, "tensorlab"),
+    "dense": (dense, "torch"),
+    "two linears": (two_linears, "torch"),
     "tltorch factorized": (tltorch_factorized, "tensorly-torch"),
     "tltorch reconstructed": (tltorch_reconstructed, "tensorly-torch"),
-    "tltorch checkpointed": (tltorch_checkpointed, "tensorly-torch"), "torchTT": (torchtt, "torchtt"),
-}  # fmt: skip
+    "tltorch checkpointed": (tltorch_checkpointed, "tensorly-torch"),
+    "torchTT": (torchtt, "torchtt"),
+}
 
 
 def one(name, rank, args):
@@ -128,28 +161,56 @@ def one(name, rank, args):
         wall.append(time.perf_counter() - a)
         cpu.append(time.process_time() - b)
     row = dict(
-        version=importlib.metadata.version(package), numbers=sum(p.numel() for p in leaves[1:]), repeats=len(wall),
-        seconds=f"{statistics.median(wall):.4g}", cpu=f"{statistics.median(cpu):.4g}",
-        mib=f"{peak_bytes(step, [dy, *leaves]) / 2**20:.1f}", saved=f"{sum(saved.values()) / 2**20:.1f}", out_std=f"{std:.3g}",
-    )  # fmt: skip
+        version=importlib.metadata.version(package),
+        numbers=sum(p.numel() for p in leaves[1:]),
+        repeats=len(wall),
+        seconds=f"{statistics.median(wall):.4g}",
+        cpu=f"{statistics.median(cpu):.4g}",
+        mib=f"{peak_bytes(step, [dy, *leaves]) / 2**20:.1f}",
+        saved=f"{sum(saved.values()) / 2**20:.1f}",
+        out_std=f"{std:.3g}",
+    )
     print("ROW " + json.dumps(row))
 
 
 def pair(name, rank, args):
     """Run one pair in a process of its own; its row, or why there is none."""
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(args.threads))
-    command = [sys.executable, __file__, "--one", name, str(rank), "--threads", str(args.threads), "--repeats", str(args.repeats),
-               "--tokens", str(args.tokens), "--seconds", str(args.seconds)]  # fmt: skip
+    threads = dict.fromkeys(
+        ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(args.threads)
+    )
+    command = [
+        sys.executable,
+        __file__,
+        "--one",
+        name,
+        str(rank),
+        "--threads",
+        str(args.threads),
+        "--repeats",
+        str(args.repeats),
+        "--tokens",
+        str(args.tokens),
+        "--seconds",
+        str(args.seconds),
+    ]
     try:
-        done = subprocess.run(command, env=os.environ | threads, capture_output=True, text=True, timeout=args.limit)
+        done = subprocess.run(
+            command, env=os.environ | threads, capture_output=True, text=True, timeout=args.limit
+        )
     except subprocess.TimeoutExpired:
         return dict(seconds=f"over {args.limit} s")
     rows = [line[4:] for line in done.stdout.splitlines() if line.startswith("ROW ")]
-    return json.loads(rows[0]) if rows else dict(seconds=(done.stderr.strip().splitlines() or ["died"])[-1][:60])
+    return (
+        json.loads(rows[0])
+        if rows
+        else dict(seconds=(done.stderr.strip().splitlines() or ["died"])[-1][:60])
+    )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--ranks", default="2,4,8,16,32,64")
     parser.add_argument("--packages", default=",".join(PACKAGES))
     parser.add_argument("--tokens", type=int, default=2048)
@@ -168,10 +229,15 @@ def main():
         for name, row in rows.items():
             today = datetime.date.today().isoformat()
             machine = f"{platform.machine()}, {os.cpu_count()} cores"
-            label = dict(date=today, machine=machine, threads=args.threads, tokens=args.tokens, rank=rank)
+            label = dict(
+                date=today, machine=machine, threads=args.threads, tokens=args.tokens, rank=rank
+            )
             ratio = f"{float(row['cpu']) / float(ours):.3g}" if ours and "cpu" in row else ""
             fresh.append(label | dict(package=name, ratio=ratio) | row)
-            print(*(f"{key} {fresh[-1].get(key, '')}" for key in ("rank", "package", *COLUMNS[7:])), flush=True)
+            print(
+                *(f"{key} {fresh[-1].get(key, '')}" for key in ("rank", "package", *COLUMNS[7:])),
+                flush=True,
+            )
         new = not TABLE.exists()
         with TABLE.open("a", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")

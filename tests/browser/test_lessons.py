@@ -1,4 +1,5 @@
-"""What a reader does, in a real browser: opens a lesson, runs it, moves a slider by keyboard, types a wrong number."""
+"""What a reader does, in a real browser: opens a lesson, runs it, moves a slider by keyboard, types
+a wrong number."""
 
 import re
 
@@ -14,8 +15,12 @@ def test_slider_and_box_of_the_tensor_train_lesson(lesson):
     opened = lesson("04_tt.ipynb")
     assert opened.errors() == []
 
-    output = opened.panel.locator(".widget-vbox").filter(has=opened.page.get_by_role("slider")).first
-    output.evaluate("element => element.scrollIntoView()")  # JupyterLab hides cells that are far from the last one run
+    output = (
+        opened.panel.locator(".widget-vbox").filter(has=opened.page.get_by_role("slider")).first
+    )
+    output.evaluate(
+        "element => element.scrollIntoView()"
+    )  # JupyterLab hides cells that are far from the last one run
     picture, status = output.locator("img").first, output.get_by_role("status")
     expect(picture).to_be_visible()
     expect(picture).to_have_attribute("alt", re.compile(r"\w{2,}.* "))
@@ -44,7 +49,9 @@ def test_slider_and_box_of_the_tensor_train_lesson(lesson):
     right = picture.get_attribute("src")
     box.fill("99999999")
     box.press("Enter")
-    expect(output.get_by_role("alert")).to_have_text(re.compile(rf"^{re.escape(name)}: needs .*, got 99999999$"))
+    expect(output.get_by_role("alert")).to_have_text(
+        re.compile(rf"^{re.escape(name)}: needs .*, got 99999999$")
+    )
     expect(picture).to_have_attribute("src", right)
     assert opened.errors() == [] and "Traceback" not in opened.panel.inner_text()
 

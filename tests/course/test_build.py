@@ -1,4 +1,5 @@
-"""The builder of lessons: the same bytes on every run, and a check that fails when something is stale."""
+"""The builder of lessons: the same bytes on every run, and a check that fails when something is
+stale."""
 
 import runpy
 import shutil
@@ -51,8 +52,15 @@ def test_build_then_check(folder, capsys):
     notebook = nbformat.read(built[0], as_version=4)
     assert notebook.metadata.kernelspec.name == "python3"
     assert [cell.cell_type for cell in notebook.cells] == ["markdown", "code", "code"]
-    marks = {"schema_version": 3, "grade": True, "solution": False, "locked": True, "task": False,
-             "grade_id": "sum", "points": 2}  # fmt: skip
+    marks = {
+        "schema_version": 3,
+        "grade": True,
+        "solution": False,
+        "locked": True,
+        "task": False,
+        "grade_id": "sum",
+        "points": 2,
+    }
     assert notebook.cells[2].metadata.nbgrader == marks
 
     (folder / "01_lesson.py").write_text(LESSON.replace("1 + 1", "1 + 2"))
@@ -66,5 +74,7 @@ def test_build_then_check(folder, capsys):
 
 
 def test_lessons_are_built():
-    done = subprocess.run([sys.executable, HERE / "_build.py", "--check"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, HERE / "_build.py", "--check"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,5 @@
-"""The checks greet what is right, wait for blanks, and have a hint for each listed mistake; nothing ends in a traceback."""
+"""The checks greet what is right, wait for blanks, and have a hint for each listed mistake; nothing
+ends in a traceback."""
 
 import importlib
 import itertools
@@ -14,14 +15,23 @@ from tensorlab.course import lessons
 from tensorlab.course.checks import Check
 from tensorlab.course.lessons import cp, lowrank, start, tt, tucker
 
-LESSONS = {m.name: importlib.import_module(f"{lessons.__name__}.{m.name}") for m in pkgutil.iter_modules(lessons.__path__)}
-OF = {stem: {n: c for n, c in vars(module).items() if isinstance(c, Check)} for stem, module in LESSONS.items()}
+LESSONS = {
+    m.name: importlib.import_module(f"{lessons.__name__}.{m.name}")
+    for m in pkgutil.iter_modules(lessons.__path__)
+}
+OF = {
+    stem: {n: c for n, c in vars(module).items() if isinstance(c, Check)}
+    for stem, module in LESSONS.items()
+}
 CHECKS = {f"{stem}.{name}": check for stem, checks in OF.items() for name, check in checks.items()}
-VALUES = {name: check for name, check in CHECKS.items() if check.read is None and not check.function}
+VALUES = {
+    name: check for name, check in CHECKS.items() if check.read is None and not check.function
+}
 FUNCTIONS = {name: check for name, check in CHECKS.items() if check.function}
 MISTAKES = [
     pytest.param(check, wrong, hint, name in FUNCTIONS, id=f"{name}-{i}")
-    for name, check in CHECKS.items() for i, (wrong, hint) in enumerate(check.mistakes)
+    for name, check in CHECKS.items()
+    for i, (wrong, hint) in enumerate(check.mistakes)
 ]
 
 
@@ -31,7 +41,9 @@ def photograph():
         pytest.importorskip(package)
 
 
-@pytest.mark.parametrize("stem", sorted(OF.keys() - {"start"}))  # the first lesson has one question only
+@pytest.mark.parametrize(
+    "stem", sorted(OF.keys() - {"start"})
+)  # the first lesson has one question only
 def test_lessons_have_a_predict_an_implement_and_an_explore_each(stem):
     assert len(OF[stem]) == 3 and sum(check.function for check in OF[stem].values()) == 1
 
@@ -48,7 +60,9 @@ def _stub(*args):
 
 
 @pytest.mark.parametrize("check", FUNCTIONS.values(), ids=FUNCTIONS)
-@pytest.mark.parametrize("blank", [lambda *args: None, lambda *args: ..., _stub], ids=["None", "...", "raises"])
+@pytest.mark.parametrize(
+    "blank", [lambda *args: None, lambda *args: ..., _stub], ids=["None", "...", "raises"]
+)
 def test_blank_function(check, blank, capsys):
     assert check(blank) is False
     assert capsys.readouterr().out == "Not answered yet.\n"
@@ -67,7 +81,9 @@ def test_right_functions(capsys):
 
     assert lowrank.truncate(truncate)
     assert lowrank.truncate(lambda a, r: tensorlab.LowRank.from_dense(a, rank=r).to_dense())
-    assert cp.khatri_rao(lambda a, b: torch.stack([torch.kron(a[:, k], b[:, k]) for k in range(a.shape[1])], 1))
+    assert cp.khatri_rao(
+        lambda a, b: torch.stack([torch.kron(a[:, k], b[:, k]) for k in range(a.shape[1])], 1)
+    )
     assert tucker.mode_product(lambda x, m, k: (m @ x.movedim(k, -2)).movedim(-2, k))
     assert tt.tt_entry(entry)
     assert tt.tt_entry(lambda cores, index: float(entry(cores, index)))
@@ -79,7 +95,9 @@ def test_right_values():
     assert start.rank_one_storage(1800)
     assert lowrank.truncation_error(0.32) and lowrank.truncation_error(torch.tensor(0.1).sqrt())
     assert cp.cp_storage(np.int64(300))
-    assert cp.degenerate_cosine(-1) and cp.degenerate_cosine(-0.935) and not cp.degenerate_cosine(-0.5)
+    assert (
+        cp.degenerate_cosine(-1) and cp.degenerate_cosine(-0.935) and not cp.degenerate_cosine(-0.5)
+    )
     assert tucker.tucker_storage(320.0)
     assert tt.tt_storage(88)
     assert tt.mode_order((0, 2, 1, 3)) and tt.mode_order([3, 1, 0, 2])
@@ -97,7 +115,9 @@ def test_photo_ranks_are_those_of_the_package():
     (r,) = tensorlab.LowRank.from_dense(x.mean(-1), rtol=0.1).ranks
     assert lowrank.photo_rank(r)
     r = next(r for r in range(1, 428) if tucker._photo_errors()[r - 1] <= 0.1)
-    errors = [float((x - tensorlab.hosvd(x, (q, q, 3)).to_dense()).norm() / x.norm()) for q in (r - 1, r)]
+    errors = [
+        float((x - tensorlab.hosvd(x, (q, q, 3)).to_dense()).norm() / x.norm()) for q in (r - 1, r)
+    ]
     assert errors[1] <= 0.1 < errors[0]
     assert errors == pytest.approx(tucker._photo_errors()[r - 2 : r], rel=1e-9)
     assert tucker.photo_tucker_rank(r)
@@ -107,7 +127,9 @@ def test_degenerate_tensor_behaves_as_the_question_says():
     a, b = torch.linalg.qr(torch.tensor([[1.0, 2], [3, 5], [1, 7]], dtype=torch.float64))[0].T
     outer = "i,j,k->ijk"
     w = sum(torch.einsum(outer, *v) for v in ((a, a, b), (a, b, a), (b, a, a)))
-    fit = tensorlab.cp_als(w, 2, init="random", tol=0.0, max_iter=1000, generator=torch.Generator().manual_seed(0))
+    fit = tensorlab.cp_als(
+        w, 2, init="random", tol=0.0, max_iter=1000, generator=torch.Generator().manual_seed(0)
+    )
     assert fit.history[-1] < 0.05
     assert cp.degenerate_cosine(_cosine_of_terms(fit.value))
 
@@ -115,7 +137,10 @@ def test_degenerate_tensor_behaves_as_the_question_says():
 def _cosine_of_terms(cp):
     weights = getattr(cp, "weights", None)
     weights = torch.ones(2, dtype=torch.float64) if weights is None else weights
-    terms = [w * torch.einsum("i,j,k->ijk", *(f[:, k] for f in cp.factors)) for k, w in enumerate(weights)]
+    terms = [
+        w * torch.einsum("i,j,k->ijk", *(f[:, k] for f in cp.factors))
+        for k, w in enumerate(weights)
+    ]
     return (terms[0] * terms[1]).sum() / (terms[0].norm() * terms[1].norm())
 
 
@@ -131,12 +156,21 @@ def test_each_mistake_has_its_hint(check, wrong, hint, is_function, capsys):
 def test_hints_do_not_give_the_value_away(name):
     check = VALUES[name]
     right = f"{float(check.right(*check.cases()[0])):.4g}"
-    words = " ".join([check.hint, *(hint for _, hint in check.mistakes)]).replace(".", " ").replace(",", " ").split()
+    words = (
+        " ".join([check.hint, *(hint for _, hint in check.mistakes)])
+        .replace(".", " ")
+        .replace(",", " ")
+        .split()
+    )
     assert right not in words
 
 
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
-@pytest.mark.parametrize("answer", ["five", {}, [1, 2, 3], True, float("nan"), 12345.678, object()], ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize(
+    "answer",
+    ["five", {}, [1, 2, 3], True, float("nan"), 12345.678, object()],
+    ids=lambda a: type(a).__name__,
+)
 def test_wrong_types_and_other_values_get_one_line(check, answer, capsys):
     assert check(answer) is False
     line = capsys.readouterr().out

@@ -1,4 +1,5 @@
-"""The command `tensorlab lab`: it serves where it says, settings as ours, and says in one sentence what it lacks."""
+"""The command `tensorlab lab`: it serves where it says, settings as ours, and says in one sentence
+what it lacks."""
 
 import json
 import re
@@ -17,7 +18,9 @@ from tensorlab.course import lab as launcher
 def lessons(tmp_path):
     folder = tmp_path / "notebooks"
     folder.mkdir()
-    (folder / launcher.START).write_text('{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}\n')
+    (folder / launcher.START).write_text(
+        '{"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}\n'
+    )
     return tmp_path
 
 
@@ -26,25 +29,34 @@ def ask(url):
         return answer.read().decode()
 
 
-@pytest.mark.parametrize("options", [["--no-browser"], []], ids=["no browser wanted", "no browser found"])
+@pytest.mark.parametrize(
+    "options", [["--no-browser"], []], ids=["no browser wanted", "no browser found"]
+)
 def test_serves_where_it_says(lessons, options, monkeypatch):
     monkeypatch.setenv("BROWSER", "/nowhere/browser")
     monkeypatch.delenv("DISPLAY", raising=False)
     with lab(lessons, *options, cwd=lessons) as (address, token, line):
         assert line.endswith("(Ctrl-C stops it)\n") and f"/lab/tree/{launcher.START}?token=" in line
         assert "started" in json.loads(ask(f"{address}/api/status?token={token}"))
-        names = [entry["name"] for entry in json.loads(ask(f"{address}/api/contents?token={token}"))["content"]]
+        names = [
+            entry["name"]
+            for entry in json.loads(ask(f"{address}/api/contents?token={token}"))["content"]
+        ]
         assert launcher.START in names
         page = ask(f"{address}/lab?token={token}")
         assert "@jupyter/nbgrader:create-assignment" in page  # among the disabled extensions
         viewer = "@jupyterlab/docmanager-extension:plugin"
-        default = json.loads(ask(f"{address}/lab/api/settings/{viewer}?token={token}"))["schema"]["properties"]
+        default = json.loads(ask(f"{address}/lab/api/settings/{viewer}?token={token}"))["schema"][
+            "properties"
+        ]
         assert default["defaultViewers"]["default"] == {"python": "Jupytext Notebook"}
 
 
 def test_says_which_folder_is_missing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(launcher, "__file__", str(tmp_path / "lib" / "tensorlab" / "course" / "lab.py"))
+    monkeypatch.setattr(
+        launcher, "__file__", str(tmp_path / "lib" / "tensorlab" / "course" / "lab.py")
+    )
     sentence = f"lab: needs the folder notebooks with 00_start.ipynb, got none in {tmp_path}"
     with pytest.raises(FileNotFoundError, match=re.escape(sentence)):
         launcher.notebooks()
@@ -75,7 +87,8 @@ def test_help_needs_neither_jupyter_nor_matplotlib():
     code = (
         "import sys, tensorlab, tensorlab.__main__ as m\n"
         "try: m.main(['--help'])\n"
-        "except SystemExit: print(sorted({'jupyterlab', 'ipywidgets', 'matplotlib', 'sklearn'} & set(sys.modules)))"
+        "except SystemExit: print(sorted({'jupyterlab', 'ipywidgets', 'matplotlib', 'sklearn'} & "
+        "set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]" and "lab" in done.stdout

@@ -1,4 +1,5 @@
-"""Explorers without a kernel or a browser: what a control, a typed text and an error do to picture and sentence."""
+"""Explorers without a kernel or a browser: what a control, a typed text and an error do to picture
+and sentence."""
 
 import asyncio
 import base64
@@ -72,7 +73,11 @@ def test_box_moves_the_slider_and_draws(bars):
     bars.boxes["rank"].value = " 7 "
     assert bars.value("rank") == 7 and bars.boxes["rank"].value == "7" and "7 bars" in bars.sentence
     bars.boxes["noise"].value = "2.5e-2"
-    assert bars.value("noise") == 0.025 and bars.boxes["noise"].value == "0.025" and "0.025" in bars.sentence
+    assert (
+        bars.value("noise") == 0.025
+        and bars.boxes["noise"].value == "0.025"
+        and "0.025" in bars.sentence
+    )
 
 
 def test_each_move_draws_once(bars):
@@ -91,7 +96,9 @@ def test_each_move_draws_once(bars):
 @pytest.mark.parametrize("text", ["999", "0", "-3", "3.5", "three", "", "nan", "1e400", "<b>"])
 def test_wrong_typed_value_is_one_sentence_and_changes_nothing(bars, text):
     before = picture(bars)
-    bars.boxes["rank"].value = text  # TENSORLAB_STRICT is on: a reader's slip is no error of the program
+    bars.boxes[
+        "rank"
+    ].value = text  # TENSORLAB_STRICT is on: a reader's slip is no error of the program
     escaped = text.replace("<", "&lt;").replace(">", "&gt;")
     assert f"rank: needs a whole number in 1..64, got {escaped}</p>" in bars.status.value
     assert 'role="alert"' in bars.status.value
@@ -132,7 +139,10 @@ def test_set_refuses_and_moves_nothing(bars, values, message):
 def test_error_of_draw_reaches_the_status_line(bars, lenient):
     before, sentence = picture(bars), bars.sentence
     bars.controls["rank"].value = 13
-    assert bars.status.value == '<p role="alert" style="font-weight:bold">bars: needs another rank, got 13</p>'
+    assert (
+        bars.status.value
+        == '<p role="alert" style="font-weight:bold">bars: needs another rank, got 13</p>'
+    )
     bars.controls["rank"].value = 14
     assert "RuntimeError: out of bars" in bars.status.value
     assert picture(bars) == before and bars.sentence == sentence

@@ -1,4 +1,5 @@
-"""CP: planted tensors, tensorly from the same start, swamps and degenerate pairs, masks, nonnegative fits."""
+"""CP: planted tensors, tensorly from the same start, swamps and degenerate pairs, masks,
+nonnegative fits."""
 
 import math
 
@@ -13,7 +14,10 @@ import tensorlab as tl
 
 def start(shape, rank, seed=0, dtype=torch.float64):
     g = torch.Generator().manual_seed(seed)
-    return tl.CP(torch.ones(rank, dtype=dtype), [tl.rng.rand(n, rank, generator=g, dtype=dtype) for n in shape])
+    return tl.CP(
+        torch.ones(rank, dtype=dtype),
+        [tl.rng.rand(n, rank, generator=g, dtype=dtype) for n in shape],
+    )
 
 
 def planted(shape, rank, noise=0.0, seed=1, dtype=torch.float64):
@@ -27,14 +31,22 @@ def planted(shape, rank, noise=0.0, seed=1, dtype=torch.float64):
 def tensorly_cp(x, cp, sweeps, **options):
     tensorly.set_backend("pytorch")
     try:
-        return tl.from_tensorly(parafac(x, cp.ranks[0], init=tl.to_tensorly(cp), n_iter_max=sweeps, tol=0, **options))
+        return tl.from_tensorly(
+            parafac(x, cp.ranks[0], init=tl.to_tensorly(cp), n_iter_max=sweeps, tol=0, **options)
+        )
     finally:
         tensorly.set_backend("numpy")
 
 
-@pytest.mark.parametrize(("shape", "rank", "sweeps"), [
-    ((20, 21, 22), 5, 40), ((8, 9, 10, 11), 4, 40), ((100,) * 3, 10, 50), ((30,) * 4, 10, 50),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("shape", "rank", "sweeps"),
+    [
+        ((20, 21, 22), 5, 40),
+        ((8, 9, 10, 11), 4, 40),
+        ((100,) * 3, 10, 50),
+        ((30,) * 4, 10, 50),
+    ],
+)
 def test_reaches_tensorly_from_the_same_start(shape, rank, sweeps):
     _, x = planted(shape, rank, noise=1e-3)
     init = start(shape, rank)
@@ -57,25 +69,35 @@ def test_recovers_a_planted_tensor_up_to_scale_and_permutation(init, dtype, gene
     truth, x = planted((11, 12, 13), 5, dtype=dtype)
     fit = tl.cp_als(x, 5, init=init, tol=0.0, max_iter=400, generator=generator)
     a, b = truth.normalized(), fit.value.normalized()
-    cosines = math.prod((f.mH @ g).abs() for f, g in zip(a.factors, b.factors))  # of each term with each
+    cosines = math.prod(
+        (f.mH @ g).abs() for f, g in zip(a.factors, b.factors)
+    )  # of each term with each
     assert sorted(cosines.argmax(1).tolist()) == [0, 1, 2, 3, 4]
     assert cosines.max(1).values.min() > 1 - (1e-4 if dtype == torch.float32 else 1e-7)
-    assert relative_error(fit.value.to_dense(), x) == pytest.approx(fit.history[-1], rel=0.5, abs=1e-6)
+    assert relative_error(fit.value.to_dense(), x) == pytest.approx(
+        fit.history[-1], rel=0.5, abs=1e-6
+    )
 
 
 def test_history_is_the_true_error_also_when_tiny():
     _, x = planted((6, 7, 8), 2)
     for noise in (0.0, 1e-10, 1e-6, 1e-2):
-        y = x + noise * torch.randn(x.shape, generator=torch.Generator().manual_seed(3), dtype=x.dtype)
+        y = x + noise * torch.randn(
+            x.shape, generator=torch.Generator().manual_seed(3), dtype=x.dtype
+        )
         fit = tl.cp_als(y, 2, tol=1e-13, max_iter=500)
-        assert fit.history[-1] == pytest.approx(relative_error(fit.value.to_dense(), y), rel=1e-3, abs=1e-15)
+        assert fit.history[-1] == pytest.approx(
+            relative_error(fit.value.to_dense(), y), rel=1e-3, abs=1e-15
+        )
         assert all(b <= a * (1 + 1e-3) + 1e-13 for a, b in zip(fit.history, fit.history[1:]))
 
 
 def test_matrices_and_vectors_and_halves(generator):
     x = torch.randn(9, 8, generator=generator, dtype=torch.float64)
     s = torch.linalg.svdvals(x)
-    assert tl.cp_als(x, 3, max_iter=500).history[-1] == pytest.approx(float(s[3:].norm() / s.norm()), rel=1e-6)
+    assert tl.cp_als(x, 3, max_iter=500).history[-1] == pytest.approx(
+        float(s[3:].norm() / s.norm()), rel=1e-6
+    )
     assert tl.cp_als(x[0], 1).history[-1] < 1e-14
     for dtype in (torch.float16, torch.bfloat16):
         fit = tl.cp_als(planted((6, 7, 8), 2)[1].to(dtype), 2)
@@ -107,20 +129,32 @@ def test_singular_systems(name):
         assert fit.history[-1] == 0 and fit.value.to_dense().abs().max() == 0
     elif name == "equal columns":
         one = start((4, 5, 6), 1)
-        fit = tl.cp_als(x, 2, init=tl.CP(torch.ones(2).double(), [f.expand(-1, 2).clone() for f in one.factors]), max_iter=50)
+        fit = tl.cp_als(
+            x,
+            2,
+            init=tl.CP(torch.ones(2).double(), [f.expand(-1, 2).clone() for f in one.factors]),
+            max_iter=50,
+        )
         best_rank_one = tl.cp_als(x, 1, init=one, max_iter=500).history[-1]
         assert fit.history[-1] <= best_rank_one + 1e-6  # two equal terms stay equal: as good as one
     else:
-        assert tl.cp_als(x, 9, generator=torch.Generator().manual_seed(0), max_iter=500).history[-1] < 1e-6
+        assert (
+            tl.cp_als(x, 9, generator=torch.Generator().manual_seed(0), max_iter=500).history[-1]
+            < 1e-6
+        )
 
 
 def test_degenerate_pair():
     a, b = torch.eye(2, dtype=torch.float64)
-    w = sum(torch.einsum("i,j,k->ijk", *v) for v in ((a, a, b), (a, b, a), (b, a, a)))  # rank 3, border rank 2
+    w = sum(
+        torch.einsum("i,j,k->ijk", *v) for v in ((a, a, b), (a, b, a), (b, a, a))
+    )  # rank 3, border rank 2
     fit = tl.cp_als(w, 2, init=start((2, 2, 2), 2), tol=0.0, max_iter=2000)
     cp = fit.value.normalized()
     cosine = math.prod(float(f[:, 0] @ f[:, 1]) for f in cp.factors)
-    assert cosine < -0.9 and float(cp.weights[0]) > 3 * float(w.norm())  # two terms that grow and cancel
+    assert cosine < -0.9 and float(cp.weights[0]) > 3 * float(
+        w.norm()
+    )  # two terms that grow and cancel
     assert fit.history[-1] < 0.5 * fit.history[10]
 
 
@@ -131,7 +165,9 @@ def test_nonnegative_reaches_tensorly(generator):
     assert all(bool((t >= 0).all()) for t in fit.value.tensors())
     assert all(b <= a + 1e-12 for a, b in zip(fit.history, fit.history[1:]))
     tensorly.set_backend("numpy")
-    theirs = non_negative_parafac_hals(x.numpy(), 4, init=tl.to_tensorly(init), n_iter_max=100, tol=0)
+    theirs = non_negative_parafac_hals(
+        x.numpy(), 4, init=tl.to_tensorly(init), n_iter_max=100, tol=0
+    )
     assert fit.history[-1] <= 1.01 * relative_error(tl.from_tensorly(theirs).to_dense(), x)
 
 
@@ -140,7 +176,9 @@ def test_masked_fit_completes_the_tensor(unknown, generator):
     _, x = planted((9, 10, 11), 2)
     mask = torch.rand(x.shape, generator=generator) < 0.5
     damaged = torch.where(mask, x, unknown)
-    fit = tl.cp_als(damaged, 2, mask=mask, init="random", generator=generator, tol=1e-12, max_iter=500)
+    fit = tl.cp_als(
+        damaged, 2, mask=mask, init="random", generator=generator, tol=1e-12, max_iter=500
+    )
     assert fit.history[-1] < 1e-8 and relative_error(fit.value.to_dense(), x) < 1e-7
     rest = (fit.value.to_dense() - x)[mask].norm() / x[mask].norm()
     assert fit.history[-1] == pytest.approx(float(rest), rel=1e-3, abs=1e-14)
@@ -150,7 +188,16 @@ def test_masked_fit_completes_the_tensor(unknown, generator):
 def test_masked_nonnegative_fit(generator):
     x = start((6, 7, 8), 2).to_dense()
     mask = torch.rand(x.shape, generator=generator) < 0.6
-    fit = tl.cp_als(x, 2, mask=mask, nonnegative=True, init="random", generator=generator, tol=1e-12, max_iter=250)
+    fit = tl.cp_als(
+        x,
+        2,
+        mask=mask,
+        nonnegative=True,
+        init="random",
+        generator=generator,
+        tol=1e-12,
+        max_iter=250,
+    )
     assert all(bool((t >= 0).all()) for t in fit.value.tensors())
     assert all(b <= a + 1e-12 for a, b in zip(fit.history, fit.history[1:]))
     assert relative_error(fit.value.to_dense(), x) < 1e-2
@@ -177,23 +224,57 @@ def test_steps_are_the_sweeps():
     assert errors == list(tl.cp_als(x, 3, tol=0.0, max_iter=5).history)
 
 
-@pytest.mark.parametrize(("make", "error", "said"), [
-    (lambda x: tl.cp_als(x, 2.0), TypeError, "got 2.0"), (lambda x: tl.cp_als(x, 0), ValueError, "got 0"),
-    (lambda x: tl.cp_als(x, None), ValueError, "got neither"), (lambda x: tl.cp_als(x, (2, 2)), ValueError, r"1 entry .*\(2, 2\)"),
-    (lambda x: tl.cp_als(x, 2, init="svd"), ValueError, "got 'svd'"),
-    (lambda x: tl.cp_als(x, 2, init=start((3, 3, 3), 2)), ValueError, r"got shape \(3, 3, 3\)"),
-    (lambda x: tl.cp_als(x, 2, max_iter=0), ValueError, "got 0"),
-    (lambda x: tl.cp_als(x, 2, init=start((2, 3, 4), 2).scale(math.nan)), ValueError, "init: .*got nan"),
-    (lambda x: tl.cp_als(x, 2, nonnegative=True, init=-start((2, 3, 4), 2)), ValueError, "negative"),
-    (lambda x: tl.cp_als(x, 2, mask=[True]), ValueError, "got list"),
-    (lambda x: tl.CP(torch.ones(3), torch.ones(2, 4, 3)), TypeError, "a tuple of tensors as factors, got Tensor"),
-    (lambda x: tl.CP((torch.ones(3),), (torch.ones(4, 3),)), TypeError, "a tensor as weights, got tuple"),
-    (lambda x: tl.CP.randn((), 2), ValueError, r"got \(\)"), (lambda x: tl.CP.randn((3, 0), 2), ValueError, r"got \(3, 0\)"),
-    (lambda x: tl.cp_als(x, 2, mask=torch.ones(3)), ValueError, r"torch.float32 of shape \(3,\)"),
-    (lambda x: tl.cp_als(x, 2, mask=torch.zeros(2, 3, 4, dtype=torch.bool)), ValueError, "got none"),
-    (lambda x: tl.cp_als(x * 1j, 2, nonnegative=True), TypeError, "complex"),
-    (lambda x: tl.CP(torch.ones(2), [torch.ones(3, 3)]), ValueError, r"\(2,\) and \[\(3, 3\)\]"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "error", "said"),
+    [
+        (lambda x: tl.cp_als(x, 2.0), TypeError, "got 2.0"),
+        (lambda x: tl.cp_als(x, 0), ValueError, "got 0"),
+        (lambda x: tl.cp_als(x, None), ValueError, "got neither"),
+        (lambda x: tl.cp_als(x, (2, 2)), ValueError, r"1 entry .*\(2, 2\)"),
+        (lambda x: tl.cp_als(x, 2, init="svd"), ValueError, "got 'svd'"),
+        (lambda x: tl.cp_als(x, 2, init=start((3, 3, 3), 2)), ValueError, r"got shape \(3, 3, 3\)"),
+        (lambda x: tl.cp_als(x, 2, max_iter=0), ValueError, "got 0"),
+        (
+            lambda x: tl.cp_als(x, 2, init=start((2, 3, 4), 2).scale(math.nan)),
+            ValueError,
+            "init: .*got nan",
+        ),
+        (
+            lambda x: tl.cp_als(x, 2, nonnegative=True, init=-start((2, 3, 4), 2)),
+            ValueError,
+            "negative",
+        ),
+        (lambda x: tl.cp_als(x, 2, mask=[True]), ValueError, "got list"),
+        (
+            lambda x: tl.CP(torch.ones(3), torch.ones(2, 4, 3)),
+            TypeError,
+            "a tuple of tensors as factors, got Tensor",
+        ),
+        (
+            lambda x: tl.CP((torch.ones(3),), (torch.ones(4, 3),)),
+            TypeError,
+            "a tensor as weights, got tuple",
+        ),
+        (lambda x: tl.CP.randn((), 2), ValueError, r"got \(\)"),
+        (lambda x: tl.CP.randn((3, 0), 2), ValueError, r"got \(3, 0\)"),
+        (
+            lambda x: tl.cp_als(x, 2, mask=torch.ones(3)),
+            ValueError,
+            r"torch.float32 of shape \(3,\)",
+        ),
+        (
+            lambda x: tl.cp_als(x, 2, mask=torch.zeros(2, 3, 4, dtype=torch.bool)),
+            ValueError,
+            "got none",
+        ),
+        (lambda x: tl.cp_als(x * 1j, 2, nonnegative=True), TypeError, "complex"),
+        (
+            lambda x: tl.CP(torch.ones(2), [torch.ones(3, 3)]),
+            ValueError,
+            r"\(2,\) and \[\(3, 3\)\]",
+        ),
+    ],
+)
 def test_says_no(make, error, said):
     with pytest.raises(error, match=said) as caught:
         make(torch.ones(2, 3, 4, dtype=torch.float64))

@@ -23,12 +23,16 @@ class Recorder(TorchDispatchMode):
         if any(part in name for part in ("svd", "qr", "eigh", "cholesky", "solve")):
             self.factorised.append((name.split(".")[1], tuple(args[0].shape)))
         outputs = out if isinstance(out, tuple | list) else [out]
-        self.largest = max([self.largest, *(t.numel() for t in outputs if isinstance(t, torch.Tensor))])
+        self.largest = max(
+            [self.largest, *(t.numel() for t in outputs if isinstance(t, torch.Tensor))]
+        )
         return out
 
 
 def test_float32_svd_of_a_very_long_matrix(generator):
-    a = torch.randn(8, 1 << 18, generator=generator)  # torch.linalg.svd reconstructs such a matrix to 5e-4 only
+    a = torch.randn(
+        8, 1 << 18, generator=generator
+    )  # torch.linalg.svd reconstructs such a matrix to 5e-4 only
     u, s, vh = tl.truncated_svd(a, rtol=0.0)
     assert relative_error((u * s) @ vh, a) < 3e-7
     assert (vh.double() @ vh.double().T - torch.eye(8)).abs().max() < 3e-7
@@ -42,9 +46,13 @@ def test_float32_train_has_no_error_floor():
 
 
 def test_scale_stands_on_one_side():
-    x = smooth((8,) * 7)  # a root of the singular values on each side distorts the later cuts: 2.4e-5 here, 4e-2 below
+    x = smooth(
+        (8,) * 7
+    )  # a root of the singular values on each side distorts the later cuts: 2.4e-5 here, 4e-2 below
     assert relative_error(tl.tt_svd(x, 5).to_dense(), x) < 1e-6
-    y = (1 / (1 + torch.arange(512.0).double()[:, None] / 512 + torch.arange(512.0) / 512)).reshape((2,) * 18)
+    y = (1 / (1 + torch.arange(512.0).double()[:, None] / 512 + torch.arange(512.0) / 512)).reshape(
+        (2,) * 18
+    )
     assert relative_error(tl.tt_svd(y, 20).to_dense(), y) < 2e-14
 
 
@@ -72,7 +80,9 @@ def test_rounding_keeps_an_exact_rank(generator):
 def test_small_tensors_are_not_zero(dtype):
     x = noisy_train((5, 6, 7), 2, 0.0).to(dtype)
     tt = tl.tt_svd(x * 1e-15, rtol=1e-5)
-    assert tt.dtype == dtype and tt.ranks == (2, 2) and relative_error(tt.to_dense(), x * 1e-15) < 1e-5
+    assert (
+        tt.dtype == dtype and tt.ranks == (2, 2) and relative_error(tt.to_dense(), x * 1e-15) < 1e-5
+    )
 
 
 def test_complex_tensors(generator):
@@ -81,10 +91,18 @@ def test_complex_tensors(generator):
         assert relative_error(fmt.to_dense(), x) < 1e-14
 
 
-@pytest.mark.parametrize("algorithm", [
-    lambda x: tl.tt_svd(x, rtol=0.0), lambda x: tl.tt_svd(x, 5), lambda x: tl.st_hosvd(x, rtol=1e-9), lambda x: tl.hosvd(x, 3),
-    lambda x: tl.hooi(x, 3), lambda x: tl.cp_als(x, 3, max_iter=3),
-], ids=["tt_svd exact", "tt_svd rank", "st_hosvd", "hosvd", "hooi", "cp_als"])  # fmt: skip
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        lambda x: tl.tt_svd(x, rtol=0.0),
+        lambda x: tl.tt_svd(x, 5),
+        lambda x: tl.st_hosvd(x, rtol=1e-9),
+        lambda x: tl.hosvd(x, 3),
+        lambda x: tl.hooi(x, 3),
+        lambda x: tl.cp_als(x, 3, max_iter=3),
+    ],
+    ids=["tt_svd exact", "tt_svd rank", "st_hosvd", "hosvd", "hooi", "cp_als"],
+)
 @pytest.mark.parametrize("shape", [(2,) * 16, (16, 16, 16, 16), (64, 32, 32)])
 def test_nothing_of_the_tensors_size_is_factorised(algorithm, shape):
     x = smooth(shape)
@@ -124,5 +142,8 @@ def test_gradients_through_tt_svd(generator):
 
 
 def test_ranks_are_python_integers():
-    for fmt in (tl.tt_svd(torch.ones(1, 5, 1, 3), rtol=0.1), tl.st_hosvd(torch.ones(1, 5, 1, 3), rtol=0.1)):
+    for fmt in (
+        tl.tt_svd(torch.ones(1, 5, 1, 3), rtol=0.1),
+        tl.st_hosvd(torch.ones(1, 5, 1, 3), rtol=0.1),
+    ):
         assert all(type(n) is int for n in (*fmt.ranks, *fmt.shape))

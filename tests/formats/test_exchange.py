@@ -15,12 +15,19 @@ def test_tntorch(name):
     theirs = tl.to_tntorch(x)
     assert torch.allclose(theirs.torch(), x.to_dense(), rtol=1e-12)
     back = tl.from_tntorch(theirs)
-    assert type(back) is (tl.CP if name == "CP" else tl.TT) and torch.allclose(back.to_dense(), x.to_dense(), rtol=1e-12)
+    assert type(back) is (tl.CP if name == "CP" else tl.TT) and torch.allclose(
+        back.to_dense(), x.to_dense(), rtol=1e-12
+    )
 
 
 def test_tntorch_mixed_cores():
     torch.manual_seed(0)
-    mixed = tntorch.rand([4, 5, 6, 3], ranks_cp=[2, None, None, 2], ranks_tt=[None, 3, None], ranks_tucker=[None, 2, 2, None])
+    mixed = tntorch.rand(
+        [4, 5, 6, 3],
+        ranks_cp=[2, None, None, 2],
+        ranks_tt=[None, 3, None],
+        ranks_tucker=[None, 2, 2, None],
+    )
     assert torch.allclose(tl.from_tntorch(mixed).to_dense(), mixed.torch(), rtol=1e-5, atol=1e-6)
 
 
@@ -35,10 +42,14 @@ def test_tensorly(name, backend):
         back = tl.from_tensorly(theirs)
     finally:
         tensorly.set_backend("numpy")
-    assert type(back) is type(x) and all(torch.equal(a, b) for a, b in zip(back.tensors(), x.tensors(), strict=True))
+    assert type(back) is type(x) and all(
+        torch.equal(a, b) for a, b in zip(back.tensors(), x.tensors(), strict=True)
+    )
 
 
-@pytest.mark.parametrize("function", [tl.to_tntorch, tl.to_tensorly, tl.from_tntorch, tl.from_tensorly])
+@pytest.mark.parametrize(
+    "function", [tl.to_tntorch, tl.to_tensorly, tl.from_tntorch, tl.from_tensorly]
+)
 def test_says_no(function):
     with pytest.raises(TypeError, match="got Tensor"):
         function(torch.zeros(3))

@@ -1,4 +1,5 @@
-"""Hierarchical Tucker: against dense singular values, the train on a linear tree, tntorch, and the bounds of the docstrings."""
+"""Hierarchical Tucker: against dense singular values, the train on a linear tree, tntorch, and the
+bounds of the docstrings."""
 
 import itertools
 import math
@@ -16,7 +17,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import tensorlab as tl
 from tensorlab.formats import htucker
 
-DTYPES = [torch.float64, torch.float32, torch.complex128, torch.complex64, torch.float16, torch.bfloat16]
+DTYPES = [
+    torch.float64,
+    torch.float32,
+    torch.complex128,
+    torch.complex64,
+    torch.float16,
+    torch.bfloat16,
+]
 
 
 @st.composite
@@ -39,7 +47,8 @@ def matricisation(x, modes):
 
 
 def cuts(nodes):
-    """The nodes without the second child of the root, which has the singular values of the first."""
+    """The nodes without the second child of the root, which has the singular values of the
+    first."""
     return [0, *range(2, len(nodes))] if nodes else []
 
 
@@ -56,7 +65,9 @@ def test_two_modes_give_the_svd(generator):
     for y, r in itertools.product((x, x.T), (1, 5, 20)):
         ht = tl.ht_svd(y, r)
         assert ht.ranks == (r, r)
-        assert relative_error(ht.to_dense(), y) == pytest.approx(float(s[r:].norm() / s.norm()), abs=1e-14)
+        assert relative_error(ht.to_dense(), y) == pytest.approx(
+            float(s[r:].norm() / s.norm()), abs=1e-14
+        )
 
 
 def from_the_right(x, ranks):
@@ -81,11 +92,15 @@ def test_a_linear_tree_gives_the_train(ranks, generator):
     assert torch.allclose(ht.to_dense(), from_the_right(x, ranks), atol=1e-12)
     train = tl.TT(ht.train())
     assert train.ranks == ranks and relative_error(train.to_dense(), ht.to_dense()) < 1e-14
-    ours, theirs = (relative_error(t.to_dense(), x) for t in (train, tl.tt_svd(x, ranks)))  # that one cuts from both ends
+    ours, theirs = (
+        relative_error(t.to_dense(), x) for t in (train, tl.tt_svd(x, ranks))
+    )  # that one cuts from both ends
     assert max(ours, theirs) <= math.sqrt(3) * min(ours, theirs)
 
 
-@pytest.mark.parametrize("x", [smooth((6, 7, 8, 5)), noisy_train((6, 7, 8, 5), (3, 4, 2), 0.0)], ids=["smooth", "train"])
+@pytest.mark.parametrize(
+    "x", [smooth((6, 7, 8, 5)), noisy_train((6, 7, 8, 5), (3, 4, 2), 0.0)], ids=["smooth", "train"]
+)
 def test_a_linear_tree_has_the_ranks_of_tt_svd_and_tntorch(x):
     for rtol in (1e-10, 1e-4):
         ht, tt = tl.ht_svd(x, rtol=rtol, tree=tl.linear_tree(4)), tl.tt_svd(x, rtol=rtol)
@@ -107,14 +122,24 @@ def test_trains_there_and_back(generator):
 
 def test_a_tucker_tensor_of_three_modes(generator):
     x = torch.randn(6, 7, 8, generator=generator, dtype=torch.float64)
-    ht = tl.ht_svd(x, (4, 4, 3, 5))  # of ((0), (1, 2)): the root joins mode 0 to the basis of (1, 2)
-    assert ht.tree == (0, (1, 2)) and ht.nodes == ((0,), (1, 2), (1,), (2,)) and ht.ranks == (4, 4, 3, 5)
+    ht = tl.ht_svd(
+        x, (4, 4, 3, 5)
+    )  # of ((0), (1, 2)): the root joins mode 0 to the basis of (1, 2)
+    assert (
+        ht.tree == (0, (1, 2))
+        and ht.nodes == ((0,), (1, 2), (1,), (2,))
+        and ht.ranks == (4, 4, 3, 5)
+    )
     tucker = tl.st_hosvd(x.permute(1, 2, 0), (3, 5, 4))  # cuts the modes in the same order
     assert torch.allclose(ht.to_dense(), tucker.to_dense().permute(2, 0, 1), atol=1e-13)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(case=shapes_and_trees, kind=st.sampled_from(["full", "rank 2", "view"]), dtype=st.sampled_from(DTYPES[:4]))
+@given(
+    case=shapes_and_trees,
+    kind=st.sampled_from(["full", "rank 2", "view"]),
+    dtype=st.sampled_from(DTYPES[:4]),
+)
 def test_singular_values_are_those_of_the_matricisations(case, kind, dtype):
     shape, tree = case
     x = tensor(kind, shape, dtype)
@@ -134,7 +159,9 @@ def test_singular_values_are_those_of_the_matricisations(case, kind, dtype):
 def test_small_singular_values_keep_their_digits():
     s = 10.0 ** -torch.arange(0, 12, 2, dtype=torch.float64)
     g = torch.Generator().manual_seed(0)
-    u, v = (torch.linalg.qr(torch.randn(n, 6, generator=g, dtype=torch.float64)).Q for n in (12, 15))
+    u, v = (
+        torch.linalg.qr(torch.randn(n, 6, generator=g, dtype=torch.float64)).Q for n in (12, 15)
+    )
     x = ((u * s) @ v.mT).reshape(3, 4, 3, 5)
     got = tl.ht_svd(x, rtol=0.0).singular_values()[0, 1]
     assert torch.allclose(got, s, rtol=1e-5, atol=0)  # reduced Gramians would lose all below 1e-8
@@ -144,7 +171,12 @@ def test_small_singular_values_keep_their_digits():
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
-@given(case=shapes_and_trees, kind=st.sampled_from(KINDS), dtype=st.sampled_from(DTYPES), rtol=st.sampled_from(RTOLS))
+@given(
+    case=shapes_and_trees,
+    kind=st.sampled_from(KINDS),
+    dtype=st.sampled_from(DTYPES),
+    rtol=st.sampled_from(RTOLS),
+)
 def test_ht_svd_keeps_its_bound(case, kind, dtype, rtol):
     shape, tree = case
     x = tensor(kind, shape, dtype)
@@ -154,26 +186,46 @@ def test_ht_svd_keeps_its_bound(case, kind, dtype, rtol):
     for node, r in zip(ht.nodes, ht.ranks, strict=True):
         assert type(r) is int and 1 <= r <= min(matricisation(x, node).shape)
     assert ht.ranks[:1] == ht.ranks[1:2]  # the children of the root
-    if kind == "rank 2":  # as a train: so at each cut into first and last modes, at rtol=0.0 too, and in half precision
+    if (
+        kind == "rank 2"
+    ):  # as a train: so at each cut into first and last modes, at rtol=0.0 too, and in half precision
         first = [{*range(k)} for k in range(x.ndim)] + [{*range(k, x.ndim)} for k in range(x.ndim)]
         assert all(r <= 2 for node, r in zip(ht.nodes, ht.ranks) if {*node} in first)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(case=shapes_and_trees, cap=st.integers(1, 6), kind=st.sampled_from(["full", "graded", "view"]), rounded=st.booleans())
+@given(
+    case=shapes_and_trees,
+    cap=st.integers(1, 6),
+    kind=st.sampled_from(["full", "graded", "view"]),
+    rounded=st.booleans(),
+)
 def test_the_error_is_within_sqrt_2d_3_of_the_best(case, cap, kind, rounded):
     shape, tree = case
     x = tensor(kind, shape)
     ht = tl.ht_svd(x, rtol=0.0, tree=tree).round(cap) if rounded else tl.ht_svd(x, cap, tree=tree)
-    tails = [float(torch.linalg.svdvals(matricisation(x, ht.nodes[i]))[cap:].norm()) for i in cuts(ht.nodes)]
+    tails = [
+        float(torch.linalg.svdvals(matricisation(x, ht.nodes[i]))[cap:].norm())
+        for i in cuts(ht.nodes)
+    ]
     error, noise = float((ht.to_dense() - x).norm()), 1e-13 * float(x.norm())
     best = max(tails, default=0.0)  # no HT of these ranks, the best included, can lose less
-    assert best - noise <= error <= math.hypot(*tails) + noise <= math.sqrt(max(1, len(tails))) * best + 2 * noise
+    assert (
+        best - noise
+        <= error
+        <= math.hypot(*tails) + noise
+        <= math.sqrt(max(1, len(tails))) * best + 2 * noise
+    )
     assert len(tails) == max(0, 2 * len(shape) - 3) and max(ht.ranks, default=1) <= cap
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
-@given(case=shapes_and_trees, rtol=st.sampled_from(RTOLS), dtype=st.sampled_from(DTYPES), seed=st.integers(0, 9))
+@given(
+    case=shapes_and_trees,
+    rtol=st.sampled_from(RTOLS),
+    dtype=st.sampled_from(DTYPES),
+    seed=st.integers(0, 9),
+)
 def test_rounding_keeps_its_bound(case, rtol, dtype, seed):
     shape, tree = case
     g = torch.Generator().manual_seed(seed)
@@ -222,7 +274,14 @@ def test_only_small_matrices_are_factorised(tree):
     x = noisy_train((24, 20, 22, 26), 3, 1e-6)
     with Recorder() as seen:
         ht = tl.ht_svd(x, rtol=1e-4, tree=tree)
-    assert sorted(ht.ranks) == [3, 3, 3, 3, 9, 9]  # the leaves in the middle of a train see both its bonds
+    assert sorted(ht.ranks) == [
+        3,
+        3,
+        3,
+        3,
+        9,
+        9,
+    ]  # the leaves in the middle of a train see both its bonds
     assert seen.sizes and max(math.prod(size) for size in seen.sizes) <= (3 * 9) ** 2
 
 
@@ -255,16 +314,33 @@ def test_permuted_modes_with_a_permuted_tree_are_the_same(order):
     x, tree = noisy_train((4, 5, 3, 6), 3, 1e-4), ((0, 2), (1, 3))
     a = tl.ht_svd(x, 3, tree=tree)
     b = tl.ht_svd(x.permute(order), 3, tree=relabelled(tree, [order.index(k) for k in range(4)]))
-    assert b.ranks == a.ranks and torch.allclose(b.to_dense(), a.to_dense().permute(order), atol=1e-12)
-    assert all(torch.allclose(s, t) for s, t in zip(b.singular_values().values(), a.singular_values().values()))
+    assert b.ranks == a.ranks and torch.allclose(
+        b.to_dense(), a.to_dense().permute(order), atol=1e-12
+    )
+    assert all(
+        torch.allclose(s, t)
+        for s, t in zip(b.singular_values().values(), a.singular_values().values())
+    )
 
 
 def test_views(generator):
     z = torch.randn(4, 6, 5, generator=generator, dtype=torch.complex128)
     expanded = z[:, :1].expand(-1, 3, -1)
-    for x in (z[::2, 1::3], z.real, z.imag, z.conj(), z.conj().imag, z.flip(1), expanded, z.permute(2, 0, 1), z[0].mH):
+    for x in (
+        z[::2, 1::3],
+        z.real,
+        z.imag,
+        z.conj(),
+        z.conj().imag,
+        z.flip(1),
+        expanded,
+        z.permute(2, 0, 1),
+        z[0].mH,
+    ):
         before = x.clone()
-        assert relative_error(tl.ht_svd(x, rtol=0.0).to_dense(), x) < 1e-14 and torch.equal(x, before)
+        assert relative_error(tl.ht_svd(x, rtol=0.0).to_dense(), x) < 1e-14 and torch.equal(
+            x, before
+        )
 
 
 def test_rank_and_rtol_together():
@@ -273,7 +349,9 @@ def test_rank_and_rtol_together():
     assert tl.ht_svd(x, 99, rtol=1e-8).ranks == free == (free[0],) * 2 + free[2:]
     assert tl.ht_svd(x, 3, rtol=1e-8).ranks == (3,) * 6
     caps = (4, 3, 2, 2, 1, 3)
-    assert tl.ht_svd(x, caps).ranks == (3, 3, 2, 2, 1, 3) == tl.ht_svd(x, rtol=1e-8).round(caps).ranks
+    assert (
+        tl.ht_svd(x, caps).ranks == (3, 3, 2, 2, 1, 3) == tl.ht_svd(x, rtol=1e-8).round(caps).ranks
+    )
 
 
 def test_orthogonal(generator):
@@ -305,7 +383,9 @@ def test_entries_in_blocks(generator, monkeypatch):
     index = torch.cartesian_prod(*(torch.arange(n) for n in x.shape))
     whole = x.at(index)
     monkeypatch.setattr(htucker, "BLOCK", 50)
-    assert torch.allclose(x.at(index), whole, atol=1e-14) and torch.allclose(whole.reshape(x.shape), x.to_dense())
+    assert torch.allclose(x.at(index), whole, atol=1e-14) and torch.allclose(
+        whole.reshape(x.shape), x.to_dense()
+    )
     assert x.at(index[:0]).shape == (0,)
 
 
@@ -319,7 +399,8 @@ def test_a_half_precision_norm_that_does_not_fit_is_shared_out():
 
 
 def test_by_hand():
-    # x[i, j, k, l] = i + j + k + l on ((0, 1), (2, 3)): every basis is [1, index sum], the root joins 1 with the sum both ways
+    # x[i, j, k, l] = i + j + k + l on ((0, 1), (2, 3)): every basis is [1, index sum], the root
+    # joins 1 with the sum both ways
     u = torch.stack([torch.ones(3), torch.arange(3.0)], 1)  # (n, 2)
     join = torch.zeros(2, 2, 2)
     join[0, 0, 0] = join[0, 1, 1] = join[1, 0, 1] = 1  # 1 = 1 * 1, sum = 1 * right + left * 1
@@ -334,7 +415,10 @@ def test_by_hand():
 def test_trees_by_hand():
     assert tl.balanced_tree(1) == 0 == tl.linear_tree(1)
     assert tl.balanced_tree(4) == ((0, 1), (2, 3)) and tl.balanced_tree(3) == (0, (1, 2))
-    assert tl.linear_tree((2, 0, 1)) == (2, (0, 1)) and tl.balanced_tree([3, 1, 0, 2]) == ((3, 1), (0, 2))
+    assert tl.linear_tree((2, 0, 1)) == (2, (0, 1)) and tl.balanced_tree([3, 1, 0, 2]) == (
+        (3, 1),
+        (0, 2),
+    )
 
 
 def test_the_tree_matters():
@@ -351,13 +435,22 @@ def test_the_tree_matters():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 @pytest.mark.parametrize("tree", [None, (1, (3, (0, 2)))], ids=["balanced", "linear"])
-@pytest.mark.parametrize("make", [
-    lambda x, tree: tl.ht_svd(x, 2, tree=tree), lambda x, tree: tl.ht_svd(x, rtol=0.0, tree=tree),
-    lambda x, tree: tl.ht_round(tl.ht_svd(x, rtol=0.0, tree=tree) + tl.ht_svd(x, 1, tree=tree), 2),
-], ids=["rank 2", "exact", "round"])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x, tree: tl.ht_svd(x, 2, tree=tree),
+        lambda x, tree: tl.ht_svd(x, rtol=0.0, tree=tree),
+        lambda x, tree: tl.ht_round(
+            tl.ht_svd(x, rtol=0.0, tree=tree) + tl.ht_svd(x, 1, tree=tree), 2
+        ),
+    ],
+    ids=["rank 2", "exact", "round"],
+)
 def test_gradients_are_right(make, tree, dtype, generator):
     x = torch.randn(3, 2, 2, 3, generator=generator, dtype=dtype).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: make(x, tree).to_dense().abs().square().sin().sum(), (x,))
+    assert torch.autograd.gradcheck(
+        lambda x: make(x, tree).to_dense().abs().square().sin().sum(), (x,)
+    )
 
 
 def test_gradient_of_equal_singular_values():
@@ -386,13 +479,29 @@ def test_the_tree_is_metadata(tmp_path, generator):
     assert y.tree == x.tree and torch.equal(y.to_dense(), x.to_dense())
 
 
-@pytest.mark.parametrize(("tree", "said"), [
-    (None, "each of the modes 0..1 once"), ("[[0, 1], [2, 3]", "delimiter"), ("[[0, 1], 2]", "each of the modes 0..1 once"),
-    ('"os.system"', "nested pairs"), ("[" * 10**5, "recursion"), ("[[0.0, 1.0]]", "nested pairs"),
-], ids=["none", "broken", "other", "text", "deep", "floats"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        (None, "each of the modes 0..1 once"),
+        ("[[0, 1], [2, 3]", "delimiter"),
+        ("[[0, 1], 2]", "each of the modes 0..1 once"),
+        ('"os.system"', "nested pairs"),
+        ("[" * 10**5, "recursion"),
+        ("[[0.0, 1.0]]", "nested pairs"),
+    ],
+    ids=["none", "broken", "other", "text", "deep", "floats"],
+)
 def test_says_no_to_files_with_another_tree(tree, said, tmp_path):
-    tensors = {"factors.0": torch.ones(3, 1), "factors.1": torch.ones(3, 1), "cores.0": torch.ones(1, 1, 1)}
-    save_file(tensors, tmp_path / "x", metadata={"format": "HT", "complex": "False"} | ({"tree": tree} if tree else {}))
+    tensors = {
+        "factors.0": torch.ones(3, 1),
+        "factors.1": torch.ones(3, 1),
+        "cores.0": torch.ones(1, 1, 1),
+    }
+    save_file(
+        tensors,
+        tmp_path / "x",
+        metadata={"format": "HT", "complex": "False"} | ({"tree": tree} if tree else {}),
+    )
     with pytest.raises(ValueError, match=said) as caught:
         tl.load(tmp_path / "x")
     assert str(caught.value).startswith("load: ") and "\n" not in str(caught.value)
@@ -401,29 +510,62 @@ def test_says_no_to_files_with_another_tree(tree, said, tmp_path):
 # -- says no
 
 
-@pytest.mark.parametrize(("arguments", "error", "said"), [
-    (dict(), ValueError, "got neither"),
-    (dict(rank=(3,) * 5), ValueError, r"rank needs 6 entries for a 4-way tensor of shape \(4, 5, 6, 7\), got \(3, 3, 3, 3, 3\)"),
-    (dict(rank=0), ValueError, "at least 1, got 0"), (dict(rank=2.0), TypeError, "got 2.0"),
-    (dict(rtol=-0.1), ValueError, "got -0.1"),
-    (dict(rank=2, tree=((0, 1), 2)), ValueError, r"each of the modes 0..3 once, got \(\(0, 1\), 2\)"),
-    (dict(rank=2, tree=((0, 1), (2, 2))), ValueError, r"each of the modes 0..3 once, got \(\(0, 1\), \(2, 2\)\)"),
-    (dict(rank=2, tree=((0, 1), (2, 4))), ValueError, "each of the modes 0..3 once"),
-    (dict(rank=2, tree=(0, 1, 2, 3)), ValueError, r"nested pairs of modes such as \(\(0, 1\), 2\), got \(0, 1, 2, 3\)"),
-    (dict(rank=2, tree="linear"), ValueError, "got 'linear'"), (dict(rank=2, tree=((0, 1), (2, True))), ValueError, "got True"),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        (dict(), ValueError, "got neither"),
+        (
+            dict(rank=(3,) * 5),
+            ValueError,
+            r"rank needs 6 entries for a 4-way tensor of shape \(4, 5, 6, 7\), got \(3, 3, 3, 3, "
+            r"3\)",
+        ),
+        (dict(rank=0), ValueError, "at least 1, got 0"),
+        (dict(rank=2.0), TypeError, "got 2.0"),
+        (dict(rtol=-0.1), ValueError, "got -0.1"),
+        (
+            dict(rank=2, tree=((0, 1), 2)),
+            ValueError,
+            r"each of the modes 0..3 once, got \(\(0, 1\), 2\)",
+        ),
+        (
+            dict(rank=2, tree=((0, 1), (2, 2))),
+            ValueError,
+            r"each of the modes 0..3 once, got \(\(0, 1\), \(2, 2\)\)",
+        ),
+        (dict(rank=2, tree=((0, 1), (2, 4))), ValueError, "each of the modes 0..3 once"),
+        (
+            dict(rank=2, tree=(0, 1, 2, 3)),
+            ValueError,
+            r"nested pairs of modes such as \(\(0, 1\), 2\), got \(0, 1, 2, 3\)",
+        ),
+        (dict(rank=2, tree="linear"), ValueError, "got 'linear'"),
+        (dict(rank=2, tree=((0, 1), (2, True))), ValueError, "got True"),
+    ],
+    ids=str,
+)
 def test_says_no_to_arguments(arguments, error, said):
     with pytest.raises(error, match=said) as caught:
         tl.ht_svd(torch.zeros(4, 5, 6, 7), **arguments)
     assert str(caught.value).startswith("ht_svd: ") and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("x", "error", "said"), [
-    (torch.zeros(4, 5, dtype=torch.int64), TypeError, "got torch.int64"), (torch.zeros(0, 5), ValueError, r"\(0, 5\)"),
-    (torch.tensor(1.0), ValueError, r"shape \(\)"), ([[1.0]], TypeError, "got list"),
-    (torch.tensor([[1.0, 2.0], [math.nan, 1.0]]), ValueError, r"got nan at index \(1, 0\)"),
-    (torch.tensor([[1.0, -math.inf]], dtype=torch.bfloat16), ValueError, r"got -inf at index \(0, 1\)"),
-], ids=["integers", "empty", "0-way", "list", "nan", "inf"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("x", "error", "said"),
+    [
+        (torch.zeros(4, 5, dtype=torch.int64), TypeError, "got torch.int64"),
+        (torch.zeros(0, 5), ValueError, r"\(0, 5\)"),
+        (torch.tensor(1.0), ValueError, r"shape \(\)"),
+        ([[1.0]], TypeError, "got list"),
+        (torch.tensor([[1.0, 2.0], [math.nan, 1.0]]), ValueError, r"got nan at index \(1, 0\)"),
+        (
+            torch.tensor([[1.0, -math.inf]], dtype=torch.bfloat16),
+            ValueError,
+            r"got -inf at index \(0, 1\)",
+        ),
+    ],
+    ids=["integers", "empty", "0-way", "list", "nan", "inf"],
+)
 def test_says_no_to_tensors(x, error, said):
     with pytest.raises(error, match=said) as caught:
         tl.ht_svd(x, 2)
@@ -433,31 +575,54 @@ def test_says_no_to_tensors(x, error, said):
 u, c = torch.zeros(3, 2), torch.zeros(2, 2, 1)
 
 
-@pytest.mark.parametrize(("make", "error", "said"), [
-    (lambda: tl.HT(()), ValueError, r"modes 0..-1 once, got 0"),
-    (lambda: tl.HT((u, u), (c,)), ValueError, r"modes 0..1 once, got 0"),
-    (lambda: tl.HT((u, u), (), (0, 1)), ValueError, r"got shapes \[\(3, 2\), \(3, 2\)\] and \[\]"),
-    (lambda: tl.HT((u, u), (torch.zeros(2, 2, 2),), (0, 1)), ValueError, r"on the tree \(0, 1\).*\(2, 2, 2\)"),
-    (lambda: tl.HT((u, torch.zeros(3, 1)), (c,), (0, 1)), ValueError, r"\(3, 1\)"),
-    (lambda: tl.HT((u, u[None]), (c,), (0, 1)), ValueError, r"\(1, 3, 2\)"),
-    (lambda: tl.HT((u, u), (c[0],), (0, 1)), ValueError, r"\[\(2, 1\)\]"),
-    (lambda: tl.HT((u,)), ValueError, r"got shapes \[\(3, 2\)\] and \[\]"),
-    (lambda: tl.HT((u, u.double()), (c,), (0, 1)), ValueError, "one dtype"),
-    (lambda: tl.HT(u, (c,), (0, 1)), TypeError, "a tuple of tensors as factors, got Tensor"),
-    (lambda: tl.HT([u, u], [c], [0, 1]), ValueError, r"nested pairs.*got \[0, 1\]"),
-    (lambda: tl.HT([u.int(), u.int()], [c.int()], (0, 1)), TypeError, "int32"),
-    (lambda: tl.HT.randn((3, 0), 2), ValueError, r"got \(3, 0\)"),
-    (lambda: tl.HT.randn((3, 3, 3), (2, 2)), ValueError, "4 entries"),
-    (lambda: tl.HT.randn((3, 3), 2, tree=(0, 2)), ValueError, r"HT.randn: .*got \(0, 2\)"),
-    (lambda: tl.HT.randn((3, 3, 3), 2) + tl.HT.randn((3, 3, 3), 2, tree=((0, 1), 2)), ValueError,
-     r"HT \+: needs an HT on the tree \(0, \(1, 2\)\), got one on \(\(0, 1\), 2\)"),
-    (lambda: tl.HT.randn((3, 3, 3), 2, tree=((0, 1), 2)).train(), ValueError, r"got \(\(0, 1\), 2\)"),
-    (lambda: tl.ht_round(tl.HT.randn((3, 3, 3), 2)), ValueError, "got neither"),
-    (lambda: tl.ht_round(tl.HT.randn((3, 3, 3), 2), (1, 2, 3)), ValueError, r"4 entries .*got \(1, 2, 3\)"),
-    (lambda: tl.ht_round(torch.zeros(3), 2), TypeError, "got Tensor"),
-    (lambda: tl.HT([torch.full((3, 1), math.nan)]).round(1), ValueError, "nan"),
-    (lambda: tl.balanced_tree(0), ValueError, r"got \(\)"), (lambda: tl.linear_tree(2.5), ValueError, "got 2.5"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "error", "said"),
+    [
+        (lambda: tl.HT(()), ValueError, r"modes 0..-1 once, got 0"),
+        (lambda: tl.HT((u, u), (c,)), ValueError, r"modes 0..1 once, got 0"),
+        (
+            lambda: tl.HT((u, u), (), (0, 1)),
+            ValueError,
+            r"got shapes \[\(3, 2\), \(3, 2\)\] and \[\]",
+        ),
+        (
+            lambda: tl.HT((u, u), (torch.zeros(2, 2, 2),), (0, 1)),
+            ValueError,
+            r"on the tree \(0, 1\).*\(2, 2, 2\)",
+        ),
+        (lambda: tl.HT((u, torch.zeros(3, 1)), (c,), (0, 1)), ValueError, r"\(3, 1\)"),
+        (lambda: tl.HT((u, u[None]), (c,), (0, 1)), ValueError, r"\(1, 3, 2\)"),
+        (lambda: tl.HT((u, u), (c[0],), (0, 1)), ValueError, r"\[\(2, 1\)\]"),
+        (lambda: tl.HT((u,)), ValueError, r"got shapes \[\(3, 2\)\] and \[\]"),
+        (lambda: tl.HT((u, u.double()), (c,), (0, 1)), ValueError, "one dtype"),
+        (lambda: tl.HT(u, (c,), (0, 1)), TypeError, "a tuple of tensors as factors, got Tensor"),
+        (lambda: tl.HT([u, u], [c], [0, 1]), ValueError, r"nested pairs.*got \[0, 1\]"),
+        (lambda: tl.HT([u.int(), u.int()], [c.int()], (0, 1)), TypeError, "int32"),
+        (lambda: tl.HT.randn((3, 0), 2), ValueError, r"got \(3, 0\)"),
+        (lambda: tl.HT.randn((3, 3, 3), (2, 2)), ValueError, "4 entries"),
+        (lambda: tl.HT.randn((3, 3), 2, tree=(0, 2)), ValueError, r"HT.randn: .*got \(0, 2\)"),
+        (
+            lambda: tl.HT.randn((3, 3, 3), 2) + tl.HT.randn((3, 3, 3), 2, tree=((0, 1), 2)),
+            ValueError,
+            r"HT \+: needs an HT on the tree \(0, \(1, 2\)\), got one on \(\(0, 1\), 2\)",
+        ),
+        (
+            lambda: tl.HT.randn((3, 3, 3), 2, tree=((0, 1), 2)).train(),
+            ValueError,
+            r"got \(\(0, 1\), 2\)",
+        ),
+        (lambda: tl.ht_round(tl.HT.randn((3, 3, 3), 2)), ValueError, "got neither"),
+        (
+            lambda: tl.ht_round(tl.HT.randn((3, 3, 3), 2), (1, 2, 3)),
+            ValueError,
+            r"4 entries .*got \(1, 2, 3\)",
+        ),
+        (lambda: tl.ht_round(torch.zeros(3), 2), TypeError, "got Tensor"),
+        (lambda: tl.HT([torch.full((3, 1), math.nan)]).round(1), ValueError, "nan"),
+        (lambda: tl.balanced_tree(0), ValueError, r"got \(\)"),
+        (lambda: tl.linear_tree(2.5), ValueError, "got 2.5"),
+    ],
+)
 def test_says_no_to_trees_and_formats(make, error, said):
     with pytest.raises(error, match=said) as caught:
         make()

@@ -13,8 +13,12 @@ def test_from_dense_is_the_best_of_its_rank(shape, dtype, generator):
     w = tl.rng.randn(*shape, generator=generator, dtype=dtype)
     s = torch.linalg.svdvals(w.to(tl.linalg.wide(dtype)))
     low = tl.LowRank.from_dense(w, 7)
-    assert relative_error(low.to_dense(), w) == pytest.approx(float(s[7:].norm() / s.norm()), rel=1e-6)
-    assert torch.allclose(torch.linalg.vector_norm(low.u, dim=0), torch.linalg.vector_norm(low.v, dim=0), rtol=1e-4)
+    assert relative_error(low.to_dense(), w) == pytest.approx(
+        float(s[7:].norm() / s.norm()), rel=1e-6
+    )
+    assert torch.allclose(
+        torch.linalg.vector_norm(low.u, dim=0), torch.linalg.vector_norm(low.v, dim=0), rtol=1e-4
+    )
     assert low.numel == 7 * sum(shape) and low.dtype == dtype
 
 
@@ -48,26 +52,35 @@ def test_storage_by_hand():
     assert tl.LowRank.from_dense(torch.ones(1000, 800), rtol=0.0).numel == 1800
 
 
-@pytest.mark.parametrize(("make", "said"), [
-    (lambda: tl.LowRank(torch.zeros(3, 2), torch.zeros(4, 3)), r"\(3, 2\), \(4, 3\)"),
-    (lambda: tl.LowRank(torch.zeros(3, 0), torch.zeros(4, 0)), r"\(3, 0\), \(4, 0\)"),
-    (lambda: tl.LowRank.randn((4, 3), 0), "LowRank.randn: .*got 0"), (lambda: tl.LowRank.randn((4, 3), -1), "got -1"),
-    (lambda: tl.LowRank.randn((4, 3), (2, 2)), r"got \(2, 2\)"), (lambda: tl.LowRank.randn((4, 3, 2), 2), r"got \(4, 3, 2\)"),
-    (lambda: tl.LowRank(torch.zeros(3, 2), torch.zeros(4, 2), torch.zeros(2, 3)), r"\(2, 3\)"),
-    (lambda: tl.LowRank.from_dense(torch.zeros(2, 2, 2), 1), r"got shape \(2, 2, 2\)"),
-    (lambda: tl.LowRank.from_dense(torch.zeros(2, 2)), "got neither"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: tl.LowRank(torch.zeros(3, 2), torch.zeros(4, 3)), r"\(3, 2\), \(4, 3\)"),
+        (lambda: tl.LowRank(torch.zeros(3, 0), torch.zeros(4, 0)), r"\(3, 0\), \(4, 0\)"),
+        (lambda: tl.LowRank.randn((4, 3), 0), "LowRank.randn: .*got 0"),
+        (lambda: tl.LowRank.randn((4, 3), -1), "got -1"),
+        (lambda: tl.LowRank.randn((4, 3), (2, 2)), r"got \(2, 2\)"),
+        (lambda: tl.LowRank.randn((4, 3, 2), 2), r"got \(4, 3, 2\)"),
+        (lambda: tl.LowRank(torch.zeros(3, 2), torch.zeros(4, 2), torch.zeros(2, 3)), r"\(2, 3\)"),
+        (lambda: tl.LowRank.from_dense(torch.zeros(2, 2, 2), 1), r"got shape \(2, 2, 2\)"),
+        (lambda: tl.LowRank.from_dense(torch.zeros(2, 2)), "got neither"),
+    ],
+)
 def test_says_no(make, said):
     with pytest.raises(ValueError, match=said) as caught:
         make()
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("make", "said"), [
-    (lambda: tl.LowRank.randn((4, 3), 2.0), "got 2.0"), (lambda: tl.LowRank.randn((4, 3), True), "got True"),
-    (lambda: tl.LowRank.from_dense(torch.ones(4, 3), 2.0), "got 2.0"),
-    (lambda: tl.LowRank(torch.ones(4, 2), None), "v, got NoneType"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: tl.LowRank.randn((4, 3), 2.0), "got 2.0"),
+        (lambda: tl.LowRank.randn((4, 3), True), "got True"),
+        (lambda: tl.LowRank.from_dense(torch.ones(4, 3), 2.0), "got 2.0"),
+        (lambda: tl.LowRank(torch.ones(4, 2), None), "v, got NoneType"),
+    ],
+)
 def test_says_no_to_types(make, said):
     with pytest.raises(TypeError, match=said):
         make()

@@ -1,4 +1,5 @@
-"""Monarch: block-diagonal matrices and an explicit permutation, the nearest one, and what it contains."""
+"""Monarch: block-diagonal matrices and an explicit permutation, the nearest one, and what it
+contains."""
 
 import pytest
 import torch
@@ -28,14 +29,25 @@ def test_fewer_blocks_deal_several_values_each(generator):
     w = tl.Monarch.randn((12, 20), 2, generator=generator, **F64)
     (s,) = w.ranks
     L, R = (torch.block_diag(*blocks) for blocks in w.blocks())
-    middle = torch.arange(2 * s * 2).reshape(2, s, 2).permute(2, 0, 1).reshape(-1)  # (c, s, b) -> (b, c, s)
+    middle = (
+        torch.arange(2 * s * 2).reshape(2, s, 2).permute(2, 0, 1).reshape(-1)
+    )  # (c, s, b) -> (b, c, s)
     P = shuffle(2, 6)
     assert L.shape == (12, 4 * s) and R.shape == (4 * s, 20)
     assert torch.allclose(w.to_dense(), P @ L @ torch.eye(4 * s, **F64)[middle] @ R, atol=1e-14)
 
 
-@pytest.mark.parametrize("shape, blocks, cores", [((16, 16), 4, 2), ((13, 17), 3, 2), ((12, 30), 2, 2), ((27, 27), None, 3),
-                                                  ((20, 11), None, 3), ((16, 16), None, 4)])  # fmt: skip
+@pytest.mark.parametrize(
+    "shape, blocks, cores",
+    [
+        ((16, 16), 4, 2),
+        ((13, 17), 3, 2),
+        ((12, 30), 2, 2),
+        ((27, 27), None, 3),
+        ((20, 11), None, 3),
+        ((16, 16), None, 4),
+    ],
+)
 def test_exact_for_a_monarch_matrix(shape, blocks, cores, generator):
     w = tl.Monarch.randn(shape, blocks, cores=cores, generator=generator, **F64)
     again = tl.Monarch.from_dense(w.to_dense(), blocks, cores=cores)
@@ -52,10 +64,14 @@ def test_it_is_the_nearest(generator):
     tails = torch.linalg.svdvals(w.reshape(4, 4, 4, 4).permute(1, 2, 0, 3))[..., 1:]
     assert float((best.to_dense() - w).norm()) == pytest.approx(float(tails.norm()), rel=1e-12)
     leaves = [t.clone().requires_grad_() for t in best.tensors()]
-    gradients = torch.autograd.grad((best.with_tensors(leaves).to_dense() - w).square().sum(), leaves)
+    gradients = torch.autograd.grad(
+        (best.with_tensors(leaves).to_dense() - w).square().sum(), leaves
+    )
     assert max(float(g.norm()) for g in gradients) < 1e-12
     for _ in range(50):
-        near = best.with_tensors(t + 0.1 * torch.randn(t.shape, generator=generator, **F64) for t in best.tensors())
+        near = best.with_tensors(
+            t + 0.1 * torch.randn(t.shape, generator=generator, **F64) for t in best.tensors()
+        )
         assert relative_error(near.to_dense(), w) >= relative_error(best.to_dense(), w)
 
 
@@ -64,13 +80,19 @@ def test_the_fourier_matrix_with_its_columns_in_reversed_digits_is_one(n, cores)
     modes = tl.balanced_shape(n, cores)
     dft = torch.fft.fft(torch.eye(n, dtype=torch.complex128))
     order = torch.arange(n).reshape(modes).permute(*range(cores)[::-1]).reshape(-1)
-    assert relative_error(tl.Monarch.from_dense(dft[:, order], cores=cores).to_dense(), dft[:, order]) < 1e-13
+    assert (
+        relative_error(tl.Monarch.from_dense(dft[:, order], cores=cores).to_dense(), dft[:, order])
+        < 1e-13
+    )
     assert relative_error(tl.Monarch.from_dense(dft, cores=cores).to_dense(), dft) > 0.1
 
 
 def test_a_kronecker_product_is_a_monarch(generator):
     a, b = (torch.randn(4, 4, generator=generator, **F64) for _ in range(2))
-    assert relative_error(tl.Monarch.from_dense(torch.kron(a, b), 4).to_dense(), torch.kron(a, b)) < 1e-14
+    assert (
+        relative_error(tl.Monarch.from_dense(torch.kron(a, b), 4).to_dense(), torch.kron(a, b))
+        < 1e-14
+    )
 
 
 def test_sums_have_wider_middles_and_round_back(generator):
@@ -86,16 +108,28 @@ def test_storage_by_hand():
     assert w.padded == (32, 64) and w.ranks == (2,) and w.numel == 4 * 8 * 8 + 4 * 8 * 16
 
 
-@pytest.mark.parametrize(("make", "error", "said"), [
-    (lambda: tl.Monarch.randn((8, 8), 9), ValueError, "blocks=9"), (lambda: tl.Monarch.randn((8, 8), 0), ValueError, "blocks=0"),
-    (lambda: tl.Monarch.randn((8, 8), 2, cores=3), ValueError, "got cores=3 and blocks=2"),
-    (lambda: tl.Monarch.randn((8, 8), 2.0), ValueError, "blocks=2.0"),
-    (lambda: tl.Monarch.from_dense([[1.0]], 1), TypeError, "got list"),
-    (lambda: tl.Monarch.from_dense(torch.zeros(4), 1), ValueError, r"shape \(4,\)"),
-    (lambda: tl.Monarch.from_dense(torch.zeros(4, 4), cores=0), ValueError, "got 0"),
-    (lambda: tl.Monarch.randn((4, 4), 2).apply(torch.zeros(5)), ValueError, r"Monarch.apply: .*got \(5,\)"),
-    (lambda: tl.Monarch.randn((16, 16), 4) + tl.Monarch.randn((16, 16), 2), ValueError, "Monarch \\+: needs modes"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "error", "said"),
+    [
+        (lambda: tl.Monarch.randn((8, 8), 9), ValueError, "blocks=9"),
+        (lambda: tl.Monarch.randn((8, 8), 0), ValueError, "blocks=0"),
+        (lambda: tl.Monarch.randn((8, 8), 2, cores=3), ValueError, "got cores=3 and blocks=2"),
+        (lambda: tl.Monarch.randn((8, 8), 2.0), ValueError, "blocks=2.0"),
+        (lambda: tl.Monarch.from_dense([[1.0]], 1), TypeError, "got list"),
+        (lambda: tl.Monarch.from_dense(torch.zeros(4), 1), ValueError, r"shape \(4,\)"),
+        (lambda: tl.Monarch.from_dense(torch.zeros(4, 4), cores=0), ValueError, "got 0"),
+        (
+            lambda: tl.Monarch.randn((4, 4), 2).apply(torch.zeros(5)),
+            ValueError,
+            r"Monarch.apply: .*got \(5,\)",
+        ),
+        (
+            lambda: tl.Monarch.randn((16, 16), 4) + tl.Monarch.randn((16, 16), 2),
+            ValueError,
+            "Monarch \\+: needs modes",
+        ),
+    ],
+)
 def test_says_no(make, error, said):
     with pytest.raises(error, match=said) as caught:
         make()

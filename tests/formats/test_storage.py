@@ -22,7 +22,9 @@ def test_a_killed_write_leaves_the_old_file(path, monkeypatch):
     monkeypatch.setattr("tensorlab.formats.storage.save_file", killed)
     with pytest.raises(KeyboardInterrupt):
         tl.save(path, 2 * x)
-    assert torch.equal(tl.load(path).to_dense(), x.to_dense()) and [p.name for p in path.parent.iterdir()] == [path.name]
+    assert torch.equal(tl.load(path).to_dense(), x.to_dense()) and [
+        p.name for p in path.parent.iterdir()
+    ] == [path.name]
 
 
 def test_views_and_shared_memory_are_saved(path):
@@ -35,7 +37,10 @@ TT = {"format": "TT", "complex": "False"}
 WRONG = {
     "random bytes": (b"\x93NUMPY" * 40, "whole safetensors file"),
     "empty": (b"", "whole safetensors file"),
-    "a pickle": (b"\x80\x04\x95\x1f\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94\x8c\x06system", "whole safetensors file"),
+    "a pickle": (
+        b"\x80\x04\x95\x1f\x00\x00\x00\x00\x00\x00\x00\x8c\x05posix\x94\x8c\x06system",
+        "whole safetensors file",
+    ),
     "no metadata": (None, "got None"),
     "another class": ({"format": "os.system"}, "got 'os.system'"),
     "a class of ours that is no format": ({"format": "Fit"}, "got 'Fit'"),
@@ -70,8 +75,16 @@ def test_says_no_to_damaged_files(path):
 
 
 STRANGE = {
-    "a tuple where a tensor belongs": ("LowRank", {"u.0": (3, 1), "v": (3, 1)}, "a tensor as u, got tuple"),
-    "a tensor where a tuple belongs": ("TT", {"cores": (1, 1, 3, 1)}, "a tuple of tensors as cores, got Tensor"),
+    "a tuple where a tensor belongs": (
+        "LowRank",
+        {"u.0": (3, 1), "v": (3, 1)},
+        "a tensor as u, got tuple",
+    ),
+    "a tensor where a tuple belongs": (
+        "TT",
+        {"cores": (1, 1, 3, 1)},
+        "a tuple of tensors as cores, got Tensor",
+    ),
     "both": ("LowRank", {"u": (3, 1), "u.0": (3, 1), "v": (3, 1)}, "a tensor as u, got tuple"),
     "a missing tensor": ("CP", {"weights": (3,)}, "missing .*factors"),
     "one too many": ("CP", {"weights": (3,), "factors.0": (4, 3), "more": (1,)}, "more"),
@@ -102,11 +115,18 @@ def test_says_no_to_other_things(path):
 
 def test_a_state_comes_back_as_it_was(path):
     z = torch.tensor([1 + 2j, 3 - 1j]).conj()
-    state = {"a": [torch.arange(3), {"lr": 1e-3, "betas": (0.9, 0.999), "on": True}], "state": {0: {"z": z, "no": None}, 7: {}}}
+    state = {
+        "a": [torch.arange(3), {"lr": 1e-3, "betas": (0.9, 0.999), "on": True}],
+        "state": {0: {"z": z, "no": None}, 7: {}},
+    }
     tl.save_state(path, state)
     again = tl.load_state(path)
     assert torch.equal(again["a"][0], state["a"][0]) and again["a"][1] == state["a"][1]
-    assert list(again["state"]) == [0, 7] and torch.equal(again["state"][0]["z"], z) and again["state"][0]["no"] is None
+    assert (
+        list(again["state"]) == [0, 7]
+        and torch.equal(again["state"][0]["z"], z)
+        and again["state"][0]["no"] is None
+    )
 
 
 def test_an_optimiser_goes_on_from_its_state(path):

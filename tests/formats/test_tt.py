@@ -1,4 +1,5 @@
-"""Tensor trains: against textbook TT-SVD in NumPy, tntorch, and the bounds that the docstrings state."""
+"""Tensor trains: against textbook TT-SVD in NumPy, tntorch, and the bounds that the docstrings
+state."""
 
 import math
 
@@ -13,7 +14,14 @@ from tensors import KINDS, RTOLS, noisy_train, relative_error, shapes, smooth, t
 import tensorlab as tl
 from tensorlab.formats.tt import unfolding_ranks
 
-DTYPES = [torch.float64, torch.float32, torch.complex128, torch.complex64, torch.float16, torch.bfloat16]
+DTYPES = [
+    torch.float64,
+    torch.float32,
+    torch.complex128,
+    torch.complex64,
+    torch.float16,
+    torch.bfloat16,
+]
 
 
 def textbook(x, rtol):
@@ -44,7 +52,9 @@ def test_two_modes_give_the_svd(generator):
     x = torch.randn(30, 20, generator=generator, dtype=torch.float64)
     s = torch.linalg.svdvals(x)
     for r in (1, 5, 20):
-        assert relative_error(tl.tt_svd(x, r).to_dense(), x) == pytest.approx(float(s[r:].norm() / s.norm()), abs=1e-14)
+        assert relative_error(tl.tt_svd(x, r).to_dense(), x) == pytest.approx(
+            float(s[r:].norm() / s.norm()), abs=1e-14
+        )
 
 
 def test_long_modes_go_the_sketched_way_and_stay_certain():
@@ -55,12 +65,17 @@ def test_long_modes_go_the_sketched_way_and_stay_certain():
 
 
 def test_rounding_agrees_with_tntorch(generator):
-    a, b = (tl.TT.randn((6, 7, 8, 5), 4, generator=generator, dtype=torch.float64) for _ in range(2))
+    a, b = (
+        tl.TT.randn((6, 7, 8, 5), 4, generator=generator, dtype=torch.float64) for _ in range(2)
+    )
     theirs = tl.to_tntorch(a + b)
     theirs.round_tt(eps=0.4)
     ours = tl.tt_round(a + b, rtol=0.4)
     dense = (a + b).to_dense()
-    assert relative_error(ours.to_dense(), dense) <= 0.4 and relative_error(theirs.torch(), dense) <= 0.4
+    assert (
+        relative_error(ours.to_dense(), dense) <= 0.4
+        and relative_error(theirs.torch(), dense) <= 0.4
+    )
     assert sum(ours.ranks) <= int(theirs.ranks_tt.sum()) - 2 + 1
 
 
@@ -76,13 +91,21 @@ def test_arithmetic_agrees_with_tntorch(generator):
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
-@given(shape=shapes, kind=st.sampled_from(KINDS), dtype=st.sampled_from(DTYPES), rtol=st.sampled_from(RTOLS))
+@given(
+    shape=shapes,
+    kind=st.sampled_from(KINDS),
+    dtype=st.sampled_from(DTYPES),
+    rtol=st.sampled_from(RTOLS),
+)
 def test_tt_svd_keeps_its_bound(shape, kind, dtype, rtol):
     x = tensor(kind, shape, dtype)
     tt = tl.tt_svd(x, rtol=rtol)
     assert tt.shape == x.shape and tt.dtype == x.dtype
     assert within(tt, x, rtol)
-    assert all(type(r) is int and 1 <= r <= most for r, most in zip(tt.ranks, unfolding_ranks(x.shape), strict=True))
+    assert all(
+        type(r) is int and 1 <= r <= most
+        for r, most in zip(tt.ranks, unfolding_ranks(x.shape), strict=True)
+    )
     if kind == "rank 2":
         assert max(tt.ranks, default=1) <= 2  # at rtol=0.0 too, and in half precision
 
@@ -95,7 +118,9 @@ def test_ranks_do_not_see_the_scale(shape, kind, rtol):
     for exponent in (-498, -50, 50, 498):  # about 1e-150, 1e-15, 1e15, 1e150
         y = x * math.ldexp(1.0, exponent)
         tt = tl.tt_svd(y, rtol=rtol)
-        assert tt.ranks == ranks and within(tl.TT((tt.cores[0] * math.ldexp(1.0, -exponent), *tt.cores[1:])), x, rtol)
+        assert tt.ranks == ranks and within(
+            tl.TT((tt.cores[0] * math.ldexp(1.0, -exponent), *tt.cores[1:])), x, rtol
+        )
 
 
 @pytest.mark.parametrize("scale", [1e-150, 1e-15, 1e15, 1e150])
@@ -109,7 +134,9 @@ def test_ranks_do_not_see_a_decimal_scale(scale, rtol):
 
 
 @settings(max_examples=100, deadline=None, derandomize=True)
-@given(shape=shapes, rtol=st.sampled_from(RTOLS), dtype=st.sampled_from(DTYPES), seed=st.integers(0, 9))
+@given(
+    shape=shapes, rtol=st.sampled_from(RTOLS), dtype=st.sampled_from(DTYPES), seed=st.integers(0, 9)
+)
 def test_rounding_keeps_its_bound(shape, rtol, dtype, seed):
     g = torch.Generator().manual_seed(seed)
     a, b = (tl.TT.randn(shape, 3, generator=g, dtype=dtype) for _ in range(2))
@@ -135,9 +162,21 @@ def test_exact_ranks():
 def test_views(algorithm, generator):
     z = torch.randn(4, 6, 5, generator=generator, dtype=torch.complex128)
     expanded = z[:, :1].expand(-1, 3, -1)
-    for x in (z[::2, 1::3], z.real, z.imag, z.conj(), z.conj().imag, z.flip(1), expanded, z.permute(2, 0, 1), z[0].mH):
+    for x in (
+        z[::2, 1::3],
+        z.real,
+        z.imag,
+        z.conj(),
+        z.conj().imag,
+        z.flip(1),
+        expanded,
+        z.permute(2, 0, 1),
+        z[0].mH,
+    ):
         before = x.clone()
-        assert relative_error(algorithm(x, rtol=0.0).to_dense(), x) < 1e-14 and torch.equal(x, before)
+        assert relative_error(algorithm(x, rtol=0.0).to_dense(), x) < 1e-14 and torch.equal(
+            x, before
+        )
 
 
 def test_rank_and_rtol_together():
@@ -145,7 +184,11 @@ def test_rank_and_rtol_together():
     free = tl.tt_svd(x, rtol=1e-8).ranks
     assert tl.tt_svd(x, 3, rtol=1e-8).ranks == (3, 3, 3)
     assert tl.tt_svd(x, 99, rtol=1e-8).ranks == free
-    assert tl.tt_svd(x, (1, 2, 3), rtol=0.0).ranks == (1, 2, 3) == tl.tt_round(tl.tt_svd(x, rtol=1e-8), (1, 2, 3)).ranks
+    assert (
+        tl.tt_svd(x, (1, 2, 3), rtol=0.0).ranks
+        == (1, 2, 3)
+        == tl.tt_round(tl.tt_svd(x, rtol=1e-8), (1, 2, 3)).ranks
+    )
 
 
 def test_rounding_a_long_train(generator):
@@ -193,10 +236,17 @@ def test_orthogonal(generator):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
-@pytest.mark.parametrize("make", [
-    lambda x: tl.tt_svd(x, 2), lambda x: tl.tt_svd(x, rtol=0.0), lambda x: tl.st_hosvd(x, 2), lambda x: tl.hosvd(x, 2),
-    lambda x: tl.tt_round(tl.tt_svd(x, rtol=0.0) + tl.tt_svd(x, 1), 2),
-], ids=["tt_svd rank 2", "tt_svd exact", "st_hosvd", "hosvd", "tt_round"])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: tl.tt_svd(x, 2),
+        lambda x: tl.tt_svd(x, rtol=0.0),
+        lambda x: tl.st_hosvd(x, 2),
+        lambda x: tl.hosvd(x, 2),
+        lambda x: tl.tt_round(tl.tt_svd(x, rtol=0.0) + tl.tt_svd(x, 1), 2),
+    ],
+    ids=["tt_svd rank 2", "tt_svd exact", "st_hosvd", "hosvd", "tt_round"],
+)
 def test_gradients_are_right(make, dtype, generator):
     x = torch.randn(3, 4, 2, 3, generator=generator, dtype=dtype).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: make(x).to_dense().abs().square().sin().sum(), (x,))
@@ -206,28 +256,44 @@ def test_gradients_are_right(make, dtype, generator):
 def test_gradient_of_equal_singular_values(algorithm):
     x = torch.eye(6, dtype=torch.float64).reshape(2, 3, 3, 2).requires_grad_()
     algorithm(x, rtol=0.0).to_dense().sin().sum().backward()
-    assert torch.allclose(x.grad, x.detach().cos(), atol=1e-14)  # at full rank the train is x itself
+    assert torch.allclose(
+        x.grad, x.detach().cos(), atol=1e-14
+    )  # at full rank the train is x itself
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 def test_gradient_of_a_cut_within_a_slab_of_equal_singular_values(dtype, generator):
-    u, v = (torch.linalg.qr(tl.rng.randn(n, 2, generator=generator, dtype=dtype)).Q for n in (12, 4))
-    x = (u @ v.mH).reshape(12, 2, 2)  # its two values are equal where the slab of the last two modes is taken off
+    u, v = (
+        torch.linalg.qr(tl.rng.randn(n, 2, generator=generator, dtype=dtype)).Q for n in (12, 4)
+    )
+    x = (u @ v.mH).reshape(
+        12, 2, 2
+    )  # its two values are equal where the slab of the last two modes is taken off
     for y, rank in ((x, (2, 1)), (x.permute(2, 1, 0), (1, 2))):
         f = lambda y, rank=rank: tl.tt_svd(y, rank).to_dense().abs().square().sin().sum()
         assert torch.autograd.gradcheck(f, (y.contiguous().requires_grad_(),))
 
 
-@pytest.mark.parametrize(("value", "n", "d", "norm"), [
-    (1e100, 2, 4, math.inf), (1e-100, 2, 4, 0.0), (1.2e308, 1, 1, 1.2e308), (1.2e154, 1, 2, 1.44e308), (1e-160, 1, 2, 1e-320),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "n", "d", "norm"),
+    [
+        (1e100, 2, 4, math.inf),
+        (1e-100, 2, 4, 0.0),
+        (1.2e308, 1, 1, 1.2e308),
+        (1.2e154, 1, 2, 1.44e308),
+        (1e-160, 1, 2, 1e-320),
+    ],
+)
 def test_norm_at_the_ends_of_float64(value, n, d, norm):
     x = tl.TT([torch.full((1, n, 1), value, dtype=torch.float64)] * d)
     assert float(x.norm()) == pytest.approx(norm, rel=1e-3)
 
 
 def test_gradient_through_redundant_bonds(generator):
-    cores = [torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_() for s in ((1, 3, 2), (2, 4, 2), (2, 3, 1))]
+    cores = [
+        torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_()
+        for s in ((1, 3, 2), (2, 4, 2), (2, 3, 1))
+    ]
 
     def f(*cores):
         tt = tl.TT(cores)
@@ -240,15 +306,28 @@ def test_gradient_through_redundant_bonds(generator):
 
 
 @pytest.mark.parametrize("algorithm", [tl.tt_svd, tl.st_hosvd, tl.hosvd], ids=lambda f: f.__name__)
-@pytest.mark.parametrize(("arguments", "error", "said"), [
-    (dict(), ValueError, "got neither"),
-    (dict(rank=(3,) * 9), ValueError, r"4-way tensor of shape \(4, 5, 6, 7\), got \(3, 3, 3, 3, 3, 3, 3, 3, 3\)"),
-    (dict(rank=0), ValueError, "at least 1, got 0"), (dict(rank=-2), ValueError, "got -2"),
-    (dict(rank=2.0), TypeError, "got 2.0"), (dict(rank=True), TypeError, "got True"),
-    (dict(rank=(2, 2.5, 2, 2)), TypeError, "2.5"), (dict(rank="2"), TypeError, "got '2'"),
-    (dict(rtol=-0.1), ValueError, "got -0.1"), (dict(rtol=math.nan), ValueError, "got nan"),
-    (dict(rtol="small"), ValueError, "got 'small'"), (dict(rtol=math.inf), ValueError, "got inf"),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        (dict(), ValueError, "got neither"),
+        (
+            dict(rank=(3,) * 9),
+            ValueError,
+            r"4-way tensor of shape \(4, 5, 6, 7\), got \(3, 3, 3, 3, 3, 3, 3, 3, 3\)",
+        ),
+        (dict(rank=0), ValueError, "at least 1, got 0"),
+        (dict(rank=-2), ValueError, "got -2"),
+        (dict(rank=2.0), TypeError, "got 2.0"),
+        (dict(rank=True), TypeError, "got True"),
+        (dict(rank=(2, 2.5, 2, 2)), TypeError, "2.5"),
+        (dict(rank="2"), TypeError, "got '2'"),
+        (dict(rtol=-0.1), ValueError, "got -0.1"),
+        (dict(rtol=math.nan), ValueError, "got nan"),
+        (dict(rtol="small"), ValueError, "got 'small'"),
+        (dict(rtol=math.inf), ValueError, "got inf"),
+    ],
+    ids=str,
+)
 def test_says_no_to_arguments(algorithm, arguments, error, said):
     with pytest.raises(error, match=said) as caught:
         algorithm(torch.zeros(4, 5, 6, 7), **arguments)
@@ -258,46 +337,99 @@ def test_says_no_to_arguments(algorithm, arguments, error, said):
 def test_says_no_to_a_wrong_rank_count():
     with pytest.raises(ValueError) as caught:
         tl.tt_svd(torch.zeros(4, 5, 6, 7), (3, 3))
-    assert str(caught.value) == "tt_svd: rank needs 3 entries for a 4-way tensor of shape (4, 5, 6, 7), got (3, 3)"
+    assert (
+        str(caught.value)
+        == "tt_svd: rank needs 3 entries for a 4-way tensor of shape (4, 5, 6, 7), got (3, 3)"
+    )
 
 
-@pytest.mark.parametrize("algorithm", [
-    lambda x: tl.tt_svd(x, 2), lambda x: tl.st_hosvd(x, 2), lambda x: tl.hosvd(x, 2), lambda x: tl.hooi(x, 2),
-    lambda x: tl.cp_als(x, 2), lambda x: tl.LowRank.from_dense(x, 2),
-], ids=["tt_svd", "st_hosvd", "hosvd", "hooi", "cp_als", "from_dense"])  # fmt: skip
-@pytest.mark.parametrize(("x", "error", "said"), [
-    (torch.zeros(4, 5, dtype=torch.int64), TypeError, "got torch.int64"), (torch.zeros(0, 5), ValueError, r"\(0, 5\)"),
-    (torch.tensor(1.0), ValueError, r"shape \(\)"), ([[1.0]], TypeError, "got list"),
-    (torch.ones(3, 3, dtype=torch.bool), TypeError, "got torch.bool"), (torch.eye(3).to_sparse(), TypeError, "sparse_coo"),
-    (torch.tensor([[1.0, 2.0], [math.nan, 1.0]]), ValueError, r"got nan at index \(1, 0\)"),
-    (torch.tensor([[1.0, math.inf], [3.0, 1.0]], dtype=torch.float64), ValueError, r"got inf at index \(0, 1\)"),
-    (torch.tensor([[1.0, -math.inf]], dtype=torch.bfloat16), ValueError, r"got -inf at index \(0, 1\)"),
-    (torch.tensor([[1.0, complex(0, math.nan)]]), ValueError, r"nanj?\)? at index \(0, 1\)"),
-], ids=["integers", "empty", "0-way", "list", "booleans", "sparse", "nan", "inf", "half inf", "complex nan"])  # fmt: skip
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        lambda x: tl.tt_svd(x, 2),
+        lambda x: tl.st_hosvd(x, 2),
+        lambda x: tl.hosvd(x, 2),
+        lambda x: tl.hooi(x, 2),
+        lambda x: tl.cp_als(x, 2),
+        lambda x: tl.LowRank.from_dense(x, 2),
+    ],
+    ids=["tt_svd", "st_hosvd", "hosvd", "hooi", "cp_als", "from_dense"],
+)
+@pytest.mark.parametrize(
+    ("x", "error", "said"),
+    [
+        (torch.zeros(4, 5, dtype=torch.int64), TypeError, "got torch.int64"),
+        (torch.zeros(0, 5), ValueError, r"\(0, 5\)"),
+        (torch.tensor(1.0), ValueError, r"shape \(\)"),
+        ([[1.0]], TypeError, "got list"),
+        (torch.ones(3, 3, dtype=torch.bool), TypeError, "got torch.bool"),
+        (torch.eye(3).to_sparse(), TypeError, "sparse_coo"),
+        (torch.tensor([[1.0, 2.0], [math.nan, 1.0]]), ValueError, r"got nan at index \(1, 0\)"),
+        (
+            torch.tensor([[1.0, math.inf], [3.0, 1.0]], dtype=torch.float64),
+            ValueError,
+            r"got inf at index \(0, 1\)",
+        ),
+        (
+            torch.tensor([[1.0, -math.inf]], dtype=torch.bfloat16),
+            ValueError,
+            r"got -inf at index \(0, 1\)",
+        ),
+        (torch.tensor([[1.0, complex(0, math.nan)]]), ValueError, r"nanj?\)? at index \(0, 1\)"),
+    ],
+    ids=[
+        "integers",
+        "empty",
+        "0-way",
+        "list",
+        "booleans",
+        "sparse",
+        "nan",
+        "inf",
+        "half inf",
+        "complex nan",
+    ],
+)
 def test_says_no_to_tensors(algorithm, x, error, said):
     with pytest.raises(error, match=said) as caught:
         algorithm(x)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("make", "error", "said"), [
-    (lambda: tl.TT(()), ValueError, r"got shapes \[\]"),
-    (lambda: tl.TT([torch.zeros(1, 3, 2), torch.zeros(3, 3, 1)]), ValueError, r"\(1, 3, 2\), \(3, 3, 1\)"),
-    (lambda: tl.TT([torch.zeros(1, 3, 2)]), ValueError, r"\(1, 3, 2\)"),
-    (lambda: tl.TT([torch.zeros(3, 2)]), ValueError, r"\(3, 2\)"),
-    (lambda: tl.TT(torch.zeros(1, 1, 3, 1)), TypeError, "a tuple of tensors as cores, got Tensor"),
-    (lambda: tl.TT.randn((3, 0), 2), ValueError, r"got \(3, 0\)"), (lambda: tl.TT.randn((3, 2.0), 2), ValueError, r"\(3, 2.0\)"),
-    (lambda: tl.TT.randn((), 2), ValueError, r"got \(\)"),
-    (lambda: tl.TT.randn((3, 3, 3), (2,)), ValueError, r"2 entries .*got \(2,\)"),
-    (lambda: tl.tt_round(tl.TT.randn((3, 3, 3), 2)), ValueError, "got neither"),
-    (lambda: tl.tt_round(tl.TT.randn((3, 3, 3), 2), (1, 2, 3)), ValueError, r"2 entries .*got \(1, 2, 3\)"),
-    (lambda: tl.tt_round(tl.TT.randn((3, 3, 3), 2), rtol=-1), ValueError, "got -1"),
-    (lambda: tl.TT([torch.zeros(1, 3, 1, dtype=torch.int32)]), TypeError, "int32"),
-    (lambda: tl.tt_round(torch.zeros(3), 2), TypeError, "got Tensor"),
-    (lambda: tl.TT([torch.full((1, 3, 1), math.nan)]).round(1), ValueError, "nan"),
-    (lambda: tl.TT.randn((3, 3), 2).orthogonal(2), ValueError, "0..1, got 2"),
-    (lambda: tl.TT.randn((3, 3), 2.0), TypeError, "got 2.0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "error", "said"),
+    [
+        (lambda: tl.TT(()), ValueError, r"got shapes \[\]"),
+        (
+            lambda: tl.TT([torch.zeros(1, 3, 2), torch.zeros(3, 3, 1)]),
+            ValueError,
+            r"\(1, 3, 2\), \(3, 3, 1\)",
+        ),
+        (lambda: tl.TT([torch.zeros(1, 3, 2)]), ValueError, r"\(1, 3, 2\)"),
+        (lambda: tl.TT([torch.zeros(3, 2)]), ValueError, r"\(3, 2\)"),
+        (
+            lambda: tl.TT(torch.zeros(1, 1, 3, 1)),
+            TypeError,
+            "a tuple of tensors as cores, got Tensor",
+        ),
+        (lambda: tl.TT.randn((3, 0), 2), ValueError, r"got \(3, 0\)"),
+        (lambda: tl.TT.randn((3, 2.0), 2), ValueError, r"\(3, 2.0\)"),
+        (lambda: tl.TT.randn((), 2), ValueError, r"got \(\)"),
+        (lambda: tl.TT.randn((3, 3, 3), (2,)), ValueError, r"2 entries .*got \(2,\)"),
+        (lambda: tl.tt_round(tl.TT.randn((3, 3, 3), 2)), ValueError, "got neither"),
+        (
+            lambda: tl.tt_round(tl.TT.randn((3, 3, 3), 2), (1, 2, 3)),
+            ValueError,
+            r"2 entries .*got \(1, 2, 3\)",
+        ),
+        (lambda: tl.tt_round(tl.TT.randn((3, 3, 3), 2), rtol=-1), ValueError, "got -1"),
+        (lambda: tl.TT([torch.zeros(1, 3, 1, dtype=torch.int32)]), TypeError, "int32"),
+        (lambda: tl.tt_round(torch.zeros(3), 2), TypeError, "got Tensor"),
+        (lambda: tl.TT([torch.full((1, 3, 1), math.nan)]).round(1), ValueError, "nan"),
+        (lambda: tl.TT.randn((3, 3), 2).orthogonal(2), ValueError, "0..1, got 2"),
+        (lambda: tl.TT.randn((3, 3), 2.0), TypeError, "got 2.0"),
+    ],
+)
 def test_says_no_to_trains(make, error, said):
     with pytest.raises(error, match=said) as caught:
         make()

@@ -1,4 +1,5 @@
-"""Cross approximation: few entries, an honest error, a budget that holds; and the largest entry of a train."""
+"""Cross approximation: few entries, an honest error, a budget that holds; and the largest entry of
+a train."""
 
 import itertools
 import math
@@ -43,7 +44,12 @@ FUNCTIONS = {
     ),
     "Ackley": (
         torch.linspace(-3, 4, N).double(),
-        lambda x: 20 + math.e - 20 * (-0.2 * x.square().mean(1).sqrt()).exp() - (2 * math.pi * x).cos().mean(1).exp(),
+        lambda x: (
+            20
+            + math.e
+            - 20 * (-0.2 * x.square().mean(1).sqrt()).exp()
+            - (2 * math.pi * x).cos().mean(1).exp()
+        ),
     ),
     "rank one": (torch.linspace(0, 1, N).double(), lambda x: (-x.sum(1)).exp()),
     "constant": (torch.linspace(0, 1, N).double(), lambda x: x.new_full((len(x),), 3.0)),
@@ -74,11 +80,20 @@ def test_accuracy_evaluations_and_an_honest_error(name, seed):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.integers(1, 3), st.integers(0, 99), st.booleans())
+@given(
+    st.lists(st.integers(1, 6), min_size=1, max_size=5),
+    st.integers(1, 3),
+    st.integers(0, 99),
+    st.booleans(),
+)
 def test_a_train_is_found_again(shape, rank, seed, complex_):
-    x = tl.TT.randn(shape, rank, generator=gen(seed), dtype=torch.complex128 if complex_ else torch.float64)
+    x = tl.TT.randn(
+        shape, rank, generator=gen(seed), dtype=torch.complex128 if complex_ else torch.float64
+    )
     dense = x.to_dense()
-    fit = tl.tt_cross(lambda i: dense[tuple(i.T)], shape, rtol=1e-9, budget=40_000, generator=gen(seed))
+    fit = tl.tt_cross(
+        lambda i: dense[tuple(i.T)], shape, rtol=1e-9, budget=40_000, generator=gen(seed)
+    )
     assert fit.converged and fit.value.shape == tuple(shape) and fit.value.dtype == dense.dtype
     assert relative_error(fit.value.to_dense(), dense) <= 1e-8
     assert all(a <= b for a, b in zip(fit.value.ranks, x.ranks))
@@ -86,14 +101,24 @@ def test_a_train_is_found_again(shape, rank, seed, complex_):
 
 def test_interpolates_at_its_fibres():
     x = tl.TT.randn((7, 6, 5, 8), 6, generator=gen(3), dtype=torch.float64)
-    *_, fit = itertools.islice(tl.tt_cross_steps(x.at, x.shape, rtol=0.0, budget=1600, generator=gen()), 2)
+    *_, fit = itertools.islice(
+        tl.tt_cross_steps(x.at, x.shape, rtol=0.0, budget=1600, generator=gen()), 2
+    )
     assert max(fit.value.ranks) < 6 and fit.error > 1e-3  # half way: only an approximation
     for k, (left, right) in enumerate(fit.pivots):
-        assert left.shape == (fit.value.ranks[k], k + 1) and right.shape == (fit.value.ranks[k], 3 - k)
-    left, right = fit.pivots[0][0], fit.pivots[0][1]  # the last fibres of a matrix of two modes: both cores
+        assert left.shape == (fit.value.ranks[k], k + 1) and right.shape == (
+            fit.value.ranks[k],
+            3 - k,
+        )
+    left, right = (
+        fit.pivots[0][0],
+        fit.pivots[0][1],
+    )  # the last fibres of a matrix of two modes: both cores
     y = tl.TT.randn((30, 20), 8, generator=gen(4), dtype=torch.float64)
-    *_, fit = itertools.islice(tl.tt_cross_steps(y.at, y.shape, rtol=0.0, budget=500, generator=gen()), 2)
-    (left, right), = fit.pivots
+    *_, fit = itertools.islice(
+        tl.tt_cross_steps(y.at, y.shape, rtol=0.0, budget=500, generator=gen()), 2
+    )
+    ((left, right),) = fit.pivots
     dense, found = y.to_dense(), fit.value.to_dense()
     assert relative_error(found[left[:, 0]], dense[left[:, 0]]) < 1e-10
     assert relative_error(found[:, right[:, 0]], dense[:, right[:, 0]]) < 1e-10
@@ -111,7 +136,8 @@ def test_quantized_grid():
 
 
 def test_a_million_points_in_each_direction_to_high_accuracy():
-    """Pivots that are small when they are taken would make later ones useless: an error that stalls above 1e-6."""
+    """Pivots that are small when they are taken would make later ones useless: an error that stalls
+    above 1e-6."""
     shape = (1 << 20, 1 << 20)
 
     def f(index):
@@ -120,7 +146,9 @@ def test_a_million_points_in_each_direction_to_high_accuracy():
 
     fit = tl.tt_cross(f, shape, rtol=1e-8, budget=60_000, quantized=True, generator=gen())
     index = torch.randint(1 << 20, (1000, 2), generator=gen(1))
-    assert fit.converged and relative_error(fit.value.at(tl.to_digits(index, shape)), f(index)) < 3e-8
+    assert (
+        fit.converged and relative_error(fit.value.at(tl.to_digits(index, shape)), f(index)) < 3e-8
+    )
 
 
 def test_as_accurate_as_teneva_with_fewer_evaluations():
@@ -130,8 +158,15 @@ def test_as_accurate_as_teneva_with_fewer_evaluations():
     fit = tl.tt_cross(lambda i: function(grid[i]), shape, rtol=rtol, budget=50_000, generator=gen())
     info = {}
     start = teneva.rand(shape, 1, seed=0)
-    theirs = teneva.cross(lambda i: function(grid[torch.as_tensor(i)]).numpy(), start, e=rtol, dr_max=2, nswp=20,
-                          info=info, m=200_000)  # fmt: skip
+    theirs = teneva.cross(
+        lambda i: function(grid[torch.as_tensor(i)]).numpy(),
+        start,
+        e=rtol,
+        dr_max=2,
+        nswp=20,
+        info=info,
+        m=200_000,
+    )
     index = torch.randint(16, (5000, 6), generator=gen(5))
     exact = function(grid[index])
     error = relative_error(torch.as_tensor(teneva.get_many(theirs, index.numpy())), exact)
@@ -142,7 +177,9 @@ def test_as_accurate_as_teneva_with_fewer_evaluations():
 def test_same_values_as_the_cross_of_torchtt_with_fewer_evaluations():
     torchtt = pytest.importorskip("torchtt", reason="needs the bench extra")
     grid, function = FUNCTIONS["Rosenbrock"]
-    ours = tl.tt_cross(lambda i: function(grid[i]), (N,) * 4, rtol=1e-9, budget=20_000, generator=gen())
+    ours = tl.tt_cross(
+        lambda i: function(grid[i]), (N,) * 4, rtol=1e-9, budget=20_000, generator=gen()
+    )
     f = Counted(lambda i: function(grid[i]))
     torch.manual_seed(0)
     theirs = torchtt.interpolate.dmrg_cross(f, [N] * 4, eps=1e-9)
@@ -157,7 +194,10 @@ def test_scale_seed_and_dtype():
     grid, function = FUNCTIONS["1/norm"]
     run = lambda f, seed=0: tl.tt_cross(f, (12,) * 4, rtol=1e-5, budget=20_000, generator=gen(seed))
     one, again = run(lambda i: function(grid[i])), run(lambda i: function(grid[i]))
-    assert all(torch.equal(a, b) for a, b in zip(one.value.cores, again.value.cores)) and one.history == again.history
+    assert (
+        all(torch.equal(a, b) for a, b in zip(one.value.cores, again.value.cores))
+        and one.history == again.history
+    )
     for scale in (2.0**40, 2.0**-300):
         other = run(lambda i, scale=scale: scale * function(grid[i]))
         assert other.value.ranks == one.value.ranks and other.evaluations == one.evaluations
@@ -248,7 +288,9 @@ def test_gradients_flow_through_the_chosen_fibres():
         return tl.tt_cross(f, (6, 6, 6), rtol=1e-9, budget=2000, generator=gen()).value
 
     a, b = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (1.3, 0.4))
-    assert torch.autograd.gradcheck(lambda a, b: train(a, b).to_dense().square().sum(), (a, b), rtol=1e-4)
+    assert torch.autograd.gradcheck(
+        lambda a, b: train(a, b).to_dense().square().sum(), (a, b), rtol=1e-4
+    )
     loss = train(a, b).at(index).sum()
     exact = (1 / (a + b * index.double().sum(1))).sum()
     for got, wanted in zip(torch.autograd.grad(loss, (a, b)), torch.autograd.grad(exact, (a, b))):
@@ -258,7 +300,14 @@ def test_gradients_flow_through_the_chosen_fibres():
 def test_on_device(device):
     grid, function = FUNCTIONS["1/norm"]
     grid = grid.to(device)
-    fit = tl.tt_cross(lambda i: function(grid[i]), (12,) * 4, rtol=1e-5, budget=20_000, device=device, generator=gen())
+    fit = tl.tt_cross(
+        lambda i: function(grid[i]),
+        (12,) * 4,
+        rtol=1e-5,
+        budget=20_000,
+        device=device,
+        generator=gen(),
+    )
     assert fit.converged and fit.value.device.type == device.type
 
 
@@ -273,12 +322,22 @@ def test_on_device(device):
         (dict(budget=1e4), TypeError, "budget must be an integer, got 10000.0"),
         (dict(budget=0), ValueError, "at least 16, one fibre in each mode and the sample, got 0"),
         (dict(shape=(4, 0)), ValueError, r"integers >= 1, got \(4, 0\)"),
-        (dict(f=lambda i: i[:, 0]), TypeError, "floating-point or complex values from f, got torch.int64"),
-        (dict(f=lambda i: torch.ones(3)), ValueError, r"f to return \d+ values for indices of shape \(\d+, 4\), got shape \(3,\)"),
+        (
+            dict(f=lambda i: i[:, 0]),
+            TypeError,
+            "floating-point or complex values from f, got torch.int64",
+        ),
+        (
+            dict(f=lambda i: torch.ones(3)),
+            ValueError,
+            r"f to return \d+ values for indices of shape \(\d+, 4\), got shape \(3,\)",
+        ),
     ],
 )
 def test_says_no(options, error, said):
-    arguments = dict(f=lambda i: i.double().sum(1), shape=(5, 4, 5, 5), rtol=1e-3, budget=500) | options
+    arguments = (
+        dict(f=lambda i: i.double().sum(1), shape=(5, 4, 5, 5), rtol=1e-3, budget=500) | options
+    )
     with pytest.raises(error, match=said):
         tl.tt_cross(arguments.pop("f"), arguments.pop("shape"), **arguments)
 
@@ -290,12 +349,16 @@ def test_a_value_that_is_not_finite_is_named(value):
         out[(index == torch.tensor([3, 1, 2])).all(1)] = value
         return out
 
-    with pytest.raises(ValueError, match=rf"tt_cross: needs finite values from f, got {value} at index \[3, 1, 2\]"):
+    with pytest.raises(
+        ValueError, match=rf"tt_cross: needs finite values from f, got {value} at index \[3, 1, 2\]"
+    ):
         tl.tt_cross(f, (5, 4, 5), rtol=1e-9, budget=2000, generator=gen())
 
 
 def test_numpy_functions_will_do():
-    fit = tl.tt_cross(lambda i: np.cos(i.numpy().sum(1)), (9, 9, 9), rtol=1e-9, budget=1000, generator=gen())
+    fit = tl.tt_cross(
+        lambda i: np.cos(i.numpy().sum(1)), (9, 9, 9), rtol=1e-9, budget=1000, generator=gen()
+    )
     assert fit.converged and fit.value.ranks == (2, 2) and fit.value.dtype == torch.float64
 
 
@@ -308,9 +371,15 @@ def test_argmax_is_that_of_the_dense_tensor(shape, rank, seed):
     tt = tl.TT.randn(shape, rank, generator=gen(seed), dtype=torch.float64)
     dense = tt.to_dense()
     index, value = tl.tt_argmax(tt, beam=2000)  # holds everything: exact
-    assert value == pytest.approx(float(dense.max()), rel=1e-9) and float(dense[index]) == pytest.approx(value, rel=1e-9)
-    shifted = tl.tt_argmax(tt - 100.0 * tl.TT(tuple(torch.ones(1, n, 1).double() for n in shape)), beam=2000)
-    assert float(dense[shifted[0]]) == pytest.approx(float(dense.max()), rel=1e-9)  # every entry negative
+    assert value == pytest.approx(float(dense.max()), rel=1e-9) and float(
+        dense[index]
+    ) == pytest.approx(value, rel=1e-9)
+    shifted = tl.tt_argmax(
+        tt - 100.0 * tl.TT(tuple(torch.ones(1, n, 1).double() for n in shape)), beam=2000
+    )
+    assert float(dense[shifted[0]]) == pytest.approx(
+        float(dense.max()), rel=1e-9
+    )  # every entry negative
 
 
 def test_argmax_beside_teneva():
@@ -325,7 +394,8 @@ def test_argmax_beside_teneva():
 
 @pytest.mark.parametrize("seed", [1, 3])
 def test_values_that_differ_beyond_their_digits(seed):
-    """10^(18 k) for k leading ones: beside the pivot stands a value 10^18 times it, so its row of an orthonormal basis is 0."""
+    """10^(18 k) for k leading ones: beside the pivot stands a value 10^18 times it, so its row of
+    an orthonormal basis is 0."""
     f = lambda i: 10.0 ** (18.0 * i.cumprod(1).sum(1).clamp(8, 16).double() - 200)
     fit = tl.tt_cross(f, (2,) * 30, rtol=1e-10, budget=9000, generator=gen(seed))
     assert fit.converged and fit.evaluations < 9000
@@ -337,14 +407,18 @@ def test_argmax_of_a_long_train_and_of_a_planted_entry():
     index, value = tl.tt_argmax(tl.TT(tuple(cores)), beam=5)
     assert index == tuple(int(c[0, :, 0].argmax()) for c in cores)
     grid, function = FUNCTIONS["Ackley"]
-    fit = tl.tt_cross(lambda i: -function(grid[i]), (N,) * 6, rtol=1e-4, budget=60_000, generator=gen())
+    fit = tl.tt_cross(
+        lambda i: -function(grid[i]), (N,) * 6, rtol=1e-4, budget=60_000, generator=gen()
+    )
     index, value = tl.tt_argmax(fit.value)
     assert index == (int(grid.abs().argmin()),) * 6
 
 
 def test_argmax_ends_where_entries_are_equal_up_to_rounding():
     g = gen(5)
-    turns = [torch.linalg.qr(torch.randn(3, 3, generator=g, dtype=torch.float64))[0] for _ in range(11)]
+    turns = [
+        torch.linalg.qr(torch.randn(3, 3, generator=g, dtype=torch.float64))[0] for _ in range(11)
+    ]
     ones = tl.TT.randn((4,) * 12, 1, generator=g, dtype=torch.float64)
     flat = tl.TT(tuple(torch.ones_like(c) for c in ones.cores))
     x = flat + 0.25 * flat + 0.5 * flat  # rank 3, all entries 1.75, and hidden by rotations

@@ -1,4 +1,5 @@
-"""Riemannian optimisation on trains: against dense linear algebra, finite differences, torchtt, and the SVD of matrices."""
+"""Riemannian optimisation on trains: against dense linear algebra, finite differences, torchtt, and
+the SVD of matrices."""
 
 import math
 
@@ -9,7 +10,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import tensorlab as tl
 
-SHAPES = [((6,), ()), ((7, 5), (3,)), ((4, 5, 6), (2, 3)), ((3, 4, 2, 5), (3, 4, 2)), ((2, 2, 2, 2), (9, 9, 9))]
+SHAPES = [
+    ((6,), ()),
+    ((7, 5), (3,)),
+    ((4, 5, 6), (2, 3)),
+    ((3, 4, 2, 5), (3, 4, 2)),
+    ((2, 2, 2, 2), (9, 9, 9)),
+]
 DTYPES = [torch.float64, torch.complex128]
 
 
@@ -17,7 +24,11 @@ def train(shape, rank, seed=0, dtype=torch.float64):
     """A random train, of these very ranks even where they are beyond the unfoldings'."""
     g = torch.Generator().manual_seed(seed)
     r = (1, *((rank,) * (len(shape) - 1) if isinstance(rank, int) else rank), 1)
-    return tl.TT(tuple(tl.rng.randn(r[k], n, r[k + 1], generator=g, dtype=dtype) for k, n in enumerate(shape)))
+    return tl.TT(
+        tuple(
+            tl.rng.randn(r[k], n, r[k + 1], generator=g, dtype=dtype) for k, n in enumerate(shape)
+        )
+    )
 
 
 def dense(shape, seed=5, dtype=torch.float64):
@@ -25,7 +36,8 @@ def dense(shape, seed=5, dtype=torch.float64):
 
 
 def projector(x):
-    """The tangent space by its definition: the range of the derivative of the dense tensor by all cores, as q qᴴ."""
+    """The tangent space by its definition: the range of the derivative of the dense tensor by all
+    cores, as q qᴴ."""
     jacobians = torch.autograd.functional.jacobian(lambda *cores: tl.TT(cores).to_dense(), x.cores)
     j = torch.cat([a.reshape(math.prod(x.shape), -1) for a in jacobians], 1)
     u, s, _ = torch.linalg.svd(j, full_matrices=False)
@@ -42,8 +54,12 @@ def test_projection_is_that_onto_the_range_of_the_derivative(shape, rank):
     wanted = (q @ (q.T @ z.flatten())).reshape(shape)
     v = tl.tt_project(x, z)
     assert relative_error(v.to_tt().to_dense(), wanted) < 1e-12
-    assert sum(d.numel() for d in v.deltas) - sum(r * r for r in v.ranks) == q.shape[1]  # the dimension of the manifold
-    assert relative_error(tl.tt_project(x, tl.tt_svd(z, rtol=0.0)).to_tt().to_dense(), wanted) < 1e-12
+    assert (
+        sum(d.numel() for d in v.deltas) - sum(r * r for r in v.ranks) == q.shape[1]
+    )  # the dimension of the manifold
+    assert (
+        relative_error(tl.tt_project(x, tl.tt_svd(z, rtol=0.0)).to_tt().to_dense(), wanted) < 1e-12
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -58,11 +74,17 @@ def test_two_modes_give_the_projector_of_low_rank_matrices(dtype):
 @pytest.mark.parametrize(("shape", "rank"), SHAPES, ids=str)
 def test_the_gradient_is_the_projection_of_the_dense_gradient(shape, rank, dtype):
     a, x = dense(shape, dtype=dtype), train(shape, rank, dtype=dtype)
-    f = lambda t: ((t - a).abs().square() / 2 + (t * a.conj()).real.sin()).sum() + t.abs().square().sum().sqrt()
+    f = lambda t: (
+        ((t - a).abs().square() / 2 + (t * a.conj()).real.sin()).sum()
+        + t.abs().square().sum().sqrt()
+    )
     point = x.to_dense().requires_grad_()
     (gradient,) = torch.autograd.grad(f(point), point)
     got = tl.riemannian_grad(lambda t: f(t.to_dense()), x)
-    assert relative_error(got.to_tt().to_dense(), tl.tt_project(x, gradient).to_tt().to_dense()) < 1e-10
+    assert (
+        relative_error(got.to_tt().to_dense(), tl.tt_project(x, gradient).to_tt().to_dense())
+        < 1e-10
+    )
 
 
 @pytest.mark.parametrize(("shape", "rank"), SHAPES, ids=str)
@@ -75,7 +97,12 @@ def test_the_hessian_product_is_the_projected_dense_one(shape, rank):
     point, direction = x.to_dense(), v.to_tt().to_dense()
     difference = (gradient(point + h * direction) - gradient(point - h * direction)) / (2 * h)
     wanted = tl.tt_project(x, difference).to_tt().to_dense()
-    assert relative_error(tl.hessian_vector(lambda t: f(t.to_dense()), x, v).to_tt().to_dense(), wanted) < 1e-8
+    assert (
+        relative_error(
+            tl.hessian_vector(lambda t: f(t.to_dense()), x, v).to_tt().to_dense(), wanted
+        )
+        < 1e-8
+    )
 
 
 def test_the_curvature_of_the_manifold_is_what_the_hessian_product_leaves_out():
@@ -96,14 +123,24 @@ def test_projection_and_gradient_agree_with_torchtt():
     assert relative_error(tl.tt_project(x, z).to_tt().to_dense(), theirs.full()) < 1e-12
     f = lambda full: (full - z.to_dense()).square().sum() / 2
     theirs = manifold.riemannian_gradient(torchtt.TT(list(x.cores)), lambda t: f(t.full()))
-    assert relative_error(tl.riemannian_grad(lambda t: f(t.to_dense()), x).to_tt().to_dense(), theirs.full()) < 1e-12
+    assert (
+        relative_error(
+            tl.riemannian_grad(lambda t: f(t.to_dense()), x).to_tt().to_dense(), theirs.full()
+        )
+        < 1e-12
+    )
 
 
 def test_matrices_of_low_rank_end_at_the_truncated_svd():
     a = dense((9, 7))
     best = tl.LowRank.from_dense(a, 2).to_dense()
     for method in ("cg", "gd"):
-        fit = tl.tt_minimize(lambda x: (x.to_dense() - a).square().sum(), train((9, 7), 2), method=method, max_iter=400)
+        fit = tl.tt_minimize(
+            lambda x: (x.to_dense() - a).square().sum(),
+            train((9, 7), 2),
+            method=method,
+            max_iter=400,
+        )
         assert fit.converged and relative_error(fit.value.to_dense(), best) < 1e-4
         assert fit.history[-1] == pytest.approx(float((best - a).square().sum()), rel=1e-9)
 
@@ -119,7 +156,9 @@ def test_a_trains_nearest_train_is_better_than_rounding():
 
 def test_conjugate_gradients_take_fewer_steps_than_gradients():
     a = tl.TT.randn((6, 6, 6), 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    weights = 1 + 9 * torch.rand(6, 6, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    weights = 1 + 9 * torch.rand(
+        6, 6, 6, generator=torch.Generator().manual_seed(2), dtype=torch.float64
+    )
     f = lambda x: (weights * (x.to_dense() - a.to_dense()).square()).sum()
     x0 = tl.tt_round(a + 0.3 * train((6, 6, 6), 2, 4), 2)
     steps = {m: len(tl.tt_minimize(f, x0, method=m, max_iter=400).history) for m in ("cg", "gd")}
@@ -135,14 +174,23 @@ def test_tangent_vectors_are_a_space_with_the_inner_product_of_tensors(shape, ra
     x = train(shape, rank, dtype=dtype)
     a, b = (tl.tt_project(x, dense(shape, s, dtype)) for s in (1, 2))
     da, db = a.to_tt().to_dense(), b.to_tt().to_dense()
-    for got, wanted in [(a + b, da + db), (a - b, da - db), (-a, -da), (2.5 * a, 2.5 * da), (a * 2, 2 * da)]:
+    for got, wanted in [
+        (a + b, da + db),
+        (a - b, da - db),
+        (-a, -da),
+        (2.5 * a, 2.5 * da),
+        (a * 2, 2 * da),
+    ]:
         assert relative_error(got.to_tt().to_dense(), wanted) < 1e-13
     assert torch.allclose(a.dot(b), torch.vdot(da.flatten(), db.flatten()), rtol=1e-12)
     assert float(a.norm()) == pytest.approx(float(da.norm()), rel=1e-12)
     assert relative_error(a.point.to_dense(), x.to_dense()) < 1e-13
     for u, d in zip(a.left, a.deltas):
         u, d = u.flatten(0, 1), d.flatten(0, 1)
-        assert torch.allclose(u.mH @ u, torch.eye(u.shape[1], dtype=dtype), atol=1e-12) and float((u.mH @ d).norm()) < 1e-12
+        assert (
+            torch.allclose(u.mH @ u, torch.eye(u.shape[1], dtype=dtype), atol=1e-12)
+            and float((u.mH @ d).norm()) < 1e-12
+        )
     again = tl.transport(x, a)
     assert relative_error(again.to_tt().to_dense(), da) < 1e-12  # at the same point nothing moves
 
@@ -170,7 +218,12 @@ def test_retraction_agrees_with_the_straight_line_to_first_order():
 def test_the_gradient_costs_a_constant_times_the_function():
     ratios = []
     for d in (3, 6, 12):
-        x, a = (tl.TT.randn((5,) * d, 5, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in (0, 1))
+        x, a = (
+            tl.TT.randn(
+                (5,) * d, 5, generator=torch.Generator().manual_seed(s), dtype=torch.float64
+            )
+            for s in (0, 1)
+        )
         f = lambda t, a=a: t.dot(a) ** 2
         with FlopCounterMode(display=False) as plain:
             f(x)
@@ -182,9 +235,14 @@ def test_the_gradient_costs_a_constant_times_the_function():
 
 def test_scaling_the_function_or_the_tensor_changes_no_step():
     a, x0 = train((4, 5, 6), 2), train((4, 5, 6), 2, 1)
-    runs = [tl.tt_minimize(lambda x, c=c: c * (x - a).dot(x - a), x0, max_iter=12).history for c in (1.0, 1024.0)]
+    runs = [
+        tl.tt_minimize(lambda x, c=c: c * (x - a).dot(x - a), x0, max_iter=12).history
+        for c in (1.0, 1024.0)
+    ]
     assert runs[1] == pytest.approx([1024 * h for h in runs[0]], rel=1e-8)
-    scaled = tl.tt_minimize(lambda x: (x - 1024 * a).dot(x - 1024 * a), 1024 * x0, max_iter=12).history
+    scaled = tl.tt_minimize(
+        lambda x: (x - 1024 * a).dot(x - 1024 * a), 1024 * x0, max_iter=12
+    ).history
     assert scaled == pytest.approx([2**20 * h for h in runs[0]], rel=1e-8)
 
 
@@ -204,42 +262,66 @@ def test_complex_trains_are_found():
 def test_a_start_at_a_stationary_point_stays():
     x = train((4, 5), 2)
     fit = tl.tt_minimize(lambda t: 0 * t.dot(t), x)
-    assert fit.converged and len(fit.history) == 1 and relative_error(fit.value.to_dense(), x.to_dense()) < 1e-13
+    assert (
+        fit.converged
+        and len(fit.history) == 1
+        and relative_error(fit.value.to_dense(), x.to_dense()) < 1e-13
+    )
 
 
 def test_no_iterations_are_no_convergence():
     a, x0 = train((4, 5), 2), train((4, 5), 2, 1)
     fit = tl.tt_minimize(lambda x: (x - a).dot(x - a), x0, max_iter=0)
-    assert not fit.converged and len(fit.history) == 1 and relative_error(fit.value.to_dense(), x0.to_dense()) < 1e-13
+    assert (
+        not fit.converged
+        and len(fit.history) == 1
+        and relative_error(fit.value.to_dense(), x0.to_dense()) < 1e-13
+    )
 
 
 # -- by hand
 
 
 def test_by_hand():
-    # at x = e_0 e_0ᵀ the tangent matrices are those with z[1, 1] = 0: that entry is what a step of rank 1 cannot reach
+    # at x = e_0 e_0ᵀ the tangent matrices are those with z[1, 1] = 0: that entry is what a step of
+    # rank 1 cannot reach
     x = tl.tt_svd(torch.tensor([[1.0, 0.0], [0.0, 0.0]], dtype=torch.float64), 1)
     z = torch.tensor([[2.0, 3.0], [5.0, 7.0]], dtype=torch.float64)
     v = tl.tt_project(x, z)
-    assert torch.allclose(v.to_tt().to_dense(), torch.tensor([[2.0, 3.0], [5.0, 0.0]], dtype=torch.float64), atol=1e-14)
+    assert torch.allclose(
+        v.to_tt().to_dense(),
+        torch.tensor([[2.0, 3.0], [5.0, 0.0]], dtype=torch.float64),
+        atol=1e-14,
+    )
     assert float(v.norm()) == pytest.approx(math.sqrt(4 + 9 + 25))
-    nearest = tl.LowRank.from_dense(torch.tensor([[3.0, 3.0], [5.0, 0.0]], dtype=torch.float64), 1).to_dense()
+    nearest = tl.LowRank.from_dense(
+        torch.tensor([[3.0, 3.0], [5.0, 0.0]], dtype=torch.float64), 1
+    ).to_dense()
     assert torch.allclose(tl.retract(v).to_dense(), nearest)
 
 
 # -- says no
 
 
-@pytest.mark.parametrize("f", [
-    lambda x: x.cores[0].square().sum(), lambda x: sum(c.square().sum() for c in x.cores), lambda x: x.dot(x) + x.cores[1][0, 0, 0],
-], ids=["the first core", "all cores", "one entry of a core"])  # fmt: skip
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: x.cores[0].square().sum(),
+        lambda x: sum(c.square().sum() for c in x.cores),
+        lambda x: x.dot(x) + x.cores[1][0, 0, 0],
+    ],
+    ids=["the first core", "all cores", "one entry of a core"],
+)
 def test_a_function_of_the_cores_is_found_out(f):
     x = train((4, 5, 6), 2)
     for call, who in [
-        (lambda: tl.riemannian_grad(f, x), "riemannian_grad"), (lambda: tl.tt_minimize(f, x), "tt_minimize"),
+        (lambda: tl.riemannian_grad(f, x), "riemannian_grad"),
+        (lambda: tl.tt_minimize(f, x), "tt_minimize"),
         (lambda: tl.hessian_vector(f, x, tl.tt_project(x, x)), "hessian_vector"),
-    ]:  # fmt: skip
-        with pytest.raises(ValueError, match=f"^{who}: needs a function of the tensor, not of its cores, got ") as caught:
+    ]:
+        with pytest.raises(
+            ValueError, match=f"^{who}: needs a function of the tensor, not of its cores, got "
+        ) as caught:
             call()
         assert "\n" not in str(caught.value)
 
@@ -247,30 +329,59 @@ def test_a_function_of_the_cores_is_found_out(f):
 def test_a_function_that_is_zero_up_to_rounding_is_not_taken_for_one_of_the_cores():
     a = train((4, 5, 6), 2)
     size = float(a.dot(a))
-    assert float(tl.riemannian_grad(lambda x: x.dot(x) - 2 * x.dot(a) + size, a).norm()) < 1e-10 * size
+    assert (
+        float(tl.riemannian_grad(lambda x: x.dot(x) - 2 * x.dot(a) + size, a).norm()) < 1e-10 * size
+    )
 
 
 def _x():
     return train((4, 5), 2)
 
 
-@pytest.mark.parametrize(("make", "error", "said"), [
-    (lambda: tl.riemannian_grad(lambda x: x.to_dense(), _x()), ValueError, r"one real number in a tensor, got shape \(4, 5\)"),
-    (lambda: tl.riemannian_grad(lambda x: 3.0, _x()), ValueError, "got float"),
-    (lambda: tl.riemannian_grad(lambda x: x.dot(x) * 1j, _x()), ValueError, "complex128"),
-    (lambda: tl.riemannian_grad(lambda x: x.dot(x).detach(), _x()), ValueError, "differentiate, got a value without a graph"),
-    (lambda: tl.riemannian_grad(lambda x: x.dot(x), torch.ones(3, 3)), TypeError, "needs a TT, got Tensor"),
-    (lambda: tl.tt_minimize(lambda x: x.dot(x) * math.nan, _x()), ValueError, "finite at x0, got nan"),
-    (lambda: tl.tt_minimize(lambda x: x.dot(x), _x(), method="newton"), ValueError, "got 'newton'"),
-    (lambda: tl.tt_minimize(lambda x: x.dot(x), _x(), tol=-1.0), ValueError, "got -1.0"),
-    (lambda: tl.tt_minimize(lambda x: x.dot(x), _x(), max_iter=1.5), ValueError, "got 1.5"),
-    (lambda: tl.tt_minimize(lambda x: x.dot(x), _x() * math.nan), ValueError, "got nan"),
-    (lambda: tl.tt_project(_x(), torch.ones(4, 6)), ValueError, r"\(4, 5\) of x, got \(4, 6\)"),
-    (lambda: tl.tt_project(_x(), "z"), TypeError, "got str"),
-    (lambda: tl.transport(_x(), train((4, 5), 2)), TypeError, "got TT"),
-    (lambda: tl.tt_project(_x(), _x()) + tl.tt_project(train((4, 5), 2, 1), _x()), ValueError, "at the same point"),
-    (lambda: tl.tt_project(_x(), _x()).dot(3), ValueError, "got 3"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "error", "said"),
+    [
+        (
+            lambda: tl.riemannian_grad(lambda x: x.to_dense(), _x()),
+            ValueError,
+            r"one real number in a tensor, got shape \(4, 5\)",
+        ),
+        (lambda: tl.riemannian_grad(lambda x: 3.0, _x()), ValueError, "got float"),
+        (lambda: tl.riemannian_grad(lambda x: x.dot(x) * 1j, _x()), ValueError, "complex128"),
+        (
+            lambda: tl.riemannian_grad(lambda x: x.dot(x).detach(), _x()),
+            ValueError,
+            "differentiate, got a value without a graph",
+        ),
+        (
+            lambda: tl.riemannian_grad(lambda x: x.dot(x), torch.ones(3, 3)),
+            TypeError,
+            "needs a TT, got Tensor",
+        ),
+        (
+            lambda: tl.tt_minimize(lambda x: x.dot(x) * math.nan, _x()),
+            ValueError,
+            "finite at x0, got nan",
+        ),
+        (
+            lambda: tl.tt_minimize(lambda x: x.dot(x), _x(), method="newton"),
+            ValueError,
+            "got 'newton'",
+        ),
+        (lambda: tl.tt_minimize(lambda x: x.dot(x), _x(), tol=-1.0), ValueError, "got -1.0"),
+        (lambda: tl.tt_minimize(lambda x: x.dot(x), _x(), max_iter=1.5), ValueError, "got 1.5"),
+        (lambda: tl.tt_minimize(lambda x: x.dot(x), _x() * math.nan), ValueError, "got nan"),
+        (lambda: tl.tt_project(_x(), torch.ones(4, 6)), ValueError, r"\(4, 5\) of x, got \(4, 6\)"),
+        (lambda: tl.tt_project(_x(), "z"), TypeError, "got str"),
+        (lambda: tl.transport(_x(), train((4, 5), 2)), TypeError, "got TT"),
+        (
+            lambda: tl.tt_project(_x(), _x()) + tl.tt_project(train((4, 5), 2, 1), _x()),
+            ValueError,
+            "at the same point",
+        ),
+        (lambda: tl.tt_project(_x(), _x()).dot(3), ValueError, "got 3"),
+    ],
+)
 def test_says_no(make, error, said):
     with pytest.raises(error, match=said) as caught:
         make()

@@ -1,4 +1,5 @@
-"""Trains as distributions: against dense tensors, chains that are known on paper, chi-square, and what other packages sum."""
+"""Trains as distributions: against dense tensors, chains that are known on paper, chi-square, and
+what other packages sum."""
 
 import math
 
@@ -19,14 +20,18 @@ both = pytest.mark.parametrize("squared", [False, True])
 
 def positive(shape, rank=3, seed=0, dtype=torch.float64, device="cpu"):
     """A train of random cores without negative entries."""
-    x = tl.TT.randn(shape, rank, generator=torch.Generator().manual_seed(seed), dtype=dtype, device=device)
+    x = tl.TT.randn(
+        shape, rank, generator=torch.Generator().manual_seed(seed), dtype=dtype, device=device
+    )
     return tl.TT(tuple(core.abs() for core in x.cores))
 
 
 def train(shape, squared, seed=0, dtype=torch.float64, device="cpu"):
     if not squared:
         return positive(shape, seed=seed, dtype=dtype, device=device)
-    return tl.TT.randn(shape, 3, generator=torch.Generator().manual_seed(seed), dtype=dtype, device=device)
+    return tl.TT.randn(
+        shape, 3, generator=torch.Generator().manual_seed(seed), dtype=dtype, device=device
+    )
 
 
 def distribution(x, squared):
@@ -74,16 +79,22 @@ def test_agrees_with_the_dense_distribution(shape, squared, seed, data):
     slices = p[tuple(given_.get(k, slice(None)) for k in range(len(shape)))]
     y = tl.tt_condition(x, given_, squared=squared)
     got = y.to_dense().square() if squared else y.to_dense()
-    assert y.shape == slices.shape and torch.allclose(got, slices / slices.sum(), rtol=1e-9, atol=1e-14)
+    assert y.shape == slices.shape and torch.allclose(
+        got, slices / slices.sum(), rtol=1e-9, atol=1e-14
+    )
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(shape=small, dtype=st.sampled_from([torch.float64, torch.complex128]), seed=st.integers(0, 99))
+@given(
+    shape=small, dtype=st.sampled_from([torch.float64, torch.complex128]), seed=st.integers(0, 99)
+)
 def test_weighted_sums_agree_with_the_dense_ones(shape, dtype, seed):
     g = torch.Generator().manual_seed(seed)
     x = tl.TT.randn(shape, 3, generator=g, dtype=dtype)
     dense, letters = x.to_dense(), "abcdef"[: len(shape)]
-    close = lambda got, wanted, size: abs(complex(got.sign * got.log.exp()) - complex(wanted)) <= 1e-11 * size
+    close = lambda got, wanted, size: (
+        abs(complex(got.sign * got.log.exp()) - complex(wanted)) <= 1e-11 * size
+    )
 
     assert close(tl.tt_sum(x), dense.sum(), dense.abs().sum())
     w = [tl.rng.randn(n, generator=g, dtype=dtype) for n in shape]
@@ -98,7 +109,12 @@ def test_weighted_sums_agree_with_the_dense_ones(shape, dtype, seed):
     wanted = torch.vdot(dense.flatten(), moved.flatten())
     assert close(tl.tt_sum(x, grams, squared=True), wanted, abs(wanted))
     heavy = [None, *(w[k].abs() for k in range(1, len(shape)))]
-    wanted = torch.einsum(f"{letters},{','.join(letters)}->", dense.abs().square(), torch.ones(shape[0]).double(), *heavy[1:])
+    wanted = torch.einsum(
+        f"{letters},{','.join(letters)}->",
+        dense.abs().square(),
+        torch.ones(shape[0]).double(),
+        *heavy[1:],
+    )
     assert close(tl.tt_sum(x, heavy, squared=True), wanted, abs(wanted))
 
 
@@ -115,7 +131,9 @@ def test_environments_are_the_tails(squared, generator):
             tail = torch.tensordot(weighed, tail, 1).flatten(1)
         assert 0.5 <= float(right[k].abs().max()) <= 1
         if squared:
-            assert torch.allclose(right[k] @ right[k].mT * (2 * log[k]).exp(), tail @ tail.mT, rtol=1e-11)
+            assert torch.allclose(
+                right[k] @ right[k].mT * (2 * log[k]).exp(), tail @ tail.mT, rtol=1e-11
+            )
         else:
             assert torch.allclose(right[k] * log[k].exp(), tail.sum(1), rtol=1e-11)
 
@@ -139,12 +157,17 @@ def test_sums_agree_with_other_packages(shape, generator):
     x = tl.TT.randn(shape, 3, generator=generator, dtype=torch.float64)
     sign, log = tl.tt_sum(x)
     value, numpy = float(sign * log.exp()), [core.numpy() for core in x.cores]
-    teneva, torchtt = pytest.importorskip("teneva"), pytest.importorskip("torchtt", reason="needs the bench extra")
+    teneva, torchtt = (
+        pytest.importorskip("teneva"),
+        pytest.importorskip("torchtt", reason="needs the bench extra"),
+    )
     assert value == pytest.approx(float(teneva.sum(numpy)), rel=1e-11)
     assert value == pytest.approx(float(torchtt.TT(list(x.cores)).sum()), rel=1e-11)
     weights = [torch.rand(n, generator=generator, dtype=torch.float64) for n in shape]
     sign, log = tl.tt_sum(x, weights)
-    assert float(sign * log.exp()) == pytest.approx(float(teneva.mean(numpy, [w.numpy() for w in weights])), rel=1e-11)
+    assert float(sign * log.exp()) == pytest.approx(
+        float(teneva.mean(numpy, [w.numpy() for w in weights])), rel=1e-11
+    )
     theirs = pytest.importorskip("tntorch").sum(tl.to_tntorch(x))
     sign, log = tl.tt_sum(x)
     assert float(sign * log.exp()) == pytest.approx(float(theirs), rel=1e-11)
@@ -172,14 +195,19 @@ def test_probabilities_of_a_born_machine_are_those_of_quimb():
     state /= state.norm()
     index, theirs = zip(*state.sample(200, seed=0))
     index = torch.tensor([list(map(int, i)) for i in index])
-    assert torch.allclose(tl.tt_log_prob(x, index, squared=True).exp(), torch.tensor(theirs, dtype=torch.float64), rtol=1e-10)
+    assert torch.allclose(
+        tl.tt_log_prob(x, index, squared=True).exp(),
+        torch.tensor(theirs, dtype=torch.float64),
+        rtol=1e-10,
+    )
 
 
 # -- samples
 
 
 def fits(index, p):
-    """The p-value of the chi-square test that these indices are drawn from the dense distribution p."""
+    """The p-value of the chi-square test that these indices are drawn from the dense distribution
+    p."""
     flat = torch.as_tensor(np.ravel_multi_index(index.T.numpy(), p.shape))
     counts, expected = torch.bincount(flat, minlength=p.numel()).double(), p.flatten() * len(index)
     assert not counts[expected == 0].any()
@@ -199,13 +227,19 @@ def test_samples_pass_a_chi_square_test(shape, squared, dtype, device):
         return
     x = train(shape, squared, seed=3, dtype=dtype, device=device)
     i = tl.tt_sample(x, 20_000, squared=squared, generator=torch.Generator().manual_seed(0))
-    assert i.shape == (20_000, len(shape)) and i.dtype == torch.int64 and i.device.type == device.type
+    assert (
+        i.shape == (20_000, len(shape)) and i.dtype == torch.int64 and i.device.type == device.type
+    )
     p = distribution(x, squared).cpu()
     assert fits(i.cpu(), p) > 1e-3
-    assert fits(i.cpu(), (p + 0.1 / p.numel()) / 1.1) < 1e-3  # and the test would tell another distribution
+    assert (
+        fits(i.cpu(), (p + 0.1 / p.numel()) / 1.1) < 1e-3
+    )  # and the test would tell another distribution
     log = tl.tt_log_prob(x, i, squared=squared).cpu()
     wanted = p[tuple(i.cpu().T)].log()
-    assert log.dtype == dtype.to_real() and torch.allclose(log.double(), wanted, rtol=0, atol=200 * torch.finfo(dtype).eps)
+    assert log.dtype == dtype.to_real() and torch.allclose(
+        log.double(), wanted, rtol=0, atol=200 * torch.finfo(dtype).eps
+    )
 
 
 @both
@@ -214,19 +248,28 @@ def test_half_precision_keeps_its_dtype_and_its_digits(dtype, squared):
     x = train((3, 4, 2), squared, dtype=dtype)
     p, eps = distribution(x, squared), torch.finfo(dtype).eps
     log = tl.tt_log_prob(x, everywhere(x.shape), squared=squared)
-    assert log.dtype == dtype and torch.allclose(log.double(), p.flatten().log(), rtol=eps, atol=eps)
+    assert log.dtype == dtype and torch.allclose(
+        log.double(), p.flatten().log(), rtol=eps, atol=eps
+    )
     pair = tl.tt_marginal(x, (0, 2), squared=squared)
     assert pair.dtype == dtype and torch.allclose(pair.double(), p.sum(1), rtol=eps)
     y = tl.tt_condition(x, {1: 0}, squared=squared)
     total = y.to(torch.float64)
-    assert y.dtype == dtype and float(tl.tt_sum(total, squared=squared).log.exp()) == pytest.approx(1, rel=8 * eps)
-    assert fits(tl.tt_sample(x, 5000, squared=squared, generator=torch.Generator().manual_seed(0)), p) > 1e-3
+    assert y.dtype == dtype and float(tl.tt_sum(total, squared=squared).log.exp()) == pytest.approx(
+        1, rel=8 * eps
+    )
+    assert (
+        fits(tl.tt_sample(x, 5000, squared=squared, generator=torch.Generator().manual_seed(0)), p)
+        > 1e-3
+    )
 
 
 @both
 def test_same_seed_same_samples(squared, monkeypatch):
     x = train((3, 4, 5, 2), squared)
-    draw = lambda seed: tl.tt_sample(x, 500, squared=squared, generator=torch.Generator().manual_seed(seed))
+    draw = lambda seed: tl.tt_sample(
+        x, 500, squared=squared, generator=torch.Generator().manual_seed(seed)
+    )
     first = draw(0)
     assert torch.equal(draw(0), first) and not torch.equal(draw(1), first)
     monkeypatch.setattr(tt_sampling, "BLOCK", 64)  # a few samples at a time
@@ -236,7 +279,9 @@ def test_same_seed_same_samples(squared, monkeypatch):
 @pytest.mark.parametrize("u", [0.0, float(np.nextafter(1.0, 0.0))])
 @both
 def test_an_index_of_probability_zero_is_never_drawn(u, squared, monkeypatch):
-    monkeypatch.setattr(tt_sampling, "rand", lambda n, **_: torch.full((n,), u, dtype=torch.float64))
+    monkeypatch.setattr(
+        tt_sampling, "rand", lambda n, **_: torch.full((n,), u, dtype=torch.float64)
+    )
     g = torch.Generator().manual_seed(0)
     for _ in range(200):  # many roundings of the last sum
         core = torch.rand(1, 9, 1, generator=g, dtype=torch.float64)
@@ -248,7 +293,9 @@ def test_an_index_of_probability_zero_is_never_drawn(u, squared, monkeypatch):
 def test_conditioned_samples_are_samples_of_the_condition():
     x = positive((3, 4, 2, 3), seed=1)
     p = distribution(x, False)[:, 2, :, 1]
-    i = tl.tt_sample(tl.tt_condition(x, {1: 2, 3: 1}), 20_000, generator=torch.Generator().manual_seed(0))
+    i = tl.tt_sample(
+        tl.tt_condition(x, {1: 2, 3: 1}), 20_000, generator=torch.Generator().manual_seed(0)
+    )
     assert fits(i, p / p.sum()) > 1e-3
 
 
@@ -270,7 +317,9 @@ def test_a_product_of_a_thousand(dtype, device):
     i = tl.tt_sample(x, n, generator=g).cpu()
     for k in range(3):
         frequency, sigma = (i == k).double().mean(0), (p[:, k] * (1 - p[:, k]) / n).sqrt()
-        assert ((frequency - p[:, k]) / sigma).square().mean() < 1.2 and ((frequency - p[:, k]).abs() < 5 * sigma).all()
+        assert ((frequency - p[:, k]) / sigma).square().mean() < 1.2 and (
+            (frequency - p[:, k]).abs() < 5 * sigma
+        ).all()
     wanted = p[torch.arange(d), i].log().sum(1)
     assert torch.allclose(tl.tt_log_prob(x, i).cpu().double(), wanted, rtol=4 * eps, atol=d * eps)
     assert torch.allclose(tl.tt_marginal(x, 999).cpu().double(), p[999], atol=8 * eps)
@@ -292,14 +341,18 @@ def test_a_markov_chain_of_a_thousand(dtype, squared, device):
     assert ((first - START).abs() <= 4 * (START * (1 - START) / n).sqrt()).all()
 
     log = START[i[:, 0]].log() + STEP[i[:, :-1], i[:, 1:]].log().sum(1)
-    assert torch.allclose(tl.tt_log_prob(x, i, squared=squared).cpu().double(), log, rtol=4 * eps, atol=d * eps)
+    assert torch.allclose(
+        tl.tt_log_prob(x, i, squared=squared).cpu().double(), log, rtol=4 * eps, atol=d * eps
+    )
     forbidden = i.clone()
     forbidden[:, 500:502] = torch.tensor([1, 0])
     assert (tl.tt_log_prob(x, forbidden, squared=squared) == -math.inf).all()
 
     powers = START @ torch.linalg.matrix_power(STEP, 499)
     joint = powers[:, None] * torch.linalg.matrix_power(STEP, 2)
-    assert torch.allclose(tl.tt_marginal(x, (501, 499), squared=squared).cpu().double(), joint.T, atol=50 * eps)
+    assert torch.allclose(
+        tl.tt_marginal(x, (501, 499), squared=squared).cpu().double(), joint.T, atol=50 * eps
+    )
     y = tl.tt_condition(x, {k: int(i[0, k]) for k in range(d) if k != 500}, squared=squared)
     middle = STEP[i[0, 499]] * STEP[:, i[0, 501]]
     got = y.to_dense().square() if squared else y.to_dense()
@@ -325,12 +378,24 @@ def test_the_scale_is_not_seen(scale, squared):
     x = train((3, 4, 5), squared)
     y = tl.TT(tuple(core * scale for core in x.cores))
     index = everywhere(x.shape)
-    assert torch.allclose(tl.tt_log_prob(y, index, squared=squared), tl.tt_log_prob(x, index, squared=squared), atol=1e-12)
-    assert torch.allclose(tl.tt_marginal(y, (2, 0), squared=squared), tl.tt_marginal(x, (2, 0), squared=squared), rtol=1e-12)
-    draw = lambda x: tl.tt_sample(x, 50, squared=squared, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(
+        tl.tt_log_prob(y, index, squared=squared),
+        tl.tt_log_prob(x, index, squared=squared),
+        atol=1e-12,
+    )
+    assert torch.allclose(
+        tl.tt_marginal(y, (2, 0), squared=squared),
+        tl.tt_marginal(x, (2, 0), squared=squared),
+        rtol=1e-12,
+    )
+    draw = lambda x: tl.tt_sample(
+        x, 50, squared=squared, generator=torch.Generator().manual_seed(0)
+    )
     assert torch.equal(draw(y), draw(x))
     gap = (2 if squared else 1) * 3 * math.log(scale)
-    assert float(tl.tt_sum(y, squared=squared).log - tl.tt_sum(x, squared=squared).log) == pytest.approx(gap, rel=1e-12)
+    assert float(
+        tl.tt_sum(y, squared=squared).log - tl.tt_sum(x, squared=squared).log
+    ) == pytest.approx(gap, rel=1e-12)
 
 
 @both
@@ -340,7 +405,11 @@ def test_reversing_the_modes_reverses_everything(squared):
     index = everywhere(x.shape)
     log = tl.tt_log_prob(x, index, squared=squared)
     assert torch.allclose(tl.tt_log_prob(y, index.flip(1), squared=squared), log, atol=1e-12)
-    assert torch.allclose(tl.tt_marginal(y, (0, 2), squared=squared), tl.tt_marginal(x, (3, 1), squared=squared), rtol=1e-12)
+    assert torch.allclose(
+        tl.tt_marginal(y, (0, 2), squared=squared),
+        tl.tt_marginal(x, (3, 1), squared=squared),
+        rtol=1e-12,
+    )
 
 
 @both
@@ -348,7 +417,9 @@ def test_the_gauge_is_not_seen(squared):
     x = train((3, 4, 5, 2), squared)
     y = x.orthogonal(2)  # a train with signs in its cores, and the same entries
     assert squared or any((core < 0).any() for core in y.cores)
-    draw = lambda x: tl.tt_sample(x, 2000, squared=squared, generator=torch.Generator().manual_seed(0))
+    draw = lambda x: tl.tt_sample(
+        x, 2000, squared=squared, generator=torch.Generator().manual_seed(0)
+    )
     assert (draw(y) == draw(x)).all(1).double().mean() > 0.999
     index = everywhere(x.shape)
     gap = tl.tt_log_prob(y, index, squared=squared) - tl.tt_log_prob(x, index, squared=squared)
@@ -359,7 +430,12 @@ def test_squared_keeps_its_digits_for_a_small_difference(generator):
     y = tl.TT.randn((3, 4, 5), 2, generator=generator, dtype=torch.float64)
     first, *rest = y.cores
     x = tl.TT((first * (1 + 2.0**-40), *rest)) - y
-    assert torch.allclose(tl.tt_marginal(x, (0, 2), squared=True), tl.tt_marginal(y, (0, 2), squared=True), rtol=1e-3, atol=1e-5)
+    assert torch.allclose(
+        tl.tt_marginal(x, (0, 2), squared=True),
+        tl.tt_marginal(y, (0, 2), squared=True),
+        rtol=1e-3,
+        atol=1e-5,
+    )
     gap = tl.tt_sum(x, squared=True).log - tl.tt_sum(y, squared=True).log
     assert float(gap) == pytest.approx(-80 * math.log(2), abs=1e-3)
 
@@ -372,7 +448,9 @@ def test_by_hand():
     table = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64)
     x = tl.TT([torch.eye(2).double()[None], table[:, :, None]])
     assert tl.tt_log_prob(x, [[0, 0], [1, -1]]).exp().tolist() == pytest.approx([0.1, 0.4])
-    assert tl.tt_log_prob(x, [[0, 0], [1, 1]], squared=True).exp().tolist() == pytest.approx([1 / 30, 16 / 30])
+    assert tl.tt_log_prob(x, [[0, 0], [1, 1]], squared=True).exp().tolist() == pytest.approx(
+        [1 / 30, 16 / 30]
+    )
     assert tl.tt_marginal(x, 0).tolist() == pytest.approx([0.3, 0.7])
     assert tl.tt_marginal(x, [1], squared=True).tolist() == pytest.approx([10 / 30, 20 / 30])
     assert tl.tt_condition(x, {0: 1}).to_dense().tolist() == pytest.approx([3 / 7, 4 / 7])
@@ -382,10 +460,17 @@ def test_by_hand():
 
 def test_a_born_machine_of_a_singlet():
     # (|01> - |10>) / sqrt 2: no train without signs has it, and its two halves never agree
-    x = tl.TT([torch.eye(2).double()[None], torch.tensor([[0.0, 1.0], [-1.0, 0.0]]).double()[:, :, None]])
+    x = tl.TT(
+        [torch.eye(2).double()[None], torch.tensor([[0.0, 1.0], [-1.0, 0.0]]).double()[:, :, None]]
+    )
     i = tl.tt_sample(x, 1000, squared=True, generator=torch.Generator().manual_seed(0))
-    assert (i.sum(1) == 1).all() and abs(float(i[:, 0].double().mean()) - 0.5) < 4 * 0.5 / math.sqrt(1000)
-    assert tl.tt_marginal(x, (0, 1), squared=True).tolist() == [[0, pytest.approx(0.5)], [pytest.approx(0.5), 0]]
+    assert (i.sum(1) == 1).all() and abs(
+        float(i[:, 0].double().mean()) - 0.5
+    ) < 4 * 0.5 / math.sqrt(1000)
+    assert tl.tt_marginal(x, (0, 1), squared=True).tolist() == [
+        [0, pytest.approx(0.5)],
+        [pytest.approx(0.5), 0],
+    ]
 
 
 # -- gradients
@@ -399,12 +484,17 @@ def test_gradients_are_right(squared, dtype):
     x = train((3, 2, 4), squared, seed=2, dtype=dtype)
     leaves = [core.clone().requires_grad_() for core in x.cores]
     index = everywhere(x.shape)[::3]
-    grams = [torch.eye(n).double() + 0.1 for n in x.shape] if squared else [torch.rand(n).double() for n in x.shape]
+    grams = (
+        [torch.eye(n).double() + 0.1 for n in x.shape]
+        if squared
+        else [torch.rand(n).double() for n in x.shape]
+    )
     for f in (
-        lambda x: tl.tt_log_prob(x, index, squared=squared), lambda x: tl.tt_marginal(x, (2, 0), squared=squared),
+        lambda x: tl.tt_log_prob(x, index, squared=squared),
+        lambda x: tl.tt_marginal(x, (2, 0), squared=squared),
         lambda x: tl.tt_sum(x, grams, squared=squared).log,
         lambda x: tl.tt_condition(x, {1: 1}, squared=squared).to_dense().abs(),
-    ):  # fmt: skip
+    ):
         assert torch.autograd.gradcheck(lambda *cores, f=f: f(tl.TT(cores)), leaves)
 
 
@@ -417,7 +507,9 @@ def test_zeros_do_not_spoil_the_gradient_of_others():
 
 
 def test_learning_finds_the_distribution_of_the_data():
-    data = tl.tt_sample(positive((3, 3, 3), rank=2, seed=4), 2000, generator=torch.Generator().manual_seed(0))
+    data = tl.tt_sample(
+        positive((3, 3, 3), rank=2, seed=4), 2000, generator=torch.Generator().manual_seed(0)
+    )
     cores = [core.clone().requires_grad_() for core in train((3, 3, 3), True, seed=1).cores]
     optimizer = torch.optim.Adam(cores, lr=0.05)
     for _ in range(150):
@@ -435,10 +527,16 @@ def test_learning_finds_the_distribution_of_the_data():
 
 def test_zeros_with_rounding_are_zeros():
     p = torch.zeros(4, 4, 4, 4, dtype=torch.float64)
-    p[torch.arange(4), torch.arange(4), torch.arange(4), torch.arange(4)] = torch.tensor([0.1, 0.2, 0.3, 0.4]).double()
+    p[torch.arange(4), torch.arange(4), torch.arange(4), torch.arange(4)] = torch.tensor(
+        [0.1, 0.2, 0.3, 0.4]
+    ).double()
     g = torch.Generator().manual_seed(0)
-    for k in range(4):  # mixed by stochastic matrices with zeros, so that the cores of the SVD have noise at the zeros
-        step = torch.rand(4, 4, generator=g, dtype=torch.float64) * (torch.rand(4, 4, generator=g) < 0.6)
+    for k in range(
+        4
+    ):  # mixed by stochastic matrices with zeros, so that the cores of the SVD have noise at the zeros
+        step = torch.rand(4, 4, generator=g, dtype=torch.float64) * (
+            torch.rand(4, 4, generator=g) < 0.6
+        )
         p = tl.mode_product(p, step, k)
     x = tl.tt_svd(p, rtol=1e-14)
     assert (x.to_dense() < 0).any()  # by rounding
@@ -449,10 +547,16 @@ def test_zeros_with_rounding_are_zeros():
 
 
 def test_a_negative_conditional_is_named():
-    x = tl.TT([torch.eye(2).double()[None], torch.tensor([[1.0, 1.0], [3.0, -1.0]]).double()[:, :, None]])
-    with pytest.raises(ValueError, match=r"conditional of mode 1 .*after the indices \(1\)") as caught:
+    x = tl.TT(
+        [torch.eye(2).double()[None], torch.tensor([[1.0, 1.0], [3.0, -1.0]]).double()[:, :, None]]
+    )
+    with pytest.raises(
+        ValueError, match=r"conditional of mode 1 .*after the indices \(1\)"
+    ) as caught:
         tl.tt_sample(x, 100, generator=torch.Generator().manual_seed(0))
-    assert str(caught.value).startswith("tt_sample: needs a train without negative entries or squared=True")
+    assert str(caught.value).startswith(
+        "tt_sample: needs a train without negative entries or squared=True"
+    )
     with pytest.raises(ValueError, match="got a negative one in row 2"):
         tl.tt_log_prob(x, [[0, 0], [1, 0], [1, 1], [1, 1]])
     assert tl.tt_log_prob(x, [[1, 1]], squared=True).exp().tolist() == pytest.approx([1 / 12])
@@ -483,38 +587,80 @@ ONES = tl.TT([torch.ones(1, 2, 1), torch.ones(1, 3, 1)])
 HALF = tl.TT([torch.tensor([[[0.0], [1.0]]]), torch.ones(1, 3, 1)])
 
 
-@pytest.mark.parametrize(("make", "error", "said"), [
-    (lambda: tl.tt_sample(torch.ones(3), 2), TypeError, "tt_sample: needs a TT, got Tensor"),
-    (lambda: tl.tt_sample(ONES, 0), ValueError, "samples >= 1, got 0"),
-    (lambda: tl.tt_sample(ONES, 2.0), ValueError, "got 2.0"), (lambda: tl.tt_sample(ONES, True), ValueError, "got True"),
-    (lambda: tl.tt_sample(ONES * 0, 2), ValueError, "a positive sum, got zero"),
-    (lambda: tl.tt_sample(ONES * 0, 2, squared=True), ValueError, "a train that is not zero, got zero"),
-    (lambda: tl.tt_sample(-ONES, 2), ValueError, "a positive sum, got a negative one"),
-    (lambda: tl.tt_log_prob(ONES * 0, [[0, 0]]), ValueError, "tt_log_prob: .*got zero"),
-    (lambda: tl.tt_log_prob(-ONES, [[0, 0]]), ValueError, "tt_log_prob: .*got a negative one"),
-    (lambda: tl.tt_log_prob(ONES, [[0, 3]]), ValueError, "got 3 in row 0"),
-    (lambda: tl.tt_log_prob(ONES, [0, 1]), ValueError, r"\(batch, 2\)"),
-    (lambda: tl.tt_marginal(ONES, (0, 0)), ValueError, r"different modes.*got \[0, 0\]"),
-    (lambda: tl.tt_marginal(ONES, ()), ValueError, r"got \[\]"), (lambda: tl.tt_marginal(ONES, 2), ValueError, r"0..1, got \[2\]"),
-    (lambda: tl.tt_marginal(ONES, (0, 1.0)), ValueError, "1.0"), (lambda: tl.tt_marginal(ONES, -1), ValueError, r"got \[-1\]"),
-    (lambda: tl.tt_condition(ONES, {0: 0, 1: 0}), ValueError, "got all 2 given"),
-    (lambda: tl.tt_condition(ONES, {1: 3}), ValueError, "mode 1 has indices in 0..2, got 3"),
-    (lambda: tl.tt_condition(ONES, {1: 0.5}), ValueError, "got 0.5"),
-    (lambda: tl.tt_condition(ONES, {4: 0}), ValueError, r"got \[4\]"),
-    (lambda: tl.tt_condition(ONES, [(0, 1)]), TypeError, "a dict from mode to index, got list"),
-    (lambda: tl.tt_condition(HALF, {0: 0}), ValueError, "got zero for {0: 0}"),
-    (lambda: tl.tt_sum(ONES, [None]), ValueError, "needs 2 weights, one for each mode, got 1"),
-    (lambda: tl.tt_sum(ONES, [None, torch.ones(4)]), ValueError, r"\(3,\) or \(batch, 3\) for mode 1, got \(4,\)"),
-    (lambda: tl.tt_sum(ONES, [torch.ones(5, 2), None], squared=True), ValueError, r"\(2, 2\) for mode 0, got \(5, 2\)"),
-    (lambda: tl.tt_sum(ONES, [-torch.eye(2), None], squared=True), ValueError, "positive semidefinite matrix for mode 0"),
-    (lambda: tl.tt_sum(ONES, [torch.ones(2), -torch.ones(3)], squared=True), ValueError, "for mode 1"),
-    (lambda: tl.tt_sum(ONES, [torch.ones(2, 2).tril(), None], squared=True), ValueError, "positive semidefinite"),
-    (lambda: tl.tt_sum(ONES, [torch.ones(2) * 1j, None]), TypeError, "real weights for a real train, got torch.complex64"),
-    (lambda: tl.tt_sum(ONES, [torch.full((2,), math.nan), None]), ValueError, "weight 0.*nan"),
-    (lambda: tl.tt_sample(tl.TT([torch.full((1, 3, 1), math.nan)]), 1), ValueError, "tt_sample: core 0.*nan"),
-    (lambda: tl.tt_log_prob(tl.TT([torch.full((1, 3, 1), math.inf)]), [[0]]), ValueError, "tt_log_prob: core 0.*inf"),
-    (lambda: tl.tt_environments("x"), TypeError, "tt_environments: needs a TT, got str"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("make", "error", "said"),
+    [
+        (lambda: tl.tt_sample(torch.ones(3), 2), TypeError, "tt_sample: needs a TT, got Tensor"),
+        (lambda: tl.tt_sample(ONES, 0), ValueError, "samples >= 1, got 0"),
+        (lambda: tl.tt_sample(ONES, 2.0), ValueError, "got 2.0"),
+        (lambda: tl.tt_sample(ONES, True), ValueError, "got True"),
+        (lambda: tl.tt_sample(ONES * 0, 2), ValueError, "a positive sum, got zero"),
+        (
+            lambda: tl.tt_sample(ONES * 0, 2, squared=True),
+            ValueError,
+            "a train that is not zero, got zero",
+        ),
+        (lambda: tl.tt_sample(-ONES, 2), ValueError, "a positive sum, got a negative one"),
+        (lambda: tl.tt_log_prob(ONES * 0, [[0, 0]]), ValueError, "tt_log_prob: .*got zero"),
+        (lambda: tl.tt_log_prob(-ONES, [[0, 0]]), ValueError, "tt_log_prob: .*got a negative one"),
+        (lambda: tl.tt_log_prob(ONES, [[0, 3]]), ValueError, "got 3 in row 0"),
+        (lambda: tl.tt_log_prob(ONES, [0, 1]), ValueError, r"\(batch, 2\)"),
+        (lambda: tl.tt_marginal(ONES, (0, 0)), ValueError, r"different modes.*got \[0, 0\]"),
+        (lambda: tl.tt_marginal(ONES, ()), ValueError, r"got \[\]"),
+        (lambda: tl.tt_marginal(ONES, 2), ValueError, r"0..1, got \[2\]"),
+        (lambda: tl.tt_marginal(ONES, (0, 1.0)), ValueError, "1.0"),
+        (lambda: tl.tt_marginal(ONES, -1), ValueError, r"got \[-1\]"),
+        (lambda: tl.tt_condition(ONES, {0: 0, 1: 0}), ValueError, "got all 2 given"),
+        (lambda: tl.tt_condition(ONES, {1: 3}), ValueError, "mode 1 has indices in 0..2, got 3"),
+        (lambda: tl.tt_condition(ONES, {1: 0.5}), ValueError, "got 0.5"),
+        (lambda: tl.tt_condition(ONES, {4: 0}), ValueError, r"got \[4\]"),
+        (lambda: tl.tt_condition(ONES, [(0, 1)]), TypeError, "a dict from mode to index, got list"),
+        (lambda: tl.tt_condition(HALF, {0: 0}), ValueError, "got zero for {0: 0}"),
+        (lambda: tl.tt_sum(ONES, [None]), ValueError, "needs 2 weights, one for each mode, got 1"),
+        (
+            lambda: tl.tt_sum(ONES, [None, torch.ones(4)]),
+            ValueError,
+            r"\(3,\) or \(batch, 3\) for mode 1, got \(4,\)",
+        ),
+        (
+            lambda: tl.tt_sum(ONES, [torch.ones(5, 2), None], squared=True),
+            ValueError,
+            r"\(2, 2\) for mode 0, got \(5, 2\)",
+        ),
+        (
+            lambda: tl.tt_sum(ONES, [-torch.eye(2), None], squared=True),
+            ValueError,
+            "positive semidefinite matrix for mode 0",
+        ),
+        (
+            lambda: tl.tt_sum(ONES, [torch.ones(2), -torch.ones(3)], squared=True),
+            ValueError,
+            "for mode 1",
+        ),
+        (
+            lambda: tl.tt_sum(ONES, [torch.ones(2, 2).tril(), None], squared=True),
+            ValueError,
+            "positive semidefinite",
+        ),
+        (
+            lambda: tl.tt_sum(ONES, [torch.ones(2) * 1j, None]),
+            TypeError,
+            "real weights for a real train, got torch.complex64",
+        ),
+        (lambda: tl.tt_sum(ONES, [torch.full((2,), math.nan), None]), ValueError, "weight 0.*nan"),
+        (
+            lambda: tl.tt_sample(tl.TT([torch.full((1, 3, 1), math.nan)]), 1),
+            ValueError,
+            "tt_sample: core 0.*nan",
+        ),
+        (
+            lambda: tl.tt_log_prob(tl.TT([torch.full((1, 3, 1), math.inf)]), [[0]]),
+            ValueError,
+            "tt_log_prob: core 0.*inf",
+        ),
+        (lambda: tl.tt_environments("x"), TypeError, "tt_environments: needs a TT, got str"),
+    ],
+)
 def test_says_no(make, error, said):
     with pytest.raises(error, match=said) as caught:
         make()

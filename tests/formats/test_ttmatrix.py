@@ -1,4 +1,5 @@
-"""TT-matrices: against the dense product, the SVD, Kronecker products and torchTT; padding; the start of a layer."""
+"""TT-matrices: against the dense product, the SVD, Kronecker products and torchTT; padding; the
+start of a layer."""
 
 import math
 
@@ -8,8 +9,15 @@ from tensors import relative_error, within
 
 import tensorlab as tl
 
-SHAPES = [((4, 5), (3, 2), None), ((2, 3, 4), (3, 1, 2), None), ((2, 2, 2, 2), (2, 3, 2, 2), None), ((6,), (5,), None),
-          ((4, 5), (3, 2), (17, 5)), ((2, 3, 4), (3, 1, 2), (24, 5)), ((2, 2, 2, 2), (2, 3, 2, 2), (9, 24))]  # fmt: skip
+SHAPES = [
+    ((4, 5), (3, 2), None),
+    ((2, 3, 4), (3, 1, 2), None),
+    ((2, 2, 2, 2), (2, 3, 2, 2), None),
+    ((6,), (5,), None),
+    ((4, 5), (3, 2), (17, 5)),
+    ((2, 3, 4), (3, 1, 2), (24, 5)),
+    ((2, 2, 2, 2), (2, 3, 2, 2), (9, 24)),
+]
 
 
 def make(out, in_, size=None, rank=3, dtype=torch.float64, seed=0):
@@ -39,7 +47,10 @@ def test_full_rank_holds_any_matrix(out, in_, size):
     w = matrix(*(size or (math.prod(out), math.prod(in_))))
     t = tl.tt_matrix_svd(w, out, in_, rtol=0.0)
     assert relative_error(t.to_dense(), w) < 1e-14 and t.shape == w.shape
-    assert t.numel == sum(c.numel() for c in t.cores) and t.padded == (math.prod(out), math.prod(in_))
+    assert t.numel == sum(c.numel() for c in t.cores) and t.padded == (
+        math.prod(out),
+        math.prod(in_),
+    )
     assert relative_error(tl.TTMatrix.from_dense(w, out, in_, 10**6).to_dense(), w) < 1e-14
 
 
@@ -58,7 +69,12 @@ def test_rank_one_is_a_kronecker_product():
     a, b = matrix(3, 4, seed=1), matrix(5, 2, seed=2)
     t = tl.tt_matrix_svd(torch.kron(a, b), (3, 5), (4, 2), rtol=1e-12)
     assert t.ranks == (1,) and t.numel == 12 + 10
-    assert relative_error(tl.TTMatrix((a[None, ..., None], b[None, ..., None])).to_dense(), torch.kron(a, b)) < 1e-15
+    assert (
+        relative_error(
+            tl.TTMatrix((a[None, ..., None], b[None, ..., None])).to_dense(), torch.kron(a, b)
+        )
+        < 1e-15
+    )
 
 
 def test_two_cores_are_the_svd_of_the_rearranged_matrix():
@@ -92,14 +108,22 @@ def test_padding_is_counted_and_never_seen(size, most):
     assert torch.equal(w.to_dense(), whole.to_dense()[:m, :n]) and w.numel == whole.numel
     assert float(w.norm()) == pytest.approx(float(w.to_dense().norm()), rel=1e-13)
     other = make((4, 5), (3, 2), size, seed=1)
-    assert float(w.dot(other)) == pytest.approx(float((w.to_dense() * other.to_dense()).sum()), rel=1e-12)
+    assert float(w.dot(other)) == pytest.approx(
+        float((w.to_dense() * other.to_dense()).sum()), rel=1e-12
+    )
     zero = tl.TTMatrix(w.round(rtol=0.0).cores).to_dense()
-    assert float(zero[m:].abs().sum() + zero[:, n:].abs().sum()) < 1e-12 and relative_error(zero[:m, :n], w.to_dense()) < 1e-13
+    assert (
+        float(zero[m:].abs().sum() + zero[:, n:].abs().sum()) < 1e-12
+        and relative_error(zero[:m, :n], w.to_dense()) < 1e-13
+    )
 
 
 def test_size_without_padding_is_not_kept():
     assert tl.tt_matrix_svd(matrix(20, 6), (4, 5), (3, 2), 2).size is None
-    assert make((4, 5), (3, 2), (20, 6)).size is None and make((4, 5), (3, 2), (20, 5)).size == (20, 5)
+    assert make((4, 5), (3, 2), (20, 6)).size is None and make((4, 5), (3, 2), (20, 5)).size == (
+        20,
+        5,
+    )
 
 
 # -- the start of a layer
@@ -107,7 +131,8 @@ def test_size_without_padding_is_not_kept():
 
 @pytest.mark.parametrize("rank", [2, 8, 64])
 def test_output_has_the_size_that_a_dense_layer_gives(rank):
-    """Root mean square over 64 seeds, entries of x of variance 1: that of nn.Linear is 1 / sqrt(3)."""
+    """Root mean square over 64 seeds, entries of x of variance 1: that of nn.Linear is 1 /
+    sqrt(3)."""
     g = torch.Generator().manual_seed(0)
     squares = []
     for _ in range(64):
@@ -118,7 +143,9 @@ def test_output_has_the_size_that_a_dense_layer_gives(rank):
 
 
 def test_entries_have_variance_one_with_padding_too():
-    squares = [float(make((4, 5), (3, 2), (17, 5), seed=s).to_dense().square().mean()) for s in range(600)]
+    squares = [
+        float(make((4, 5), (3, 2), (17, 5), seed=s).to_dense().square().mean()) for s in range(600)
+    ]
     assert sum(squares) / 600 == pytest.approx(1, rel=0.1)
 
 
@@ -138,7 +165,8 @@ def test_flops_by_hand():
 
 
 def test_the_order_of_the_indices_by_hand():
-    # w[(o0 o1), (i0 i1)] = a[o0, i0] b[o1, i1]: row 3 = (1, 1), column 4 = (2, 0) of modes (2, 2) x (3, 2)
+    # w[(o0 o1), (i0 i1)] = a[o0, i0] b[o1, i1]: row 3 = (1, 1), column 4 = (2, 0) of modes (2, 2) x
+    # (3, 2)
     a, b = matrix(2, 3), matrix(2, 2, seed=3)
     w = tl.TTMatrix((a[None, ..., None], b[None, ..., None]))
     assert float(w.at([[3, 4]])) == float(w.to_dense()[3, 4]) == float(a[1, 2] * b[1, 0])
@@ -154,23 +182,56 @@ def test_shuffled_rows_raise_the_ranks():
 # -- says no
 
 
-@pytest.mark.parametrize(("call", "error", "said"), [
-    (lambda: tl.TTMatrix(()), ValueError, r"got shapes \[\]"),
-    (lambda: tl.TTMatrix([torch.zeros(1, 2, 3, 2), torch.zeros(3, 2, 3, 1)]), ValueError, r"\(1, 2, 3, 2\), \(3, 2, 3, 1\)"),
-    (lambda: tl.TTMatrix([torch.zeros(1, 2, 3)]), ValueError, r"\(1, 2, 3\)"),
-    (lambda: tl.TTMatrix([torch.zeros(1, 2, 3, 1)], (3, 3)), ValueError, r"shape \(3, 3\), got \(2, 3\)"),
-    (lambda: tl.TTMatrix([torch.zeros(1, 2, 3, 1)], (2,)), ValueError, r"shape \(2,\)"),
-    (lambda: tl.TTMatrix([torch.zeros(1, 2, 3, 1)], (2, 0)), ValueError, r"got \(2, 0\)"),
-    (lambda: tl.TTMatrix.randn(out=(2, 2), in_=(3,), rank=2), ValueError, r"got \(2, 2\) and \(3,\)"),
-    (lambda: tl.TTMatrix.randn(out=(2, 0), in_=(3, 3), rank=2), ValueError, r"got \(2, 0\)"),
-    (lambda: tl.tt_matrix_svd(torch.ones(4, 6), (2, 2), (3, 2)), ValueError, "got neither"),
-    (lambda: tl.tt_matrix_svd(torch.ones(5, 6), (2, 2), (3, 2), 1), ValueError, r"shape \(5, 6\), got \(4, 6\)"),
-    (lambda: tl.tt_matrix_svd(torch.ones(24), (2, 2), (3, 2), 1), ValueError, r"needs a matrix, got shape \(24,\)"),
-    (lambda: tl.tt_matrix_svd(torch.ones(4, 6).int(), (2, 2), (3, 2), 1), TypeError, "int32"),
-    (lambda: tl.TTMatrix.randn(out=(2, 3), in_=(3, 2), rank=1) + tl.TTMatrix.randn(out=(3, 2), in_=(2, 3), rank=1),
-     ValueError, r"modes \(2, 3\) x \(3, 2\), got \(3, 2\) x \(2, 3\)"),
-    (lambda: tl.TTMatrix.randn(out=(2, 3), in_=(3, 2), rank=1).round(), ValueError, "got neither"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("call", "error", "said"),
+    [
+        (lambda: tl.TTMatrix(()), ValueError, r"got shapes \[\]"),
+        (
+            lambda: tl.TTMatrix([torch.zeros(1, 2, 3, 2), torch.zeros(3, 2, 3, 1)]),
+            ValueError,
+            r"\(1, 2, 3, 2\), \(3, 2, 3, 1\)",
+        ),
+        (lambda: tl.TTMatrix([torch.zeros(1, 2, 3)]), ValueError, r"\(1, 2, 3\)"),
+        (
+            lambda: tl.TTMatrix([torch.zeros(1, 2, 3, 1)], (3, 3)),
+            ValueError,
+            r"shape \(3, 3\), got \(2, 3\)",
+        ),
+        (lambda: tl.TTMatrix([torch.zeros(1, 2, 3, 1)], (2,)), ValueError, r"shape \(2,\)"),
+        (lambda: tl.TTMatrix([torch.zeros(1, 2, 3, 1)], (2, 0)), ValueError, r"got \(2, 0\)"),
+        (
+            lambda: tl.TTMatrix.randn(out=(2, 2), in_=(3,), rank=2),
+            ValueError,
+            r"got \(2, 2\) and \(3,\)",
+        ),
+        (lambda: tl.TTMatrix.randn(out=(2, 0), in_=(3, 3), rank=2), ValueError, r"got \(2, 0\)"),
+        (lambda: tl.tt_matrix_svd(torch.ones(4, 6), (2, 2), (3, 2)), ValueError, "got neither"),
+        (
+            lambda: tl.tt_matrix_svd(torch.ones(5, 6), (2, 2), (3, 2), 1),
+            ValueError,
+            r"shape \(5, 6\), got \(4, 6\)",
+        ),
+        (
+            lambda: tl.tt_matrix_svd(torch.ones(24), (2, 2), (3, 2), 1),
+            ValueError,
+            r"needs a matrix, got shape \(24,\)",
+        ),
+        (lambda: tl.tt_matrix_svd(torch.ones(4, 6).int(), (2, 2), (3, 2), 1), TypeError, "int32"),
+        (
+            lambda: (
+                tl.TTMatrix.randn(out=(2, 3), in_=(3, 2), rank=1)
+                + tl.TTMatrix.randn(out=(3, 2), in_=(2, 3), rank=1)
+            ),
+            ValueError,
+            r"modes \(2, 3\) x \(3, 2\), got \(3, 2\) x \(2, 3\)",
+        ),
+        (
+            lambda: tl.TTMatrix.randn(out=(2, 3), in_=(3, 2), rank=1).round(),
+            ValueError,
+            "got neither",
+        ),
+    ],
+)
 def test_says_no(call, error, said):
     with pytest.raises(error, match=said) as caught:
         call()

@@ -1,5 +1,6 @@
-"""Factorised convolutions: at full rank they are torch's own, for every stride, padding and dilation; below it they are the
-decompositions that tensorly finds; the stable CP keeps its bound where ALS diverges."""
+"""Factorised convolutions: at full rank they are torch's own, for every stride, padding and
+dilation; below it they are the decompositions that tensorly finds; the stable CP keeps its bound
+where ALS diverges."""
 
 import copy
 import itertools
@@ -30,7 +31,13 @@ from tensorlab.layers.conv import (
     tucker_conv,
 )
 
-STRUCTURES = {"cp": cp_conv, "tucker": tucker_conv, "tt": tt_conv, "spatial": spatial_conv, "svd": svd_conv}
+STRUCTURES = {
+    "cp": cp_conv,
+    "tucker": tucker_conv,
+    "tt": tt_conv,
+    "spatial": spatial_conv,
+    "svd": svd_conv,
+}
 FULL = 10_000  # a cap that no rank reaches
 structure = pytest.mark.parametrize("make", STRUCTURES.values(), ids=STRUCTURES)
 
@@ -67,9 +74,15 @@ def test_full_rank_is_the_convolution(make, data):
     stride = (1, 1) if padding == "same" else data.draw(pair(1, 3))
     mode = data.draw(st.sampled_from(["zeros", "reflect", "replicate", "circular"]))
     dense = layer(
-        data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4)), kernel, stride=stride, padding=padding,
-        dilation=dilation, padding_mode=mode, bias=data.draw(st.booleans()),
-    )  # fmt: skip
+        data.draw(st.integers(1, 4)),
+        data.draw(st.integers(1, 4)),
+        kernel,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        padding_mode=mode,
+        bias=data.draw(st.booleans()),
+    )
     x = image(2, dense.in_channels, 11, 13)
     assert torch.allclose(make(dense, FULL)(x), dense(x), rtol=0, atol=1e-10)
 
@@ -97,19 +110,28 @@ def test_tucker_is_that_of_tensorly():
     dense = layer(10, 12)
     tensorly.set_backend("numpy")
     for rank in ((4, 3), (8, 9)):
-        (core, factors), _ = partial_tucker(dense.weight.detach().numpy(), rank=rank, modes=[0, 1], n_iter_max=100, tol=1e-10)
+        (core, factors), _ = partial_tucker(
+            dense.weight.detach().numpy(), rank=rank, modes=[0, 1], n_iter_max=100, tol=1e-10
+        )
         theirs = tensorly.tenalg.multi_mode_dot(core, factors, modes=[0, 1])
-        want = float((torch.from_numpy(theirs) - dense.weight.detach()).norm() / dense.weight.detach().norm())
+        want = float(
+            (torch.from_numpy(theirs) - dense.weight.detach()).norm() / dense.weight.detach().norm()
+        )
         assert error(tucker_conv(dense, rank), dense) == pytest.approx(want, abs=2e-3)
 
 
 def test_svd_and_spatial_err_by_the_tail_of_their_matrix():
     dense = layer(5, 7, (3, 2))
     w = dense.weight.detach()
-    for make, matrix in ((svd_conv, w.reshape(7, 30)), (spatial_conv, w.permute(1, 2, 0, 3).reshape(15, 14))):
+    for make, matrix in (
+        (svd_conv, w.reshape(7, 30)),
+        (spatial_conv, w.permute(1, 2, 0, 3).reshape(15, 14)),
+    ):
         s = torch.linalg.svdvals(matrix)
         for r in (1, 4, 6):
-            assert error(make(dense, r), dense) == pytest.approx(float(s[r:].norm() / s.norm()), abs=1e-12)
+            assert error(make(dense, r), dense) == pytest.approx(
+                float(s[r:].norm() / s.norm()), abs=1e-12
+            )
 
 
 def test_tt_of_four_modes_is_the_train_of_the_kernel():
@@ -145,12 +167,18 @@ def test_rtol_is_met_and_a_cap_holds(make, rtol):
 def test_cp_finds_the_smallest_rank_of_a_kernel_that_has_one():
     dense = layer(6, 8)
     with torch.no_grad():
-        dense.weight.copy_(tl.CP.randn((8, 6, 3, 3), 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to_dense())
+        dense.weight.copy_(
+            tl.CP.randn(
+                (8, 6, 3, 3), 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+            ).to_dense()
+        )
     assert cp_conv(dense, rtol=1e-2, ridge=1e-5)[0].out_channels == 3
 
 
 @structure
-@pytest.mark.parametrize("options", [dict(), dict(stride=2, padding=1), dict(dilation=2, padding="same")])
+@pytest.mark.parametrize(
+    "options", [dict(), dict(stride=2, padding=1), dict(dilation=2, padding="same")]
+)
 @pytest.mark.parametrize("share", [0.5, 0.2])
 def test_flops_are_within_the_share_and_one_rank_more_is_not(make, options, share):
     dense, size = layer(8, 12, **options), (14, 12)
@@ -159,10 +187,17 @@ def test_flops_are_within_the_share_and_one_rank_more_is_not(make, options, shar
     budget = share * sum(conv_flops(dense, x).values())
     cost = sum(conv_flops(small, x).values())
     assert cost <= budget
-    ranks = small.weight.ranks if isinstance(small, FactorizedConv2d) else tuple(c.out_channels for c in list(small)[:-1])
-    ranks = {tucker_conv: lambda r: r[::-1], cp_conv: lambda r: r[0], spatial_conv: lambda r: r[0], svd_conv: lambda r: r[0]}.get(
-        make, lambda r: r
-    )(ranks)
+    ranks = (
+        small.weight.ranks
+        if isinstance(small, FactorizedConv2d)
+        else tuple(c.out_channels for c in list(small)[:-1])
+    )
+    ranks = {
+        tucker_conv: lambda r: r[::-1],
+        cp_conv: lambda r: r[0],
+        spatial_conv: lambda r: r[0],
+        svd_conv: lambda r: r[0],
+    }.get(make, lambda r: r)(ranks)
     more = tuple(r + 1 for r in ranks) if isinstance(ranks, tuple) else ranks + 1
     if make is not tt_conv:  # of a train some ranks are full already
         assert sum(conv_flops(make(dense, more), x).values()) > budget
@@ -172,10 +207,15 @@ def test_flops_by_hand():
     dense = layer(4, 6, 3, padding=1)
     x = image(1, 4, 10, 10)
     assert conv_flops(dense, x) == {"": 2 * 6 * 4 * 9 * 100}
-    assert list(conv_flops(cp_conv(dense, 5), x).values()) == [100 * 2 * 5 * n for n in (4, 3, 3, 6)]
+    assert list(conv_flops(cp_conv(dense, 5), x).values()) == [
+        100 * 2 * 5 * n for n in (4, 3, 3, 6)
+    ]
     assert sum(conv_flops(svd_conv(dense, 5), x).values()) == 2 * 5 * (36 + 6) * 100
     strided = layer(4, 6, 3, stride=2, padding=1)
-    assert conv_flops(spatial_conv(strided, 2), x) == {"0": 2 * 2 * 4 * 3 * 5 * 10, "1": 2 * 6 * 2 * 3 * 25}
+    assert conv_flops(spatial_conv(strided, 2), x) == {
+        "0": 2 * 2 * 4 * 3 * 5 * 10,
+        "1": 2 * 6 * 2 * 3 * 25,
+    }
 
 
 # -- the stable CP
@@ -190,7 +230,9 @@ def diverging(n=4):
 @pytest.mark.parametrize("ridge", [1e-1, 1e-2, 1e-3, 1e-4])
 def test_terms_do_not_diverge(ridge):
     w = diverging()
-    start = tl.CP.randn((4, 4, 4), 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    start = tl.CP.randn(
+        (4, 4, 4), 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     fit = cp_stable(w, 2, ridge=ridge, init=start, tol=0.0, max_iter=200)
     assert float(fit.value.normalized().weights.square().sum()) <= float(w.square().sum()) / ridge
     plain = tl.cp_als(w, 2, init=start, tol=0.0, max_iter=200)
@@ -198,10 +240,14 @@ def test_terms_do_not_diverge(ridge):
 
 
 def test_terms_of_plain_als_grow_and_those_of_the_stable_fit_settle():
-    start = tl.CP.randn((4, 4, 4), 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    start = tl.CP.randn(
+        (4, 4, 4), 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     plain, stable = ([], [])
-    for energies, fit in ((plain, lambda n: tl.cp_als(diverging(), 2, init=start, tol=0.0, max_iter=n)),
-                          (stable, lambda n: cp_stable(diverging(), 2, ridge=1e-2, init=start, tol=0.0, max_iter=n))):  # fmt: skip
+    for energies, fit in (
+        (plain, lambda n: tl.cp_als(diverging(), 2, init=start, tol=0.0, max_iter=n)),
+        (stable, lambda n: cp_stable(diverging(), 2, ridge=1e-2, init=start, tol=0.0, max_iter=n)),
+    ):
         energies += [cp_degeneracy(fit(n).value) for n in (50, 200)]
     assert plain[1] > 1.5 * plain[0] and stable[1] < 1.01 * stable[0]
 
@@ -210,10 +256,14 @@ def test_the_objective_never_grows():
     w, ridge = layer(8, 9).weight.detach(), 1e-2
     costs = []
     for sweeps in (1, 2, 4, 8, 16, 32):
-        fit = cp_stable(w, 6, ridge=ridge, tol=0.0, max_iter=sweeps, generator=torch.Generator().manual_seed(0))
+        fit = cp_stable(
+            w, 6, ridge=ridge, tol=0.0, max_iter=sweeps, generator=torch.Generator().manual_seed(0)
+        )
         terms = float(fit.value.normalized().weights.square().sum() / w.square().sum())
         costs.append(fit.history[-1] ** 2 + ridge * terms)
-        assert float((fit.value.to_dense() - w).norm() / w.norm()) == pytest.approx(fit.history[-1], rel=1e-9)
+        assert float((fit.value.to_dense() - w).norm() / w.norm()) == pytest.approx(
+            fit.history[-1], rel=1e-9
+        )
     assert costs == sorted(costs, reverse=True)
 
 
@@ -276,7 +326,9 @@ def test_state_dict_and_deepcopy(make):
     other.load_state_dict(one.state_dict())
     assert torch.equal(one(x), other(x))
     assert torch.equal(copy.deepcopy(one)(x), one(x))
-    assert {id(p) for p in copy.deepcopy(one).parameters()}.isdisjoint({id(p) for p in one.parameters()})
+    assert {id(p) for p in copy.deepcopy(one).parameters()}.isdisjoint(
+        {id(p) for p in one.parameters()}
+    )
 
 
 @structure
@@ -298,7 +350,9 @@ def test_devices(make, device):
     assert all(p.device.type == device.type for p in small.parameters())
     assert small(image(1, 6, 7, 7).to(device)).device.type == device.type
     moved = make(layer(6, 8, padding=1), 3).to(device)
-    assert torch.allclose(moved(image(1, 6, 7, 7).to(device)), small(image(1, 6, 7, 7).to(device)), atol=1e-8)
+    assert torch.allclose(
+        moved(image(1, 6, 7, 7).to(device)), small(image(1, 6, 7, 7).to(device)), atol=1e-8
+    )
 
 
 @structure
@@ -306,13 +360,22 @@ def test_complex_kernels(make):
     dense = layer(4, 5, (3, 2), dtype=torch.complex128)
     x = image(1, 4, 6, 6, dtype=torch.complex128)
     assert torch.allclose(make(dense, FULL)(x), dense(x), atol=1e-10)
-    assert 0 < float((conv_kernel(make(dense, 2)) - dense.weight).detach().norm() / dense.weight.detach().norm()) < 1
+    assert (
+        0
+        < float(
+            (conv_kernel(make(dense, 2)) - dense.weight).detach().norm()
+            / dense.weight.detach().norm()
+        )
+        < 1
+    )
 
 
 @structure
 def test_gradients(make):
     small = make(layer(3, 4, 2, stride=2, padding=1), 2)
-    names, start = zip(*((n, p.detach().clone().requires_grad_()) for n, p in small.named_parameters()))
+    names, start = zip(
+        *((n, p.detach().clone().requires_grad_()) for n, p in small.named_parameters())
+    )
     x = image(1, 3, 4, 5).requires_grad_()
 
     def f(x, *parameters):
@@ -325,7 +388,9 @@ def test_gradients(make):
 def test_compiles(make):
     small = make(layer(6, 8, padding=1, padding_mode="reflect"), 3)
     x = image(1, 6, 7, 7)
-    assert torch.allclose(torch.compile(small, backend="eager", fullgraph=True)(x), small(x), rtol=0, atol=1e-12)
+    assert torch.allclose(
+        torch.compile(small, backend="eager", fullgraph=True)(x), small(x), rtol=0, atol=1e-12
+    )
 
 
 @structure
@@ -352,7 +417,9 @@ def test_the_scale_of_a_kernel_does_not_matter(make, exponent):
     with torch.no_grad():
         big.weight.mul_(math.ldexp(1.0, exponent))
     want = conv_kernel(make(dense, 2, **_seeded(make)))
-    assert torch.allclose(conv_kernel(make(big, 2, **_seeded(make))) * math.ldexp(1.0, -exponent), want, atol=1e-8)
+    assert torch.allclose(
+        conv_kernel(make(big, 2, **_seeded(make))) * math.ldexp(1.0, -exponent), want, atol=1e-8
+    )
 
 
 def _seeded(make):
@@ -379,14 +446,18 @@ def test_a_middle_factor_is_kept():
     dense = layer(5, 7)
     small = FactorizedConv2d.from_conv(dense, lambda w: tl.LowRank.from_dense(w, 4).orthogonal())
     x = image(2, 5, 6, 6)
-    assert small.weight.s is not None and torch.allclose(small(x), svd_conv(dense, 4)(x), atol=1e-10)
+    assert small.weight.s is not None and torch.allclose(
+        small(x), svd_conv(dense, 4)(x), atol=1e-10
+    )
 
 
 # -- in a model
 
 
 def model():
-    return nn.Sequential(layer(1, 4, padding=1), nn.ReLU(), nn.Sequential(layer(4, 6), nn.ReLU()), nn.Flatten())
+    return nn.Sequential(
+        layer(1, 4, padding=1), nn.ReLU(), nn.Sequential(layer(4, 6), nn.ReLU()), nn.Flatten()
+    )
 
 
 def test_replace_by_pattern_and_by_predicate():
@@ -402,16 +473,24 @@ def test_replace_by_pattern_and_by_predicate():
 
 def test_a_layer_in_two_places_stays_one():
     shared = layer(4, 4, padding=1)
-    net = replace_conv(nn.Sequential(shared, nn.ReLU(), shared), ["0", "2"], lambda c: spatial_conv(c, 2))
+    net = replace_conv(
+        nn.Sequential(shared, nn.ReLU(), shared), ["0", "2"], lambda c: spatial_conv(c, 2)
+    )
     assert net[0] is net[2]
 
 
 def test_replace_says_no_and_changes_nothing():
     net = model()
-    with pytest.raises(ValueError, match=r"replace_conv: needs a name of a convolution \(0, 2.0\), got '1'"):
+    with pytest.raises(
+        ValueError, match=r"replace_conv: needs a name of a convolution \(0, 2.0\), got '1'"
+    ):
         replace_conv(net, ["0", "1"], lambda c: svd_conv(c, 2))
     with pytest.raises(ValueError, match="layer 2.0: tucker_conv: rank needs 2 entries"):
-        replace_conv(net, ["0", "2.0"], lambda c: svd_conv(c, 2) if c.in_channels == 1 else tucker_conv(c, (1, 2, 3)))
+        replace_conv(
+            net,
+            ["0", "2.0"],
+            lambda c: svd_conv(c, 2) if c.in_channels == 1 else tucker_conv(c, (1, 2, 3)),
+        )
     assert isinstance(net[0], nn.Conv2d) and isinstance(net[2][0], nn.Conv2d)
 
 
@@ -421,10 +500,20 @@ def test_replace_says_no_and_changes_nothing():
 @structure
 def test_says_no(make):
     name = make.__name__
-    with pytest.raises(ValueError, match=f"{name}: needs a convolution with groups=1, got groups=2"):
+    with pytest.raises(
+        ValueError, match=f"{name}: needs a convolution with groups=1, got groups=2"
+    ):
         make(layer(4, 6, groups=2), 2)
-    for wrong in (nn.Linear(3, 3), nn.ConvTranspose2d(3, 3, 3), nn.LazyConv2d(3, 3), torch.ones(2, 2, 3, 3)):
-        with pytest.raises(TypeError, match=f"{name}: needs an nn.Conv2d with its weights, got {type(wrong).__name__}"):
+    for wrong in (
+        nn.Linear(3, 3),
+        nn.ConvTranspose2d(3, 3, 3),
+        nn.LazyConv2d(3, 3),
+        torch.ones(2, 2, 3, 3),
+    ):
+        with pytest.raises(
+            TypeError,
+            match=f"{name}: needs an nn.Conv2d with its weights, got {type(wrong).__name__}",
+        ):
             make(wrong, 2)
     with pytest.raises(ValueError, match=f"{name}: needs a rank, an rtol or both, got neither"):
         make(layer())
@@ -432,18 +521,26 @@ def test_says_no(make):
         make(layer(), 0.5)
     with pytest.raises(ValueError, match=f"{name}: rank must be at least 1, got 0"):
         make(layer(), 0)
-    with pytest.raises(ValueError, match=f"{name}: flops needs the size=.height, width. of the images, got None"):
+    with pytest.raises(
+        ValueError, match=f"{name}: flops needs the size=.height, width. of the images, got None"
+    ):
         make(layer(), flops=0.5)
     with pytest.raises(ValueError, match=f"{name}: rtol must be a number >= 0, got -0.1"):
         make(layer(), rtol=-0.1, flops=0.5, size=(8, 8))
-    with pytest.raises(ValueError, match=f"{name}: flops must be a share of the layer's, a number > 0, got -1"):
+    with pytest.raises(
+        ValueError, match=f"{name}: flops must be a share of the layer's, a number > 0, got -1"
+    ):
         make(layer(), flops=-1, size=(8, 8))
-    with pytest.raises(ValueError, match=f"{name}: rank 1 costs .* of the layer at size .8, 8., got flops=0.0001"):
+    with pytest.raises(
+        ValueError, match=f"{name}: rank 1 costs .* of the layer at size .8, 8., got flops=0.0001"
+    ):
         make(layer(), flops=1e-4, size=(8, 8))
     bad = layer()
     with torch.no_grad():
         bad.weight[1, 2, 0, 1] = torch.nan
-    with pytest.raises(ValueError, match=rf"{name}: needs finite entries, got nan at index \(1, 2, 0, 1\)"):
+    with pytest.raises(
+        ValueError, match=rf"{name}: needs finite entries, got nan at index \(1, 2, 0, 1\)"
+    ):
         make(bad, 2)
 
 
@@ -455,7 +552,9 @@ def test_factorized_conv_says_no():
         FactorizedConv2d(w, kernel_size=4)
     with pytest.raises(ValueError, match=r"padding='same' needs stride 1, got \(2, 2\)"):
         FactorizedConv2d(w, kernel_size=3, padding="same", stride=2)
-    with pytest.raises(ValueError, match=r"make needs to give a LowRank of shape \(7, 45\), got LowRank"):
+    with pytest.raises(
+        ValueError, match=r"make needs to give a LowRank of shape \(7, 45\), got LowRank"
+    ):
         FactorizedConv2d.from_conv(layer(), lambda w: tl.LowRank.randn((3, 3), 1))
     with pytest.raises(ValueError, match="cp_stable: ridge must be a number >= 0, got -1"):
         cp_stable(torch.ones(3, 3, 3), 2, ridge=-1)

@@ -1,4 +1,5 @@
-"""TT embeddings: against torch's embedding on the dense table and tntorch's entries; what is gathered, and what it may cost."""
+"""TT embeddings: against torch's embedding on the dense table and tntorch's entries; what is
+gathered, and what it may cost."""
 
 import math
 
@@ -20,7 +21,14 @@ OUT, IN = (4, 5, 3), (2, 3, 2)
 
 
 def table(seed=0, dtype=torch.float64, size=None, rank=4, out=OUT, in_=IN):
-    return TTMatrix.randn(out=out, in_=in_, rank=rank, size=size, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    return TTMatrix.randn(
+        out=out,
+        in_=in_,
+        rank=rank,
+        size=size,
+        generator=torch.Generator().manual_seed(seed),
+        dtype=dtype,
+    )
 
 
 class Largest(TorchDispatchMode):
@@ -39,7 +47,11 @@ class Largest(TorchDispatchMode):
 # -- reduces to
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.complex128, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float64, torch.float32, torch.complex128, torch.float16, torch.bfloat16],
+    ids=str,
+)
 @pytest.mark.parametrize("size", [None, (53, 11)], ids=["whole", "padded"])
 def test_is_torchs_embedding_of_the_dense_table(dtype, size):
     layer = TTEmbedding(table(dtype=dtype, size=size))
@@ -51,19 +63,30 @@ def test_is_torchs_embedding_of_the_dense_table(dtype, size):
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
-@given(data=st.data(), modes=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 3)), min_size=1, max_size=5))
+@given(
+    data=st.data(),
+    modes=st.lists(st.tuples(st.integers(1, 5), st.integers(1, 3)), min_size=1, max_size=5),
+)
 def test_any_modes_and_ids(data, modes):
     out, in_ = zip(*modes)
     layer = TTEmbedding(table(out=out, in_=in_, rank=data.draw(st.integers(1, 5))))
-    ids = torch.tensor(data.draw(st.lists(st.integers(0, math.prod(out) - 1), max_size=12)), dtype=torch.long)
+    ids = torch.tensor(
+        data.draw(st.lists(st.integers(0, math.prod(out) - 1), max_size=12)), dtype=torch.long
+    )
     wanted = functional.embedding(ids, layer.weight.to_dense())
-    assert layer(ids).shape == wanted.shape and torch.allclose(layer(ids), wanted, rtol=1e-12, atol=1e-12)
+    assert layer(ids).shape == wanted.shape and torch.allclose(
+        layer(ids), wanted, rtol=1e-12, atol=1e-12
+    )
 
 
 def test_entries_are_tntorchs():
     w = table()
-    train = tntorch.Tensor([core.flatten(1, 2) for core in w.cores]).torch().reshape(4, 2, 5, 3, 3, 2)
-    assert torch.allclose(TTEmbedding(w)(torch.tensor([38]))[0].reshape(2, 3, 2), train[2, :, 2, :, 2, :], rtol=1e-12)  # 38 = 2 2 2
+    train = (
+        tntorch.Tensor([core.flatten(1, 2) for core in w.cores]).torch().reshape(4, 2, 5, 3, 3, 2)
+    )
+    assert torch.allclose(
+        TTEmbedding(w)(torch.tensor([38]))[0].reshape(2, 3, 2), train[2, :, 2, :, 2, :], rtol=1e-12
+    )  # 38 = 2 2 2
 
 
 def test_gradients_of_the_cores_are_those_through_the_dense_table():
@@ -71,7 +94,10 @@ def test_gradients_of_the_cores_are_those_through_the_dense_table():
     target = torch.randn(2, 3, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     (layer(ids) * target).sum().backward()
     leaves = [core.detach().clone().requires_grad_() for core in layer.cores]
-    rows = functional.embedding(ids, layer.weight.with_tensors(leaves).to_dense()) * (ids != 7)[..., None]
+    rows = (
+        functional.embedding(ids, layer.weight.with_tensors(leaves).to_dense())
+        * (ids != 7)[..., None]
+    )
     (rows * target).sum().backward()
     for core, leaf in zip(layer.cores, leaves):
         assert torch.allclose(core.grad, leaf.grad, rtol=1e-10, atol=1e-12)
@@ -108,14 +134,23 @@ def test_head_is_the_product_with_the_table(shape, dtype, size):
 
 def test_head_takes_each_path_somewhere_and_its_counts_are_those_of_the_products():
     paths = {}
-    for out, in_, rank, batch in [((2, 2, 30), (8, 2, 1), 2, 4), ((30, 2, 2), (1, 2, 8), 2, 4), ((4, 4), (4, 4), 16, 50)]:
+    for out, in_, rank, batch in [
+        ((2, 2, 30), (8, 2, 1), 2, 4),
+        ((30, 2, 2), (1, 2, 8), 2, 4),
+        ((4, 4), (4, 4), 16, 50),
+    ]:
         w = table(out=out, in_=in_, rank=rank)
-        h = torch.randn(batch, math.prod(in_), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        h = torch.randn(
+            batch, math.prod(in_), dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+        )
         flops = head_flops(w, batch)
         path = min(flops, key=flops.get)
         with FlopCounterMode(display=False) as counter:
             y = TTEmbedding(w).head(h)
-        assert torch.allclose(y, h @ w.to_dense().mT, atol=1e-10) and counter.get_total_flops() == flops[path]
+        assert (
+            torch.allclose(y, h @ w.to_dense().mT, atol=1e-10)
+            and counter.get_total_flops() == flops[path]
+        )
         paths[path] = flops[path]
     assert set(paths) == {"left", "right", "table"}
 
@@ -153,14 +188,24 @@ def test_repeated_ids_are_computed_once():
 
 
 def test_the_papers_compression_at_its_shapes():
-    """[Hrinchuk2020], IMDB: 25 000 x 256 at rank 16, padding counted; with six cores 16 is more than the 10 of the first bond."""
-    shapes = [((25, 30, 40), (4, 8, 8), 93), ((10, 10, 15, 20), (4, 4, 4, 4), 232), ((5, 5, 5, 5, 6, 8), (2, 2, 2, 2, 4, 4), 441)]
+    """[Hrinchuk2020], IMDB: 25 000 x 256 at rank 16, padding counted; with six cores 16 is more
+    than the 10 of the first bond."""
+    shapes = [
+        ((25, 30, 40), (4, 8, 8), 93),
+        ((10, 10, 15, 20), (4, 4, 4, 4), 232),
+        ((5, 5, 5, 5, 6, 8), (2, 2, 2, 2, 4, 4), 441),
+    ]
     for out, in_, printed in shapes:
         r = (1, *(16,) * (len(out) - 1), 1)
-        w = TTMatrix(tuple(torch.zeros(r[k], m, n, r[k + 1]) for k, (m, n) in enumerate(zip(out, in_))), (25000, 256))
+        w = TTMatrix(
+            tuple(torch.zeros(r[k], m, n, r[k + 1]) for k, (m, n) in enumerate(zip(out, in_))),
+            (25000, 256),
+        )
         assert int(w.compression) == printed
         made = TTEmbedding.randn(25000, 256, out, in_, 16).weight
-        assert made.padded == (30000, 256) and int(made.compression) == (printed if len(out) < 6 else 474)
+        assert made.padded == (30000, 256) and int(made.compression) == (
+            printed if len(out) < 6 else 474
+        )
 
 
 # -- is invariant
@@ -170,13 +215,18 @@ def test_variance_of_the_start(generator):
     for options, wanted in [({}, 2 / (3000 + 64)), ({"std": 0.5}, 0.25)]:
         squares = []
         for _ in range(24):
-            layer = TTEmbedding.randn(3000, 64, (12, 16, 16), (4, 4, 4), 8, generator=generator, **options)
+            layer = TTEmbedding.randn(
+                3000, 64, (12, 16, 16), (4, 4, 4), 8, generator=generator, **options
+            )
             squares.append(float(layer.weight.to_dense().detach().square().mean()))
         assert sum(squares) / len(squares) == pytest.approx(wanted, rel=0.1)
 
 
 def test_same_seed_same_numbers():
-    a, b = (TTEmbedding.randn(60, 12, OUT, IN, 3, generator=torch.Generator().manual_seed(5)) for _ in range(2))
+    a, b = (
+        TTEmbedding.randn(60, 12, OUT, IN, 3, generator=torch.Generator().manual_seed(5))
+        for _ in range(2)
+    )
     assert torch.equal(a(torch.arange(60)), b(torch.arange(60)))
 
 
@@ -225,7 +275,11 @@ def test_by_hand():
     a = torch.tensor([[1.0], [2.0]]).reshape(1, 2, 1, 1)  # token digit 0: times 1, digit 1: times 2
     b = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]).reshape(1, 3, 2, 1)
     layer = TTEmbedding(TTMatrix((a, b)), padding_idx=0)
-    assert layer(torch.tensor([0, 2, 4])).tolist() == [[0.0, 0.0], [5.0, 6.0], [6.0, 8.0]]  # 4 = (1, 1)
+    assert layer(torch.tensor([0, 2, 4])).tolist() == [
+        [0.0, 0.0],
+        [5.0, 6.0],
+        [6.0, 8.0],
+    ]  # 4 = (1, 1)
     assert layer.head(torch.tensor([1.0, 1.0])).tolist() == [0.0, 7.0, 11.0, 6.0, 14.0, 22.0]
 
 
@@ -237,7 +291,9 @@ def test_empty():
 
 
 @pytest.mark.parametrize("shape", [(12,), (3, 4), (2, 3, 2), (2, 2, 3, 1)], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.complex128, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.complex128, torch.bfloat16], ids=str
+)
 def test_token_trains_are_tt_svd_token_by_token(shape, dtype):
     e = tl.rng.randn(20, 12, generator=torch.Generator().manual_seed(0), dtype=dtype)
     for options in ({"rank": 2}, {"rtol": 0.3}, {"rtol": 0.0}):
@@ -249,8 +305,12 @@ def test_token_trains_are_tt_svd_token_by_token(shape, dtype):
             tt = tl.tt_svd(row.reshape(shape), **options)
             error = relative_error(tt.to(tl.linalg.wide(dtype)).to_dense().flatten(), row)
             mine = relative_error(got[v], row)
-            if "rank" in options:  # two modes cut alike; with more, each within sqrt(d - 1) of the best
-                assert mine <= math.sqrt(max(1, len(shape) - 1)) * error + 16 * torch.finfo(dtype).eps
+            if (
+                "rank" in options
+            ):  # two modes cut alike; with more, each within sqrt(d - 1) of the best
+                assert (
+                    mine <= math.sqrt(max(1, len(shape) - 1)) * error + 16 * torch.finfo(dtype).eps
+                )
             else:
                 assert mine <= options["rtol"] + 64 * torch.finfo(dtype).eps
             r = (1, *trains.kept[v].tolist(), 1)
@@ -260,8 +320,13 @@ def test_token_trains_are_tt_svd_token_by_token(shape, dtype):
 
 def test_token_trains_find_the_ranks_of_each_token():
     g = torch.Generator().manual_seed(0)
-    rows = [tl.TT.randn((4, 4, 4), r, generator=g, dtype=torch.float64).to_dense().flatten() for r in (1, 3, 2)]
-    trains = TokenTrains.from_dense(torch.stack([*rows, torch.zeros(64, dtype=torch.float64)]), (4, 4, 4), rtol=1e-10)
+    rows = [
+        tl.TT.randn((4, 4, 4), r, generator=g, dtype=torch.float64).to_dense().flatten()
+        for r in (1, 3, 2)
+    ]
+    trains = TokenTrains.from_dense(
+        torch.stack([*rows, torch.zeros(64, dtype=torch.float64)]), (4, 4, 4), rtol=1e-10
+    )
     assert trains.kept.tolist() == [[1, 1], [3, 3], [2, 2], [1, 1]]
     assert trains.numel == sum(8 * r + 4 * r * r for r in (1, 3, 2, 1))
 
@@ -270,8 +335,13 @@ def test_token_trains_can_be_extended():
     g = torch.Generator().manual_seed(0)
     a, b = torch.randn(5, 8, generator=g), torch.randn(3, 8, generator=g)
     both = TokenTrains.from_dense(a, (2, 4), rank=1).extended(b, rank=2)
-    assert torch.equal(both(torch.arange(5)), TokenTrains.from_dense(a, (2, 4), rank=1)(torch.arange(5)))
-    assert torch.allclose(both(torch.arange(5, 8)), b, atol=1e-5) and both.kept.flatten().tolist() == [1] * 5 + [2] * 3
+    assert torch.equal(
+        both(torch.arange(5)), TokenTrains.from_dense(a, (2, 4), rank=1)(torch.arange(5))
+    )
+    assert (
+        torch.allclose(both(torch.arange(5, 8)), b, atol=1e-5)
+        and both.kept.flatten().tolist() == [1] * 5 + [2] * 3
+    )
     again = TokenTrains.from_dense(torch.cat([a, b]), (2, 4), rank=2)
     again.load_state_dict(both.state_dict())
     assert torch.equal(again.kept, both.kept)

@@ -1,4 +1,5 @@
-"""FactorizedLinear: it is format + bias, its parameters are the format's tensors, and everything torch does to a layer works."""
+"""FactorizedLinear: it is format + bias, its parameters are the format's tensors, and everything
+torch does to a layer works."""
 
 import copy
 import io
@@ -20,11 +21,19 @@ MATRICES = [name for name in FORMATS if isinstance(make(name), MatrixFormat)]
 
 
 def low_rank(out=6, in_=4, rank=2, dtype=torch.float64, seed=0):
-    return LowRank.randn((out, in_), rank, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    return LowRank.randn(
+        (out, in_), rank, generator=torch.Generator().manual_seed(seed), dtype=dtype
+    )
 
 
 def train_matrix(rank=3, dtype=torch.float64, seed=0):
-    return TTMatrix.randn(out=(2, 3), in_=(4, 2), rank=rank, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+    return TTMatrix.randn(
+        out=(2, 3),
+        in_=(4, 2),
+        rank=rank,
+        generator=torch.Generator().manual_seed(seed),
+        dtype=dtype,
+    )
 
 
 # -- reduces to
@@ -66,7 +75,9 @@ def test_the_svd_layer_has_balanced_factors_and_the_rate_of_the_talks(generator)
     layer = FactorizedLinear.from_linear(dense, LowRank.from_dense, 3)
     u, v = layer.tensors
     s = torch.linalg.svdvals(dense.weight)[:3]
-    assert torch.allclose(u.mT @ u, torch.diag(s), atol=1e-12) and torch.allclose(v.mT @ v, torch.diag(s), atol=1e-12)
+    assert torch.allclose(u.mT @ u, torch.diag(s), atol=1e-12) and torch.allclose(
+        v.mT @ v, torch.diag(s), atol=1e-12
+    )
     assert layer.rate == pytest.approx(3 * (8 + 12) / (8 * 12)) and "rate 0.625" in repr(layer)
 
 
@@ -74,7 +85,11 @@ def test_from_linear_reads_the_transposed_weight_of_gpt2(generator):
     class Conv1D(nn.Module):
         def __init__(self, nf, nx):
             super().__init__()
-            self.nf, self.weight, self.bias = nf, nn.Parameter(torch.empty(nx, nf)), nn.Parameter(torch.ones(nf))
+            self.nf, self.weight, self.bias = (
+                nf,
+                nn.Parameter(torch.empty(nx, nf)),
+                nn.Parameter(torch.ones(nf)),
+            )
 
         def forward(self, x):
             return x @ self.weight + self.bias
@@ -82,14 +97,18 @@ def test_from_linear_reads_the_transposed_weight_of_gpt2(generator):
     dense = Conv1D(6, 4).double()
     dense.weight.data.copy_(randn(4, 6, generator=generator, dtype=torch.float64))
     x = randn(3, 4, generator=generator, dtype=torch.float64)
-    assert torch.allclose(FactorizedLinear.from_linear(dense, LowRank.from_dense, 4)(x), dense(x), atol=1e-12)
+    assert torch.allclose(
+        FactorizedLinear.from_linear(dense, LowRank.from_dense, 4)(x), dense(x), atol=1e-12
+    )
 
 
 def test_redraw_is_the_start_of_torch():
     layer = redraw(nn.Linear(300, 200), torch.Generator().manual_seed(1))
     assert layer.weight.std().item() == pytest.approx((3 * 300) ** -0.5, rel=0.01)
     assert layer.weight.abs().max() <= 300**-0.5 and layer.bias.abs().max() <= 300**-0.5
-    assert torch.equal(layer.weight, redraw(nn.Linear(300, 200), torch.Generator().manual_seed(1)).weight)
+    assert torch.equal(
+        layer.weight, redraw(nn.Linear(300, 200), torch.Generator().manual_seed(1)).weight
+    )
 
 
 # -- is invariant
@@ -114,24 +133,36 @@ def test_set_weight_keeps_the_parameters_and_an_optimiser_steps_on():
     assert layer.tensors[0].grad is None
     layer(torch.ones(1, 4, dtype=torch.float64)).sum().backward()
     sgd.step()
-    assert not torch.equal(layer.weight.to_dense(), new.to_dense()) and torch.equal(new.u, low_rank(rank=3, seed=1).u)
+    assert not torch.equal(layer.weight.to_dense(), new.to_dense()) and torch.equal(
+        new.u, low_rank(rank=3, seed=1).u
+    )
 
 
 @pytest.mark.parametrize("kind", [low_rank, train_matrix])
 def test_a_state_dict_brings_its_ranks(kind):
     weight, other = kind(rank=2), kind(rank=4, seed=1)
-    a, b = (FactorizedLinear(w, torch.full(w.shape[:1], float(k), dtype=torch.float64)) for k, w in enumerate((weight, other)))
+    a, b = (
+        FactorizedLinear(w, torch.full(w.shape[:1], float(k), dtype=torch.float64))
+        for k, w in enumerate((weight, other))
+    )
     buffer = io.BytesIO()
     torch.save(nn.Sequential(b).state_dict(), buffer)
     buffer.seek(0)
     model, parameters = nn.Sequential(a), list(a.parameters())
     model.load_state_dict(torch.load(buffer, weights_only=True))
-    assert a.weight.ranks == other.ranks and torch.equal(a.weight.to_dense(), other.to_dense()) and torch.equal(a.bias, b.bias)
+    assert (
+        a.weight.ranks == other.ranks
+        and torch.equal(a.weight.to_dense(), other.to_dense())
+        and torch.equal(a.bias, b.bias)
+    )
     assert all(p is q for p, q in zip(parameters, a.parameters(), strict=True))
 
 
 def test_a_state_dict_of_narrower_numbers_is_cast():
-    a, b = FactorizedLinear(low_rank(rank=2)), FactorizedLinear(low_rank(rank=3, dtype=torch.float32))
+    a, b = (
+        FactorizedLinear(low_rank(rank=2)),
+        FactorizedLinear(low_rank(rank=3, dtype=torch.float32)),
+    )
     a.load_state_dict(b.state_dict())
     assert a.weight.ranks == (3,) and a.weight.dtype == torch.float64
 
@@ -144,10 +175,17 @@ def test_a_deep_copy_is_apart():
     assert layer.weight.ranks == (3,) and other.weight.ranks == (1,)
 
 
-@pytest.mark.parametrize("weight", [low_rank(dtype=torch.float32), train_matrix(dtype=torch.float32)], ids=["LowRank", "TTMatrix"])
+@pytest.mark.parametrize(
+    "weight",
+    [low_rank(dtype=torch.float32), train_matrix(dtype=torch.float32)],
+    ids=["LowRank", "TTMatrix"],
+)
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 def test_half_precision(weight, half, generator):
-    layer, x = FactorizedLinear(weight, torch.ones(6)), randn(5, weight.shape[1], generator=generator)
+    layer, x = (
+        FactorizedLinear(weight, torch.ones(6)),
+        randn(5, weight.shape[1], generator=generator),
+    )
     want, scale = layer(x), weight.norm() * x.norm()
     assert layer.to(half).weight.dtype == half
     y = layer(x.to(half))
@@ -156,12 +194,21 @@ def test_half_precision(weight, half, generator):
     assert layer.tensors[0].grad.dtype == half
 
 
-@pytest.mark.parametrize("weight", [low_rank(dtype=torch.float32), train_matrix(dtype=torch.float32)], ids=["LowRank", "TTMatrix"])
+@pytest.mark.parametrize(
+    "weight",
+    [low_rank(dtype=torch.float32), train_matrix(dtype=torch.float32)],
+    ids=["LowRank", "TTMatrix"],
+)
 def test_autocast(weight, generator):
-    layer, x = FactorizedLinear(weight, torch.ones(6)), randn(5, weight.shape[1], generator=generator)
+    layer, x = (
+        FactorizedLinear(weight, torch.ones(6)),
+        randn(5, weight.shape[1], generator=generator),
+    )
     with torch.autocast("cpu", torch.bfloat16):
         y = layer(x)
-    assert (y.float() - layer(x)).norm() < 8 * torch.finfo(torch.bfloat16).eps * weight.norm() * x.norm()
+    assert (y.float() - layer(x)).norm() < 8 * torch.finfo(
+        torch.bfloat16
+    ).eps * weight.norm() * x.norm()
 
 
 def test_the_device_moves(device):
@@ -184,7 +231,9 @@ def test_frozen_parameters_stay_frozen():
 
 
 def test_ddp_averages_it(tmp_path):
-    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    dist.init_process_group(
+        "gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1
+    )
     try:
         layer = FactorizedLinear(low_rank(), torch.zeros(6, dtype=torch.float64))
         twin, x = copy.deepcopy(layer), torch.ones(3, 4, dtype=torch.float64)
@@ -199,12 +248,21 @@ def test_ddp_averages_it(tmp_path):
 def test_functional_call_sees_the_parameters():
     layer, x = FactorizedLinear(low_rank()), torch.ones(1, 4, dtype=torch.float64)
     doubled = {name: 2 * p.detach() for name, p in layer.named_parameters()}
-    assert torch.allclose(torch.func.functional_call(layer, doubled, (x,)), 4 * layer(x), rtol=1e-12)
+    assert torch.allclose(
+        torch.func.functional_call(layer, doubled, (x,)), 4 * layer(x), rtol=1e-12
+    )
 
 
-@pytest.mark.parametrize("weight", [low_rank(dtype=torch.float32), train_matrix(dtype=torch.float32)], ids=["LowRank", "TTMatrix"])
+@pytest.mark.parametrize(
+    "weight",
+    [low_rank(dtype=torch.float32), train_matrix(dtype=torch.float32)],
+    ids=["LowRank", "TTMatrix"],
+)
 def test_the_compiler_traces_it(weight, generator):
-    layer, x = FactorizedLinear(weight, torch.ones(6)), randn(5, weight.shape[1], generator=generator)
+    layer, x = (
+        FactorizedLinear(weight, torch.ones(6)),
+        randn(5, weight.shape[1], generator=generator),
+    )
     traced = torch.compile(layer, backend="aot_eager")
     assert torch.allclose(traced(x), layer(x), atol=1e-5)
     traced(x).sum().backward()
@@ -224,7 +282,10 @@ def test_groups_of_low_rank_by_hand():
 
 
 def test_groups_fall_with_the_width_of_the_model():
-    wide, base = (nn.Sequential(nn.Linear(5, n), FactorizedLinear(low_rank(n, n, 2)), nn.LayerNorm(n)) for n in (8, 4))
+    wide, base = (
+        nn.Sequential(nn.Linear(5, n), FactorizedLinear(low_rank(n, n, 2)), nn.LayerNorm(n))
+        for n in (8, 4)
+    )
     rates = {p: g["lr"] for g in param_groups(wide, 0.1, base=base) for p in g["params"]}
     assert rates[wide[0].weight] == 0.1  # its inputs are as many in both
     assert rates[wide[1].tensors[1]] == pytest.approx(0.1 * (8 / 8 / 2) * (4 / 8))
@@ -232,7 +293,9 @@ def test_groups_fall_with_the_width_of_the_model():
 
 
 def test_groups_of_a_tt_matrix_by_hand():
-    layer = FactorizedLinear(train_matrix(3))  # cores (1, 2, 4, 3) and (3, 3, 2, 1): fan-ins 4 and 3 * 2, of 8 inputs
+    layer = FactorizedLinear(
+        train_matrix(3)
+    )  # cores (1, 2, 4, 3) and (3, 3, 2, 1): fan-ins 4 and 3 * 2, of 8 inputs
     rates = {p: g["lr"] for g in param_groups(layer, 0.1) for p in g["params"]}
     assert [rates[p] for p in layer.tensors] == pytest.approx([0.1 * 8 / 4 / 2, 0.1 * 8 / 6 / 2])
 
@@ -241,7 +304,9 @@ def test_groups_of_a_tt_matrix_by_hand():
 
 
 def test_a_rank_above_its_bound_is_capped_with_one_warning():
-    with pytest.warns(UserWarning, match=r"rank 9 is capped to \(4,\) for a weight \(6, 4\)") as said:
+    with pytest.warns(
+        UserWarning, match=r"rank 9 is capped to \(4,\) for a weight \(6, 4\)"
+    ) as said:
         layer = FactorizedLinear.from_linear(nn.Linear(4, 6), LowRank.from_dense, 9)
     assert len(said) == 1 and layer.weight.ranks == (4,)
     with warnings.catch_warnings():
@@ -252,16 +317,50 @@ def test_a_rank_above_its_bound_is_capped_with_one_warning():
 @pytest.mark.parametrize(
     "act, error, said",
     [
-        (lambda: FactorizedLinear(torch.ones(2, 3)), TypeError, "needs a matrix format as weight, got Tensor"),
-        (lambda: FactorizedLinear(low_rank(), torch.ones(4)), ValueError, r"bias of shape \(6,\), got \(4,\)"),
-        (lambda: FactorizedLinear(low_rank())(torch.ones(2, 6)), ValueError, r"needs input \(..., 4\), got shape \(2, 6\)"),
-        (lambda: FactorizedLinear(low_rank()).set_weight(low_rank(6, 5)), ValueError, r"LowRank of shape \(6, 5\)"),
-        (lambda: FactorizedLinear(low_rank()).set_weight(train_matrix()), ValueError, "LowRank .* got TTMatrix"),
-        (lambda: FactorizedLinear(low_rank()).set_weight(low_rank().orthogonal()), ValueError, "2 tensors, got .* with 3"),
-        (lambda: FactorizedLinear.from_linear(nn.Conv2d(1, 1, 1), LowRank.from_dense), TypeError, "got Conv2d"),
-        (lambda: FactorizedLinear.from_linear(nn.Linear(2, 3), lambda w: w), ValueError, r"shape \(3, 2\), got Tensor"),
         (
-            lambda: FactorizedLinear.from_linear(nn.Linear(2, 3), lambda w: LowRank.from_dense(w.mT, 1)),
+            lambda: FactorizedLinear(torch.ones(2, 3)),
+            TypeError,
+            "needs a matrix format as weight, got Tensor",
+        ),
+        (
+            lambda: FactorizedLinear(low_rank(), torch.ones(4)),
+            ValueError,
+            r"bias of shape \(6,\), got \(4,\)",
+        ),
+        (
+            lambda: FactorizedLinear(low_rank())(torch.ones(2, 6)),
+            ValueError,
+            r"needs input \(..., 4\), got shape \(2, 6\)",
+        ),
+        (
+            lambda: FactorizedLinear(low_rank()).set_weight(low_rank(6, 5)),
+            ValueError,
+            r"LowRank of shape \(6, 5\)",
+        ),
+        (
+            lambda: FactorizedLinear(low_rank()).set_weight(train_matrix()),
+            ValueError,
+            "LowRank .* got TTMatrix",
+        ),
+        (
+            lambda: FactorizedLinear(low_rank()).set_weight(low_rank().orthogonal()),
+            ValueError,
+            "2 tensors, got .* with 3",
+        ),
+        (
+            lambda: FactorizedLinear.from_linear(nn.Conv2d(1, 1, 1), LowRank.from_dense),
+            TypeError,
+            "got Conv2d",
+        ),
+        (
+            lambda: FactorizedLinear.from_linear(nn.Linear(2, 3), lambda w: w),
+            ValueError,
+            r"shape \(3, 2\), got Tensor",
+        ),
+        (
+            lambda: FactorizedLinear.from_linear(
+                nn.Linear(2, 3), lambda w: LowRank.from_dense(w.mT, 1)
+            ),
             ValueError,
             r"of shape \(3, 2\), got LowRank of shape \(2, 3\)",
         ),
@@ -280,7 +379,11 @@ def test_says_what_came(act, error, said):
 def test_a_stored_weight_of_another_shape_is_named():
     model = nn.Sequential(FactorizedLinear(low_rank(6, 4)))
     state = nn.Sequential(FactorizedLinear(low_rank(6, 5, 3))).state_dict()
-    with pytest.raises(RuntimeError, match=r"0: FactorizedLinear.set_weight: needs a LowRank of shape \(6, 4\).* got .* \(6, 5\)"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"0: FactorizedLinear.set_weight: needs a LowRank of shape \(6, 4\).* got .* \(6, "
+        r"5\)",
+    ):
         model.load_state_dict(state)
 
 

@@ -1,4 +1,5 @@
-"""Paths and gradients of a TT layer: all give the dense product and its gradients, keep what they say, and are counted."""
+"""Paths and gradients of a TT layer: all give the dense product and its gradients, keep what they
+say, and are counted."""
 
 import itertools
 
@@ -10,8 +11,12 @@ from tensorlab.layers import propagation
 from tensorlab.layers.propagation import BACKWARDS, Path, paths, plans, propagate
 from tensorlab.papers.propagation import peak_bytes
 
-SHAPES = [((4, 2, 3), (2, 3, 4), None), ((4, 2, 3), (2, 3, 4), (20, 21)), ((5,), (4,), None),
-          ((2, 2, 2, 2), (2, 3, 1, 2), (13, 11))]  # fmt: skip
+SHAPES = [
+    ((4, 2, 3), (2, 3, 4), None),
+    ((4, 2, 3), (2, 3, 4), (20, 21)),
+    ((5,), (4,), None),
+    ((2, 2, 2, 2), (2, 3, 1, 2), (13, 11)),
+]
 
 
 def layer(out, in_, size=None, rank=3, dtype=torch.float64, seed=0):
@@ -34,8 +39,12 @@ def close(a, b, rtol=1e-10):
 @pytest.mark.parametrize("chunk", [1 << 20, 1], ids=["one chunk", "chunks"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 @pytest.mark.parametrize(("out", "in_", "size"), SHAPES)
-def test_every_plan_gives_the_dense_product_and_its_gradients(out, in_, size, dtype, chunk, monkeypatch):
-    monkeypatch.setattr(propagation, "CPU", propagation.CPU._replace(chunk=chunk))  # 1 byte: the smallest chunks, 16 tokens
+def test_every_plan_gives_the_dense_product_and_its_gradients(
+    out, in_, size, dtype, chunk, monkeypatch
+):
+    monkeypatch.setattr(
+        propagation, "CPU", propagation.CPU._replace(chunk=chunk)
+    )  # 1 byte: the smallest chunks, 16 tokens
     propagation._choose.cache_clear()
     w = layer(out, in_, size, dtype=dtype)
     x = tokens(42, w.shape[1], dtype).reshape(2, 21, -1).requires_grad_()
@@ -86,7 +95,12 @@ def test_gradients_only_for_what_needs_them(backward):
     cores = [w.cores[0].detach(), w.cores[1], w.cores[2].detach()]
     propagate(w.with_tensors(cores), x, backward).sum().backward()
     wanted = torch.autograd.grad((x @ w.to_dense().mT).sum(), w.cores[1])[0]
-    assert x.grad is None and cores[0].grad is None and cores[2].grad is None and close(cores[1].grad, wanted)
+    assert (
+        x.grad is None
+        and cores[0].grad is None
+        and cores[2].grad is None
+        and close(cores[1].grad, wanted)
+    )
     x.requires_grad_()
     frozen = w.to(torch.float64).with_tensors([c.detach() for c in w.cores])
     propagate(frozen, x, backward).sum().backward()
@@ -105,7 +119,8 @@ def test_no_tokens_and_one_token(rank):
 
 
 def measured(w, x, dy, strategy):
-    """Bytes at the peak of a forward and backward pass, and bytes saved in between beside x and the cores."""
+    """Bytes at the peak of a forward and backward pass, and bytes saved in between beside x and the
+    cores."""
     known, saved = {t.untyped_storage()._cdata for t in (x, *w.cores)}, {}
 
     def pack(t):
@@ -134,7 +149,13 @@ def test_the_talks_order_of_memory_and_what_plans_say_of_it():
     x, dy = tokens(256, 768, torch.float32).requires_grad_(), tokens(256, 3072, torch.float32)
     found = {plan.strategy: plan for plan in plans(w, 256)}
     peaks = {}
-    tried = ["left, autograd", "left, full matrix", "left, environment", "left, recompute", "right 1+2, recompute"]
+    tried = [
+        "left, autograd",
+        "left, full matrix",
+        "left, environment",
+        "left, recompute",
+        "right 1+2, recompute",
+    ]
     for strategy in tried:
         peaks[strategy], saved = measured(w, x, dy, strategy)
         if "autograd" in strategy:
@@ -170,16 +191,25 @@ def test_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         y = propagate(w, x)
     y.float().sum().backward()
-    assert y.dtype == torch.bfloat16 and close(y.float(), propagate(w, x), 0.05) and w.cores[1].grad.dtype == torch.float32
+    assert (
+        y.dtype == torch.bfloat16
+        and close(y.float(), propagate(w, x), 0.05)
+        and w.cores[1].grad.dtype == torch.float32
+    )
 
 
-@pytest.mark.parametrize("strategy", ["auto", "left, autograd", "right 1+2, recompute", "left, full matrix"])
+@pytest.mark.parametrize(
+    "strategy", ["auto", "left, autograd", "right 1+2, recompute", "left, full matrix"]
+)
 def test_is_compiled_whole(strategy):
     w, x = layer((4, 2, 3), (2, 3, 4)), tokens(40, 24).requires_grad_()
     f = lambda w, x: propagate(w, x, strategy)
     y = torch.compile(f, backend="aot_eager", fullgraph=True)(w, x)
     assert close(y, f(w, x))
-    for a, b in zip(torch.autograd.grad(y.sum(), [x, *w.cores]), torch.autograd.grad(f(w, x).sum(), [x, *w.cores])):
+    for a, b in zip(
+        torch.autograd.grad(y.sum(), [x, *w.cores]),
+        torch.autograd.grad(f(w, x).sum(), [x, *w.cores]),
+    ):
         assert close(a, b)
 
 
@@ -199,16 +229,22 @@ def test_operations_by_hand():
     dense, merge = 2 * 10 * 768 * 3072, 2 * 96 * 2 * 256 + 2 * 96 * 128 * 2 * 192
     assert found["left, recompute"].flops == w.flops(10)
     # from the right: (32, 12) for each of 64, then (32, 16) x 16 for each of 8, then (12, 16) x 256
-    assert found["right, recompute"].flops == 2 * 10 * (64 * 32 * 12 + 8 * 32 * 16 * 16 + 12 * 16 * 256)
+    assert found["right, recompute"].flops == 2 * 10 * (
+        64 * 32 * 12 + 8 * 32 * 16 * 16 + 12 * 16 * 256
+    )
     assert found["rebuild, recompute"].flops == dense + merge
-    assert found["left 2+1, recompute"].flops == 2 * 96 * 2 * 256 + 2 * 10 * (384 * 64 * 12 + 192 * 16 * 24)
+    assert found["left 2+1, recompute"].flops == 2 * 96 * 2 * 256 + 2 * 10 * (
+        384 * 64 * 12 + 192 * 16 * 24
+    )
     assert found["rebuild, recompute"].backward_flops == 2 * dense + 3 * merge
     ends = 4 * 10 * (768 + 3072)
     assert all(plan.peak >= ends and plan.seconds > 0 for plan in found.values())
 
 
 def test_paths():
-    assert len(paths(1)) == 1 and len(paths(2)) == 3 and len(paths(4)) == 15 and len(paths(8)) == 255
+    assert (
+        len(paths(1)) == 1 and len(paths(2)) == 3 and len(paths(4)) == 15 and len(paths(8)) == 255
+    )
     assert Path("left", (1,) * 20) in paths(20) and len(paths(20)) == 2 + 2 * 19 + 1
     assert all(sum(path.groups) == 5 for path in paths(5)) and len(set(map(str, paths(5)))) == 31
 
@@ -218,21 +254,33 @@ def test_auto_is_the_plan_that_is_expected_to_be_fastest():
         w = tl.TTMatrix.randn(out=(12, 16, 16), in_=(8, 8, 12), rank=rank)
         shapes = tuple(tuple(c.shape) for c in w.cores)
         forward, backward, way = propagation._choose(shapes, batch, 4, "cpu", "auto")
-        seconds = {plan.forward: plan.seconds for plan in plans(w, batch) if plan.backward == "recompute"}
-        assert backward == "recompute" and (forward != way or min(seconds, key=seconds.get) == str(forward))
+        seconds = {
+            plan.forward: plan.seconds for plan in plans(w, batch) if plan.backward == "recompute"
+        }
+        assert backward == "recompute" and (
+            forward != way or min(seconds, key=seconds.get) == str(forward)
+        )
 
 
 # -- says no
 
 
-@pytest.mark.parametrize(("strategy", "said"), [
-    ("fastest", "got 'fastest'"), ("left, right", "got 'left, right'"), ("autograd, recompute", "got 'autograd, recompute'"),
-    ("left 2+2", "left 1\\+2"), ("", "got ''"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("strategy", "said"),
+    [
+        ("fastest", "got 'fastest'"),
+        ("left, right", "got 'left, right'"),
+        ("autograd, recompute", "got 'autograd, recompute'"),
+        ("left 2+2", "left 1\\+2"),
+        ("", "got ''"),
+    ],
+)
 def test_says_no_to_a_strategy(strategy, said):
     with pytest.raises(ValueError, match=said) as caught:
         propagate(layer((4, 2, 3), (2, 3, 4)), tokens(3, 24), strategy)
-    assert "\n" not in str(caught.value) and str(caught.value).startswith("propagate: needs auto, a path of left, right, ")
+    assert "\n" not in str(caught.value) and str(caught.value).startswith(
+        "propagate: needs auto, a path of left, right, "
+    )
 
 
 def test_says_no_to_what_does_not_fit():

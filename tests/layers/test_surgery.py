@@ -1,4 +1,5 @@
-"""Surgery: the chosen layers and no others, tied weights stay tied, and the report counts what is stored."""
+"""Surgery: the chosen layers and no others, tied weights stay tied, and the report counts what is
+stored."""
 
 import warnings
 
@@ -22,10 +23,16 @@ class Conv1D(nn.Module):
 
     def __init__(self, nf, nx):
         super().__init__()
-        self.nf, self.weight, self.bias = nf, nn.Parameter(torch.empty(nx, nf)), nn.Parameter(torch.zeros(nf))
+        self.nf, self.weight, self.bias = (
+            nf,
+            nn.Parameter(torch.empty(nx, nf)),
+            nn.Parameter(torch.zeros(nf)),
+        )
 
     def forward(self, x):
-        return torch.addmm(self.bias, x.view(-1, x.shape[-1]), self.weight).view(*x.shape[:-1], self.nf)
+        return torch.addmm(self.bias, x.view(-1, x.shape[-1]), self.weight).view(
+            *x.shape[:-1], self.nf
+        )
 
 
 class GPT2Block(nn.Module):
@@ -61,13 +68,17 @@ def test_conv1d_of_gpt2_is_replaced(generator):
     x = randn(2, 3, 4, generator=generator, dtype=torch.float64)
     want = model["h"][1](model["h"][0](x))
     replace_linear(model, "h.*.c_fc", full)
-    assert isinstance(model["h"][0].c_fc, FactorizedLinear) and not isinstance(model["h"][0].c_proj, FactorizedLinear)
+    assert isinstance(model["h"][0].c_fc, FactorizedLinear) and not isinstance(
+        model["h"][0].c_proj, FactorizedLinear
+    )
     assert torch.allclose(model["h"][1](model["h"][0](x)), want, atol=1e-12)
 
 
 @pytest.mark.parametrize("norm_first", [True, False])
 def test_the_encoder_of_torch_runs_in_eval(generator, norm_first):
-    encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=norm_first, dtype=torch.float64)
+    encoder = nn.TransformerEncoderLayer(
+        8, 2, 16, batch_first=True, norm_first=norm_first, dtype=torch.float64
+    )
     model = nn.TransformerEncoder(encoder, 2, enable_nested_tensor=False).eval()
     x = randn(2, 5, 8, generator=generator, dtype=torch.float64)
     with torch.no_grad():
@@ -108,27 +119,48 @@ def test_a_module_in_two_places_stays_one(generator):
     layer = redraw(nn.Linear(4, 4, dtype=torch.float64), generator)
     for names in ("0", "*"):
         model = replace_linear(nn.Sequential(layer, nn.ReLU(), layer), names, full)
-        assert isinstance(model[0], FactorizedLinear) and model[0] is model[2] and len(list(model.parameters())) == 3
+        assert (
+            isinstance(model[0], FactorizedLinear)
+            and model[0] is model[2]
+            and len(list(model.parameters())) == 3
+        )
 
 
 def test_layers_that_share_a_weight_share_the_new_one(generator):
-    model = nn.Sequential(*(redraw(nn.Linear(4, 4, dtype=torch.float64), generator) for _ in range(2)))
+    model = nn.Sequential(
+        *(redraw(nn.Linear(4, 4, dtype=torch.float64), generator) for _ in range(2))
+    )
     model[1].weight = model[0].weight
     x = randn(3, 4, generator=generator, dtype=torch.float64)
     want = model(x)
     replace_linear(model, "*", full)
-    assert all(a is b for a, b in zip(model[0].tensors, model[1].tensors, strict=True)) and model[0].bias is not model[1].bias
+    assert (
+        all(a is b for a, b in zip(model[0].tensors, model[1].tensors, strict=True))
+        and model[0].bias is not model[1].bias
+    )
     assert torch.allclose(model(x), want, atol=1e-12)
     report = layer_report(model)
     assert report.total("parameters") == 32 and report["1"].parameters == 0
 
 
 def test_a_head_tied_to_an_embedding_stays_tied():
-    model = GPT(11, width=8, depth=1, heads=2, context=4, generator=torch.Generator().manual_seed(0))
+    model = GPT(
+        11, width=8, depth=1, heads=2, context=4, generator=torch.Generator().manual_seed(0)
+    )
     with pytest.warns(UserWarning, match=r"left as they are.* head \(token\)"):
         replace_linear(model, "*", full)
-    assert model.head.weight is model.token.weight and isinstance(model.blocks[0].up, FactorizedLinear)
-    untied = GPT(11, width=8, depth=1, heads=2, context=4, tied=False, generator=torch.Generator().manual_seed(0))
+    assert model.head.weight is model.token.weight and isinstance(
+        model.blocks[0].up, FactorizedLinear
+    )
+    untied = GPT(
+        11,
+        width=8,
+        depth=1,
+        heads=2,
+        context=4,
+        tied=False,
+        generator=torch.Generator().manual_seed(0),
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert isinstance(replace_linear(untied, "*", full).head, FactorizedLinear)
@@ -150,8 +182,20 @@ def test_a_report_by_hand():
     replace_linear(model, "1", lambda w: TTMatrix.from_dense(w, (2, 3), (2, 2), 2))
     report = layer_report(model, mlp(8, 4, 6, dtype=torch.float32))
     dense, tt = report.rows
-    assert (dense.kind, dense.parameters, dense.flops, dense.bytes, dense.rate) == ("dense", 32, 64, 128, 1.0)
-    assert (tt.kind, tt.shape, tt.ranks, tt.parameters, tt.bytes) == ("TTMatrix", (6, 4), (2,), 8 + 12, 80)
+    assert (dense.kind, dense.parameters, dense.flops, dense.bytes, dense.rate) == (
+        "dense",
+        32,
+        64,
+        128,
+        1.0,
+    )
+    assert (tt.kind, tt.shape, tt.ranks, tt.parameters, tt.bytes) == (
+        "TTMatrix",
+        (6, 4),
+        (2,),
+        8 + 12,
+        80,
+    )
     assert tt.flops == TTMatrix.flops(model[1].weight, 1) and tt.rate == pytest.approx(20 / 24)
     assert report.total("parameters") == 52 and "total" in str(report).splitlines()[-1]
     with pytest.raises(KeyError, match="needs one of 0, 1, got '2'"):
@@ -160,9 +204,14 @@ def test_a_report_by_hand():
 
 def test_a_report_of_a_convolution_against_the_dense_one(generator):
     dense = nn.Sequential(nn.Conv2d(3, 5, 2, dtype=torch.float64))
-    row = layer_report(nn.Sequential(FactorizedConv2d.from_conv(dense[0], lambda w: LowRank.from_dense(w, 2))), dense)["0"]
+    row = layer_report(
+        nn.Sequential(FactorizedConv2d.from_conv(dense[0], lambda w: LowRank.from_dense(w, 2))),
+        dense,
+    )["0"]
     s = torch.linalg.svdvals(dense[0].weight.flatten(1))
-    assert row.shape == (5, 12) and row.error == pytest.approx((s[2:].norm() / s.norm()).item(), rel=1e-10)
+    assert row.shape == (5, 12) and row.error == pytest.approx(
+        (s[2:].norm() / s.norm()).item(), rel=1e-10
+    )
 
 
 def test_linear_layers_leaves_attention_alone():
@@ -189,7 +238,9 @@ def test_an_error_names_the_layer_and_leaves_the_model():
 
 
 def test_a_rank_above_its_bound_is_capped_with_one_warning():
-    with pytest.warns(UserWarning, match=r"rank 5 is capped where a layer has less: 1 \(\(4,\)\), 2 \(\(3,\)\)$") as said:
+    with pytest.warns(
+        UserWarning, match=r"rank 5 is capped where a layer has less: 1 \(\(4,\)\), 2 \(\(3,\)\)$"
+    ) as said:
         replace_linear(mlp(5, 6, 4, 3), "*", LowRank.from_dense, 5)
     assert len(said) == 1
 

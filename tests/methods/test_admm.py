@@ -1,4 +1,5 @@
-"""ADMM: its steps by hand, the known answer of a convex-like case, and the network that survives its projection."""
+"""ADMM: its steps by hand, the known answer of a convex-like case, and the network that survives
+its projection."""
 
 import pytest
 import torch
@@ -45,7 +46,11 @@ def test_two_rounds_by_hand():
             w = w - 0.1 * (w - target + 0.5 * (w - z + u))
         old, z = z, svd(w + u, 2)
         u = u + w - z
-        assert torch.allclose(admm.z["0"], z) and torch.allclose(admm.u["0"], u) and torch.allclose(model[0].weight, w)
+        assert (
+            torch.allclose(admm.z["0"], z)
+            and torch.allclose(admm.u["0"], u)
+            and torch.allclose(model[0].weight, w)
+        )
         last = admm.history[-1]
         assert last.primal["0"] == pytest.approx(float((w - z).norm() / w.norm()))
         assert last.dual["0"] == pytest.approx(0.5 * float((z - old).norm() / w.norm()))
@@ -53,7 +58,12 @@ def test_two_rounds_by_hand():
 
 def test_the_multiplier_stays_when_rho_changes():
     model = linear()
-    admm = ADMM(model, torch.optim.SGD(model.parameters(), 0.1), {"0": rank(2)}, rho=lambda round: 0.1 * 2**round)
+    admm = ADMM(
+        model,
+        torch.optim.SGD(model.parameters(), 0.1),
+        {"0": rank(2)},
+        rho=lambda round: 0.1 * 2**round,
+    )
     admm.step(lambda: model[0].weight.sum())
     expected = 0.1 * (model[0].weight.detach() - svd(model[0].weight.detach(), 2))
     admm.update()
@@ -65,7 +75,13 @@ def test_for_a_quadratic_it_finds_the_nearest_matrix_of_the_rank():
     """min |W - A|² of a rank is the truncated SVD: Eckart and Young are the oracle."""
     model, a = linear(), gaussian(6, 8, seed=3)
     sets = {"0": rank(3)}
-    admm = ADMM(model, torch.optim.SGD(model.parameters(), 0.2), sets, rho=lambda k: min(0.5 * 1.1**k, 3.0), every=20)
+    admm = ADMM(
+        model,
+        torch.optim.SGD(model.parameters(), 0.2),
+        sets,
+        rho=lambda k: min(0.5 * 1.1**k, 3.0),
+        every=20,
+    )
     for _ in range(1200):
         admm.step(lambda: (model[0].weight - a).square().sum() / 2)
     assert admm.history[-1].primal["0"] < 1e-3 < 0.1 < admm.history[0].primal["0"]
@@ -73,13 +89,16 @@ def test_for_a_quadratic_it_finds_the_nearest_matrix_of_the_rank():
     assert torch.allclose(model[0].weight, svd(a, 3), atol=1e-2)
 
 
-@pytest.mark.parametrize("project, kind", [
-    (rank(2), tl.LowRank),
-    (lambda w: tl.tt_matrix_svd(w, (3, 2), (4, 2), 2), tl.TTMatrix),
-    (lambda w: tl.tt_svd(w.reshape(3, 2, 4, 2), 2), tl.TT),
-    (lambda w: tl.hosvd(w.reshape(3, 2, 4, 2), (2, 2, 2, 2)), tl.Tucker),
-    (lambda w: tl.kron_svd(w, (3, 4), 1), tl.Kronecker),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "project, kind",
+    [
+        (rank(2), tl.LowRank),
+        (lambda w: tl.tt_matrix_svd(w, (3, 2), (4, 2), 2), tl.TTMatrix),
+        (lambda w: tl.tt_svd(w.reshape(3, 2, 4, 2), 2), tl.TT),
+        (lambda w: tl.hosvd(w.reshape(3, 2, 4, 2), (2, 2, 2, 2)), tl.Tucker),
+        (lambda w: tl.kron_svd(w, (3, 4), 1), tl.Kronecker),
+    ],
+)
 def test_any_format_is_a_set(project, kind):
     model = linear()
     admm = ADMM(model, torch.optim.SGD(model.parameters(), 0.05), {"*": project}, rho=1.0, every=5)
@@ -93,8 +112,21 @@ def test_any_format_is_a_set(project, kind):
 
 
 def test_kernels_go_to_tucker_tensors():
-    model = LeNet(8, channels=(4, 6), hidden=8, kernel=3, padding=1, generator=torch.Generator().manual_seed(0))
-    admm = ADMM(model, torch.optim.SGD(model.parameters(), 0.1), {"conv2": lambda w: tl.hosvd(w, (2, 2, 3, 3))}, rho=0.1, every=1)
+    model = LeNet(
+        8,
+        channels=(4, 6),
+        hidden=8,
+        kernel=3,
+        padding=1,
+        generator=torch.Generator().manual_seed(0),
+    )
+    admm = ADMM(
+        model,
+        torch.optim.SGD(model.parameters(), 0.1),
+        {"conv2": lambda w: tl.hosvd(w, (2, 2, 3, 3))},
+        rho=0.1,
+        every=1,
+    )
     admm.step(lambda: model(torch.ones(2, 8, 8)).square().sum())
     assert admm.finish()["conv2"].ranks == (2, 2, 3, 3)
 
@@ -111,7 +143,8 @@ def test_a_layer_out_of_reach_of_the_loss_goes_to_its_set():
 
 
 def run(seed, epochs=12):
-    """Accuracy on held-out digits after the projection to a TT-matrix: of a network trained plainly, and of one trained by ADMM."""
+    """Accuracy on held-out digits after the projection to a TT-matrix: of a network trained
+    plainly, and of one trained by ADMM."""
     x, y = datasets.digits()
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
     x, y = x[order].float(), y[order]
@@ -125,10 +158,16 @@ def run(seed, epochs=12):
         admm = ADMM(model, optimizer, {"layers.0": project}, rho=lambda k: min(1e-2 * 1.5**k, 1.0))
         for _ in range(epochs if name == "admm" else 0):
             for rows in torch.randperm(1300, generator=g).split(100):
-                admm.step(lambda rows=rows, model=model: nn.functional.cross_entropy(model(x[rows]), y[rows]))
+                admm.step(
+                    lambda rows=rows, model=model: nn.functional.cross_entropy(
+                        model(x[rows]), y[rows]
+                    )
+                )
             admm.update()
         if name == "direct":
-            losses += list(train(model, optimizer, x[:1300], y[:1300], epochs=epochs, generator=g))  # as many epochs
+            losses += list(
+                train(model, optimizer, x[:1300], y[:1300], epochs=epochs, generator=g)
+            )  # as many epochs
         admm.finish()
         results[name] = accuracy(model, x[1300:], y[1300:])
     return results
@@ -150,14 +189,29 @@ def test_the_formats_are_the_start_of_fine_tuning():
     assert torch.allclose(replace_linear(model, "0", project)(x), expected)
 
 
-@pytest.mark.parametrize("make, said", [
-    (lambda m, o: ADMM(m, o, {"conv": rank(2)}, rho=1.0), r"needs a name of a linear or convolution layer \(0\), got 'conv'"),
-    (lambda m, o: ADMM(m, o, {"0": rank(2)}, rho=0.0), "got 0.0 in round 0"),
-    (lambda m, o: ADMM(m, o, {"0": rank(2)}, rho=1.0, every=0), "got 0"),
-    (lambda m, o: ADMM(m, o, {"0": lambda w: w}, rho=1.0), "got Tensor"),
-    (lambda m, o: ADMM(m, o, {"0": lambda w: tl.LowRank.from_dense(w[:2], 1)}, rho=1.0), r"got LowRank of shape \(2, 8\)"),
-    (lambda m, o: [m[0].weight.data.fill_(float("nan")), ADMM(m, o, {"0": rank(2)}, rho=1.0)], "layer '0' at step 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "make, said",
+    [
+        (
+            lambda m, o: ADMM(m, o, {"conv": rank(2)}, rho=1.0),
+            r"needs a name of a linear or convolution layer \(0\), got 'conv'",
+        ),
+        (lambda m, o: ADMM(m, o, {"0": rank(2)}, rho=0.0), "got 0.0 in round 0"),
+        (lambda m, o: ADMM(m, o, {"0": rank(2)}, rho=1.0, every=0), "got 0"),
+        (lambda m, o: ADMM(m, o, {"0": lambda w: w}, rho=1.0), "got Tensor"),
+        (
+            lambda m, o: ADMM(m, o, {"0": lambda w: tl.LowRank.from_dense(w[:2], 1)}, rho=1.0),
+            r"got LowRank of shape \(2, 8\)",
+        ),
+        (
+            lambda m, o: [
+                m[0].weight.data.fill_(float("nan")),
+                ADMM(m, o, {"0": rank(2)}, rho=1.0),
+            ],
+            "layer '0' at step 0",
+        ),
+    ],
+)
 def test_says_no(make, said):
     model = linear()
     with pytest.raises(ValueError, match=said):

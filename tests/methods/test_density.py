@@ -1,4 +1,5 @@
-"""Densities as trains: against SciPy's B-splines and quadrature, scikit-learn's interface, chi-square and KS tests of samples."""
+"""Densities as trains: against SciPy's B-splines and quadrature, scikit-learn's interface,
+chi-square and KS tests of samples."""
 
 import math
 import warnings
@@ -39,10 +40,17 @@ def three():
 
 
 def meter(n=3000, seed=0):
-    """Two meters in whole numbers, most often zero, each with its rounding added: boxes of very different height."""
+    """Two meters in whole numbers, most often zero, each with its rounding added: boxes of very
+    different height."""
     g = torch.Generator().manual_seed(seed)
     on = torch.rand(n, generator=g) < 0.3
-    x = torch.stack([on * torch.randint(5, 15, (n,), generator=g), on * torch.randint(30, 36, (n,), generator=g)], 1)
+    x = torch.stack(
+        [
+            on * torch.randint(5, 15, (n,), generator=g),
+            on * torch.randint(30, 36, (n,), generator=g),
+        ],
+        1,
+    )
     return x + torch.rand(n, 2, generator=g, dtype=torch.float64)
 
 
@@ -108,13 +116,20 @@ def test_em_of_one_component_converges_to_the_likeliest_spline_density():
         p = (w[0, 0][index] * where.values[:, 0]).sum(1)
         mean[steps] = float(p.log().mean())
         assert float(w[0, 0] @ s.integral[0]) == pytest.approx(1, abs=1e-12)
-    slopes = torch.zeros(6, dtype=torch.float64).index_add_(0, index.flatten(), (where.values[:, 0] / p[:, None]).flatten())
-    assert mean[80] >= mean[5] and float((slopes / (len(x) * s.integral[0])).max()) == pytest.approx(1, abs=0.02)  # as KKT demands
+    slopes = torch.zeros(6, dtype=torch.float64).index_add_(
+        0, index.flatten(), (where.values[:, 0] / p[:, None]).flatten()
+    )
+    assert mean[80] >= mean[5] and float(
+        (slopes / (len(x) * s.integral[0])).max()
+    ) == pytest.approx(1, abs=0.02)  # as KKT demands
 
 
 def test_margins_are_interpolation_and_its_inverse(generator):
     x = torch.randn(500, 2, generator=generator, dtype=torch.float64)
-    f, at = Margins.of(x, 30, 0.1), torch.linspace(-2, 2, 77, dtype=torch.float64)[:, None].repeat(1, 2)
+    f, at = (
+        Margins.of(x, 30, 0.1),
+        torch.linspace(-2, 2, 77, dtype=torch.float64)[:, None].repeat(1, 2),
+    )
     u, log = f.at(at)
     for k in range(2):
         assert np.allclose(u[:, k], np.interp(at[:, k], f.edges[k], f.levels[k]), atol=1e-14)
@@ -122,7 +137,11 @@ def test_margins_are_interpolation_and_its_inverse(generator):
     assert torch.allclose(f.back(u), at, atol=1e-12)
     assert torch.allclose(log.exp(), (f.at(at + 1e-7)[0] - f.at(at - 1e-7)[0]) / 2e-7, rtol=1e-4)
     shares = torch.histogram(x[:, 0], f.edges[0]).hist / 500
-    assert torch.allclose(f.levels[0].diff(), 0.99 * shares + 0.01 * f.edges[0].diff() / f.edges[0].diff().sum(), atol=1e-12)
+    assert torch.allclose(
+        f.levels[0].diff(),
+        0.99 * shares + 0.01 * f.edges[0].diff() / f.edges[0].diff().sum(),
+        atol=1e-12,
+    )
 
 
 # -- is a density
@@ -131,7 +150,9 @@ def test_margins_are_interpolation_and_its_inverse(generator):
 def test_squared_integrates_to_one(squared, three):
     for model in (squared, three):
         points, w = grid(model, range(len(model.splines_.edges)))
-        assert float(model.score_samples(points[: 1 << 20]).exp() @ w[: 1 << 20]) == pytest.approx(1, abs=1e-8)
+        assert float(model.score_samples(points[: 1 << 20]).exp() @ w[: 1 << 20]) == pytest.approx(
+            1, abs=1e-8
+        )
 
 
 def test_with_cells_it_is_a_density_with_marginals_conditionals_and_samples(celled):
@@ -143,7 +164,9 @@ def test_with_cells_it_is_a_density_with_marginals_conditionals_and_samples(cell
     assert torch.allclose(celled.score_samples(x1[:, None], dims=[1]).exp(), w0 @ p, rtol=1e-9)
     given = float(x0[70])
     row = celled.score_samples(x1[:, None], given={0: given}).exp()
-    assert float(row @ w1) == pytest.approx(1, abs=1e-9) and torch.allclose(row, p[70] / (p[70] @ w1), rtol=1e-9)
+    assert float(row @ w1) == pytest.approx(1, abs=1e-9) and torch.allclose(
+        row, p[70] / (p[70] @ w1), rtol=1e-9
+    )
     drawn = celled.sample(3000, 0, given={0: given})
     cdf = lambda t: np.interp(t, x1, (row * w1).cumsum(0) - row * w1 / 2)
     assert (drawn[:, 0] == given).all() and stats.kstest(drawn[:, 1].numpy(), cdf).pvalue > 1e-3
@@ -155,7 +178,9 @@ def test_cells_hold_what_splines_smooth_away(celled):
     smooth = tl.TTDensity(**celled.get_params() | {"cells": 0}).fit(meter())
     assert celled.report(z).mean > smooth.report(z).mean + 0.4
     moved = float(meter().std(0).log().sum())  # the history is of standardised rows
-    assert max(value for _, _, value in celled.history_) - moved == pytest.approx(celled.report(z).mean, abs=0.1)
+    assert max(value for _, _, value in celled.history_) - moved == pytest.approx(
+        celled.report(z).mean, abs=0.1
+    )
 
 
 def test_marginals_are_integrals_and_conditionals_are_ratios(three):
@@ -163,9 +188,13 @@ def test_marginals_are_integrals_and_conditionals_are_ratios(three):
     x = torch.tensor([[3.8, 4.1], [0.2, -0.3]], dtype=torch.float64)
     for row, log in zip(x, three.score_samples(x, dims=(2, 0))):
         whole = torch.stack([row[1].expand(len(points)), points, row[0].expand(len(points))], 1)
-        assert float(three.score_samples(whole).exp() @ w) == pytest.approx(float(log.exp()), rel=1e-10)
+        assert float(three.score_samples(whole).exp() @ w) == pytest.approx(
+            float(log.exp()), rel=1e-10
+        )
         one = three.score_samples(row[:1, None], given={0: float(row[1])}, dims=[2])
-        assert float(log - three.score_samples(row[1:, None], dims=[0])) == pytest.approx(float(one), abs=1e-10)
+        assert float(log - three.score_samples(row[1:, None], dims=[0])) == pytest.approx(
+            float(one), abs=1e-10
+        )
 
 
 def test_samples_pass_ks_and_chi_square_tests(three):
@@ -175,16 +204,30 @@ def test_samples_pass_ks_and_chi_square_tests(three):
         edges = torch.linspace(*three.splines_.edges[k, [0, -1]].tolist(), 600, dtype=torch.float64)
         p = three.score_samples(edges[:, None], dims=[k]).exp()
         cdf = torch.cumulative_trapezoid(p, edges)
-        assert stats.kstest(x[:, k].numpy(), lambda t, e=edges, c=cdf: np.interp(t, e[1:], c / c[-1])).pvalue > 1e-3
+        assert (
+            stats.kstest(
+                x[:, k].numpy(), lambda t, e=edges, c=cdf: np.interp(t, e[1:], c / c[-1])
+            ).pvalue
+            > 1e-3
+        )
     for a, b in ((0, 1), (1, 2), (2, 0)):
         cuts = [x[:, k].quantile(torch.tensor([0.2, 0.4, 0.6, 0.8]).double()) for k in (a, b)]
-        ends = [torch.cat([three.splines_.edges[k, :1], c, three.splines_.edges[k, -1:]]) for k, c in zip((a, b), cuts)]
+        ends = [
+            torch.cat([three.splines_.edges[k, :1], c, three.splines_.edges[k, -1:]])
+            for k, c in zip((a, b), cuts)
+        ]
         middle = (torch.arange(40, dtype=torch.float64) + 0.5) / 40
         axes = [(e[:-1, None] + e.diff()[:, None] * middle).flatten() for e in ends]
-        p = three.score_samples(torch.cartesian_prod(*axes), dims=(a, b)).exp().reshape(5, 40, 5, 40)
+        p = (
+            three.score_samples(torch.cartesian_prod(*axes), dims=(a, b))
+            .exp()
+            .reshape(5, 40, 5, 40)
+        )
         p = p * torch.outer(ends[0].diff(), ends[1].diff())[:, None, :, None] / 1600
         expected = p.sum((1, 3)).flatten()
-        cell = torch.bucketize(x[:, a].contiguous(), cuts[0]) * 5 + torch.bucketize(x[:, b].contiguous(), cuts[1])
+        cell = torch.bucketize(x[:, a].contiguous(), cuts[0]) * 5 + torch.bucketize(
+            x[:, b].contiguous(), cuts[1]
+        )
         found = torch.bincount(cell, minlength=25)
         assert float(expected.sum()) == pytest.approx(1, abs=1e-3)
         assert stats.chisquare(found, n * expected / expected.sum()).pvalue > 1e-3
@@ -194,8 +237,13 @@ def test_conditional_samples_follow_the_conditional(three):
     x = three.sample(2000, 1, given={0: 4.0})
     assert (x[:, 0] == 4).all()
     edges = torch.linspace(*three.splines_.edges[2, [0, -1]].tolist(), 600, dtype=torch.float64)
-    cdf = torch.cumulative_trapezoid(three.score_samples(edges[:, None], dims=[2], given={0: 4.0}).exp(), edges)
-    assert stats.kstest(x[:, 2].numpy(), lambda t: np.interp(t, edges[1:], cdf / cdf[-1])).pvalue > 1e-3
+    cdf = torch.cumulative_trapezoid(
+        three.score_samples(edges[:, None], dims=[2], given={0: 4.0}).exp(), edges
+    )
+    assert (
+        stats.kstest(x[:, 2].numpy(), lambda t: np.interp(t, edges[1:], cdf / cdf[-1])).pvalue
+        > 1e-3
+    )
 
 
 # -- is invariant
@@ -204,14 +252,20 @@ def test_conditional_samples_follow_the_conditional(three):
 @pytest.mark.parametrize("cells", [0, 20])
 def test_shift_and_scale_move_the_density_with_them(cells):
     x = crescent(600)
-    one, other = (tl.TTDensity(rank=3, basis=10, steps=2, cells=cells).fit(z) for z in (x, 1000 * x + 7))
-    assert torch.allclose(one.score_samples(x), other.score_samples(1000 * x + 7) + 2 * math.log(1000), atol=1e-6)
+    one, other = (
+        tl.TTDensity(rank=3, basis=10, steps=2, cells=cells).fit(z) for z in (x, 1000 * x + 7)
+    )
+    assert torch.allclose(
+        one.score_samples(x), other.score_samples(1000 * x + 7) + 2 * math.log(1000), atol=1e-6
+    )
 
 
 def test_same_seed_same_numbers_and_learning_helps():
     x = crescent()
     one, two = (tl.TTDensity(rank=4, basis=12, steps=3).fit(x) for _ in range(2))
-    assert torch.equal(one.trains_[0].cores[1], two.trains_[0].cores[1]) and torch.equal(one.sample(5, 3), two.sample(5, 3))
+    assert torch.equal(one.trains_[0].cores[1], two.trains_[0].cores[1]) and torch.equal(
+        one.sample(5, 3), two.sample(5, 3)
+    )
     assert one.history_[-1][2] > one.history_[0][2] > -math.inf
 
 
@@ -227,9 +281,14 @@ def test_adam_and_the_natural_gradient_seek_the_same():
 
 @pytest.mark.parametrize("cells", [0, 15])
 def test_a_sweep_never_lowers_the_held_out_likelihood(cells):
-    model = tl.TTDensity(rank=8, basis=20, steps=4, cells=cells).fit(crescent(300))  # more coefficients than rows
+    model = tl.TTDensity(rank=8, basis=20, steps=4, cells=cells).fit(
+        crescent(300)
+    )  # more coefficients than rows
     values = [value for _, _, value in model.history_]
-    assert all(new >= old - 1e-9 for old, new in zip(values, values[1:])) and values[-1] > values[0] + 0.01
+    assert (
+        all(new >= old - 1e-9 for old, new in zip(values, values[1:]))
+        and values[-1] > values[0] + 0.01
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -252,9 +311,15 @@ def test_linear_integrates_to_one_and_its_loss_is_the_closed_form(linear):
         log = linear.score_samples(points)
     values = (linear.splines_.at(points), linear.trains_[0].to_dense())
     index = values[0].interval[..., None] + torch.arange(3)
-    q = torch.einsum("nab,na,nb->n", values[1][index[:, 0, :, None], index[:, 1, None, :]], *values[0].values.unbind(1))
+    q = torch.einsum(
+        "nab,na,nb->n",
+        values[1][index[:, 0, :, None], index[:, 1, None, :]],
+        *values[0].values.unbind(1),
+    )
     assert float(q @ w) == pytest.approx(1, abs=1e-9)
-    assert torch.equal(log.isnan(), q <= 0) and torch.allclose(log[q > 0].exp(), q[q > 0], rtol=1e-8)
+    assert torch.equal(log.isnan(), q <= 0) and torch.allclose(
+        log[q > 0].exp(), q[q > 0], rtol=1e-8
+    )
     steps = [value for _, _, value in linear.history_]
     assert min(steps) < steps[0] < 0
 
@@ -282,9 +347,16 @@ def test_it_stands_where_kernel_density_stood():
     x = crescent(400).numpy()
     model = tl.TTDensity(rank=2, basis=8, steps=2)
     copy = clone(model).set_params(rank=3)
-    assert copy.rank == 3 and model.rank == 2 and copy.basis == 8 and repr(copy) == "TTDensity(rank=3, basis=8, steps=2)"
+    assert (
+        copy.rank == 3
+        and model.rank == 2
+        and copy.basis == 8
+        and repr(copy) == "TTDensity(rank=3, basis=8, steps=2)"
+    )
     pipe = make_pipeline(StandardScaler(), model).fit(x)
-    assert isinstance(model.sample(2, 0), np.ndarray) and isinstance(pipe.score_samples(x), np.ndarray)
+    assert isinstance(model.sample(2, 0), np.ndarray) and isinstance(
+        pipe.score_samples(x), np.ndarray
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         search = GridSearchCV(model, {"rank": [1, 2]}, cv=2, error_score="raise").fit(x)
@@ -309,9 +381,11 @@ def test_says_no_and_loses_nothing():
     nan, still = x.clone(), x.clone()
     nan[3, 1], still[:, 1] = math.nan, 2.5
     for wrong, said in (
-        (nan, r"needs finite entries, got nan at index \(3, 1\)"), (still, "got column 1 with 2.5 in every row"),
-        (x[:1], "needs two rows or more, got 1"), (x[:, 0], r"needs a table of shape \(n, d\), got shape \(300,\)"),
-    ):  # fmt: skip
+        (nan, r"needs finite entries, got nan at index \(3, 1\)"),
+        (still, "got column 1 with 2.5 in every row"),
+        (x[:1], "needs two rows or more, got 1"),
+        (x[:, 0], r"needs a table of shape \(n, d\), got shape \(300,\)"),
+    ):
         with pytest.raises(ValueError, match=said):
             model.fit(wrong)
     with pytest.raises(TypeError, match="torch.int64"):
@@ -321,11 +395,17 @@ def test_says_no_and_loses_nothing():
         model.fit(torch.cat([x, x]))
 
 
-@pytest.mark.parametrize("params, said", [
-    (dict(model="cubed"), "'cubed'"), (dict(knots="even"), "'even'"), (dict(rank=0), "rank must be at least 1, got 0"),
-    (dict(basis=2), "basis must be at least 3, got 2"), (dict(lr=-1), "got -1"),
-    (dict(model="linear", components=2), "components=2"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "params, said",
+    [
+        (dict(model="cubed"), "'cubed'"),
+        (dict(knots="even"), "'even'"),
+        (dict(rank=0), "rank must be at least 1, got 0"),
+        (dict(basis=2), "basis must be at least 3, got 2"),
+        (dict(lr=-1), "got -1"),
+        (dict(model="linear", components=2), "components=2"),
+    ],
+)
 def test_says_no_to_parameters(params, said):
     with pytest.raises(ValueError, match=said):
         tl.TTDensity(**params).fit(crescent(50))
@@ -337,8 +417,9 @@ def test_says_no_to_questions_it_cannot_answer(squared):
         (lambda: tl.TTDensity().score_samples(x), "needs a call of fit first"),
         (lambda: squared.score_samples(x, dims=(0, 0)), r"got dims \[0, 0\]"),
         (lambda: squared.score_samples(x[:, :1], given={0: 99.0}), "variable 0 has its support in"),
-        (lambda: squared.sample(2, given={0: 0.0, 1: 0.0}), "got all 2 given"), (lambda: squared.sample(0), "at least 1, got 0"),
+        (lambda: squared.sample(2, given={0: 0.0, 1: 0.0}), "got all 2 given"),
+        (lambda: squared.sample(0), "at least 1, got 0"),
         (lambda: squared.set_params(ranks=3), "got 'ranks'"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ValueError, match=said):
             call()

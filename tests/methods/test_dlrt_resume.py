@@ -1,6 +1,7 @@
 """A killed training goes on from its checkpoint, in a new process, to the same numbers bit for bit.
 
-This file is also the program that is killed: `python test_dlrt_resume.py FOLDER EPOCH` trains, and hangs in the middle of an epoch.
+This file is also the program that is killed: `python test_dlrt_resume.py FOLDER EPOCH` trains, and
+hangs in the middle of an epoch.
 """
 
 import os
@@ -21,11 +22,14 @@ EPOCHS, STEPS = 6, 4
 
 
 def train(folder: Path, hang_in: int | None = None) -> None:
-    """Six epochs of four steps, from the last checkpoint in the folder on; the losses of an epoch are a line of `losses.txt`."""
+    """Six epochs of four steps, from the last checkpoint in the folder on; the losses of an epoch
+    are a line of `losses.txt`."""
     torch.set_num_threads(1)
     g = torch.Generator().manual_seed(0)
     model = MLP((9, 12, 12, 4), generator=g)
-    tl.replace_linear(model, "layers.[01]", lambda w: tl.dlrt_start(w.shape, 6, decay=1.5, generator=g))
+    tl.replace_linear(
+        model, "layers.[01]", lambda w: tl.dlrt_start(w.shape, 6, decay=1.5, generator=g)
+    )
     dlrt = tl.DLRT(model, torch.optim.Adam(model.parameters(), 0.02), lr=0.02, theta=0.25, every=3)
     x, y = tl.rng.randn(40, 9, generator=torch.Generator().manual_seed(1)), torch.arange(40) % 4
     start, path = 0, folder / "run.safetensors"
@@ -38,11 +42,22 @@ def train(folder: Path, hang_in: int | None = None) -> None:
     for epoch in range(start, EPOCHS):
         losses = []
         for k, rows in enumerate(torch.randperm(40, generator=g).split(40 // STEPS)):
-            losses.append(float(dlrt.step(lambda rows=rows: nn.functional.cross_entropy(model(x[rows]), y[rows]))))
+            losses.append(
+                float(
+                    dlrt.step(
+                        lambda rows=rows: nn.functional.cross_entropy(model(x[rows]), y[rows])
+                    )
+                )
+            )
             if epoch == hang_in and k == STEPS // 2:
                 (folder / "hangs").touch()
                 time.sleep(300)
-        state = {"model": model.state_dict(), "dlrt": dlrt.state_dict(), "generator": g.get_state(), "epoch": epoch + 1}
+        state = {
+            "model": model.state_dict(),
+            "dlrt": dlrt.state_dict(),
+            "generator": g.get_state(),
+            "epoch": epoch + 1,
+        }
         tl.save_state(path, state)
         with open(folder / "losses.txt", "a") as file:
             print(epoch, *map(float.hex, losses), *dlrt.ranks.values(), file=file)
@@ -57,7 +72,9 @@ def test_a_killed_training_ends_with_the_same_numbers(tmp_path):
     train(whole)
     torch.set_num_threads(threads)
     child = subprocess.Popen([sys.executable, __file__, killed, "3"])
-    end = time.monotonic() + 300  # of a child that never gets there; importing torch on a busy machine takes a minute
+    end = (
+        time.monotonic() + 300
+    )  # of a child that never gets there; importing torch on a busy machine takes a minute
     while not (killed / "hangs").exists():
         assert child.poll() is None and time.monotonic() < end
         time.sleep(0.02)

@@ -1,4 +1,5 @@
-"""Exponential machines: against dense tensors, logistic regression, planted interactions; the interface."""
+"""Exponential machines: against dense tensors, logistic regression, planted interactions; the
+interface."""
 
 import math
 
@@ -10,7 +11,14 @@ from sklearn.linear_model import LogisticRegression
 
 import tensorlab as tl
 from tensorlab.methods._screening import standardize
-from tensorlab.methods.expmachine import as_format, core_sweep, features, linear_start, rank_one_inner, screened_terms
+from tensorlab.methods.expmachine import (
+    as_format,
+    core_sweep,
+    features,
+    linear_start,
+    rank_one_inner,
+    screened_terms,
+)
 
 XOR = torch.tensor([[-1.0, -1], [-1, 1], [1, -1], [1, 1]], dtype=torch.float64)
 
@@ -30,16 +38,23 @@ def machine():
 # -- reduces to
 
 
-@pytest.mark.parametrize("make", [
-    lambda g: tl.TT.randn((3, 2, 4, 2), 3, generator=g, dtype=torch.float64),
-    lambda g: tl.CP.randn((3, 2, 4, 2), 3, generator=g, dtype=torch.float64),
-    lambda g: tl.HT.randn((3, 2, 4, 2), 3, generator=g, dtype=torch.float64),
-    lambda g: tl.HT.randn((3, 2, 4, 2), 2, tree=((3, 0), (2, 1)), generator=g, dtype=torch.float64),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda g: tl.TT.randn((3, 2, 4, 2), 3, generator=g, dtype=torch.float64),
+        lambda g: tl.CP.randn((3, 2, 4, 2), 3, generator=g, dtype=torch.float64),
+        lambda g: tl.HT.randn((3, 2, 4, 2), 3, generator=g, dtype=torch.float64),
+        lambda g: tl.HT.randn(
+            (3, 2, 4, 2), 2, tree=((3, 0), (2, 1)), generator=g, dtype=torch.float64
+        ),
+    ],
+)
 def test_inner_product_is_that_of_the_dense_tensors(make, generator):
     w = make(generator)
     phi = [torch.randn(6, n, generator=generator, dtype=torch.float64) for n in w.shape]
-    assert torch.allclose(rank_one_inner(w, phi), torch.einsum("abcd,na,nb,nc,nd->n", w.to_dense(), *phi), atol=1e-12)
+    assert torch.allclose(
+        rank_one_inner(w, phi), torch.einsum("abcd,na,nb,nc,nd->n", w.to_dense(), *phi), atol=1e-12
+    )
     index = torch.tensor([[0, 1, 3, 0], [2, 0, 1, 1]])
     hot = [torch.nn.functional.one_hot(i, n).double() for i, n in zip(index.T, w.shape)]
     assert torch.allclose(rank_one_inner(w, hot), w.at(index), atol=1e-12)
@@ -70,12 +85,16 @@ def test_the_screened_start_is_the_logistic_regression_with_the_planted_products
     sets = [(0, 3), (1, 4, 6)]
     z = standardize(x)[0]
     products = torch.stack([z[:, s].prod(1) for s in sets], 1)
-    values = torch.stack([f @ t for f, t in zip(phi, terms)]).prod(0)  # (n, 2), in the order in which they were found
+    values = torch.stack([f @ t for f, t in zip(phi, terms)]).prod(
+        0
+    )  # (n, 2), in the order in which they were found
     order = [0, 1] if torch.allclose(values[:, 0], products[:, 0]) else [1, 0]
     assert torch.allclose(values, products[:, order], atol=1e-12)
     cp = linear_start(phi, sign, 4, 0.0, None, ridge=1e-6, terms=terms)
     table = torch.cat([torch.ones_like(x[:, :1]), x, products[:, order]], 1)
-    theirs = LogisticRegression(C=1e6 / len(x), tol=1e-10, fit_intercept=False, max_iter=1000).fit(table.numpy(), y.numpy())
+    theirs = LogisticRegression(C=1e6 / len(x), tol=1e-10, fit_intercept=False, max_iter=1000).fit(
+        table.numpy(), y.numpy()
+    )
     assert np.allclose(cp.weights[2:].numpy(), theirs.coef_[0, 9:], rtol=1e-2)
 
 
@@ -90,10 +109,17 @@ def test_one_sweep_over_one_column_is_newtons_logistic_regression(generator):
 # -- by hand
 
 
-@pytest.mark.parametrize("params", [
-    dict(method="cores", steps=6), dict(method="riemannian", steps=60, batch=9999), dict(method="adam", steps=200, lr=0.05),
-    dict(start="screened", steps=100, lr=0.05), dict(format="cp", steps=200, lr=0.05), dict(format="ht", steps=200, lr=0.05),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "params",
+    [
+        dict(method="cores", steps=6),
+        dict(method="riemannian", steps=60, batch=9999),
+        dict(method="adam", steps=200, lr=0.05),
+        dict(start="screened", steps=100, lr=0.05),
+        dict(format="cp", steps=200, lr=0.05),
+        dict(format="ht", steps=200, lr=0.05),
+    ],
+)
 def test_exclusive_or(params):
     machine = tl.ExponentialMachine(rank=4, **params).fit(XOR, [0, 1, 1, 0])
     assert machine.predict(XOR).tolist() == [0, 1, 1, 0] and machine.score(XOR, [0, 1, 1, 0]) == 1
@@ -114,14 +140,18 @@ def test_the_screened_start_finds_what_descent_from_the_linear_model_does_not():
     from tensorlab.papers.expmachine import auc, synthetic
 
     x, y, z, t = synthetic(4000, 16, 4, 20)
-    fit = lambda start, lr: tl.ExponentialMachine(rank=8, start=start, lr=lr, steps=100).fit(x, y).decision_function(z)
+    fit = lambda start, lr: (
+        tl.ExponentialMachine(rank=8, start=start, lr=lr, steps=100).fit(x, y).decision_function(z)
+    )
     assert auc(fit("screened", 0.001), t) > auc(fit("linear", 0.005), t) + 0.15
 
 
 @pytest.mark.parametrize("format", ["tt", "cp", "ht"])
 def test_the_screened_start_in_each_format(format):
     x, y = planted(2000)
-    machine = tl.ExponentialMachine(rank=5, format=format, start="screened", order=3, steps=1, lr=0.0).fit(x, y)
+    machine = tl.ExponentialMachine(
+        rank=5, format=format, start="screened", order=3, steps=1, lr=0.0
+    ).fit(x, y)
     assert machine.score(*planted(800, seed=1)) > 0.95
     assert {found for found, _ in machine.strongest(3, 3)} == {(2,), (0, 3), (1, 4, 6)}
 
@@ -130,10 +160,16 @@ def test_categorical_columns_are_left_out_of_the_screening(generator):
     x, y = planted(1000)
     codes = torch.randint(3, (1000, 2), generator=generator).double()
     x = torch.cat([codes[:, :1], x, codes[:, 1:]], 1)
-    machine = tl.ExponentialMachine(rank=4, categorical=(0, 9), start="screened", order=3, steps=1, lr=0.0).fit(x, y)
+    machine = tl.ExponentialMachine(
+        rank=4, categorical=(0, 9), start="screened", order=3, steps=1, lr=0.0
+    ).fit(x, y)
     assert {found for found, _ in machine.strongest(3, 3)} == {(3,), (1, 4), (2, 5, 7)}
-    fit = lambda start: tl.ExponentialMachine(categorical=range(8), steps=2, start=start).fit(x[:, 1:9], y).weights_
-    assert all(torch.equal(a, b) for a, b in zip(fit("linear").cores, fit("screened").cores))  # nothing to screen
+    fit = lambda start: (
+        tl.ExponentialMachine(categorical=range(8), steps=2, start=start).fit(x[:, 1:9], y).weights_
+    )
+    assert all(
+        torch.equal(a, b) for a, b in zip(fit("linear").cores, fit("screened").cores)
+    )  # nothing to screen
 
 
 def test_categories_are_one_hot(generator):
@@ -159,7 +195,9 @@ def test_a_sweep_of_newton_steps_never_loses(generator):
     assert losses == sorted(losses, reverse=True) and losses[-1] < 0.7 * losses[0]
 
 
-@pytest.mark.parametrize("method, params", [("riemannian", dict(batch=9999, steps=25)), ("adam", dict(steps=60))])
+@pytest.mark.parametrize(
+    "method, params", [("riemannian", dict(batch=9999, steps=25)), ("adam", dict(steps=60))]
+)
 def test_the_loss_falls(method, params):
     machine = tl.ExponentialMachine(rank=4, method=method, **params).fit(*planted(400))
     losses = [value for _, _, value in machine.history_]
@@ -205,9 +243,12 @@ def test_says_no_and_loses_nothing(machine):
     nan[3, 1] = math.nan
     before = machine.weights_
     for wrong, target, said in (
-        (nan, y, r"got nan at index \(3, 1\)"), (x[:1], y[:1], "needs two rows or more"), (x, y[:9], r"y \(9,\)"),
-        (x, y * 0, r"needs two classes, got 1: \[0\]"), (x, torch.arange(50), "needs two classes, got 50"),
-    ):  # fmt: skip
+        (nan, y, r"got nan at index \(3, 1\)"),
+        (x[:1], y[:1], "needs two rows or more"),
+        (x, y[:9], r"y \(9,\)"),
+        (x, y * 0, r"needs two classes, got 1: \[0\]"),
+        (x, torch.arange(50), "needs two classes, got 50"),
+    ):
         with pytest.raises(ValueError, match=said):
             machine.fit(wrong, target)
     assert machine.weights_ is before
@@ -216,11 +257,19 @@ def test_says_no_and_loses_nothing(machine):
         assert tl.ExponentialMachine(rank=3, method="cores", steps=1).fit(*pair).score(*pair) > 0.5
 
 
-@pytest.mark.parametrize("params, said", [
-    (dict(format="tucker"), "'tucker'"), (dict(method="sgd"), "'sgd'"), (dict(format="cp", method="cores"), 'needs format "tt"'),
-    (dict(start="random"), """start must be "linear" or "screened", got 'random'"""), (dict(order=1), "order must be at least 2"),
-    (dict(rank=1), "rank must be at least 2, got 1"), (dict(lr=-1), "got -1"), (dict(categorical=(9,)), r"got \(9,\)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "params, said",
+    [
+        (dict(format="tucker"), "'tucker'"),
+        (dict(method="sgd"), "'sgd'"),
+        (dict(format="cp", method="cores"), 'needs format "tt"'),
+        (dict(start="random"), """start must be "linear" or "screened", got 'random'"""),
+        (dict(order=1), "order must be at least 2"),
+        (dict(rank=1), "rank must be at least 2, got 1"),
+        (dict(lr=-1), "got -1"),
+        (dict(categorical=(9,)), r"got \(9,\)"),
+    ],
+)
 def test_says_no_to_parameters(params, said):
     with pytest.raises(ValueError, match=said):
         tl.ExponentialMachine(**params).fit(*planted(50))

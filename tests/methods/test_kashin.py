@@ -1,4 +1,5 @@
-"""x = u + Q v: each Q against a matrix written down otherwise, the energy of each step, the bound, and the Q that stall."""
+"""x = u + Q v: each Q against a matrix written down otherwise, the energy of each step, the bound,
+and the Q that stall."""
 
 import math
 
@@ -30,10 +31,12 @@ def vectors(n):
     outliers = x.clone()
     outliers[torch.randperm(n, generator=g)[: max(1, n // 1000)]] *= 30
     return {
-        "gaussian": x, "student": x / randn(3, n, seed=2).square().mean(0).sqrt(), "outliers": outliers,
+        "gaussian": x,
+        "student": x / randn(3, n, seed=2).square().mean(0).sqrt(),
+        "outliers": outliers,
         "one-hot": torch.nn.functional.one_hot(torch.tensor(n // 3), n).double(),
         "constant": torch.full((n,), -2.0, dtype=F64),
-    }  # fmt: skip
+    }
 
 
 # -- reduces to: matrices
@@ -44,7 +47,11 @@ def written_down(kind, n, seed):
     g = seeded(seed)
     if kind in ("dct", "hadamard"):
         signs = torch.diag(2.0 * torch.randint(2, (n,), generator=g) - 1).double()
-        basis = dct(torch.eye(n, dtype=F64).numpy(), axis=0, norm="ortho").T if kind == "dct" else hadamard(n) / math.sqrt(n)
+        basis = (
+            dct(torch.eye(n, dtype=F64).numpy(), axis=0, norm="ortho").T
+            if kind == "dct"
+            else hadamard(n) / math.sqrt(n)
+        )
         return signs @ torch.tensor(basis, dtype=F64)
     if kind == "orthogonal":
         q, r = torch.linalg.qr(torch.randn(n, n, generator=g, dtype=F64))
@@ -55,15 +62,22 @@ def written_down(kind, n, seed):
     q = torch.eye(n, dtype=F64)
     if kind == "givens":
         planes = torch.randperm(n, generator=g)[: n // 2 * 2].reshape(2, -1).T.tolist()
-        stages = [list(zip(planes, (2 * math.pi * torch.rand(n // 2, generator=g, dtype=F64)).tolist()))]
+        stages = [
+            list(zip(planes, (2 * math.pi * torch.rand(n // 2, generator=g, dtype=F64)).tolist()))
+        ]
     else:
         angles = 2 * math.pi * torch.rand(n.bit_length() - 1, n // 2, generator=g, dtype=F64)
         low = [[i for i in range(n) if not i >> k & 1] for k in range(n.bit_length() - 1)]
-        stages = [[((i, i + (1 << k)), a) for i, a in zip(low[k], angles[k].tolist())] for k in range(len(low))]
+        stages = [
+            [((i, i + (1 << k)), a) for i, a in zip(low[k], angles[k].tolist())]
+            for k in range(len(low))
+        ]
     for stage in stages:
         turn = torch.eye(n, dtype=F64)
         for (i, j), a in stage:
-            turn[[i, i, j, j], [i, j, i, j]] = torch.tensor([math.cos(a), -math.sin(a), math.sin(a), math.cos(a)], dtype=F64)
+            turn[[i, i, j, j], [i, j, i, j]] = torch.tensor(
+                [math.cos(a), -math.sin(a), math.sin(a), math.cos(a)], dtype=F64
+            )
         q = turn @ q
     return q
 
@@ -72,7 +86,9 @@ def written_down(kind, n, seed):
 @pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 12, 64])
 def test_every_rotation_is_its_matrix(kind, n):
     if kind not in ANY and n & (n - 1):
-        with pytest.raises(ValueError, match=rf"Rotation: {kind} needs sizes that are powers of two, got \({n},\)"):
+        with pytest.raises(
+            ValueError, match=rf"Rotation: {kind} needs sizes that are powers of two, got \({n},\)"
+        ):
             Rotation(kind, (n,))
         return
     q, dense, x = Rotation(kind, (n,), seed=5), written_down(kind, n, 5), randn(4, 3, n)
@@ -97,7 +113,9 @@ def test_a_batch_is_its_items():
         states = [step for step, _ in zip(kashin_steps(x, q, modes=1, method=method), range(20))]
         for i, j in ((0, 0), (2, 1)):
             for whole, one in zip(states, kashin_steps(x[i, j], q, method=method)):
-                assert torch.allclose(whole.u[i, j], one.u, atol=1e-12) and torch.allclose(whole.v[i, j], one.v, atol=1e-12)
+                assert torch.allclose(whole.u[i, j], one.u, atol=1e-12) and torch.allclose(
+                    whole.v[i, j], one.v, atol=1e-12
+                )
                 assert float(whole.left[i, j]) == pytest.approx(float(one.left), abs=1e-12)
 
 
@@ -113,13 +131,20 @@ def test_the_sum_is_exact_and_flat(n, method):
         assert fit.converged and fit.history[-1] <= 1e-6 and len(fit.history) < 1000, name
         assert float((u + q.apply(v) - x).norm()) <= 1e-12 * float(x.norm())
         largest = max(float(u.abs().max()), float(v.abs().max()))
-        assert float(fit.value.bound) == pytest.approx(math.sqrt(n) * largest / float(x.norm()), rel=1e-12)
+        assert float(fit.value.bound) == pytest.approx(
+            math.sqrt(n) * largest / float(x.norm()), rel=1e-12
+        )
         assert float(fit.value.bound) <= 2.0, name
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
-@given(shape=st.lists(st.integers(1, 12), min_size=1, max_size=3), seed=st.integers(0, 99), kind=st.sampled_from(ANY),
-       method=st.sampled_from(METHODS), zero=st.booleans())  # fmt: skip
+@given(
+    shape=st.lists(st.integers(1, 12), min_size=1, max_size=3),
+    seed=st.integers(0, 99),
+    kind=st.sampled_from(ANY),
+    method=st.sampled_from(METHODS),
+    zero=st.booleans(),
+)
 def test_the_sum_is_exact_whatever_the_shape(shape, seed, kind, method, zero):
     x = randn(*shape, seed=seed)
     x = torch.where(torch.arange(len(x)).reshape(-1, *[1] * (x.ndim - 1)) == 0, 0, x) if zero else x
@@ -140,10 +165,16 @@ def test_each_step_lowers_the_energy_by_the_computed_amount(method, modes):
         energy = rest.square().sum(dims)
         assert torch.allclose(step.left.square(), energy, rtol=1e-9)
         if before is not None:
-            assert torch.allclose(before - energy, step.drop, rtol=1e-9) and bool((step.drop > 0).all())
-            sides = torch.stack([rest_before.abs().sum(dims), q.adjoint(rest_before).abs().sum(dims)])
+            assert torch.allclose(before - energy, step.drop, rtol=1e-9) and bool(
+                (step.drop > 0).all()
+            )
+            sides = torch.stack(
+                [rest_before.abs().sum(dims), q.adjoint(rest_before).abs().sum(dims)]
+            )
             if method == "greedy":  # N s^2 of the larger
-                assert torch.allclose(step.drop, sides.amax(0).square() / math.prod(q.shape), rtol=1e-9)
+                assert torch.allclose(
+                    step.drop, sides.amax(0).square() / math.prod(q.shape), rtol=1e-9
+                )
         before, rest_before = energy, rest
 
 
@@ -159,10 +190,16 @@ def test_one_step_by_hand():
     next(steps)
     one = next(steps)
     if one.u.any():  # |x|_1 = 4, s = 2, r = (1, 1): from 10 to 2 by N s^2 = 8
-        assert one.u.tolist() == [2, -2] and float(one.drop) == 8 and float(one.left**2) == pytest.approx(2)
+        assert (
+            one.u.tolist() == [2, -2]
+            and float(one.drop) == 8
+            and float(one.left**2) == pytest.approx(2)
+        )
     else:
         y = Rotation("givens", (2,), 0).adjoint(torch.tensor([3.0, -1.0], dtype=F64))
-        assert float(y.abs().sum()) > 4 and float(one.drop) == pytest.approx(float(y.abs().sum()) ** 2 / 2)
+        assert float(y.abs().sum()) > 4 and float(one.drop) == pytest.approx(
+            float(y.abs().sum()) ** 2 / 2
+        )
 
 
 @pytest.mark.parametrize("kind", ["householder", "givens"])
@@ -211,14 +248,24 @@ def test_the_seed_decides():
 def test_narrow_dtypes(dtype, device):
     x = randn(3, 128, dtype=dtype).to(device)
     fit = tl.kashin(x, modes=1, tol=1e-4, generator=seeded())
-    assert fit.converged and fit.value.u.dtype == fit.value.v.dtype == dtype and fit.value.u.device.type == device.type
+    assert (
+        fit.converged
+        and fit.value.u.dtype == fit.value.v.dtype == dtype
+        and fit.value.u.device.type == device.type
+    )
     dense = fit.value.u.double() + fit.value.q.apply(fit.value.v.double())
     assert torch.allclose(dense, x.double(), atol=4 * torch.finfo(dtype).eps * float(x.abs().max()))
 
 
 def test_zeros():
     fit = tl.kashin(torch.zeros(4, 8, dtype=F64), modes=1, generator=seeded())
-    assert fit.converged and fit.history == () and not fit.value.u.any() and not fit.value.v.any() and not fit.value.bound.any()
+    assert (
+        fit.converged
+        and fit.history == ()
+        and not fit.value.u.any()
+        and not fit.value.v.any()
+        and not fit.value.bound.any()
+    )
 
 
 # -- says no
@@ -227,17 +274,47 @@ def test_zeros():
 @pytest.mark.parametrize(
     ("x", "options", "error", "said"),
     [
-        (torch.tensor([1.0, math.nan]), {}, ValueError, "kashin: needs finite entries, got nan at index (1,)"),
-        (torch.ones(3, dtype=torch.int64), {}, TypeError, "kashin: needs floating-point or complex entries, got torch.int64"),
-        (torch.ones(3, dtype=torch.complex64), {}, TypeError, "kashin: needs real entries, got torch.complex64"),
+        (
+            torch.tensor([1.0, math.nan]),
+            {},
+            ValueError,
+            "kashin: needs finite entries, got nan at index (1,)",
+        ),
+        (
+            torch.ones(3, dtype=torch.int64),
+            {},
+            TypeError,
+            "kashin: needs floating-point or complex entries, got torch.int64",
+        ),
+        (
+            torch.ones(3, dtype=torch.complex64),
+            {},
+            TypeError,
+            "kashin: needs real entries, got torch.complex64",
+        ),
         (torch.ones(0), {}, ValueError, "got shape (0,)"),
-        (torch.ones(3), {"modes": 2}, ValueError, "modes must be 1 or 2, at most those of x, got 2 for shape (3,)"),
-        (torch.ones(3), {"method": "lasso"}, ValueError, "method must be one of greedy, two_two, frame, got 'lasso'"),
+        (
+            torch.ones(3),
+            {"modes": 2},
+            ValueError,
+            "modes must be 1 or 2, at most those of x, got 2 for shape (3,)",
+        ),
+        (
+            torch.ones(3),
+            {"method": "lasso"},
+            ValueError,
+            "method must be one of greedy, two_two, frame, got 'lasso'",
+        ),
         (torch.ones(3), {"q": "fourier"}, ValueError, "kind must be one of dct"),
-        (torch.ones(3), {"q": Rotation("dct", (4,))}, ValueError, "needs a rotation of shape (3,), got Rotation"),
+        (
+            torch.ones(3),
+            {"q": Rotation("dct", (4,))},
+            ValueError,
+            "needs a rotation of shape (3,), got Rotation",
+        ),
         (torch.ones(3), {"tol": 0}, ValueError, "tol must be positive, got 0"),
     ],
-)  # fmt: skip
+)
 def test_says_no(x, options, error, said):
     with pytest.raises(error) as caught:
         tl.kashin(x, **options)

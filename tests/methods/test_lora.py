@@ -1,4 +1,5 @@
-"""Adapters: nothing changes before the first step, merged equals unmerged, and PEFT's keys lead out and back."""
+"""Adapters: nothing changes before the first step, merged equals unmerged, and PEFT's keys lead out
+and back."""
 
 import copy
 import importlib.util
@@ -34,7 +35,10 @@ class Conv1D(nn.Module):
     def __init__(self, nf, nx):
         super().__init__()
         self.nf = nf
-        self.weight, self.bias = nn.Parameter(gaussian(nx, nf, seed=8)), nn.Parameter(gaussian(nf, seed=9))
+        self.weight, self.bias = (
+            nn.Parameter(gaussian(nx, nf, seed=8)),
+            nn.Parameter(gaussian(nf, seed=9)),
+        )
 
     def forward(self, x):
         return x @ self.weight + self.bias
@@ -48,7 +52,9 @@ def network(kind="dense"):
     """12 -> 8 -> 6 -> 4, the middle layer of a kind."""
     torch.manual_seed(0)
     middle = Conv1D(6, 8) if kind == "conv1d" else nn.Linear(8, 6)
-    model = nn.Sequential(nn.Linear(12, 8), nn.Tanh(), middle, nn.Tanh(), nn.Linear(6, 4, bias=False)).double()
+    model = nn.Sequential(
+        nn.Linear(12, 8), nn.Tanh(), middle, nn.Tanh(), nn.Linear(6, 4, bias=False)
+    ).double()
     if kind == "low rank":
         replace_linear(model, "2", tl.LowRank.from_dense, rank=3)
     if kind == "TT":
@@ -58,7 +64,9 @@ def network(kind="dense"):
 
 def trained(kind, base="dense", rank=2, steps=5, lr=0.05):
     """A network with adapters that have moved."""
-    model = add_lora(network(base), "[024]", rank, kind=kind, generator=torch.Generator().manual_seed(1))
+    model = add_lora(
+        network(base), "[024]", rank, kind=kind, generator=torch.Generator().manual_seed(1)
+    )
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -81,7 +89,9 @@ def test_nothing_changes_before_the_first_step(kind, base):
     assert frozen == {name for name, _ in model.named_parameters() if ".base." in name}
 
 
-@pytest.mark.parametrize("kind, zero", [("lora", 1), ("rslora", 1), ("dora", 1), ("lokr", 1), ("lokr", 2)])
+@pytest.mark.parametrize(
+    "kind, zero", [("lora", 1), ("rslora", 1), ("dora", 1), ("lokr", 1), ("lokr", 2)]
+)
 def test_the_gradient_of_all_but_the_zero_factor_is_zero_at_first(kind, zero):
     model = add_lora(network(), "0", 1, kind=kind)
     model(gaussian(5, 12)).square().sum().backward()
@@ -116,7 +126,9 @@ def test_merging_a_train_warns_and_low_rank_stays_low_rank():
 # -- by hand
 
 
-@pytest.mark.parametrize("kind, scale", [("lora", 16 / 4), ("rslora", 16 / 2), ("dora", 16 / 4), ("lokr", 16 / 4)])
+@pytest.mark.parametrize(
+    "kind, scale", [("lora", 16 / 4), ("rslora", 16 / 2), ("dora", 16 / 4), ("lokr", 16 / 4)]
+)
 def test_scales(kind, scale):
     assert add_lora(network(), "0", 4, alpha=16.0, kind=kind)[0].scale == scale
 
@@ -134,7 +146,10 @@ def test_the_weight_is_what_the_keys_say(kind, scale):
 def test_dora_by_its_formula_and_with_the_norm_as_a_constant():
     model, x = trained("dora"), gaussian(3, 12)
     layer, state = model[0], lora_state_dict(model)
-    a, b, m = (state[f"base_model.model.0.lora_{part}"] for part in ("A.weight", "B.weight", "magnitude_vector"))
+    a, b, m = (
+        state[f"base_model.model.0.lora_{part}"]
+        for part in ("A.weight", "B.weight", "magnitude_vector")
+    )
     v = layer.base.weight + layer.scale * b @ a
     norm = v.norm(dim=1, keepdim=True)
     assert torch.allclose(layer(x), x @ (m[:, None] * v / norm).T + layer.base.bias)
@@ -147,20 +162,29 @@ def test_dora_by_its_formula_and_with_the_norm_as_a_constant():
 
 @pytest.mark.parametrize("rank", [1, 2, 50])
 def test_lokr_multiplies_as_the_kronecker_product(rank):
-    model, x = add_lora(nn.Sequential(nn.Linear(24, 30)).double(), "0", rank, kind="lokr"), gaussian(2, 3, 24)
+    model, x = (
+        add_lora(nn.Sequential(nn.Linear(24, 30)).double(), "0", rank, kind="lokr"),
+        gaussian(2, 3, 24),
+    )
     w = model[0].delta.weight
     w = w.with_tensors(gaussian(*t.shape, seed=k) for k, t in enumerate(w.tensors()))
     assert w.w1.shape == (5, 4) and (w.b is None) == (2 * rank >= 6)
     assert torch.allclose(w.apply(x), x @ w.to_dense().T)
     second = w.a if w.b is None else w.a @ w.b
     assert torch.allclose(w.to_dense(), torch.kron(w.w1, second))
-    assert torch.allclose(w.norm(), w.to_dense().norm()) and torch.allclose(w.scale(3).to_dense(), 3 * w.to_dense())
+    assert torch.allclose(w.norm(), w.to_dense().norm()) and torch.allclose(
+        w.scale(3).to_dense(), 3 * w.to_dense()
+    )
     i1, r = w.w1.shape[1], w.a.shape[1]
-    assert w.flops(3) == 6 * ((0 if w.b is None else i1 * w.b.numel()) + w.w1.numel() * r + 5 * r * 6)
+    assert w.flops(3) == 6 * (
+        (0 if w.b is None else i1 * w.b.numel()) + w.w1.numel() * r + 5 * r * 6
+    )
 
 
 def test_a_tied_head_leaves_its_embedding_alone():
-    model = GPT(20, width=16, depth=1, heads=2, context=8, generator=torch.Generator().manual_seed(0))
+    model = GPT(
+        20, width=16, depth=1, heads=2, context=8, generator=torch.Generator().manual_seed(0)
+    )
     table = model.token.weight.detach().clone()
     add_lora(model, ["head", "blocks.*.up"], 2)
     with torch.no_grad():
@@ -202,8 +226,15 @@ def test_keys_lead_out_and_back(kind, base):
     fresh = add_lora(network(base), "[024]", 2, kind=kind)
     assert load_lora_state_dict(fresh, state) is fresh
     assert torch.allclose(fresh(x), model(x), atol=1e-12)
-    live = {key.replace(".lora_A.", ".lora_A.default.").replace("vector", "vector.default.weight"): t for key, t in state.items()}
-    assert torch.allclose(load_lora_state_dict(add_lora(network(base), "[024]", 2, kind=kind), live)(x), model(x), atol=1e-12)
+    live = {
+        key.replace(".lora_A.", ".lora_A.default.").replace("vector", "vector.default.weight"): t
+        for key, t in state.items()
+    }
+    assert torch.allclose(
+        load_lora_state_dict(add_lora(network(base), "[024]", 2, kind=kind), live)(x),
+        model(x),
+        atol=1e-12,
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -220,7 +251,10 @@ def test_other_ranks_are_taken_over():
     model = load_lora_state_dict(add_lora(network(), "[024]", 1), state)
     assert [model[k].delta.weight.ranks for k in (0, 2, 4)] == [(4,)] * 3
     state = lora_state_dict(trained("lokr", rank=1))
-    assert load_lora_state_dict(add_lora(network(), "[024]", 9, kind="lokr"), state)[0].delta.weight.b is not None
+    assert (
+        load_lora_state_dict(add_lora(network(), "[024]", 9, kind="lokr"), state)[0].delta.weight.b
+        is not None
+    )
 
 
 if importlib.util.find_spec("peft"):  # no skip where it is missing: nothing here depends on it
@@ -240,13 +274,19 @@ if importlib.util.find_spec("peft"):  # no skip where it is missing: nothing her
 
 
 def test_the_integrator_adapts_the_rank():
-    """The dense layer misses a change of rank 3; the adapter starts at rank 6 and keeps what is needed."""
+    """The dense layer misses a change of rank 3; the adapter starts at rank 6 and keeps what is
+    needed."""
     target = nn.Linear(12, 10).double()
     model = add_lora(nn.Sequential(copy.deepcopy(target)), "0", 6, alpha=6.0, kind="dlrt")
     with torch.no_grad():
         target.weight += gaussian(10, 3, seed=1) @ gaussian(3, 12, seed=2)
     x = gaussian(200, 12, seed=3)
-    dlrt = DLRT(model, torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.5), lr=0.1, theta=0.01)
+    dlrt = DLRT(
+        model,
+        torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.5),
+        lr=0.1,
+        theta=0.01,
+    )
     losses = [float(dlrt.step(lambda: (model(x) - target(x)).square().mean())) for _ in range(150)]
     assert dlrt.ranks == {"0.delta": 3} and losses[-1] < 1e-3 * losses[0]
     assert lora_state_dict(model)["base_model.model.0.lora_A.weight"].shape == (3, 12)
@@ -256,23 +296,45 @@ def test_the_integrator_adapts_the_rank():
 # -- says no
 
 
-@pytest.mark.parametrize("call, said", [
-    (lambda m: add_lora(m, "7", 2), r"needs a name of a linear layer \(0, 2, 4\), got '7'"),
-    (lambda m: add_lora(m, "0", 0), "needs an integer rank >= 1, got 0"),
-    (lambda m: add_lora(m, "0", 2.0), "got 2.0"),
-    (lambda m: add_lora(m, "0", 2, kind="loha"), "got 'loha'"),
-    (lambda m: add_lora(add_lora(m, "0", 2), "0", 2), "needs layers without an adapter, got '0' for the adapted 0"),
-    (lambda m: merge_lora(m), "needs a model with adapters, got Sequential without one"),
-    (lambda m: unmerge_lora(m), "needs a model that merge_lora has changed"),
-    (lambda m: load_lora_state_dict(add_lora(m, "0", 2), {"0.lora_A": torch.ones(1)}), "got '0.lora_A'"),
-    (lambda m: load_lora_state_dict(add_lora(m, "0", 2), {"base_model.model.2.lora_A.weight": torch.ones(1)}),
-     "needs the layers 0, got 2"),
-    (lambda m: load_lora_state_dict(add_lora(m, "0", 2), {"base_model.model.0.lora_A.weight": torch.ones(1)}),
-     "needs lora_A, lora_B, got lora_A"),
-    (lambda m: load_lora_state_dict(add_lora(m, "0", 2), lora_state_dict(add_lora(nn.Sequential(nn.Linear(5, 8)), "0", 2))),
-     r"needs shape \(8, 12\), got \(8, 5\)"),
-    (lambda m: LoKr(torch.ones(2, 2), torch.ones(3, 2), torch.ones(3, 4)), "got shapes"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "call, said",
+    [
+        (lambda m: add_lora(m, "7", 2), r"needs a name of a linear layer \(0, 2, 4\), got '7'"),
+        (lambda m: add_lora(m, "0", 0), "needs an integer rank >= 1, got 0"),
+        (lambda m: add_lora(m, "0", 2.0), "got 2.0"),
+        (lambda m: add_lora(m, "0", 2, kind="loha"), "got 'loha'"),
+        (
+            lambda m: add_lora(add_lora(m, "0", 2), "0", 2),
+            "needs layers without an adapter, got '0' for the adapted 0",
+        ),
+        (lambda m: merge_lora(m), "needs a model with adapters, got Sequential without one"),
+        (lambda m: unmerge_lora(m), "needs a model that merge_lora has changed"),
+        (
+            lambda m: load_lora_state_dict(add_lora(m, "0", 2), {"0.lora_A": torch.ones(1)}),
+            "got '0.lora_A'",
+        ),
+        (
+            lambda m: load_lora_state_dict(
+                add_lora(m, "0", 2), {"base_model.model.2.lora_A.weight": torch.ones(1)}
+            ),
+            "needs the layers 0, got 2",
+        ),
+        (
+            lambda m: load_lora_state_dict(
+                add_lora(m, "0", 2), {"base_model.model.0.lora_A.weight": torch.ones(1)}
+            ),
+            "needs lora_A, lora_B, got lora_A",
+        ),
+        (
+            lambda m: load_lora_state_dict(
+                add_lora(m, "0", 2),
+                lora_state_dict(add_lora(nn.Sequential(nn.Linear(5, 8)), "0", 2)),
+            ),
+            r"needs shape \(8, 12\), got \(8, 5\)",
+        ),
+        (lambda m: LoKr(torch.ones(2, 2), torch.ones(3, 2), torch.ones(3, 4)), "got shapes"),
+    ],
+)
 def test_says_no(call, said):
     with pytest.raises(ValueError, match=said):
         call(network())
@@ -296,9 +358,16 @@ def test_any_dtype_and_device(device):
 
 
 def test_mlp_on_digits_learns_through_the_adapter_alone():
-    model = add_lora(MLP((6, 5, 3), generator=torch.Generator().manual_seed(0)), "*", 2, generator=torch.Generator().manual_seed(1))
+    model = add_lora(
+        MLP((6, 5, 3), generator=torch.Generator().manual_seed(0)),
+        "*",
+        2,
+        generator=torch.Generator().manual_seed(1),
+    )
     x, y = gaussian(30, 6, dtype=torch.float32), torch.arange(30) % 3
     frozen = [layer.base.weight.clone() for layer in model.layers]
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 0.05)
     losses = list(tl.models.mlp.train(model, optimizer, x, y, epochs=30, batch=30))
-    assert losses[-1] < 0.7 * losses[0] and all(torch.equal(a, layer.base.weight) for a, layer in zip(frozen, model.layers))
+    assert losses[-1] < 0.7 * losses[0] and all(
+        torch.equal(a, layer.base.weight) for a, layer in zip(frozen, model.layers)
+    )

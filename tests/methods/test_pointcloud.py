@@ -1,4 +1,5 @@
-"""TT point clouds: against scipy's distances, trees and assignment, scikit-learn's k-means; what may not rise does not."""
+"""TT point clouds: against scipy's distances, trees and assignment, scikit-learn's k-means; what
+may not rise does not."""
 
 import math
 
@@ -42,7 +43,9 @@ def test_wasserstein_is_scipys(n, m, seed):
 def test_wasserstein_of_copies_is_that_of_the_points():
     """Rows repeated: n != m, but the same two distributions as with n = m."""
     x, y = gaussian(6, 3), gaussian(6, 3, seed=1)
-    assert torch.allclose(pc.wasserstein(x.repeat(2, 1), y.repeat(3, 1)), pc.wasserstein(x, y), rtol=1e-12)
+    assert torch.allclose(
+        pc.wasserstein(x.repeat(2, 1), y.repeat(3, 1)), pc.wasserstein(x, y), rtol=1e-12
+    )
 
 
 def test_squared_wasserstein_is_the_best_assignment_on_a_line():
@@ -81,13 +84,17 @@ def test_a_shift_counts_its_square(generator):
     x, t = gaussian(50, 4), torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
     many = pc.sliced_wasserstein(x, x + t, 20000, generator=generator)
     assert float(many) == pytest.approx(float(t.square().sum()), rel=0.05)
-    assert float(pc.sliced_wasserstein(x, x + t, torch.eye(4, dtype=torch.float64))) == pytest.approx(float(t.square().sum()))
+    assert float(
+        pc.sliced_wasserstein(x, x + t, torch.eye(4, dtype=torch.float64))
+    ) == pytest.approx(float(t.square().sum()))
 
 
 def test_gradients_of_the_losses():
     x, y = gaussian(6, 2).requires_grad_(), gaussian(5, 2, seed=1)
     assert torch.autograd.gradcheck(lambda x: pc.chamfer(x, y), x)
-    assert torch.autograd.gradcheck(lambda x: pc.sliced_wasserstein(x, y, torch.eye(2, dtype=torch.float64)), x)
+    assert torch.autograd.gradcheck(
+        lambda x: pc.sliced_wasserstein(x, y, torch.eye(2, dtype=torch.float64)), x
+    )
 
 
 # -- assignment
@@ -101,7 +108,9 @@ def test_assignment_costs_what_scipys_does(n, seed, whole):
     found = pc.assignment(cost)
     i, j = scipy.optimize.linear_sum_assignment(cost.numpy())
     assert sorted(found.tolist()) == list(range(n))
-    assert float(cost[torch.arange(n), found].sum()) == pytest.approx(float(cost[i, j].sum()), abs=1e-10)
+    assert float(cost[torch.arange(n), found].sum()) == pytest.approx(
+        float(cost[i, j].sum()), abs=1e-10
+    )
 
 
 # -- the train of a cloud
@@ -109,11 +118,15 @@ def test_assignment_costs_what_scipys_does(n, seed, whole):
 
 @pytest.mark.parametrize("beam", [20, 4])
 def test_beam_search(beam):
-    tt = tl.TT.randn((5, 4, 3, 2), 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    tt = tl.TT.randn(
+        (5, 4, 3, 2), 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     queries, cloud = gaussian(30, 2, seed=1), pc.rows(tt)
     index, far = pc.tt_nearest(tt, queries, beam)
     flat = (index[:, 0] * 4 + index[:, 1]) * 3 + index[:, 2]
-    assert torch.allclose((cloud[flat] - queries).square().sum(1), far, rtol=1e-10)  # what is found is there
+    assert torch.allclose(
+        (cloud[flat] - queries).square().sum(1), far, rtol=1e-10
+    )  # what is found is there
     best = torch.as_tensor(scipy.spatial.cKDTree(cloud.numpy()).query(queries.numpy())[0]) ** 2
     assert bool((far >= best * (1 - 1e-10)).all())
     if beam == 20:  # all prefixes: exact
@@ -130,9 +143,13 @@ def test_beam_search_finds_neighbours_in_clusters():
 
 
 def test_centres_are_means():
-    tt = tl.TT.randn((4, 3, 2, 5), 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    tt = tl.TT.randn(
+        (4, 3, 2, 5), 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     x = tt.to_dense()
-    for got, wanted in zip(pc.centres(tt), (x.mean((1, 2)), x.mean(2).reshape(-1, 5), x.reshape(-1, 5)), strict=True):
+    for got, wanted in zip(
+        pc.centres(tt), (x.mean((1, 2)), x.mean(2).reshape(-1, 5), x.reshape(-1, 5)), strict=True
+    ):
         assert torch.allclose(got, wanted, rtol=1e-12, atol=1e-14)
 
 
@@ -140,7 +157,9 @@ def test_cluster_order_is_a_permutation_that_clusters():
     x = gaussian(96, 3)
     order = pc.cluster_order(x, (4, 6, 4))
     assert sorted(order.tolist()) == list(range(96))
-    inside = lambda y: float((y.reshape(4, 24, 3) - y.reshape(4, 24, 3).mean(1, keepdim=True)).square().mean())
+    inside = lambda y: float(
+        (y.reshape(4, 24, 3) - y.reshape(4, 24, 3).mean(1, keepdim=True)).square().mean()
+    )
     assert inside(x[order]) < 0.7 * inside(x)
 
 
@@ -148,8 +167,12 @@ def test_cluster_order_is_a_permutation_that_clusters():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_tt_cloud_lowers_both_distances(start, dtype):
     x = ring(256).to(dtype)
-    first, *_ = pc.tt_cloud_steps(x, (4, 8, 8), 3, steps=0, start=start, generator=torch.Generator().manual_seed(0))
-    fit = pc.tt_cloud(x, (4, 8, 8), 3, steps=150, start=start, generator=torch.Generator().manual_seed(0))
+    first, *_ = pc.tt_cloud_steps(
+        x, (4, 8, 8), 3, steps=0, start=start, generator=torch.Generator().manual_seed(0)
+    )
+    fit = pc.tt_cloud(
+        x, (4, 8, 8), 3, steps=150, start=start, generator=torch.Generator().manual_seed(0)
+    )
     assert fit.value.shape == (4, 8, 8, 2) and fit.value.dtype == dtype and len(fit.history) == 151
     u = torch.eye(2, dtype=dtype)
     for loss in (pc.chamfer, lambda x, y: pc.sliced_wasserstein(x, y, u)):
@@ -158,27 +181,40 @@ def test_tt_cloud_lowers_both_distances(start, dtype):
 
 def test_each_loss_alone_is_best_at_itself():
     x, found = ring(256), {}
-    for name, weights in {"wasserstein": dict(neighbours=0.0), "neighbours": dict(wasserstein=0.0)}.items():
-        options = dict(steps=200, start="random", hierarchy=0.0, generator=torch.Generator().manual_seed(0))
+    for name, weights in {
+        "wasserstein": dict(neighbours=0.0),
+        "neighbours": dict(wasserstein=0.0),
+    }.items():
+        options = dict(
+            steps=200, start="random", hierarchy=0.0, generator=torch.Generator().manual_seed(0)
+        )
         fit = pc.tt_cloud(x, (4, 8, 8), 3, **options, **weights)
         y = pc.rows(fit.value)
         u = torch.tensor([[1.0, 0.0, 0.6, 0.8], [0.0, 1.0, 0.8, -0.6]], dtype=torch.float64)
         found[name] = float(pc.sliced_wasserstein(x, y, u)), float(pc.chamfer(x, y))
-    assert found["wasserstein"][0] < found["neighbours"][0] and found["neighbours"][1] < found["wasserstein"][1]
+    assert (
+        found["wasserstein"][0] < found["neighbours"][0]
+        and found["neighbours"][1] < found["wasserstein"][1]
+    )
 
 
 def test_tt_cloud_does_not_see_scale_or_order_and_is_repeatable():
     x = ring(64)
     run = lambda x: pc.tt_cloud(x, (4, 16), 2, steps=20, generator=torch.Generator().manual_seed(0))
     a, b = run(x), run(1024 * x)
-    assert b.history == pytest.approx(a.history, rel=1e-9) and relative_error(b.value.to_dense(), 1024 * a.value.to_dense()) < 1e-9
+    assert (
+        b.history == pytest.approx(a.history, rel=1e-9)
+        and relative_error(b.value.to_dense(), 1024 * a.value.to_dense()) < 1e-9
+    )
     assert run(x).history == a.history
     c = run(x[torch.randperm(64, generator=torch.Generator().manual_seed(1))])
     assert c.history == pytest.approx(a.history, rel=1e-6)
 
 
 def test_other_numbers_of_points_than_rows():
-    fit = pc.tt_cloud(ring(100), (4, 8), 2, steps=10, batch=50, generator=torch.Generator().manual_seed(0))
+    fit = pc.tt_cloud(
+        ring(100), (4, 8), 2, steps=10, batch=50, generator=torch.Generator().manual_seed(0)
+    )
     assert fit.value.shape == (4, 8, 2) and all(math.isfinite(loss) for loss in fit.history)
 
 
@@ -189,14 +225,37 @@ def test_other_numbers_of_points_than_rows():
 def test_the_error_of_train_and_permutation_never_rises(block):
     x = gaussian(64, 6)
     start = torch.randperm(64, generator=torch.Generator().manual_seed(3))
-    fit = pc.tt_permute(x, (4, 4, 4), 4, order=start, block=block, tol=-1.0, max_iter=8, generator=torch.Generator().manual_seed(0))
-    assert len(fit.history) == 8 and all(b <= a * (1 + 1e-12) for a, b in zip(fit.history, fit.history[1:]))
+    fit = pc.tt_permute(
+        x,
+        (4, 4, 4),
+        4,
+        order=start,
+        block=block,
+        tol=-1.0,
+        max_iter=8,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert len(fit.history) == 8 and all(
+        b <= a * (1 + 1e-12) for a, b in zip(fit.history, fit.history[1:])
+    )
     assert fit.history[-1] < 0.95 * fit.history[0]
     assert sorted(fit.value.order.tolist()) == list(range(64))
-    short = pc.tt_permute(x, (4, 4, 4), 4, order=start, block=block, max_iter=2, generator=torch.Generator().manual_seed(0))
-    assert not short.converged and relative_error(short.value.restored(), x) == pytest.approx(short.history[-1], rel=1e-9)
+    short = pc.tt_permute(
+        x,
+        (4, 4, 4),
+        4,
+        order=start,
+        block=block,
+        max_iter=2,
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert not short.converged and relative_error(short.value.restored(), x) == pytest.approx(
+        short.history[-1], rel=1e-9
+    )
     assert relative_error(fit.value.restored(), x) == pytest.approx(fit.history[-1], rel=1e-9)
-    assert relative_error(pc.rows(fit.value.tt), x[fit.value.order]) == pytest.approx(fit.history[-1], rel=1e-9)
+    assert relative_error(pc.rows(fit.value.tt), x[fit.value.order]) == pytest.approx(
+        fit.history[-1], rel=1e-9
+    )
 
 
 def test_at_a_stop_no_permutation_of_scipys_is_better():
@@ -205,14 +264,21 @@ def test_at_a_stop_no_permutation_of_scipys_is_better():
     y, tt = x[fit.value.order], pc.rows(fit.value.tt)
     cost = torch.cdist(tt, y).square()
     i, j = scipy.optimize.linear_sum_assignment(cost.numpy())
-    assert fit.converged and float(cost[i, j].sum()) == pytest.approx(float((tt - y).square().sum()), rel=1e-9)
+    assert fit.converged and float(cost[i, j].sum()) == pytest.approx(
+        float((tt - y).square().sum()), rel=1e-9
+    )
 
 
 def test_a_shuffled_train_is_found_again():
     """A grid: rank (1 + 2 + 2 ..) in its order, full when it is shuffled."""
-    grid = torch.cartesian_prod(*[torch.arange(4.0, dtype=torch.float64)] * 2) * torch.tensor([10.0, 1.0], dtype=torch.float64)
+    grid = torch.cartesian_prod(*[torch.arange(4.0, dtype=torch.float64)] * 2) * torch.tensor(
+        [10.0, 1.0], dtype=torch.float64
+    )
     shuffled = grid[torch.randperm(16, generator=torch.Generator().manual_seed(0))]
-    assert relative_error(tl.tt_svd(shuffled.reshape(4, 4, 2), 2).to_dense().reshape(16, 2), shuffled) > 0.1
+    assert (
+        relative_error(tl.tt_svd(shuffled.reshape(4, 4, 2), 2).to_dense().reshape(16, 2), shuffled)
+        > 0.1
+    )
     fit = pc.tt_permute(shuffled, (4, 4), 2)
     assert fit.history[-1] < 1e-12 and relative_error(fit.value.restored(), shuffled) < 1e-12
 
@@ -226,9 +292,12 @@ def test_the_last_unfolding_does_not_see_the_permutation():
 
 
 def test_one_sweep_is_least_squares_in_each_core():
-    """At its end no core alone can be bettered: the residual is orthogonal to every tangent direction of the last one."""
+    """At its end no core alone can be bettered: the residual is orthogonal to every tangent
+    direction of the last one."""
     x = gaussian(4, 4, 4, 3)
-    tt = tl.TT.randn((4, 4, 4, 3), 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    tt = tl.TT.randn(
+        (4, 4, 4, 3), 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
     errors = [float((x - tt.to_dense()).norm())]
     for _ in range(5):
         tt = pc._sweep(x, tt)
@@ -244,7 +313,12 @@ def test_one_sweep_is_least_squares_in_each_core():
 
 def test_kmeans_is_as_good_as_scikit_learns():
     cluster = pytest.importorskip("sklearn.cluster")
-    x = torch.cat([gaussian(100, 2, seed=k) * 0.1 + torch.tensor(c) for k, c in enumerate([(0.0, 0.0), (3.0, 0.0), (0.0, 3.0)])])
+    x = torch.cat(
+        [
+            gaussian(100, 2, seed=k) * 0.1 + torch.tensor(c)
+            for k, c in enumerate([(0.0, 0.0), (3.0, 0.0), (0.0, 3.0)])
+        ]
+    )
     fit = pc.kmeans(x, 3, generator=torch.Generator().manual_seed(0))
     theirs = cluster.KMeans(3, n_init=10, random_state=0).fit(x.numpy()).inertia_ / 300
     assert fit.converged and fit.history[-1] == pytest.approx(theirs, rel=1e-6)
@@ -257,7 +331,9 @@ def test_coreset_covers_within_twice_the_best():
     chosen = pc.coreset(x, 8)
     assert len(set(chosen.tolist())) == 8
     radius = lambda centres: float(torch.cdist(x, centres).amin(1).max())
-    assert radius(x[chosen]) <= 2 * min(radius(pc.kmeans(x, 8, generator=torch.Generator().manual_seed(s)).value) for s in range(5))
+    assert radius(x[chosen]) <= 2 * min(
+        radius(pc.kmeans(x, 8, generator=torch.Generator().manual_seed(s)).value) for s in range(5)
+    )
     assert torch.equal(pc.coreset(x, 200).sort().values, torch.arange(200))
 
 
@@ -271,18 +347,50 @@ def test_kmeans_of_equal_points():
 @pytest.mark.parametrize(
     "run, error, said",
     [
-        (lambda: pc.chamfer(torch.ones(3, 2), torch.ones(3, 4)), ValueError, r"shapes \(3, 2\) and \(3, 4\)"),
-        (lambda: pc.sliced_wasserstein(torch.ones(3), torch.ones(3)), ValueError, r"\(3,\) and \(3,\)"),
-        (lambda: pc.assignment(torch.ones(3, 4)), ValueError, r"square matrix of costs, got shape \(3, 4\)"),
+        (
+            lambda: pc.chamfer(torch.ones(3, 2), torch.ones(3, 4)),
+            ValueError,
+            r"shapes \(3, 2\) and \(3, 4\)",
+        ),
+        (
+            lambda: pc.sliced_wasserstein(torch.ones(3), torch.ones(3)),
+            ValueError,
+            r"\(3,\) and \(3,\)",
+        ),
+        (
+            lambda: pc.assignment(torch.ones(3, 4)),
+            ValueError,
+            r"square matrix of costs, got shape \(3, 4\)",
+        ),
         (lambda: pc.assignment(torch.full((2, 2), math.inf)), ValueError, "finite"),
-        (lambda: pc.cluster_order(torch.ones(6, 2), (2, 2)), ValueError, r"product of \(2, 2\), got shape \(6, 2\)"),
+        (
+            lambda: pc.cluster_order(torch.ones(6, 2), (2, 2)),
+            ValueError,
+            r"product of \(2, 2\), got shape \(6, 2\)",
+        ),
         (lambda: pc.tt_permute(torch.ones(6, 2), (2, 3)), TypeError, "rank"),
         (lambda: pc.tt_permute(torch.ones(6, 2), (2, 3), 0), ValueError, "at least 1, got 0"),
-        (lambda: pc.tt_permute(torch.ones(4, 2), (2, 2), 1, order=torch.tensor([0, 0, 1, 2])), ValueError, "order of the 4 points"),
-        (lambda: pc.tt_cloud(torch.ones(4, 2), (2, 2), 1, start="nowhere"), ValueError, "got nowhere"),
+        (
+            lambda: pc.tt_permute(torch.ones(4, 2), (2, 2), 1, order=torch.tensor([0, 0, 1, 2])),
+            ValueError,
+            "order of the 4 points",
+        ),
+        (
+            lambda: pc.tt_cloud(torch.ones(4, 2), (2, 2), 1, start="nowhere"),
+            ValueError,
+            "got nowhere",
+        ),
         (lambda: pc.tt_cloud(torch.full((4, 2), math.nan), (2, 2), 1), ValueError, "finite"),
-        (lambda: pc.tt_nearest(tl.TT.randn((4, 2), 1), torch.ones(3, 3)), ValueError, r"\(q, 2\), got \(3, 3\)"),
-        (lambda: pc.tt_nearest(tl.TT.randn((4, 2), 1), torch.ones(3, 2), 0), ValueError, "beam >= 1, got 0"),
+        (
+            lambda: pc.tt_nearest(tl.TT.randn((4, 2), 1), torch.ones(3, 3)),
+            ValueError,
+            r"\(q, 2\), got \(3, 3\)",
+        ),
+        (
+            lambda: pc.tt_nearest(tl.TT.randn((4, 2), 1), torch.ones(3, 2), 0),
+            ValueError,
+            "beam >= 1, got 0",
+        ),
         (lambda: pc.tt_nearest(torch.ones(3), torch.ones(3, 2)), TypeError, "tensor"),
         (lambda: pc.kmeans(torch.ones(3, 2), 4), ValueError, "k=4"),
         (lambda: pc.coreset(torch.ones(3, 2), 0), ValueError, "k=0"),

@@ -1,4 +1,5 @@
-"""What DLRT is compared with: factors by plain gradients, projection by an SVD, a price on the rank."""
+"""What DLRT is compared with: factors by plain gradients, projection by an SVD, a price on the
+rank."""
 
 import pytest
 import torch
@@ -59,9 +60,13 @@ def test_turns_are_two_steps_of_half_the_factors():
     later = torch.autograd.grad(loss(u1, v), (v,))[0]
     for turns, right in ((False, gv), (True, later)):
         layer = tl.FactorizedLinear(w)
-        first = Alternating(layer, sgd(layer, 0.01), turns=turns).step(lambda layer=layer: (layer(x) - y).square().sum())
+        first = Alternating(layer, sgd(layer, 0.01), turns=turns).step(
+            lambda layer=layer: (layer(x) - y).square().sum()
+        )
         assert first.item() == pytest.approx(loss(u, v).item())
-        assert torch.allclose(layer.tensors[0], u1) and torch.allclose(layer.tensors[1], v - 0.01 * right)
+        assert torch.allclose(layer.tensors[0], u1) and torch.allclose(
+            layer.tensors[1], v - 0.01 * right
+        )
 
 
 # -- by hand, says no
@@ -77,21 +82,50 @@ def test_projects_only_now_and_then():
     assert seen[2::3] == [1, 1] and min(seen[0], seen[1], seen[3], seen[4]) > 1
 
 
-@pytest.mark.parametrize(("act", "said"), [
-    (lambda: Projected(nn.Sequential(nn.Linear(2, 2)), None, "*"), "needs one of rank, rtol and price, got rank=None"),
-    (lambda: Projected(nn.Sequential(nn.Linear(2, 2)), None, "*", rank=1, price=1.0), "got rank=1, rtol=None, price=1.0"),
-    (lambda: Projected(nn.Sequential(nn.Linear(2, 2)), None, "head", rank=1), r"layer \(0\), got 'head'"),
-    (lambda: Projected(nn.Sequential(nn.Linear(2, 2)), None, "*", rank=1, every=0), "every >= 1, got 0"),
-    (lambda: Alternating(nn.Linear(2, 2), None, turns=True), "two factors to take turns, got no factors"),
-    (lambda: Alternating(tl.FactorizedLinear(tl.LowRank.randn((4, 3), 2).orthogonal()), None, turns=True), "to take turns, got 3"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (
+            lambda: Projected(nn.Sequential(nn.Linear(2, 2)), None, "*"),
+            "needs one of rank, rtol and price, got rank=None",
+        ),
+        (
+            lambda: Projected(nn.Sequential(nn.Linear(2, 2)), None, "*", rank=1, price=1.0),
+            "got rank=1, rtol=None, price=1.0",
+        ),
+        (
+            lambda: Projected(nn.Sequential(nn.Linear(2, 2)), None, "head", rank=1),
+            r"layer \(0\), got 'head'",
+        ),
+        (
+            lambda: Projected(nn.Sequential(nn.Linear(2, 2)), None, "*", rank=1, every=0),
+            "every >= 1, got 0",
+        ),
+        (
+            lambda: Alternating(nn.Linear(2, 2), None, turns=True),
+            "two factors to take turns, got no factors",
+        ),
+        (
+            lambda: Alternating(
+                tl.FactorizedLinear(tl.LowRank.randn((4, 3), 2).orthogonal()), None, turns=True
+            ),
+            "to take turns, got 3",
+        ),
+    ],
+)
 def test_says_no(act, said):
     with pytest.raises(ValueError, match=said):
         act()
 
 
 def test_balanced_factors_are_the_same_matrix_with_equal_norms():
-    w = tl.dlrt_start((7, 5), 3, decay=10.0, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    w = tl.dlrt_start(
+        (7, 5), 3, decay=10.0, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     two = balanced(w)
-    assert torch.allclose(two.to_dense(), w.to_dense(), atol=1e-14) and two.s is None and two.ranks == (3,)
+    assert (
+        torch.allclose(two.to_dense(), w.to_dense(), atol=1e-14)
+        and two.s is None
+        and two.ranks == (3,)
+    )
     assert torch.allclose(two.u.norm(dim=0), two.v.norm(dim=0), atol=1e-14)

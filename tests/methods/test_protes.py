@@ -1,4 +1,5 @@
-"""PROTES: against dense distributions, autograd and enumeration; constraints never leak; what goes wrong is one sentence."""
+"""PROTES: against dense distributions, autograd and enumeration; constraints never leak; what goes
+wrong is one sentence."""
 
 import math
 from itertools import groupby
@@ -29,7 +30,10 @@ def everywhere(shape):
 def signed(shape, seed=0, **options):
     """A search whose cores have both signs, as after some steps."""
     search = tl.Protes(shape, budget=10, generator=generator(seed), **{"rank": 3, **options})
-    search.cores = torch.randn(search.cores.shape, generator=generator(seed), dtype=search.cores.dtype) * search.mask
+    search.cores = (
+        torch.randn(search.cores.shape, generator=generator(seed), dtype=search.cores.dtype)
+        * search.mask
+    )
     return search
 
 
@@ -50,7 +54,9 @@ def test_without_a_minus_it_is_the_train_divided_by_its_sum(shape, seed):
     search = tl.Protes(shape, budget=1, rank=3, generator=generator(seed))
     got = search.log_prob(everywhere(shape))
     search.tell(search.ask().double().sum(1))  # the budget is spent, so that nothing is learned
-    assert torch.allclose(got, tl.tt_log_prob(search.fit().model, everywhere(shape)), rtol=1e-9, atol=1e-9)
+    assert torch.allclose(
+        got, tl.tt_log_prob(search.fit().model, everywhere(shape)), rtol=1e-9, atol=1e-9
+    )
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -90,7 +96,9 @@ def test_draws_have_the_distribution_that_is_scored(constraint):
 
 
 @pytest.mark.parametrize("shape", [(5,), (3, 4), (2, 5, 1, 3), (2,) * 9])
-@pytest.mark.parametrize("constraint", [None, tl.Automaton([[0, 1, 0, 1, 0], [0, -1, 1, -1, 1]], [0, 1])])
+@pytest.mark.parametrize(
+    "constraint", [None, tl.Automaton([[0, 1, 0, 1, 0], [0, -1, 1, -1, 1]], [0, 1])]
+)
 def test_the_two_sweeps_give_the_gradient_of_autograd_and_of_differences(shape, constraint):
     search = signed(shape, constraint=constraint)
     index = search.draw(6)
@@ -109,7 +117,9 @@ def test_the_two_sweeps_give_the_gradient_of_autograd_and_of_differences(shape, 
 def test_a_train_is_the_automaton_it_is_made_from():
     by_train = signed((2,) * 8, constraint=RUNS.train((2,) * 8))
     by_automaton = signed((2,) * 8, constraint=RUNS)
-    assert torch.equal(by_train.log_prob(everywhere((2,) * 8)), by_automaton.log_prob(everywhere((2,) * 8)))
+    assert torch.equal(
+        by_train.log_prob(everywhere((2,) * 8)), by_automaton.log_prob(everywhere((2,) * 8))
+    )
 
 
 def test_automaton_by_enumeration():
@@ -127,7 +137,14 @@ def test_a_small_grid_is_searched_whole():
 
 
 def test_numpy_values_and_lists_of_one_mode():
-    fit = tl.protes(lambda i: np.abs(i.numpy()[:, 0] - 77.0), (100,), budget=100, batch=10, elite=3, generator=generator())
+    fit = tl.protes(
+        lambda i: np.abs(i.numpy()[:, 0] - 77.0),
+        (100,),
+        budget=100,
+        batch=10,
+        elite=3,
+        generator=generator(),
+    )
     assert fit.value == tl.Optimum((77,), 0.0)
 
 
@@ -138,7 +155,9 @@ def test_quantized_is_the_same_problem_in_digits():
     fit = tl.protes(g, (1024, 48, 1), budget=3000, quantized=True, generator=generator())
     asked = torch.cat(asked)
     assert fit.value == tl.Optimum((700, 31, 0), 0.0)
-    assert bool((asked.amax(0) < torch.tensor([1024, 48, 1])).all()) and len(asked.unique(dim=0)) == len(asked)
+    assert bool((asked.amax(0) < torch.tensor([1024, 48, 1])).all()) and len(
+        asked.unique(dim=0)
+    ) == len(asked)
     assert fit.model.shape == tl.digit_shape((1024, 48, 1))
 
 
@@ -148,12 +167,17 @@ def test_quantized_is_the_same_problem_in_digits():
 def test_the_scale_of_a_core_does_not_matter():
     search = signed((2, 3, 4))
     before = search.log_prob(everywhere((2, 3, 4)))
-    search.cores = search.cores * torch.tensor([1e-80, 1e90, 3.0], dtype=torch.float64)[:, None, None, None]
+    search.cores = (
+        search.cores * torch.tensor([1e-80, 1e90, 3.0], dtype=torch.float64)[:, None, None, None]
+    )
     assert torch.allclose(search.log_prob(everywhere((2, 3, 4))), before, rtol=1e-9, atol=1e-12)
 
 
 def test_the_same_seed_gives_the_same_numbers_and_order_alone_matters():
-    runs = [tl.protes(f, (4,) * 6, budget=600, generator=generator(5)) for f in (bowl, bowl, lambda i: 1000 * bowl(i) - 7)]
+    runs = [
+        tl.protes(f, (4,) * 6, budget=600, generator=generator(5))
+        for f in (bowl, bowl, lambda i: 1000 * bowl(i) - 7)
+    ]
     assert runs[0].history == runs[1].history and runs[0].samples == runs[1].samples
     assert runs[2].value.index == runs[0].value.index
     assert [1000 * h - 7 for h in runs[0].history] == list(runs[2].history)
@@ -180,7 +204,9 @@ def test_saved_and_resumed_it_is_the_same_run(tmp_path):
 
 def test_points_are_asked_once_and_counted():
     asked = []
-    fit = tl.protes(lambda i: asked.append(i) or bowl(i), (3,) * 7, budget=700, generator=generator())
+    fit = tl.protes(
+        lambda i: asked.append(i) or bowl(i), (3,) * 7, budget=700, generator=generator()
+    )
     asked = torch.cat(asked)
     assert len(asked) == fit.evaluations == 700 == len(asked.unique(dim=0)) and fit.samples > 0
     assert fit.history[-1] == fit.value.value == float(bowl(asked).min())
@@ -210,7 +236,9 @@ def test_ragged_and_long_shapes_in_both_precisions(shape, dtype):
 
 
 def test_a_thousand_modes():
-    search = tl.Protes((2,) * 1000, budget=60, batch=20, elite=5, dtype=torch.float32, generator=generator())
+    search = tl.Protes(
+        (2,) * 1000, budget=60, batch=20, elite=5, dtype=torch.float32, generator=generator()
+    )
     while len(index := search.ask()):
         search.tell(index.double().sum(1))
     assert search.cores.isfinite().all() and search.log_prob(search.points).isfinite().all()
@@ -219,7 +247,9 @@ def test_a_thousand_modes():
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_ten_thousand_steps_stay_finite(dtype):
-    search = tl.Protes((3,) * 6, budget=10**9, batch=10, elite=2, dtype=dtype, generator=generator())
+    search = tl.Protes(
+        (3,) * 6, budget=10**9, batch=10, elite=2, dtype=dtype, generator=generator()
+    )
     for _ in range(10_000):
         search._learn(search.draw(2))
     assert search.cores.isfinite().all()
@@ -242,12 +272,15 @@ def test_what_learning_does_to_the_cores_cannot_leak():
     search = signed((2,) * 10, constraint=RUNS)
     for _ in range(50):
         search._learn(search.draw(3))
-    search.cores = torch.where(search.mask > 0, search.cores * 1e-300, search.cores)  # all conditionals lost in rounding
+    search.cores = torch.where(
+        search.mask > 0, search.cores * 1e-300, search.cores
+    )  # all conditionals lost in rounding
     assert all(map(runs_fit, search.draw(300).tolist()))
 
 
 def test_a_constraint_by_a_train_of_any_modes():
-    """At most one index that is not zero, on ragged modes, by its definition as a train of rank 2."""
+    """At most one index that is not zero, on ragged modes, by its definition as a train of rank
+    2."""
     shape, cores = (3, 2, 4, 5), []
     for n in shape:
         core = torch.zeros(2, n, 2)
@@ -259,8 +292,14 @@ def test_a_constraint_by_a_train_of_any_modes():
     f = lambda i: seen.append(i) or -i.double().sum(1)
     fit = tl.protes(f, shape, budget=50, constraint=tl.TT(cores), generator=generator())
     seen = torch.cat(seen)
-    assert bool(((seen > 0).sum(1) <= 1).all()) and len(seen) == 1 + sum(n - 1 for n in shape)  # every one of them is met
-    assert fit.value == tl.Optimum((0, 0, 0, 4), -4.0) and fit.reason == "20 batches brought no new point" and fit.converged
+    assert bool(((seen > 0).sum(1) <= 1).all()) and len(seen) == 1 + sum(
+        n - 1 for n in shape
+    )  # every one of them is met
+    assert (
+        fit.value == tl.Optimum((0, 0, 0, 4), -4.0)
+        and fit.reason == "20 batches brought no new point"
+        and fit.converged
+    )
 
 
 # -- says no
@@ -275,17 +314,41 @@ def test_a_constraint_by_a_train_of_any_modes():
         (dict(batch=True), "batch must be an integer >= 1, got True"),
         (dict(elite=200), "elite and mutants must be at most batch, 100, got 200 and 20"),
         (dict(lr=-1.0), "lr must be a number > 0, got -1.0"),
-        (dict(dtype=torch.float16), "dtype must be torch.float32 or torch.float64, got torch.float16"),
+        (
+            dict(dtype=torch.float16),
+            "dtype must be torch.float32 or torch.float64, got torch.float16",
+        ),
         (dict(constraint="runs"), "constraint must be an Automaton or a TT, got str"),
-        (dict(constraint=tl.TT([torch.zeros(1, 2, 1)] * 3)), "needs a constraint that admits something, got one that"),
+        (
+            dict(constraint=tl.TT([torch.zeros(1, 2, 1)] * 3)),
+            "needs a constraint that admits something, got one that",
+        ),
         (dict(constraint=tl.Automaton([[1, 1], [-1, -1]], [0])), "got one that admits nothing"),
-        (dict(constraint=tl.TT([torch.ones(1, 2, 1)] * 2)), "constraint must have the modes (2, 2, 2), got (2, 2)"),
-        (dict(constraint=tl.TT([-torch.ones(1, 2, 1)] * 3)), "constraint must be a train of cores >= 0"),
-        (dict(constraint=tl.Automaton([[0, 5]], [0])), "needs states in 0..0, -1 for a forbidden step, got 5"),
-        (dict(constraint=tl.Automaton([[0]], [0])), "needs 2 steps from each state for modes (2, 2, 2), got 1"),
+        (
+            dict(constraint=tl.TT([torch.ones(1, 2, 1)] * 2)),
+            "constraint must have the modes (2, 2, 2), got (2, 2)",
+        ),
+        (
+            dict(constraint=tl.TT([-torch.ones(1, 2, 1)] * 3)),
+            "constraint must be a train of cores >= 0",
+        ),
+        (
+            dict(constraint=tl.Automaton([[0, 5]], [0])),
+            "needs states in 0..0, -1 for a forbidden step, got 5",
+        ),
+        (
+            dict(constraint=tl.Automaton([[0]], [0])),
+            "needs 2 steps from each state for modes (2, 2, 2), got 1",
+        ),
         (dict(start=torch.ones(2)), "start must be a TT, got Tensor"),
-        (dict(start=tl.TT([torch.ones(1, 2, 1)] * 2)), "start must be real with the modes (2, 2, 2)"),
-        (dict(start=tl.TT([torch.ones(1, 2, 1)] * 3), constraint=RUNS), "start must have the ranks 8 that the constraint asks for"),
+        (
+            dict(start=tl.TT([torch.ones(1, 2, 1)] * 2)),
+            "start must be real with the modes (2, 2, 2)",
+        ),
+        (
+            dict(start=tl.TT([torch.ones(1, 2, 1)] * 3), constraint=RUNS),
+            "start must have the ranks 8 that the constraint asks for",
+        ),
     ],
 )
 def test_arguments_that_do_not_fit(wrong, said):
@@ -300,7 +363,10 @@ def test_arguments_that_do_not_fit(wrong, said):
         (lambda i: bowl(i)[:-1], "f must give values of shape (20,)"),
         (lambda i: bowl(i)[:, None], "got (20, 1)"),
         (lambda i: bowl(i).long(), "f must give floating values, got torch.int64"),
-        (lambda i: torch.where(bowl(i) >= 0, math.nan, 0.0), "f must give numbers or inf, got nan at ["),
+        (
+            lambda i: torch.where(bowl(i) >= 0, math.nan, 0.0),
+            "f must give numbers or inf, got nan at [",
+        ),
         (lambda i: bowl(i) - math.inf, "f must give numbers or inf, got -inf at ["),
     ],
 )
@@ -342,6 +408,8 @@ def test_told_before_asked_and_a_state_of_another_search():
     search = tl.Protes((4, 4), budget=5)
     with pytest.raises(ValueError, match="needs points to be asked before values are told"):
         search.tell(torch.zeros(1))
-    with pytest.raises(ValueError, match=r"needs a state with cores \(2, 4, 4, 4\), got \(3, 4, 4, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"needs a state with cores \(2, 4, 4, 4\), got \(3, 4, 4, 4\)"
+    ):
         search.load_state_dict(tl.Protes((4, 4, 4), rank=4, budget=5).state_dict())
     assert search.fit() is None and len(search.ask()) == 5

@@ -1,4 +1,5 @@
-"""Pruning: masks as torch's, blocks by hand, what has fallen stays fallen, and every training is counted."""
+"""Pruning: masks as torch's, blocks by hand, what has fallen stays fallen, and every training is
+counted."""
 
 import pytest
 import torch
@@ -6,7 +7,15 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 import tensorlab as tl
-from tensorlab.methods.pruning import block_masks, forward_flops, hold, lottery, magnitude_masks, prune, sparsity
+from tensorlab.methods.pruning import (
+    block_masks,
+    forward_flops,
+    hold,
+    lottery,
+    magnitude_masks,
+    prune,
+    sparsity,
+)
 from tensorlab.models.lenet import LeNet
 from tensorlab.models.mlp import MLP
 
@@ -48,25 +57,35 @@ def test_one_threshold_for_all_is_torchs_global_pruning(share):
         assert torch.equal(masks[f"layers.{k}"], layer.weight_mask.bool())
 
 
-@pytest.mark.parametrize("model, names", [(network(), "layers.*"), (LeNet(8, channels=(3, 4), hidden=8, kernel=3, padding=1), "*")])
+@pytest.mark.parametrize(
+    "model, names",
+    [(network(), "layers.*"), (LeNet(8, channels=(3, 4), hidden=8, kernel=3, padding=1), "*")],
+)
 def test_a_threshold_for_each_layer_is_torchs_l1_pruning(model, names):
     masks = magnitude_masks(model, names, 0.4, across="layer")
     for name, mask in masks.items():
         layer = model.get_submodule(name)
-        module = torch_prune.l1_unstructured(nn.ParameterDict({"weight": layer.weight.detach().clone()}), "weight", 0.4)
+        module = torch_prune.l1_unstructured(
+            nn.ParameterDict({"weight": layer.weight.detach().clone()}), "weight", 0.4
+        )
         assert torch.equal(mask, module.weight_mask.bool())
 
 
 def test_rows_as_blocks_are_torchs_structured_pruning():
     model = network()
     layer = torch_prune.ln_structured(network().layers[0], "weight", amount=3, n=2, dim=0)
-    assert torch.equal(block_masks(model, "layers.0", 3 / 8, (1, 6))["layers.0"], layer.weight_mask.bool())
+    assert torch.equal(
+        block_masks(model, "layers.0", 3 / 8, (1, 6))["layers.0"], layer.weight_mask.bool()
+    )
 
 
 def test_a_block_of_one_is_an_entry():
     model = network()
     for across in ("model", "layer"):
-        a, b = magnitude_masks(model, "*", 0.5, across=across), block_masks(model, "*", 0.5, (1, 1), across=across)
+        a, b = (
+            magnitude_masks(model, "*", 0.5, across=across),
+            block_masks(model, "*", 0.5, (1, 1), across=across),
+        )
         assert all(torch.equal(a[name], b[name]) for name in a)
 
 
@@ -98,10 +117,13 @@ def test_what_has_fallen_stays_fallen_even_when_it_would_be_large():
     assert sparsity(second) == pytest.approx(0.75)
 
 
-@pytest.mark.parametrize("make", [
-    lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.1),
-    lambda p: torch.optim.Adam(p, 0.1),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.1),
+        lambda p: torch.optim.Adam(p, 0.1),
+    ],
+)
 def test_no_momentum_brings_a_weight_back(make):
     model = network()
     optimizer, (x, y) = make(model.parameters()), data()
@@ -135,7 +157,14 @@ def test_blocks_at_the_edge():
 
 
 def test_flops_by_hand():
-    model = LeNet(8, channels=(3, 4), hidden=8, kernel=3, padding=1, generator=torch.Generator().manual_seed(0))
+    model = LeNet(
+        8,
+        channels=(3, 4),
+        hidden=8,
+        kernel=3,
+        padding=1,
+        generator=torch.Generator().manual_seed(0),
+    )
     x = torch.zeros(5, 8, 8)
     parts = [2 * 64 * 3 * 9, 2 * 16 * 4 * 27, 2 * 8 * 16, 2 * 10 * 8]
     assert forward_flops(model, x) == sum(parts)
@@ -176,7 +205,9 @@ def test_another_start_is_the_control():
         return trainer()(model, masks)
 
     other = torch.Generator().manual_seed(7)
-    list(lottery(model, train, "*", x, rounds=1, restart=lambda m: tl.layers.linear.redraw(m, other)))
+    list(
+        lottery(model, train, "*", x, rounds=1, restart=lambda m: tl.layers.linear.redraw(m, other))
+    )
     mask = seen[1] != 0
     assert not torch.equal(seen[0][mask], seen[1][mask])
 
@@ -184,17 +215,36 @@ def test_another_start_is_the_control():
 # -- says no
 
 
-@pytest.mark.parametrize("call, said", [
-    (lambda m: magnitude_masks(m, "*", 1.0), "got 1.0"),
-    (lambda m: magnitude_masks(m, "layers.7", 0.5), r"\(layers.0, layers.1\), got 'layers.7'"),
-    (lambda m: magnitude_masks(m, "*", 0.5, across="net"), "got 'net'"),
-    (lambda m: magnitude_masks(m, "*", 0.5, masks={"layers.0": torch.ones(2, 2)}), "got one of 'layers.0'"),
-    (lambda m: block_masks(m, "*", 0.5, (2, 0)), r"got \(2, 0\)"),
-    (lambda m: prune(m, {"layers.0": torch.ones(2, 2, dtype=torch.bool)}), r"shape \(8, 6\) for layer 'layers.0', got \(2, 2\)"),
-    (lambda m: list(lottery(m, trainer(), "*", data()[0], rounds=0)), "rounds=0"),
-    (lambda m: list(lottery(m, lambda model, masks: [p.data.add_(1) for p in model.parameters()] and 1, "*", data()[0], rounds=1)),
-     "got weights that came back"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "call, said",
+    [
+        (lambda m: magnitude_masks(m, "*", 1.0), "got 1.0"),
+        (lambda m: magnitude_masks(m, "layers.7", 0.5), r"\(layers.0, layers.1\), got 'layers.7'"),
+        (lambda m: magnitude_masks(m, "*", 0.5, across="net"), "got 'net'"),
+        (
+            lambda m: magnitude_masks(m, "*", 0.5, masks={"layers.0": torch.ones(2, 2)}),
+            "got one of 'layers.0'",
+        ),
+        (lambda m: block_masks(m, "*", 0.5, (2, 0)), r"got \(2, 0\)"),
+        (
+            lambda m: prune(m, {"layers.0": torch.ones(2, 2, dtype=torch.bool)}),
+            r"shape \(8, 6\) for layer 'layers.0', got \(2, 2\)",
+        ),
+        (lambda m: list(lottery(m, trainer(), "*", data()[0], rounds=0)), "rounds=0"),
+        (
+            lambda m: list(
+                lottery(
+                    m,
+                    lambda model, masks: [p.data.add_(1) for p in model.parameters()] and 1,
+                    "*",
+                    data()[0],
+                    rounds=1,
+                )
+            ),
+            "got weights that came back",
+        ),
+    ],
+)
 def test_says_no(call, said):
     with pytest.raises(ValueError, match=said):
         call(network())

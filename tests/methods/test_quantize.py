@@ -1,4 +1,5 @@
-"""Few bits: errors against levels found otherwise, bits counted byte by byte, files that come back bit for bit or are refused."""
+"""Few bits: errors against levels found otherwise, bits counted byte by byte, files that come back
+bit for bit or are refused."""
 
 import json
 import math
@@ -49,20 +50,28 @@ def test_packing_is_the_number_written_in_binary(width, n, seed):
     codes = torch.randint(2**width, (n,), generator=seeded(seed)).to(torch.uint8)
     packed = pack(codes, width)
     assert len(packed) == math.ceil(n * width / 8)
-    assert int.from_bytes(bytes(packed.tolist()), "little") == sum(c << (width * i) for i, c in enumerate(codes.tolist()))
+    assert int.from_bytes(bytes(packed.tolist()), "little") == sum(
+        c << (width * i) for i, c in enumerate(codes.tolist())
+    )
     assert torch.equal(unpack(packed, width, n), codes.long())
 
 
 def test_uniform_is_rounding_to_a_grid():
     w = torch.tensor([[0.0, 1.0, 2.0, 3.0, 0.4, 2.6]])
-    assert torch.allclose(tl.quantize(w, 2, method="uniform").to_dense(), torch.tensor([[0.0, 1.0, 2.0, 3.0, 0.0, 3.0]]), atol=2e-3)
+    assert torch.allclose(
+        tl.quantize(w, 2, method="uniform").to_dense(),
+        torch.tensor([[0.0, 1.0, 2.0, 3.0, 0.0, 3.0]]),
+        atol=2e-3,
+    )
     w = torch.randn(64, 48, generator=seeded())
     for group, shape in ((None, (1, -1)), ("channel", (64, -1)), (16, (-1, 16))):
         low, high = w.reshape(shape).aminmax(dim=1, keepdim=True)
         step = (high - low) / 15
         wanted = (low + step * ((w.reshape(shape) - low) / step).round()).reshape(64, 48)
         found = tl.quantize(w, method="uniform", group=group).to_dense()
-        off = ((found - wanted).reshape(shape) / step).abs()  # in steps; low and step are float16, so a few codes turn
+        off = (
+            (found - wanted).reshape(shape) / step
+        ).abs()  # in steps; low and step are float16, so a few codes turn
         assert float((off < 0.05).double().mean()) > 0.98
         assert float(((found - w).reshape(shape) / step).abs().max()) < 0.55
 
@@ -109,7 +118,10 @@ def test_all_levels_on_the_line_give_the_rotation_and_scalar_levels(bits):
     quantized = tl.quantize(w, bits, method="rotate", generator=seeded())
     turned = quantized.q.adjoint(w / w.square().mean().sqrt())
     levels = kmeans_line(turned.flatten(), 2**bits)
-    wanted = quantized.q.apply(levels[nearest(turned.reshape(-1, 1), levels[:, None])].reshape(32, 40)) * w.square().mean().sqrt()
+    wanted = (
+        quantized.q.apply(levels[nearest(turned.reshape(-1, 1), levels[:, None])].reshape(32, 40))
+        * w.square().mean().sqrt()
+    )
     assert torch.allclose(quantized.to_dense(), wanted, atol=4e-3 * float(wanted.abs().max()))
 
 
@@ -117,9 +129,11 @@ def test_all_levels_on_the_line_give_the_rotation_and_scalar_levels(bits):
 
 
 TABLE = {  # kmeans, rotate, kashin
-    "gaussian": (0.097, 0.097, 0.145), "student": (0.164, 0.099, 0.155), "outliers": (0.159, 0.102, 0.157),
+    "gaussian": (0.097, 0.097, 0.145),
+    "student": (0.164, 0.099, 0.155),
+    "outliers": (0.159, 0.102, 0.157),
     "rows": (0.166, 0.108, 0.182),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("draws", [3, pytest.param(20, marks=pytest.mark.slow)])
@@ -130,7 +144,9 @@ def test_table_of_errors(kind, draws):
         w = matrix(kind, seed)
         for m in METHODS:
             quantized = tl.quantize(w, method=m, generator=seeded(seed))
-            assert quantized.converged and quantized.error == pytest.approx(error(quantized, w), rel=1e-6)
+            assert quantized.converged and quantized.error == pytest.approx(
+                error(quantized, w), rel=1e-6
+            )
             found[m].append(quantized.error)
     for m, wanted in zip(("kmeans", "rotate", "kashin"), TABLE[kind]):
         assert statistics.median(found[m]) <= 1.1 * wanted
@@ -141,9 +157,13 @@ def test_table_of_errors(kind, draws):
 @pytest.mark.parametrize(("bits", "n"), [(2, 128), (3, 128), (4, 64)])
 def test_the_default_is_at_least_as_good_as_rotation_and_levels(bits, n):
     for kind in TABLE:
-        pairs, rotate = ([tl.quantize(matrix(kind, s, n), bits, method=m, generator=seeded(s)) for s in range(4)]
-                         for m in ("pairs", "rotate"))  # fmt: skip
-        assert statistics.median(q.error for q in pairs) <= statistics.median(q.error for q in rotate)
+        pairs, rotate = (
+            [tl.quantize(matrix(kind, s, n), bits, method=m, generator=seeded(s)) for s in range(4)]
+            for m in ("pairs", "rotate")
+        )
+        assert statistics.median(q.error for q in pairs) <= statistics.median(
+            q.error for q in rotate
+        )
         assert all(p.error <= 1.03 * r.error for p, r in zip(pairs, rotate))
         assert pairs[0].bits_per_weight <= rotate[0].bits_per_weight + 0.03
 
@@ -159,7 +179,9 @@ def test_forward_is_that_of_the_dense_matrix(method, group, shape):
     q = tl.quantize(w, method=method, group=group, generator=seeded())
     dense = q.to_dense()
     assert dense.shape == w.shape and dense.dtype == w.dtype
-    x = torch.randn(3, 2, math.prod(shape[1:]), generator=seeded(1), dtype=torch.float64, requires_grad=True)
+    x = torch.randn(
+        3, 2, math.prod(shape[1:]), generator=seeded(1), dtype=torch.float64, requires_grad=True
+    )
     wanted = x @ dense.reshape(shape[0], -1).mT
     assert torch.allclose(q.apply(x), wanted, atol=3e-5 * float(wanted.detach().abs().max()))
     (g,) = torch.autograd.grad(q.apply(x).sum(), x)
@@ -172,7 +194,9 @@ def test_scale_does_not_matter(method):
     one = tl.quantize(w, method=method, generator=seeded())
     for factor in (2.0**-100, 2.0**100):
         other = tl.quantize(w * factor, method=method, generator=seeded())
-        assert torch.equal(other.codes, one.codes) and other.error == pytest.approx(one.error, rel=1e-6)
+        assert torch.equal(other.codes, one.codes) and other.error == pytest.approx(
+            one.error, rel=1e-6
+        )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -189,13 +213,17 @@ def test_small_and_odd_shapes(method, shape):
 def test_rows_of_zeros_stay_zero_by_channel(method):
     w = torch.randn(4, 16, generator=seeded())
     w[2] = 0
-    assert not tl.quantize(w, method=method, group="channel", generator=seeded()).to_dense()[2].any()
+    assert (
+        not tl.quantize(w, method=method, group="channel", generator=seeded()).to_dense()[2].any()
+    )
 
 
 def test_scales_by_channel_mend_scaled_rows_where_no_rotation_has():
     w = matrix("rows", 0)
     for method in METHODS:
-        whole, rows = (tl.quantize(w, method=method, group=g, generator=seeded()) for g in (None, "channel"))
+        whole, rows = (
+            tl.quantize(w, method=method, group=g, generator=seeded()) for g in (None, "channel")
+        )
         assert rows.error < (0.8 if method in ("uniform", "kmeans") else 1.03) * whole.error
         assert whole.bits_per_weight < rows.bits_per_weight < whole.bits_per_weight + 0.3
 
@@ -204,9 +232,12 @@ def test_bits_are_counted_by_the_byte():
     w = torch.randn(64, 64, generator=seeded())
     n, norm, seed = 4096, 32, 64
     wanted = {
-        "uniform": n * 3 + 2 * 16 + norm, "kmeans": n * 3 + 8 * 16 + 16 + norm, "rotate": n * 3 + 8 * 16 + 16 + norm + seed,
-        "kashin": n * 3 + 2 * 8 * 16 + 16 + norm + seed, "pairs": n * 3 + 16 + norm + seed,
-    }  # fmt: skip
+        "uniform": n * 3 + 2 * 16 + norm,
+        "kmeans": n * 3 + 8 * 16 + 16 + norm,
+        "rotate": n * 3 + 8 * 16 + 16 + norm + seed,
+        "kashin": n * 3 + 2 * 8 * 16 + 16 + norm + seed,
+        "pairs": n * 3 + 16 + norm + seed,
+    }
     for method, bits in wanted.items():
         assert tl.quantize(w, 3, method=method).stored_bits == bits, method
 
@@ -227,15 +258,23 @@ def test_a_model_comes_back_bit_for_bit(method, bits, tmp_path):
     dense = {n: p.clone() for n, p in model.named_parameters()}
     report = tl.quantize_model(model, ("0", "2.*"), bits, method=method, generator=seeded())
     assert [r[0] for r in report.rows] == ["0", "2.0"] and isinstance(model[3], nn.Linear)
-    stored = sum(model[i][0].weight.stored_bits if i == 2 else model[i].weight.stored_bits for i in (0, 2))
+    stored = sum(
+        model[i][0].weight.stored_bits if i == 2 else model[i].weight.stored_bits for i in (0, 2)
+    )
     assert report.bits_per_weight == pytest.approx(stored / (2 * 32 * 48))
-    errors = error(model[0].weight, dense["0.weight"]), error(model[2][0].weight, dense["2.0.weight"])
+    errors = (
+        error(model[0].weight, dense["0.weight"]),
+        error(model[2][0].weight, dense["2.0.weight"]),
+    )
     assert report.error == pytest.approx(max(errors))
     path = tmp_path / "model.safetensors"
     tl.save_quantized(path, model)
     other = tl.load_quantized(path, network())
     assert torch.equal(other(x), model(x))
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True)
+    )
     again = tl.load_quantized(path, other)  # into a quantised one
     assert torch.equal(again(x), model(x))
     codes = load_file(path)["0.codes"]
@@ -275,7 +314,10 @@ def test_a_file_cut_off_or_changed_is_refused(tmp_path):
     tensors = load_file(path)
     for cut in (0, 7, 100, len(whole) - 1):
         path.write_bytes(whole[:cut])
-        with pytest.raises(ValueError, match="load_quantized: needs a whole safetensors file, got model.safetensors"):
+        with pytest.raises(
+            ValueError,
+            match="load_quantized: needs a whole safetensors file, got model.safetensors",
+        ):
             tl.load_quantized(path, fresh)
     for at in (len(whole) - 1, len(whole) - 500):
         path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
@@ -290,16 +332,22 @@ def test_a_file_cut_off_or_changed_is_refused(tmp_path):
     with pytest.raises(ValueError, match="needs a file as save_quantized wrote it"):
         tl.load_quantized(path, fresh)
     path.write_bytes(whole)
-    with pytest.raises(ValueError, match="needs the model that was quantised, got one that differs in 1"):
+    with pytest.raises(
+        ValueError, match="needs the model that was quantised, got one that differs in 1"
+    ):
         tl.load_quantized(path, nn.Sequential(nn.Linear(32, 48), nn.Linear(48, 32)))
     assert all(torch.equal(t, before[n]) for n, t in fresh.state_dict().items())
 
 
 def test_torchao_int4_is_close_to_our_uniform_groups():
-    torchao = pytest.importorskip("torchao.quantization.quant_primitives", reason="needs the bench extra")
+    torchao = pytest.importorskip(
+        "torchao.quantization.quant_primitives", reason="needs the bench extra"
+    )
     w = torch.randn(64, 128, generator=seeded())
     kind = torchao.MappingType.ASYMMETRIC
-    scale, zero = torchao.choose_qparams_affine(w, kind, (1, 32), torch.int32, quant_min=0, quant_max=15)
+    scale, zero = torchao.choose_qparams_affine(
+        w, kind, (1, 32), torch.int32, quant_min=0, quant_max=15
+    )
     codes = torchao.quantize_affine(w, (1, 32), scale, zero, torch.int32, 0, 15)
     theirs = torchao.dequantize_affine(codes, (1, 32), scale, zero, torch.int32, 0, 15)
     ours = tl.quantize(w, method="uniform", group=32)
@@ -312,18 +360,48 @@ def test_torchao_int4_is_close_to_our_uniform_groups():
 @pytest.mark.parametrize(
     ("w", "bits", "options", "error", "said"),
     [
-        (torch.tensor([[1.0, math.nan]]), 4, {}, ValueError, "quantize: needs finite entries, got nan at index (0, 1)"),
+        (
+            torch.tensor([[1.0, math.nan]]),
+            4,
+            {},
+            ValueError,
+            "quantize: needs finite entries, got nan at index (0, 1)",
+        ),
         (torch.ones(2, 2, dtype=torch.int8), 4, {}, TypeError, "got torch.int8"),
-        (torch.ones(2, 2, dtype=torch.complex64), 4, {}, TypeError, "quantize: needs real entries, got torch.complex64"),
+        (
+            torch.ones(2, 2, dtype=torch.complex64),
+            4,
+            {},
+            TypeError,
+            "quantize: needs real entries, got torch.complex64",
+        ),
         (torch.ones(2, 2), 1, {}, ValueError, "bits must be 2 to 4 for pairs, got 1"),
-        (torch.ones(2, 2), 9, {"method": "kmeans"}, ValueError, "bits must be 2 to 8 for kmeans, got 9"),
+        (
+            torch.ones(2, 2),
+            9,
+            {"method": "kmeans"},
+            ValueError,
+            "bits must be 2 to 8 for kmeans, got 9",
+        ),
         (torch.ones(2, 2), 4.0, {}, ValueError, "got 4.0"),
-        (torch.ones(2, 2), 4, {"method": "int4"}, ValueError, "one of uniform, kmeans, rotate, kashin, pairs, got 'int4'"),
+        (
+            torch.ones(2, 2),
+            4,
+            {"method": "int4"},
+            ValueError,
+            "one of uniform, kmeans, rotate, kashin, pairs, got 'int4'",
+        ),
         (torch.ones(2, 6), 4, {"group": 4}, ValueError, "a divisor of the row length 6, got 4"),
         (torch.ones(2, 6), 4, {"q": "hadamard"}, ValueError, "powers of two, got (2, 6)"),
-        (torch.full((2, 2), 1e-200, dtype=torch.float64), 4, {}, ValueError, "root mean square is a float32, got a norm of 2e-200"),
+        (
+            torch.full((2, 2), 1e-200, dtype=torch.float64),
+            4,
+            {},
+            ValueError,
+            "root mean square is a float32, got a norm of 2e-200",
+        ),
     ],
-)  # fmt: skip
+)
 def test_says_no(w, bits, options, error, said):
     with pytest.raises(error) as caught:
         tl.quantize(w, bits, **options)
@@ -331,6 +409,8 @@ def test_says_no(w, bits, options, error, said):
 
 
 def test_a_pattern_without_a_match_names_layers():
-    with pytest.raises(ValueError, match=r"matches a linear layer such as \['0', '2.0', '3'\], got 'encoder.\*'"):
+    with pytest.raises(
+        ValueError, match=r"matches a linear layer such as \['0', '2.0', '3'\], got 'encoder.\*'"
+    ):
         tl.quantize_model(network(), "encoder.*")
     assert module.METHODS[-1] == "pairs"

@@ -1,4 +1,5 @@
-"""Riemannian steps through a model: the projected dense gradient, SGD at full rank, and no care for the factors' scale."""
+"""Riemannian steps through a model: the projected dense gradient, SGD at full rank, and no care for
+the factors' scale."""
 
 import copy
 
@@ -35,14 +36,18 @@ def network(kind, dtype=F64):
 
 def sgd(model, lr=0.1, momentum=0.0):
     held = {id(t) for m in model.modules() if isinstance(m, tl.FactorizedLinear) for t in m.tensors}
-    return torch.optim.SGD([p for p in model.parameters() if id(p) not in held], lr, momentum=momentum)
+    return torch.optim.SGD(
+        [p for p in model.parameters() if id(p) not in held], lr, momentum=momentum
+    )
 
 
 def dense_gradient(model, loss):
     """The gradient of the loss by the dense first weight, in a copy of the model."""
     w = model.layers[0].weight.to_dense().detach().requires_grad_()
     layer, x_in = model.layers[0], []
-    handle = layer.register_forward_hook(lambda m, inputs, out: x_in.append(inputs[0]) or inputs[0] @ w.mT + m.bias)
+    handle = layer.register_forward_hook(
+        lambda m, inputs, out: x_in.append(inputs[0]) or inputs[0] @ w.mT + m.bias
+    )
     value = loss()
     handle.remove()
     return torch.autograd.grad(value, w)[0]
@@ -63,10 +68,16 @@ def test_the_gradient_is_the_projected_dense_one(kind, dtype):
         dense = nn.functional.pad(dense, (0, b - n, 0, a - m))
         d = len(w.cores)
         pairs = [axis for k in range(d) for axis in (k, d + k)]
-        dense = dense.reshape(*w.out, *w.in_).permute(pairs).reshape([i * j for i, j in zip(w.out, w.in_)])
+        dense = (
+            dense.reshape(*w.out, *w.in_)
+            .permute(pairs)
+            .reshape([i * j for i, j in zip(w.out, w.in_)])
+        )
     want = tl.tt_project(as_train(w), dense)
     assert float((g - want).norm()) < 1e-12 * float(want.norm())
-    assert torch.equal(model.layers[0].weight.tensors()[0], w.tensors()[0])  # the layer is as it was
+    assert torch.equal(
+        model.layers[0].weight.tensors()[0], w.tensors()[0]
+    )  # the layer is as it was
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -93,7 +104,10 @@ def test_the_loss_falls_and_the_ranks_stay(kind):
     method = RiemannianSGD(model, sgd(model, 0.05), lr=0.05)
     losses = [float(method.step(loss)) for _ in range(60)]
     assert losses[-1] < 0.7 * losses[0]
-    assert model.layers[0].weight.ranks == ranks and [t.shape for t in model.layers[0].tensors] == shapes
+    assert (
+        model.layers[0].weight.ranks == ranks
+        and [t.shape for t in model.layers[0].tensors] == shapes
+    )
     assert all(a is b for a, b in zip(parameters, model.layers[0].tensors))
 
 
@@ -103,7 +117,9 @@ def test_the_scale_of_the_factors_does_not_matter(kind):
     for scale in (1.0, 1000.0):
         model, loss = network(kind)
         first, *middle, last = model.layers[0].weight.tensors()
-        model.layers[0].set_weight(model.layers[0].weight.with_tensors([first * scale, *middle, last / scale]))
+        model.layers[0].set_weight(
+            model.layers[0].weight.with_tensors([first * scale, *middle, last / scale])
+        )
         method = RiemannianSGD(model, sgd(model), lr=0.1)
         runs.append([float(method.step(loss)) for _ in range(10)])
     assert runs[0] == pytest.approx(runs[1], rel=1e-8)
@@ -133,12 +149,20 @@ def test_a_checkpoint_goes_on():
     assert [float(other.step(loss)) for _ in range(3)] == pytest.approx(expected, rel=1e-10)
 
 
-@pytest.mark.parametrize("call, said", [
-    (lambda m: RiemannianSGD(m, sgd(m), lr=0.0), "got lr=0.0"),
-    (lambda m: RiemannianSGD(m, sgd(m), lr=0.1, momentum=1.0), "momentum=1.0"),
-    (lambda m: RiemannianSGD(nn.Linear(2, 2), sgd(m), lr=0.1), "got Linear"),
-    (lambda m: RiemannianSGD(m, sgd(m), lr=float("1e200")).step(lambda: 1e200 * m(gaussian(3, 12)).square().sum()), "finite"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "call, said",
+    [
+        (lambda m: RiemannianSGD(m, sgd(m), lr=0.0), "got lr=0.0"),
+        (lambda m: RiemannianSGD(m, sgd(m), lr=0.1, momentum=1.0), "momentum=1.0"),
+        (lambda m: RiemannianSGD(nn.Linear(2, 2), sgd(m), lr=0.1), "got Linear"),
+        (
+            lambda m: RiemannianSGD(m, sgd(m), lr=float("1e200")).step(
+                lambda: 1e200 * m(gaussian(3, 12)).square().sum()
+            ),
+            "finite",
+        ),
+    ],
+)
 def test_says_no(call, said):
     with pytest.raises(ValueError, match=said):
         call(network("low rank")[0])

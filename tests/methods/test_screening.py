@@ -1,4 +1,5 @@
-"""Screening of interactions: all correlations against brute force, planted sets, what is invariant, what it says no to."""
+"""Screening of interactions: all correlations against brute force, planted sets, what is invariant,
+what it says no to."""
 
 import itertools
 import math
@@ -32,7 +33,9 @@ def test_every_correlation_is_that_of_brute_force(d, order, dtype, atol, generat
     residual = torch.randn(60, generator=generator, dtype=dtype)
     found = screen_interactions(x, residual, order, 10_000)
     expected = dict(brute(x, residual, order))
-    assert len(found) == len(expected) and all(abs(value - expected[s]) < atol for s, value in found)
+    assert len(found) == len(expected) and all(
+        abs(value - expected[s]) < atol for s, value in found
+    )
     sizes = [abs(value) for _, value in found]
     assert sizes == sorted(sizes, reverse=True)
 
@@ -55,7 +58,9 @@ def test_planted_sets_are_the_strongest(order, kind, generator):
     x = x.sign() if kind == "corners" else 5 + 2 * x
     sets = [(0, 8), (2, 5), tuple(range(1, 1 + order))]
     z = standardize(x)[0]
-    residual = sum(w * z[:, s].prod(1) for w, s in zip((1.0, -1.0, 0.7), sets)) + torch.randn(3000, generator=generator)
+    residual = sum(w * z[:, s].prod(1) for w, s in zip((1.0, -1.0, 0.7), sets)) + torch.randn(
+        3000, generator=generator
+    )
     found = dict(screen_interactions(x, residual - residual.mean(), order, 3))
     assert set(found) == set(sets) and found[0, 8] > 0 > found[2, 5]
 
@@ -86,7 +91,9 @@ def test_shift_and_scale_of_columns_and_residual_change_nothing(generator):
     one = screen_interactions(x, residual, 4, 9)
     two = screen_interactions(x * 1000 + torch.arange(6), residual * 1e-3, 4, 9)
     assert [s for s, _ in one] == [s for s, _ in two]
-    assert torch.allclose(torch.tensor([v for _, v in one]), torch.tensor([v for _, v in two]), atol=1e-9)
+    assert torch.allclose(
+        torch.tensor([v for _, v in one]), torch.tensor([v for _, v in two]), atol=1e-9
+    )
 
 
 def test_permuted_columns_permute_the_sets(generator):
@@ -106,10 +113,15 @@ def test_says_no(generator):
     nan = residual.clone()
     nan[3] = math.nan
     for args, said in (
-        ((x, residual, 1, 1), "order must be at least 2, got 1"), ((x, residual, 2, 0), "count must be at least 1, got 0"),
-        ((x, residual[:9], 2, 1), r"each of the 20 rows, got shape \(9,\)"), ((x, nan, 2, 1), r"got nan at index \(3,\)"),
-        ((torch.ones(2, 200), torch.ones(2), 6, 1), "16777216 sets to screen, got 85010294590 for order 6 and 200 columns"),
-    ):  # fmt: skip
+        ((x, residual, 1, 1), "order must be at least 2, got 1"),
+        ((x, residual, 2, 0), "count must be at least 1, got 0"),
+        ((x, residual[:9], 2, 1), r"each of the 20 rows, got shape \(9,\)"),
+        ((x, nan, 2, 1), r"got nan at index \(3,\)"),
+        (
+            (torch.ones(2, 200), torch.ones(2), 6, 1),
+            "16777216 sets to screen, got 85010294590 for order 6 and 200 columns",
+        ),
+    ):
         with pytest.raises(ValueError, match=said):
             screen_interactions(*args)
     with pytest.raises(TypeError, match="order must be an integer, got 2.0"):

@@ -1,4 +1,5 @@
-"""The character model: it looks back only, its parts are the formula, and its bits are those of a known source."""
+"""The character model: it looks back only, its parts are the formula, and its bits are those of a
+known source."""
 
 import math
 
@@ -7,12 +8,25 @@ import torch
 from torch import nn
 
 from tensorlab import datasets
-from tensorlab.models.gpt import GPT, Attention, Characters, bits_per_character, train, warmup_cosine
+from tensorlab.models.gpt import (
+    GPT,
+    Attention,
+    Characters,
+    bits_per_character,
+    train,
+    warmup_cosine,
+)
 from tensorlab.rng import randn
 
 
 def small(size=7, **options):
-    options = {"width": 16, "depth": 2, "heads": 2, "context": 8, "generator": torch.Generator().manual_seed(0)} | options
+    options = {
+        "width": 16,
+        "depth": 2,
+        "heads": 2,
+        "context": 8,
+        "generator": torch.Generator().manual_seed(0),
+    } | options
     return GPT(size, **options)
 
 
@@ -55,13 +69,18 @@ def test_a_character_depends_on_those_before_it_only():
     changed = index.clone()
     changed[0, 5] = (changed[0, 5] + 1) % 7
     a, b = model(index), model(changed)
-    assert torch.allclose(a[:, :5], b[:, :5], atol=1e-6) and not torch.allclose(a[:, 5:], b[:, 5:], atol=1e-4)
+    assert torch.allclose(a[:, :5], b[:, :5], atol=1e-6) and not torch.allclose(
+        a[:, 5:], b[:, 5:], atol=1e-4
+    )
 
 
 def test_tied_and_untied_heads():
     tied, untied = small(), small(tied=False)
     assert tied.head.weight is tied.token.weight and untied.head.weight is not untied.token.weight
-    assert sum(p.numel() for p in untied.parameters()) - sum(p.numel() for p in tied.parameters()) == 7 * 16
+    assert (
+        sum(p.numel() for p in untied.parameters()) - sum(p.numel() for p in tied.parameters())
+        == 7 * 16
+    )
 
 
 def test_one_seed_one_text():
@@ -80,7 +99,11 @@ def test_cold_text_is_the_likeliest():
 def test_it_learns_a_text_that_repeats(generator):
     text = Characters("abcdefg" * 60)
     model, tokens = small(text.size), text.encode(text.text)
-    losses = list(train(model, torch.optim.Adam(model.parameters(), 1e-2), tokens, steps=60, generator=generator))
+    losses = list(
+        train(
+            model, torch.optim.Adam(model.parameters(), 1e-2), tokens, steps=60, generator=generator
+        )
+    )
     assert losses[0] > 2.5 and losses[-1] < 0.2 and bits_per_character(model, tokens) < 0.2
 
 
@@ -90,12 +113,20 @@ def test_it_learns_a_text_that_repeats(generator):
 def test_parts_of_a_text_join_to_the_whole():
     text = Characters(datasets.corpus())
     assert "".join(map(text.part, ("train", "valid", "test"))) == text.text
-    assert abs(len(text.part("train")) / len(text.text) - 0.9) < 1e-4 and text.decode(text.encode("def f(x):")) == "def f(x):"
+    assert (
+        abs(len(text.part("train")) / len(text.text) - 0.9) < 1e-4
+        and text.decode(text.encode("def f(x):")) == "def f(x):"
+    )
 
 
 def test_the_schedule_goes_up_and_down():
     share = warmup_cosine(100)
-    assert share(0) == 0.1 and share(9) == 1.0 and share(55) == pytest.approx(0.5) and share(100) == pytest.approx(0.0)
+    assert (
+        share(0) == 0.1
+        and share(9) == 1.0
+        and share(55) == pytest.approx(0.5)
+        and share(100) == pytest.approx(0.0)
+    )
 
 
 # -- says no
@@ -108,7 +139,10 @@ def test_the_schedule_goes_up_and_down():
         (lambda: small()(torch.zeros(1, 9, dtype=torch.int64)), "at most 8 characters, got 9"),
         (lambda: Characters("ab").encode("abc"), r"got \['c'\]"),
         (lambda: Characters("ab").part("dev"), "needs one of train, valid, test, got 'dev'"),
-        (lambda: bits_per_character(small(), torch.zeros(8, dtype=torch.int64)), "more than 8 characters, got 8"),
+        (
+            lambda: bits_per_character(small(), torch.zeros(8, dtype=torch.int64)),
+            "more than 8 characters, got 8",
+        ),
     ],
 )
 def test_says_what_came(act, said):

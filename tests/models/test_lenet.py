@@ -9,13 +9,29 @@ from tensorlab.rng import randn
 
 def test_its_sizes_are_those_of_the_papers():
     model = LeNet()
-    assert [sum(p.numel() for p in m.parameters()) for m in model.children()] == [520, 25050, 400500, 5010]
+    assert [sum(p.numel() for p in m.parameters()) for m in model.children()] == [
+        520,
+        25050,
+        400500,
+        5010,
+    ]
 
 
 def test_it_is_the_usual_sequence(generator):
     model, x = LeNet(generator=generator), randn(3, 28, 28, generator=generator)
     pool, act = nn.MaxPool2d(2), nn.ReLU()
-    parts = [model.conv1, act, pool, model.conv2, act, pool, nn.Flatten(), model.dense1, act, model.dense2]
+    parts = [
+        model.conv1,
+        act,
+        pool,
+        model.conv2,
+        act,
+        pool,
+        nn.Flatten(),
+        model.dense1,
+        act,
+        model.dense2,
+    ]
     want = nn.Sequential(*parts)(x[:, None])
     assert torch.allclose(model(x), want, atol=1e-6) and torch.equal(model(x), model(x[:, None]))
 

@@ -8,11 +8,14 @@ from tensorlab.papers import admm
 from tensorlab.papers.table import Table, load
 
 
-@pytest.mark.parametrize("set, kinds, ranks", [
-    ("TT", ["TT", "TTMatrix"], [(2, 2), (4, 4)]),
-    ("Tucker", ["Tucker", "LowRank"], [(2, 2, 3, 3), (2,)]),
-    ("low rank", ["LowRank", "LowRank"], [(2,), (2,)]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "set, kinds, ranks",
+    [
+        ("TT", ["TT", "TTMatrix"], [(2, 2), (4, 4)]),
+        ("Tucker", ["Tucker", "LowRank"], [(2, 2, 3, 3), (2,)]),
+        ("low rank", ["LowRank", "LowRank"], [(2,), (2,)]),
+    ],
+)
 def test_sets(set, kinds, ranks):
     weights = (torch.randn(16, 8, 3, 3), torch.randn(64, 64))
     formats = [project(w) for project, w in zip(admm.projections(set, 2).values(), weights)]
@@ -28,7 +31,9 @@ def test_the_schedule_ends_at_one():
 
 def test_the_program_at_a_small_size(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(admm.SIZES, "quick", {"sets": ("TT",), "ranks": (2,), "seeds": (0,), "epochs": 4, "tune": 1})
+    monkeypatch.setitem(
+        admm.SIZES, "quick", {"sets": ("TT",), "ranks": (2,), "seeds": (0,), "epochs": 4, "tune": 1}
+    )
     table = admm.run("quick", progress=False)
     assert table["way"] == ["direct", "ADMM"] and table["dense"] == [16 * 8 * 9 + 64 * 64] * 2
     assert all(row["numbers"] < row["dense"] / 4 for row in table.rows)
@@ -37,7 +42,10 @@ def test_the_program_at_a_small_size(tmp_path, monkeypatch):
     (gain,) = admm.gains(table)
     assert gain["points"] == pytest.approx(ours["accuracy"] - direct["accuracy"])
     said = admm.draw(table, matplotlib.figure.Figure().subplots())
-    assert said == f"ADMM gains {gain['points']:.1f} to {gain['points']:.1f} points over the direct projection."
+    assert (
+        said == f"ADMM gains {gain['points']:.1f} to {gain['points']:.1f} points over the direct "
+        f"projection."
+    )
 
 
 def test_printed_numbers_stand_beside():

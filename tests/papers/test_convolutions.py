@@ -1,4 +1,5 @@
-"""The convolution table: its rows are what the package measures, a killed run goes on, the printed numbers stand beside."""
+"""The convolution table: its rows are what the package measures, a killed run goes on, the printed
+numbers stand beside."""
 
 import math
 
@@ -40,7 +41,9 @@ def result(tmp_path_factory):
 def test_rows(result):
     assert result["structure"] == ["dense", "cp", "spatial"]
     first = result.rows[0]
-    assert first["flops"] == first["parameters"] == 1 and first["error"] == 0 and first["points"] == 0
+    assert (
+        first["flops"] == first["parameters"] == 1 and first["error"] == 0 and first["points"] == 0
+    )
     for row in result.rows[1:]:
         assert 4 <= row["flops"] <= 6 and 0 < row["error"] < 1 and row["after"] > row["before"]
         assert row["points"] == pytest.approx(row["after"] - first["after"])
@@ -72,7 +75,9 @@ def test_printed_numbers_stand_beside(result):
 
 def test_picture(result):
     said = convolutions.draw(result, Figure().subplots())
-    assert said.startswith("Within one point of the dense network the fewest FLOPs are those of") or said.startswith("No structure")
+    assert said.startswith(
+        "Within one point of the dense network the fewest FLOPs are those of"
+    ) or said.startswith("No structure")
 
 
 def test_says_no():

@@ -1,4 +1,5 @@
-"""Densities of tables: the program end to end at a small size, the toys, and the sliced total variation by hand."""
+"""Densities of tables: the program end to end at a small size, the toys, and the sliced total
+variation by hand."""
 
 import matplotlib.figure
 import pytest
@@ -16,10 +17,16 @@ def test_the_program_at_a_small_size(tmp_path, monkeypatch):
     table = density.run("quick", progress=False)
     found = {(row["method"], row["steps"]): row for row in table.rows}
     assert len(table) == 6 and all(0 <= row["sliced TV"] <= 1 for row in table.rows)
-    assert found["TTDE, squared", 4]["log-likelihood"] > found["one Gaussian", 0]["log-likelihood"] + 0.3
+    assert (
+        found["TTDE, squared", 4]["log-likelihood"]
+        > found["one Gaussian", 0]["log-likelihood"] + 0.3
+    )
     for row in table.rows[:5]:  # the linear model has no likelihood to choose by
         assert row["validation"] == pytest.approx(row["log-likelihood"], abs=0.35)
-    assert found["tuned mixture of Gaussians", 0]["chosen"] == "4 components" and table.rows[-1]["negative"] >= 0
+    assert (
+        found["tuned mixture of Gaussians", 0]["chosen"] == "4 components"
+        and table.rows[-1]["negative"] >= 0
+    )
     figure = matplotlib.figure.Figure()
     assert "After the longest fit: moons" in density.draw(table, figure.subplots())
 
@@ -54,4 +61,7 @@ def test_power_is_standardised(data_folder):
 
 def test_printed_rows():
     table = printed(density.KEY)
-    assert table.where(method="TTDE, squared")[0]["log-likelihood"] == 0.46 and density.POWER not in table["data"]
+    assert (
+        table.where(method="TTDE, squared")[0]["log-likelihood"] == 0.46
+        and density.POWER not in table["data"]
+    )

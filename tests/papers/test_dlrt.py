@@ -1,4 +1,5 @@
-"""The program of [Schotthoefer2022]: counts by hand, means over seeds, one row of each experiment, and going on after a kill."""
+"""The program of [Schotthoefer2022]: counts by hand, means over seeds, one row of each experiment,
+and going on after a kill."""
 
 import pytest
 import torch
@@ -7,9 +8,14 @@ from tensorlab.papers import dlrt as paper
 from tensorlab.papers.table import Table, printed
 
 SMALL = {
-    **paper.SIZES["quick"], "epochs": 1, "uv epochs": 1, "width": 20, "start rank": 8, "uv rank": 4,
+    **paper.SIZES["quick"],
+    "epochs": 1,
+    "uv epochs": 1,
+    "width": 20,
+    "start rank": 8,
+    "uv rank": 4,
     "lenet": dict(size=8, channels=(4, 6), hidden=20, kernel=3, padding=1),
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -18,7 +24,8 @@ def data():
 
 
 def test_printed_counts_are_one_factor_and_the_head():
-    """The printed column is Σ r (out + 1) and the head, in every row; what must be stored is Σ r (out + in)."""
+    """The printed column is Σ r (out + 1) and the head, in every row; what must be stored is Σ r
+    (out + in)."""
     outs, ins = (20, 50, 500), (25, 500, 800)
     for row in printed(paper.KEY).where(method="DLRT"):
         ranks = [int(r) for r in row["ranks"].split()]
@@ -34,10 +41,16 @@ def test_each_experiment_gives_a_row(data):
     shapes = [(4, 9), (6, 36), (20, 24)]
     assert lenet["stored"] == sum(r * sum(s) for r, s in zip(ranks, shapes)) + 200
     assert lenet["one factor"] == sum(r * (s[0] + 1) for r, s in zip(ranks, shapes)) + 200
-    assert paper.lenet5(SMALL, data, 0, method="dense", theta=None, rate=0.05)["stored"] == 4 * 9 + 6 * 36 + 20 * 24 + 200
+    assert (
+        paper.lenet5(SMALL, data, 0, method="dense", theta=None, rate=0.05)["stored"]
+        == 4 * 9 + 6 * 36 + 20 * 24 + 200
+    )
     deep = paper.deep(SMALL, data, 0, theta=0.3, rate=0.05)
     assert len(deep["ranks"].split()) == 4
-    assert paper.timed(SMALL, data, 0, method="DLRT", rank=3, rate=0.05)["stored"] == 3 * (84 + 3 * 40) + 200
+    assert (
+        paper.timed(SMALL, data, 0, method="DLRT", rank=3, rate=0.05)["stored"]
+        == 3 * (84 + 3 * 40) + 200
+    )
     for method in ("UV", "UV in turn", "DLRT"):
         row = paper.uv(SMALL, data, 0, method=method, rank=4, decay=10, rate=0.05)
         assert row["accuracy"] == float(row["by epoch"])
@@ -56,11 +69,26 @@ def test_a_training_that_diverges_has_a_row_that_says_so(data):
 
 def test_means_over_seeds():
     rows = [
-        {"experiment": "LeNet5", "method": "DLRT", "theta": 0.1, "seed": k, "accuracy": a, "last accuracy": a - 1, "one factor": 10,
-         "stored": 20 + k} for k, a in enumerate((90.0, 92.0))
-    ] + [{"experiment": "UV", "method": "UV", "theta": None, "seed": 0, "accuracy": 1.0}]  # fmt: skip
+        {
+            "experiment": "LeNet5",
+            "method": "DLRT",
+            "theta": 0.1,
+            "seed": k,
+            "accuracy": a,
+            "last accuracy": a - 1,
+            "one factor": 10,
+            "stored": 20 + k,
+        }
+        for k, a in enumerate((90.0, 92.0))
+    ] + [{"experiment": "UV", "method": "UV", "theta": None, "seed": 0, "accuracy": 1.0}]
     mean = paper.means(Table("Key", rows)).rows[-1]
-    assert (mean["accuracy"], mean["last accuracy"], mean["stored"], mean["seed"], mean["seeds"]) == (91.0, 90.0, 20.5, "mean", 2)
+    assert (
+        mean["accuracy"],
+        mean["last accuracy"],
+        mean["stored"],
+        mean["seed"],
+        mean["seeds"],
+    ) == (91.0, 90.0, 20.5, "mean", 2)
 
 
 def test_says_no_to_another_preset():
@@ -72,8 +100,12 @@ def test_rows_are_labelled_once(monkeypatch, tmp_path):
     """Every case is asked for once, and a second run asks for none."""
     monkeypatch.chdir(tmp_path)
     asked = []
-    fake = {name: lambda size, data, seed, _name=name, **case: asked.append((_name, seed, *case.values())) or {"accuracy": 1.0}
-            for name in paper.MEASURE}  # fmt: skip
+    fake = {
+        name: lambda size, data, seed, _name=name, **case: (
+            asked.append((_name, seed, *case.values())) or {"accuracy": 1.0}
+        )
+        for name in paper.MEASURE
+    }
     monkeypatch.setattr(paper, "MEASURE", fake)
     monkeypatch.setattr(paper, "_digits", lambda seed: torch.zeros(1))
     first = paper.run("quick", progress=False)

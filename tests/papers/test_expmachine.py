@@ -1,4 +1,5 @@
-"""Classifiers with all interactions: the program end to end at a small size; the area under the curve against scikit-learn."""
+"""Classifiers with all interactions: the program end to end at a small size; the area under the
+curve against scikit-learn."""
 
 import matplotlib.figure
 import pytest
@@ -21,12 +22,17 @@ def test_the_program_at_a_small_size(small, monkeypatch, tmp_path):
     monkeypatch.setenv("TENSORLAB_DATA", str(tmp_path))
     table = expmachine.run("quick", progress=False)
     assert len(table) == 3 and all(0.3 < row["AUC"] < 0.7 for row in table.rows)
-    assert expmachine.draw(table, matplotlib.figure.Figure().subplots()) == "Neither Car nor HIV-1 is in the data folder."
+    assert (
+        expmachine.draw(table, matplotlib.figure.Figure().subplots())
+        == "Neither Car nor HIV-1 is in the data folder."
+    )
 
 
 def test_folds_of_car_and_hiv(small, data_folder):
     table = expmachine.run("quick", progress=False)
-    (cores,), (linear,) = (table.where(data="Car", method=m) for m in ("cores", "logistic regression"))
+    (cores,), (linear,) = (
+        table.where(data="Car", method=m) for m in ("cores", "logistic regression")
+    )
     assert cores["loss"] < linear["loss"] and cores["AUC"] > 0.95
     assert "HIV-1, cores" in expmachine.draw(table, matplotlib.figure.Figure().subplots())
 
@@ -54,4 +60,6 @@ def test_the_screened_machine_recovers_what_was_planted():
 
 def test_printed_rows():
     table = printed(expmachine.KEY)
-    assert table.where(method="ExM rank 30")[0]["AUC"] == 0.91 and set(table["data"]) == {expmachine.SYNTHETIC}
+    assert table.where(method="ExM rank 30")[0]["AUC"] == 0.91 and set(table["data"]) == {
+        expmachine.SYNTHETIC
+    }

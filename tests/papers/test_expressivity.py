@@ -1,4 +1,5 @@
-"""Widths of networks: the program at the small preset, the bound up to twelve modes, conversions that are exact."""
+"""Widths of networks: the program at the small preset, the bound up to twelve modes, conversions
+that are exact."""
 
 import matplotlib.figure
 import numpy as np
@@ -42,7 +43,9 @@ def test_the_bound_holds_without_rounding(n, r, d):
 
 
 def test_rank_modulo_a_prime_is_that_of_numpy(generator):
-    a = torch.randint(9, (12, 5), generator=generator) @ torch.randint(9, (5, 20), generator=generator)
+    a = torch.randint(9, (12, 5), generator=generator) @ torch.randint(
+        9, (5, 20), generator=generator
+    )
     assert expressivity.rank_modulo(a) == np.linalg.matrix_rank(a.numpy()) == 5
 
 
@@ -56,9 +59,14 @@ def test_widths_are_the_ranks_that_the_decompositions_find():
 def test_ranks_by_hand():
     i = torch.arange(3.0).double()
     x = i[:, None, None, None] + i[:, None, None] * i[:, None] * i
-    assert expressivity.matricisation_rank(x, (0, 2)) == 2 == expressivity.matricisation_rank(x, (0,))
+    assert (
+        expressivity.matricisation_rank(x, (0, 2)) == 2 == expressivity.matricisation_rank(x, (0,))
+    )
     assert expressivity.growth("CP", 2, [3], [4, 8]) == [(4, 3), (8, 3)]
 
 
 def test_printed_rows_are_the_theorem():
-    assert all(row["width"] == min(row["n"], row["r"]) ** (row["d"] // 2) for row in printed(expressivity.KEY).rows)
+    assert all(
+        row["width"] == min(row["n"], row["r"]) ** (row["d"] // 2)
+        for row in printed(expressivity.KEY).rows
+    )

@@ -1,4 +1,5 @@
-"""Scores in few bits: the program end to end at a small size, its printed rows, and the two figures."""
+"""Scores in few bits: the program end to end at a small size, its printed rows, and the two
+figures."""
 
 import matplotlib.figure
 import pytest
@@ -7,7 +8,13 @@ import torch
 from tensorlab.papers import kashin
 from tensorlab.papers.table import printed
 
-SMALL = {"bits": (2, 4), "methods": ("uniform", "rotate", "pairs"), "steps": 12, "text": 2000, "pairs": 0}
+SMALL = {
+    "bits": (2, 4),
+    "methods": ("uniform", "rotate", "pairs"),
+    "steps": 12,
+    "text": 2000,
+    "pairs": 0,
+}
 
 
 def test_the_program_at_a_small_size(tmp_path, monkeypatch):
@@ -18,8 +25,13 @@ def test_the_program_at_a_small_size(tmp_path, monkeypatch):
     for bits in (2, 4):
         rows = {row["method"]: row for row in table.where(bits=bits)}
         assert bits < min(r["bits per weight"] for r in rows.values()) <= bits + 0.02
-        assert rows["rotate"]["error"] > rows["pairs"]["error"]  # barely trained weights are uniform, so "uniform" is good here
-    whole, best = table.rows[0]["bits per character"], table.where(bits=4, method="pairs")[0]["bits per character"]
+        assert (
+            rows["rotate"]["error"] > rows["pairs"]["error"]
+        )  # barely trained weights are uniform, so "uniform" is good here
+    whole, best = (
+        table.rows[0]["bits per character"],
+        table.where(bits=4, method="pairs")[0]["bits per character"],
+    )
     assert best == pytest.approx(whole, rel=0.05)
     figure = matplotlib.figure.Figure()
     assert f"float32 has {whole:.3f}." in kashin.draw(table, figure.subplots())
@@ -34,7 +46,9 @@ def test_printed_rows_are_of_other_models():
 def test_figures():
     w = torch.randn(32, 32, generator=torch.Generator().manual_seed(0))
     histories = kashin.by_choice_of_q(w)
-    assert histories["dct"][-1] <= 1e-6 and histories["orthogonal"][-1] <= 1e-6 and len(histories) == 6
+    assert (
+        histories["dct"][-1] <= 1e-6 and histories["orthogonal"][-1] <= 1e-6 and len(histories) == 6
+    )
     u, v = kashin.four_peaks(w)
     for z in (u, v):  # four peaks at ±a±b, and a gap between them that nothing is in
         assert float(z.abs().max()) < 2 and float((z.abs() < 0.05).double().mean()) < 0.2

@@ -1,4 +1,5 @@
-"""The twenty problems: reference optima proved anew where that is quick, other definitions, the program end to end."""
+"""The twenty problems: reference optima proved anew where that is quick, other definitions, the
+program end to end."""
 
 import math
 
@@ -17,7 +18,8 @@ SEPARABLE = ("P-02", "P-05", "P-07", "P-08", "P-10")
 
 @pytest.mark.parametrize("key", [*SEPARABLE, "P-03"])
 def test_mode_by_mode_optimum(key):
-    """A sum, or a monotone function of one, is smallest where each term is: every mode is moved alone, from any point."""
+    """A sum, or a monotone function of one, is smallest where each term is: every mode is moved
+    alone, from any point."""
     p = problem(key)
     best = torch.zeros(1, 7, dtype=torch.int64)
     for k in range(7):
@@ -41,7 +43,9 @@ def test_even_functions_by_half_the_points(key):
     p = problem(key)
     rest = torch.cartesian_prod(*[torch.arange(8)] * 5)
     best = min(
-        float(p.f(torch.cat([torch.tensor([[i, j]]).expand(len(rest), -1), rest], 1)).min()) for i in range(8) for j in range(8)
+        float(p.f(torch.cat([torch.tensor([[i, j]]).expand(len(rest), -1), rest], 1)).min())
+        for i in range(8)
+        for j in range(8)
     )
     assert best == pytest.approx(p.best, rel=1e-6)
 
@@ -60,7 +64,11 @@ def test_the_graph_is_that_of_networkx_and_the_cover_by_its_cliques():
     independent = max(nx.find_cliques(nx.complement(graph)), key=len)
     chosen = torch.ones(1, 50, dtype=torch.int64)
     chosen[0, independent] = 0
-    assert float(problem("P-12").f(chosen)[0]) == problem("P-12").best == 50 - len(independent) - 10 * graph.number_of_edges()
+    assert (
+        float(problem("P-12").f(chosen)[0])
+        == problem("P-12").best
+        == 50 - len(independent) - 10 * graph.number_of_edges()
+    )
     index = torch.randint(2, (5, 50), generator=torch.Generator().manual_seed(0))
     want = [-nx.cut_size(graph, np.flatnonzero(row).tolist()) for row in index.numpy()]
     assert problem("P-11").f(index).tolist() == want
@@ -91,12 +99,17 @@ def test_a_control_without_a_solution_is_lost():
 @pytest.mark.slow
 @pytest.mark.parametrize("key", ["P-15", "P-18"])
 def test_control_by_beam_search(key):
-    """States (x, runs) step by step, the cheapest kept: an upper bound that ten times the beam does not lower."""
+    """States (x, runs) step by step, the cheapest kept: an upper bound that ten times the beam does
+    not lower."""
     p, h = problem(key), 1 / 24
     step = torch.tensor(problems.RUNS.step if p.constraint else [[0, 0]] * 4)
     x, cost, state = torch.full((2,), 0.8).double(), torch.zeros(2).double(), step[0]
     for _ in range(24):
-        x, cost, state = ([problems.implicit_step(x - h * i, h) for i in (0, 1)], cost, [step[state, i] for i in (0, 1)])
+        x, cost, state = (
+            [problems.implicit_step(x - h * i, h) for i in (0, 1)],
+            cost,
+            [step[state, i] for i in (0, 1)],
+        )
         x, state = torch.cat(x), torch.cat(state)
         cost = cost.repeat(2) + (x - 0.7).square() / 2
         cost = torch.where(state < 0, math.inf, cost)
@@ -111,7 +124,9 @@ def test_every_problem_has_its_shape_and_says_no_to_another_name():
     for key in KEYS:
         p = problem(key)
         values = p.f(torch.zeros(3, len(p.shape), dtype=torch.int64))
-        assert values.shape == (3,) and values.dtype == torch.float64 and p.best <= float(values.min())
+        assert (
+            values.shape == (3,) and values.dtype == torch.float64 and p.best <= float(values.min())
+        )
     with pytest.raises(ValueError, match="needs one of P-01 to P-20, got 'P-21'"):
         problem("P-21")
 
@@ -126,9 +141,14 @@ def test_nothing_printed_is_below_a_reference_optimum():
 
 def test_the_program_end_to_end(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(program.SIZES, "quick", {"problems": ("P-03", "P-18"), "budget": 500, "seeds": 2})
+    monkeypatch.setitem(
+        program.SIZES, "quick", {"problems": ("P-03", "P-18"), "budget": 500, "seeds": 2}
+    )
     table = program.run("quick", progress=False)
-    assert table["problem"] == ["P-03", "P-18"] and (tmp_path / "results" / "Batsheva2023-quick.csv").exists()
+    assert (
+        table["problem"] == ["P-03", "P-18"]
+        and (tmp_path / "results" / "Batsheva2023-quick.csv").exists()
+    )
     for row in table.rows:
         assert row["best"] <= row["median"] <= row["worst"] and row["evaluated"] == 500
         assert row["reference"] - 1e-6 <= row["best"] < row["random"] and row["gap %"] >= -1e-3

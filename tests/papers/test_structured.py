@@ -1,4 +1,5 @@
-"""Structured layers: what each stores and costs, the two rules, and the program end to end at a small size."""
+"""Structured layers: what each stores and costs, the two rules, and the program end to end at a
+small size."""
 
 import matplotlib.figure
 import pytest
@@ -38,7 +39,11 @@ def test_numbers_and_flops_are_those_of_the_paper(structure, numbers, flops):
 def test_the_rule_gives_a_btt_core_root_width_over_two():
     model, base = built("BTT", 256), built("BTT", 64)
     for per_core, want in ((True, [16 / 2 / 4, 16 / 2 / 4]), (False, [1 / 4, 1 / 4])):
-        share = {p: g["multiplier"] for g in param_groups(model, 0.1, base=base, per_core=per_core) for p in g["params"]}
+        share = {
+            p: g["multiplier"]
+            for g in param_groups(model, 0.1, base=base, per_core=per_core)
+            for p in g["params"]
+        }
         assert [share[p] for p in model.layers[1].tensors] == pytest.approx(want)
         assert share[model.layers[0].weight] == 1.0 and share[model.layers[2].weight] == 64 / 256
 
@@ -48,9 +53,13 @@ def test_the_program_at_a_small_size(tmp_path, monkeypatch):
     monkeypatch.setitem(structured.SIZES, "quick", GRID)
     table = structured.run("quick", progress=False)
     assert list(zip(table["structure"], table["rule"], table["rate"])) == [
-        ("dense", "core", 1e-3), ("dense", "core", 1e-2),
-        ("BTT", "core", 1e-3), ("BTT", "core", 1e-2), ("BTT", "dense", 1e-3), ("BTT", "dense", 1e-2),
-    ]  # fmt: skip
+        ("dense", "core", 1e-3),
+        ("dense", "core", 1e-2),
+        ("BTT", "core", 1e-3),
+        ("BTT", "core", 1e-2),
+        ("BTT", "dense", 1e-3),
+        ("BTT", "dense", 1e-2),
+    ]
     slow, fast = (row["loss"] for row in table.where(structure="BTT", rule="core"))
     assert fast < slow < 2.6 and table.where(structure="BTT")[0]["numbers"] == 2 * 64 * 8
     found = structured.best(table)
@@ -65,14 +74,23 @@ def test_characters_run_at_a_small_size(tmp_path, monkeypatch):
     text = datasets.corpus()
     monkeypatch.setattr(datasets, "corpus", lambda: text[:40000])
     monkeypatch.setitem(structured.SIZES, "full", GRID | {"structures": (), "widths": ()})
-    monkeypatch.setattr(structured, "TEXT", {"structures": ("TT",), "width": 64, "rates": (1e-2,), "steps": 8})
+    monkeypatch.setattr(
+        structured, "TEXT", {"structures": ("TT",), "width": 64, "rates": (1e-2,), "steps": 8}
+    )
     table = structured.run("full", progress=False)
     assert table["data"] == ["characters"] * 2 and table["rule"] == ["core", "dense"]
     assert all(4 < bits < 8 for bits in table["error"]) and table["error"][0] != table["error"][1]
 
 
 def test_the_picture_says_where_the_best_rates_are():
-    row = lambda s, rule, rate, loss: {"data": "digits", "structure": s, "width": 64, "rule": rule, "rate": rate, "loss": loss}
+    row = lambda s, rule, rate, loss: {
+        "data": "digits",
+        "structure": s,
+        "width": 64,
+        "rule": rule,
+        "rate": rate,
+        "loss": loss,
+    }
     rows = [row("dense", "core", 1e-3, 0.1), row("dense", "core", 1e-2, 0.2)]
     rows += [row(s, "core", rate, rate) for s in ("TT", "BTT") for rate in (1e-3, 1e-2)]
     rows += [row("TT", "dense", rate, rate) for rate in (1e-3, 1e-2)]

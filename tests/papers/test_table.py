@@ -1,4 +1,5 @@
-"""Tables: rows beside the printed ones, csv both ways, and a run that is killed goes on where it was."""
+"""Tables: rows beside the printed ones, csv both ways, and a run that is killed goes on where it
+was."""
 
 import os
 import re
@@ -12,9 +13,21 @@ import pytest
 
 from tensorlab import papers
 from tensorlab.__main__ import main
-from tensorlab.papers.table import Table, check_preset, load, measured, printed, record, results, run_rows
+from tensorlab.papers.table import (
+    Table,
+    check_preset,
+    load,
+    measured,
+    printed,
+    record,
+    results,
+    run_rows,
+)
 
-ROWS = [{"kind": "a", "rank": 1, "error": 0.5, "note": None}, {"kind": "b", "rank": None, "error": 1e-20, "note": "x, y"}]
+ROWS = [
+    {"kind": "a", "rank": 1, "error": 0.5, "note": None},
+    {"kind": "b", "rank": None, "error": 1e-20, "note": "x, y"},
+]
 
 
 @pytest.fixture
@@ -37,7 +50,11 @@ def test_csv_gives_the_rows_and_notes_back(tmp_path):
 
 
 def test_rows_stand_beside_the_printed_ones():
-    ours = Table("Name2020", [{"kind": "a", "rank": 1, "error": 0.5}, {"kind": "a", "rank": 2, "error": 0.3}], {"date": "today"})
+    ours = Table(
+        "Name2020",
+        [{"kind": "a", "rank": 1, "error": 0.5}, {"kind": "a", "rank": 2, "error": 0.3}],
+        {"date": "today"},
+    )
     rows = [{"kind": "a", "rank": 2, "error": 0.2}, {"kind": "b", "rank": 2, "error": 0.1}]
     theirs = Table("Name2020", rows, {"label": "kind rank"})
     both = ours.beside(theirs)
@@ -47,7 +64,9 @@ def test_rows_stand_beside_the_printed_ones():
 
 
 def test_text_and_markdown_of_a_table():
-    table = Table("Name2020", [{"kind": "a", "rank": 10, "error": 1 / 3}, {"kind": "bcd", "rank": 2}])
+    table = Table(
+        "Name2020", [{"kind": "a", "rank": 10, "error": 1 / 3}, {"kind": "bcd", "rank": 2}]
+    )
     assert str(table).splitlines() == ["kind  rank  error", "a       10  0.3333", "bcd      2"]
     assert table._repr_markdown_().splitlines()[-1] == "| bcd | 2 |  |"
     assert len(table) == 2 and table.where(rank=2, kind="bcd") == [{"kind": "bcd", "rank": 2}]
@@ -79,7 +98,15 @@ def test_other_settings_and_no_resume_measure_again(here, capsys):
     asked, cases = [], [{"rank": 1}]
     measure = lambda rank: asked.append(rank) or {"error": 0.5}
     for steps, resume, times in [(5, True, 1), (5, True, 1), (6, True, 2), (6, False, 3)]:
-        run_rows("Name2020", "quick", cases, measure, settings={"steps": steps}, resume=resume, progress=False)
+        run_rows(
+            "Name2020",
+            "quick",
+            cases,
+            measure,
+            settings={"steps": steps},
+            resume=resume,
+            progress=False,
+        )
         assert len(asked) == times
     assert capsys.readouterr().err == ""
 
@@ -89,7 +116,11 @@ def test_a_new_case_keeps_the_old_rows(here):
     run_rows("Name2020", "quick", [{"rank": 1}, {"rank": 2}], measure, progress=False)
     table = run_rows("Name2020", "quick", [{"rank": 0}, {"rank": 2}], measure, progress=False)
     assert asked == [1, 2, 0] and table["rank"] == [0, 2]
-    assert load(results("Name2020", "quick"))["rank"] == [0, 1, 2]  # those of other cases stay, and may be asked for again
+    assert load(results("Name2020", "quick"))["rank"] == [
+        0,
+        1,
+        2,
+    ]  # those of other cases stay, and may be asked for again
 
 
 def test_cases_may_look_at_the_rows_before(here):
@@ -98,13 +129,24 @@ def test_cases_may_look_at_the_rows_before(here):
         while table.rows[-1]["error"] > 0.1:
             yield {"rank": table.rows[-1]["rank"] + 1}
 
-    assert run_rows("Name2020", "quick", cases, lambda rank: {"error": 1 / rank**2})["rank"] == [1, 2, 3, 4]
+    assert run_rows("Name2020", "quick", cases, lambda rank: {"error": 1 / rank**2})["rank"] == [
+        1,
+        2,
+        3,
+        4,
+    ]
 
 
 def test_labels_of_none_and_floats_are_found_again(here):
     asked, cases = [], [{"rank": None, "rate": 1e-3}, {"rank": 2, "rate": 0.1}]
     for _ in range(2):
-        run_rows("Name2020", "quick", cases, lambda rank, rate: asked.append(rank) or {"x": 1}, progress=False)
+        run_rows(
+            "Name2020",
+            "quick",
+            cases,
+            lambda rank, rate: asked.append(rank) or {"x": 1},
+            progress=False,
+        )
     assert asked == [None, 2]
 
 
@@ -126,16 +168,23 @@ run_rows("Name2020", "full", [{"rank": r} for r in (1, 2, 3, 4)], measure, setti
 def test_a_killed_program_resumes(here):
     (here / "program.py").write_text(textwrap.dedent(PROGRAM))
     child = subprocess.Popen([sys.executable, "program.py", "slow"], stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 300  # of a child that hangs; importing torch on a busy machine takes a minute
+    end = (
+        time.monotonic() + 300
+    )  # of a child that hangs; importing torch on a busy machine takes a minute
     while not (here / "asked.txt").exists() or "3" not in (here / "asked.txt").read_text():
         assert child.poll() is None and time.monotonic() < end
         time.sleep(0.05)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     assert load(results("Name2020", "full"))["rank"] == [1, 2]
-    done = subprocess.run([sys.executable, "program.py"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "program.py"], capture_output=True, text=True, check=True
+    )
     assert (here / "asked.txt").read_text().split() == ["1", "2", "3", "3", "4"]
-    assert load(results("Name2020", "full"))["error"] == [0.1, 0.2, 0.3, 0.4] and done.stderr.count("was there") == 2
+    assert (
+        load(results("Name2020", "full"))["error"] == [0.1, 0.2, 0.3, 0.4]
+        and done.stderr.count("was there") == 2
+    )
 
 
 def test_what_is_recorded_says_when_and_on_what(here):
@@ -151,7 +200,9 @@ def test_what_is_recorded_says_when_and_on_what(here):
 @pytest.mark.parametrize("key", papers.programs())
 def test_a_program_says_what_it_makes(key):
     program = papers.find(key)
-    assert any(key.startswith(name) for name in re.findall(r"\[(\w+)\]", program.__doc__.splitlines()[0]))
+    assert any(
+        key.startswith(name) for name in re.findall(r"\[(\w+)\]", program.__doc__.splitlines()[0])
+    )
     with pytest.raises(ValueError, match=f"{key}: needs a preset of quick, full, got 'tiny'"):
         program.run("tiny")
 
@@ -168,7 +219,9 @@ def test_printed_rows_have_labels_of_their_own(key):
 
 def test_the_command_lists_them(capsys):
     main(["papers"])
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(papers.programs())
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(
+        papers.programs()
+    )
 
 
 @pytest.mark.parametrize(
@@ -191,9 +244,21 @@ def test_the_command_says_no_in_one_sentence(argv, said, here, monkeypatch):
     "act, error, said",
     [
         (lambda: check_preset("Name2020", 3), ValueError, "got 3"),
-        (lambda: Table("Name2020", [{"a": 1}])["b"], KeyError, r"one of the columns \['a'\], got 'b'"),
-        (lambda: Table("N").beside(Table("N", [{"a": 1}])), ValueError, r"labels of their own, got label \[\]"),
-        (lambda: Table("N").beside(Table("N", [{"a": 1}, {"a": 1}], {"label": "a"})), ValueError, "got label"),
+        (
+            lambda: Table("Name2020", [{"a": 1}])["b"],
+            KeyError,
+            r"one of the columns \['a'\], got 'b'",
+        ),
+        (
+            lambda: Table("N").beside(Table("N", [{"a": 1}])),
+            ValueError,
+            r"labels of their own, got label \[\]",
+        ),
+        (
+            lambda: Table("N").beside(Table("N", [{"a": 1}, {"a": 1}], {"label": "a"})),
+            ValueError,
+            "got label",
+        ),
     ],
 )
 def test_says_what_came(act, error, said):

@@ -16,13 +16,16 @@ from tensorlab.papers.table import Table, printed
         ("low rank", 4, 4 * 2048, 10240),
         ("TT", 8, 16 * 8 + 2 * 8 * 64 * 8 + 8 * 16, 10240),
         ("TT", 1, 16 + 64 + 64 + 16, 10240),
-        # (1, 2, 5, 1) rows and (4, 8, 8, 4) columns: the last bond has 4 columns and 1 row behind it, the first 4 before it
+        # (1, 2, 5, 1) rows and (4, 8, 8, 4) columns: the last bond has 4 columns and 1 row behind
+        # it, the first 4 before it
         ("both TT", 8, 16 * 8 + 2 * 8 * 64 * 8 + 8 * 16, 4 * 4 + 4 * 16 * 8 + 8 * 40 * 4 + 4 * 4),
     ],
 )
 def test_sizes_by_hand(structure, rank, first, second, generator):
     model = tensorizing.network(structure, rank, generator)
-    weights = [sum(p.numel() for n, p in layer.named_parameters() if n != "bias") for layer in model.layers]
+    weights = [
+        sum(p.numel() for n, p in layer.named_parameters() if n != "bias") for layer in model.layers
+    ]
     assert weights == [first, second]
     assert sum(p.numel() for p in model.parameters()) == first + second + 1024 + 10
 
@@ -37,7 +40,12 @@ def test_a_start_has_the_spread_of_the_dense_one(structure, rank, generator):
 
 def test_digits_are_32_pixels_wide_and_parted():
     x, y, x_test, y_test = tensorizing._digits()
-    assert x.shape == (1300, 32, 32) and x_test.shape == (497, 32, 32) and 0 <= x.min() and x.max() <= 1
+    assert (
+        x.shape == (1300, 32, 32)
+        and x_test.shape == (497, 32, 32)
+        and 0 <= x.min()
+        and x.max() <= 1
+    )
     small = datasets.digits().X.float()
     assert torch.allclose(torch.cat([x, x_test]).mean(), small.mean(), rtol=1e-3)
 
@@ -49,8 +57,13 @@ def test_the_program_on_few_images(tmp_path, monkeypatch):
     monkeypatch.setitem(tensorizing.CASES, "quick", [("TT", 4), ("dense", None)])
     monkeypatch.setitem(tensorizing.EPOCHS, "quick", 6)
     table = tensorizing.run("quick", progress=False)
-    assert table["structure"] == ["TT", "dense"] and table["first layer"] == [16 * 4 * 2 + 2 * 4 * 64 * 4 + 1024, 1024 * 1025]
-    assert max(table["error %"]) < 45 and (tmp_path / "results" / "Novikov2015-quick.csv").exists()  # 90 is chance
+    assert table["structure"] == ["TT", "dense"] and table["first layer"] == [
+        16 * 4 * 2 + 2 * 4 * 64 * 4 + 1024,
+        1024 * 1025,
+    ]
+    assert (
+        max(table["error %"]) < 45 and (tmp_path / "results" / "Novikov2015-quick.csv").exists()
+    )  # 90 is chance
     again = tensorizing.run("quick", resume=False, progress=False)
     assert again.rows == table.rows  # one seed, one table
 

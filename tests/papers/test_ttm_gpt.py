@@ -1,4 +1,5 @@
-"""TT-matrices beside low rank in a character model: equal numbers, a rate tuned apart for each, and the program end to end."""
+"""TT-matrices beside low rank in a character model: equal numbers, a rate tuned apart for each, and
+the program end to end."""
 
 import matplotlib.figure
 import pytest
@@ -30,11 +31,22 @@ def test_a_start_has_the_spread_of_a_dense_layer(start, generator):
 
 
 def rows(layers, share, bits, rates=(1e-3, 1e-2)):
-    """Seed 0 at both rates, seed 1 at the better one on valid, and it is the other that is better on test."""
+    """Seed 0 at both rates, seed 1 at the better one on valid, and it is the other that is better
+    on test."""
     row = lambda rate, seed, valid, test: {
-        "layers": layers, "share": share, "rate": rate, "seed": seed, "numbers": 10 * share, "valid bits": valid, "test bits": test
-    }  # fmt: skip
-    return [row(rates[0], 0, 3.0, bits), row(rates[1], 0, 3.1, bits - 1), row(rates[0], 1, 3.2, bits + 0.2)]
+        "layers": layers,
+        "share": share,
+        "rate": rate,
+        "seed": seed,
+        "numbers": 10 * share,
+        "valid bits": valid,
+        "test bits": test,
+    }
+    return [
+        row(rates[0], 0, 3.0, bits),
+        row(rates[1], 0, 3.1, bits - 1),
+        row(rates[0], 1, 3.2, bits + 0.2),
+    ]
 
 
 def test_the_rate_is_chosen_on_valid_and_test_is_the_mean_of_its_seeds():
@@ -44,7 +56,13 @@ def test_the_rate_is_chosen_on_valid_and_test_is_the_mean_of_its_seeds():
 
 
 def test_the_picture_says_where_ttm_wins():
-    found = [("dense", 100, 2.5), ("SVD", 20, 3.4), ("TTM", 20, 3.0), ("SVD", 60, 2.6), ("TTM", 60, 2.8)]
+    found = [
+        ("dense", 100, 2.5),
+        ("SVD", 20, 3.4),
+        ("TTM", 20, 3.0),
+        ("SVD", 60, 2.6),
+        ("TTM", 60, 2.8),
+    ]
     table = Table("K", [row for case in found for row in rows(*case)])
     said = ttm_gpt.draw(table, matplotlib.figure.Figure().subplots())
     assert said == "At equal numbers TTM reads better than SVD at 20 % of the shares shown."
@@ -57,7 +75,10 @@ def test_the_program_at_a_small_size(tmp_path, monkeypatch):
     size = {"shares": (40,), "rates": (1e-3, 1e-2), "seeds": (0, 1), "steps": 6, "width": 16}
     monkeypatch.setitem(ttm_gpt.SIZES, "quick", size)
     table = ttm_gpt.run("quick", progress=False)
-    assert table["seed"] == [0, 0, 1] * 3 and table["layers"] == ["SVD"] * 3 + ["TTM"] * 3 + ["dense"] * 3
+    assert (
+        table["seed"] == [0, 0, 1] * 3
+        and table["layers"] == ["SVD"] * 3 + ["TTM"] * 3 + ["dense"] * 3
+    )
     for row in table.where(seed=1):  # at the rate that was best on valid at seed 0
         mine = table.where(layers=row["layers"], seed=0)
         assert row["rate"] == min(mine, key=lambda r: r["valid bits"])["rate"]

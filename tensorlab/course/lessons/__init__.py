@@ -1,1 +1,2 @@
-"""One module for each lesson, of the lesson's name: its explorers and the checks of its exercises."""
+"""One module for each lesson, of the lesson's name: its explorers and the checks of its
+exercises."""

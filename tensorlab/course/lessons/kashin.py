@@ -31,20 +31,26 @@ def vector(name: str, n: int) -> Tensor:
 
 
 class StepsPlayer(Player):
-    """One step of the decomposition after another: the entries of u and v, and how much of x is left."""
+    """One step of the decomposition after another: the entries of u and v, and how much of x is
+    left."""
 
     figsize = (9, 3.3)
 
     def __init__(self, steps: int = 40):
         self.most = steps
         super().__init__(
-            x=choice("heavy tails", INPUTS), size=choice(1024, (64, 256, 1024, 4096)), Q=choice("dct", tuple(KINDS)),
-            method=choice("two_two", METHODS), seed=integer(0, 0, 99),
-        )  # fmt: skip
+            x=choice("heavy tails", INPUTS),
+            size=choice(1024, (64, 256, 1024, 4096)),
+            Q=choice("dct", tuple(KINDS)),
+            method=choice("two_two", METHODS),
+            seed=integer(0, 0, 99),
+        )
 
     def steps(self, x, size, Q, method, seed):
         left = []
-        for k, step in enumerate(kashin_steps(vector(x, size), Rotation(Q, (size,), seed), method=method)):
+        for k, step in enumerate(
+            kashin_steps(vector(x, size), Rotation(Q, (size,), seed), method=method)
+        ):
             left.append(float(step.left) / float(vector(x, size).norm()))
             yield step, tuple(left)
             if k == self.most or left[-1] < 1e-12:
@@ -60,7 +66,8 @@ class StepsPlayer(Player):
 
 
 def weights(tails: float, n: int = 64) -> Tensor:
-    """An n by n matrix of sign(g) |g|^tails for Gaussian g: the larger `tails`, the rarer and larger the outliers."""
+    """An n by n matrix of sign(g) |g|^tails for Gaussian g: the larger `tails`, the rarer and
+    larger the outliers."""
     (g,) = gaussian((n, n))
     return g.sign() * g.abs() ** tails
 
@@ -77,7 +84,8 @@ def error(tails: float, bits: int, method: str) -> tuple[float, float]:
 
 
 class BitsExplorer(Explorer):
-    """Error against bits for every method, with a slider for how heavy the tails of the weights are."""
+    """Error against bits for every method, with a slider for how heavy the tails of the weights
+    are."""
 
     figsize = (7, 3.6)
 
@@ -85,7 +93,9 @@ class BitsExplorer(Explorer):
         super().__init__(tails=decimal(2.0, 1.0, 4.0, step=0.25))
 
     def draw(self, figure: Figure, tails: float) -> str:
-        return plots.error_against_bits(figure.subplots(), {m: [error(tails, b, m) for b in (2, 3, 4)] for m in QUANTIZERS})
+        return plots.error_against_bits(
+            figure.subplots(), {m: [error(tails, b, m) for b in (2, 3, 4)] for m in QUANTIZERS}
+        )
 
 
 def _step(r):
@@ -100,46 +110,79 @@ def _left(x=EXAMPLE):
 
 
 energy_left = Check(
-    question="x = (3, -1, 1, 1).  One step takes s sign(x) from it, s = |x|_1 / N.  Which share of |x|^2 is left?",
+    question="x = (3, -1, 1, 1).  One step takes s sign(x) from it, s = |x|_1 / N.  Which share of "
+    "|x|^2 is left?",
     right=_left,
     mistakes=(
         (lambda: 1 - _left(), "that is the share which is gone; the question is what is left."),
-        (lambda: math.sqrt(_left()), "that is the share of the norm; the question is about its square."),
+        (
+            lambda: math.sqrt(_left()),
+            "that is the share of the norm; the question is about its square.",
+        ),
         (lambda: _left() * 12, "that is |r|^2 itself; divide it by |x|^2."),
-        (lambda: float((EXAMPLE - EXAMPLE.sign()).square().sum() / 12), "the sign vector is multiplied by s, which is not 1."),
+        (
+            lambda: float((EXAMPLE - EXAMPLE.sign()).square().sum() / 12),
+            "the sign vector is multiplied by s, which is not 1.",
+        ),
     ),
     hint="s is the mean of |x_i|, and |r|^2 = |x|^2 - N s^2.",
-    moral="Only a vector whose entries are all of one size is finished in one step; a spiky one loses little.",
+    moral="Only a vector whose entries are all of one size is finished in one step; a spiky one "
+    "loses little.",
     rtol=1e-3,
 )
 
 flat_step = Check(
-    question="Write `flat_step(r)`: the multiple of the sign vector of r that is nearest to r.  The sign of 0 counts as 1.",
+    question="Write `flat_step(r)`: the multiple of the sign vector of r that is nearest to r.  "
+    "The sign of 0 counts as 1.",
     function=True,
-    cases=lambda: [(gaussian((7,))[0],), (torch.tensor([2.0, 0.0, -4.0, 0.0, 1.0], dtype=torch.float64),)],
+    cases=lambda: [
+        (gaussian((7,))[0],),
+        (torch.tensor([2.0, 0.0, -4.0, 0.0, 1.0], dtype=torch.float64),),
+    ],
     right=_step,
     mistakes=(
-        (lambda r: r.sign() * r.abs().mean(), "where r is 0 the sign counts as 1, or the vector is shorter than sqrt(N)."),
+        (
+            lambda r: r.sign() * r.abs().mean(),
+            "where r is 0 the sign counts as 1, or the vector is shorter than sqrt(N).",
+        ),
         (lambda r: r.sign(), "the sign vector still needs its factor."),
-        (lambda r: r.sign() * r.abs().sum(), "the sign vector has the squared norm N; divide by it."),
-        (lambda r: r.sign() * r.norm() / math.sqrt(len(r)), "that is as long as r, which is too long: project r on its signs."),
+        (
+            lambda r: r.sign() * r.abs().sum(),
+            "the sign vector has the squared norm N; divide by it.",
+        ),
+        (
+            lambda r: r.sign() * r.norm() / math.sqrt(len(r)),
+            "that is as long as r, which is too long: project r on its signs.",
+        ),
         (lambda r: r - _step(r), "that is what is left; the step itself is asked for."),
     ),
     hint="project r on e = sign(r): (r, e) / (e, e) e.",
-    moral="(r, sign(r)) is the 1-norm: where it is large against the 2-norm, a flat vector explains much of r.",
+    moral="(r, sign(r)) is the 1-norm: where it is large against the 2-norm, a flat vector "
+    "explains much of r.",
 )
 
 tails_ratio = Check(
-    question="Set the explorer of bits to tails 3.  At 4 bits, how many times larger is the error of kmeans than that of rotate?  "
+    question="Set the explorer of bits to tails 3.  At 4 bits, how many times larger is the error "
+    "of kmeans than that of rotate?  "
     "To five per cent.",
     right=lambda: error(3.0, 4, "kmeans")[1] / error(3.0, 4, "rotate")[1],
     mistakes=(
-        (lambda: error(3.0, 4, "rotate")[1] / error(3.0, 4, "kmeans")[1], "that is the other way round."),
-        (lambda: error(3.0, 4, "uniform")[1] / error(3.0, 4, "rotate")[1], "that is uniform; kmeans is asked for."),
-        (lambda: error(3.0, 4, "kashin")[1] / error(3.0, 4, "rotate")[1], "that is kashin; kmeans is asked for."),
+        (
+            lambda: error(3.0, 4, "rotate")[1] / error(3.0, 4, "kmeans")[1],
+            "that is the other way round.",
+        ),
+        (
+            lambda: error(3.0, 4, "uniform")[1] / error(3.0, 4, "rotate")[1],
+            "that is uniform; kmeans is asked for.",
+        ),
+        (
+            lambda: error(3.0, 4, "kashin")[1] / error(3.0, 4, "rotate")[1],
+            "that is kashin; kmeans is asked for.",
+        ),
         (lambda: error(2.0, 4, "kmeans")[1] / error(2.0, 4, "rotate")[1], "that is for tails 2."),
     ),
     hint="the sentence below the picture gives both errors at 4 bits.",
-    moral="A rotation makes every entry nearly Gaussian, whatever the weights were: its error does not know about tails.",
+    moral="A rotation makes every entry nearly Gaussian, whatever the weights were: its error does "
+    "not know about tails.",
     rtol=0.05,
-)  # fmt: skip
+)

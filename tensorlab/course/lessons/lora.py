@@ -19,7 +19,14 @@ from ..digits import digits
 from ..widgets import Player, choice, integer
 
 LAYERS = ["layers.0", "layers.1"]
-RATES = {"all weights": 1e-3, "lora": 1e-2, "rslora": 5e-3, "dora": 1e-2, "lokr": 1e-2, "dlrt": 1e-2}
+RATES = {
+    "all weights": 1e-3,
+    "lora": 1e-2,
+    "rslora": 5e-3,
+    "dora": 1e-2,
+    "lokr": 1e-2,
+    "dlrt": 1e-2,
+}
 EXAMPLES = 300  # of the new task
 
 
@@ -39,21 +46,35 @@ def turned(x: torch.Tensor) -> torch.Tensor:
 
 
 def adapted(kind: str, rank: int) -> nn.Module:
-    """A copy of the trained network that a way of adapting may change: "all weights", or an adapter on both hidden layers."""
+    """A copy of the trained network that a way of adapting may change: "all weights", or an adapter
+    on both hidden layers."""
     model = copy.deepcopy(pretrained())
     if kind == "all weights":
         return model
-    return add_lora(model, LAYERS, rank, kind=kind, alpha=float(rank), generator=torch.Generator().manual_seed(1))
+    return add_lora(
+        model,
+        LAYERS,
+        rank,
+        kind=kind,
+        alpha=float(rank),
+        generator=torch.Generator().manual_seed(1),
+    )
 
 
 def trained_numbers(model: nn.Module) -> int:
-    """How many numbers are trained and saved; of an adapter with a middle factor, those of two factors."""
-    thin = sum(m.delta.tensors[2].numel() for m in model.modules() if isinstance(m, LoRALinear) and m.kind == "dlrt")
+    """How many numbers are trained and saved; of an adapter with a middle factor, those of two
+    factors."""
+    thin = sum(
+        m.delta.tensors[2].numel()
+        for m in model.modules()
+        if isinstance(m, LoRALinear) and m.kind == "dlrt"
+    )
     return sum(p.numel() for p in model.parameters() if p.requires_grad) - thin
 
 
 def adapt(kind: str, rank: int, *, steps: int, every: int = 5, batch: int = 50) -> Iterator[dict]:
-    """Train on the digits on their side; a state before the first step, and after each `every`: the model and the losses so far."""
+    """Train on the digits on their side; a state before the first step, and after each `every`: the
+    model and the losses so far."""
     x, y, *_ = digits()
     x, y = turned(x[:EXAMPLES]), y[:EXAMPLES]
     model, g, losses = adapted(kind, rank), torch.Generator().manual_seed(0), []
@@ -77,7 +98,8 @@ def adapt(kind: str, rank: int, *, steps: int, every: int = 5, batch: int = 50) 
 
 @torch.no_grad()
 def change(model: nn.Module, name: str = "layers.1") -> torch.Tensor:
-    """What training has added to a weight, (out, in): of an adapter s Δ, or the difference of the weights."""
+    """What training has added to a weight, (out, in): of an adapter s Δ, or the difference of the
+    weights."""
     layer, before = model.get_submodule(name), pretrained().get_submodule(name).weight
     if not isinstance(layer, LoRALinear):
         return layer.weight - before
@@ -96,11 +118,16 @@ def fine_tuned(steps: int = 150) -> nn.Module:
 def seen(model: nn.Module) -> dict:
     """Test accuracy on the new task and on the old one, and the numbers that were trained."""
     *_, x, y = digits()
-    return {"new": accuracy(model, turned(x), y), "old": accuracy(model, x, y), "numbers": trained_numbers(model)}
+    return {
+        "new": accuracy(model, turned(x), y),
+        "old": accuracy(model, x, y),
+        "numbers": trained_numbers(model),
+    }
 
 
 class AdaptPlayer(Player):
-    """An adapter while it trains: the loss, and the singular values of what it adds, beside those of training all weights."""
+    """An adapter while it trains: the loss, and the singular values of what it adds, beside those
+    of training all weights."""
 
     figsize = (9, 3.4)
     length, every = 150, 10
@@ -123,17 +150,27 @@ class AdaptPlayer(Player):
         plots.singular_values(right, spectra)
         right.set(title="what is added to layers.1", ylim=(1e-4, 2))
         s = seen(state["model"])
-        at = f"after {len(losses)} steps, loss {losses[-1]:.2f}" if losses else "before the first step"
-        return (f"{kind}, {s['numbers']} numbers trained, {at}: of the turned digits {100 * s['new']:.1f} % are right, "
-                f"of the upright ones {100 * s['old']:.1f} %.")  # fmt: skip
+        at = (
+            f"after {len(losses)} steps, loss {losses[-1]:.2f}"
+            if losses
+            else "before the first step"
+        )
+        return (
+            f"{kind}, {s['numbers']} numbers trained, {at}: of the turned digits "
+            f"{100 * s['new']:.1f} % are right, "
+            f"of the upright ones {100 * s['old']:.1f} %."
+        )
 
 
 # -- the exercises
 
 
 lora_numbers = Check(
-    question="LoRA of rank 8 on a layer with 768 inputs and 3072 outputs: how many numbers are trained?",
-    right=lambda: add_lora(nn.Sequential(nn.Linear(768, 3072, device="meta")), "0", 8)[0].delta.weight.numel,
+    question="LoRA of rank 8 on a layer with 768 inputs and 3072 outputs: how many numbers are "
+    "trained?",
+    right=lambda: (
+        add_lora(nn.Sequential(nn.Linear(768, 3072, device="meta")), "0", 8)[0].delta.weight.numel
+    ),
     mistakes=(
         (lambda: 768 * 3072, "those are the frozen ones."),
         (lambda: 8 * 768, "that is A alone."),
@@ -145,15 +182,25 @@ lora_numbers = Check(
 )
 
 lora_forward = Check(
-    question="Write `lora_forward(x, w, a, b, alpha)`: x (n, in), w (out, in), A (r, in), B (out, r), and the scale alpha / r.",
+    question="Write `lora_forward(x, w, a, b, alpha)`: x (n, in), w (out, in), A (r, in), B (out, "
+    "r), and the scale alpha / r.",
     function=True,
-    cases=lambda: [(*gaussian((5, 4), (3, 4), (2, 4), (3, 2)), 8.0), (*gaussian((2, 6), (6, 6), (4, 6), (6, 4)), 1.0)],
+    cases=lambda: [
+        (*gaussian((5, 4), (3, 4), (2, 4), (3, 2)), 8.0),
+        (*gaussian((2, 6), (6, 6), (4, 6), (6, 4)), 1.0),
+    ],
     right=lambda x, w, a, b, alpha: x @ w.T + alpha / len(a) * (x @ a.T) @ b.T,
     mistakes=(
         (lambda x, w, a, b, alpha: x @ w.T + (x @ a.T) @ b.T, "the scale is missing."),
         (lambda x, w, a, b, alpha: x @ w.T + alpha * (x @ a.T) @ b.T, "divide alpha by the rank."),
-        (lambda x, w, a, b, alpha: x @ w.T + alpha / len(a) ** 0.5 * (x @ a.T) @ b.T, "that is the scale of rsLoRA."),
-        (lambda x, w, a, b, alpha: alpha / len(a) * (x @ a.T) @ b.T, "the frozen layer is missing."),
+        (
+            lambda x, w, a, b, alpha: x @ w.T + alpha / len(a) ** 0.5 * (x @ a.T) @ b.T,
+            "that is the scale of rsLoRA.",
+        ),
+        (
+            lambda x, w, a, b, alpha: alpha / len(a) * (x @ a.T) @ b.T,
+            "the frozen layer is missing.",
+        ),
     ),
     hint="two thin products after each other, and never B A.",
     moral="r (in + out) multiply-adds more for each input; merged, none.",
@@ -163,17 +210,24 @@ lora_forward = Check(
 def _left_out():
     """Relative error of the best matrix of rank 1, 2, ... to what training all weights added."""
     w = change(fine_tuned()).double()
-    return [float((LowRank.from_dense(w, r).to_dense() - w).norm() / w.norm()) for r in range(1, 65)]
+    return [
+        float((LowRank.from_dense(w, r).to_dense() - w).norm() / w.norm()) for r in range(1, 65)
+    ]
 
 
 rank_of_change = Check(
-    question="Take what training all weights adds to layers.1, `lesson.change(lesson.fine_tuned())`.  What is the smallest rank "
+    question="Take what training all weights adds to layers.1, "
+    "`lesson.change(lesson.fine_tuned())`.  What is the smallest rank "
     "whose best approximation holds 90 % of its squared Frobenius norm?",
     right=lambda: first_rank(_left_out(), 0.1**0.5),
     mistakes=(
-        (lambda: first_rank(_left_out(), 0.1), "that rank has a relative error of a tenth; the squares are asked for."),
+        (
+            lambda: first_rank(_left_out(), 0.1),
+            "that rank has a relative error of a tenth; the squares are asked for.",
+        ),
         (lambda: 64, "that is the size of the layer: look at the singular values."),
     ),
     hint="square the singular values, sum them up from the first, and divide by the whole sum.",
-    moral="Most of the change lies in few directions, though nothing asked for it: that is what LoRA bets on.",
+    moral="Most of the change lies in few directions, though nothing asked for it: that is what "
+    "LoRA bets on.",
 )

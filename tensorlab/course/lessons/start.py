@@ -19,7 +19,8 @@ FORMATS = ("SVD", "CP", "Tucker", "TT")
 
 @functools.cache
 def small_photo(name: str) -> torch.Tensor:
-    """Every fourth point of a photograph, (107, 160, 3): small enough to be compressed while one looks."""
+    """Every fourth point of a photograph, (107, 160, 3): small enough to be compressed while one
+    looks."""
     return photo(name)[::4, ::4].contiguous()
 
 
@@ -27,8 +28,8 @@ def small_photo(name: str) -> torch.Tensor:
 def compressed(name: str, kind: str, rank: int):
     """A photograph in a format, and its relative error.
 
-    SVD: of the colours side by side, (rows, columns x colours).  CP: 6 sweeps.  Tucker: ranks (r, r, 3).  TT: of the
-    axes rows, colours, columns, ranks (r, r).
+    SVD: of the colours side by side, (rows, columns x colours). CP: 6 sweeps. Tucker: ranks (r, r,
+    3). TT: of the axes rows, colours, columns, ranks (r, r).
     """
     x = small_photo(name)
     h, w, c = x.shape
@@ -36,7 +37,9 @@ def compressed(name: str, kind: str, rank: int):
         fmt = LowRank.from_dense(x.movedim(2, 1).reshape(h, c * w), rank)
         y = fmt.to_dense().reshape(h, c, w).movedim(1, 2)
     elif kind == "CP":
-        fmt = cp_als(x, rank, max_iter=6, tol=1e-5, generator=torch.Generator().manual_seed(0)).value
+        fmt = cp_als(
+            x, rank, max_iter=6, tol=1e-5, generator=torch.Generator().manual_seed(0)
+        ).value
         y = fmt.to_dense()
     elif kind == "Tucker":
         fmt = st_hosvd(x, (rank, rank, 3))
@@ -48,14 +51,17 @@ def compressed(name: str, kind: str, rank: int):
 
 
 class PhotoExplorer(Explorer):
-    """Compress a colour photograph by SVD, CP, Tucker or a train, and see stored numbers beside the error."""
+    """Compress a colour photograph by SVD, CP, Tucker or a train, and see stored numbers beside the
+    error."""
 
     figsize = (9, 2.9)
     ladder = (2, 5, 12, 28)  # ranks of the curves
 
     def __init__(self, rank: int = 12):
         super().__init__(
-            rank=integer(rank, 1, 48), format=choice("SVD", FORMATS), photograph=choice("flower", ("flower", "china"))
+            rank=integer(rank, 1, 48),
+            format=choice("SVD", FORMATS),
+            photograph=choice("flower", ("flower", "china")),
         )
 
     def draw(self, figure: Figure, rank: int, format: str, photograph: str) -> str:
@@ -77,20 +83,27 @@ class PhotoExplorer(Explorer):
         return f"{said}, {verdict} the SVD with {svd[0]} numbers, {svd[1]:.3f}."
 
     def _svd_points(self, photograph):
-        return [(f.numel, e) for f, _, e in (compressed(photograph, "SVD", r) for r in range(1, 49, 2))]
+        return [
+            (f.numel, e) for f, _, e in (compressed(photograph, "SVD", r) for r in range(1, 49, 2))
+        ]
 
 
 rank_one_storage = Check(
-    question="A matrix of 1000 rows and 800 columns is the product of one column and one row.  How many numbers need to "
+    question="A matrix of 1000 rows and 800 columns is the product of one column and one row.  How "
+    "many numbers need to "
     "be stored?",
     cases=lambda: [(1000, 800)],
     right=lambda m, n: LowRank(*gaussian((m, 1), (n, 1))).numel,
     mistakes=(
-        (lambda m, n: m * n, "that is every entry of the matrix; the column and the row tell them all."),
+        (
+            lambda m, n: m * n,
+            "that is every entry of the matrix; the column and the row tell them all.",
+        ),
         (lambda m, n: m, "that is the column alone; the row is needed too."),
         (lambda m, n: n, "that is the row alone; the column is needed too."),
         (lambda m, n: 2, "two vectors, yes, but how many numbers are in them?"),
     ),
     hint="count the numbers in the column and those in the row.",
-    moral="Storage adds the sides where the matrix multiplies them: this is the whole idea of the course.",
+    moral="Storage adds the sides where the matrix multiplies them: this is the whole idea of the "
+    "course.",
 )

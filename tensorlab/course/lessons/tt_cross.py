@@ -16,7 +16,8 @@ NAMES = ("1 / norm", "ripples", "narrow peak", "jump")
 
 
 def function(name: str, d: int, n: int):
-    """A function of d coordinates in (0, 1] on n points each, as a function of index tensors (batch, d).
+    """A function of d coordinates in (0, 1] on n points each, as a function of index tensors
+    (batch, d).
 
     >>> function("jump", 2, 4)(torch.tensor([[0, 0], [3, 3]]))
     tensor([0., 1.], dtype=torch.float64)
@@ -32,7 +33,8 @@ def function(name: str, d: int, n: int):
 
 
 class CrossExplorer(Player):
-    """Cross approximation sweep by sweep: which fibres it reads, what is still wrong, and what it has cost."""
+    """Cross approximation sweep by sweep: which fibres it reads, what is still wrong, and what it
+    has cost."""
 
     figsize = (9, 3.1)
     grids = {2: 60, 6: 32}
@@ -40,9 +42,12 @@ class CrossExplorer(Player):
 
     def __init__(self, name: str = "1 / norm", modes: int = 2):
         super().__init__(
-            function=choice(name, NAMES), modes=choice(modes, tuple(self.grids)),
-            digits=integer(6, 1, 10, label="rtol = 10^-digits"), bond=integer(1, 1, 5), seed=integer(0, 0, 99),
-        )  # fmt: skip
+            function=choice(name, NAMES),
+            modes=choice(modes, tuple(self.grids)),
+            digits=integer(6, 1, 10, label="rtol = 10^-digits"),
+            bond=integer(1, 1, 5),
+            seed=integer(0, 0, 99),
+        )
 
     def steps(self, function: str, modes: int, digits: int, bond: int, seed: int):
         """States: the fit, and (evaluations, held-out error) after each sweep so far."""
@@ -53,25 +58,42 @@ class CrossExplorer(Player):
             path.append((fit.evaluations, fit.error))
             yield fit, list(path)
 
-    def draw(self, figure: Figure, state, function: str, modes: int, digits: int, bond: int, seed: int) -> str:
+    def draw(
+        self, figure: Figure, state, function: str, modes: int, digits: int, bond: int, seed: int
+    ) -> str:
         fit, path = state
         if bond >= modes:
             raise ValueError(f"bond: needs a bond in 1..{modes - 1} for {modes} modes, got {bond}")
         n, k = self.grids[modes], bond - 1
         f = globals()["function"](function, modes, n)
         left, right = fit.pivots[k]
-        at = torch.cat([left[0], right[0]]).repeat(n * n, 1)  # the plane of modes k, k + 1 through the first pivot
+        at = torch.cat([left[0], right[0]]).repeat(
+            n * n, 1
+        )  # the plane of modes k, k + 1 through the first pivot
         at[:, k : k + 2] = torch.cartesian_prod(torch.arange(n), torch.arange(n))
         x = f(at).reshape(n, n)
         missed = (fit.value.at(at).reshape(n, n) - x).abs().clamp_min(1e-16).log10()
         axes = figure.subplots(1, 3, width_ratios=(4, 4, 3))
-        seen = plots.crosses(axes[0], x, left[:, -1].tolist(), right[:, 0].tolist(), f"{function}, modes {k} and {k + 1}")
-        plots.crosses(axes[1], missed, [], [], f"log10 |error|, from {float(missed.min()):.0f} to {float(missed.max()):.0f}")
+        seen = plots.crosses(
+            axes[0],
+            x,
+            left[:, -1].tolist(),
+            right[:, 0].tolist(),
+            f"{function}, modes {k} and {k + 1}",
+        )
+        plots.crosses(
+            axes[1],
+            missed,
+            [],
+            [],
+            f"log10 |error|, from {float(missed.min()):.0f} to {float(missed.max()):.0f}",
+        )
         plots.error_against_work(axes[2], {"held-out": path}, 10.0**-digits)
         ranks = ", ".join(map(str, fit.value.ranks))
         state = "converged" if fit.converged else "not converged"
         return (
-            f"Sweep {len(path) - 1}: {fit.evaluations} of {n**modes} entries read, ranks {ranks}, held-out error "
+            f"Sweep {len(path) - 1}: {fit.evaluations} of {n**modes} entries read, ranks {ranks}, "
+            f"held-out error "
             f"{fit.error:.1e}, {state}. {seen}"
         )
 
@@ -87,33 +109,56 @@ def _fibre_count(shape, ranks, ends=1):
 
 
 cross_evaluations = Check(
-    question="A tensor of shape (32, 32, 32, 32) has a train of ranks (5, 5, 5).  How many of its entries are in the fibres "
+    question="A tensor of shape (32, 32, 32, 32) has a train of ranks (5, 5, 5).  How many of its "
+    "entries are in the fibres "
     "T_0, ..., T_3 that an interpolating train is built from?",
     cases=lambda: [((32, 32, 32, 32), (5, 5, 5))],
     right=lambda shape, ranks: TT(gaussian(*zip((1, *ranks), shape, (*ranks, 1)))).numel,
     mistakes=(
-        (lambda shape, ranks: math.prod(shape), "that is the whole tensor: a cross reads fibres only."),
-        (lambda shape, ranks: _fibre_count(shape, ranks, ends=5), "nothing stands left of the first mode or right of the last."),
-        (lambda shape, ranks: sum(n * r for n, r in zip(shape, (*ranks, 1))), "T_k has a choice on its left and one on its right."),
+        (
+            lambda shape, ranks: math.prod(shape),
+            "that is the whole tensor: a cross reads fibres only.",
+        ),
+        (
+            lambda shape, ranks: _fibre_count(shape, ranks, ends=5),
+            "nothing stands left of the first mode or right of the last.",
+        ),
+        (
+            lambda shape, ranks: sum(n * r for n, r in zip(shape, (*ranks, 1))),
+            "T_k has a choice on its left and one on its right.",
+        ),
         (lambda shape, ranks: sum(shape), "that is one fibre in each mode: rank 1."),
     ),
-    hint="T_k = f(I_k, :, J_{k+1}) has r_k choices on the left and r_{k+1} on the right of all values of index k.",
+    hint="T_k = f(I_k, :, J_{k+1}) has r_k choices on the left and r_{k+1} on the right of all "
+    "values of index k.",
     moral="d n r^2 evaluations, where the tensor has n^d entries.",
 )
 
 cross_rank_one = Check(
-    question="Write `cross(x, i, j)`: the matrix of rank 1 that agrees with the matrix x in row i and in column j.",
+    question="Write `cross(x, i, j)`: the matrix of rank 1 that agrees with the matrix x in row i "
+    "and in column j.",
     function=True,
     cases=lambda: [(gaussian((4, 4))[0], 1, 2), (gaussian((5, 3))[0], 4, 0)],
     right=_cross,
     mistakes=(
-        (lambda x, i, j: torch.outer(x[:, j], x[i]), "right up to a factor: at the crossing it must give x[i, j], not its square."),
-        (lambda x, i, j: torch.outer(x[i], x[:, j]) / x[i, j] if x.shape[0] == x.shape[1] else None,
-         "this is transposed: the column runs along the rows of the result."),
-        (lambda x, i, j: x - _cross(x, i, j), "that is what is left over; the cross itself is asked for."),
+        (
+            lambda x, i, j: torch.outer(x[:, j], x[i]),
+            "right up to a factor: at the crossing it must give x[i, j], not its square.",
+        ),
+        (
+            lambda x, i, j: (
+                torch.outer(x[i], x[:, j]) / x[i, j] if x.shape[0] == x.shape[1] else None
+            ),
+            "this is transposed: the column runs along the rows of the result.",
+        ),
+        (
+            lambda x, i, j: x - _cross(x, i, j),
+            "that is what is left over; the cross itself is asked for.",
+        ),
     ),
     hint="column times row, divided by the entry in which they meet.",
-    moral="Subtract it, look for the largest entry that is left, and go on: that is cross approximation.",
+    moral="Subtract it, look for the largest entry that is left, and go on: that is cross "
+    "approximation.",
 )
 
 
@@ -132,11 +177,14 @@ def _read_name(answer, *_):
 
 
 hard_function = Check(
-    question="With six modes and a tolerance of 1e-3: which function does not converge within the explorer's budget?  Give its "
+    question="With six modes and a tolerance of 1e-3: which function does not converge within the "
+    "explorer's budget?  Give its "
     "name.",
     read=_read_name,
     right=lambda: next(k for k, name in enumerate(NAMES) if _evaluations(name, 3) == math.inf),
     mistakes=(),
-    hint="let the explorer play each of them to its end and read the last words of the first sentence.",
-    moral="Few entries suffice where the ranks are small; an edge that no axis follows has none such.",
+    hint="let the explorer play each of them to its end and read the last words of the first "
+    "sentence.",
+    moral="Few entries suffice where the ranks are small; an edge that no axis follows has none "
+    "such.",
 )

@@ -14,11 +14,12 @@ from ...rng import rand
 from ..checks import Check, gaussian
 from ..widgets import Explorer, decimal, integer
 
-# ------------------------------------------------------------------------------------------ one step
+# ----------------------------------------------------------------------------------------- one step
 
 
 def target() -> Tensor:
-    """The symmetric matrix that the explorer comes near: eigenvalues 2 and 0.6, the first eigenvector at 25 degrees."""
+    """The symmetric matrix that the explorer comes near: eigenvalues 2 and 0.6, the first
+    eigenvector at 25 degrees."""
     return 2.0 * ray(25) + 0.6 * ray(115)
 
 
@@ -29,29 +30,40 @@ def ray(angle: float) -> Tensor:
     tensor([[0., 0.],
             [0., 1.]], dtype=torch.float64)
     """
-    u = torch.tensor([math.cos(math.radians(angle)), math.sin(math.radians(angle))], dtype=torch.float64)
+    u = torch.tensor(
+        [math.cos(math.radians(angle)), math.sin(math.radians(angle))], dtype=torch.float64
+    )
     return torch.outer(u, u)
 
 
 def one_step(angle: float, step: float) -> dict[str, Tensor]:
-    """A Riemannian gradient step on f(m) = |m - target|^2 / 2, from the best multiple of u uᵀ: x, free, tangent, back."""
+    """A Riemannian gradient step on f(m) = |m - target|^2 / 2, from the best multiple of u uᵀ: x,
+    free, tangent, back."""
     goal = target()
     u = ray(angle)
     dense = (u * goal).sum() * u
     g = riemannian_grad(lambda t: (t.to_dense() - goal).square().sum() / 2, tt_svd(dense, 1))
     tangent = dense - step * g.to_tt().to_dense()
-    return dict(x=dense, free=dense - step * (dense - goal), tangent=tangent, back=retract(g, -step).to_dense())
+    return dict(
+        x=dense,
+        free=dense - step * (dense - goal),
+        tangent=tangent,
+        back=retract(g, -step).to_dense(),
+    )
 
 
 class OneStep(Explorer):
-    """The gradient step, its projection onto the tangent plane and the retraction, on the cone of rank-1 matrices."""
+    """The gradient step, its projection onto the tangent plane and the retraction, on the cone of
+    rank-1 matrices."""
 
     figsize = (7.5, 5)
 
     def __init__(self, step: float = 0.8):
         super().__init__(
-            step=decimal(step, 0, 2, step=0.05), angle=integer(80, 0, 179, label="angle of x"), view=integer(300, 0, 359),
-        )  # fmt: skip
+            step=decimal(step, 0, 2, step=0.05),
+            angle=integer(80, 0, 179, label="angle of x"),
+            view=integer(300, 0, 359),
+        )
 
     def draw(self, figure: Figure, step: float, angle: int, view: int) -> str:
         ax = figure.add_subplot(projection="3d")
@@ -62,11 +74,14 @@ class OneStep(Explorer):
         return f"{seen} f was {cost(path['x']):.3f} and is {cost(path['back']):.3f}."
 
 
-# ------------------------------------------------------------------------------------------ completion
+# --------------------------------------------------------------------------------------- completion
 
 
-def problem(shape, rank: int, ratio: float, seed: int, *, positive: bool = False) -> tuple[TT, Tensor]:
-    """A random train, Gaussian or with cores uniform in [0, 1), and `ratio` times its degrees of freedom in random places.
+def problem(
+    shape, rank: int, ratio: float, seed: int, *, positive: bool = False
+) -> tuple[TT, Tensor]:
+    """A random train, Gaussian or with cores uniform in [0, 1), and `ratio` times its degrees of
+    freedom in random places.
 
     >>> x, index = problem((6, 6, 6), 2, 3, 0)
     >>> x, index.shape
@@ -78,17 +93,27 @@ def problem(shape, rank: int, ratio: float, seed: int, *, positive: bool = False
         x = TT(tuple(rand(*c.shape, generator=g, dtype=c.dtype) for c in x.cores))
     count, total = round(ratio * freedom(x)), math.prod(shape)
     if count > total:
-        raise ValueError(f"problem: needs a ratio that asks for at most {total} entries, got {ratio} times {freedom(x)}")
-    flat = torch.randperm(total, generator=g)[:count] if total <= 1e7 else torch.randint(0, total, (count,), generator=g)
+        raise ValueError(
+            f"problem: needs a ratio that asks for at most {total} entries, got {ratio} times "
+            f"{freedom(x)}"
+        )
+    flat = (
+        torch.randperm(total, generator=g)[:count]
+        if total <= 1e7
+        else torch.randint(0, total, (count,), generator=g)
+    )
     return x, torch.stack(torch.unravel_index(flat, shape), 1)
 
 
 def freedom(x: TT) -> int:
-    """Degrees of freedom of the trains of x's ranks: stored numbers less those of the changes of basis at the bonds."""
+    """Degrees of freedom of the trains of x's ranks: stored numbers less those of the changes of
+    basis at the bonds."""
     return x.numel - sum(r * r for r in x.ranks)
 
 
-def recovers(shape, rank: int, ratio: float, seed: int, *, grow: bool, max_iter: int, positive: bool = False) -> bool:
+def recovers(
+    shape, rank: int, ratio: float, seed: int, *, grow: bool, max_iter: int, positive: bool = False
+) -> bool:
     """Whether one run finds the whole tensor to 1e-6."""
     x, index = problem(shape, rank, ratio, seed, positive=positive)
     g = torch.Generator().manual_seed(1000 + seed)
@@ -96,24 +121,37 @@ def recovers(shape, rank: int, ratio: float, seed: int, *, grow: bool, max_iter:
     return float((fit.value - x).norm()) <= 1e-6 * float(x.norm())
 
 
-def phase(shape, rank: int, ratios, seeds: int, *, max_iter: int = 300) -> dict[str, list[tuple[float, float]]]:
-    """For both ways to start, the share of seeds that are recovered at each ratio of entries to degrees of freedom."""
-    share = lambda ratio, grow: sum(recovers(shape, rank, ratio, s, grow=grow, max_iter=max_iter) for s in range(seeds)) / seeds
+def phase(
+    shape, rank: int, ratios, seeds: int, *, max_iter: int = 300
+) -> dict[str, list[tuple[float, float]]]:
+    """For both ways to start, the share of seeds that are recovered at each ratio of entries to
+    degrees of freedom."""
+    share = lambda ratio, grow: (
+        sum(recovers(shape, rank, ratio, s, grow=grow, max_iter=max_iter) for s in range(seeds))
+        / seeds
+    )
     return {
         name: [(ratio, share(ratio, grow)) for ratio in ratios]
         for name, grow in (("at full rank", False), ("ranks grow", True))
-    }  # fmt: skip
+    }
 
 
-def adam(index: Tensor, values: Tensor, shape, rank: int, *, steps: int, lr: float, generator=None) -> tuple[TT, list[float]]:
-    """The straight way: autograd on the cores, and Adam.  The train and the relative error on the entries after each step."""
+def adam(
+    index: Tensor, values: Tensor, shape, rank: int, *, steps: int, lr: float, generator=None
+) -> tuple[TT, list[float]]:
+    """The straight way: autograd on the cores, and Adam. The train and the relative error on the
+    entries after each step."""
     entries = Entries(index, values, shape)
     ranks = (1, *(rank,) * (len(shape) - 1), 1)
-    size = entries.unit ** (1 / len(shape)) / rank ** ((len(shape) - 1) / len(shape)) * 2  # entries as large as the data's
+    size = (
+        entries.unit ** (1 / len(shape)) / rank ** ((len(shape) - 1) / len(shape)) * 2
+    )  # entries as large as the data's
     cores = [
-        (size * rand(ranks[k], n, ranks[k + 1], generator=generator, dtype=values.dtype)).requires_grad_()
+        (
+            size * rand(ranks[k], n, ranks[k + 1], generator=generator, dtype=values.dtype)
+        ).requires_grad_()
         for k, n in enumerate(shape)
-    ]  # fmt: skip
+    ]
     optimizer = torch.optim.Adam(cores, lr=lr)
     history = []
     for _ in range(steps):
@@ -132,7 +170,8 @@ def photograph(side: int) -> Tensor:
 
 
 def folded(places: Tensor, side: int) -> Tensor:
-    """Rows and columns (m, 2) as (fine row, coarse row, coarse column, fine column), each in 0..sqrt(side)-1."""
+    """Rows and columns (m, 2) as (fine row, coarse row, coarse column, fine column), each in
+    0..sqrt(side)-1."""
     b = math.isqrt(side)
     row, column = places.unbind(1)
     return torch.stack([row % b, row // b, column // b, column % b], 1)
@@ -149,7 +188,7 @@ def psnr(y: Tensor, x: Tensor) -> float:
     return -10 * math.log10(float((y.clamp(0, 1) - x).square().mean()))
 
 
-# ------------------------------------------------------------------------------------------ exercises
+# ---------------------------------------------------------------------------------------- exercises
 
 
 def _cores(shape, ranks):
@@ -163,48 +202,79 @@ def _bases(m, n, r):
 
 
 def _stationary(which):
-    """The angles in degrees of the eigenvectors of the explorer's target, the least eigenvalue first."""
+    """The angles in degrees of the eigenvectors of the explorer's target, the least eigenvalue
+    first."""
     _, q = torch.linalg.eigh(target())
     return math.degrees(math.atan2(float(q[1, which]), float(q[0, which]))) % 180
 
 
 degrees_of_freedom = Check(
-    question="Trains of the shape (6, 7, 8, 5) with the ranks (3, 4, 2) are a manifold.  What is its dimension?",
+    question="Trains of the shape (6, 7, 8, 5) with the ranks (3, 4, 2) are a manifold.  What is "
+    "its dimension?",
     cases=lambda: [((6, 7, 8, 5), (3, 4, 2))],
     right=lambda shape, ranks: freedom(TT(_cores(shape, ranks))),
     mistakes=(
-        (lambda shape, ranks: TT(_cores(shape, ranks)).numel,
-         "those are the stored numbers; a matrix and its inverse can be put between two cores, and the tensor stays."),
-        (lambda shape, ranks: TT(_cores(shape, ranks)).numel - sum(ranks),
-         "what can be put between two cores is a matrix, not a diagonal."),
-        (lambda shape, ranks: math.prod(shape), "those are the entries of the tensor, not of its manifold."),
+        (
+            lambda shape, ranks: TT(_cores(shape, ranks)).numel,
+            "those are the stored numbers; a matrix and its inverse can be put between two cores, "
+            "and the tensor stays.",
+        ),
+        (
+            lambda shape, ranks: TT(_cores(shape, ranks)).numel - sum(ranks),
+            "what can be put between two cores is a matrix, not a diagonal.",
+        ),
+        (
+            lambda shape, ranks: math.prod(shape),
+            "those are the entries of the tensor, not of its manifold.",
+        ),
     ),
     hint="count the stored numbers, then take away those of an invertible matrix at each bond.",
-    moral="It is also the number of free entries in the deltas of a tangent vector: the gauge takes away the same.",
+    moral="It is also the number of free entries in the deltas of a tangent vector: the gauge "
+    "takes away the same.",
 )
 
 tangent_projection = Check(
-    question="Write `tangent_projection(u, v, z)`: the projection of a matrix z (m, n) onto the tangent space at a matrix of rank "
-    "r whose columns are spanned by u (m, r) and whose rows by v (n, r), both with orthonormal columns.",
+    question="Write `tangent_projection(u, v, z)`: the projection of a matrix z (m, n) onto the "
+    "tangent space at a matrix of rank "
+    "r whose columns are spanned by u (m, r) and whose rows by v (n, r), both with orthonormal "
+    "columns.",
     function=True,
     cases=lambda: [_bases(5, 4, 2), _bases(3, 6, 1)],
     right=lambda u, v, z: tt_project(TT((u[None], v.mT[..., None])), z).to_tt().to_dense(),
     mistakes=(
-        (lambda u, v, z: u @ (u.mT @ z) + (z @ v) @ v.mT, "the part with columns in u and rows in v is counted twice."),
-        (lambda u, v, z: u @ (u.mT @ z @ v) @ v.mT, "the columns or the rows may leave their space, though not both at once."),
+        (
+            lambda u, v, z: u @ (u.mT @ z) + (z @ v) @ v.mT,
+            "the part with columns in u and rows in v is counted twice.",
+        ),
+        (
+            lambda u, v, z: u @ (u.mT @ z @ v) @ v.mT,
+            "the columns or the rows may leave their space, though not both at once.",
+        ),
         (lambda u, v, z: u @ (u.mT @ z), "the columns may also change, where the rows stay."),
         (lambda u, v, z: z @ v @ v.mT, "the rows may also change, where the columns stay."),
-        (lambda u, v, z: z - u @ (u.mT @ z) - (z - u @ (u.mT @ z)) @ v @ v.mT, "that is the part normal to the tangent space."),
+        (
+            lambda u, v, z: z - u @ (u.mT @ z) - (z - u @ (u.mT @ z)) @ v @ v.mT,
+            "that is the part normal to the tangent space.",
+        ),
     ),
-    hint="what is lost has its columns outside of u and its rows outside of v; take that away from z.",
+    hint="what is lost has its columns outside of u and its rows outside of v; take that away from "
+    "z.",
     moral="For trains it is the same at every bond: `tt_project`.",
 )
 
 saddle = Check(
-    question="In the explorer, at which angle of x does the step not move although f is not the least?  Give the angle in degrees.",
+    question="In the explorer, at which angle of x does the step not move although f is not the "
+    "least?  Give the angle in degrees.",
     right=lambda: _stationary(0),
-    mistakes=((lambda: _stationary(1), "there f is the least; there is one more place where the gradient is normal to the cone."),),
+    mistakes=(
+        (
+            lambda: _stationary(1),
+            "there f is the least; there is one more place where the gradient is normal to the "
+            "cone.",
+        ),
+    ),
     hint="look for an angle at which the projection falls on x itself.",
-    moral="There x is another eigenvector: a stationary point that descent leaves at the first rounding error.",
+    moral="There x is another eigenvector: a stationary point that descent leaves at the first "
+    "rounding error.",
     rtol=1e-6,
 )

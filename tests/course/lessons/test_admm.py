@@ -1,4 +1,5 @@
-"""ADMM's lesson: the sentence against the network itself, the three ways end in the set, and the threshold of rho by theory."""
+"""ADMM's lesson: the sentence against the network itself, the three ways end in the set, and the
+threshold of rho by theory."""
 
 import copy
 
@@ -22,7 +23,9 @@ def test_the_player_tells_what_a_projection_would_do():
     for layer in model.layers[:2]:
         u, s, vh = torch.linalg.svd(layer.weight.detach())
         layer.weight.data = (u[:, :3] * s[:3]) @ vh[:3]
-    assert player.sentence.startswith(f"Round 3: {dense:.1f} % of the test are right, projected now {right():.1f} %.")
+    assert player.sentence.startswith(
+        f"Round 3: {dense:.1f} % of the test are right, projected now {right():.1f} %."
+    )
     assert "Primal and dual residual after 3 rounds: layers.0" in player.sentence
     assert [r.rho for r in player.state["history"]] == pytest.approx([0.05, 0.075, 0.1125])
 
@@ -31,7 +34,10 @@ def test_a_wrong_value_is_a_sentence_and_the_picture_stays():
     player = lesson.ADMMPlayer()
     picture = player.view.value
     player.boxes["growth"].value = "3"
-    assert "growth: needs a number in 1..2, got 3" in player.status.value and player.view.value == picture
+    assert (
+        "growth: needs a number in 1..2, got 3" in player.status.value
+        and player.view.value == picture
+    )
 
 
 def test_the_plain_network_is_left_alone():
@@ -61,5 +67,7 @@ def test_right_answers():
         return torch.stack([z, u + w - z])
 
     assert lesson.admm_round(admm_round)
-    assert lesson.smallest_rho(0.8)  # the first above sigma_2 / sigma_1 = 0.75: at rest rho U = A - W, and Z keeps its direction
+    assert lesson.smallest_rho(
+        0.8
+    )  # the first above sigma_2 / sigma_1 = 0.75: at rest rho U = A - W, and Z keeps its direction
     assert not lesson.settles(0.7) and lesson.settles(1.0)

@@ -1,4 +1,5 @@
-"""Structured matrices: what a stored number enters, counted by hand; the law is found again; rings and sentences agree."""
+"""Structured matrices: what a stored number enters, counted by hand; the law is found again; rings
+and sentences agree."""
 
 import math
 
@@ -8,13 +9,25 @@ import torch
 import tensorlab as tl
 from tensorlab.course.lessons import blocktt as lesson
 
-ROWS = [(name, n, right, n**2, n, 1 + k / n + (not right)) for k, name in enumerate(("dense", "BTT"), 1)
-        for n in (16, 36, 64) for right in (True, False)]  # fmt: skip
+ROWS = [
+    (name, n, right, n**2, n, 1 + k / n + (not right))
+    for k, name in enumerate(("dense", "BTT"), 1)
+    for n in (16, 36, 64)
+    for right in (True, False)
+]
 
 
-@pytest.mark.parametrize("name, counts", [
-    ("dense", [1]), ("low rank", [16, 16]), ("Kronecker", [16, 16]), ("TT", [16, 16]), ("Monarch", [4, 4]), ("BTT", [4, 4]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, counts",
+    [
+        ("dense", [1]),
+        ("low rank", [16, 16]),
+        ("Kronecker", [16, 16]),
+        ("TT", [16, 16]),
+        ("Monarch", [4, 4]),
+        ("BTT", [4, 4]),
+    ],
+)
 def test_one_number_enters_so_many_entries(name, counts):
     generator = torch.Generator().manual_seed(0)
     w = lesson.structure(name, 16, 1, generator=generator, dtype=torch.float64)
@@ -47,13 +60,17 @@ def test_the_law_is_found_again(law):
 def test_scaling_explorer_says_what_was_measured():
     e = lesson.ScalingExplorer(ROWS)
     e.set(structure="BTT", width=2, rates="dense rate")
-    assert e.sentence.startswith(f"BTT of width 36: loss {2 + 2 / 36:.3f}, with the other learning rates {1 + 2 / 36:.3f}.")
+    assert e.sentence.startswith(
+        f"BTT of width 36: loss {2 + 2 / 36:.3f}, with the other learning rates {1 + 2 / 36:.3f}."
+    )
 
 
 def test_rates_are_those_of_the_structure():
     model = lesson.network("BTT", 64, 0)
     groups = lesson.groups(model, 0.01, True)
-    assert [g["lr"] for g in groups[:2]] == pytest.approx([0.01 * m for m in model[2].weight.lr_multipliers()])
+    assert [g["lr"] for g in groups[:2]] == pytest.approx(
+        [0.01 * m for m in model[2].weight.lr_multipliers()]
+    )
     assert [g["lr"] for g in lesson.groups(model, 0.01, False)[:2]] == [0.01, 0.01]
     assert sum(len(g["params"]) for g in groups) == len(list(model.parameters()))
 
@@ -64,7 +81,11 @@ def test_training_learns():
 
 
 def test_right_answer_of_the_function():
-    assert lesson.monarch_apply(lambda L, R, x: (L @ (R @ x.reshape(len(R), -1, 1)).transpose(0, 1)).squeeze(2).T.reshape(-1))
+    assert lesson.monarch_apply(
+        lambda L, R, x: (
+            (L @ (R @ x.reshape(len(R), -1, 1)).transpose(0, 1)).squeeze(2).T.reshape(-1)
+        )
+    )
 
     def by_the_package(L, R, x):
         return tl.Monarch((L[None, :, None, :, :, None], R[:, None, None, :, :, None])).apply(x)

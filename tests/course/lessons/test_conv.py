@@ -1,4 +1,5 @@
-"""The explorers of factorised convolutions: the sentence holds the numbers of the package; a wrong value is a sentence."""
+"""The explorers of factorised convolutions: the sentence holds the numbers of the package; a wrong
+value is a sentence."""
 
 import re
 
@@ -21,14 +22,23 @@ def explorer():
 def test_the_sentence_is_that_of_the_layer(explorer, structure, rank):
     explorer.set(structure=structure, rank=rank)
     layer = lesson.network().second
-    chain = {"Tucker": tl.tucker_conv, "spatial": tl.spatial_conv, "SVD": tl.svd_conv, "TT": tl.tt_conv}[structure](layer, rank)
+    chain = {
+        "Tucker": tl.tucker_conv,
+        "spatial": tl.spatial_conv,
+        "SVD": tl.svd_conv,
+        "TT": tl.tt_conv,
+    }[structure](layer, rank)
     weights = sum(p.numel() for p in chain.parameters()) - layer.bias.numel()
     assert f" {weights} weights instead of {layer.weight.numel()}" in explorer.sentence
     with torch.no_grad():
-        x = torch.eye(8 * 9).reshape(72, 8, 3, 3)  # each entry of the kernel in turn; the pixel in the middle sees them all
+        x = torch.eye(8 * 9).reshape(
+            72, 8, 3, 3
+        )  # each entry of the kernel in turn; the pixel in the middle sees them all
         entries = lambda m: m(x)[..., 1, 1] - layer.bias
         error = (entries(chain) - entries(layer)).norm() / entries(layer).norm()
-    assert float(re.search(r"kernel ([\d.]+)\.$", explorer.sentence)[1]) == pytest.approx(float(error), abs=1e-3)
+    assert float(re.search(r"kernel ([\d.]+)\.$", explorer.sentence)[1]) == pytest.approx(
+        float(error), abs=1e-3
+    )
     pixels = 64
     dense = 2 * pixels * 16 * 8 * 9
     assert f"{dense / (2 * pixels * weights):.2f} times fewer FLOPs" in explorer.sentence
@@ -36,7 +46,10 @@ def test_the_sentence_is_that_of_the_layer(explorer, structure, rank):
 
 def test_cp_is_balanced_and_counts_its_terms(explorer):
     explorer.set(structure="CP", rank=3)
-    assert f"4 convolutions with 8, 3, 3, 3, 16 channels and {3 * (8 + 3 + 3 + 16)} weights" in explorer.sentence
+    assert (
+        f"4 convolutions with 8, 3, 3, 3, 16 channels and {3 * (8 + 3 + 3 + 16)} weights"
+        in explorer.sentence
+    )
 
 
 def test_a_wrong_value_is_a_sentence_and_the_picture_stays(explorer):
@@ -45,7 +58,9 @@ def test_a_wrong_value_is_a_sentence_and_the_picture_stays(explorer):
         explorer.boxes["rank"].value = wrong
         assert f"rank: needs a whole number in 1..16, got {wrong}" in explorer.status.value
         assert explorer.view.value == picture and explorer.value("rank") == before
-    with pytest.raises(ValueError, match="structure: needs one of CP, Tucker, TT, spatial, SVD, got wavelet"):
+    with pytest.raises(
+        ValueError, match="structure: needs one of CP, Tucker, TT, spatial, SVD, got wavelet"
+    ):
         explorer.set(structure="wavelet")
     explorer.boxes["rank"].value = str(before)
 
@@ -55,10 +70,19 @@ def test_terms_grow_without_the_ridge_only():
     energies = []
     for sweeps in (20, 120):
         e.set(digits=2, sweeps=sweeps)
-        energies.append([float(n) for n in re.search(r"sum: ALS ([\d.e+]+), ridge 1e-2 ([\d.e+]+);", e.sentence).groups()])
+        energies.append(
+            [
+                float(n)
+                for n in re.search(
+                    r"sum: ALS ([\d.e+]+), ridge 1e-2 ([\d.e+]+);", e.sentence
+                ).groups()
+            ]
+        )
     (als, ridge), (als_later, ridge_later) = energies
     assert als_later > 1.5 * als and ridge_later < 1.1 * ridge
-    start = tl.CP.randn((3, 3, 3), 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    start = tl.CP.randn(
+        (3, 3, 3), 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     plain = tl.cp_als(lesson.diverging(), 2, init=start, tol=0.0, max_iter=120)
     assert als_later == pytest.approx(tl.cp_degeneracy(plain.value), rel=1e-2)
     assert f"ALS {plain.history[-1]:.3f}" in e.sentence
@@ -69,7 +93,9 @@ def test_right_answers(capsys):
     assert lesson.tucker_rank(next(r for r in range(1, 17) if _tucker_error(r) <= 0.5))
 
     def spatial(kernel, rank):
-        layer = torch.nn.Conv2d(kernel.shape[1], kernel.shape[0], kernel.shape[2:], bias=False, dtype=kernel.dtype)
+        layer = torch.nn.Conv2d(
+            kernel.shape[1], kernel.shape[0], kernel.shape[2:], bias=False, dtype=kernel.dtype
+        )
         with torch.no_grad():
             layer.weight.copy_(kernel)
             return tl.conv_kernel(tl.spatial_conv(layer, rank))
@@ -80,7 +106,10 @@ def test_right_answers(capsys):
 
 def test_an_answer_of_another_shape_says_which_is_needed(capsys):
     assert lesson.spatial_kernel(lambda kernel, rank: kernel.flatten(1)) is False
-    assert "the answer has the shape of the kernel, (4, 3, 3, 3), this is (4, 27)" in capsys.readouterr().out
+    assert (
+        "the answer has the shape of the kernel, (4, 3, 3, 3), this is (4, 27)"
+        in capsys.readouterr().out
+    )
 
 
 def _tucker_error(rank):

@@ -15,7 +15,9 @@ def states(problem, count, stride=20):
 def test_the_easy_problem_is_solved_and_the_swamp_is_not():
     assert states("easy", 20)[0][-1] < 1e-8
     errors = states("swamp", 11)[0]
-    assert errors[200] > 1e-4 and errors[150] / errors[200] < 1.5  # fifty sweeps gain less than a third
+    assert (
+        errors[200] > 1e-4 and errors[150] / errors[200] < 1.5
+    )  # fifty sweeps gain less than a third
 
 
 def test_the_degenerate_pair_grows_and_cancels():

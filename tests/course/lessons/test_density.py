@@ -1,4 +1,5 @@
-"""A density that can be asked: what the explorer says against integrals taken otherwise; a wrong value is a sentence."""
+"""A density that can be asked: what the explorer says against integrals taken otherwise; a wrong
+value is a sentence."""
 
 import re
 
@@ -30,7 +31,9 @@ def test_the_grid_holds_the_conditional_density():
     x, y, p = lesson.density_grid(model, 3, 0, {2: 0.5}, 80)
     assert float(torch.trapezoid(torch.trapezoid(p, x), y)) == pytest.approx(1, abs=0.01)
     point = torch.stack([x[30], y[41]])[None]
-    assert float(p[41, 30]) == pytest.approx(float(model.score_samples(point, dims=(3, 0), given={2: 0.5}).exp()))
+    assert float(p[41, 30]) == pytest.approx(
+        float(model.score_samples(point, dims=(3, 0), given={2: 0.5}).exp())
+    )
 
 
 def test_wrong_values_are_sentences_and_the_picture_stays(explorer, monkeypatch):
@@ -38,13 +41,24 @@ def test_wrong_values_are_sentences_and_the_picture_stays(explorer, monkeypatch)
     explorer.set(across="x0", up="x1", known="x2", value=0.0)
     picture = explorer.view.value
     explorer.boxes["value"].value = "7"
-    assert "value of the known: needs a number in -2..2, got 7" in explorer.status.value and explorer.view.value == picture
+    assert (
+        "value of the known: needs a number in -2..2, got 7" in explorer.status.value
+        and explorer.view.value == picture
+    )
     explorer.boxes["value"].value = "0"
     explorer.set(up="x0")
-    assert "needs three different variables, got x0, x0, x2" in explorer.status.value and explorer.view.value == picture
+    assert (
+        "needs three different variables, got x0, x0, x2" in explorer.status.value
+        and explorer.view.value == picture
+    )
 
 
 def test_right_answers():
-    assert lesson.gram_step(lambda core, gram, state: sum(
-        gram[i, j] * core[:, i].T @ state @ core[:, j] for i in range(len(gram)) for j in range(len(gram))))  # fmt: skip
+    assert lesson.gram_step(
+        lambda core, gram, state: sum(
+            gram[i, j] * core[:, i].T @ state @ core[:, j]
+            for i in range(len(gram))
+            for j in range(len(gram))
+        )
+    )
     assert lesson.products(729) and not lesson.products(64)

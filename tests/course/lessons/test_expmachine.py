@@ -1,4 +1,5 @@
-"""Interactions: what the explorer says against a machine asked otherwise; a wrong value is a sentence."""
+"""Interactions: what the explorer says against a machine asked otherwise; a wrong value is a
+sentence."""
 
 import pytest
 import torch
@@ -17,15 +18,25 @@ def test_planted_sets_are_found_and_counted(explorer):
     machine, ours, linear = lesson.machines(800, 6, 3, 0.0, 1)
     corner = torch.cartesian_prod(*[torch.arange(2)] * 8)
     entries = zip(corner.tolist(), machine.weights_.to_dense().flatten().abs().tolist())
-    sizes = {tuple(k for k, i in enumerate(index) if i): value for index, value in entries if 1 <= sum(index) <= 3}
+    sizes = {
+        tuple(k for k, i in enumerate(index) if i): value
+        for index, value in entries
+        if 1 <= sum(index) <= 3
+    }
     assert set(sorted(sizes, key=sizes.get)[-3:]) == set(lesson.planted(3, 1))
-    assert ours > 0.97 > linear + 0.05 and f"machine {ours:.3f}, linear {linear:.3f}" in explorer.sentence
+    assert (
+        ours > 0.97 > linear + 0.05
+        and f"machine {ours:.3f}, linear {linear:.3f}" in explorer.sentence
+    )
 
 
 def test_a_wrong_value_is_a_sentence_and_the_picture_stays(explorer):
     picture = explorer.view.value
     explorer.boxes["rank"].value = "1"
-    assert "rank: needs a whole number in 2..10, got 1" in explorer.status.value and explorer.view.value == picture
+    assert (
+        "rank: needs a whole number in 2..10, got 1" in explorer.status.value
+        and explorer.view.value == picture
+    )
     with pytest.raises(ValueError, match="rows: needs one of"):
         explorer.set(rows=7)
 

@@ -1,4 +1,5 @@
-"""Ranks against width and depth: what the explorer says against NumPy; a wrong value is a sentence."""
+"""Ranks against width and depth: what the explorer says against NumPy; a wrong value is a
+sentence."""
 
 import numpy as np
 import pytest
@@ -13,16 +14,23 @@ def explorer():
     return lesson.WidthExplorer()
 
 
-@pytest.mark.parametrize("against, depth, width, modes", [("depth", 8, 2, 2), ("width", 6, 4, 3), ("depth", 6, 3, 4)])
+@pytest.mark.parametrize(
+    "against, depth, width, modes", [("depth", 8, 2, 2), ("width", 6, 4, 3), ("depth", 6, 3, 4)]
+)
 def test_ranks_are_those_of_numpy(explorer, against, depth, width, modes):
     explorer.set(against=against, depth=depth, width=width, modes=modes, seed=3)
     found = {}
     for name in ("TT", "HT", "CP"):
         x = network(name, modes, width, depth, 3).to_dense().numpy()
-        matrix = x.transpose(*range(0, depth, 2), *range(1, depth, 2)).reshape(modes ** (depth // 2), -1)
+        matrix = x.transpose(*range(0, depth, 2), *range(1, depth, 2)).reshape(
+            modes ** (depth // 2), -1
+        )
         found[name] = np.linalg.matrix_rank(matrix, tol=1e-13 * np.linalg.norm(matrix, 2))
     last = depth if against == "depth" else width
-    assert f"At {against} {last} the ranks are TT {found['TT']}, HT {found['HT']}, CP {found['CP']}" in explorer.sentence
+    assert (
+        f"At {against} {last} the ranks are TT {found['TT']}, HT {found['HT']}, CP {found['CP']}"
+        in explorer.sentence
+    )
     assert f"the bound for trains is {min(modes, width) ** (depth // 2)}." in explorer.sentence
     assert found["TT"] >= min(modes, width) ** (depth // 2) and found["CP"] <= width
 
@@ -32,9 +40,15 @@ def test_too_large_a_tensor_is_a_sentence_and_the_picture_stays(explorer, monkey
     explorer.set(depth=4, modes=2)
     picture = explorer.view.value
     explorer.set(depth=10, modes=4)
-    assert "at most 70000 entries, got 4^10 = 1048576" in explorer.status.value and explorer.view.value == picture
+    assert (
+        "at most 70000 entries, got 4^10 = 1048576" in explorer.status.value
+        and explorer.view.value == picture
+    )
     explorer.boxes["width"].value = "0"
-    assert "width: needs a whole number in 1..6, got 0" in explorer.status.value and explorer.view.value == picture
+    assert (
+        "width: needs a whole number in 1..6, got 0" in explorer.status.value
+        and explorer.view.value == picture
+    )
 
 
 def test_right_answers():
@@ -45,5 +59,10 @@ def test_right_answers():
         return h
 
     assert lesson.recurrent(recurrent) and lesson.shallow_width(243)
-    s = np.linalg.svd(network("TT", 3, 3, 8).to_dense().permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(81, 81).numpy(), compute_uv=False)
-    assert lesson.numerical_width(min(k for k in range(82) if np.linalg.norm(s[k:]) <= 0.01 * np.linalg.norm(s)))
+    s = np.linalg.svd(
+        network("TT", 3, 3, 8).to_dense().permute(0, 2, 4, 6, 1, 3, 5, 7).reshape(81, 81).numpy(),
+        compute_uv=False,
+    )
+    assert lesson.numerical_width(
+        min(k for k in range(82) if np.linalg.norm(s[k:]) <= 0.01 * np.linalg.norm(s))
+    )

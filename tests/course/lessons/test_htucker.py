@@ -1,4 +1,5 @@
-"""The tree with singular values on its nodes: what is shown is what `ht_svd` finds; a wrong value is a sentence."""
+"""The tree with singular values on its nodes: what is shown is what `ht_svd` finds; a wrong value
+is a sentence."""
 
 import itertools
 import math
@@ -13,14 +14,23 @@ from tensorlab.course.lessons import htucker as lesson
 def test_the_tree_shows_ranks_storage_and_error():
     e = lesson.TreeExplorer()
     e.set(function="random tree of rank 3", digits=8)
-    assert "ranks (0 1 2 3) 3, (4 5 6 7) 3, (0 1) 3, " in e.sentence and f"stores {8 * 12 + 9 + 6 * 27} of 65536" in e.sentence
+    assert (
+        "ranks (0 1 2 3) 3, (4 5 6 7) 3, (0 1) 3, " in e.sentence
+        and f"stores {8 * 12 + 9 + 6 * 27} of 65536" in e.sentence
+    )
     e.controls["tree"].value = "linear"
     assert "(1 2 3 4 5 6 7) 3, (1) 3, (2 3 4 5 6 7) 3, (2) 3, (3 4 5 6 7) 9, " in e.sentence
     e.set(function="1 / (1 + sum)", tree="balanced", leaves="even, then odd")
     e.boxes["digits"].value = "3"
     x = lesson.functions("1 / (1 + sum)")
-    error = float((tl.ht_svd(x, rtol=1e-3, tree=(((0, 2), (4, 6)), ((1, 3), (5, 7)))).to_dense() - x).norm() / x.norm())
-    assert "ranks (0 2 4 6) " in e.sentence and f"asked for a relative error of 1e-03, it has {error:.1e}." in e.sentence
+    error = float(
+        (tl.ht_svd(x, rtol=1e-3, tree=(((0, 2), (4, 6)), ((1, 3), (5, 7)))).to_dense() - x).norm()
+        / x.norm()
+    )
+    assert (
+        "ranks (0 2 4 6) " in e.sentence
+        and f"asked for a relative error of 1e-03, it has {error:.1e}." in e.sentence
+    )
 
 
 def test_the_order_of_the_leaves_matters():
@@ -47,7 +57,9 @@ def test_functions_by_hand():
     x = lesson.functions("nested pairs", 4, 4)  # coordinates k / 4
     g = lambda a, b: math.sqrt(1 + (a - 2 * b) ** 2)
     assert float(x[1, 2, 3, 0]) == pytest.approx(g(g(0.25, 0.5), g(0.75, 0)))
-    assert float(lesson.functions("chain of neighbours", 3, 4)[0, 2, 1]) == pytest.approx(math.exp(-4 * (0.25 + 0.0625)))
+    assert float(lesson.functions("chain of neighbours", 3, 4)[0, 2, 1]) == pytest.approx(
+        math.exp(-4 * (0.25 + 0.0625))
+    )
     assert float(lesson.functions("1 / (1 + sum)", 3, 4)[1, 2, 3]) == pytest.approx(1 / 2.5)
     assert tl.tt_svd(lesson.functions("random train of rank 3"), rtol=1e-10).ranks == (3,) * 7
     with pytest.raises(ValueError, match="got tangent"):
@@ -57,7 +69,9 @@ def test_functions_by_hand():
 def test_right_answers(capsys):
     def node_basis(left, right, core):
         pairs = itertools.product(left, right)
-        return torch.tensor([[a @ core[:, :, k] @ b for k in range(core.shape[2])] for a, b in pairs])
+        return torch.tensor(
+            [[a @ core[:, :, k] @ b for k in range(core.shape[2])] for a, b in pairs]
+        )
 
     assert lesson.ht_storage(4 * 40 + 16 + 2 * 64)
     assert lesson.node_basis(node_basis)
@@ -72,7 +86,9 @@ def test_best_tree_accepts_exactly_the_pairs_that_belong_together():
         assert not lesson.best_tree((0, (b, (c, d))))
 
 
-@pytest.mark.parametrize("tree", [((0, 1), 2), ((0, 1), (2, 4)), (0, 1, 2, 3), 3, "abcd", [[0, 3], [1, 2]]], ids=str)
+@pytest.mark.parametrize(
+    "tree", [((0, 1), 2), ((0, 1), (2, 4)), (0, 1, 2, 3), 3, "abcd", [[0, 3], [1, 2]]], ids=str
+)
 def test_best_tree_needs_a_tree(tree, capsys):
     assert lesson.best_tree(tree) is False
     line = capsys.readouterr().out

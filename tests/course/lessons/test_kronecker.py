@@ -1,4 +1,5 @@
-"""The rearranged matrix: the explorer's errors are those of NumPy's SVDs; a wrong number is a sentence."""
+"""The rearranged matrix: the explorer's errors are those of NumPy's SVDs; a wrong number is a
+sentence."""
 
 import numpy as np
 import pytest
@@ -40,8 +41,12 @@ def test_a_wrong_value_is_a_sentence_and_the_picture_stays():
 def test_errors_are_tails():
     w = lesson.matrix("random", 16)
     kron, svd = lesson.errors(w, (4, 4), 5)
-    assert kron[1][1] == pytest.approx(float((tl.kron_svd(w, (4, 4), 2).to_dense() - w).norm() / w.norm()))
-    assert svd[1][1] == pytest.approx(float((tl.LowRank.from_dense(w, 2).to_dense() - w).norm() / w.norm()))
+    assert kron[1][1] == pytest.approx(
+        float((tl.kron_svd(w, (4, 4), 2).to_dense() - w).norm() / w.norm())
+    )
+    assert svd[1][1] == pytest.approx(
+        float((tl.LowRank.from_dense(w, 2).to_dense() - w).norm() / w.norm())
+    )
     assert kron[1][0] == svd[1][0] == 64
 
 

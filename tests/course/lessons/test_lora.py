@@ -1,4 +1,5 @@
-"""Adapters while they train: the sentence's numbers counted otherwise, and what is shown as added is what was added."""
+"""Adapters while they train: the sentence's numbers counted otherwise, and what is shown as added
+is what was added."""
 
 import pytest
 import torch
@@ -7,9 +8,15 @@ import tensorlab as tl
 from tensorlab.course.lessons import lora as lesson
 
 
-@pytest.mark.parametrize("kind, numbers", [
-    ("lora", 3 * 2 * 128), ("dora", 3 * 2 * 128 + 128), ("dlrt", 3 * 2 * 128), ("all weights", 65 * 64 * 2 + 650),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind, numbers",
+    [
+        ("lora", 3 * 2 * 128),
+        ("dora", 3 * 2 * 128 + 128),
+        ("dlrt", 3 * 2 * 128),
+        ("all weights", 65 * 64 * 2 + 650),
+    ],
+)
 def test_numbers_that_are_trained(kind, numbers):
     assert lesson.trained_numbers(lesson.adapted(kind, 3)) == numbers
 
@@ -26,7 +33,9 @@ def test_the_player_starts_where_the_network_is_and_learns():
     assert f"after {player.length} steps" in player.sentence
     model = player.state["model"]
     now = float((model(lesson.turned(x)).argmax(1) == y).double().mean())
-    assert f"of the turned digits {100 * now:.1f} % are right" in player.sentence and now > right + 0.2
+    assert (
+        f"of the turned digits {100 * now:.1f} % are right" in player.sentence and now > right + 0.2
+    )
     assert int(torch.linalg.matrix_rank(lesson.change(model).double(), rtol=1e-5)) == 2
 
 
@@ -34,7 +43,10 @@ def test_a_wrong_value_is_a_sentence_and_the_picture_stays():
     player = lesson.AdaptPlayer()
     picture = player.view.value
     player.boxes["rank"].value = "0"
-    assert "rank: needs a whole number in 1..32, got 0" in player.status.value and player.view.value == picture
+    assert (
+        "rank: needs a whole number in 1..32, got 0" in player.status.value
+        and player.view.value == picture
+    )
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora", "lokr", "dlrt", "all weights"])

@@ -1,4 +1,5 @@
-"""Clouds and permutations: the sentences say what scipy and dense linear algebra give; the player takes the method's steps."""
+"""Clouds and permutations: the sentences say what scipy and dense linear algebra give; the player
+takes the method's steps."""
 
 import re
 
@@ -20,7 +21,11 @@ def player():
 @pytest.mark.parametrize("name", lesson.CLOUDS)
 def test_clouds(name):
     x = lesson.cloud(name, 500)
-    assert x.shape == (500, 2) and torch.equal(x, lesson.cloud(name, 500)) and float(x.abs().max()) < 2.5
+    assert (
+        x.shape == (500, 2)
+        and torch.equal(x, lesson.cloud(name, 500))
+        and float(x.abs().max()) < 2.5
+    )
 
 
 def test_no_other_cloud():
@@ -40,9 +45,14 @@ def test_player_says_the_distance_and_takes_the_methods_steps(player):
     before = float(re.search(r"neighbours (\S+)\.$", player.sentence)[1])
     for _ in range(3):
         assert player.step()
-    path = pc.tt_cloud_steps(x, lesson.SHAPE, 3, hierarchy=0.0, steps=300, generator=torch.Generator().manual_seed(0))
+    path = pc.tt_cloud_steps(
+        x, lesson.SHAPE, 3, hierarchy=0.0, steps=300, generator=torch.Generator().manual_seed(0)
+    )
     wanted = [tt for tt, _ in (next(path) for _ in range(31))][-1]
-    assert torch.equal(player.state[0].to_dense(), wanted.to_dense()) and "after 30 steps" in player.sentence
+    assert (
+        torch.equal(player.state[0].to_dense(), wanted.to_dense())
+        and "after 30 steps" in player.sentence
+    )
     assert float(re.search(r"neighbours (\S+)\.$", player.sentence)[1]) < before
     player.stop()
     assert "after 0 steps" in player.sentence
@@ -62,13 +72,18 @@ def test_a_wrong_value_is_a_sentence_and_the_picture_stays(player):
     picture = player.view.value
     for wrong in ("0", "13", "much"):
         player.boxes["rank"].value = wrong
-        assert f"rank: needs a whole number in 1..12, got {wrong}" in player.status.value and player.view.value == picture
+        assert (
+            f"rank: needs a whole number in 1..12, got {wrong}" in player.status.value
+            and player.view.value == picture
+        )
 
 
 def test_distances_are_squares_in_units_of_the_variance():
     x = lesson.cloud("ring", 300)
     size = float((x - x.mean(0)).square().sum(1).mean())
-    assert lesson.distances(x, x + torch.tensor([0.3, -0.4], dtype=x.dtype))[0] == pytest.approx(0.25 / size, rel=1e-10)
+    assert lesson.distances(x, x + torch.tensor([0.3, -0.4], dtype=x.dtype))[0] == pytest.approx(
+        0.25 / size, rel=1e-10
+    )
     u = lesson.directions()
     assert torch.allclose(u @ u.T, 32 * torch.eye(2, dtype=torch.float64), atol=1e-10)
 
@@ -80,24 +95,42 @@ def test_rivals_store_no_more_than_the_train():
         assert y.shape == (256, 2) and numbers <= found["train"][0]
         if name != "train":
             assert len(y.unique(dim=0)) <= numbers // 3
-    assert float(torch.cdist(found["coreset"][1], x).amin(1).max()) == pytest.approx(0, abs=1e-6)  # its centres are points
+    assert float(torch.cdist(found["coreset"][1], x).amin(1).max()) == pytest.approx(
+        0, abs=1e-6
+    )  # its centres are points
 
 
 def test_permutation_explorer_says_what_dense_algebra_gives():
     e = lesson.PermutationExplorer(rounds=0)
     x = vocabulary().table[:256]
     e.set(rank=5, rounds=1, start="given order")
-    fit = tl.tt_permute(x, (4, 8, 8), 5, order=torch.arange(256), max_iter=2, tol=0.0, generator=torch.Generator().manual_seed(0))
+    fit = tl.tt_permute(
+        x,
+        (4, 8, 8),
+        5,
+        order=torch.arange(256),
+        max_iter=2,
+        tol=0.0,
+        generator=torch.Generator().manual_seed(0),
+    )
     error = lambda order, tt: float((pc.rows(tt) - x[order]).norm() / x.norm())
     start = error(torch.arange(256), tl.tt_svd(x.reshape(4, 8, 8, 64), 5))
-    assert f"the error goes from {start:.3f} to {error(fit.value.order, fit.value.tt):.3f} in 1 rounds" in e.sentence
+    assert (
+        f"the error goes from {start:.3f} to {error(fit.value.order, fit.value.tt):.3f} in 1 rounds"
+        in e.sentence
+    )
     s = torch.linalg.svdvals(x[fit.value.order].reshape(32, 512))
-    assert f"and {float(s[:5].norm() / x.norm()):.3f} in the one found" in e.sentence and e.sentence.endswith("columns, stay.")
+    assert (
+        f"and {float(s[:5].norm() / x.norm()):.3f} in the one found" in e.sentence
+        and e.sentence.endswith("columns, stay.")
+    )
     assert fit.history[-1] < start
 
 
 def test_right_answers():
     square = lambda a, b: (a[:, None] - b).square().sum(2)
-    assert lesson.chamfer_distance(lambda x, y: square(x, y).amin(1).mean() + square(x, y).amin(0).mean())
+    assert lesson.chamfer_distance(
+        lambda x, y: square(x, y).amin(1).mean() + square(x, y).amin(0).mean()
+    )
     assert lesson.wasserstein_line(5 / 3) and not lesson.wasserstein_line(2)
     assert lesson.unchanged_cuts(1)

@@ -1,4 +1,5 @@
-"""A train that learns where to look: the players' sentences against values computed otherwise; a wrong value is a sentence."""
+"""A train that learns where to look: the players' sentences against values computed otherwise; a
+wrong value is a sentence."""
 
 import itertools
 import math
@@ -16,15 +17,23 @@ def test_a_landscape_step_says_what_was_asked_and_what_is_best(monkeypatch):
     e = lesson.LandscapePlayer()
     e.set(function="Ackley", points=9, batch=6, elite=2)
     x = torch.linspace(-5, 3, 9, dtype=torch.float64)
-    square, wave = (x[:, None] ** 2 + x**2) / 2, ((2 * math.pi * x).cos()[:, None] + (2 * math.pi * x).cos()) / 2
+    square, wave = (
+        (x[:, None] ** 2 + x**2) / 2,
+        ((2 * math.pi * x).cos()[:, None] + (2 * math.pi * x).cos()) / 2,
+    )
     values = -20 * (-0.2 * square.sqrt()).exp() - wave.exp() + 20 + math.e
-    assert "Nothing has been asked yet." in e.sentence and f"The smallest of 81 values is {float(values.min()):.4g}" in e.sentence
+    assert (
+        "Nothing has been asked yet." in e.sentence
+        and f"The smallest of 81 values is {float(values.min()):.4g}" in e.sentence
+    )
     asked.clear()
     assert e.step() and e.step()
     points = torch.cat(asked)
     seen = values[points[:, 0], points[:, 1]]
     best = tuple(points[seen.argmin()].tolist())
-    assert e.sentence.endswith(f"After batch 2, 12 points are known, the best of them {float(seen.min()):.4g} at {best}.")
+    assert e.sentence.endswith(
+        f"After batch 2, 12 points are known, the best of them {float(seen.min()):.4g} at {best}."
+    )
     assert e.state.points.tolist() == asked[-1].tolist() and len(e.state.elite) == 2
     last = seen[6:].sort().values[:2]
     assert values[e.state.elite[:, 0], e.state.elite[:, 1]].tolist() == pytest.approx(last.tolist())
@@ -49,13 +58,17 @@ def test_the_marginals_are_those_of_the_draws_and_the_best_value_is_told():
     assert e.state.shares.shape == (4, 50) and e.state.known == 90
     settled = int(((e.state.shares[-1] < 0.05) | (e.state.shares[-1] > 0.95)).sum())
     assert f"In the last batch {settled} of 50 modes are settled" in e.sentence
-    assert e.sentence.endswith(f"The best of 90 points is {min(e.state.history):.6g}; the best known value is -3103.")
+    assert e.sentence.endswith(
+        f"The best of 90 points is {min(e.state.history):.6g}; the best known value is -3103."
+    )
 
 
 def test_the_constrained_problem_draws_runs_only():
     e = lesson.MarginalsPlayer()
     e.set(problem="control, runs of 3", batch=20, elite=5, mutants=5)
-    assert e.step() and e.state.history[0] < 1e42 and "the best known value is 0.015896" in e.sentence
+    assert (
+        e.step() and e.state.history[0] < 1e42 and "the best known value is 0.015896" in e.sentence
+    )
 
 
 def test_a_wrong_value_is_a_sentence_and_the_picture_stays(monkeypatch):
@@ -63,11 +76,17 @@ def test_a_wrong_value_is_a_sentence_and_the_picture_stays(monkeypatch):
     picture = e.view.value
     for wrong in ("99", "abc", "2.5"):
         e.boxes["points"].value = wrong
-        assert f"points: needs a whole number in 4..64, got {wrong}" in e.status.value and e.view.value == picture
+        assert (
+            f"points: needs a whole number in 4..64, got {wrong}" in e.status.value
+            and e.view.value == picture
+        )
     e.boxes["points"].value = "32"
     monkeypatch.setenv("TENSORLAB_STRICT", "0")
     e.set(batch=3, elite=4)
-    assert "elite and mutants must be at most batch, 3, got 4 and 0" in e.status.value and e.view.value == picture
+    assert (
+        "elite and mutants must be at most batch, 3, got 4 and 0" in e.status.value
+        and e.view.value == picture
+    )
 
 
 def test_right_answers(capsys):
@@ -79,9 +98,15 @@ def test_right_answers(capsys):
 
     assert lesson.conditional(conditional)
     short = lambda d: sum(
-        all(len(list(run)) >= 3 for bit, run in itertools.groupby(word) if bit) for word in itertools.product((0, 1), repeat=d)
+        all(len(list(run)) >= 3 for bit, run in itertools.groupby(word) if bit)
+        for word in itertools.product((0, 1), repeat=d)
     )
-    words = [1, 1, 1, 2]  # of 0, 1, 2, 3 bits; then what ends in 0, or in a run of ones after a 0 or at the start
+    words = [
+        1,
+        1,
+        1,
+        2,
+    ]  # of 0, 1, 2, 3 bits; then what ends in 0, or in a run of ones after a 0 or at the start
     while len(words) <= 30:
         d = len(words)
         words.append(2 * words[d - 1] - words[d - 2] + words[d - 4])

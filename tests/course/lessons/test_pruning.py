@@ -1,4 +1,5 @@
-"""Pruning: the explorer's numbers counted otherwise, the cost of a lottery by hand, and the right function."""
+"""Pruning: the explorer's numbers counted otherwise, the cost of a lottery by hand, and the right
+function."""
 
 import pytest
 import torch
@@ -26,7 +27,10 @@ def test_a_wrong_value_is_a_sentence_and_the_picture_stays():
     e = lesson.PruneExplorer()
     picture = e.view.value
     e.boxes["share"].value = "1.5"
-    assert "share that falls: needs a number in 0..0.95, got 1.5" in e.status.value and e.view.value == picture
+    assert (
+        "share that falls: needs a number in 0..0.95, got 1.5" in e.status.value
+        and e.view.value == picture
+    )
 
 
 def test_entries_bear_more_than_rows():
@@ -40,7 +44,11 @@ def test_tickets_count_what_they_cost():
     assert [r["sparsity"] for r in rows] == pytest.approx([0, 0.5, 0.75])
     one = 3 * 2 * (8192 + 640) * 1300
     assert [r["dense_flops"] for r in rows] == [one, 2 * one, 3 * one]
-    assert [r["flops"] for r in rows] == [one, one + 3 * 2 * (4096 + 640) * 1300, one + 3 * 2 * (4096 + 2048 + 1280) * 1300]
+    assert [r["flops"] for r in rows] == [
+        one,
+        one + 3 * 2 * (4096 + 640) * 1300,
+        one + 3 * 2 * (4096 + 2048 + 1280) * 1300,
+    ]
     assert rows[0]["accuracy"] > 0.5
 
 

@@ -25,7 +25,10 @@ def test_a_wrong_value_is_a_sentence_and_the_picture_stays():
     picture = e.view.value
     for wrong in ("99", "abc", "-1", "2.5"):
         e.boxes["modes"].value = wrong
-        assert "modes: needs a whole number in 2..6, got " + wrong in e.status.value and "Traceback" not in e.status.value
+        assert (
+            "modes: needs a whole number in 2..6, got " + wrong in e.status.value
+            and "Traceback" not in e.status.value
+        )
         assert e.view.value == picture and e.value("modes") == 4
 
 

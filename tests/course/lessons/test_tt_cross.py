@@ -1,4 +1,5 @@
-"""Cross approximation, sweep by sweep: what is shown is what `tt_cross` does; a wrong value is a sentence."""
+"""Cross approximation, sweep by sweep: what is shown is what `tt_cross` does; a wrong value is a
+sentence."""
 
 import pytest
 import torch
@@ -21,12 +22,20 @@ def test_says_what_tt_cross_gives(modes):
     assert first.startswith("Sweep 0:") and "ranks " + ", ".join(["1"] * (modes - 1)) in first
     n = e.grids[modes]
     fit = tl.tt_cross(
-        lesson.function("1 / norm", modes, n), (n,) * modes, rtol=1e-4, budget=min(e.budget, n**modes),
+        lesson.function("1 / norm", modes, n),
+        (n,) * modes,
+        rtol=1e-4,
+        budget=min(e.budget, n**modes),
         generator=torch.Generator().manual_seed(0),
-    )  # fmt: skip
+    )
     said = played(e, len(fit.history) - 1)
-    assert said.startswith(f"Sweep {len(fit.history) - 1}: {fit.evaluations} of {n**modes} entries read")
-    assert f"ranks {', '.join(map(str, fit.value.ranks))}, held-out error {fit.error:.1e}, converged" in said
+    assert said.startswith(
+        f"Sweep {len(fit.history) - 1}: {fit.evaluations} of {n**modes} entries read"
+    )
+    assert (
+        f"ranks {', '.join(map(str, fit.value.ranks))}, held-out error {fit.error:.1e}, converged"
+        in said
+    )
 
 
 def test_a_bond_that_is_not_there_is_a_sentence(monkeypatch):
@@ -34,9 +43,14 @@ def test_a_bond_that_is_not_there_is_a_sentence(monkeypatch):
     e = lesson.CrossExplorer()
     picture = e.view.value
     e.set(bond=3)
-    assert "bond: needs a bond in 1..1 for 2 modes, got 3" in e.status.value and e.view.value == picture
+    assert (
+        "bond: needs a bond in 1..1 for 2 modes, got 3" in e.status.value
+        and e.view.value == picture
+    )
 
 
 def test_functions_by_hand():
-    assert float(lesson.function("1 / norm", 2, 2)(torch.tensor([[1, 1]]))) == pytest.approx(2**-0.5)
+    assert float(lesson.function("1 / norm", 2, 2)(torch.tensor([[1, 1]]))) == pytest.approx(
+        2**-0.5
+    )
     assert float(lesson.function("narrow peak", 1, 10)(torch.tensor([[2]]))) == pytest.approx(1000)

@@ -1,4 +1,5 @@
-"""One Riemannian step: what is shown is what dense linear algebra gives; the completion's helpers by hand."""
+"""One Riemannian step: what is shown is what dense linear algebra gives; the completion's helpers
+by hand."""
 
 import math
 
@@ -28,7 +29,9 @@ def test_the_picture_says_what_dense_algebra_gives(angle, step):
     free = x - step * (x - goal)
     off, bend = float((free - tangent).norm()), float((back - tangent).norm())
     wanted = f"by {off:.3f} onto the tangent plane, the retraction by {bend:.3f} back"
-    assert wanted in e.sentence and e.sentence.endswith(f"f was {cost(x):.3f} and is {cost(back):.3f}.")
+    assert wanted in e.sentence and e.sentence.endswith(
+        f"f was {cost(x):.3f} and is {cost(back):.3f}."
+    )
     assert torch.allclose(lesson.one_step(angle, step)["back"], back, atol=1e-12)
 
 
@@ -49,15 +52,22 @@ def test_only_the_view_moves_with_the_view():
 def test_a_wrong_value_is_a_sentence_and_the_picture_stays():
     e = lesson.OneStep()
     picture = e.view.value
-    for name, wrong, said in [("step", "9", "step: needs a number in 0..2, got 9"), ("angle", "1.5", "angle of x: needs a whole")]:
+    for name, wrong, said in [
+        ("step", "9", "step: needs a number in 0..2, got 9"),
+        ("angle", "1.5", "angle of x: needs a whole"),
+    ]:
         e.boxes[name].value = wrong
-        assert said in e.status.value and "Traceback" not in e.status.value and e.view.value == picture
+        assert (
+            said in e.status.value and "Traceback" not in e.status.value and e.view.value == picture
+        )
         e.boxes[name].value = str(e.value(name))
 
 
 def test_right_answers():
     assert lesson.degrees_of_freedom(6 * 3 + 3 * 7 * 4 + 4 * 8 * 2 + 2 * 5 - 9 - 16 - 4)
-    assert lesson.tangent_projection(lambda u, v, z: z - (z - u @ (u.T @ z)) @ (torch.eye(len(v)).double() - v @ v.T))
+    assert lesson.tangent_projection(
+        lambda u, v, z: z - (z - u @ (u.T @ z)) @ (torch.eye(len(v)).double() - v @ v.T)
+    )
 
 
 def test_folding_is_undone_by_unfolding():
@@ -70,7 +80,15 @@ def test_folding_is_undone_by_unfolding():
 
 def test_adam_learns_and_its_error_is_that_of_its_train():
     x, index = lesson.problem((6, 6, 6), 2, 4, 0, positive=True)
-    y, history = lesson.adam(index, x.at(index), x.shape, 2, steps=100, lr=0.05, generator=torch.Generator().manual_seed(0))
+    y, history = lesson.adam(
+        index,
+        x.at(index),
+        x.shape,
+        2,
+        steps=100,
+        lr=0.05,
+        generator=torch.Generator().manual_seed(0),
+    )
     assert len(history) == 100 and history[-1] < 0.2 * history[0]
     after = float((y.at(index) - x.at(index)).norm() / x.at(index).norm())
     assert after == pytest.approx(history[-1], rel=0.5)
@@ -79,14 +97,18 @@ def test_adam_learns_and_its_error_is_that_of_its_train():
 def test_the_phase_diagram_counts_runs():
     shares = lesson.phase((6, 6, 6), 2, (0.5, 3), 2, max_iter=25)
     for name, grow in (("at full rank", False), ("ranks grow", True)):
-        found = [lesson.recovers((6, 6, 6), 2, 3, seed, grow=grow, max_iter=25) for seed in range(2)]
+        found = [
+            lesson.recovers((6, 6, 6), 2, 3, seed, grow=grow, max_iter=25) for seed in range(2)
+        ]
         assert shares[name] == [(0.5, 0.0), (3, sum(found) / 2)]
 
 
 def test_problem_and_psnr_by_hand():
     x, index = lesson.problem((5, 4), 2, 1, 0)
     assert lesson.freedom(x) == 2 * (5 + 4) - 4 == len(index) == len(torch.unique(index, dim=0))
-    assert lesson.psnr(torch.full((2, 2), 0.6), torch.full((2, 2), 0.5)) == pytest.approx(20, abs=1e-4)
+    assert lesson.psnr(torch.full((2, 2), 0.6), torch.full((2, 2), 0.5)) == pytest.approx(
+        20, abs=1e-4
+    )
     assert all(float(c.min()) >= 0 for c in lesson.problem((5, 4), 2, 1, 0, positive=True)[0].cores)
     with pytest.raises(ValueError, match="at most 20 entries, got 9 times 14"):
         lesson.problem((5, 4), 2, 9, 0)

@@ -1,4 +1,5 @@
-"""A train as a distribution: what the explorer says against enumeration and formulas; a wrong value is a sentence."""
+"""A train as a distribution: what the explorer says against enumeration and formulas; a wrong value
+is a sentence."""
 
 import math
 
@@ -44,7 +45,9 @@ def test_says_what_enumeration_gives(name, known, mode):
     if float(covariance.abs().max()) > 1e-3:
         said = e.sentence.split("of two modes is ")[1]
         assert float(said.split(",")[0]) == pytest.approx(float(covariance[a, b]), abs=6e-4)
-        assert float(said.split(", ")[2].split()[0]) == pytest.approx(float(covariance[a, b]), abs=4.5 * math.sqrt(0.25 / 4000))
+        assert float(said.split(", ")[2].split()[0]) == pytest.approx(
+            float(covariance[a, b]), abs=4.5 * math.sqrt(0.25 / 4000)
+        )
 
 
 def test_the_seed_decides():
@@ -60,7 +63,10 @@ def test_two_modes_with_one_known_have_no_pairs_to_show():
     e = lesson.DistributionExplorer()
     e.set(modes=2, known="a 1", mode=1, coupling=0.5)
     alike = 1 / (1 + math.exp(-1.0))
-    assert e.sentence.startswith(f"A 1 has probabilities from {alike:.3f} to 1.000;") and "covariance" not in e.sentence
+    assert (
+        e.sentence.startswith(f"A 1 has probabilities from {alike:.3f} to 1.000;")
+        and "covariance" not in e.sentence
+    )
 
 
 def test_a_wrong_value_is_a_sentence_and_the_picture_stays(monkeypatch):
@@ -68,11 +74,16 @@ def test_a_wrong_value_is_a_sentence_and_the_picture_stays(monkeypatch):
     picture = e.view.value
     for wrong in ("99", "abc", "2.5"):
         e.boxes["modes"].value = wrong
-        assert f"modes: needs a whole number in 2..10, got {wrong}" in e.status.value and e.view.value == picture
+        assert (
+            f"modes: needs a whole number in 2..10, got {wrong}" in e.status.value
+            and e.view.value == picture
+        )
     e.boxes["modes"].value = "8"
     monkeypatch.setenv("TENSORLAB_STRICT", "0")
     e.set(known="a 0", mode=9)
-    assert "known in mode: needs a mode in 0..7, got 9" in e.status.value and e.view.value == picture
+    assert (
+        "known in mode: needs a mode in 0..7, got 9" in e.status.value and e.view.value == picture
+    )
 
 
 def test_an_impossible_condition_is_a_sentence(monkeypatch):
@@ -80,9 +91,16 @@ def test_an_impossible_condition_is_a_sentence(monkeypatch):
     e = lesson.DistributionExplorer()
     e.set(distribution="two patterns", modes=4, coupling=0.5)
     picture = e.view.value
-    monkeypatch.setattr(lesson, "distribution", lambda *_: (lesson.TT([torch.tensor([[[1.0], [0.0]]]).double()] * 4), False))
+    monkeypatch.setattr(
+        lesson,
+        "distribution",
+        lambda *_: (lesson.TT([torch.tensor([[[1.0], [0.0]]]).double()] * 4), False),
+    )
     e.set(known="a 1", mode=3)
-    assert "needs a condition of positive probability, got zero for {3: 1}" in e.status.value and e.view.value == picture
+    assert (
+        "needs a condition of positive probability, got zero for {3: 1}" in e.status.value
+        and e.view.value == picture
+    )
     monkeypatch.undo()
     with pytest.raises(ValueError, match="got random"):
         lesson.distribution("random", 3, 1.0)

@@ -1,4 +1,5 @@
-"""The designer of TT layers: what it says is what the package computes; a wrong value is a sentence."""
+"""The designer of TT layers: what it says is what the package computes; a wrong value is a
+sentence."""
 
 import pytest
 import torch
@@ -23,13 +24,20 @@ def test_the_designer_shows_storage_error_and_the_fastest_path():
     assert f"Of 7 paths {plan.forward} should be fastest" in e.sentence
     assert e.sentence.endswith(f"hold {plan.peak / 2**10:.0f} KiB at the peak.")
     e.controls["shuffled"].value = True
-    assert said(name, (4, 4, 4), 3, shuffled=True) in e.sentence and e.sentence.startswith("Modes 4 · 4 · 4")
+    assert said(name, (4, 4, 4), 3, shuffled=True) in e.sentence and e.sentence.startswith(
+        "Modes 4 · 4 · 4"
+    )
 
 
 def test_shuffled_rows_cost_more():
     for name in lesson.WEIGHTS[:2]:
-        w, shuffled = (tl.tt_matrix_svd(lesson.weight(name, s), (8, 8), (8, 8), 2).to_dense() for s in (False, True))
-        errors = [float((a - lesson.weight(name, s)).norm()) for a, s in ((w, False), (shuffled, True))]
+        w, shuffled = (
+            tl.tt_matrix_svd(lesson.weight(name, s), (8, 8), (8, 8), 2).to_dense()
+            for s in (False, True)
+        )
+        errors = [
+            float((a - lesson.weight(name, s)).norm()) for a, s in ((w, False), (shuffled, True))
+        ]
         assert errors[1] > 2 * errors[0]
 
 
@@ -53,12 +61,19 @@ def test_a_wrong_value_is_a_sentence_and_the_picture_stays():
     picture = e.view.value
     for wrong in ("65", "abc", "0", "2.5"):
         e.boxes["rank"].value = wrong
-        assert "rank: needs a whole number in 1..64, got " + wrong in e.status.value and e.view.value == picture
+        assert (
+            "rank: needs a whole number in 1..64, got " + wrong in e.status.value
+            and e.view.value == picture
+        )
 
 
 def test_weights():
-    assert torch.equal(lesson.weight("random", True).sort(0).values, lesson.weight("random").sort(0).values)
-    assert tl.tt_matrix_svd(lesson.weight(lesson.WEIGHTS[0]), (8, 8), (8, 8), rtol=1e-10).ranks == (1,)
+    assert torch.equal(
+        lesson.weight("random", True).sort(0).values, lesson.weight("random").sort(0).values
+    )
+    assert tl.tt_matrix_svd(lesson.weight(lesson.WEIGHTS[0]), (8, 8), (8, 8), rtol=1e-10).ranks == (
+        1,
+    )
     with pytest.raises(ValueError, match="got identity"):
         lesson.weight("identity")
 
