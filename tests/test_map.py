@@ -24,7 +24,7 @@ COLUMNS = ["idea", "module", "notebook", "test", "paper"]
 LAYERS = "ground, formats, layers, methods, tensorlab, parallel, models plots, papers, course, __main__".split(
     ", "
 )
-GROUND = {"rng", "linalg", "multilinear", "fit", "datasets"}
+GROUND = {"capture", "rng", "linalg", "multilinear", "fit", "datasets"}
 # Within a layer only along the drawn arrows: who is imported <- by whom. "*" is every module of the
 # layer.
 ARROWS = {

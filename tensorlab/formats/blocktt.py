@@ -153,18 +153,17 @@ class BlockTT(SplitMatrix):
         """y = w x, from the last core to the first: each is one batched product with its small
         matrices, and a permutation."""
         z = pad_input(type(self).__name__ + ".apply", x, self.shape[1], self.padded[1])
-        z = z.reshape(-1, self.padded[1]).mT
+        z = z.reshape(-1, self.padded[1]).t()
         for k in range(len(self.cores) - 1, -1, -1):
             I, O, r, m, n, q = self.cores[k].shape
             blocks = self.cores[k].reshape(I * O, r * m, n * q)
-            z = blocks @ z.reshape(I * O, n * q, x.shape[:-1].numel())  # (I O, r m, batch)
+            z = blocks @ z.reshape(I * O, n * q, -1)  # (I O, r m, batch)
             n = self.in_[k - 1] if k else 1
             z = z.reshape(I // n, n, O, r, m, -1).permute(
                 0, 4, 2, 1, 3, 5
             )  # (earlier inputs, m, O, n, r, batch)
-        return z.reshape(self.padded[0], -1)[: self.shape[0]].mT.reshape(
-            *x.shape[:-1], self.shape[0]
-        )
+        z = z.reshape(self.padded[0], -1)[: self.shape[0]]
+        return z.t().reshape(*x.shape[:-1], self.shape[0])
 
     def flops(self, batch: int) -> int:
         return 2 * batch * self.numel

@@ -139,17 +139,13 @@ class Kronecker(SplitMatrix):
         """y = w x without forming a product: of two factors and the input as a matrix X, sum_k
         F_0[k] X F_1[k]ᵀ."""
         x = pad_input("Kronecker.apply", x, self.shape[1], self.padded[1])
-        (first, *middle, last), batch = self.factors, x.shape[:-1]
-        r = len(first)
-        z = (
-            x.reshape(-1, last.shape[2]) @ last.flatten(0, 1).mT
-        )  # (batch and inputs before, terms, outputs after)
+        (first, *middle, last), r, batch = self.factors, self.ranks[0], x.shape[:-1]
+        z = x.reshape(-1, last.shape[2]) @ last.flatten(0, 1).t()  # (batch inputs, terms outputs)
         for f in reversed(middle):
             z = z.reshape(-1, f.shape[2], r, z.shape[1] // r).permute(2, 0, 1, 3)
             z = (f[:, None] @ z).flatten(2).transpose(0, 1).flatten(1)
-        z = first.permute(1, 2, 0).flatten(1) @ z.reshape(
-            batch.numel(), first.shape[2] * r, z.shape[1] // r
-        )
+        z = z.reshape(-1, first.shape[2] * r, z.shape[1] // r)
+        z = first.permute(1, 2, 0).flatten(1) @ z
         return z.flatten(1)[:, : self.shape[0]].reshape(*batch, self.shape[0])
 
     def flops(self, batch: int) -> int:

@@ -79,10 +79,10 @@ class LowRank(MatrixFormat):
         return (self.u.shape[1],)
 
     def to_dense(self) -> Tensor:
-        return self._left() @ self.v.mH
+        return self._left() @ self.v.conj().t()
 
     def apply(self, x: Tensor) -> Tensor:
-        return x @ self.v.conj() @ self._left().mT
+        return x @ self.v.conj() @ self._left().t()
 
     def flops(self, batch: int) -> int:
         (m, n), r = self.shape, self.ranks[0]

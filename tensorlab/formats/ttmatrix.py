@@ -102,13 +102,13 @@ class TTMatrix(SplitMatrix):
         """y = w x core by core from the left: each core takes the bond and its column index, and
         gives its row index and the next bond. The order of the indices stays, so that nothing is
         permuted: (batch O, r i, I) -> (batch O, o q, I)."""
-        (m, n), (_, width) = self.shape, self.padded
+        (m, n), (rows, width) = self.shape, self.padded
         t = torch.nn.functional.pad(x, (0, width - n))
         for core in self.cores:
             r, o, i, q = core.shape
             width //= i
             t = core.permute(1, 3, 0, 2).reshape(o * q, r * i) @ t.reshape(-1, r * i, width)
-        return t.reshape(*x.shape[:-1], -1)[..., :m]
+        return t.reshape(*x.shape[:-1], rows)[..., :m]
 
     def flops(self, batch: int) -> int:
         total, rows, columns = 0, 1, self.padded[1]

@@ -81,8 +81,8 @@ class LoKr(MatrixFormat):
         out)."""
         y = x.unflatten(-1, (self.w1.shape[1], -1))
         if self.b is not None:
-            y = y @ self.b.mT
-        return (self.w1 @ y @ self.a.mT).flatten(-2)
+            y = y @ self.b.t()
+        return (self.w1 @ y @ self.a.t()).flatten(-2)
 
     def flops(self, batch: int) -> int:
         (o1, i1), (o2, r) = self.w1.shape, self.a.shape
@@ -143,6 +143,7 @@ class LoRALinear(nn.Module):
     def row_norms(self) -> Tensor:
         """|w + s Δ| of each row; DoRA takes them as constants [Liu2024, sec. 4.3]."""
         w = _dense(self.base) + self.scale * self.delta.weight.to_dense()
+        w = w.detach()  # a trace does not keep no_grad
         return torch.linalg.vector_norm(w, dim=1).clamp_min(torch.finfo(w.dtype).tiny)
 
     @torch.no_grad()
