@@ -93,9 +93,9 @@ class RankExplorer(Player):
         left, right = figure.subplots(1, 2)
         said = plots.rank_evolution(left, state["ranks"], self.every)
         plots.singular_values(right, state["spectra"], theta if rule == "tail" else None)
-        loss = "" if state["loss"] is None else f"loss {state['loss']:.3f}, "
-        seen = f"{100 * state['accuracy']:.1f} % of the test are right, {state['numbers']} numbers in three weights"
-        return f"{said[:-1]}; {loss}{seen}."
+        right_now = f"{100 * state['accuracy']:.1f} % of the test images are right"
+        loss = "" if state["loss"] is None else f" and the loss is {state['loss']:.3f}"
+        return f"{said} The three weights hold {state['numbers']} numbers; {right_now}{loss}."
 
 
 def _seen(model, method):
