@@ -136,4 +136,7 @@ def draw(table: Table, ax) -> str:
     ax.legend()
     top = max(r["bits"] for r in rows if r["method"] != "fp32")
     best = min((r for r in rows if r["bits"] == top), key=lambda r: r["bits per character"])
-    return f"At {top} bits {best['method']} is best, {best['bits per character']:.3f} bits per character; float32 has {whole:.3f}."
+    return (
+        f"At {top} bits {best['method']} is best, {best['bits per character']:.3f} bits per "
+        f"character; float32 has {whole:.3f}."
+    )

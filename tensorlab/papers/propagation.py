@@ -83,7 +83,10 @@ def draw(table: Table, ax) -> str:
     ax.set(xlabel="ms, forward and backward", ylabel="MiB at the peak")
     ax.legend(fontsize=8)
     least = min(rows, key=lambda row: row["MiB"])
-    return f"Of {len(rows)} ways the least memory at the peak is {least['MiB']} MiB: {least['forward']}, {least['gradient']}."
+    return (
+        f"Of {len(rows)} ways the least memory at the peak is {least['MiB']} MiB: "
+        f"{least['forward']}, {least['gradient']}."
+    )
 
 
 class _Ledger(TorchDispatchMode):

@@ -119,7 +119,10 @@ def draw(table: Table, ax) -> str:
     ax.set(ylabel="median above the reference, %", yscale="log")
     ax.tick_params(axis="x", rotation=90)
     closed = sum(gap < 5e-3 for gap in gaps)
-    return f"The median meets the reference optimum on {closed} of {len(gaps)} problems; the largest gap is {max(gaps):.2g} %."
+    return (
+        f"The median meets the reference optimum on {closed} of {len(gaps)} problems; the "
+        f"largest gap is {max(gaps):.2g} %."
+    )
 
 
 def _seed(seed):

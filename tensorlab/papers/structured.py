@@ -172,7 +172,10 @@ def draw(table: Table, ax) -> str:
     said = " and ".join(
         f"{min(r):g} to {max(r):g} with the rule {rule}" for rule, r in rates.items()
     )
-    return f"At width {max(table['width'])} the best learning rates of the structured layers are {said}."
+    return (
+        f"At width {max(table['width'])} the best learning rates of the structured layers are "
+        f"{said}."
+    )
 
 
 def _cases(data, structures, widths, rates):

@@ -107,7 +107,10 @@ def draw(table: Table, ax) -> str:
         row for row in table.rows if row["structure"] != "dense" and row.get("error %") is not None
     ]
     best = min(rows, key=lambda row: row["error %"])
-    return f"The best of the small networks, {best['structure']} of rank {best['rank']}, errs on {best['error %']} %."
+    return (
+        f"The best of the small networks, {best['structure']} of rank {best['rank']}, errs on "
+        f"{best['error %']} %."
+    )
 
 
 def _digits():

@@ -148,4 +148,7 @@ def draw(table: Table, ax) -> str:
         for row in best.where(layers="TTM")
         if row["test bits"] < best.where(layers="SVD", share=row["share"])[0]["test bits"]
     ]
-    return f"At equal numbers TTM reads better than SVD at {', '.join(wins) or 'none'} of the shares shown."
+    return (
+        f"At equal numbers TTM reads better than SVD at {', '.join(wins) or 'none'} of the "
+        f"shares shown."
+    )

@@ -189,7 +189,10 @@ class ScalingExplorer(Explorer):
         (here,) = [row for row in chosen if row[:2] == (structure, n)]
         (other,) = [row for row in self.results if row[:2] == (structure, n) and row[2] != here[2]]
         seen = plots.scaling(figure.subplots(), points, laws, (here[of], here[5]), cost)
-        return f"{structure} of width {n}: loss {here[5]:.3f}, with the other learning rates {other[5]:.3f}.  {seen}"
+        return (
+            f"{structure} of width {n}: loss {here[5]:.3f}, with the other learning rates "
+            f"{other[5]:.3f}.  {seen}"
+        )
 
 
 btt_storage = Check(

@@ -12,7 +12,10 @@ def said(name, modes, rank, shuffled=False):
     w = lesson.example_weight(name, shuffled)
     t = tl.tt_matrix_svd(w, modes, modes, rank)
     error = float((t.to_dense() - w).norm() / w.norm())
-    return f"with ranks {', '.join(map(str, t.ranks))} store {t.numel} of 4096 numbers with a relative error of {error:.2g}. "
+    return (
+        f"with ranks {', '.join(map(str, t.ranks))} store {t.numel} of 4096 numbers with a "
+        f"relative error of {error:.2g}. "
+    )
 
 
 def test_the_designer_shows_storage_error_and_the_fastest_path():
