@@ -77,7 +77,7 @@ for rank in (2, 8, 64):
 # are not given: what can agree is the order.
 
 # %%
-table = paper.run("quick", resume=False, progress=fast(False, full=True))
+table = paper.PROGRAM.run("quick", resume=False, progress=fast(False, full=True))
 table
 
 # %%
@@ -102,7 +102,7 @@ print("fastest of the gradients of one's own:", *min(custom, key=custom.get))
 # %%
 from tensorlab.papers.table import measured
 
-measured(paper.KEY)
+measured(paper.PROGRAM.key)
 
 # %% [markdown]
 # ## The start of a layer

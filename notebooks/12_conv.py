@@ -115,7 +115,7 @@ print(
 )
 for share in fast((0.2,), full=(0.3, 0.2, 0.1)):
     for name in list(convolutions.STRUCTURES)[: fast(2, full=None)]:
-        model = convolutions.factorised(network, name, share, x[:1])
+        model = convolutions.factorized(network, name, share, x[:1])
         before = score(model)
         after = score(tune(model))
         print(

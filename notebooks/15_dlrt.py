@@ -157,7 +157,7 @@ Table("digits", rows)
 
 # %%
 sizes = [(20, 25), (50, 500), (500, 800)]
-table = printed(paper.KEY)
+table = printed(paper.PROGRAM.key)
 rows = []
 for row in table.where(method="DLRT"):
     ranks = [int(r) for r in row["ranks"].split()]
@@ -175,13 +175,13 @@ for row in table.where(method="DLRT"):
             **saved,
         }
     )
-Table(paper.KEY, rows)
+Table(paper.PROGRAM.key, rows)
 
 # %% [markdown]
 # Ours, by `tensorlab run Schotthoefer2022 --preset full` (those rows that have been run; fewer epochs than the paper's):
 
 # %%
-ours = measured(paper.KEY)
+ours = measured(paper.PROGRAM.key)
 ours if len(ours) else print("Not run yet: tensorlab run Schotthoefer2022 --preset full --record")
 
 # %% [markdown]

@@ -121,7 +121,7 @@ Table(
 # chosen on rows kept apart, and three seeds; recorded:
 
 # %%
-recorded = measured(competitors.KEY)
+recorded = measured(competitors.PROGRAM.key)
 competitors.summary(recorded) if len(recorded) else print(
     "Not run yet: tensorlab run Schotthoefer2022competitors --preset full --record"
 )

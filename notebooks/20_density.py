@@ -143,8 +143,8 @@ print(
 # anew). The number of Gaussians to compare with is the one that is likeliest on the validation rows.
 
 # %%
-power = [row for row in measured(paper.KEY).rows if row["data"] == paper.POWER]
-Table(paper.KEY, power).beside(printed(paper.KEY))
+power = [row for row in measured(paper.PROGRAM.key).rows if row["data"] == paper.POWER]
+Table(paper.PROGRAM.key, power).beside(printed(paper.PROGRAM.key))
 
 # %% [markdown]
 # ## When it loses

@@ -39,7 +39,7 @@ ARROWS = {
     "layers": {"propagation": {"linear"}, "linear": {"surgery", "conv"}},
     "methods": {"weighted": {"weighted_ttm"}, "kashin": {"quantize"}},
     "parallel": {"schedules": {"cost"}},
-    "papers": {"table": {"*"}, "protes_problems": {"protes"}},
+    "papers": {"table": {"program", "*"}, "program": {"*"}, "protes_problems": {"protes"}},
     "course": {"*": {"*"}},
 }
 
