@@ -120,24 +120,23 @@ print(
 
 # %%
 from tensorlab import datasets
-from tensorlab.models.mlp import MLP, accuracy, train
+from tensorlab.models.mlp import MLP
+from tensorlab.models.training import accuracy, shuffled_parts, train
 
-X, y = datasets.digits()
-order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
-X, y = X[order].float(), y[order]
+X, y, X_test, y_test = shuffled_parts(*datasets.digits(), 1300)
 generator = torch.Generator().manual_seed(0)
 model = MLP((64, 128, 128, 10), generator=generator)
 for _ in train(
     model,
     torch.optim.Adam(model.parameters(), 3e-3),
-    X[:1300],
-    y[:1300],
+    X,
+    y,
     epochs=fast(3, full=15),
     generator=generator,
 ):
     pass
 state = {name: t.clone() for name, t in model.state_dict().items()}
-print(f"float32: {100 * accuracy(model, X[1300:], y[1300:]):.1f} % right")
+print(f"float32: {100 * accuracy(model, X_test, y_test):.1f} % right")
 for bits in fast((2, 4), full=(2, 3, 4)):
     for method in lesson.QUANTIZERS:
         model = MLP((64, 128, 128, 10))
@@ -146,7 +145,7 @@ for bits in fast((2, 4), full=(2, 3, 4)):
             model, bits=bits, method=method, generator=torch.Generator().manual_seed(0)
         )
         print(
-            f"{bits} bits {method:8} {report.bits_per_weight:.2f} bits per weight, {100 * accuracy(model, X[1300:], y[1300:]):.1f} % right"
+            f"{bits} bits {method:8} {report.bits_per_weight:.2f} bits per weight, {100 * accuracy(model, X_test, y_test):.1f} % right"
         )
 
 # %% [markdown]

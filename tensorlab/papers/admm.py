@@ -24,7 +24,7 @@ from ..formats.tucker import hosvd
 from ..layers.surgery import replace_linear
 from ..methods.admm import ADMM
 from ..models.lenet import LeNet
-from ..models.mlp import accuracy, train
+from ..models.training import accuracy, batches, mean_loss, shuffled_parts, train
 from .program import Program
 from .table import Table
 
@@ -73,13 +73,12 @@ def measure(size: dict, set: str, rank: int, way: str, seed: int) -> dict:
     optimizer = torch.optim.Adam(model.parameters(), RATE)
     rounds = (size["epochs"] - epochs) * -(-len(y) // 100) // EVERY
     admm = ADMM(model, optimizer, sets, rho=rho(rounds), every=EVERY)
-    for _ in range(size["epochs"] - epochs):
-        for rows in torch.randperm(len(y), generator=g).split(100):
-            admm.step(lambda rows=rows: nn.functional.cross_entropy(model(x[rows]), y[rows]))
+    for rows in batches(len(y), 100, epochs=size["epochs"] - epochs, generator=g):
+        admm.step(lambda rows=rows: nn.functional.cross_entropy(model(x[rows]), y[rows]))
     before = accuracy(model, test_x, test_y)
     primal = max(admm.history[-1].primal.values()) if admm.history else None
     formats = admm.finish()
-    after, loss = accuracy(model, test_x, test_y), _loss(model, test_x, test_y)
+    after, loss = accuracy(model, test_x, test_y), mean_loss(model, test_x, test_y)
     tune(model, sets["dense1"], x, y, epochs=size["tune"], generator=g)
     return {
         "numbers": sum(f.numel for f in formats.values()),
@@ -122,12 +121,6 @@ def tune(model: LeNet, project, x, y, *, epochs: int, generator: torch.Generator
     replace_linear(model, "dense1", project)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], RATE / 2)
     list(train(model, optimizer, x, y, epochs=epochs, generator=generator))
-
-
-@torch.no_grad()
-def _loss(model, x, y) -> float:
-    logits = torch.cat([model(part) for part in x.split(1000)])
-    return float(nn.functional.cross_entropy(logits, y))
 
 
 def projections(set: str, rank: int) -> dict:
@@ -201,10 +194,7 @@ def images(name: str) -> tuple[torch.Tensor, ...]:
     if name == "MNIST":
         (x, y), (test_x, test_y) = datasets.mnist("train"), datasets.mnist("test")
         return x[:4000], y[:4000], test_x[:3000], test_y[:3000]
-    x, y = datasets.digits()
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
-    x, y = x[order].float(), y[order]
-    return x[:1300], y[:1300], x[1300:], y[1300:]
+    return shuffled_parts(*datasets.digits(), 1300)
 
 
 PROGRAM = Program("Yin2021", __doc__, SIZES, cases, measure, settings, draw)

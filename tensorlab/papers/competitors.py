@@ -40,7 +40,8 @@ from ..layers.surgery import replace_linear
 from ..methods.dlrt import DLRT, dlrt_start
 from ..methods.projected import Alternating, Projected, balanced
 from ..methods.pruning import block_masks, hold, lottery
-from ..models.mlp import MLP, accuracy
+from ..models.mlp import MLP
+from ..models.training import accuracy, batches, shuffled_parts
 from .program import Program
 from .table import Table
 
@@ -204,14 +205,10 @@ class Trainer:
         return Alternating(model, torch.optim.SGD(model.parameters(), self.rate, momentum=MOMENTUM))
 
     def fit(self, model: nn.Module, method, epochs: int) -> None:
-        batches = [
-            rows
-            for _ in range(epochs)
-            for rows in torch.randperm(len(self.y), generator=self.generator).split(BATCH)
-        ]
+        parts = list(batches(len(self.y), BATCH, epochs=epochs, generator=self.generator))
         macs, seconds = [], []
-        for k, rows in enumerate(batches):
-            rate = self.rate * (1 - 0.9 * k / len(batches))
+        for k, rows in enumerate(parts):
+            rate = self.rate * (1 - 0.9 * k / len(parts))
             for group in method.optimizer.param_groups:
                 group["lr"] = rate
             if isinstance(method, DLRT):
@@ -225,8 +222,8 @@ class Trainer:
                 start = time.process_time()
                 step()
                 seconds.append(time.process_time() - start)
-        self.macs += sum(macs) / len(macs) * len(batches)
-        self.seconds += sum(seconds) / max(1, len(seconds)) * len(batches)
+        self.macs += sum(macs) / len(macs) * len(parts)
+        self.seconds += sum(seconds) / max(1, len(seconds)) * len(parts)
 
     def _loss(self, model, x, y):
         self.passes += 1
@@ -243,11 +240,8 @@ class Trainer:
 def data(seed: int) -> tuple:
     """x, y of 1000 images to train on and 300 to choose rates with, split by the seed, and of 497
     to test with, always the same."""
-    x, y = datasets.digits()
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
-    test, rest = order[1300:], order[:1300]
-    rest = rest[torch.randperm(1300, generator=torch.Generator().manual_seed(seed))]
-    return tuple(t for rows in (rest[:1000], rest[1000:], test) for t in (x[rows].float(), y[rows]))
+    x, y, x_test, y_test = shuffled_parts(*datasets.digits(), 1300)
+    return (*shuffled_parts(x, y, 1000, seed=seed), x_test, y_test)
 
 
 # ----------------------------------------------------------------------------------------- the ways

@@ -14,7 +14,6 @@ import time
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .. import datasets
 from ..layers.conv import (
@@ -27,6 +26,8 @@ from ..layers.conv import (
     tt_conv,
     tucker_conv,
 )
+from ..models import training
+from ..models.training import accuracy, shuffled_parts
 from .program import Program
 from .table import Table
 
@@ -87,9 +88,7 @@ def images(name: str = "digits") -> tuple[Tensor, Tensor, Tensor, Tensor]:
         train, test = datasets.mnist("train"), datasets.mnist("test")
         return train.X[:, None], train.y, test.X[:, None], test.y
     x, y = datasets.digits()
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
-    x, y, n = x.float()[order, None], y[order], 1200
-    return x[:n], y[:n], x[n:], y[n:]
+    return shuffled_parts(x[:, None], y, 1200)
 
 
 @torch.enable_grad()
@@ -97,26 +96,14 @@ def train(
     model: nn.Module, x: Tensor, y: Tensor, *, epochs: int, lr: float, batch: int, seed: int = 0
 ) -> nn.Module:
     """Adam on the cross entropy, the learning rate falling to zero along a cosine."""
-    g = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     steps = epochs * -(-len(x) // batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    model.train()
-    for _ in range(epochs):
-        for rows in torch.randperm(len(x), generator=g).split(batch):
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            optimizer.step()
-            schedule.step()
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    g = torch.Generator().manual_seed(seed)
+    options = dict(epochs=epochs, batch=batch, scheduler=cosine, generator=g)
+    for _ in training.train(model.train(), optimizer, x, y, **options):
+        pass
     return model.eval()
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Share of images that are classified rightly."""
-    return sum(
-        int((model(a).argmax(1) == b).sum()) for a, b in zip(x.split(1000), y.split(1000))
-    ) / len(y)
 
 
 def factorized(model: nn.Module, structure: str, share: float, image: Tensor) -> nn.Module:

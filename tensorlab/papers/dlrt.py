@@ -27,7 +27,8 @@ from ..layers.surgery import replace_linear
 from ..methods.dlrt import DLRT, dlrt_start
 from ..methods.projected import Alternating, balanced
 from ..models.lenet import LeNet
-from ..models.mlp import MLP, accuracy
+from ..models.mlp import MLP
+from ..models.training import accuracy, mean_loss, shuffled_parts
 from .program import Program, beside_printed
 from .table import Table
 
@@ -258,7 +259,7 @@ def train(
             taken += 1
         spent = time.process_time() - start
         yield {
-            "loss": _loss(model, x_valid, y_valid),
+            "loss": mean_loss(model, x_valid, y_valid),
             "test": round(100 * accuracy(model, x_test, y_test), 2),
             "ranks": [m.weight.ranks[0] for m in _layers(model)],
             "counts": counts(model),
@@ -303,14 +304,6 @@ def _cross_entropy(model, x, y):
     return nn.functional.cross_entropy(model(x), y)
 
 
-@torch.no_grad()
-def _loss(model, x: Tensor, y: Tensor) -> float:
-    parts = zip(x.split(1000), y.split(1000))
-    return sum(
-        float(nn.functional.cross_entropy(model(a), b, reduction="sum")) for a, b in parts
-    ) / len(y)
-
-
 def _text(numbers) -> str:
     return " ".join(map(str, numbers))
 
@@ -338,14 +331,8 @@ def draw(table: Table, ax) -> str:
 def images(name: str, seed: int) -> tuple[Tensor, ...]:
     """x, y to train on, to validate and to test with, split by the seed."""
     if name == "MNIST":
-        (x, y), test = datasets.mnist("train"), datasets.mnist("test")
-        cuts = (50_000,)
-    else:
-        (x, y), test = datasets.digits(), ()
-        cuts = (1200, 1500)
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
-    parts = [(x[rows].float(), y[rows]) for rows in order.tensor_split(cuts)]
-    return tuple(t for x, y in parts for t in (x, y)) + tuple(test)
+        return shuffled_parts(*datasets.mnist("train"), 50_000, seed=seed) + datasets.mnist("test")
+    return shuffled_parts(*datasets.digits(), 1200, 1500, seed=seed)
 
 
 PROGRAM = Program("Schotthoefer2022", __doc__, SIZES, cases, measure, settings, draw, finish)

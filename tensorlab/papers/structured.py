@@ -25,7 +25,8 @@ from ..layers.linear import param_groups
 from ..layers.surgery import layer_report, replace_linear
 from ..models.gpt import GPT, Characters, bits_per_character
 from ..models.gpt import train as train_gpt
-from ..models.mlp import MLP, accuracy, train
+from ..models.mlp import MLP
+from ..models.training import accuracy, shuffled_parts, train
 from ..multilinear import balanced_shape
 from .program import Program
 from .table import Table
@@ -93,13 +94,13 @@ def settings(size: dict) -> dict:
 
 def digits(epochs: int, structure: str, width: int, rule: str, rate: float) -> dict:
     """One row of the network on digits."""
-    x, y = images()
+    x, y, x_test, y_test = shuffled_parts(*datasets.digits(), 1300)
     g = torch.Generator().manual_seed(0)
     start = lambda w: build(MLP((64, w, w, 10), generator=g), "layers.1", structure, g)
     model, base = start(width), start(BASE)
     adam = torch.optim.Adam(param_groups(model, rate, base=base, per_core=rule == "core"))
-    losses = list(train(model, adam, x[:1300], y[:1300], epochs=epochs, generator=g))
-    error = 100 * (1 - accuracy(model, x[1300:], y[1300:]))
+    losses = list(train(model, adam, x, y, epochs=epochs, generator=g))
+    error = 100 * (1 - accuracy(model, x_test, y_test))
     return _counts(model, "layers.1") | {"loss": round(losses[-1], 4), "error": round(error, 2)}
 
 
@@ -116,14 +117,6 @@ def characters(size: dict, structure: str, width: int, rule: str, rate: float) -
     bits = bits_per_character(model, text.encode(text.part("test")))
     loss = sum(losses[-20:]) / 20
     return _counts(model, "blocks.") | {"loss": round(loss, 4), "error": round(bits, 4)}
-
-
-@functools.cache
-def images() -> tuple[torch.Tensor, torch.Tensor]:
-    """scikit-learn's digits in one shuffled order."""
-    x, y = datasets.digits()
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
-    return x[order].float(), y[order]
 
 
 @functools.cache

@@ -16,7 +16,8 @@ from ..formats.lowrank import LowRank
 from ..formats.ttmatrix import TTMatrix
 from ..layers.linear import param_groups
 from ..layers.surgery import replace_linear
-from ..models.mlp import MLP, accuracy, train
+from ..models.mlp import MLP
+from ..models.training import accuracy, shuffled_parts, train
 from .program import Program, beside_printed
 from .table import Table
 
@@ -109,9 +110,7 @@ def images(name: str) -> tuple[torch.Tensor, ...]:
         return tuple(t for x, y in pairs for t in (pad(x), y))
     x, y = datasets.digits()
     x = torch.nn.functional.interpolate(x[:, None].float(), (32, 32), mode="bilinear")[:, 0]
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
-    x, y = x[order], y[order]
-    return x[:1300], y[:1300], x[1300:], y[1300:]
+    return shuffled_parts(x, y, 1300)
 
 
 PROGRAM = Program(

@@ -15,6 +15,7 @@ from ...formats.lowrank import LowRank
 from ...formats.monarch import Monarch
 from ...formats.ttmatrix import TTMatrix
 from ...layers.linear import FactorizedLinear
+from ...models.training import shuffled_parts
 from ...multilinear import balanced_shape
 from ..checks import Check, gaussian
 from ..widgets import Explorer, choice, decimal, integer
@@ -114,8 +115,7 @@ def train(
     """FLOPs for one example and numbers stored of the structured layer, and the loss on held-out
     digits after training."""
     x, y = datasets.digits()
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-    x, y = x[order].flatten(1).float(), y[order]
+    x, y, x_test, y_test = shuffled_parts(x.flatten(1), y, 1400)
     model = network(name, width, seed)
     optimizer, g = torch.optim.Adam(groups(model, lr, right)), torch.Generator().manual_seed(seed)
     for _ in range(steps):
@@ -124,7 +124,7 @@ def train(
         nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
         optimizer.step()
     with torch.no_grad():
-        loss = float(nn.functional.cross_entropy(model(x[1400:]), y[1400:]))
+        loss = float(nn.functional.cross_entropy(model(x_test), y_test))
     return model[2].weight.flops(1), model[2].weight.numel, loss
 
 

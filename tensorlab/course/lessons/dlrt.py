@@ -12,7 +12,8 @@ from ...layers.linear import FactorizedLinear
 from ...layers.surgery import replace_linear
 from ...methods.dlrt import DLRT, dlrt_start, kls_step, truncate, usv_step
 from ...methods.projected import balanced
-from ...models.mlp import MLP, accuracy
+from ...models.mlp import MLP
+from ...models.training import accuracy
 from ..checks import Check, call, gaussian
 from ..digits import digits
 from ..widgets import Explorer, Player, choice, decimal, integer

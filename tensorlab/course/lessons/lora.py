@@ -13,7 +13,8 @@ from ...formats.lowrank import LowRank
 from ...linalg import singular_values
 from ...methods.dlrt import DLRT
 from ...methods.lora import KINDS, LoRALinear, add_lora
-from ...models.mlp import MLP, accuracy, train
+from ...models.mlp import MLP
+from ...models.training import accuracy, train
 from ..checks import Check, first_rank, gaussian
 from ..digits import digits
 from ..widgets import Player, choice, integer

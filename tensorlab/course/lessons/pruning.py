@@ -13,7 +13,8 @@ from ...formats.lowrank import LowRank
 from ...layers.linear import redraw
 from ...layers.surgery import replace_linear
 from ...methods.pruning import block_masks, forward_flops, hold, lottery, prune, sparsity
-from ...models.mlp import MLP, accuracy, train
+from ...models.mlp import MLP
+from ...models.training import accuracy, train
 from ..checks import Check, gaussian
 from ..digits import digits
 from ..widgets import Explorer, choice, decimal

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tensorlab.course.lessons import pruning as lesson
-from tensorlab.models.mlp import accuracy
+from tensorlab.models.training import accuracy
 
 
 @pytest.mark.parametrize("share, block", [(0.0, "entries"), (0.5, "8 x 8"), (0.95, "rows")])
