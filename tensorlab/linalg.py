@@ -120,6 +120,8 @@ def check_dense(x: Tensor, who: str) -> float:
             f"{who}: needs a tensor with at least one mode and one entry, got shape "
             f"{tuple(x.shape)}"
         )
+    if x.is_meta:
+        raise ValueError(f"{who}: needs a tensor with numbers, got one on the meta device")
     x = x.detach()
     if x.dtype == wide(x.dtype):
         size, safe = float(torch.linalg.vector_norm(x)), 1e90
