@@ -36,7 +36,12 @@ ARROWS = {
         "blocktt": {"monarch"},
         "*": {"storage", "exchange"},
     },
-    "layers": {"propagation": {"linear"}, "linear": {"surgery", "conv"}},
+    "layers": {
+        "dense": {"linear", "surgery", "conv", "embedding"},
+        "propagation": {"linear"},
+        "linear": {"surgery", "conv", "embedding"},
+        "surgery": {"conv"},
+    },
     "methods": {"weighted": {"weighted_ttm"}, "kashin": {"quantize"}},
     "parallel": {"schedules": {"cost"}},
     "papers": {"table": {"*"}, "protes_problems": {"protes"}},

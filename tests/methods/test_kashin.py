@@ -374,7 +374,7 @@ def test_zeros():
         (torch.ones(3), {"tol": 0}, ValueError, "tol must be positive, got 0"),
         (torch.ones(3), {"modes": 1.0}, ValueError, "modes must be 1 or 2"),
         (torch.ones(3), {"max_iter": -1}, ValueError, "max_iter must be an integer >= 0, got -1"),
-        (torch.ones(3, device="meta"), {}, ValueError, "got one on the device meta"),
+        (torch.ones(3, device="meta"), {}, ValueError, "got one on the meta device"),
     ],
 )
 def test_says_no(x, options, error, said):
