@@ -271,7 +271,7 @@ def test_no_rows_are_turned_into_no_rows(kind):
         assert len(y) == 0 and y.shape[-1] in (8, 4)
 
 
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_captured_rotation_is_the_one_it_was(kind, monkeypatch):
     """Its random numbers are drawn when it is made, not when it is called."""
