@@ -8,6 +8,7 @@ train for each token.
 """
 
 import math
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from torch.nn.functional import pad
 from ..formats.base import check_shape
 from ..formats.ttmatrix import TTMatrix, tt_matrix_svd
 from ..linalg import check_dense, choose_rank, rank_caps, small_svd, widen, zero_level
+from .dense import check_plain, current
+from .linear import like
 
 
 class TTEmbedding(nn.Module):
@@ -76,20 +79,34 @@ class TTEmbedding(nn.Module):
         cls, layer: nn.Embedding, out, in_, rank=None, *, rtol: float | None = None
     ) -> "TTEmbedding":
         """The table of a dense layer by `tt_matrix_svd`, to a rank or a relative error; its
-        padding_idx stays.
+        padding_idx stays, and a frozen table stays frozen.
+
+        Raises TypeError for another layer, one with max_norm or scale_grad_by_freq, or with a
+        forward of its own.
 
         >>> dense = nn.Embedding(20, 6, padding_idx=0)
         >>> layer = TTEmbedding.from_embedding(dense, (4, 5), (2, 3), rtol=1e-6)
         >>> torch.allclose(layer(torch.arange(20)), dense(torch.arange(20)), atol=1e-5)
         True
         """
-        if not isinstance(layer, nn.Embedding) or layer.max_norm is not None:
-            got = "one with max_norm" if isinstance(layer, nn.Embedding) else type(layer).__name__
-            raise TypeError(f"TTEmbedding: needs an nn.Embedding without max_norm, got {got}")
-        return cls(
-            tt_matrix_svd(layer.weight.detach(), out, in_, rank, rtol=rtol),
-            padding_idx=layer.padding_idx,
-        )
+        if not isinstance(layer, nn.Embedding):
+            raise TypeError(f"TTEmbedding: needs an nn.Embedding, got {type(layer).__name__}")
+        check_plain("TTEmbedding", layer)
+        for name in ("max_norm", "scale_grad_by_freq"):
+            if getattr(layer, name):
+                raise TypeError(
+                    f"TTEmbedding: needs an nn.Embedding without {name}, got one with it"
+                )
+        table = tt_matrix_svd(current(layer).detach(), out, in_, rank, rtol=rtol)
+        return like(layer, cls(table, padding_idx=layer.padding_idx))
+
+    @property
+    def num_embeddings(self) -> int:
+        return self._form.shape[0]
+
+    @property
+    def embedding_dim(self) -> int:
+        return self._form.shape[1]
 
     @property
     def weight(self) -> TTMatrix:
@@ -99,7 +116,8 @@ class TTEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         ids = _ids("TTEmbedding", ids, self._form.shape[0])
         own, place = torch.unique(ids, return_inverse=True)
-        out = tt_rows(self.weight, own)
+        with _own_dtype(self.cores[0]):
+            out = tt_rows(self.weight, own)
         if self.padding_idx is not None:
             out = out.masked_fill((own == self.padding_idx)[:, None], 0)
         return out[place]
@@ -137,9 +155,7 @@ class TTEmbedding(nn.Module):
     def __repr__(self):
         return f"{type(self).__name__}({self.extra_repr()})"
 
-    def _load_from_state_dict(
-        self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors
-    ):
+    def _load_from_state_dict(self, state_dict, prefix, *args):
         """Adopt the ranks that are stored, before the cores themselves are loaded; the Parameter
         objects stay."""
         stored = [state_dict.get(f"{prefix}cores.{k}") for k in range(len(self.cores))]
@@ -149,12 +165,8 @@ class TTEmbedding(nn.Module):
             )
             if (form.out, form.in_) == (self._form.out, self._form.in_):
                 self._form = form
-                for mine, core in zip(self.cores, stored):
-                    if mine.shape != core.shape:
-                        mine.data, mine.grad = mine.data.new_empty(core.shape), None
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing, unexpected, errors
-        )
+                _resize(self.cores, stored)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def tt_rows(table: TTMatrix, ids: Tensor) -> Tensor:
@@ -286,12 +298,22 @@ class TokenTrains(nn.Module):
         ids = _ids("TokenTrains", ids, len(self.kept))
         own, place = torch.unique(ids, return_inverse=True)
         out = self.cores[0].index_select(0, own)[:, 0]  # (b, n_1, r_1)
-        for core in list(self.cores)[1:]:
-            b, r, n, q = len(own), *core.shape[1:]
-            out = (out @ core.index_select(0, own).reshape(b, r, n * q)).reshape(
-                b, out.shape[1] * n, q
-            )
+        with _own_dtype(self.cores[0]):
+            for core in list(self.cores)[1:]:
+                b, r, n, q = len(own), *core.shape[1:]
+                each = core.index_select(0, own).reshape(b, r, n * q)
+                out = (out @ each).reshape(b, out.shape[1] * n, q)
         return out[:, :, 0][place] if len(self.cores) > 1 else out.flatten(1)[place]
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        """Adopt the ranks that are stored, before the cores themselves are loaded; the tokens and
+        the sizes n_k are those of this layer."""
+        stored = [state_dict.get(f"{prefix}cores.{k}") for k in range(len(self.cores))]
+        sizes = lambda cores: [(len(core), core.shape[2]) for core in cores]
+        if all(core is not None and core.ndim == 4 for core in stored):
+            if sizes(stored) == sizes(self.cores):
+                _resize(self.cores, stored)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extended(self, table: Tensor, rank=None, *, rtol: float | None = None) -> "TokenTrains":
         """These tokens and those of a table (more, width) after them; the trains of these stay as
@@ -311,6 +333,14 @@ class TokenTrains(nn.Module):
                 )
             )
         return type(self)(cores, torch.cat([self.kept, new.kept.to(self.kept)]))
+
+    @property
+    def num_embeddings(self) -> int:
+        return len(self.kept)
+
+    @property
+    def embedding_dim(self) -> int:
+        return math.prod(core.shape[2] for core in self.cores)
 
     @property
     def numel(self) -> int:
@@ -335,6 +365,13 @@ class TokenTrains(nn.Module):
         return f"{type(self).__name__}({self.extra_repr()})"
 
 
+def _resize(cores, stored) -> None:
+    """Parameters get the shapes of stored tensors; the objects stay."""
+    for mine, core in zip(cores, stored):
+        if mine.shape != core.shape:
+            mine.data, mine.grad = mine.data.new_empty(core.shape), None
+
+
 def _ids(who, ids, vocabulary):
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise TypeError(f"{who}: needs integer ids, got {ids.dtype}")
@@ -350,12 +387,14 @@ def _ids(who, ids, vocabulary):
 def _padding(who, index, vocabulary):
     if index is None:
         return None
-    if (
-        isinstance(index, bool)
-        or not isinstance(index, int)
-        or not -vocabulary <= index < vocabulary
-    ):
+    whole = isinstance(index, Integral) and not isinstance(index, bool)
+    if not whole or not -vocabulary <= index < vocabulary:
         raise ValueError(
             f"{who}: needs padding_idx in {-vocabulary}..{vocabulary - 1}, got {index}"
         )
-    return index % vocabulary
+    return int(index) % vocabulary
+
+
+def _own_dtype(core):
+    """A look-up has the dtype of its table under autocast, as `nn.Embedding` has."""
+    return torch.autocast(core.device.type, enabled=False)

@@ -7,6 +7,7 @@ line of its docstring says what it makes.
 import importlib
 import pkgutil
 
+from ..files import replaced
 from . import table as tables
 from .program import PRESETS, Program
 
@@ -56,7 +57,8 @@ def run(
 
         figure = matplotlib.figure.Figure(figsize=(7, 4.5), layout="constrained")
         sentence = program.draw(table, figure.subplots())
-        figure.savefig(tables.results(key, preset, "png"), dpi=120)
+        with replaced(tables.results(key, preset, "png")) as part:
+            figure.savefig(part, format="png", dpi=120)
         print(f"png: {tables.results(key, preset, 'png')}: {sentence}")
     if record:
         print(f"recorded: {tables.record(table)}")
