@@ -28,7 +28,8 @@ lesson.InteractionExplorer()
 #    = \big\langle W,\; (1, x_0) \circ (1, x_1) \circ \dots \circ (1, x_{d-1}) \big\rangle , $$
 #
 # and $W$ is a train. The tensor on the right has rank one, so the inner product is a chain of small products,
-# $v_{k+1} = v_k (G_k[0] + x_k G_k[1])$: $O(d r^2)$ for each object. A category with $K$ values has $K + 1$ slices.
+# $v_{k+1} = v_k (G_k[0] + x_k G_k[1])$: $O(d r^2)$ for each object. A category with $K$ values has $K + 1$ slices. Columns are
+# standardized first, so that their units do not matter.
 #
 # There are three ways to learn here. **Adam** on all cores. **Riemannian** descent on the manifold of trains, which sees the
 # tensor and not its cores (lesson 07). And **core by core**: $y$ is linear in each core when the others are held, so each core is a

@@ -126,7 +126,10 @@ def fit(method: str, x: Tensor, data: str, steps: int = 0, parts=(1, 4, 8)) -> F
     """
     if method.startswith("TTDE"):
         settings = dict(
-            SETTINGS.get(data, SETTINGS["toy"]), model=method.split(", ")[1], steps=steps
+            SETTINGS.get(data, SETTINGS["toy"]),
+            model=method.split(", ")[1],
+            steps=steps,
+            background=0,
         )
         if settings["model"] == "linear":
             settings |= {"rank": min(settings["rank"], 8)}
@@ -136,7 +139,10 @@ def fit(method: str, x: Tensor, data: str, steps: int = 0, parts=(1, 4, 8)) -> F
             return Fitted(model.score_samples, draw)
         step, _, value = max(model.history_, key=lambda row: row[2])
         return Fitted(
-            model.score_samples, draw, value - float(x.std(0).log().sum()), f"step {step}"
+            model.score_samples,
+            draw,
+            value - float(x.std(0, correction=0).log().sum()),
+            f"step {step}",
         )
     from sklearn.mixture import GaussianMixture
     from sklearn.neighbors import KernelDensity
