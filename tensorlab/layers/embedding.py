@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 from ..formats.base import check_shape
 from ..formats.ttmatrix import TTMatrix, tt_matrix_svd
 from ..linalg import check_dense, choose_rank, rank_caps, small_svd, widen, zero_level
+from ._parameters import put
 
 
 class TTEmbedding(nn.Module):
@@ -149,9 +150,9 @@ class TTEmbedding(nn.Module):
             )
             if (form.out, form.in_) == (self._form.out, self._form.in_):
                 self._form = form
-                for mine, core in zip(self.cores, stored):
-                    if mine.shape != core.shape:
-                        mine.data, mine.grad = mine.data.new_empty(core.shape), None
+                if any(mine.shape != core.shape for mine, core in zip(self.cores, stored)):
+                    new = [m.data.new_empty(c.shape) for m, c in zip(self.cores, stored)]
+                    put(self, self.cores, new)
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing, unexpected, errors
         )

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..formats.base import Format
+from ._training import Idle, check_trained, evaluate
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,10 @@ class ADMM:
                 )
             self.layers |= {name: layers[name] for name in chosen}
             self._sets |= dict.fromkeys(chosen, project)
-        self.steps, self.history = 0, []
+        if not self.layers:
+            raise ValueError("ADMM: needs sets for some layers, got none")
+        self._check_trained()
+        self.steps, self.history, self._idle = 0, [], Idle("ADMM")
         self.rho = self._checked(0)
         self.z = {
             name: self._project(name, layer.weight.detach())[1]
@@ -89,15 +93,19 @@ class ADMM:
         """A step of the optimiser on loss + ρ/2 |W - Z + U|²; after each `every` steps an `update`.
         Returns the loss alone.
 
-        closure: computes and returns the loss of the batch, no backward.
+        closure: computes and returns the loss of the batch, no backward. Raises ValueError if it has
+        no gradient, or depends on no weight with a set.
         """
+        self._check_trained()
         self.optimizer.zero_grad(set_to_none=True)
-        loss = closure()
+        loss = evaluate("ADMM.step", closure)
         loss.backward()
+        reached = {n for n, layer in self.layers.items() if layer.weight.grad is not None}
+        self._idle.note(self.layers, reached)
         with torch.no_grad():
             for name, layer in self.layers.items():
                 pull = self.rho * (layer.weight - self.z[name] + self.u[name])
-                layer.weight.grad = pull if layer.weight.grad is None else layer.weight.grad + pull
+                layer.weight.grad = layer.weight.grad + pull if name in reached else pull
         self.optimizer.step()
         self.steps += 1
         if self.every is not None and self.steps % self.every == 0:
@@ -138,6 +146,10 @@ class ADMM:
         for name, layer in self.layers.items():
             layer.weight.copy_(formats[name].to_dense().reshape(layer.weight.shape))
         return formats
+
+    def _check_trained(self):
+        weights = {f"weight of layer {n!r}": layer.weight for n, layer in self.layers.items()}
+        check_trained("ADMM", self.optimizer, weights)
 
     def _checked(self, round):
         rho = float(self._rho(round))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..formats.lowrank import LowRank
 from ..layers.linear import FactorizedLinear
 from ..linalg import choose_rank, truncated_svd
+from ._training import Idle, check_trained, evaluate, group_of
 
 
 def prox_rank(w: Tensor, price: float) -> tuple[Tensor, int]:
@@ -73,14 +74,15 @@ class Projected:
         dense = {
             name: m for name, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))
         }
+        unknown = [p for p in patterns if not any(fnmatchcase(name, p) for name in dense)]
+        if unknown or not patterns:
+            raise ValueError(
+                f"Projected: needs a name of a linear or convolution layer ({', '.join(dense)}), "
+                f"got {unknown[0] if unknown else names!r}"
+            )
         self.layers = {
             name: m for name, m in dense.items() if any(fnmatchcase(name, p) for p in patterns)
         }
-        if not self.layers:
-            raise ValueError(
-                f"Projected: needs a name of a linear or convolution layer ({', '.join(dense)}), "
-                f"got {names!r}"
-            )
         self.optimizer, self.rank, self.rtol, self.price, self.every = (
             optimizer,
             rank,
@@ -88,20 +90,31 @@ class Projected:
             price,
             every,
         )
-        self.steps, self.ranks = 0, {}
+        self.steps, self.ranks, self._idle = 0, {}, Idle("Projected")
+        self._check_trained()
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
-        """A step of the optimiser, then the projection of each weight, a kernel flattened to (T, S
-        kh kw); returns the loss."""
+        """A step of the optimizer, then the projection of each weight, a kernel flattened to (T, S
+        kh kw); returns the loss.
+
+        Raises ValueError if the loss has no gradient, or depends on no weight to project.
+        """
+        self._check_trained()
         self.optimizer.zero_grad(set_to_none=True)
-        loss = closure()
+        loss = evaluate("Projected.step", closure)
         loss.backward()
+        reached = {n for n, layer in self.layers.items() if layer.weight.grad is not None}
+        self._idle.note(self.layers, reached)
         self.optimizer.step()
         self.steps += 1
         if self.steps % self.every == 0:
             for name, layer in self.layers.items():
                 self._project(name, layer.weight)
         return loss.detach()
+
+    def _check_trained(self):
+        weights = {f"weight of layer {n!r}": layer.weight for n, layer in self.layers.items()}
+        check_trained("Projected", self.optimizer, weights)
 
     @torch.no_grad()
     def _project(self, name, weight):
@@ -110,9 +123,8 @@ class Projected:
             u, s, vh = truncated_svd(w, self.rank, rtol=self.rtol)
             low, self.ranks[name] = (u * s) @ vh, len(s)
         else:
-            low, self.ranks[name] = prox_rank(
-                w, self.price * self.optimizer.param_groups[0]["lr"] * self.every
-            )
+            length = group_of(self.optimizer, weight)["lr"] * self.every
+            low, self.ranks[name] = prox_rank(w, self.price * length)
         weight.copy_(low.view_as(weight))
 
 
@@ -160,6 +172,11 @@ class Alternating:
             if turns
             else [every]
         )
+        if not all(self.turns):
+            raise ValueError(
+                "Alternating: needs an optimizer with parameters to train in each turn, got one "
+                "without"
+            )
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
         """One step of the optimiser on all parameters, or one on each half; returns the loss before
@@ -167,7 +184,12 @@ class Alternating:
         losses = []
         for part in self.turns:
             self.optimizer.zero_grad(set_to_none=True)
-            losses.append(closure())
+            losses.append(evaluate("Alternating.step", closure))
             losses[-1].backward(inputs=part)
+            if all(p.grad is None for p in part):
+                raise ValueError(
+                    "Alternating.step: closure needs to return a loss that depends on the parameters "
+                    "of each turn, got none of them in it"
+                )
             self.optimizer.step()
         return losses[0].detach()

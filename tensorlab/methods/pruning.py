@@ -15,6 +15,8 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
+from ._training import check_trained
+
 DENSE = (nn.Linear, nn.Conv2d)
 
 
@@ -64,7 +66,11 @@ def block_masks(
 
 @torch.no_grad()
 def prune(model: nn.Module, masks: dict[str, Tensor]) -> nn.Module:
-    """w <- mask * w for each layer that `masks` names; changes the model and returns it."""
+    """w <- mask * w for each layer that `masks` names; changes the model and returns it.
+
+    Raises ValueError for no mask at all, and for one of another shape than its weight.
+    """
+    _check_some("prune", masks)
     for name, mask in masks.items():
         weight = model.get_submodule(name).weight
         if mask.shape != weight.shape:
@@ -77,8 +83,10 @@ def prune(model: nn.Module, masks: dict[str, Tensor]) -> nn.Module:
 
 
 def hold(optimizer: torch.optim.Optimizer, model: nn.Module, masks: dict[str, Tensor]):
-    """Prune now and after each step of the optimiser, whatever its momentum wants; returns the
+    """Prune now and after each step of the optimizer, whatever its momentum wants; returns the
     handle, whose `remove()` ends it.
+
+    Raises ValueError for an optimizer that does not hold a masked weight which is trained.
 
     >>> model = nn.Sequential(nn.Linear(3, 2))
     >>> optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
@@ -88,6 +96,8 @@ def hold(optimizer: torch.optim.Optimizer, model: nn.Module, masks: dict[str, Te
     >>> int((model[0].weight == 0).sum())
     3
     """
+    weights = {f"weight of layer {n!r}": model.get_submodule(n).weight for n in masks}
+    check_trained("hold", optimizer, {n: w for n, w in weights.items() if w.requires_grad})
     prune(model, masks)
     return optimizer.register_step_post_hook(lambda *_: prune(model, masks) and None)
 
@@ -98,7 +108,13 @@ def sparsity(masks: dict[str, Tensor]) -> float:
     >>> sparsity({"0": torch.tensor([True, False]), "1": torch.tensor([False, False])})
     0.75
     """
+    _check_some("sparsity", masks)
     return 1 - sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values())
+
+
+def _check_some(who, masks):
+    if not masks:
+        raise ValueError(f"{who}: needs a mask for at least one layer, got none")
 
 
 @torch.no_grad()
@@ -239,12 +255,12 @@ def _masks(who, model, names, share, block, across, before):
 def _chosen(who, model, names):
     patterns = [names] if isinstance(names, str) else list(names)
     dense = {name: layer for name, layer in model.named_modules() if isinstance(layer, DENSE)}
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in dense):
-            raise ValueError(
-                f"{who}: needs a name of a linear or convolution layer ({', '.join(dense)}), got "
-                f"{pattern!r}"
-            )
+    unknown = [p for p in patterns if not any(fnmatchcase(name, p) for name in dense)]
+    if unknown or not patterns:
+        raise ValueError(
+            f"{who}: needs a name of a linear or convolution layer ({', '.join(dense)}), got "
+            f"{unknown[0] if unknown else names!r}"
+        )
     return {
         name: layer for name, layer in dense.items() if any(fnmatchcase(name, p) for p in patterns)
     }

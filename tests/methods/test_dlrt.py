@@ -122,7 +122,7 @@ def test_both_rules_by_hand():
 def test_at_full_rank_a_step_is_the_dense_step(sizes, dtype):
     model, loss = network(rank=99, sizes=sizes, dtype=dtype)
     w = [layer.weight.to_dense().detach() for layer in model.layers[:-1]]
-    dlrt = DLRT(model, sgd(model), lr=0.1, theta=0.0)
+    dlrt = DLRT(model, sgd(model), theta=0.0)
     dense, dense_loss = network(rank=99, sizes=sizes, dtype=dtype)
     for k, layer in enumerate(w):
         bias, dense.layers[k] = dense.layers[k].bias, nn.Linear(*layer.shape[::-1], dtype=dtype)
@@ -144,7 +144,7 @@ def test_at_full_rank_a_step_is_the_dense_step(sizes, dtype):
 @pytest.mark.parametrize("diagonal", [True, False])
 def test_the_thin_gradients_are_those_of_the_dense_weight(diagonal):
     model, loss = network(decay=10.0)
-    dlrt = DLRT(model, sgd(model), lr=0.1, theta=0.1)
+    dlrt = DLRT(model, sgd(model), theta=0.1)
     for layer in dlrt.layers.values():  # as truncation leaves it, or as any other step does
         w = tl.LowRank(*(t.detach() for t in layer.tensors))
         layer.set_weight(
@@ -169,14 +169,14 @@ def test_the_thin_gradients_are_those_of_the_dense_weight(diagonal):
 def test_two_evaluations_a_step():
     model, loss = network()
     calls = []
-    DLRT(model, sgd(model), lr=0.1, theta=0.1).step(lambda: calls.append(1) or loss())
+    DLRT(model, sgd(model), theta=0.1).step(lambda: calls.append(1) or loss())
     assert len(calls) == 2
 
 
 @pytest.mark.parametrize("smallest", [1e-2, 1e-6, 1e-10])
 def test_descends_whatever_the_smallest_singular_value(smallest):
     model, loss = network(rank=4, decay=smallest ** (-1 / 3))
-    dlrt = DLRT(model, sgd(model, 0.05), lr=0.05, theta=0.0, max_rank=4)
+    dlrt = DLRT(model, sgd(model, 0.05), theta=0.0, max_rank=4)
     losses = [dlrt.step(loss).item() for _ in range(30)]
     assert all(b < a for a, b in zip(losses, losses[1:])) and losses[-1] < 0.9 * losses[0]
 
@@ -188,7 +188,7 @@ def test_a_convolution_is_its_flattened_kernel():
     conv = tl.FactorizedConv2d(w, bias, kernel_size=3)
     linear = tl.FactorizedLinear(w, bias)
     for model, into in ((conv, x), (linear, x.flatten(1))):
-        dlrt = DLRT(model, sgd(model), lr=0.1, theta=0.05)
+        dlrt = DLRT(model, sgd(model), theta=0.05)
         for _ in range(5):
             dlrt.step(lambda model=model, into=into: (model(into).flatten(1) - y).square().mean())
     assert conv.weight.ranks == linear.weight.ranks
@@ -203,7 +203,7 @@ def test_lenet_trains_in_low_rank():
     tl.replace_linear(model, "dense1", start)
     table = datasets.digits()
     x, y = table.X[:200].float(), table.y[:200]
-    dlrt = DLRT(model, sgd(model), lr=0.1, theta=0.1)
+    dlrt = DLRT(model, sgd(model), theta=0.1)
     losses = [dlrt.step(lambda: nn.functional.cross_entropy(model(x), y)).item() for _ in range(50)]
     assert losses[-1] < losses[0] - 0.3 and set(dlrt.ranks) == {"conv1", "conv2", "dense1"}
     assert max(dlrt.ranks.values()) <= 20
@@ -230,7 +230,7 @@ def test_lenet_trains_in_low_rank():
 @pytest.mark.parametrize("theta", [0.05, None])
 def test_any_optimiser_of_torch(make, theta):
     model, loss = network(rank=3)
-    dlrt = DLRT(model, make(model.parameters()), lr=0.05, theta=theta)
+    dlrt = DLRT(model, make(model.parameters()), theta=theta)
     losses = [dlrt.step(loss).item() for _ in range(40)]
     assert losses[-1] < 0.95 * losses[0]
     for layer in dlrt.layers.values():
@@ -247,7 +247,7 @@ def test_momentum_turns_with_the_bases_and_squares_stay_averages():
     stay equal."""
     model = nn.Sequential(tl.FactorizedLinear(low()))
     optimizer = torch.optim.Adam(model.parameters())
-    dlrt = DLRT(model, optimizer, lr=0.1, theta=0.1)
+    dlrt = DLRT(model, optimizer, theta=0.1)
     w, s = model[0].weight, model[0].tensors[2]
     w = tl.LowRank(*(t.detach() for t in w.tensors()))
     m, v = gaussian(3, 3, seed=8), torch.full((3, 3), 0.7, dtype=F64)
@@ -273,10 +273,10 @@ def test_momentum_turns_with_the_bases_and_squares_stay_averages():
 
 def test_rank_limits_and_truncation_now_and_then():
     model, loss = network(rank=3)
-    dlrt = DLRT(model, sgd(model), lr=0.1, theta=0.0, every=3, max_rank=5)
+    dlrt = DLRT(model, sgd(model), theta=0.0, every=3, max_rank=5)
     seen = [max(dlrt.ranks.values()) for _ in range(7) if dlrt.step(loss) is not None]
     assert seen == [3, 3, 5, 5, 5, 5, 5]
-    dlrt = DLRT(model, sgd(model), lr=0.1, theta=0.9, min_rank=2)
+    dlrt = DLRT(model, sgd(model), theta=0.9, min_rank=2)
     dlrt.step(loss)
     assert set(dlrt.ranks.values()) == {2}
 
@@ -287,7 +287,7 @@ def test_goes_on_from_a_checkpoint_with_the_same_numbers(tmp_path):
         return (
             model,
             loss,
-            DLRT(model, torch.optim.Adam(model.parameters(), 0.01), lr=0.05, theta=0.0, every=2),
+            DLRT(model, torch.optim.Adam(model.parameters(), 0.01), theta=0.0, every=2),
         )
 
     model, loss, dlrt = made()
@@ -305,7 +305,7 @@ def test_goes_on_from_a_checkpoint_with_the_same_numbers(tmp_path):
 
 def test_a_closure_that_fails_leaves_the_weights():
     model, loss = network()
-    dlrt = DLRT(model, sgd(model), lr=0.1, theta=0.1)
+    dlrt = DLRT(model, sgd(model), theta=0.1)
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(KeyboardInterrupt):
         dlrt.step(lambda: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -342,7 +342,7 @@ def test_kls_follows_the_flow_where_usv_fails():
     ("act", "said"),
     [
         (
-            lambda: DLRT(nn.Linear(3, 3), None, lr=0.1, theta=0.1),
+            lambda: DLRT(nn.Linear(3, 3), None, theta=0.1),
             "DLRT: needs a model with .*got Linear",
         ),
         (lambda: _dlrt(rule="mean"), "needs a rule of tail, sum, got 'mean'"),
@@ -369,12 +369,12 @@ def test_says_no(act, said):
 
 def _dlrt(model=None, optimizer=None, lr=0.1, theta=0.1, **options):
     model = model or network()[0]
-    return DLRT(model, optimizer or sgd(model), lr=lr, theta=theta, **options)
+    return DLRT(model, optimizer or sgd(model), theta=theta, **options)
 
 
 def test_stops_when_numbers_are_no_longer_finite():
     model, loss = network()
-    dlrt = DLRT(model, sgd(model, 1e200), lr=0.1, theta=0.1)
+    dlrt = DLRT(model, sgd(model, 1e200), theta=0.1)
     with pytest.raises(
         ValueError,
         match="DLRT: needs finite numbers, got some that are not in layer 'layers.0' at step",
