@@ -469,8 +469,9 @@ class DLRT:
         except BaseException:
             for name, w in before.items():
                 self.layers[name].set_weight(w)
-                self.optimizer.state.pop(middle[name], None)
-                if states[name] is not None:
+                if states[name] is None:
+                    self.optimizer.state.pop(middle[name], None)
+                else:
                     self.optimizer.state[middle[name]] = states[name]
             raise
 
@@ -548,8 +549,8 @@ def _check_optimizer(optimizer, fixed: bool):
     got = type(optimizer).__name__
     if not hasattr(optimizer, "param_groups") or isinstance(optimizer, torch.optim.SparseAdam):
         raise ValueError(f"DLRT: needs an optimizer of torch for dense gradients, got {got}")
-    arguments = inspect.signature(optimizer.step).parameters.values()
-    if any(p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD for p in arguments):
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
         raise ValueError(
             f"DLRT: needs an optimizer that steps on gradients alone, got {got}, whose step needs a "
             f"closure"
