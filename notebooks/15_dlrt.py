@@ -112,7 +112,7 @@ model = lesson.MLP((64, 100, 100, 10), generator=g)
 tl.replace_linear(
     model, "layers.[01]", lambda w: tl.dlrt_start(w.shape, 30, decay=1.1, generator=g)
 )
-dlrt = tl.DLRT(model, torch.optim.Adam(model.parameters(), 3e-3), lr=3e-3, theta=0.15)
+dlrt = tl.DLRT(model, torch.optim.Adam(model.parameters(), 3e-3), theta=0.15)
 for epoch in range(fast(2, full=10)):
     for rows in torch.randperm(len(y), generator=g).split(64):
         a, b = x[rows], y[rows]
@@ -131,9 +131,7 @@ for epoch in range(fast(2, full=10)):
 rows = []
 for theta in fast((0.1, 0.3), full=(0.05, 0.1, 0.2, 0.3, 0.45)):
     model, g = lesson.network(32, decay=1.1)
-    dlrt = tl.DLRT(
-        model, torch.optim.SGD(model.parameters(), 0.05, momentum=0.9), lr=0.05, theta=theta
-    )
+    dlrt = tl.DLRT(model, torch.optim.SGD(model.parameters(), 0.05, momentum=0.9), theta=theta)
     ranks = [max(dlrt.ranks.values())]
     for _ in lesson.training(model, dlrt, g, fast(1, full=8)):
         ranks.append(max(dlrt.ranks.values()))
@@ -204,9 +202,7 @@ for decay in fast((1, 10), full=(1, 2, 10)):
                 lesson.balance(model)
             sgd = torch.optim.SGD(model.parameters(), rate)
             method = (
-                tl.Alternating(model, sgd)
-                if name == "U V"
-                else tl.DLRT(model, sgd, lr=rate, theta=None)
+                tl.Alternating(model, sgd) if name == "U V" else tl.DLRT(model, sgd, theta=None)
             )
             for _ in lesson.training(model, method, g, fast(1, full=5)):
                 pass
@@ -231,9 +227,7 @@ Table("UV", rows)
 rows = []
 for rank in fast((5, 20), full=(5, 20, 50, 100, 250)):
     layer = tl.FactorizedLinear(tl.dlrt_start((500, 500), rank), torch.zeros(500))
-    dlrt = tl.DLRT(
-        layer, torch.optim.SGD(layer.parameters(), 1e-3), lr=1e-3, theta=0.0, max_rank=rank
-    )
+    dlrt = tl.DLRT(layer, torch.optim.SGD(layer.parameters(), 1e-3), theta=0.0, max_rank=rank)
     batch, start = torch.randn(256, 500), time.process_time()
     for _ in range(fast(2, full=5)):
         dlrt.step(lambda: layer(batch).square().mean())  # noqa: B023

@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 from ..formats.base import check_shape
 from ..formats.ttmatrix import TTMatrix, tt_matrix_svd
 from ..linalg import check_dense, choose_rank, rank_caps, small_svd, widen, zero_level
+from ._parameters import put
 from .dense import check_plain, current
 from .linear import like
 
@@ -165,7 +166,7 @@ class TTEmbedding(nn.Module):
             )
             if (form.out, form.in_) == (self._form.out, self._form.in_):
                 self._form = form
-                _resize(self.cores, stored)
+                _resize(self, stored)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -312,7 +313,7 @@ class TokenTrains(nn.Module):
         sizes = lambda cores: [(len(core), core.shape[2]) for core in cores]
         if all(core is not None and core.ndim == 4 for core in stored):
             if sizes(stored) == sizes(self.cores):
-                _resize(self.cores, stored)
+                _resize(self, stored)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extended(self, table: Tensor, rank=None, *, rtol: float | None = None) -> "TokenTrains":
@@ -365,11 +366,10 @@ class TokenTrains(nn.Module):
         return f"{type(self).__name__}({self.extra_repr()})"
 
 
-def _resize(cores, stored) -> None:
-    """Parameters get the shapes of stored tensors; the objects stay."""
-    for mine, core in zip(cores, stored):
-        if mine.shape != core.shape:
-            mine.data, mine.grad = mine.data.new_empty(core.shape), None
+def _resize(module, stored) -> None:
+    """The cores get the shapes of stored tensors; the Parameter objects stay."""
+    if any(mine.shape != core.shape for mine, core in zip(module.cores, stored)):
+        put(module, module.cores, [m.data.new_empty(c.shape) for m, c in zip(module.cores, stored)])
 
 
 def _ids(who, ids, vocabulary):

@@ -317,7 +317,7 @@ def dlrt(model, trainer, size, rank):
     replace_linear(model, LAYERS, lambda w: dlrt_start(w.shape, rank, generator=trainer.generator))
     trainer.fit(
         model,
-        DLRT(model, trainer.sgd(model).optimizer, lr=trainer.rate, theta=None),
+        DLRT(model, trainer.sgd(model).optimizer, theta=None),
         size["epochs"],
     )
 
@@ -329,7 +329,7 @@ def adaptive(model, trainer, size, theta):
     )
     trainer.fit(
         model,
-        DLRT(model, trainer.sgd(model).optimizer, lr=trainer.rate, theta=theta, every=EVERY),
+        DLRT(model, trainer.sgd(model).optimizer, theta=theta, every=EVERY),
         size["epochs"],
     )
 

@@ -239,7 +239,7 @@ def stepper(
     in turn, or dense SGD."""
     sgd = torch.optim.SGD(model.parameters(), rate, momentum=momentum)
     if method == "DLRT":
-        return DLRT(model, sgd, lr=rate, theta=theta)
+        return DLRT(model, sgd, theta=theta)
     return Alternating(model, sgd, turns=method == "UV in turn")
 
 

@@ -140,7 +140,7 @@ def adapt(
             pass
         return model
     dlrt, span = (
-        DLRT(model, optimizer, lr=rate, theta=0.1, every=10),
+        DLRT(model, optimizer, theta=0.1, every=10),
         torch.arange(model.context + 1),
     )
     for _ in range(steps):

@@ -80,7 +80,6 @@ class RankExplorer(Player):
         method = DLRT(
             model,
             torch.optim.SGD(model.parameters(), 0.05, momentum=0.9),
-            lr=0.05,
             theta=theta,
             rule=rule,
         )

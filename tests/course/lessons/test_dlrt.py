@@ -14,9 +14,7 @@ def test_the_player_trains_by_dlrt_and_goes_on_after_a_pause():
     e.pause()
     assert e.step()
     model, g = lesson.network(32, decay=1.1)
-    dlrt = tl.DLRT(
-        model, torch.optim.SGD(model.parameters(), 0.05, momentum=0.9), lr=0.05, theta=0.3
-    )
+    dlrt = tl.DLRT(model, torch.optim.SGD(model.parameters(), 0.05, momentum=0.9), theta=0.3)
     training = lesson.training(model, dlrt, g, 1, every=1)
     losses = [next(training) for _ in range(15)]
     ranks = ", ".join(f"{name} {r}" for name, r in dlrt.ranks.items())
