@@ -103,8 +103,8 @@ def check_dense(x: Tensor, who: str) -> float:
     """Frobenius norm of a dense floating tensor, says no to anything else.
 
     One pass over the data, without a copy, unless the squares would over- or underflow. Raises
-    TypeError for integers, ValueError for 0-way or empty tensors and for NaN or Inf, with the place
-    of the first.
+    TypeError for integers, ValueError for 0-way or empty tensors, for those without numbers (meta)
+    and for NaN or Inf, with the place of the first.
 
     >>> check_dense(torch.tensor([3e-200, -4e-200], dtype=torch.float64), "norm") == 5e-200
     True
@@ -120,6 +120,8 @@ def check_dense(x: Tensor, who: str) -> float:
             f"{who}: needs a tensor with at least one mode and one entry, got shape "
             f"{tuple(x.shape)}"
         )
+    if x.is_meta:
+        raise ValueError(f"{who}: needs a tensor with numbers, got one on the meta device")
     x = x.detach()
     if x.dtype == wide(x.dtype):
         size, safe = float(torch.linalg.vector_norm(x)), 1e90
@@ -164,11 +166,8 @@ def norm(x: Tensor) -> Tensor:
     >>> norm(torch.tensor([3e-200, -4e-200], dtype=torch.float64)).item() == 5e-200
     True
     """
-    x = widen(x)
-    scale = torch.exp2(
-        -x.detach().abs().amax().log2().floor().clamp(-1000, 1000)
-    )  # no branch: it can be traced
-    return torch.linalg.vector_norm(x * scale) / scale
+    y, exponent = near_one(widen(x))
+    return ldexp(torch.linalg.vector_norm(y), exponent)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -187,6 +186,75 @@ def widen(x: Tensor) -> Tensor:
     torch.complex128
     """
     return x.to(wide(x.dtype))
+
+
+# -------------------------------------------------------------------------------------------- sizes
+
+
+def near_one(x: Tensor, dim=None) -> tuple[Tensor, Tensor]:
+    """y and e with x = y 2^e and the largest entry of y along `dim` in [1/2, 1), of zeros e = 0.
+
+    dim: an axis or several, which stay in e with size 1; all by default, and e is one number. e:
+    int32, without a gradient. So long products are kept in range: the exponents are summed apart
+    and given back by `ldexp`. Nothing is read and nothing branches, so it can be traced, mapped and
+    left on a GPU.
+
+    >>> near_one(torch.tensor([[3.0, -4.0], [0.0, 0.0]]), dim=1)
+    (tensor([[ 0.3750, -0.5000],
+            [ 0.0000,  0.0000]]), tensor([[3],
+            [0]], dtype=torch.int32))
+    """
+    most = _most(x.dtype)
+    return _without(x, size_exponent(x, dim).clamp(1 - most, most - 1))
+
+
+def in_range(x: Tensor, dim=None) -> tuple[Tensor, Tensor]:
+    """y and e with x = y 2^e, where e is 0 unless a product of three such y could leave the floats.
+
+    As `near_one`, but what is within 2^±331 (float32: 2^±32) stays as it is, so that small entries
+    beside large ones keep all the range that there is: what a plain product gets right stays right.
+
+    >>> x = torch.tensor([2.0**900, 2.0**-600], dtype=torch.float64)
+    >>> in_range(x)[1], in_range(x / 2.0**600)[1]
+    (tensor(570, dtype=torch.int32), tensor(0, dtype=torch.int32))
+    """
+    exponent, room = size_exponent(x, dim), max(0, _most(x.dtype) // 3 - 10)
+    return _without(x, exponent - exponent.clamp(-room, room))
+
+
+def ldexp(x: Tensor, exponent: Tensor | int) -> Tensor:
+    """x * 2^exponent, in two steps, as 2^exponent alone may not be a float.
+
+    exponent: an integer, or a tensor of them that broadcasts with x.
+
+    >>> ldexp(torch.tensor(2.0**-1000, dtype=torch.float64), 2000).log2()
+    tensor(1000., dtype=torch.float64)
+    """
+    exponent = torch.as_tensor(exponent, device=x.device)
+    half, most, real = exponent // 2, _most(x.dtype), x.dtype.to_real()
+    for part in (half, exponent - half):
+        x = x * torch.exp2(part.clamp(1 - most, most).to(real))
+    return x
+
+
+def size_exponent(x: Tensor, dim=None) -> Tensor:
+    """The e with the largest entry of x along `dim` in [2^(e-1), 2^e); of zeros 0.  As in
+    `near_one`.
+
+    >>> size_exponent(torch.tensor([0.3, -5.0]))
+    tensor(3, dtype=torch.int32)
+    """
+    x = x.detach().abs()
+    return torch.frexp(x.amax() if dim is None else x.amax(dim, keepdim=True)).exponent
+
+
+def _without(x: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
+    return x * torch.exp2(-exponent.to(x.dtype.to_real())), exponent
+
+
+def _most(dtype: torch.dtype) -> int:
+    """The largest power of two in a dtype, by its exponent."""
+    return math.frexp(torch.finfo(dtype).max)[1] - 1
 
 
 # ----------------------------------------------------------------------------------- factorisations

@@ -10,7 +10,8 @@ from tensorlab import datasets
 from tensorlab.layers.surgery import replace_linear
 from tensorlab.methods.admm import ADMM
 from tensorlab.models.lenet import LeNet
-from tensorlab.models.mlp import MLP, accuracy, train
+from tensorlab.models.mlp import MLP
+from tensorlab.models.training import accuracy, train
 
 F64 = torch.float64
 

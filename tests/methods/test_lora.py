@@ -284,7 +284,6 @@ def test_the_integrator_adapts_the_rank():
     dlrt = DLRT(
         model,
         torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.5),
-        lr=0.1,
         theta=0.01,
     )
     losses = [float(dlrt.step(lambda: (model(x) - target(x)).square().mean())) for _ in range(150)]
