@@ -20,7 +20,7 @@ from ..formats.base import check_shape
 from ..formats.ttmatrix import TTMatrix, tt_matrix_svd
 from ..linalg import check_dense, choose_rank, rank_caps, small_svd, widen, zero_level
 from ._parameters import put
-from .dense import check_plain, current
+from .dense import check_plain, current, without_autocast
 from .linear import like
 
 
@@ -120,7 +120,7 @@ class TTEmbedding(nn.Module):
         table = self.weight
 
         def rows(ids):
-            with _own_dtype(self.cores[0]):
+            with without_autocast(self.cores[0]):  # as a look-up in a table
                 out = tt_rows(table, ids)
             pad = self.padding_idx
             return out if pad is None else out.masked_fill((ids == pad)[:, None], 0)
@@ -308,7 +308,7 @@ class TokenTrains(nn.Module):
 
     def _rows(self, ids: Tensor) -> Tensor:
         out = self.cores[0].index_select(0, ids)[:, 0]  # (b, n_1, r_1)
-        with _own_dtype(self.cores[0]):
+        with without_autocast(self.cores[0]):  # as a look-up in a table
             for core in list(self.cores)[1:]:
                 _, r, n, q = core.shape
                 out = out @ core.index_select(0, ids).reshape(-1, r, n * q)
@@ -416,8 +416,3 @@ def _padding(who, index, vocabulary):
             f"{who}: needs padding_idx in {-vocabulary}..{vocabulary - 1}, got {index}"
         )
     return int(index) % vocabulary
-
-
-def _own_dtype(core):
-    """A look-up has the dtype of its table under autocast, as `nn.Embedding` has."""
-    return torch.autocast(core.device.type, enabled=False)
