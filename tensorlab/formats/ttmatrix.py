@@ -107,7 +107,7 @@ class TTMatrix(SplitMatrix):
             r, o, i, q = core.shape
             columns //= i
             t = core.permute(1, 3, 0, 2).reshape(o * q, r * i) @ t.reshape(rows, r * i, columns)
-            rows *= o
+            rows = rows * o
         return t.reshape(x.shape[0], self.padded[0])[:, : self.shape[0]]
 
     def flops(self, batch: int) -> int:

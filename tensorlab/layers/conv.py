@@ -555,12 +555,13 @@ class FactorizedConv2d(FactorizedLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         (u, v, *s), padding = self.tensors, self.padding
-        filters = v.mH.unflatten(1, (-1, *self.kernel_size))  # (r, S, kh, kw)
+        filters = v.conj().t().unflatten(1, (-1, *self.kernel_size))  # (r, S, kh, kw)
         u = u @ s[0] if s else u
         if self.padding_mode != "zeros":
             x, padding = F.pad(x, self._ends, mode=self.padding_mode), 0
         x = F.conv2d(x, filters, None, self.stride, padding, self.dilation)
-        return F.linear(x.movedim(-3, -1), u, self.bias).movedim(-1, -3)  # 1 x 1
+        c = x.ndim - 3  # from the front: the older ONNX exporter moves no axis counted from the end
+        return F.linear(x.movedim(c, c + 2), u, self.bias).movedim(c + 2, c)  # 1 x 1
 
     def extra_repr(self):
         moves = ", ".join(

@@ -138,6 +138,7 @@ class LoRALinear(nn.Module):
     def row_norms(self) -> Tensor:
         """|w + s Δ| of each row; DoRA takes them as constants [Liu2024, sec. 4.3]."""
         w = _dense(self.base) + self.scale * self.delta.weight.to_dense()
+        w = w.detach()  # a trace does not keep no_grad
         return torch.linalg.vector_norm(w, dim=1).clamp_min(torch.finfo(w.dtype).tiny)
 
     @torch.no_grad()
