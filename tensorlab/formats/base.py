@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from ..arguments import is_integer
+from ..capture import readable
 from ..linalg import ldexp, real, size_exponent, wide, widen
 
 
@@ -265,10 +266,13 @@ class Format:
         """
         (tensors, spec), room = _flatten(self), math.log2(torch.finfo(self.dtype).max) / 2
         sizes = torch.frexp(torch.stack([self._size(t) for t in tensors])).exponent
+        far = sizes.abs().sum(0) > room
+        if self.device.type == "cpu" and all(map(readable, tensors)) and not far.any():
+            return self
         count = torch.arange(len(tensors) + 1, device=sizes.device)
         count = count.reshape(-1, *[1] * (sizes.ndim - 1))
         equal = (sizes.sum(0) * count // len(tensors)).diff(dim=0)
-        shift = torch.where(sizes.abs().sum(0) > room, equal - sizes, 0)
+        shift = torch.where(far, equal - sizes, 0)
         halves = (torch.exp2(e.to(real(self.dtype))) for e in (shift // 2, shift - shift // 2))
         across = [] if self._terms in (None, -1) else [1] * (tensors[0].ndim - 1)
         a, b = (half.reshape(*half.shape, *across) for half in halves)
