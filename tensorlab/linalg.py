@@ -147,14 +147,14 @@ def check_dense(x: Tensor, who: str) -> float:
     return size
 
 
-def safe_scale(largest: float) -> float:
+def safe_scale(largest: float, safe: float = 1e90) -> float:
     """A power of two that brings numbers of this size near 1; exactly 1 where their squares are
-    safe anyway.
+    safe anyway, from 1 / safe to safe.
 
     >>> safe_scale(3.0), safe_scale(2.0**-600) == 2.0**599
     (1.0, True)
     """
-    if largest == 0.0 or 1e-90 < largest < 1e90 or not math.isfinite(largest):
+    if largest == 0.0 or 1 / safe < largest < safe or not math.isfinite(largest):
         return 1.0
     return math.ldexp(1.0, min(max(-math.frexp(largest)[1], -1022), 1022))
 
@@ -177,6 +177,16 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     torch.float64
     """
     return torch.complex128 if dtype.is_complex else torch.float64
+
+
+def real(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of absolute values.  `torch.dtype.to_real`, but it can be traced.
+
+    >>> real(torch.complex64), real(torch.float16)
+    (torch.float32, torch.float16)
+    """
+    parts = {torch.complex32: torch.float16, torch.complex64: torch.float32}
+    return {**parts, torch.complex128: torch.float64}.get(dtype, dtype)
 
 
 def widen(x: Tensor) -> Tensor:
@@ -231,25 +241,48 @@ def ldexp(x: Tensor, exponent: Tensor | int) -> Tensor:
     tensor(1000., dtype=torch.float64)
     """
     exponent = torch.as_tensor(exponent, device=x.device)
-    half, most, real = exponent // 2, _most(x.dtype), x.dtype.to_real()
+    half, most = exponent // 2, _most(x.dtype)
     for part in (half, exponent - half):
-        x = x * torch.exp2(part.clamp(1 - most, most).to(real))
+        x = x * torch.exp2(part.clamp(1 - most, most).to(real(x.dtype)))
     return x
 
 
 def size_exponent(x: Tensor, dim=None) -> Tensor:
     """The e with the largest entry of x along `dim` in [2^(e-1), 2^e); of zeros 0.  As in
-    `near_one`.
+    `near_one`; with dim=() each entry has its own.
 
     >>> size_exponent(torch.tensor([0.3, -5.0]))
     tensor(3, dtype=torch.int32)
     """
     x = x.detach().abs()
-    return torch.frexp(x.amax() if dim is None else x.amax(dim, keepdim=True)).exponent
+    if dim != ():
+        x = x.amax() if dim is None else x.amax(dim, keepdim=True)
+    return torch.frexp(x).exponent
+
+
+def spread(tensors, carrier: int, exponent: Tensor | int, dtype: torch.dtype) -> list[Tensor]:
+    """Tensors whose product is 2^exponent times that of the given ones, in `dtype`.
+
+    The power goes into the tensor `carrier`; where that could not hold it, the tensors share its
+    size evenly.
+
+    >>> [t.item() for t in spread([torch.tensor(3.0), torch.tensor(1.0)], 0, 130, torch.float32)]
+    [5.534023222112865e+19, 7.378697629483821e+19]
+    """
+    count, most = len(tensors), _most(dtype)
+    total = size_exponent(tensors[carrier]) + exponent
+    shared = torch.where(total.abs() > most - 2, total, 0)
+    steps = torch.arange(count + 1, device=total.device)
+    parts = (shared * steps // count).diff()
+    rest = exponent - shared
+    return [
+        ldexp(t, part + rest if k == carrier else part).to(dtype)
+        for k, (t, part) in enumerate(zip(tensors, parts))
+    ]
 
 
 def _without(x: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
-    return x * torch.exp2(-exponent.to(x.dtype.to_real())), exponent
+    return x * torch.exp2(-exponent.to(real(x.dtype))), exponent
 
 
 def _most(dtype: torch.dtype) -> int:
@@ -337,19 +370,29 @@ def truncated_svd(
     >>> truncated_svd(torch.diag(torch.tensor([3.0, 2.0, 1e-3])), rtol=1e-2).s
     tensor([3., 2.])
     """
-    size = check_dense(a, "truncated_svd")
+    u, s, vh = wide_svd("truncated_svd", a, rank, rtol=rtol, atol=atol)
+    return SVD(u.to(a.dtype), s.to(real(a.dtype)), vh.to(a.dtype))
+
+
+def wide_svd(
+    who: str, a: Tensor, rank: int | None = None, *, rtol=None, atol: float | None = None
+) -> SVD:
+    """`truncated_svd` in the dtype that sums are done in, for what is made of its factors.
+
+    >>> wide_svd("LowRank", torch.ones(2, 2, dtype=torch.float16), 1).s
+    tensor([2.0000], dtype=torch.float64)
+    """
+    size = check_dense(a, who)
     if a.ndim != 2:
-        raise ValueError(f"truncated_svd: needs a matrix, got shape {tuple(a.shape)}")
+        raise ValueError(f"{who}: needs a matrix, got shape {tuple(a.shape)}")
     if rtol is not None and atol is not None:
-        raise ValueError(
-            f"truncated_svd: needs rtol or atol, not both, got rtol={rtol} and atol={atol}"
-        )
-    (cap,) = rank_caps("truncated_svd", rank, rtol if atol is None else atol, a.shape, 1)
+        raise ValueError(f"{who}: needs rtol or atol, not both, got rtol={rtol} and atol={atol}")
+    (cap,) = rank_caps(who, rank, rtol if atol is None else atol, a.shape, 1)
     scale = safe_scale(size)
-    out, a, size = a.dtype, a if scale == 1.0 else a * scale, size * scale
-    atol = max((rtol or 0.0) * size if atol is None else atol * scale, zero_level(out) * size)
+    zero, a, size = zero_level(a.dtype), a if scale == 1.0 else a * scale, size * scale
+    atol = max((rtol or 0.0) * size if atol is None else atol * scale, zero * size)
     u, s, vh = _svd(a, cap, atol)
-    return SVD(u.to(out), (s / scale).to(out.to_real()), vh.to(out))
+    return SVD(u, s / scale, vh)
 
 
 def _svd(a: Tensor, rank: int | None, atol: float) -> SVD:
