@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from ..formats.base import Format
 from ..layers.dense import dense_weight, write_weights
 from ..layers.surgery import WEIGHTS, choose, settable
-from ._training import check_trained, evaluate, weights_of
+from ._training import Idle, check_trained, evaluate, gets_gradient, weights_of
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class ADMM:
         if not chosen:
             raise ValueError("ADMM: needs sets for some layers, got none")
         self.layers = settable("ADMM", chosen, optimizer)
-        self.steps, self.history = 0, []
+        self.steps, self.history, self._idle = 0, [], Idle("ADMM")
         self.rho = self._checked(0)
         self.z = {
             name: self._project(name, dense_weight(layer).detach())[1]
@@ -92,12 +92,13 @@ class ADMM:
         Returns the loss alone.
 
         closure: computes and returns the loss of the batch, no backward. Raises ValueError if it has
-        no gradient.
+        no gradient, or depends on no weight with a set.
         """
         check_trained("ADMM", self.optimizer, weights_of(self.layers))
         self.optimizer.zero_grad(set_to_none=True)
         loss = evaluate("ADMM.step", closure)
         loss.backward()
+        self._idle.note(self.layers, {n for n, m in self.layers.items() if gets_gradient(m)})
         for name, layer in self.layers.items():  # the gradient of the penalty, ρ (W - Z + U)
             w = dense_weight(layer)
             torch.autograd.backward(w, self.rho * (w.detach() - self.z[name] + self.u[name]))
