@@ -6,6 +6,8 @@ import math
 import torch
 from torch import Tensor
 
+from .arguments import is_integer
+
 
 def unfold(x: Tensor, mode: int) -> Tensor:
     """Matrix whose rows are indexed by `mode` and whose columns by the other modes in order, the
@@ -85,8 +87,9 @@ def balanced_shape(n: int, d: int) -> tuple[int, ...]:
     >>> balanced_shape(4096, 4), balanced_shape(640, 3)
     ((8, 8, 8, 8), (10, 8, 8))
     """
-    if n < 1 or d < 1:
-        raise ValueError(f"balanced_shape: needs n >= 1 and d >= 1, got n={n}, d={d}")
+    if not is_integer(n) or not is_integer(d) or n < 1 or d < 1:
+        raise ValueError(f"balanced_shape: needs integers n >= 1 and d >= 1, got n={n}, d={d}")
+    n, d = int(n), int(d)
     shape = [1] * d
     for p in sorted(prime_factors(n), reverse=True):
         shape[shape.index(min(shape))] *= p
@@ -151,7 +154,7 @@ def from_digits(digits: Tensor, shape) -> Tensor:
 
 
 def _check_mode(who, mode, d, shape):
-    if isinstance(mode, bool) or not isinstance(mode, int) or not 0 <= mode < d:
+    if not is_integer(mode) or not 0 <= mode < d:
         raise ValueError(
             f"{who}: mode must be in 0..{d - 1} for a {d}-way tensor of shape {tuple(shape)}, got "
             f"{mode}"

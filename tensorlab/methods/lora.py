@@ -27,10 +27,16 @@ from torch import Tensor, nn
 from ..formats.base import MatrixFormat, check_same
 from ..formats.lowrank import LowRank
 from ..formats.storage import write
-from ..layers.dense import dense_weight, is_computed, is_conv1d, is_dense
+from ..layers.dense import (
+    dense_weight,
+    is_computed,
+    is_conv1d,
+    is_dense,
+    without_autocast,
+)
 from ..layers.linear import FactorizedLinear, like
 from ..layers.surgery import LINEAR, Kind, choose, fit, is_factorized, put, say, unfit_layers
-from ..linalg import orthogonalize
+from ..linalg import norm, orthogonalize
 from ..multilinear import balanced_shape
 from ..rng import randn
 
@@ -76,16 +82,15 @@ class LoKr(MatrixFormat):
     def ranks(self):
         return (min(self.a.shape),)
 
-    def to_dense(self) -> Tensor:
+    def _dense(self):
         return torch.kron(self.w1, self.a if self.b is None else self.a @ self.b)
 
-    def apply(self, x: Tensor) -> Tensor:
-        """y = w1 X (a b)ᵀ with the input as a matrix X (i1, i2), from the right: (..., in) -> (...,
-        out)."""
-        y = x.unflatten(-1, (self.w1.shape[1], -1))
+    def _apply(self, x):
+        """y = w1 X (a b)ᵀ with the input as a matrix X (i1, i2), from the right."""
+        y = x.reshape(x.shape[0], self.w1.shape[1], self._last().shape[1])
         if self.b is not None:
-            y = y @ self.b.mT
-        return (self.w1 @ y @ self.a.mT).flatten(-2)
+            y = y @ self.b.t()
+        return (self.w1 @ y @ self.a.t()).flatten(1)
 
     def flops(self, batch: int) -> int:
         (o1, i1), (o2, r) = self.w1.shape, self.a.shape
@@ -96,13 +101,9 @@ class LoKr(MatrixFormat):
         """in / (fan-in of the factor) / (number of factors) [Qiu2024]."""
         return tuple(self.shape[1] / t.shape[1] / len(self.tensors()) for t in self.tensors())
 
-    def norm(self) -> Tensor:
+    def _norm(self):
         """|w1| |a b|: the Frobenius norm of a Kronecker product is the product of the norms."""
-        second = self.a if self.b is None else self.a @ self.b
-        return torch.linalg.matrix_norm(self.w1) * torch.linalg.matrix_norm(second)
-
-    def scale(self, number) -> "LoKr":
-        return LoKr(self.w1 * number, self.a, self.b)
+        return norm(self.w1) * norm(self.a if self.b is None else self.a @ self.b)
 
     def _last(self):
         return self.a if self.b is None else self.b
@@ -162,8 +163,9 @@ class LoRALinear(nn.Module):
     @torch.no_grad()
     def row_norms(self) -> Tensor:
         """|w + s Δ| of each row; DoRA takes them as constants [Liu2024, sec. 4.3]."""
-        with torch.autocast(self.delta.tensors[0].device.type, enabled=False):
+        with without_autocast(self.delta.tensors[0]):
             w = _dense(self.base) + self.scale * self.delta.weight.to_dense()
+        w = w.detach()  # a trace does not keep no_grad
         return torch.linalg.vector_norm(w, dim=1).clamp_min(torch.finfo(w.dtype).tiny)
 
     def _effective(self) -> Tensor:
@@ -344,11 +346,11 @@ def load_lora_state_dict(model: nn.Module, state: dict[str, Tensor]) -> nn.Modul
 def save_lora(path, model: nn.Module) -> None:
     """Write the adapters, and nothing of the frozen model, to a safetensors file; kinds and scales
     stand in its metadata."""
-    about = {
-        name: {"kind": layer.kind, "scale": layer.scale}
-        for name, layer in _adapted("save_lora", model).items()
-    }
-    write("save_lora", path, lora_state_dict(model), {"adapters": json.dumps(about)})
+    layers, state = _adapted("save_lora", model), lora_state_dict(model)
+    if any(t.is_meta for t in state.values()):
+        raise ValueError("save_lora: needs adapters with numbers, got some on meta")
+    about = {name: {"kind": layer.kind, "scale": layer.scale} for name, layer in layers.items()}
+    write("save_lora", path, state, {"adapters": json.dumps(about)})
 
 
 def load_lora(path, model: nn.Module) -> nn.Module:
@@ -498,7 +500,8 @@ def _load(layer, new, magnitude) -> None:
 
 
 def _only_adapters(model):
-    model.requires_grad_(False)
+    for p in model.parameters():
+        p.requires_grad = False  # which a parameter without a size has too
     for layer in model.modules():
         if isinstance(layer, LoRALinear):
             layer.delta.requires_grad_(True)
