@@ -27,6 +27,16 @@ def rand(*shape: int, generator: torch.Generator | None = None, dtype=None, devi
     return _draw(torch.rand, shape, generator, dtype, device)
 
 
+def randint(n: int, *shape: int, generator: torch.Generator | None = None, device="cpu") -> Tensor:
+    """Integers in 0..n-1, int64, drawn on the generator's own device.
+
+    >>> bool((randint(5, 100, generator=torch.Generator().manual_seed(0)) < 5).all())
+    True
+    """
+    source = generator.device if generator is not None else device
+    return torch.randint(n, shape, generator=generator, device=source).to(device)
+
+
 def _draw(sample, shape, generator, dtype, device):
     dtype = dtype or torch.get_default_dtype()
     wide = torch.complex128 if dtype.is_complex else torch.float64
