@@ -20,11 +20,11 @@ from fnmatch import fnmatchcase
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..formats.base import MatrixFormat, check_same
 from ..formats.lowrank import LowRank
+from ..formats.storage import write
 from ..layers.linear import FactorizedLinear, dense_weight, is_conv1d, is_dense
 from ..layers.surgery import _put, linear_layers
 from ..linalg import orthogonalize
@@ -321,11 +321,7 @@ def save_lora(path, model: nn.Module) -> None:
         name: {"kind": layer.kind, "scale": layer.scale}
         for name, layer in _adapted("save_lora", model).items()
     }
-    save_file(
-        {key: t.cpu() for key, t in lora_state_dict(model).items()},
-        path,
-        metadata={"adapters": json.dumps(about)},
-    )
+    write("save_lora", path, lora_state_dict(model), {"adapters": json.dumps(about)})
 
 
 def load_lora(path, model: nn.Module) -> nn.Module:

@@ -21,10 +21,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .. import linalg
+from ..formats.storage import write
 from .kashin import Rotation, kashin
 
 METHODS = ("uniform", "kmeans", "rotate", "kashin", "pairs")
@@ -513,7 +513,8 @@ def save_quantized(path, model: nn.Module) -> None:
     }
     tensors = {n: t.detach().cpu().clone().contiguous() for n, t in model.state_dict().items()}
     about = json.dumps(layers, sort_keys=True)
-    save_file(tensors, path, metadata={"quantized": about, "sha256": _checksum(tensors, about)})
+    about = {"quantized": about, "sha256": _checksum(tensors, about)}
+    write("save_quantized", path, tensors, about)
 
 
 def load_quantized(path, model: nn.Module) -> nn.Module:

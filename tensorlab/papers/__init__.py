@@ -9,6 +9,7 @@ import importlib
 import pkgutil
 from types import ModuleType
 
+from ..files import replaced
 from . import table as tables
 
 
@@ -62,7 +63,8 @@ def run(
 
         figure = matplotlib.figure.Figure(figsize=(7, 4.5), layout="constrained")
         sentence = program.draw(table, figure.subplots())
-        figure.savefig(tables.results(key, preset, "png"), dpi=120)
+        with replaced(tables.results(key, preset, "png")) as part:
+            figure.savefig(part, format="png", dpi=120)
         print(f"png: {tables.results(key, preset, 'png')}: {sentence}")
     if record:
         print(f"recorded: {tables.record(table)}")

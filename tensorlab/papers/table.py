@@ -7,7 +7,6 @@ settings are not kept.
 
 import csv
 import datetime
-import os
 import platform
 import sys
 import time
@@ -16,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+
+from ..files import replaced
 
 PRESETS = ("quick", "full")
 
@@ -108,13 +109,11 @@ class Table:
         """Write it as csv; the file changes all at once, so that no kill leaves half a row."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        with open(part, "w", newline="", encoding="utf-8") as file:
+        with replaced(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
             file.writelines(f"# {name}: {value}\n" for name, value in self.notes.items())
             writer = csv.DictWriter(file, self.columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows)
-        os.replace(part, path)
         return path
 
 
