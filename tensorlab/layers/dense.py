@@ -7,7 +7,7 @@ A computed weight is a new tensor at each forward. What is written to it in plac
 written through its parameters, and what came out is compared with what was asked for.
 """
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ def is_conv1d(layer: nn.Module) -> bool:
     return (
         any(_is_gpt2s(cls) for cls in type(layer).__mro__)
         and hasattr(layer, "nf")
-        and getattr(layer.weight, "ndim", 0) == 2
+        and not isinstance(layer, CONVS)
     )
 
 
@@ -193,23 +193,34 @@ def _take(layer, value) -> bool:
     """Set the parameters that a weight is computed from; whether the weight is the value now, to
     rounding, with its zeros."""
     hook = _hook(layer, "weight")
-    if parametrize.is_parametrized(layer, "weight"):
+    if normed := _weight_norm(layer, hook):
+        g, v, dim = normed
+        g.copy_(torch.norm_except_dim(value, 2, dim))
+        v.copy_(torch.where(g > 0, value, v))  # a row of zeros keeps a direction
+    elif parametrize.is_parametrized(layer, "weight"):
         try:
             layer.weight = value.clone()
         except (NotImplementedError, RuntimeError, ValueError):  # it has no right inverse
             return False
-    elif isinstance(hook, WeightNorm):
-        layer.weight_v.copy_(value)
-        layer.weight_g.copy_(torch.norm_except_dim(value, 2, hook.dim))
     elif isinstance(hook, BasePruningMethod):
         layer.weight_orig.copy_(value)
     else:
         return False
-    got = _recomputed(layer)
-    close = torch.linalg.vector_norm(got - value) <= _ROUNDING * torch.finfo(value.dtype).eps * (
-        torch.linalg.vector_norm(value)
-    )
-    return bool(close) and not bool(got[value == 0].any())
+    got, eps = _recomputed(layer), torch.finfo(value.dtype).eps
+    error, size = (torch.linalg.vector_norm(t) for t in (got - value, value))
+    return bool(error <= _ROUNDING * eps * size) and not bool(got[value == 0].any())
+
+
+def _weight_norm(layer, hook) -> tuple[Tensor, Tensor, int] | None:
+    """g, v and the dim of w = g v / |v|, of torch's new or old weight_norm, None without it."""
+    if isinstance(hook, WeightNorm):
+        return layer.weight_g, layer.weight_v, hook.dim
+    if not parametrize.is_parametrized(layer, "weight"):
+        return None
+    made = layer.parametrizations.weight
+    if len(made) != 1 or _kind(made[0]) != "_WeightNorm":
+        return None
+    return made.original0, made.original1, made[0].dim
 
 
 def _recomputed(layer) -> Tensor:
@@ -263,6 +274,12 @@ def _in_eval(module):
     finally:
         for m, training in modes.items():
             m.training = training
+
+
+def without_autocast(t: Tensor):
+    """A context in which products have the dtype of their factors, on the device of a tensor."""
+    kind = t.device.type
+    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
 
 
 def _kind(layer) -> str:

@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 from ..formats.base import check_shape
 from ..formats.ttmatrix import TTMatrix, tt_matrix_svd
 from ..linalg import check_dense, choose_rank, rank_caps, small_svd, widen, zero_level
-from .dense import check_plain, current
+from .dense import check_plain, current, without_autocast
 from .linear import like
 
 
@@ -116,7 +116,7 @@ class TTEmbedding(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         ids = _ids("TTEmbedding", ids, self._form.shape[0])
         own, place = torch.unique(ids, return_inverse=True)
-        with _own_dtype(self.cores[0]):
+        with without_autocast(self.cores[0]):  # as a look-up in a table
             out = tt_rows(self.weight, own)
         if self.padding_idx is not None:
             out = out.masked_fill((own == self.padding_idx)[:, None], 0)
@@ -298,7 +298,7 @@ class TokenTrains(nn.Module):
         ids = _ids("TokenTrains", ids, len(self.kept))
         own, place = torch.unique(ids, return_inverse=True)
         out = self.cores[0].index_select(0, own)[:, 0]  # (b, n_1, r_1)
-        with _own_dtype(self.cores[0]):
+        with without_autocast(self.cores[0]):  # as a look-up in a table
             for core in list(self.cores)[1:]:
                 b, r, n, q = len(own), *core.shape[1:]
                 each = core.index_select(0, own).reshape(b, r, n * q)
@@ -393,8 +393,3 @@ def _padding(who, index, vocabulary):
             f"{who}: needs padding_idx in {-vocabulary}..{vocabulary - 1}, got {index}"
         )
     return int(index) % vocabulary
-
-
-def _own_dtype(core):
-    """A look-up has the dtype of its table under autocast, as `nn.Embedding` has."""
-    return torch.autocast(core.device.type, enabled=False)

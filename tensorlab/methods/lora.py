@@ -27,7 +27,13 @@ from torch import Tensor, nn
 from ..formats.base import MatrixFormat, check_same
 from ..formats.lowrank import LowRank
 from ..formats.storage import write
-from ..layers.dense import dense_weight, is_computed, is_conv1d, is_dense
+from ..layers.dense import (
+    dense_weight,
+    is_computed,
+    is_conv1d,
+    is_dense,
+    without_autocast,
+)
 from ..layers.linear import FactorizedLinear, like
 from ..layers.surgery import LINEAR, Kind, choose, fit, is_factorized, put, say, unfit_layers
 from ..linalg import orthogonalize
@@ -162,7 +168,7 @@ class LoRALinear(nn.Module):
     @torch.no_grad()
     def row_norms(self) -> Tensor:
         """|w + s Δ| of each row; DoRA takes them as constants [Liu2024, sec. 4.3]."""
-        with torch.autocast(self.delta.tensors[0].device.type, enabled=False):
+        with without_autocast(self.delta.tensors[0]):
             w = _dense(self.base) + self.scale * self.delta.weight.to_dense()
         return torch.linalg.vector_norm(w, dim=1).clamp_min(torch.finfo(w.dtype).tiny)
 
@@ -344,11 +350,11 @@ def load_lora_state_dict(model: nn.Module, state: dict[str, Tensor]) -> nn.Modul
 def save_lora(path, model: nn.Module) -> None:
     """Write the adapters, and nothing of the frozen model, to a safetensors file; kinds and scales
     stand in its metadata."""
-    about = {
-        name: {"kind": layer.kind, "scale": layer.scale}
-        for name, layer in _adapted("save_lora", model).items()
-    }
-    write("save_lora", path, lora_state_dict(model), {"adapters": json.dumps(about)})
+    layers, state = _adapted("save_lora", model), lora_state_dict(model)
+    if any(t.is_meta for t in state.values()):
+        raise ValueError("save_lora: needs adapters with numbers, got some on meta")
+    about = {name: {"kind": layer.kind, "scale": layer.scale} for name, layer in layers.items()}
+    write("save_lora", path, state, {"adapters": json.dumps(about)})
 
 
 def load_lora(path, model: nn.Module) -> nn.Module:
@@ -498,7 +504,8 @@ def _load(layer, new, magnitude) -> None:
 
 
 def _only_adapters(model):
-    model.requires_grad_(False)
+    for p in model.parameters():
+        p.requires_grad = False  # which a parameter without a size has too
     for layer in model.modules():
         if isinstance(layer, LoRALinear):
             layer.delta.requires_grad_(True)
