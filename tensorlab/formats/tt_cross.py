@@ -128,7 +128,9 @@ def _sweeps(values: "_Values", sample: int, rtol: float) -> Iterator[CrossFit]:
         yield CrossFit(zero, (0.0,), True, values.count, 0.0)
         return
     state, history, idle = _Cross(values, first), (), 0
-    level = noise = 16 * torch.finfo(values.values.dtype).eps + 48 * EPS  # rounding of values, of sums
+    level = noise = (
+        16 * torch.finfo(values.values.dtype).eps + 48 * EPS
+    )  # rounding of values, of sums
     while True:
         tt = state.train()
         error, size, enough = values.judge(tt, rtol)
