@@ -158,7 +158,10 @@ def test_a_layer_without_a_gradient_for_long_is_named_once(name):
 @pytest.mark.parametrize(
     "act, said",
     [
-        (lambda m, o: ADMM(m, o, {}, rho=0.1), "ADMM: needs sets for some layers, got none"),
+        (
+            lambda m, o: ADMM(m, o, {}, rho=0.1),
+            "ADMM: needs a set for at least one layer, got none",
+        ),
         (
             lambda m, o: Projected(m, o, [], rank=1),
             r"linear or convolution layer .*got no name at all",
