@@ -222,7 +222,7 @@ class Format:
         """Elementwise product with a format of the same kind, or a multiple by a number."""
         if isinstance(other, Format):
             a, b = self._pair(other, "*")
-            return a._times(b)
+            return a._even()._times(b._even())
         if isinstance(other, Number) or (isinstance(other, Tensor) and other.ndim == 0):
             return self.scale(other)
         return NotImplemented
@@ -291,6 +291,8 @@ class Format:
         the end."""
         who = f"{type(self).__name__}.at"
         index = torch.as_tensor(index, device=self.device)
+        if index.is_meta:
+            raise TypeError(f"{who}: needs tensors with numbers, got some on the meta device")
         if index.shape in ((0,), (0, self.ndim)):  # an empty list has no dtype to go by
             return index.new_empty(0, self.ndim, dtype=torch.long)
         if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
