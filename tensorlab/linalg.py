@@ -106,8 +106,8 @@ def check_dense(x: Tensor, who: str) -> float:
     """Frobenius norm of a dense floating tensor, says no to anything else.
 
     One pass over the data, without a copy, unless the squares would over- or underflow. Raises
-    TypeError for integers, ValueError for 0-way or empty tensors and for NaN or Inf, with the place
-    of the first.
+    TypeError for integers, ValueError for 0-way or empty tensors, for those without numbers (meta)
+    and for NaN or Inf, with the place of the first.
 
     >>> check_dense(torch.tensor([3e-200, -4e-200], dtype=torch.float64), "norm") == 5e-200
     True
@@ -125,6 +125,8 @@ def check_dense(x: Tensor, who: str) -> float:
             f"{who}: needs a tensor with at least one mode and one entry, got shape "
             f"{tuple(x.shape)}"
         )
+    if x.is_meta:
+        raise ValueError(f"{who}: needs a tensor with numbers, got one on the meta device")
     x = x.detach()
     if x.dtype == wide(x.dtype):
         size, safe = float(torch.linalg.vector_norm(x)), 1e90

@@ -153,6 +153,22 @@ def from_digits(digits: Tensor, shape) -> Tensor:
     return torch.stack(out, 1)
 
 
+def index_keys(index: Tensor, shape) -> list[bytes]:
+    """A name for each multi-index of `shape`, the same where they are equal: for sets and
+    dictionaries.
+
+    index: (batch, d), on any device  ->  batch of bytes, in the smallest integers that hold them.
+
+    >>> a, b, c = index_keys(torch.tensor([[1, 300], [2, 0], [1, 300]]), (4, 1000))
+    >>> a == c, a == b, len(a)
+    (True, False, 4)
+    """
+    kinds = (torch.uint8, torch.int16, torch.int32, torch.int64)
+    kind = next(k for k in kinds if max(shape) - 1 <= torch.iinfo(k).max)
+    rows = index.to("cpu", kind).contiguous().numpy()
+    return rows.view(f"V{rows.itemsize * rows.shape[1]}").ravel().tolist()
+
+
 def _check_mode(who, mode, d, shape):
     if not is_integer(mode) or not 0 <= mode < d:
         raise ValueError(

@@ -36,10 +36,15 @@ ARROWS = {
         "blocktt": {"monarch"},
         "*": {"storage", "exchange"},
     },
-    "layers": {"propagation": {"linear"}, "linear": {"surgery", "conv"}},
+    "layers": {
+        "dense": {"linear", "surgery", "conv", "embedding"},
+        "propagation": {"linear"},
+        "linear": {"surgery", "conv", "embedding"},
+        "surgery": {"conv"},
+    },
     "methods": {"weighted": {"weighted_ttm"}, "kashin": {"quantize"}},
     "parallel": {"schedules": {"cost"}},
-    "papers": {"table": {"*"}, "protes_problems": {"protes"}},
+    "papers": {"table": {"program", "*"}, "program": {"*"}, "protes_problems": {"protes"}},
     "course": {"*": {"*"}},
 }
 

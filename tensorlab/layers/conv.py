@@ -7,9 +7,8 @@ channels are mixed by 1 x 1 convolutions. [Lebedev2015] [Kim2016] [Jaderberg2014
 """
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
-from fnmatch import fnmatchcase
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
@@ -34,7 +33,9 @@ from ..linalg import (
     zero_level,
 )
 from ..multilinear import khatri_rao, unfold
-from .linear import FactorizedLinear
+from .dense import check_plain, current, dense_weight, is_lazy
+from .linear import FactorizedLinear, like
+from .surgery import CONV2D, layer_flops, replace, say
 
 DEGENERATE = 100.0  # a CP whose terms have this many times the energy of their sum is warned of
 RIDGE = 1e-3
@@ -64,7 +65,7 @@ def cp_conv(
     tol: float = 1e-8,
     max_iter: int = 200,
     generator: torch.Generator | None = None,
-) -> nn.Sequential:
+) -> "ConvChain":
     """Four convolutions from a CP of the kernel: 1 x 1, kh x 1 and 1 x kw each channel on its own,
     1 x 1 [Lebedev2015].
 
@@ -96,11 +97,9 @@ def cp_conv(
 
     cp = (fit(cap) if rtol is None else _smallest(fit, cap, rtol)).value.normalized()
     if (level := cp_degeneracy(cp)) > DEGENERATE:
-        warnings.warn(
+        say(
             f"cp_conv: the terms have {level:.3g} times the energy of their sum and will not train "
-            f"well, "
-            f"raise ridge={ridge:g} or lower the rank {cp.ranks[0]}",
-            stacklevel=2,
+            f"well, raise ridge={ridge:g} or lower the rank {cp.ranks[0]}"
         )
     a, b, c, d = (widen(f) * widen(cp.weights) ** 0.25 for f in cp.factors)
     return _chain(layer, links(cp.ranks), [b.mT, c.mT, d.mT, a])
@@ -108,7 +107,7 @@ def cp_conv(
 
 def tucker_conv(
     layer: nn.Conv2d, rank=None, *, rtol: float | None = None, flops: float | None = None, size=None
-) -> nn.Sequential:
+) -> "ConvChain":
     """Three convolutions from a Tucker-2 of the kernel, of the two channel modes only: 1 x 1, kh x
     kw, 1 x 1 [Kim2016].
 
@@ -117,7 +116,8 @@ def tucker_conv(
     rank: a cap, one integer or the two (out, in). rtol: relative Frobenius error of the kernel.
     flops: the largest ranks whose chain costs at most this share of the layer on images of `size`
     (height, width). Together: the smallest of them. Any stride, padding, dilation and padding mode;
-    groups=1 only, ValueError otherwise.
+    what is frozen stays frozen, and a computed weight (weight_norm, a mask) is taken as it is now.
+    Raises ValueError unless groups=1, TypeError for a layer with a forward of its own.
 
     >>> chain = tucker_conv(nn.Conv2d(8, 16, 3, stride=2, padding=1), (6, 4))
     >>> [tuple(c.weight.shape) for c in chain], chain[1].stride
@@ -138,7 +138,7 @@ def tucker_conv(
 
 def tt_conv(
     layer: nn.Conv2d, rank=None, *, rtol: float | None = None, flops: float | None = None, size=None
-) -> nn.Sequential:
+) -> "ConvChain":
     """Four convolutions from a train of the kernel: 1 x 1, kh x 1, 1 x kw, 1 x 1, each mixing its
     channels [Garipov2016].
 
@@ -172,7 +172,7 @@ def spatial_conv(
     rtol: float | None = None,
     flops: float | None = None,
     size=None,
-) -> nn.Sequential:
+) -> "ConvChain":
     """Two convolutions, kh x 1 and 1 x kw, from the SVD of the kernel as a matrix (S kh, T kw)
     [Jaderberg2014].
 
@@ -338,14 +338,14 @@ def _smallest(fit, cap, rtol):
 
 
 def _kernel(who: str, layer) -> Tensor:
-    """The kernel of a layer that can be taken apart; says no to any other."""
-    if not isinstance(layer, nn.Conv2d) or isinstance(
-        layer.weight, nn.parameter.UninitializedParameter
-    ):
+    """The kernel of a layer that can be taken apart. Raises TypeError or ValueError for any
+    other."""
+    if not isinstance(layer, nn.Conv2d) or is_lazy(layer):
         raise TypeError(f"{who}: needs an nn.Conv2d with its weights, got {type(layer).__name__}")
+    check_plain(who, layer)
     if layer.groups != 1:
         raise ValueError(f"{who}: needs a convolution with groups=1, got groups={layer.groups}")
-    kernel = layer.weight.detach()
+    kernel = dense_weight(layer).detach()
     check_dense(kernel, who)
     return kernel
 
@@ -377,7 +377,7 @@ def _caps(who, layer, links, rank, rtol, flops, size, ladder):
     if flops is None:
         caps = rank_caps(who, rank, rtol, layer.weight.shape, len(full))
         return tuple(min(c or m, m) for c, m in zip(caps, full))
-    if isinstance(flops, bool) or not isinstance(flops, (int, float)) or not flops > 0:
+    if isinstance(flops, bool) or not isinstance(flops, Real) or not flops > 0:
         raise ValueError(
             f"{who}: flops must be a share of the layer's, a number > 0, got {flops!r}"
         )
@@ -416,9 +416,10 @@ def _cost(layer, links, size) -> int:
     return total
 
 
-def _chain(layer: nn.Conv2d, links: list[Link], weights) -> nn.Sequential:
+def _chain(layer: nn.Conv2d, links: list[Link], weights) -> "ConvChain":
     """The convolutions of a chain, with weights of equal norms; stride, padding and dilation go
     where their axis is."""
+    kernel, bias = dense_weight(layer), current(layer, "bias")
     sizes = [float(torch.linalg.vector_norm(widen(w))) for w in weights]
     mean = math.prod(n ** (1 / len(sizes)) for n in sizes)
     parts = []
@@ -434,17 +435,48 @@ def _chain(layer: nn.Conv2d, links: list[Link], weights) -> nn.Sequential:
             dilation=_along(layer, axes, layer.dilation, 1),
             groups=groups,
             padding_mode=layer.padding_mode if axes else "zeros",
-            bias=layer.bias is not None and k == len(links) - 1,
-            device=layer.weight.device,
-            dtype=layer.weight.dtype,
+            bias=bias is not None and k == len(links) - 1,
+            device=kernel.device,
+            dtype=kernel.dtype,
         )
         with torch.no_grad():
             conv.weight.copy_((widen(w) * (mean / n if mean else 1.0)).reshape(conv.weight.shape))
-            conv.weight.requires_grad_(layer.weight.requires_grad)
             if conv.bias is not None:
-                conv.bias.copy_(layer.bias).requires_grad_(layer.bias.requires_grad)
+                conv.bias.copy_(bias)
         parts.append(conv)
-    return nn.Sequential(*parts).train(layer.training)
+    chain = like(layer, ConvChain(*parts))
+    for name in _SETTINGS:
+        setattr(chain, name, getattr(layer, name))
+    return chain
+
+
+_SETTINGS = (
+    "in_channels",
+    "out_channels",
+    "kernel_size",
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+    "padding_mode",
+    "transposed",
+    "output_padding",
+)
+
+
+class ConvChain(nn.Sequential):
+    """Convolutions one after another that stand in for one: `nn.Sequential`, with the settings of
+    the one that it was made from, such as `kernel_size`, `stride` and `out_channels`."""
+
+    @property
+    def weight(self) -> Tensor:
+        """The kernel of the whole, (T, S, kh, kw), computed at each reading."""
+        return conv_kernel(self)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """That of the last convolution."""
+        return self[-1].bias
 
 
 def conv_kernel(module: nn.Module) -> Tensor:
@@ -475,34 +507,12 @@ def conv_kernel(module: nn.Module) -> Tensor:
 
 def conv_flops(model: nn.Module, x: Tensor) -> dict[str, int]:
     """FLOPs of each convolution and linear layer of a model on the input x, by name: two for each
-    multiply-add, no bias.
+    multiply-add, no bias; those of `layer_flops`.
 
     >>> conv_flops(nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(12, 5)), torch.ones(1, 2, 4, 4))
     {'0': 432, '2': 120}
     """
-    counts, hooks = {}, []
-
-    def count(name):
-        def hook(module, inputs, output):
-            if isinstance(module, FactorizedConv2d):
-                places = output.numel() // output.shape[-3]
-                each = module.weight.flops(places)
-            else:
-                each = 2 * output.numel() * module.weight[0].numel()
-            counts[name] = counts.get(name, 0) + each
-
-        return hook
-
-    for name, module in model.named_modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear, FactorizedConv2d)):
-            hooks.append(module.register_forward_hook(count(name)))
-    try:
-        with torch.no_grad():
-            model(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return counts
+    return layer_flops(model, x)
 
 
 # --------------------------------------------------------------------------- one layer on a LowRank
@@ -539,16 +549,11 @@ class FactorizedConv2d(FactorizedLinear):
                 f"FactorizedConv2d: needs a LowRank as weight, got {type(weight).__name__}"
             )
         super().__init__(weight, bias)
-        pair = lambda value: (value, value) if isinstance(value, int) else tuple(value)
-        self.kernel_size, self.stride, self.dilation = (
-            pair(kernel_size),
-            pair(stride),
-            pair(dilation),
-        )
-        self.padding, self.padding_mode = (
-            padding if isinstance(padding, str) else pair(padding),
-            padding_mode,
-        )
+        pair = lambda value: (int(value),) * 2 if isinstance(value, Integral) else tuple(value)
+        self.kernel_size, self.stride = pair(kernel_size), pair(stride)
+        self.dilation, self.padding_mode = pair(dilation), padding_mode
+        self.padding = padding if isinstance(padding, str) else pair(padding)
+        self.groups, self.transposed, self.output_padding = 1, False, (0, 0)
         if weight.shape[1] % math.prod(self.kernel_size):
             need = f"a weight (T, S·{'·'.join(map(str, self.kernel_size))})"
             raise ValueError(f"FactorizedConv2d: needs {need}, got shape {weight.shape}")
@@ -571,15 +576,17 @@ class FactorizedConv2d(FactorizedLinear):
                 f"FactorizedConv2d: make needs to give a LowRank of shape {tuple(w.shape)}, got "
                 f"{weight!r}"
             )
-        same = {
-            name: getattr(layer, name)
-            for name in ("kernel_size", "stride", "padding", "dilation", "padding_mode")
-        }
-        made = cls(weight, layer.bias, **same).train(layer.training)
-        for new, old in [*((t, layer.weight) for t in made.tensors), (made.bias, layer.bias)]:
-            if new is not None:
-                new.requires_grad_(old.requires_grad)
-        return made
+        names = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+        same = {name: getattr(layer, name) for name in names}
+        return like(layer, cls(weight, current(layer, "bias"), **same))
+
+    @property
+    def in_channels(self) -> int:
+        return self.in_features // math.prod(self.kernel_size)
+
+    @property
+    def out_channels(self) -> int:
+        return self.out_features
 
     def forward(self, x: Tensor) -> Tensor:
         (u, v, *s), padding = self.tensors, self.padding
@@ -630,38 +637,13 @@ def replace_conv(model: nn.Module, names, make: Callable[[nn.Conv2d], nn.Module]
     returns it.
 
     names: a pattern of `fnmatch` such as "blocks.*.conv2", several of them, or a predicate (name,
-    layer) -> bool. A layer that stands in two places is made once. Raises ValueError for a pattern
-    that chooses nothing; an error of `make` names the layer, and nothing is changed.
+    layer) -> bool. Modes, freezing, hooks and the bias stay; convolutions that share a kernel share
+    the new one, and a layer that stands in two places is made once. One whose kernel something else
+    holds too, or that has a forward of its own, is left as it is, with a warning. Raises ValueError
+    for a pattern that chooses nothing; an error of `make` names the layer, and nothing is changed.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
     >>> [type(part).__name__ for part in replace_conv(model, "2", lambda layer: spatial_conv(layer, 4))]
-    ['Conv2d', 'ReLU', 'Sequential']
+    ['Conv2d', 'ReLU', 'ConvChain']
     """
-    every = model.named_modules(remove_duplicate=False)
-    layers = {name: module for name, module in every if name and isinstance(module, nn.Conv2d)}
-    patterns = [] if callable(names) else [names] if isinstance(names, str) else list(names)
-    choose = (
-        names
-        if callable(names)
-        else lambda name, layer: any(fnmatchcase(name, pattern) for pattern in patterns)
-    )
-    chosen = {name: layer for name, layer in layers.items() if choose(name, layer)}
-    lost = [
-        pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in layers)
-    ]
-    if lost or not chosen:
-        got = lost[0] if lost else "names that choose none"
-        raise ValueError(
-            f"replace_conv: needs a name of a convolution ({', '.join(layers) or 'none'}), got "
-            f"{got!r}"
-        )
-    made = {}
-    for name, layer in chosen.items():
-        try:
-            made[layer] = made[layer] if layer in made else make(layer)
-        except (ValueError, TypeError) as error:
-            raise type(error)(f"replace_conv: layer {name}: {error}") from error
-    for name, layer in chosen.items():
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, made[layer])
-    return model
+    return replace("replace_conv", model, names, lambda name, layer: make(layer), CONV2D)

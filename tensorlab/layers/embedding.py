@@ -9,6 +9,7 @@ train for each token.
 
 import math
 from collections.abc import Callable
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from ..capture import readable, tokens
 from ..formats.base import check_shape
 from ..formats.ttmatrix import TTMatrix, tt_matrix_svd
 from ..linalg import check_dense, choose_rank, rank_caps, small_svd, widen, zero_level
+from ._parameters import put
+from .dense import check_plain, current, without_autocast
+from .linear import like
 
 
 class TTEmbedding(nn.Module):
@@ -78,20 +82,34 @@ class TTEmbedding(nn.Module):
         cls, layer: nn.Embedding, out, in_, rank=None, *, rtol: float | None = None
     ) -> "TTEmbedding":
         """The table of a dense layer by `tt_matrix_svd`, to a rank or a relative error; its
-        padding_idx stays.
+        padding_idx stays, and a frozen table stays frozen.
+
+        Raises TypeError for another layer, one with max_norm or scale_grad_by_freq, or with a
+        forward of its own.
 
         >>> dense = nn.Embedding(20, 6, padding_idx=0)
         >>> layer = TTEmbedding.from_embedding(dense, (4, 5), (2, 3), rtol=1e-6)
         >>> torch.allclose(layer(torch.arange(20)), dense(torch.arange(20)), atol=1e-5)
         True
         """
-        if not isinstance(layer, nn.Embedding) or layer.max_norm is not None:
-            got = "one with max_norm" if isinstance(layer, nn.Embedding) else type(layer).__name__
-            raise TypeError(f"TTEmbedding: needs an nn.Embedding without max_norm, got {got}")
-        return cls(
-            tt_matrix_svd(layer.weight.detach(), out, in_, rank, rtol=rtol),
-            padding_idx=layer.padding_idx,
-        )
+        if not isinstance(layer, nn.Embedding):
+            raise TypeError(f"TTEmbedding: needs an nn.Embedding, got {type(layer).__name__}")
+        check_plain("TTEmbedding", layer)
+        for name in ("max_norm", "scale_grad_by_freq"):
+            if getattr(layer, name):
+                raise TypeError(
+                    f"TTEmbedding: needs an nn.Embedding without {name}, got one with it"
+                )
+        table = tt_matrix_svd(current(layer).detach(), out, in_, rank, rtol=rtol)
+        return like(layer, cls(table, padding_idx=layer.padding_idx))
+
+    @property
+    def num_embeddings(self) -> int:
+        return self._form.shape[0]
+
+    @property
+    def embedding_dim(self) -> int:
+        return self._form.shape[1]
 
     @property
     def weight(self) -> TTMatrix:
@@ -102,7 +120,9 @@ class TTEmbedding(nn.Module):
         table = self.weight
 
         def rows(ids):
-            out, pad = tt_rows(table, ids), self.padding_idx
+            with without_autocast(self.cores[0]):  # as a look-up in a table
+                out = tt_rows(table, ids)
+            pad = self.padding_idx
             return out if pad is None else out.masked_fill((ids == pad)[:, None], 0)
 
         return _look_up(rows, _ids("TTEmbedding", ids, table.shape[0]))
@@ -141,9 +161,7 @@ class TTEmbedding(nn.Module):
     def __repr__(self):
         return f"{type(self).__name__}({self.extra_repr()})"
 
-    def _load_from_state_dict(
-        self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors
-    ):
+    def _load_from_state_dict(self, state_dict, prefix, *args):
         """Adopt the ranks that are stored, before the cores themselves are loaded; the Parameter
         objects stay."""
         stored = [state_dict.get(f"{prefix}cores.{k}") for k in range(len(self.cores))]
@@ -153,12 +171,8 @@ class TTEmbedding(nn.Module):
             )
             if (form.out, form.in_) == (self._form.out, self._form.in_):
                 self._form = form
-                for mine, core in zip(self.cores, stored):
-                    if mine.shape != core.shape:
-                        mine.data, mine.grad = mine.data.new_empty(core.shape), None
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing, unexpected, errors
-        )
+                _resize(self, stored)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def tt_rows(table: TTMatrix, ids: Tensor) -> Tensor:
@@ -294,11 +308,22 @@ class TokenTrains(nn.Module):
 
     def _rows(self, ids: Tensor) -> Tensor:
         out = self.cores[0].index_select(0, ids)[:, 0]  # (b, n_1, r_1)
-        for core in list(self.cores)[1:]:
-            _, r, n, q = core.shape
-            out = out @ core.index_select(0, ids).reshape(-1, r, n * q)
-            out = out.reshape(-1, out.shape[1] * n, q)  # (b, n_1 ... n_k, r_k)
+        with without_autocast(self.cores[0]):  # as a look-up in a table
+            for core in list(self.cores)[1:]:
+                _, r, n, q = core.shape
+                out = out @ core.index_select(0, ids).reshape(-1, r, n * q)
+                out = out.reshape(-1, out.shape[1] * n, q)  # (b, n_1 ... n_k, r_k)
         return out[:, :, 0]
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        """Adopt the ranks that are stored, before the cores themselves are loaded; the tokens and
+        the sizes n_k are those of this layer."""
+        stored = [state_dict.get(f"{prefix}cores.{k}") for k in range(len(self.cores))]
+        sizes = lambda cores: [(len(core), core.shape[2]) for core in cores]
+        if all(core is not None and core.ndim == 4 for core in stored):
+            if sizes(stored) == sizes(self.cores):
+                _resize(self, stored)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extended(self, table: Tensor, rank=None, *, rtol: float | None = None) -> "TokenTrains":
         """These tokens and those of a table (more, width) after them; the trains of these stay as
@@ -318,6 +343,14 @@ class TokenTrains(nn.Module):
                 )
             )
         return type(self)(cores, torch.cat([self.kept, new.kept.to(self.kept)]))
+
+    @property
+    def num_embeddings(self) -> int:
+        return len(self.kept)
+
+    @property
+    def embedding_dim(self) -> int:
+        return math.prod(core.shape[2] for core in self.cores)
 
     @property
     def numel(self) -> int:
@@ -352,6 +385,12 @@ def _look_up(rows: Callable, ids: Tensor) -> Tensor:
     return found.reshape(*ids.shape, found.shape[1])
 
 
+def _resize(module, stored) -> None:
+    """The cores get the shapes of stored tensors; the Parameter objects stay."""
+    if any(mine.shape != core.shape for mine, core in zip(module.cores, stored)):
+        put(module, module.cores, [m.data.new_empty(c.shape) for m, c in zip(module.cores, stored)])
+
+
 def _ids(who, ids, vocabulary):
     """The ids, which are in range; those that cannot be read are made such that a look-up of one
     out of range fails."""
@@ -371,12 +410,9 @@ def _ids(who, ids, vocabulary):
 def _padding(who, index, vocabulary):
     if index is None:
         return None
-    if (
-        isinstance(index, bool)
-        or not isinstance(index, int)
-        or not -vocabulary <= index < vocabulary
-    ):
+    whole = isinstance(index, Integral) and not isinstance(index, bool)
+    if not whole or not -vocabulary <= index < vocabulary:
         raise ValueError(
             f"{who}: needs padding_idx in {-vocabulary}..{vocabulary - 1}, got {index}"
         )
-    return index % vocabulary
+    return int(index) % vocabulary
