@@ -118,8 +118,6 @@ def check_dense(x: Tensor, who: str) -> float:
         raise TypeError(f"{who}: needs floating-point or complex entries, got {x.dtype}")
     if x.layout != torch.strided:
         raise TypeError(f"{who}: needs a dense tensor, got one of layout {x.layout}")
-    if x.is_meta:
-        raise TypeError(f"{who}: needs a tensor with numbers, got one on the meta device")
     if x.ndim == 0 or x.numel() == 0:
         raise ValueError(
             f"{who}: needs a tensor with at least one mode and one entry, got shape "

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arguments import is_integer
 from ..fit import Fit
 from ..formats.tt import TT, tt_svd
 from ..linalg import check_dense, rank_caps, right_basis, widen
@@ -157,7 +158,7 @@ def tt_nearest(tt: TT, queries: Tensor, beam: int = 8) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"tt_nearest: needs queries of shape (q, {tt.shape[-1]}), got {tuple(queries.shape)}"
         )
-    if not isinstance(beam, int) or beam < 1:
+    if not is_integer(beam) or beam < 1:
         raise ValueError(f"tt_nearest: needs beam >= 1, got {beam}")
     q = len(queries)
     state, index = (
