@@ -28,7 +28,6 @@ lesson.TrainExplorer()
 # %%
 import inspect
 import math
-import os
 import time
 
 import torch
@@ -36,9 +35,9 @@ from IPython.display import Code
 
 import tensorlab as tl
 from tensorlab import plots
+from tensorlab.course.lab import fast
 from tensorlab.course.widgets import picture
 
-FAST = os.environ.get("TENSORLAB_FAST") == "1"
 for name in lesson.TrainExplorer.names:
     x = lesson.functions(name, 5, 6)
     spectra = plots.unfolding_spectra(x).values()
@@ -70,7 +69,7 @@ for name, x in {"sum": total, "sin(sum)": total.sin(), "exp(sum)": total.exp()}.
 # finds the leading basis of each slab from its small Gram matrix [RohrigZollner2022].
 
 # %%
-d = 18 if FAST else 24
+d = fast(18, full=24)
 side = 2 ** (d // 2)
 grid = torch.arange(side, dtype=torch.float64) / side
 x = (1 / (1 + grid[:, None] + grid)).reshape((2,) * d)

@@ -31,7 +31,6 @@ lesson.CrossExplorer()
 # %%
 import inspect
 import math
-import os
 import time
 
 import torch
@@ -39,10 +38,10 @@ from IPython.display import Code
 
 import tensorlab as tl
 from tensorlab import plots
+from tensorlab.course.lab import fast
 from tensorlab.course.widgets import picture
 from tensorlab.formats import tt_cross as module
 
-FAST = os.environ.get("TENSORLAB_FAST") == "1"
 Code(inspect.getsource(module._Cross._grow), language="python")
 
 # %% [markdown]
@@ -52,7 +51,7 @@ Code(inspect.getsource(module._Cross._grow), language="python")
 # the one at a hundred thousand fresh points.
 
 # %%
-d, n = (6, 16) if FAST else (10, 32)
+d, n = fast((6, 16), full=(10, 32))
 grid = torch.arange(1, n + 1, dtype=torch.float64) / n
 
 
@@ -106,7 +105,7 @@ print(
 # train [Khoromskij2011].
 
 # %%
-bits = 16 if FAST else 30
+bits = fast(16, full=30)
 shape = (2**bits, 2**bits)
 
 
@@ -118,7 +117,7 @@ def oscillating(index):
 fit = tl.tt_cross(
     oscillating,
     shape,
-    rtol=1e-4 if FAST else 1e-7,
+    rtol=fast(1e-4, full=1e-7),
     budget=200_000,
     quantized=True,
     generator=torch.Generator().manual_seed(0),
@@ -138,7 +137,7 @@ print(
 # the one entry that matters.
 
 # %%
-jump = lesson.function("jump", d, n)
+jump = lesson.example_function("jump", d, n)
 fit = tl.tt_cross(
     jump, (n,) * d, rtol=1e-6, budget=20_000, generator=torch.Generator().manual_seed(0)
 )

@@ -6,6 +6,7 @@
 # best of them, and beside it stands what the model has learned from those.
 
 # %%
+from tensorlab.course.lab import fast
 from tensorlab.course.lessons import protes as lesson
 
 lesson.LandscapePlayer()
@@ -35,7 +36,6 @@ lesson.LandscapePlayer()
 
 # %%
 import inspect
-import os
 from functools import partial
 
 import torch
@@ -46,8 +46,7 @@ from tensorlab.methods import protes as module
 from tensorlab.papers import protes as paper
 from tensorlab.papers.protes_problems import RUNS, problem
 
-FAST = os.environ.get("TENSORLAB_FAST") == "1"
-budget = 600 if FAST else 10_000
+budget = fast(600, full=10_000)
 generator = lambda seed: torch.Generator().manual_seed(seed)
 Code(inspect.getsource(module._gradient), language="python")
 
@@ -106,7 +105,7 @@ start = tl.TT(
     [core[:r, :, :q] for core, r, q in zip(masked.cores, [1, *[20] * 24], [*[20] * 24, 1])]
 )
 loose = tl.Protes(p.shape, budget=10**6, start=start, mutants=0, generator=generator(0))
-for batch in range(1, 6 if FAST else 21):
+for batch in range(1, fast(6, full=21)):
     shares = []
     for search in (masked, loose):
         index = search.ask()
@@ -145,7 +144,7 @@ for key in ("P-02", "P-08"):
 # %%
 needle = torch.randint(2, (12,), generator=generator(3))
 f = lambda index: -(index == needle).all(1).double()
-seeds = range(3 if FAST else 20)
+seeds = range(fast(3, full=20))
 found = sum(
     tl.protes(f, (2,) * 12, budget=1024, generator=generator(s)).value.value == -1 for s in seeds
 )

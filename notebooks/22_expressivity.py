@@ -7,18 +7,17 @@
 
 # %%
 import inspect
-import os
 
 import torch
 from IPython.display import Code
 
 import tensorlab as tl
 from tensorlab import plots
+from tensorlab.course.lab import fast
 from tensorlab.course.lessons import expressivity as lesson
 from tensorlab.course.widgets import picture
 from tensorlab.papers import expressivity as paper
 
-FAST = os.environ.get("TENSORLAB_FAST") == "1"
 lesson.WidthExplorer()
 
 # %% [markdown]
@@ -43,7 +42,7 @@ lesson.WidthExplorer()
 # %%
 print(" n  r  d   contiguous cut   odd by even   q^(d/2)")
 for n, r, d in [(2, 2, 4), (2, 2, 8), (3, 3, 6), (3, 2, 8)] + (
-    [] if FAST else [(2, 2, 12), (2, 3, 12), (3, 3, 8), (4, 2, 8)]
+    fast([], full=[(2, 2, 12), (2, 3, 12), (3, 3, 8), (4, 2, 8)])
 ):
     x = paper.network("TT", n, r, d).to_dense()
     cut, odd = (paper.matricisation_rank(x, rows) for rows in (range(d // 2), range(0, d, 2)))
@@ -80,7 +79,7 @@ print(
 print("to  from    n  r  d   width   theory")
 for to in ("TT", "HT", "CP"):
     for source in ("TT", "HT", "CP"):
-        for n, r, d in [(3, 3, 4)] + ([] if FAST else [(2, 2, 8), (3, 3, 8), (2, 2, 16)]):
+        for n, r, d in [(3, 3, 4)] + fast([], full=[(2, 2, 8), (3, 3, 8), (2, 2, 16)]):
             if to != source:
                 width = paper.width(to, paper.network(source, n, r, d))
                 print(
@@ -97,9 +96,9 @@ for to in ("TT", "HT", "CP"):
 x = paper.network("TT", 2, 2, 8).to_dense()
 s = lesson.spectrum("TT", 2, 2, 8)
 errors = []
-for rank in (2, 8) if FAST else (2, 4, 8, 12, 16, 24):
+for rank in fast((2, 8), full=(2, 4, 8, 12, 16, 24)):
     fit = tl.cp_als(
-        x, rank, max_iter=20 if FAST else 300, generator=torch.Generator().manual_seed(0)
+        x, rank, max_iter=fast(20, full=300), generator=torch.Generator().manual_seed(0)
     )
     errors.append((rank, float((fit.value.to_dense() - x).norm() / x.norm())))
     print(

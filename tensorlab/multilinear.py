@@ -90,8 +90,9 @@ def balanced_shape(n: int, d: int) -> tuple[int, ...]:
     >>> balanced_shape(4096, 4), balanced_shape(640, 3)
     ((8, 8, 8, 8), (10, 8, 8))
     """
-    if not all(is_integer(k) and k >= 1 for k in (n, d)):
+    if not is_integer(n) or not is_integer(d) or n < 1 or d < 1:
         raise ValueError(f"balanced_shape: needs integers n >= 1 and d >= 1, got n={n}, d={d}")
+    n, d = int(n), int(d)
     shape = [1] * d
     for p in sorted(prime_factors(n), reverse=True):
         shape[shape.index(min(shape))] *= p

@@ -98,7 +98,10 @@ def train(ax: Axes, tt: TT) -> str:
     ax.set_ylim(-0.68 * top, 0.6 * top)
     ax.set_axis_off()
     ranks = ", ".join(map(str, tt.ranks)) or "none"
-    return f"A train of {tt.ndim} cores with ranks {ranks} stores {tt.numel} of {math.prod(tt.shape)} numbers."
+    return (
+        f"A train of {tt.ndim} cores with ranks {ranks} stores {tt.numel} of "
+        f"{math.prod(tt.shape)} numbers."
+    )
 
 
 def tree(ax: Axes, ht: HT, spectra: dict[tuple, Tensor] | None = None, most: int = 16) -> str:
@@ -140,7 +143,10 @@ def tree(ax: Axes, ht: HT, spectra: dict[tuple, Tensor] | None = None, most: int
         ", ".join(f"({' '.join(map(str, node))}) {r}" for node, r in zip(ht.nodes, ht.ranks))
         or "none"
     )
-    return f"A tree on {ht.ndim} modes with ranks {ranks} stores {ht.numel} of {math.prod(ht.shape)} numbers."
+    return (
+        f"A tree on {ht.ndim} modes with ranks {ranks} stores {ht.numel} of "
+        f"{math.prod(ht.shape)} numbers."
+    )
 
 
 def convergence(ax: Axes, histories: dict[str, list[float]]) -> str:
@@ -171,7 +177,10 @@ def terms(ax: Axes, cosines: list[float], weights: list[float]) -> str:
     other.set_ylabel("weight / |x|")
     handles = [*ax.get_lines(), *other.get_lines()]
     ax.legend(handles, [h.get_label() for h in handles], fontsize=8, loc="center right")
-    return f"The smallest cosine between two terms is {cosines[-1]:.3f}, the largest weight {weights[-1]:.2f} times |x|."
+    return (
+        f"The smallest cosine between two terms is {cosines[-1]:.3f}, the largest weight "
+        f"{weights[-1]:.2f} times |x|."
+    )
 
 
 def core(ax: Axes, g: Tensor) -> str:
@@ -186,7 +195,10 @@ def core(ax: Axes, g: Tensor) -> str:
         if min(share) <= 0.01
         else max(sizes)
     )
-    return f"The leading block of size {half} holds {100 * (1 - share[half - 1]):.1f} % of the energy of the core."
+    return (
+        f"The leading block of size {half} holds {100 * (1 - share[half - 1]):.1f} % of the "
+        f"energy of the core."
+    )
 
 
 def blocks(ax: Axes, w: Tensor, grid: tuple[int, int] | None = None, title: str = "") -> str:
@@ -349,7 +361,10 @@ def tangent_step(ax: Axes, x: Tensor, free: Tensor, tangent: Tensor, back: Tenso
     off, bend = (
         float(torch.linalg.matrix_norm(m.double() - tangent.double())) for m in (free, back)
     )
-    return f"The projection moves the step by {off:.3f} onto the tangent plane, the retraction by {bend:.3f} back onto the cone."
+    return (
+        f"The projection moves the step by {off:.3f} onto the tangent plane, the retraction by "
+        f"{bend:.3f} back onto the cone."
+    )
 
 
 def success(ax: Axes, shares: dict[str, list[tuple[float, float]]]) -> str:
@@ -392,7 +407,10 @@ def marginals(ax: Axes, exact: Tensor, sampled: Tensor) -> str:
     ax.set(xlabel="mode", ylabel="probability of a 1", ylim=(0, 1.05), xticks=modes)
     ax.legend(fontsize=8, loc="upper right")
     low, high, off = float(exact.min()), float(exact.max()), float((exact - sampled).abs().max())
-    return f"A 1 has probabilities from {low:.3f} to {high:.3f}; the frequencies in the samples are off by up to {off:.3f}."
+    return (
+        f"A 1 has probabilities from {low:.3f} to {high:.3f}; the frequencies in the samples "
+        f"are off by up to {off:.3f}."
+    )
 
 
 def covariances(ax: Axes, exact: Tensor, sampled: Tensor) -> str:
@@ -480,7 +498,10 @@ def filters(ax: Axes, kernel: Tensor, title: str = "", level: float | None = Non
     ax.imshow(sheet.numpy(), cmap="cividis", vmin=-level, vmax=level, interpolation="nearest")
     ax.set(xticks=[], yticks=[], xlabel="channels out", ylabel="channels in")
     ax.set_title(title, fontsize=9)
-    return f"{t} by {s} filters of {kh} by {kw}, the largest entry {float(kernel.detach().abs().max()):.2g}."
+    return (
+        f"{t} by {s} filters of {kh} by {kw}, the largest entry "
+        f"{float(kernel.detach().abs().max()):.2g}."
+    )
 
 
 def term_energy(ax: Axes, energies: dict[str, list[float]]) -> str:
@@ -491,7 +512,10 @@ def term_energy(ax: Axes, energies: dict[str, list[float]]) -> str:
     ax.set(xlabel="sweep", ylabel="energy of the terms / of their sum")
     ax.legend(fontsize=8)
     ends = ", ".join(f"{name} {values[-1]:.3g}" for name, values in energies.items())
-    return f"After {max(map(len, energies.values()))} sweeps the terms have this many times the energy of their sum: {ends}."
+    return (
+        f"After {max(map(len, energies.values()))} sweeps the terms have this many times the "
+        f"energy of their sum: {ends}."
+    )
 
 
 def gathered(ax: Axes, table, token: int, word: str = "") -> str:
@@ -520,7 +544,10 @@ def gathered(ax: Axes, table, token: int, word: str = "") -> str:
     ax.set_xlim(0, len(table.cores))
     ax.set_ylim(-1.28, 0.12)
     ax.set_axis_off()
-    return f"{word or 'Token'}, number {token}, gathers the slices {', '.join(map(str, digits))} of {len(digits)} cores."
+    return (
+        f"{word or 'Token'}, number {token}, gathers the slices {', '.join(map(str, digits))} "
+        f"of {len(digits)} cores."
+    )
 
 
 def neighbours(
@@ -534,7 +561,10 @@ def neighbours(
     ax.set(xlabel="cosine", title=f"nearest to {word!r}")
     ax.legend(fontsize=8, loc="lower right")
     low = min(after)
-    return f"Its nearest words had cosines from {min(before):.2f} to {max(before):.2f}; now from {low:.2f} to {max(after):.2f}."
+    return (
+        f"Its nearest words had cosines from {min(before):.2f} to {max(before):.2f}; now from "
+        f"{low:.2f} to {max(after):.2f}."
+    )
 
 
 def clouds(ax: Axes, points: Tensor, train_points: Tensor, title: str = "") -> str:
@@ -656,7 +686,10 @@ def zonotope(ax: Axes, q: Tensor) -> str:
             columnspacing=0.8,
         )
     square, sums = ("square", "squares") if n == 2 else ("cube", "cubes")
-    return f"The sum of the two {sums} holds a ball of radius {inside:.3f}, one {square} alone a ball of radius 1."
+    return (
+        f"The sum of the two {sums} holds a ball of radius {inside:.3f}, one {square} alone a "
+        f"ball of radius 1."
+    )
 
 
 def flat_levels(ax: Axes, u: Tensor, v: Tensor, size: float) -> str:
@@ -672,7 +705,10 @@ def flat_levels(ax: Axes, u: Tensor, v: Tensor, size: float) -> str:
         )
     ax.set(xlabel="entry times sqrt(N) / |x|", ylabel="number", yscale="symlog")
     ax.legend(fontsize=8, loc="upper right")
-    return f"The largest entry of u and v is {max(float(u.abs().max()), float(v.abs().max())) / unit:.2f} |x| / sqrt(N)."
+    return (
+        f"The largest entry of u and v is "
+        f"{max(float(u.abs().max()), float(v.abs().max())) / unit:.2f} |x| / sqrt(N)."
+    )
 
 
 def decay(ax: Axes, histories: dict[str, tuple[float, ...]]) -> str:
@@ -829,7 +865,10 @@ def marginal_history(ax: Axes, shares: Tensor) -> str:
     ax.figure.colorbar(picture, ax=ax, fraction=0.046)
     ax.set(xlabel="batch", ylabel="mode", title="share of ones in the draws")
     settled = int(((shares[-1] < 0.05) | (shares[-1] > 0.95)).sum())
-    return f"In the last batch {settled} of {shares.shape[1]} modes are settled, with a share of ones below 0.05 or above 0.95."
+    return (
+        f"In the last batch {settled} of {shares.shape[1]} modes are settled, with a share of "
+        f"ones below 0.05 or above 0.95."
+    )
 
 
 def density_map(ax: Axes, x: Tensor, y: Tensor, p: Tensor, points: Tensor | None = None) -> str:
@@ -845,7 +884,10 @@ def density_map(ax: Axes, x: Tensor, y: Tensor, p: Tensor, points: Tensor | None
         ax.plot(*points.T.numpy(), ".", color="white", ms=4, mec="black", mew=0.4)
     i, j = divmod(int(p.argmax()), len(x))
     count = 0 if points is None else len(points)
-    said = f"The density is highest, {float(p.max()):.3g}, at ({float(x[j]):.2g}, {float(y[i]):.2g}); {count} samples are shown."
+    said = (
+        f"The density is highest, {float(p.max()):.3g}, at ({float(x[j]):.2g}, "
+        f"{float(y[i]):.2g}); {count} samples are shown."
+    )
     return said + (
         f"  At {int(none.sum())} of {none.numel()} places, in orange, it is not positive."
         if none.any()

@@ -10,14 +10,17 @@ between two trainings.
 """
 
 from collections.abc import Callable
-from fnmatch import fnmatchcase
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 
 from ..formats.lowrank import LowRank
+from ..layers.dense import dense_weight, parameters_of, write_weights
 from ..layers.linear import FactorizedLinear
+from ..layers.surgery import WEIGHTS, choose, settable
 from ..linalg import choose_rank, truncated_svd
+from ._training import Idle, check_trained, evaluate, gets_gradient, group_of, weights_of
 
 
 def prox_rank(w: Tensor, price: float) -> tuple[Tensor, int]:
@@ -39,10 +42,13 @@ class Projected:
     """Trains dense weights and keeps them of low rank by an SVD of each, every step or every few
     [Yang2020].
 
-    names: patterns of `fnmatch` for the names of the linear and convolution layers. One of rank (an
-    int), rtol (relative error of a projection) and price (what one rank costs in the loss
-    [IdelbayevCarreira2020], taken as a proximal step of length lr). It holds the full weight and
-    its full gradient: what is saved is saved after the training.
+    names: patterns of `fnmatch`, or a predicate (name, layer) -> bool, for the linear layers, GPT-2's
+    Conv1D among them, and the convolutions. One of rank (an int), rtol (relative error of a
+    projection) and price (what one rank costs in the loss [IdelbayevCarreira2020], taken as a
+    proximal step of length lr). It holds the full weight and its full gradient: what is saved is
+    saved after the training. A layer that the optimizer does not train is left as it is, with a
+    warning. Raises ValueError for a pattern that chooses nothing and for a computed weight that
+    cannot take every value.
 
     >>> model = nn.Sequential(nn.Linear(6, 5))
     >>> method = Projected(model, torch.optim.SGD(model.parameters(), 0.1), "*", rank=2)
@@ -67,53 +73,43 @@ class Projected:
                 f"Projected: needs one of rank, rtol and price, got rank={rank}, rtol={rtol}, "
                 f"price={price}"
             )
-        if every < 1:
-            raise ValueError(f"Projected: needs every >= 1, got {every}")
-        patterns = [names] if isinstance(names, str) else list(names)
-        dense = {
-            name: m for name, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))
-        }
-        self.layers = {
-            name: m for name, m in dense.items() if any(fnmatchcase(name, p) for p in patterns)
-        }
-        if not self.layers:
-            raise ValueError(
-                f"Projected: needs a name of a linear or convolution layer ({', '.join(dense)}), "
-                f"got {names!r}"
-            )
-        self.optimizer, self.rank, self.rtol, self.price, self.every = (
-            optimizer,
-            rank,
-            rtol,
-            price,
-            every,
-        )
-        self.steps, self.ranks = 0, {}
+        if isinstance(every, bool) or not isinstance(every, Integral) or every < 1:
+            raise ValueError(f"Projected: needs an integer every >= 1, got {every!r}")
+        self.layers = settable("Projected", choose("Projected", model, names, WEIGHTS), optimizer)
+        self.optimizer, self.every = optimizer, every
+        self.rank, self.rtol, self.price = rank, rtol, price
+        self.steps, self.ranks, self._idle = 0, {}, Idle("Projected")
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
-        """A step of the optimiser, then the projection of each weight, a kernel flattened to (T, S
-        kh kw); returns the loss."""
+        """A step of the optimizer, then the projection of each weight, a kernel flattened to (T, S
+        kh kw); returns the loss.
+
+        Raises ValueError if the loss has no gradient, or depends on no weight to project.
+        """
+        check_trained("Projected", self.optimizer, weights_of(self.layers))
         self.optimizer.zero_grad(set_to_none=True)
-        loss = closure()
+        loss = evaluate("Projected.step", closure)
         loss.backward()
+        self._idle.note(self.layers, {n for n, m in self.layers.items() if gets_gradient(m)})
         self.optimizer.step()
         self.steps += 1
         if self.steps % self.every == 0:
-            for name, layer in self.layers.items():
-                self._project(name, layer.weight)
+            self._project()
         return loss.detach()
 
     @torch.no_grad()
-    def _project(self, name, weight):
-        w = weight.flatten(1)
-        if self.price is None:
-            u, s, vh = truncated_svd(w, self.rank, rtol=self.rtol)
-            low, self.ranks[name] = (u * s) @ vh, len(s)
-        else:
-            low, self.ranks[name] = prox_rank(
-                w, self.price * self.optimizer.param_groups[0]["lr"] * self.every
-            )
-        weight.copy_(low.view_as(weight))
+    def _project(self) -> None:
+        low = {}
+        for name, layer in self.layers.items():
+            w = dense_weight(layer)
+            if self.price is None:
+                u, s, vh = truncated_svd(w.flatten(1), self.rank, rtol=self.rtol)
+                near, self.ranks[name] = (u * s) @ vh, len(s)
+            else:
+                length = group_of(self.optimizer, parameters_of(layer)[0])["lr"] * self.every
+                near, self.ranks[name] = prox_rank(w.flatten(1), self.price * length)
+            low[name] = near.view_as(w)
+        write_weights("Projected", self.layers, low)
 
 
 def balanced(w: LowRank) -> LowRank:
@@ -160,6 +156,11 @@ class Alternating:
             if turns
             else [every]
         )
+        if not all(self.turns):
+            raise ValueError(
+                "Alternating: needs an optimizer with parameters to train in each turn, got one "
+                "without"
+            )
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
         """One step of the optimiser on all parameters, or one on each half; returns the loss before
@@ -167,7 +168,12 @@ class Alternating:
         losses = []
         for part in self.turns:
             self.optimizer.zero_grad(set_to_none=True)
-            losses.append(closure())
+            losses.append(evaluate("Alternating.step", closure))
             losses[-1].backward(inputs=part)
+            if all(p.grad is None for p in part):
+                raise ValueError(
+                    "Alternating.step: closure needs to return a loss that depends on the parameters "
+                    "of each turn, got none of them in it"
+                )
             self.optimizer.step()
         return losses[0].detach()

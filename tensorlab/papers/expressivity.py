@@ -17,9 +17,9 @@ from ..formats.cp import CP
 from ..formats.htucker import HT
 from ..formats.tt import TT
 from ..linalg import singular_values
-from .table import Table, check_preset, run_rows
+from .program import Program, beside_printed
+from .table import Table
 
-KEY = "Khrulkov2018"
 RTOL = 1e-13  # singular values below this share of the largest count as zero
 PRIME = 2**30 - 35
 FORMATS = {"TT": TT, "CP": CP, "HT": HT}
@@ -29,46 +29,35 @@ SIZES = {
 }
 
 
-def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
-    """Rows "bound": modes n, ranks r, depth d; the rank in exact arithmetic and the bound.
+BOUND = "CP from TT, bound"
+
+
+def cases(size: dict) -> list[dict]:
+    """What, modes n, ranks r, depth d."""
+    bounds = [
+        (n, r, d) for n, r in ((2, 2), (3, 2), (2, 3), (3, 3), (4, 2)) for d in size["depths"]
+    ]
+    shapes = [(2, 2, 4), (3, 3, 4), (2, 2, 8), (3, 3, 8), (2, 2, 16)]
+    pairs = [f"{to} from {source}" for to in FORMATS for source in FORMATS if to != source]
+    rows = [(BOUND, *shape) for shape in bounds]
+    rows += [(what, *shape) for what in pairs for shape in shapes]
+    return [dict(what=what, n=n, r=r, d=d) for what, n, r, d in rows if n**d <= size["most"]]
+
+
+def measure(size: dict, what: str, n: int, r: int, d: int) -> dict:
+    """Rows "bound": the rank in exact arithmetic and the bound.
 
     Rows "X from Y": the width that a network X needs to be a random Y of width r, from its ranks;
     for CP it is a lower bound.
     """
-    check_preset(KEY, preset)
-    size = SIZES[preset]
-    pairs = [(to, source) for to in FORMATS for source in FORMATS if to != source]
-    shapes = [
-        (n, r, d) for n, r in ((2, 2), (3, 2), (2, 3), (3, 3), (4, 2)) for d in size["depths"]
-    ]
-    cases = [
-        {"what": "CP from TT, bound", "n": n, "r": r, "d": d}
-        for n, r, d in shapes
-        if n**d <= size["most"]
-    ]
-    shapes = [(2, 2, 4), (3, 3, 4), (2, 2, 8), (3, 3, 8), (2, 2, 16)]
-    cases += [
-        {"what": f"{to} from {source}", "n": n, "r": r, "d": d}
-        for to, source in pairs
-        for n, r, d in shapes
-        if n**d <= size["most"]
-    ]
+    if what == BOUND:
+        return {"width": exact_rank(n, r, d), "theory": min(n, r) ** (d // 2)}
+    to, source = what.split(" from ")
+    return {"width": width(to, network(source, n, r, d)), "theory": theory(to, source, r, d)}
 
-    def measure(what, n, r, d):
-        if what == "CP from TT, bound":
-            return {"width": exact_rank(n, r, d), "theory": min(n, r) ** (d // 2)}
-        to, source = what.split(" from ")
-        return {"width": width(to, network(source, n, r, d)), "theory": theory(to, source, r, d)}
 
-    return run_rows(
-        KEY,
-        preset,
-        cases,
-        measure,
-        settings={"seed": 0, "rtol": RTOL},
-        resume=resume,
-        progress=progress,
-    )
+def settings(size: dict) -> dict:
+    return {"seed": 0, "rtol": RTOL}
 
 
 def network(name: str, n: int, r: int, d: int, seed: int = 0) -> Format:
@@ -190,7 +179,7 @@ def growth(name: str, n: int, widths, depths) -> list[tuple[int, int]]:
 
 def draw(table: Table, ax) -> str:
     """Measured ranks against the bound q^(d/2); a sentence."""
-    rows = [row for row in table.rows if row["what"] == "CP from TT, bound"]
+    rows = [row for row in table.rows if row["what"] == BOUND and row.get("width") is not None]
     for n, r in sorted({(row["n"], row["r"]) for row in rows}):
         points = sorted(
             (row["d"], row["width"], row["theory"])
@@ -207,3 +196,8 @@ def draw(table: Table, ax) -> str:
     ax.legend()
     held = sum(row["width"] >= row["theory"] for row in rows)
     return f"The bound q^(d/2) (dotted) holds in {held} of {len(rows)} cases."
+
+
+PROGRAM = Program(
+    "Khrulkov2018", __doc__, SIZES, cases, measure, settings, draw, finish=beside_printed
+)

@@ -14,7 +14,7 @@ def test_the_program_at_a_small_size(tmp_path, monkeypatch):
     size = {"sets": ("moons",), "rows": 400, "steps": (1, 4), "parts": (1, 4), "power rows": 0}
     monkeypatch.setitem(density.SIZES, "quick", size)
     monkeypatch.setitem(density.SETTINGS, "toy", dict(rank=8, basis=16))
-    table = density.run("quick", progress=False)
+    table = density.PROGRAM.run("quick", progress=False)
     found = {(row["method"], row["steps"]): row for row in table.rows}
     assert len(table) == 6 and all(0 <= row["sliced TV"] <= 1 for row in table.rows)
     assert (
@@ -60,7 +60,7 @@ def test_power_is_standardised(data_folder):
 
 
 def test_printed_rows():
-    table = printed(density.KEY)
+    table = printed(density.PROGRAM.key)
     assert (
         table.where(method="TTDE, squared")[0]["log-likelihood"] == 0.46
         and density.POWER not in table["data"]

@@ -66,7 +66,10 @@ class WidthExplorer(Explorer):
         left.set_xticks(list(along))
         s = spectrum(network, modes, width, depth, seed)
         plots.singular_values(right, {network: s.clamp_min(1e-17 * s[0])})
-        return f"{seen}  Of {network} {int((s > 0.01 * s[0]).sum())} singular values exceed 1% of the largest."
+        return (
+            f"{seen}  Of {network} {int((s > 0.01 * s[0]).sum())} singular values exceed 1% of "
+            f"the largest."
+        )
 
 
 def spectrum(name: str, n: int, r: int, d: int, seed: int = 0) -> torch.Tensor:

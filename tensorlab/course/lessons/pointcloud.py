@@ -131,9 +131,9 @@ class CloudPlayer(Player):
         w, c = history[-1]
         taken = self.every * (len(history) - 1)
         return (
-            f"{seen[:-1]} of ranks {', '.join(map(str, tt.ranks))}, {tt.numel} numbers; after "
-            f"{taken} steps the sliced "
-            f"Wasserstein distance is {w:.4f}, that of nearest neighbours {c:.4f}."
+            f"{seen} The train has the ranks {', '.join(map(str, tt.ranks))} and {tt.numel} "
+            f"numbers; after {taken} steps the sliced Wasserstein distance is {w:.4f}, that of "
+            f"nearest neighbours {c:.4f}."
         )
 
 

@@ -76,7 +76,10 @@ class PhotoExplorer(Explorer):
             curves[kind] = [(f.numel, e) for f, _, e in points]
         plots.error_against_storage(axes[2], curves, (fmt.numel, error))
         svd = min(self._svd_points(photograph), key=lambda p: abs(p[0] - fmt.numel))
-        said = f"{format} of rank {rank} stores {fmt.numel} of {x.numel()} numbers at a relative error of {error:.3f}"
+        said = (
+            f"{format} of rank {rank} stores {fmt.numel} of {x.numel()} numbers at a relative "
+            f"error of {error:.3f}"
+        )
         if format == "SVD":
             return said + "."
         verdict = "worse than" if error > svd[1] else "no worse than"

@@ -15,11 +15,11 @@ from ..widgets import Player, choice, integer
 NAMES = ("1 / norm", "ripples", "narrow peak", "jump")
 
 
-def function(name: str, d: int, n: int):
+def example_function(name: str, d: int, n: int):
     """A function of d coordinates in (0, 1] on n points each, as a function of index tensors
     (batch, d).
 
-    >>> function("jump", 2, 4)(torch.tensor([[0, 0], [3, 3]]))
+    >>> example_function("jump", 2, 4)(torch.tensor([[0, 0], [3, 3]]))
     tensor([0., 1.], dtype=torch.float64)
     """
     grid = torch.arange(1, n + 1, dtype=torch.float64) / n
@@ -51,7 +51,7 @@ class CrossExplorer(Player):
 
     def steps(self, function: str, modes: int, digits: int, bond: int, seed: int):
         """States: the fit, and (evaluations, held-out error) after each sweep so far."""
-        f, n = globals()["function"](function, modes, self.grids[modes]), self.grids[modes]
+        f, n = example_function(function, modes, self.grids[modes]), self.grids[modes]
         g, path = torch.Generator().manual_seed(seed), []
         budget = min(self.budget, n**modes)
         for fit in tt_cross_steps(f, (n,) * modes, rtol=10.0**-digits, budget=budget, generator=g):
@@ -65,7 +65,7 @@ class CrossExplorer(Player):
         if bond >= modes:
             raise ValueError(f"bond: needs a bond in 1..{modes - 1} for {modes} modes, got {bond}")
         n, k = self.grids[modes], bond - 1
-        f = globals()["function"](function, modes, n)
+        f = example_function(function, modes, n)
         left, right = fit.pivots[k]
         at = torch.cat([left[0], right[0]]).repeat(
             n * n, 1

@@ -41,7 +41,7 @@ def test_player_says_the_distance_and_takes_the_methods_steps(player):
     a, b = (scipy.spatial.cKDTree(q.numpy()).query(p.numpy())[0] for p, q in ((x, y), (y, x)))
     size = float((x - x.mean(0)).square().sum(1).mean())
     assert f"neighbours {((a**2).mean() + (b**2).mean()) / size:.4f}." in player.sentence
-    assert f"ranks 3, 3, 2, {tt.numel} numbers; after 0 steps" in player.sentence
+    assert f"ranks 3, 3, 2 and {tt.numel} numbers; after 0 steps" in player.sentence
     before = float(re.search(r"neighbours (\S+)\.$", player.sentence)[1])
     for _ in range(3):
         assert player.step()
