@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..arguments import count, number
 from ..fit import Fit
-from ..linalg import check_dense, norm
+from ..linalg import check_dense, ldexp, norm, size_exponent
 from .tt import TT, tt_round, unfolding_ranks
 
 ARMIJO = 1e-4  # share of the decrease that the slope promises, with which a step is accepted
@@ -177,8 +177,12 @@ def retract(tangent: Tangent, step: float = 1.0) -> TT:
         raise ValueError(f"retract: step must be a finite number, got {step}")
     moved = _tangent("retract", tangent) * step
     deltas = (*moved.deltas[:-1], moved.deltas[-1] + moved.last)
-    moved = _train(moved.left, moved.right, deltas)
-    return tt_round(moved, tangent.ranks) if moved.ndim > 1 else moved
+    if len(deltas) == 1:
+        return TT(deltas)
+    exponent = size_exponent(torch.cat([d.flatten() for d in deltas]))  # the others are near 1
+    deltas = [ldexp(d, -exponent) for d in deltas]
+    first, *others = tt_round(_train(moved.left, moved.right, deltas), tangent.ranks).cores
+    return TT((ldexp(first, exponent), *others))
 
 
 def riemannian_grad(f: Callable[[TT], Tensor], x: TT) -> Tangent:
