@@ -163,7 +163,8 @@ def tt_argmax(tt: TT, *, beam: int = 100) -> tuple[tuple[int, ...], float]:
     :, ..., :], have the largest norms, which an orthogonal train knows without looking further.
     What is so found are entries of large modulus; where the largest of them, c, is negative, the
     same is done for x - c >= 0. The best is moved along its fibres as long as that helps. Exact
-    where the beam holds all; otherwise a good guess, at 8 d n r^2 beam operations.
+    where the beam holds all; otherwise a good guess, at 8 d n r^2 beam operations. Raises TypeError
+    for what is no real train, ValueError for entries that are not finite and for a beam under 1.
 
     >>> from tensorlab import tt_svd
     >>> tt_argmax(tt_svd(torch.tensor([[1.0, -5.0], [3.0, 2.0]]), rtol=0.0))[0]
@@ -194,11 +195,10 @@ def _beams(x: TT, beam: int) -> Tensor:
     for cores, turn in ((x.orthogonal(0).cores, 1), (_mirrored(x).orthogonal(0).cores, -1)):
         index, v = torch.zeros(1, 0, dtype=torch.long, device=x.device), cores[0].new_ones(1, 1)
         for core in cores:
-            v = torch.tensordot(v, core, 1).flatten(0, 1)
-            size = torch.linalg.vector_norm(v, dim=1)
-            top = size.topk(min(beam, len(size))).indices
+            v, _ = near_one(torch.tensordot(v, core, 1).flatten(0, 1))
+            top = torch.linalg.vector_norm(v, dim=1).topk(min(beam, len(v))).indices
             index = torch.cat([index[top // core.shape[1]], (top % core.shape[1])[:, None]], 1)
-            v = v[top] / size.max().clamp_min(torch.finfo(v.dtype).tiny)
+            v = v[top]
         found.append(index if turn == 1 else index.flip(1))
     return torch.cat(found)
 
@@ -211,18 +211,14 @@ def _climb(x: TT, index: Tensor) -> Tensor:
         seen.add(here)
         right = [x.cores[-1].new_ones(1)]
         for core, i in zip(x.cores[:0:-1], index.flip(0)):
-            right.append(_unit(core[:, i] @ right[-1]))
+            right.append(near_one(core[:, i] @ right[-1])[0])
         left = x.cores[0].new_ones(1)
         for k, core in enumerate(x.cores):
             fibre = torch.tensordot(left, core, 1) @ right.pop()
             if fibre.max() > fibre[index[k]]:
                 index[k] = fibre.argmax()
-            left = _unit(left @ core[:, index[k]])
+            left, _ = near_one(left @ core[:, index[k]])
     return index
-
-
-def _unit(v: Tensor) -> Tensor:
-    return v / torch.linalg.vector_norm(v).clamp_min(torch.finfo(v.dtype).tiny)
 
 
 def _mirrored(x: TT) -> TT:
