@@ -36,6 +36,16 @@ def check_generator(who: str, generator) -> None:
         raise TypeError(f"{who}: needs a torch.Generator or None as generator, got {generator!r}")
 
 
+def randint(n: int, *shape: int, generator: torch.Generator | None = None, device="cpu") -> Tensor:
+    """Integers in 0..n-1, int64, drawn on the generator's own device.
+
+    >>> bool((randint(5, 100, generator=torch.Generator().manual_seed(0)) < 5).all())
+    True
+    """
+    source = generator.device if generator is not None else device
+    return torch.randint(n, shape, generator=generator, device=source).to(device)
+
+
 def _draw(sample, shape, generator, dtype, device):
     dtype = torch.get_default_dtype() if dtype is None else dtype
     check_generator(sample.__name__, generator)

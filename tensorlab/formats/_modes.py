@@ -45,7 +45,7 @@ def split_shape(who: str, shape, d, out=None, in_=None, least: int = 1):
     if (out is None) != (in_ is None):
         raise ValueError(f"{who}: needs both out and in_ or neither, got out={out} and in_={in_}")
     if out is None:
-        out, in_ = near_shape(shape[0], d), near_shape(shape[1], d)
+        out, in_ = (near_shape(n, int(d)) for n in shape)
     out, in_ = check_shape(who, out), check_shape(who, in_)
     if len(out) != len(in_) or len(out) < least:
         raise ValueError(

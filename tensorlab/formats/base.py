@@ -222,7 +222,7 @@ class Format:
         """Elementwise product with a format of the same kind, or a multiple by a number."""
         if isinstance(other, Format):
             a, b = self._pair(other, "*")
-            return a._times(b)
+            return a._even()._times(b._even())
         if isinstance(other, Number) or (isinstance(other, Tensor) and other.ndim == 0):
             return self.scale(other)
         return NotImplemented
@@ -291,6 +291,8 @@ class Format:
         the end."""
         who = f"{type(self).__name__}.at"
         index = torch.as_tensor(index, device=self.device)
+        if index.is_meta:
+            raise ValueError(f"{who}: needs tensors with numbers, got some on the meta device")
         if index.shape in ((0,), (0, self.ndim)):  # an empty list has no dtype to go by
             return index.new_empty(0, self.ndim, dtype=torch.long)
         if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
@@ -300,13 +302,15 @@ class Format:
                 f"{who}: needs indices of shape (batch, {self.ndim}), got {tuple(index.shape)}"
             )
         size, place = torch.tensor(self.shape, device=index.device), index.long()
-        least = -size if index.dtype.is_signed else 0  # beyond 2^63 an unsigned one turns negative
+        signed = index.dtype.is_signed
+        least = -size if signed else 0  # beyond 2^63 an unsigned one turns negative
         out = (place < least) | (place >= size)
         if readable(index) and out.any():
             row, mode = out.nonzero()[0].tolist()
+            got = int(place[row, mode])
+            got = got if signed else got % 2**64
             raise ValueError(
-                f"{who}: mode {mode} has indices in 0..{self.shape[mode] - 1}, got "
-                f"{int(index[row, mode])} in row {row}"
+                f"{who}: mode {mode} has indices in 0..{self.shape[mode] - 1}, got {got} in row {row}"
             )
         place = torch.where(place < 0, place + size, place)
         return place if readable(index) else _looked_up(place, self.shape)

@@ -16,6 +16,7 @@ from ..linalg import (
     near_one,
     norm,
     rank_caps,
+    real,
     right_basis,
     safe_scale,
     solve_gram,
@@ -354,9 +355,8 @@ def _start(x, r, init, scale, nonnegative, generator):
             factors.append(u.abs() if nonnegative else u)
     else:
         raise ValueError(f'cp_als: init must be "hosvd", "random" or a CP, got {init!r}')
-    cp = CP(torch.ones_like(factors[0][0]), tuple(factors))
-    units = tuple(f / torch.linalg.vector_norm(f, dim=0) for f in cp.factors)
-    return cp.weights, list(units)
+    size = torch.linalg.vector_norm(x.detach(), dtype=wide(x.dtype)).to(real(x.dtype))
+    return size.expand(r), [f / torch.linalg.vector_norm(f, dim=0) for f in factors]
 
 
 def _check_mask(mask, x):

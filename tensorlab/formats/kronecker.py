@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..capture import read
 from ..linalg import (
+    check_dense,
     choose_rank,
     norm,
     orthogonalize,
@@ -207,6 +208,8 @@ class Kronecker(SplitMatrix):
         (padding counts as it stands); of more, what `from_dense` finds if that has fewer terms than
         w."""
         (cap,) = rank_caps("Kronecker.round", rank, rtol, self.shape, 1)
+        for f in self.factors:
+            check_dense(f, "Kronecker.round")
         whole = self.to(wide(self.dtype))._even()
         if len(self.factors) > 2:
             form = Kronecker.from_dense(whole._dense(), rank, rtol=rtol, out=self.out, in_=self.in_)

@@ -117,7 +117,8 @@ class LowRank(MatrixFormat):
 
     def merged(self) -> "LowRank":
         """The same matrix as two factors: s goes into u."""
-        return LowRank(self._left(), self.v)
+        even = self._even()
+        return LowRank(even._left(), even.v)
 
     def round(self, rank: int | None = None, *, rtol: float | None = None) -> "LowRank":
         """The best w of lower rank, from the SVD of the small middle factor; balanced factors as in
@@ -146,7 +147,8 @@ class LowRank(MatrixFormat):
         return self.u if self.s is None else self.u @ self.s
 
     def _add(self, other):
-        return LowRank(torch.cat([self._left(), other._left()], 1), torch.cat([self.v, other.v], 1))
+        a, b = self._even(), other._even()
+        return LowRank(torch.cat([a._left(), b._left()], 1), torch.cat([a.v, b.v], 1))
 
     def _times(self, other):
         a, b = self._left(), other._left()

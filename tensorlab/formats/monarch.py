@@ -89,5 +89,6 @@ def _grid(who, shape, blocks, cores):
         raise ValueError(
             f"{who}: needs {need}, got cores={cores} and blocks={blocks!r} for shape {tuple(shape)}"
         )
+    blocks = int(blocks)
     rows, columns = -(-m // blocks), -(-n // blocks)
     return (rows, blocks), (blocks, columns), (-(-min(rows, columns) // blocks),)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..arguments import is_integer
 from ..linalg import (
     check_dense,
     orthogonalize,
@@ -131,7 +132,7 @@ class TT(Format):
         """The same train with orthonormal cores on both sides of `center`, which alone carries the
         norm."""
         d = self.ndim
-        if not isinstance(center, int) or not 0 <= center < d:
+        if not is_integer(center) or not 0 <= center < d:
             raise ValueError(f"TT.orthogonal: center must be in 0..{d - 1}, got {center}")
         cores = list(self.cores)
         for k in range(center):

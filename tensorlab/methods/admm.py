@@ -77,7 +77,7 @@ class ADMM:
             chosen |= mine
             self._sets |= dict.fromkeys(mine, project)
         if not chosen:
-            raise ValueError("ADMM: needs sets for some layers, got none")
+            raise ValueError("ADMM: needs a set for at least one layer, got none")
         self.layers = settable("ADMM", chosen, optimizer)
         self.steps, self.history, self._idle = 0, [], Idle("ADMM")
         self.rho = self._checked(0)

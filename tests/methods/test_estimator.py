@@ -437,7 +437,9 @@ def test_fit_again_is_as_fit_for_the_first_time(name):
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 @pytest.mark.parametrize("way", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
-@pytest.mark.parametrize("more", [{}, dict(random_state=torch.Generator().manual_seed(5))], ids=str)
+@pytest.mark.parametrize(
+    "more", [{}, dict(random_state=torch.Generator().manual_seed(5))], ids=["plain", "seeded"]
+)
 def test_copies_answer_alike(name, way, more):
     model = fitted(name, torch.as_tensor(rows()), **more)
     for got, want in zip(ASKS[name](way(model), rows()), ASKS[name](model, rows())):
