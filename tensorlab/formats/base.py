@@ -206,7 +206,39 @@ class Format:
         return torch.where(index < 0, index + size, index).long()
 
 
-class MatrixFormat(Format):
+class ReadAsMatrix:
+    """What torch's products may be given in the place of a matrix: they get `to_dense()`.
+
+    A layer multiplies without it. But modules of others read a layer's weight, such as an attention
+    that gives it to `torch.nn.functional`, and to them it is a matrix as before. Raises TypeError
+    for all else that torch does with matrices, and where something writes to it.
+    """
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        kwargs, name = kwargs or {}, getattr(function, "__name__", str(function))
+        if name not in _READERS or isinstance(kwargs.get("out"), ReadAsMatrix):
+            raise TypeError(_only_read(cls, name))
+        dense = lambda x: x.to_dense() if isinstance(x, ReadAsMatrix) else x
+        inside = lambda x: type(x)(map(dense, x)) if type(x) in (list, tuple) else dense(x)
+        return function(*map(inside, args), **{key: inside(x) for key, x in kwargs.items()})
+
+    def __getattr__(self, name):
+        if name.endswith("_") and not name.startswith("_") and hasattr(Tensor, name):
+            raise TypeError(_only_read(type(self), name))
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+_PRODUCTS = "linear bilinear matmul __matmul__ __rmatmul__ mm mv addmm addmv einsum tensordot"
+_READERS = {*_PRODUCTS.split(), "cat", "stack", "embedding", "multi_head_attention_forward"}
+
+
+def _only_read(cls, name) -> str:
+    who = cls.__name__
+    return f"{who}: needs a layer whose weight is only multiplied with, got {name} of a {who}"
+
+
+class MatrixFormat(ReadAsMatrix, Format):
     """A format that is a matrix w (out, in) and multiplies.
 
     It states besides: `from_dense(w, ...)`; `apply(x)`, y = w x on the last mode, (..., in) ->
