@@ -46,7 +46,7 @@ def save(path, x: Format) -> None:
     for field in fields(x):
         name, value = field.name, getattr(x, field.name)
         if not is_data(field):
-            about[name] = json.dumps(value)
+            about[name] = json.dumps(x.packed(value))
         elif value is not None:
             many = isinstance(value, tuple)
             tensors |= {f"{name}.{k}": t for k, t in enumerate(value)} if many else {name: value}
@@ -68,10 +68,10 @@ def load(path, *, device="cpu") -> Format:
     try:
         if about.get("complex") == "True":
             tensors = {n: torch.view_as_complex(t) for n, t in tensors.items()}
-        rest = [f.name for f in fields(FORMATS[kind]) if not is_data(f) and f.name in about]
-        return FORMATS[kind](
-            **_grouped(tensors), **{name: _tuples(json.loads(about[name])) for name in rest}
-        )
+        cls = FORMATS[kind]
+        rest = [f.name for f in fields(cls) if not is_data(f) and f.name in about]
+        rest = {name: cls.unpacked(_tuples(json.loads(about[name]))) for name in rest}
+        return cls(**_grouped(tensors), **rest)
     except (TypeError, ValueError, RuntimeError) as error:  # RecursionError is a RuntimeError
         raise ValueError(
             f"load: needs the tensors of a {kind}, got {sorted(tensors)} in {path} ({error})"

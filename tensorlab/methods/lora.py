@@ -36,7 +36,7 @@ from ..layers.dense import (
 )
 from ..layers.linear import FactorizedLinear, like
 from ..layers.surgery import LINEAR, Kind, choose, fit, is_factorized, put, say, unfit_layers
-from ..linalg import orthogonalize
+from ..linalg import norm, orthogonalize
 from ..multilinear import balanced_shape
 from ..rng import randn
 
@@ -82,16 +82,15 @@ class LoKr(MatrixFormat):
     def ranks(self):
         return (min(self.a.shape),)
 
-    def to_dense(self) -> Tensor:
+    def _dense(self):
         return torch.kron(self.w1, self.a if self.b is None else self.a @ self.b)
 
-    def apply(self, x: Tensor) -> Tensor:
-        """y = w1 X (a b)ᵀ with the input as a matrix X (i1, i2), from the right: (..., in) -> (...,
-        out)."""
-        y = x.unflatten(-1, (self.w1.shape[1], -1))
+    def _apply(self, x):
+        """y = w1 X (a b)ᵀ with the input as a matrix X (i1, i2), from the right."""
+        y = x.reshape(x.shape[0], self.w1.shape[1], self._last().shape[1])
         if self.b is not None:
-            y = y @ self.b.mT
-        return (self.w1 @ y @ self.a.mT).flatten(-2)
+            y = y @ self.b.t()
+        return (self.w1 @ y @ self.a.t()).flatten(1)
 
     def flops(self, batch: int) -> int:
         (o1, i1), (o2, r) = self.w1.shape, self.a.shape
@@ -102,13 +101,9 @@ class LoKr(MatrixFormat):
         """in / (fan-in of the factor) / (number of factors) [Qiu2024]."""
         return tuple(self.shape[1] / t.shape[1] / len(self.tensors()) for t in self.tensors())
 
-    def norm(self) -> Tensor:
+    def _norm(self):
         """|w1| |a b|: the Frobenius norm of a Kronecker product is the product of the norms."""
-        second = self.a if self.b is None else self.a @ self.b
-        return torch.linalg.matrix_norm(self.w1) * torch.linalg.matrix_norm(second)
-
-    def scale(self, number) -> "LoKr":
-        return LoKr(self.w1 * number, self.a, self.b)
+        return norm(self.w1) * norm(self.a if self.b is None else self.a @ self.b)
 
     def _last(self):
         return self.a if self.b is None else self.b
@@ -170,6 +165,7 @@ class LoRALinear(nn.Module):
         """|w + s Δ| of each row; DoRA takes them as constants [Liu2024, sec. 4.3]."""
         with without_autocast(self.delta.tensors[0]):
             w = _dense(self.base) + self.scale * self.delta.weight.to_dense()
+        w = w.detach()  # a trace does not keep no_grad
         return torch.linalg.vector_norm(w, dim=1).clamp_min(torch.finfo(w.dtype).tiny)
 
     def _effective(self) -> Tensor:

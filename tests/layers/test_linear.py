@@ -14,6 +14,8 @@ from cases import FORMATS, make
 from tensorlab import LowRank
 from tensorlab.formats.base import MatrixFormat
 from tensorlab.formats.ttmatrix import TTMatrix
+from tensorlab.layers.conv import FactorizedConv2d
+from tensorlab.layers.embedding import TTEmbedding
 from tensorlab.layers.linear import FactorizedLinear, fan_in, param_groups, redraw
 from tensorlab.rng import randn
 
@@ -138,6 +140,66 @@ def test_set_weight_keeps_the_parameters_and_an_optimiser_steps_on():
     )
 
 
+def convolution(rank=2, seed=0):
+    return FactorizedConv2d(low_rank(5, 12, rank, seed=seed), kernel_size=2)
+
+
+def table(rank=2, seed=0):
+    options = dict(generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return TTEmbedding(TTMatrix.randn(out=(2, 3), in_=(4, 2), rank=rank, **options))
+
+
+HOLDERS = {  # makes a layer of a rank, and what it is called with
+    "LowRank": (lambda r, s: FactorizedLinear(low_rank(rank=r, seed=s)), (3, 4)),
+    "three factors": (
+        lambda r, s: FactorizedLinear(low_rank(rank=r, seed=s).orthogonal()),
+        (3, 4),
+    ),
+    "TTMatrix": (lambda r, s: FactorizedLinear(train_matrix(r, seed=s)), (3, 8)),
+    "convolution": (convolution, (2, 3, 4, 4)),
+    "embedding": (table, None),
+}
+
+
+@pytest.mark.parametrize("how", ["set_weight", "state dict"])
+@pytest.mark.parametrize("name", HOLDERS)
+def test_ranks_change_while_a_graph_is_alive(name, how, generator):
+    make_layer, shape = HOLDERS[name]
+    layer, new = make_layer(2, 0), make_layer(3, 1)
+    if name == "embedding":
+        x, how, stale = torch.tensor([[0, 4], [5, 4]]), "state dict", "size of tensor"
+    else:
+        x = randn(*shape, generator=generator, dtype=torch.float64)
+        stale = "modified by an inplace operation"
+    optimizer, fired = torch.optim.SGD(layer.parameters(), 0.1), []
+    first = next(layer.parameters())
+    first.register_hook(lambda g: fired.append("gradient"))
+    first.register_post_accumulate_grad_hook(lambda p: fired.append("summed"))
+    alive = layer(x).square().sum()
+    if how == "set_weight":
+        layer.set_weight(new.weight)
+    else:
+        layer.load_state_dict(new.state_dict())
+    for model in (layer, new):
+        model(x).square().sum().backward()
+    for p, q in zip(layer.parameters(), new.parameters(), strict=True):
+        assert p.shape == q.shape and torch.allclose(p.grad, q.grad, rtol=1e-12, atol=1e-14)
+    assert fired == ["gradient", "summed"]  # hooks stay with a parameter
+    optimizer.step()
+    assert not torch.equal(layer(x), new(x))
+    with pytest.raises(RuntimeError, match=stale):
+        alive.backward()
+
+
+def test_a_weight_of_the_same_ranks_makes_older_graphs_stale():
+    """As an optimizer's step does: their gradients would be of neither weight."""
+    layer = FactorizedLinear(low_rank())
+    alive = layer(torch.ones(1, 4, dtype=torch.float64)).sum()
+    layer.set_weight(low_rank(seed=1))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        alive.backward()
+
+
 @pytest.mark.parametrize("kind", [low_rank, train_matrix])
 def test_a_state_dict_brings_its_ranks(kind):
     weight, other = kind(rank=2), kind(rank=4, seed=1)
@@ -194,21 +256,39 @@ def test_half_precision(weight, half, generator):
     assert layer.tensors[0].grad.dtype == half
 
 
-@pytest.mark.parametrize(
-    "weight",
-    [low_rank(dtype=torch.float32), train_matrix(dtype=torch.float32)],
-    ids=["LowRank", "TTMatrix"],
-)
-def test_autocast(weight, generator):
-    layer, x = (
-        FactorizedLinear(weight, torch.ones(6)),
-        randn(5, weight.shape[1], generator=generator),
-    )
-    with torch.autocast("cpu", torch.bfloat16):
-        y = layer(x)
-    assert (y.float() - layer(x)).norm() < 8 * torch.finfo(
-        torch.bfloat16
-    ).eps * weight.norm() * x.norm()
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("name", [n for n in MATRICES if not make(n).dtype.is_complex])
+def test_autocast_gives_the_dtype_of_a_dense_layer(name, bias, generator, device):
+    """Values and gradients are those of float32 to the rounding of bfloat16, eps = 2^-7: each of a
+    few products rounds its factors and its result."""
+    weight = make(name, device=device).to(torch.float32)
+    (out, in_), grow = weight.shape, 32 * torch.finfo(torch.bfloat16).eps
+    b = randn(out, generator=generator, device=device, dtype=torch.float32) if bias else None
+    layer, dense = FactorizedLinear(weight, b), nn.Linear(in_, out, bias, device=device)
+    x = randn(5, in_, generator=generator, device=device, dtype=torch.float32).requires_grad_()
+    want, wrt = layer(x), [x, *layer.parameters()]
+    exact = torch.autograd.grad(want.square().sum(), wrt)
+    with torch.autocast(device.type, torch.bfloat16):
+        y, like = layer(x), dense(x)
+        inside = layer(torch.empty(0, 4, in_, device=device))
+    assert y.dtype == like.dtype == inside.dtype == torch.bfloat16 and inside.shape == (0, 4, out)
+    assert float((y.float() - want).detach().norm()) < grow * float(want.detach().norm())
+    got = torch.autograd.grad(y.float().square().sum(), wrt)
+    for g, e, p in zip(got, exact, wrt, strict=True):
+        assert g.dtype == p.dtype and float((g - e).norm()) < grow * float(e.norm())
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 3), (3, 0, 2), (0,)], ids=str)
+@pytest.mark.parametrize("name", MATRICES)
+def test_an_empty_batch(name, shape):
+    weight = make(name)
+    layer = FactorizedLinear(weight, torch.zeros(weight.shape[0], dtype=weight.dtype))
+    x = torch.ones(*shape, weight.shape[1], dtype=weight.dtype, requires_grad=True)
+    y = layer(x)
+    assert y.shape == (*shape, weight.shape[0])
+    y.abs().sum().backward()
+    assert x.grad.shape == x.shape
+    assert all(p.grad is None or not p.grad.any() for p in layer.tensors)
 
 
 def test_the_device_moves(device):
