@@ -305,14 +305,15 @@ class Format:
         signed = index.dtype.is_signed
         least = -size if signed else 0  # beyond 2^63 an unsigned one turns negative
         out = (place < least) | (place >= size)
-        if out.any():
+        if readable(index) and out.any():
             row, mode = out.nonzero()[0].tolist()
             got = int(place[row, mode])
             got = got if signed else got % 2**64
             raise ValueError(
                 f"{who}: mode {mode} has indices in 0..{self.shape[mode] - 1}, got {got} in row {row}"
             )
-        return torch.where(place < 0, place + size, place)
+        place = torch.where(place < 0, place + size, place)
+        return place if readable(index) else _looked_up(place, self.shape)
 
 
 class ReadAsMatrix:
@@ -396,6 +397,13 @@ class SplitMatrix(MatrixFormat):
     @property
     def shape(self):
         return self.size or self.padded
+
+
+def _looked_up(index: Tensor, shape) -> Tensor:
+    """The same multi-indices (batch, d), looked up in tables that fail for what is out of range."""
+    zero = index.new_zeros(1)
+    found = [zero.expand(n).gather(0, i) for n, i in zip(shape, index.unbind(1))]
+    return index + torch.stack(found, 1)
 
 
 def check_shape(who: str, shape) -> tuple[int, ...]:
