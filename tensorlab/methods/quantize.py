@@ -28,6 +28,7 @@ from ..formats.base import ReadAsMatrix
 from ..formats.storage import write
 from ..layers.dense import current, dense_weight, is_dense
 from ..layers.linear import like
+from ..layers.propagation import autocast_dtype
 from ..layers.surgery import LINEAR, put
 from ..layers.surgery import replace as replace_layers
 from .kashin import Rotation, kashin
@@ -138,7 +139,7 @@ class Quantized(ReadAsMatrix):
         turned = F.linear(self.q.factor(1).adjoint(z), b.to(z.dtype))  # this product in autocast's
         y = self.q.factor(0).apply(turned.to(z.dtype))
         y = y if a is None else y + F.linear(z, a.to(z.dtype))
-        return (y * self.scale.to(z.dtype) * self.size.to(z.dtype)).to(_dtype_of_products(x))
+        return (y * self.scale.to(z.dtype) * self.size.to(z.dtype)).to(autocast_dtype(x) or x.dtype)
 
     def _scaled(self, w):
         if self.method == "uniform":
@@ -196,14 +197,6 @@ def quantize(
     parts = codes, codebook.half(), scale, size, method, bits, shape, rotation, w.dtype
     error = float(linalg.norm(w.double() - Quantized(*parts).to_dense().double())) / (norm or 1.0)
     return Quantized(*parts, error=error, converged=converged)
-
-
-def _dtype_of_products(x) -> torch.dtype:
-    """That of a product of matrices with x: autocast's where it is on, x's otherwise."""
-    kind = x.device.type
-    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(kind):
-        return x.dtype
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def _method(method, bits) -> tuple[str, int]:
