@@ -95,7 +95,7 @@ class TTEmbedding(nn.Module):
         for name in ("max_norm", "scale_grad_by_freq"):
             if getattr(layer, name):
                 raise TypeError(
-                    f"TTEmbedding: needs an nn.Embedding without {name}, got one with it"
+                    f"TTEmbedding: needs an nn.Embedding without {name}, got one with {name}"
                 )
         table = tt_matrix_svd(current(layer).detach(), out, in_, rank, rtol=rtol)
         return like(layer, cls(table, padding_idx=layer.padding_idx))
@@ -226,7 +226,7 @@ def _from_right(table, h):
         r, o, i, q = core.shape
         t = core.reshape(r, o, i, q).flatten(2).flatten(0, 1) @ t.reshape(-1, i * q, done)
         done *= o
-    return t.reshape(*h.shape[:-1], -1)[..., :v]
+    return t.reshape(*h.shape[:-1], done)[..., :v]
 
 
 # --------------------------------------------------------------------------- a train for each token
