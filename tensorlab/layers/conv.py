@@ -15,11 +15,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..arguments import count, number
 from ..fit import Fit
+from ..formats.base import distance
 from ..formats.cp import CP, cp_als_steps
 from ..formats.lowrank import LowRank
 from ..formats.tt import tt_svd, unfolding_ranks
-from ..linalg import check_dense, rank_caps, right_basis, safe_scale, solve_gram, widen, zero_level
+from ..linalg import (
+    check_dense,
+    rank_caps,
+    right_basis,
+    safe_scale,
+    solve_gram,
+    spread,
+    wide,
+    widen,
+    zero_level,
+)
 from ..multilinear import khatri_rao, unfold
 from .dense import check_plain, current, dense_weight, is_lazy
 from .linear import FactorizedLinear, like
@@ -50,6 +62,7 @@ def cp_conv(
     flops: float | None = None,
     size=None,
     ridge: float = RIDGE,
+    tol: float = 1e-8,
     max_iter: int = 200,
     generator: torch.Generator | None = None,
 ) -> "ConvChain":
@@ -58,10 +71,10 @@ def cp_conv(
 
         k[t, s, i, j] = sum_r a[t, r] b[s, r] c[i, r] d[j, r]
 
-    r (S + kh + kw + T) numbers. The fit is `cp_stable`; each term's norm is shared equally by its
-    four factors, and a warning is given where `cp_degeneracy` exceeds DEGENERATE. rank, rtol,
-    flops, size: as in `tucker_conv`; for rtol the ranks 1, 2, 4, ... are tried and the last gap is
-    bisected. Exact from rank T S kh kw / (the largest of these) on.
+    r (S + kh + kw + T) numbers. The fit is `cp_stable`, which takes ridge, tol and max_iter; each
+    term's norm is shared equally by its four factors, and a warning is given where `cp_degeneracy`
+    exceeds DEGENERATE. rank, rtol, flops, size: as in `tucker_conv`; for rtol the ranks 1, 2, 4, ...
+    are tried and the last gap is bisected. Exact from rank T S kh kw / (the largest of these) on.
 
     >>> layer = nn.Conv2d(8, 16, 3, padding=1)
     >>> [tuple(c.weight.shape) for c in cp_conv(layer, 5)]
@@ -79,7 +92,8 @@ def cp_conv(
     )
 
     def fit(r):
-        return cp_stable(kernel, r, ridge=ridge, max_iter=max_iter, generator=generator)
+        options = dict(ridge=ridge, tol=tol, max_iter=max_iter, generator=generator)
+        return cp_stable(kernel, r, **options)
 
     cp = (fit(cap) if rtol is None else _smallest(fit, cap, rtol)).value.normalized()
     if (level := cp_degeneracy(cp)) > DEGENERATE:
@@ -206,7 +220,7 @@ def cp_stable(
     *,
     ridge: float = RIDGE,
     init: str | CP = "hosvd",
-    tol: float = 1e-6,
+    tol: float = 1e-8,
     max_iter: int = 200,
     generator: torch.Generator | None = None,
 ) -> Fit[CP]:
@@ -218,27 +232,26 @@ def cp_stable(
     With the other factors at unit columns a mode solves a (Γ + ridge I) = m: a ridge on the normal
     equations, and the objective never grows. A best CP need not exist [DeSilvaLim2008]: without the
     price terms may grow and cancel; that a small energy at the same error is what makes a CP of a
-    kernel train is [Phan2020], where the error is held and the sensitivity minimised. history:
-    relative error after each sweep. init: as in `cp_als`. ridge=0.0 is plain `cp_als`. From the
-    rank x.numel() / max(x.shape) on the answer is exact and needs no sweep: one term for each fibre
+    kernel train is [Phan2020], where the error is held and the sensitivity minimised. Stops when the
+    root of the objective, relative to |x|, changes by less than `tol`. history: relative error after
+    each sweep, the last that of the value. init: as in `cp_als`. ridge=0.0 is plain `cp_als`, in
+    float64. From the rank x.numel() / max(x.shape) on the answer is exact and needs no sweep: one term for each fibre
     along the longest mode.
 
     >>> x = CP.randn((5, 6, 7), 2, generator=torch.Generator().manual_seed(0)).to_dense()
     >>> cp_stable(x, 2, ridge=1e-6).history[-1] < 1e-3
     True
     """
-    if isinstance(max_iter, bool) or not isinstance(max_iter, Integral) or max_iter < 1:
-        raise ValueError(f"cp_stable: max_iter must be an integer >= 1, got {max_iter!r}")
-    size, costs, history = check_dense(x, "cp_stable") or 1.0, [], []
-    for cp, error in cp_stable_steps(x, rank, ridge=ridge, init=init, generator=generator):
+    max_iter = count("cp_stable", "max_iter", max_iter)
+    sweeps, history, costs = _stable_sweeps(x, rank, ridge, init, generator), [], []
+    converged = False
+    while not converged and len(history) < max_iter:
+        cp, error, energy = next(sweeps)
         history.append(error)
-        costs.append(
-            error**2 + ridge * float(torch.linalg.vector_norm(widen(cp.weights) / size)) ** 2
-        )
-        settled = len(costs) > 1 and abs(costs[-2] - costs[-1]) < tol
-        if settled or len(costs) == max_iter:
-            break
-    return Fit(cp, tuple(history), settled or error == 0.0)
+        costs.append(math.sqrt(error**2 + ridge * energy))  # without a price `cp_als`'s error
+        converged = error == 0.0 or (len(costs) > 1 and abs(costs[-2] - costs[-1]) < tol)
+    history[-1] = distance(x, cp)  # with what rounding to x.dtype adds
+    return Fit(cp, tuple(history), converged)
 
 
 def cp_stable_steps(
@@ -253,15 +266,20 @@ def cp_stable_steps(
     >>> round(error, 2)
     0.0
     """
+    for cp, error, _ in _stable_sweeps(x, rank, ridge, init, generator):
+        yield cp, error if cp.dtype == wide(cp.dtype) else distance(x, cp)
+
+
+def _stable_sweeps(x, rank, ridge, init, generator):
+    """Triples of the CP, and of its relative error and the energy of its terms before rounding to
+    x.dtype."""
     length = check_dense(x, "cp_stable")
     if x.ndim < 2:
         raise ValueError(f"cp_stable: needs at least 2 modes, got shape {tuple(x.shape)}")
     (r,) = rank_caps("cp_stable", rank, None, x.shape, 1)
-    if isinstance(ridge, bool) or not isinstance(ridge, Real) or not 0 <= ridge < math.inf:
-        raise ValueError(f"cp_stable: ridge must be a number >= 0, got {ridge!r}")
+    ridge = number("cp_stable", "ridge", ridge)
     if length == 0.0 or r >= x.numel() // max(x.shape):
-        fibres = _fibres(x)
-        yield CP(fibres.weights[:r], tuple(f[:, :r] for f in fibres.factors)), 0.0
+        yield _in_dtype(*_fibres(widen(x.detach()), r), 1.0, x.dtype), 0.0, 0.0
         return
     y = widen(x.detach()) / length
     start, _ = next(cp_als_steps(y, r, init=init, generator=generator))
@@ -275,19 +293,29 @@ def cp_stable_steps(
             weights = torch.linalg.vector_norm(a, dim=0)
             factors[k] = a / torch.where(weights > 0, weights, torch.ones_like(weights))
         error = float(torch.linalg.vector_norm(unfold(y, k) - a @ kr.mT))
-        yield CP((weights * length).to(x.dtype), tuple(f.to(x.dtype) for f in factors)), error
+        energy = float(weights.square().sum())
+        yield _in_dtype(weights, factors, length, x.dtype), error, energy
 
 
-def _fibres(x: Tensor) -> CP:
-    """The CP with one term for each fibre along the longest mode: exact."""
+def _in_dtype(weights, factors, length: float, dtype) -> CP:
+    """`length` times a CP, in `dtype`."""
+    mantissa, exponent = math.frexp(length)
+    weights, *factors = spread([weights * mantissa, *factors], 0, exponent, dtype)
+    return CP(weights, tuple(factors))
+
+
+def _fibres(x: Tensor, r: int):
+    """Weights and factors of the CP with one term for each fibre along the longest mode, which is
+    exact; the first r terms, largest first."""
     long = max(range(x.ndim), key=lambda k: x.shape[k])
     others = [n for k, n in enumerate(x.shape) if k != long]
     index = torch.cartesian_prod(*(torch.arange(n, device=x.device) for n in others)).reshape(
         -1, len(others)
     )
     factors = [F.one_hot(i, n).mT.to(x.dtype) for i, n in zip(index.unbind(1), others)]
-    factors.insert(long, unfold(x.detach(), long))
-    return CP(torch.ones_like(factors[long][0]), tuple(factors)).normalized()
+    factors.insert(long, unfold(x, long))
+    cp = CP(torch.ones_like(factors[long][0]), tuple(factors)).normalized()
+    return cp.weights[:r], [f[:, :r] for f in cp.factors]
 
 
 def _smallest(fit, cap, rtol):
@@ -562,12 +590,13 @@ class FactorizedConv2d(FactorizedLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         (u, v, *s), padding = self.tensors, self.padding
-        filters = v.mH.unflatten(1, (-1, *self.kernel_size))  # (r, S, kh, kw)
+        filters = v.conj().t().unflatten(1, (-1, *self.kernel_size))  # (r, S, kh, kw)
         u = u @ s[0] if s else u
         if self.padding_mode != "zeros":
             x, padding = F.pad(x, self._ends, mode=self.padding_mode), 0
         x = F.conv2d(x, filters, None, self.stride, padding, self.dilation)
-        return F.linear(x.movedim(-3, -1), u, self.bias).movedim(-1, -3)  # 1 x 1
+        c = x.ndim - 3  # from the front: the older ONNX exporter moves no axis counted from the end
+        return F.linear(x.movedim(c, c + 2), u, self.bias).movedim(c + 2, c)  # 1 x 1
 
     def extra_repr(self):
         moves = ", ".join(

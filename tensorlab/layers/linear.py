@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..formats.base import MatrixFormat
 from ..rng import rand, randn
+from ._parameters import put
 from .dense import (
     CONVS,
     check_plain,
@@ -94,7 +95,10 @@ class FactorizedLinear(nn.Module):
         """Put another weight of the same kind in, its ranks may differ: the `Parameter` objects
         stay, their gradients go.
 
-        The state that an optimiser keeps for them is the caller's to reset or to transport.
+        It may be called while graphs are alive, and under DistributedDataParallel by all processes
+        alike: its next forward takes the new ranks in. The state that an optimizer keeps is the
+        caller's to reset or to transport. Raises ValueError for another kind or shape of weight,
+        and for parameters that `fully_shard` has sharded.
         """
         kind = type(self._form)
         if (
@@ -105,8 +109,8 @@ class FactorizedLinear(nn.Module):
             need = f"a {kind.__name__} of shape {self._form.shape} with {len(self.tensors)} tensors"
             got = f"{type(weight).__name__} of shape {tuple(weight.shape)} with {len(weight.tensors())}"
             raise ValueError(f"FactorizedLinear.set_weight: needs {need}, got {got}")
-        for parameter, t in zip(self.tensors, weight.tensors()):
-            parameter.data, parameter.grad = _copy(t).to(parameter), None
+        new = [_copy(t).to(p) for p, t in zip(self.tensors, weight.tensors())]
+        put(self, self.tensors, new)
         self._form = weight.to("meta")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,9 +120,7 @@ class FactorizedLinear(nn.Module):
                 f"{tuple(x.shape)}"
             )
         y = propagate(self.weight, x, self.strategy)
-        return (
-            y if self.bias is None else y + self.bias.to(y.dtype)
-        )  # autocast's, as F.linear has it
+        return y if self.bias is None else y + self.bias.to(y.dtype)  # one dtype under autocast
 
     @property
     def in_features(self) -> int:

@@ -14,14 +14,15 @@ neither needs to fall at each round: they are recorded.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 
+from ..arguments import count
 from ..formats.base import Format
 from ..layers.dense import dense_weight, write_weights
 from ..layers.surgery import WEIGHTS, choose, settable
+from ._training import Idle, check_trained, evaluate, gets_gradient, weights_of
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,18 @@ class ADMM:
         rho: float | Callable[[int], float],
         every: int | None = None,
     ):
-        whole = isinstance(every, Integral) and not isinstance(every, bool)
-        if every is not None and (not whole or every < 1):
-            raise ValueError(f"ADMM: needs an integer every >= 1 or None, got {every!r}")
-        self.optimizer, self.every = optimizer, every
+        self.optimizer = optimizer
+        self.every = None if every is None else count("ADMM", "every", every)
         self._rho = rho if callable(rho) else lambda round: rho
         chosen, self._sets = {}, {}
         for pattern, project in sets.items():
             mine = choose("ADMM", model, pattern, WEIGHTS)
             chosen |= mine
             self._sets |= dict.fromkeys(mine, project)
+        if not chosen:
+            raise ValueError("ADMM: needs a set for at least one layer, got none")
         self.layers = settable("ADMM", chosen, optimizer)
-        self.steps, self.history = 0, []
+        self.steps, self.history, self._idle = 0, [], Idle("ADMM")
         self.rho = self._checked(0)
         self.z = {
             name: self._project(name, dense_weight(layer).detach())[1]
@@ -88,11 +89,14 @@ class ADMM:
         """A step of the optimiser on loss + ρ/2 |W - Z + U|²; after each `every` steps an `update`.
         Returns the loss alone.
 
-        closure: computes and returns the loss of the batch, no backward.
+        closure: computes and returns the loss of the batch, no backward. Raises ValueError if it has
+        no gradient, or depends on no weight with a set.
         """
+        check_trained("ADMM", self.optimizer, weights_of(self.layers))
         self.optimizer.zero_grad(set_to_none=True)
-        loss = closure()
+        loss = evaluate("ADMM.step", closure)
         loss.backward()
+        self._idle.note(self.layers, {n for n, m in self.layers.items() if gets_gradient(m)})
         for name, layer in self.layers.items():  # the gradient of the penalty, ρ (W - Z + U)
             w = dense_weight(layer)
             torch.autograd.backward(w, self.rho * (w.detach() - self.z[name] + self.u[name]))

@@ -15,7 +15,10 @@ is nearly singular (`usv_step`). K and L start from the same W, so a step needs 
 the gradient, not three.
 """
 
-from collections.abc import Callable
+import inspect
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +26,27 @@ from torch import Tensor, nn
 from ..formats.lowrank import LowRank
 from ..layers.linear import FactorizedLinear
 from ..linalg import choose_rank, extend_basis, orthonormal, small_svd, widen, zero_level
+from ._training import (
+    Idle,
+    Processes,
+    backward,
+    check_trained,
+    check_whole,
+    evaluate,
+    group_of,
+    spared_buffers,
+    unfrozen,
+)
 
 RULES = ("tail", "sum")
-# what optimisers keep for a parameter: averages of the gradient, and averages or sums of its
-# squares
-FIRST = {"momentum_buffer", "exp_avg", "grad_avg", "ax"}
+STRAIGHTEN = 50  # steps in which the rounding of products with P and Q gathers
+# what optimizers keep for a parameter: averages of the gradient, averages or sums of its squares,
+# and sizes of it; the factors of a mean square, and the mean that a mean square is compared with
+MEANS = {"momentum_buffer", "exp_avg", "grad_avg", "ax", "prev"}
 SQUARES = {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "acc_delta"}
+SIZES = {"exp_inf", "step_size"}
+FACTORS = {"row_var", "col_var"}
+MEAN_OF = {"square_avg": "grad_avg"}
 
 # ------------------------------------------------------------------------------ the parts of a step
 
@@ -139,7 +157,7 @@ def kls_step(
 
 
 def usv_step(w: LowRank, flow: Callable[[Tensor], Tensor], h: float) -> LowRank:
-    """One Euler step of the equations for U, S, V themselves, orthonormalised afterwards
+    """One Euler step of the equations for U, S, V themselves, orthonormalized afterwards
     [KochLubich2007].
 
         S' = Uᴴ F V,   U' = (1 - U Uᴴ) F V S⁻¹,   V' = (1 - V Vᴴ) Fᴴ U S⁻ᴴ,   F = flow(W)
@@ -182,26 +200,99 @@ def dlrt_start(
     return LowRank(orthonormal(w.u), orthonormal(w.v), torch.diag(sigma).to(w.dtype))
 
 
+# ------------------------------------------------------------------------- what an optimizer keeps
+
+
+def transport(state: dict, left: Tensor, right: Tensor) -> dict:
+    """What an optimizer keeps for s, in the coordinates of s' = left s rightᴴ; {} where it is unknown
+    how, and the optimizer starts anew.
+
+        m' = left m rightᴴ                                        averages of gradients, as s itself
+        v' = |left|² v |right|²ᵀ + (1 - what left and right hold) mean(v)        averages of squares
+
+    as if entries were uncorrelated. Of a mean square v that is compared with m the variance v - m²
+    goes along, so that v' >= m'² again. left, right: (r', r).
+
+    >>> half = torch.full((1, 2), 0.5**0.5)
+    >>> m, v = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]), torch.ones(2, 2)
+    >>> new = transport({"step": 3, "exp_avg": m, "exp_avg_sq": v}, half, half)
+    >>> new["step"], round(float(new["exp_avg"]), 6), round(float(new["exp_avg_sq"]), 6)
+    (3, 0.0, 1.0)
+    """
+    a, b = left.abs().square(), right.abs().square()
+    fresh = (1 - a.sum(1, keepdim=True) @ b.sum(1, keepdim=True).mT).clamp_min(0)
+
+    def mean(m):
+        return (left @ m @ right.mH).contiguous()
+
+    def squares(v):
+        return a @ v @ b.mT + fresh * v.mean((-2, -1), keepdim=True)
+
+    kept = {}
+    for key, old in state.items():
+        if not isinstance(old, Tensor) or old.ndim == 0:
+            kept[key] = old.clone() if isinstance(old, Tensor) else old
+        elif key in MEANS:
+            kept[key] = mean(old)
+        elif key in SQUARES and MEAN_OF.get(key) in state:
+            m = state[MEAN_OF[key]]
+            square = _parts(m).square()
+            least = 8 * torch.finfo(square.dtype).eps * square  # what rounding may take away
+            variance = torch.maximum(_parts(old) - square, least)
+            kept[key] = _whole(squares(variance) + _parts(mean(m)).square(), old)
+        elif key in SQUARES:
+            kept[key] = _whole(squares(_parts(old)), old)
+        elif key in SIZES:
+            kept[key] = _whole(squares(_parts(old).square()).sqrt(), old)
+        elif key in FACTORS and FACTORS <= state.keys():
+            row, col = state["row_var"], state["col_var"]
+            v = squares(row @ col / row.mean().clamp_min(torch.finfo(row.dtype).tiny))
+            kept[key] = v.mean(1, keepdim=True) if key == "row_var" else v.mean(0, keepdim=True)
+        else:
+            return {}
+    return kept
+
+
+def _parts(t: Tensor) -> Tensor:
+    """Real and imaginary parts as two matrices, which torch's optimizers treat apart."""
+    return torch.view_as_real(t).movedim(-1, 0) if t.is_complex() else t
+
+
+def _whole(parts: Tensor, like: Tensor) -> Tensor:
+    return torch.view_as_complex(parts.movedim(0, -1).contiguous()) if like.is_complex() else parts
+
+
+# ------------------------------------------------------------------------------------- the training
+
+
 class DLRT:
     """Trains a model whose layers hold a `LowRank` with its middle factor, without ever leaving low
     rank [Schotthoefer2022].
 
     model: its `FactorizedLinear` and `FactorizedConv2d` layers on a `LowRank` (u, v, s) are trained
-    by KLS steps, all else by `optimizer`, any of torch's that needs no closure: it steps s, biases
-    and dense layers. lr: the step of K and L where the rank is fixed; where it is adaptive the span
-    of [U | K1] does not depend on it. K and L have no momentum: beside an optimiser with momentum β
-    they keep pace at its rate / (1 - β). theta: relative error of each truncation, or None for a
+    by KLS steps, all else by `optimizer`, any of torch's for dense gradients that needs no closure:
+    it steps s, biases and dense layers. theta: relative error of each truncation, or None for a
     fixed rank. rule: see `truncate`. every: truncate at each k-th step only, the steps between keep
     the rank. min_rank, max_rank: limits of all ranks.
 
-    What the optimiser keeps for s goes along when the bases turn: averages of gradients as s itself
-    does, m' = A m Bᴴ; averages of squares as if entries were uncorrelated, v' = |A|² v |B|²ᴴ, and
-    their mean for what is new; anything else starts anew.
+    Learning rates are the optimizer's, as they are at the step. Where the rank is fixed K and L
+    move by the rate of s times `multiplier`; where it is adaptive the span of [U | K1] does not
+    depend on it. K and L have no momentum: beside an optimizer with momentum β, 1 / (1 - β) lets
+    them keep pace. lr: no longer used.
+
+    What the optimizer keeps for s goes along when the bases turn, see `transport`.
+
+    In a closure that runs DistributedDataParallel the gradients of all processes are averaged here,
+    those of low-rank layers as thin as they are; all processes then take the same ranks. A model
+    that `fully_shard` has sharded is refused. Layers that are frozen stay as they are.
+
+    Raises ValueError where nothing would be trained: no such layer, one that is frozen in part, an
+    optimizer that does not hold the middle factors; and for settings out of range.
 
     >>> from tensorlab import replace_linear
     >>> g = torch.Generator().manual_seed(0)
     >>> model = replace_linear(nn.Sequential(nn.Linear(9, 8)), "0", lambda w: dlrt_start(w.shape, 4, generator=g))
-    >>> dlrt = DLRT(model, torch.optim.SGD(model.parameters(), 0.1), lr=0.1, theta=0.1)
+    >>> dlrt = DLRT(model, torch.optim.SGD(model.parameters(), 0.1), theta=0.1)
     >>> losses = [float(dlrt.step(lambda: model(torch.eye(9)).square().sum())) for _ in range(5)]
     >>> losses == sorted(losses, reverse=True), dlrt.ranks
     (True, {'0': 4})
@@ -212,67 +303,32 @@ class DLRT:
         model: nn.Module,
         optimizer,
         *,
-        lr: float,
         theta: float | None,
+        multiplier: float = 1.0,
         rule: str = "tail",
         every: int = 1,
         min_rank: int = 2,
         max_rank: int | None = None,
+        lr: float | None = None,
     ):
-        if rule not in RULES:
-            raise ValueError(f"DLRT: needs a rule of {', '.join(RULES)}, got {rule!r}")
-        if theta is not None and not 0 <= theta < 1:
-            raise ValueError(f"DLRT: needs theta in 0 <= theta < 1 or None, got {theta}")
-        if (
-            not lr > 0
-            or every < 1
-            or min_rank < 1
-            or (max_rank is not None and max_rank < min_rank)
-        ):
-            got = f"lr={lr}, every={every}, min_rank={min_rank}, max_rank={max_rank}"
-            raise ValueError(
-                f"DLRT: needs lr > 0, every >= 1 and 1 <= min_rank <= max_rank, got {got}"
+        _check_settings(theta, multiplier, rule, every, min_rank, max_rank)
+        if lr is not None:
+            warnings.warn(
+                "DLRT: lr is no longer used, K and L move by the optimizer's learning rate times "
+                "`multiplier`",
+                DeprecationWarning,
+                stacklevel=2,
             )
-        every_layer = {
-            name: m for name, m in model.named_modules() if isinstance(m, FactorizedLinear)
-        }
-        self.layers = {
-            n: m
-            for n, m in every_layer.items()
-            if isinstance(m.weight, LowRank) and m.tensors[0].requires_grad
-        }
-        if not self.layers:
-            raise ValueError(
-                f"DLRT: needs a model with a trainable layer on a LowRank, got "
-                f"{type(model).__name__} without one"
-            )
-        self.optimizer, self.lr, self.theta, self.rule, self.every = (
-            optimizer,
-            lr,
-            theta,
-            rule,
-            every,
-        )
+        self.model, self.optimizer, self.layers = model, optimizer, _low_rank_layers(model)
+        self.theta, self.multiplier, self.rule, self.every = theta, multiplier, rule, every
         self.min_rank, self.max_rank, self.steps = min_rank, max_rank, 0
-        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        for name, layer in self.layers.items():
-            if len(layer.tensors) < 3:
-                make = "LowRank.from_dense(w, r).orthogonal() or dlrt_start(w.shape, r)"
-                raise ValueError(
-                    f"DLRT: layer {name!r} needs a LowRank with a middle factor, as {make} gives, "
-                    f"got two factors"
-                )
-            if id(layer.tensors[2]) not in held:
-                raise ValueError(
-                    f"DLRT: the optimizer needs the middle factor of layer {name!r}, got one "
-                    f"without it"
-                )
-            layer.set_weight(_detached(layer).orthogonal())
-        if len({id(layer.tensors[2]) for layer in self.layers.values()}) < len(self.layers):
-            raise ValueError(
-                f"DLRT: needs layers with weights of their own, got some shared among "
-                f"{', '.join(self.layers)}"
-            )
+        self._processes, self._idle = Processes(), Idle("DLRT")
+        _check_optimizer(optimizer, fixed=theta is None or every > 1)
+        for layer in self._trained().values():
+            w = _detached(layer)
+            if not _is_orthonormal(w):
+                layer.set_weight(w.orthogonal())
+                optimizer.state.pop(layer.tensors[2], None)
 
     @property
     def ranks(self) -> dict[str, int]:
@@ -284,32 +340,44 @@ class DLRT:
         return {name: small_svd(widen(_detached(layer).s)).s for name, layer in self.layers.items()}
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
-        """One KLS step of every layer, and one step of the optimiser; returns the loss before it.
+        """One KLS step of every layer, and one step of the optimizer; returns the loss before it.
 
-        closure: computes and returns the loss of the batch, no backward; it is called twice.
+        closure: computes and returns the loss of the batch, no backward; it is called twice, and
+        buffers such as running statistics change once. If it fails, at either call, the layers and
+        what the optimizer keeps for them are as before the step. Raises ValueError if the loss has
+        no gradient, depends on no low-rank layer, or is not finite.
         """
-        self.steps += 1
-        adapt = self.theta is not None and self.steps % self.every == 0
-        before = {name: _detached(layer) for name, layer in self.layers.items()}
-        if self.steps % 50 == 0:  # rounding of the products with P and Q has gathered
+        layers, step = self._trained(), self.steps + 1
+        adapt = self.theta is not None and step % self.every == 0
+        before = {name: _detached(layer) for name, layer in layers.items()}
+        if step % STRAIGHTEN == 0:
             before = {
                 name: LowRank(_straight(w.u), _straight(w.v), w.s) for name, w in before.items()
             }
-        loss, gradients = self._gradients(closure, before)
-        moved = list(gradients)
-        for name in moved:  # what a layer no longer needs is given back before the next one turns
-            w, (gk, gl) = before.pop(name), gradients.pop(name)
-            if adapt:
-                self._put(name, *augment(w, gk, gl))
-            else:
-                self._put(name, *turn(w, w.u @ w.s - self.lr * gk, w.v @ w.s.mH - self.lr * gl))
-        self._step_s(closure)
-        for name in moved:
-            w = _detached(self.layers[name])
-            self._check(name, w.s)
-            limits = dict(min_rank=self.min_rank, max_rank=self.max_rank)
-            self._put(name, *truncate(w, self.theta if adapt else None, rule=self.rule, **limits))
+        with self._undone_if_it_fails(before), self._processes.unreduced(layers.values()):
+            with spared_buffers(self.model):
+                loss, thin = self._gradients(closure, before)
+            self._idle.note(layers, thin)
+            moved = list(thin)
+            for name in moved:  # what a layer no longer needs is given back before the next turns
+                self._turn(name, before, *thin.pop(name), adapt)
+            self._step_s(closure)
+            for name in moved:
+                self._check(name, layers[name].tensors[2].detach())
+            for name in moved:
+                self._truncate(name, adapt)
+                del before[name]
+        self.steps = step
         return loss
+
+    def _trained(self) -> dict[str, FactorizedLinear]:
+        """The layers that are not frozen, after a look at what may have changed since the last
+        step."""
+        check_whole("DLRT", self.model, self.optimizer)
+        layers = unfrozen("DLRT", self.layers)
+        middle = {f"middle factor of layer {name!r}": m.tensors[2] for name, m in layers.items()}
+        check_trained("DLRT", self.optimizer, middle)
+        return layers
 
     def _gradients(self, closure, before):
         """The loss, and G V and Gᴴ U of each layer, from one pass through the model.
@@ -319,29 +387,51 @@ class DLRT:
         other S: W = [K | U] [V | 0]ᴴ, whose gradients hold both.
         """
         sigma = {name: _diagonal(w.s) for name, w in before.items()}
-        for name, w in before.items():
-            if sigma[name] is None:
-                one = torch.eye(2 * w.ranks[0], dtype=w.dtype, device=w.device)
-                both = torch.cat([w.u @ w.s, w.u], 1), torch.cat([w.v, torch.zeros_like(w.v)], 1)
-                self.layers[name].set_weight(LowRank(*both, one))
+        doubled = [name for name in before if sigma[name] is None]
+        for name in doubled:
+            w = before[name]
+            one = torch.eye(2 * w.ranks[0], dtype=w.dtype, device=w.device)
+            both = torch.cat([w.u @ w.s, w.u], 1), torch.cat([w.v, torch.zeros_like(w.v)], 1)
+            self.layers[name].set_weight(LowRank(*both, one))
         try:
-            loss = _loss(closure)
-            leaves = [t for layer in self.layers.values() for t in list(layer.tensors)[:2]]
-            found = torch.autograd.grad(loss, leaves, allow_unused=True)
+            loss = evaluate("DLRT.step", closure)
+            leaves = [t for name in before for t in list(self.layers[name].tensors)[:2]]
+            found = self._processes.mean(backward(loss, leaves), leaves)
         finally:
-            for name, w in before.items():
-                if sigma[name] is None:
-                    self.layers[name].set_weight(w)
+            for name in doubled:
+                self.layers[name].set_weight(before[name])
         out = {}
         for (name, w), gu, gv in zip(before.items(), found[::2], found[1::2]):
+            self._without_gradients(name)
             if gu is not None:  # a layer that the loss does not reach stays as it is
                 r, d = w.ranks[0], sigma[name]
                 out[name] = (gu[:, :r], gv[:, r:]) if d is None else (gu / d, gv / d)
                 self._check(name, *out[name])
         return loss.detach(), out
 
+    def _turn(self, name, before, gk, gl, adapt):
+        """The K and L steps of a layer: new bases, in which the optimizer then steps s."""
+        w = before[name]
+        if adapt:
+            self._put(name, *augment(w, gk, gl))
+            u, v, _ = _detached(self.layers[name]).tensors()  # hold the old bases as they were
+            before[name] = LowRank(u[:, : w.ranks[0]], v[:, : w.ranks[0]], w.s)
+        else:
+            h = self._rate(name)
+            self._put(name, *turn(w, w.u @ w.s - h * gk, w.v @ w.s.mH - h * gl))
+
+    def _rate(self, name):
+        """How far K and L move along their gradients: as the optimizer's group of s says now."""
+        group = group_of(self.optimizer, self.layers[name].tensors[2])
+        return (-1 if group.get("maximize") else 1) * self.multiplier * group["lr"]
+
+    def _truncate(self, name, adapt):
+        limits = dict(rule=self.rule, min_rank=self.min_rank, max_rank=self.max_rank)
+        w = _detached(self.layers[name])
+        self._put(name, *truncate(w, self.theta if adapt else None, **limits))
+
     def _step_s(self, closure):
-        """The optimiser's step on middle factors, biases and dense layers; u and v stand still."""
+        """The optimizer's step on middle factors, biases and dense layers; u and v stand still."""
         self.optimizer.zero_grad(set_to_none=True)
         bases = {id(t) for layer in self.layers.values() for t in list(layer.tensors)[:2]}
         rest = [
@@ -350,43 +440,50 @@ class DLRT:
             for p in g["params"]
             if id(p) not in bases and p.requires_grad
         ]
-        _loss(closure).backward(inputs=rest)
+        found = self._processes.mean(backward(evaluate("DLRT.step", closure), rest), rest)
+        for name in self.layers:
+            self._without_gradients(name)
+        for p, g in zip(rest, found):
+            p.grad = g
         self.optimizer.step()
 
+    def _without_gradients(self, name):
+        for t in list(self.layers[name].tensors)[:2]:
+            t.grad = None
+
     def _put(self, name, w, left, right):
-        """Give a layer its new weight, and its optimiser's state the new coordinates: s' = left s
+        """Give a layer its new weight, and its optimizer's state the new coordinates: s' = left s
         rightᴴ."""
-        layer = self.layers[name]
-        layer.set_weight(w)
-        s = layer.tensors[2]
-        state = self.optimizer.state.get(s, {})
-        if not state:
-            return
-        a, b, kept = left.abs().square(), right.abs().square(), {}
-        for key, old in state.items():
-            if not isinstance(old, Tensor) or old.ndim == 0:
-                kept[key] = old
-            elif key in FIRST:
-                kept[key] = (left @ old @ right.mH).contiguous()
-            elif key in SQUARES:
-                new = (
-                    1 - a.sum(1, keepdim=True) @ b.sum(1, keepdim=True).mT
-                )  # the share that no old entry explains
-                kept[key] = a @ old @ b.mT + new.clamp_min(0) * old.mean()
-            else:
-                kept = {}
-                break
-        self.optimizer.state[s] = kept
+        self.layers[name].set_weight(w)
+        s = self.layers[name].tensors[2]
+        if state := self.optimizer.state.get(s):
+            self.optimizer.state[s] = transport(state, left, right)
+
+    @contextmanager
+    def _undone_if_it_fails(self, before) -> Iterator[None]:
+        """Layers, and what the optimizer keeps for their s, are as before where the block raises."""
+        middle = {name: self.layers[name].tensors[2] for name in before}
+        states = {name: self.optimizer.state.get(s) for name, s in middle.items()}
+        try:
+            yield
+        except BaseException:
+            for name, w in before.items():
+                self.layers[name].set_weight(w)
+                if states[name] is None:
+                    self.optimizer.state.pop(middle[name], None)
+                else:
+                    self.optimizer.state[middle[name]] = states[name]
+            raise
 
     def _check(self, name, *tensors):
         if not all(bool(torch.isfinite(t.sum())) for t in tensors):
             raise ValueError(
                 f"DLRT: needs finite numbers, got some that are not in layer {name!r} at step "
-                f"{self.steps}"
+                f"{self.steps + 1}"
             )
 
     def state_dict(self) -> dict:
-        """What a checkpoint needs besides `model.state_dict()`, for `save_state`: the optimiser's
+        """What a checkpoint needs besides `model.state_dict()`, for `save_state`: the optimizer's
         state and the number of steps."""
         return {"steps": self.steps, "optimizer": self.optimizer.state_dict()}
 
@@ -397,15 +494,69 @@ class DLRT:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-def _loss(closure):
-    with torch.enable_grad():
-        loss = closure()
-    if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
-        got = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+def _check_settings(theta, multiplier, rule, every, min_rank, max_rank):
+    if rule not in RULES:
+        raise ValueError(f"DLRT: needs a rule of {', '.join(RULES)}, got {rule!r}")
+    if theta is not None and not 0 <= theta < 1:
+        raise ValueError(f"DLRT: needs theta in 0 <= theta < 1 or None, got {theta}")
+    if not multiplier > 0 or every < 1:
         raise ValueError(
-            f"DLRT.step: closure needs to return the loss, a number with a gradient, got {got}"
+            f"DLRT: needs multiplier > 0 and every >= 1, got multiplier={multiplier}, every={every}"
         )
-    return loss
+    if min_rank < 1 or (max_rank is not None and max_rank < min_rank):
+        raise ValueError(
+            f"DLRT: needs 1 <= min_rank <= max_rank, got min_rank={min_rank}, max_rank={max_rank}"
+        )
+
+
+def _low_rank_layers(model) -> dict[str, FactorizedLinear]:
+    """The trainable layers on a `LowRank`, by name; each needs a middle factor and a weight of its
+    own."""
+    layers = {
+        name: m
+        for name, m in model.named_modules()
+        if isinstance(m, FactorizedLinear)
+        and isinstance(m.weight, LowRank)
+        and any(t.requires_grad for t in m.tensors)
+    }
+    if not layers:
+        raise ValueError(
+            f"DLRT: needs a model with a trainable layer on a LowRank, got {type(model).__name__} "
+            f"without one"
+        )
+    for name, layer in layers.items():
+        if len(layer.tensors) < 3:
+            make = "LowRank.from_dense(w, r).orthogonal() or dlrt_start(w.shape, r)"
+            raise ValueError(
+                f"DLRT: layer {name!r} needs a LowRank with a middle factor, as {make} gives, got "
+                f"two factors"
+            )
+        if layer.weight.dtype.to_real().itemsize < 4:
+            raise ValueError(
+                f"DLRT: layer {name!r} needs numbers of 32 bits or more, got {layer.weight.dtype}; "
+                f"autocast computes in fewer"
+            )
+    if len({id(t) for layer in layers.values() for t in layer.tensors}) < 3 * len(layers):
+        raise ValueError(
+            f"DLRT: needs layers with weights of their own, got some shared among "
+            f"{', '.join(layers)}"
+        )
+    return layers
+
+
+def _check_optimizer(optimizer, fixed: bool):
+    """An optimizer of parameter groups whose step needs no closure; with rates, for a fixed rank."""
+    got = type(optimizer).__name__
+    if not hasattr(optimizer, "param_groups") or isinstance(optimizer, torch.optim.SparseAdam):
+        raise ValueError(f"DLRT: needs an optimizer of torch for dense gradients, got {got}")
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise ValueError(
+            f"DLRT: needs an optimizer that steps on gradients alone, got {got}, whose step needs a "
+            f"closure"
+        )
+    if fixed and not all("lr" in group for group in optimizer.param_groups):
+        raise ValueError(f"DLRT: needs learning rates in the optimizer's groups, got {got} without")
 
 
 def _detached(layer) -> LowRank:
@@ -416,6 +567,15 @@ def _straight(q: Tensor) -> Tensor:
     """Nearly orthonormal columns made more so: a step of Newton's iteration for the polar
     factor."""
     return 1.5 * q - 0.5 * q @ (q.mH @ q)
+
+
+def _is_orthonormal(w: LowRank) -> bool:
+    """Whether u and v have orthonormal columns, up to the rounding of `STRAIGHTEN` steps and that of
+    a QR, and s is square."""
+    one = torch.eye(*w.s.shape).to(w.s)
+    level = 4 * STRAIGHTEN * torch.finfo(w.dtype).eps * len(one) ** 0.5
+    square = w.s.shape[0] == w.s.shape[1]
+    return square and all(bool((q.mH @ q - one).norm() <= level) for q in (w.u, w.v))
 
 
 def _diagonal(s: Tensor) -> Tensor | None:

@@ -18,15 +18,15 @@ import json
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from numbers import Integral
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..arguments import is_integer
 from ..formats.base import MatrixFormat, check_same
 from ..formats.lowrank import LowRank
+from ..formats.storage import write
 from ..layers.dense import (
     dense_weight,
     is_computed,
@@ -36,7 +36,7 @@ from ..layers.dense import (
 )
 from ..layers.linear import FactorizedLinear, like
 from ..layers.surgery import LINEAR, Kind, choose, fit, is_factorized, put, say, unfit_layers
-from ..linalg import orthogonalize
+from ..linalg import norm, orthogonalize
 from ..multilinear import balanced_shape
 from ..rng import randn
 
@@ -82,16 +82,15 @@ class LoKr(MatrixFormat):
     def ranks(self):
         return (min(self.a.shape),)
 
-    def to_dense(self) -> Tensor:
+    def _dense(self):
         return torch.kron(self.w1, self.a if self.b is None else self.a @ self.b)
 
-    def apply(self, x: Tensor) -> Tensor:
-        """y = w1 X (a b)ᵀ with the input as a matrix X (i1, i2), from the right: (..., in) -> (...,
-        out)."""
-        y = x.unflatten(-1, (self.w1.shape[1], -1))
+    def _apply(self, x):
+        """y = w1 X (a b)ᵀ with the input as a matrix X (i1, i2), from the right."""
+        y = x.reshape(x.shape[0], self.w1.shape[1], self._last().shape[1])
         if self.b is not None:
-            y = y @ self.b.mT
-        return (self.w1 @ y @ self.a.mT).flatten(-2)
+            y = y @ self.b.t()
+        return (self.w1 @ y @ self.a.t()).flatten(1)
 
     def flops(self, batch: int) -> int:
         (o1, i1), (o2, r) = self.w1.shape, self.a.shape
@@ -102,13 +101,9 @@ class LoKr(MatrixFormat):
         """in / (fan-in of the factor) / (number of factors) [Qiu2024]."""
         return tuple(self.shape[1] / t.shape[1] / len(self.tensors()) for t in self.tensors())
 
-    def norm(self) -> Tensor:
+    def _norm(self):
         """|w1| |a b|: the Frobenius norm of a Kronecker product is the product of the norms."""
-        second = self.a if self.b is None else self.a @ self.b
-        return torch.linalg.matrix_norm(self.w1) * torch.linalg.matrix_norm(second)
-
-    def scale(self, number) -> "LoKr":
-        return LoKr(self.w1 * number, self.a, self.b)
+        return norm(self.w1) * norm(self.a if self.b is None else self.a @ self.b)
 
     def _last(self):
         return self.a if self.b is None else self.b
@@ -170,6 +165,7 @@ class LoRALinear(nn.Module):
         """|w + s Δ| of each row; DoRA takes them as constants [Liu2024, sec. 4.3]."""
         with without_autocast(self.delta.tensors[0]):
             w = _dense(self.base) + self.scale * self.delta.weight.to_dense()
+        w = w.detach()  # a trace does not keep no_grad
         return torch.linalg.vector_norm(w, dim=1).clamp_min(torch.finfo(w.dtype).tiny)
 
     def _effective(self) -> Tensor:
@@ -234,7 +230,7 @@ def add_lora(
     >>> [name for name, p in model.named_parameters() if p.requires_grad]
     ['0.delta.tensors.0', '0.delta.tensors.1', '2.delta.tensors.0', '2.delta.tensors.1']
     """
-    if isinstance(rank, bool) or not isinstance(rank, Integral) or rank < 1:
+    if not is_integer(rank) or rank < 1:
         raise ValueError(f"add_lora: needs an integer rank >= 1, got {rank!r}")
     if kind not in KINDS:
         raise ValueError(f"add_lora: needs a kind of {', '.join(KINDS)}, got {kind!r}")
@@ -354,8 +350,7 @@ def save_lora(path, model: nn.Module) -> None:
     if any(t.is_meta for t in state.values()):
         raise ValueError("save_lora: needs adapters with numbers, got some on meta")
     about = {name: {"kind": layer.kind, "scale": layer.scale} for name, layer in layers.items()}
-    cpu = {key: t.cpu() for key, t in state.items()}
-    save_file(cpu, path, metadata={"adapters": json.dumps(about)})
+    write("save_lora", path, state, {"adapters": json.dumps(about)})
 
 
 def load_lora(path, model: nn.Module) -> nn.Module:

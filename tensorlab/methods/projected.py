@@ -10,16 +10,17 @@ between two trainings.
 """
 
 from collections.abc import Callable
-from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 
+from ..arguments import count
 from ..formats.lowrank import LowRank
-from ..layers.dense import dense_weight, write_weights
+from ..layers.dense import dense_weight, parameters_of, write_weights
 from ..layers.linear import FactorizedLinear
 from ..layers.surgery import WEIGHTS, choose, settable
 from ..linalg import choose_rank, truncated_svd
+from ._training import Idle, check_trained, evaluate, gets_gradient, group_of, weights_of
 
 
 def prox_rank(w: Tensor, price: float) -> tuple[Tensor, int]:
@@ -72,19 +73,22 @@ class Projected:
                 f"Projected: needs one of rank, rtol and price, got rank={rank}, rtol={rtol}, "
                 f"price={price}"
             )
-        if isinstance(every, bool) or not isinstance(every, Integral) or every < 1:
-            raise ValueError(f"Projected: needs an integer every >= 1, got {every!r}")
+        self.optimizer, self.every = optimizer, count("Projected", "every", every)
         self.layers = settable("Projected", choose("Projected", model, names, WEIGHTS), optimizer)
-        self.optimizer, self.every = optimizer, every
         self.rank, self.rtol, self.price = rank, rtol, price
-        self.steps, self.ranks = 0, {}
+        self.steps, self.ranks, self._idle = 0, {}, Idle("Projected")
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
-        """A step of the optimiser, then the projection of each weight, a kernel flattened to (T, S
-        kh kw); returns the loss."""
+        """A step of the optimizer, then the projection of each weight, a kernel flattened to (T, S
+        kh kw); returns the loss.
+
+        Raises ValueError if the loss has no gradient, or depends on no weight to project.
+        """
+        check_trained("Projected", self.optimizer, weights_of(self.layers))
         self.optimizer.zero_grad(set_to_none=True)
-        loss = closure()
+        loss = evaluate("Projected.step", closure)
         loss.backward()
+        self._idle.note(self.layers, {n for n, m in self.layers.items() if gets_gradient(m)})
         self.optimizer.step()
         self.steps += 1
         if self.steps % self.every == 0:
@@ -100,8 +104,8 @@ class Projected:
                 u, s, vh = truncated_svd(w.flatten(1), self.rank, rtol=self.rtol)
                 near, self.ranks[name] = (u * s) @ vh, len(s)
             else:
-                lr = self.optimizer.param_groups[0]["lr"]
-                near, self.ranks[name] = prox_rank(w.flatten(1), self.price * lr * self.every)
+                length = group_of(self.optimizer, parameters_of(layer)[0])["lr"] * self.every
+                near, self.ranks[name] = prox_rank(w.flatten(1), self.price * length)
             low[name] = near.view_as(w)
         write_weights("Projected", self.layers, low)
 
@@ -150,6 +154,11 @@ class Alternating:
             if turns
             else [every]
         )
+        if not all(self.turns):
+            raise ValueError(
+                "Alternating: needs an optimizer with parameters to train in each turn, got one "
+                "without"
+            )
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
         """One step of the optimiser on all parameters, or one on each half; returns the loss before
@@ -157,7 +166,12 @@ class Alternating:
         losses = []
         for part in self.turns:
             self.optimizer.zero_grad(set_to_none=True)
-            losses.append(closure())
+            losses.append(evaluate("Alternating.step", closure))
             losses[-1].backward(inputs=part)
+            if all(p.grad is None for p in part):
+                raise ValueError(
+                    "Alternating.step: closure needs to return a loss that depends on the parameters "
+                    "of each turn, got none of them in it"
+                )
             self.optimizer.step()
         return losses[0].detach()

@@ -10,13 +10,14 @@ example (one forward, two backward), of kept weights and of all.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 
+from ..arguments import is_integer
 from ..layers.dense import current, dense_weight, is_conv1d, write_weights
 from ..layers.surgery import WEIGHTS, choose, layer_flops, settable
+from ._training import check_trained, weights_of
 
 
 def magnitude_masks(
@@ -68,9 +69,10 @@ def prune(model: nn.Module, masks: dict[str, Tensor]) -> nn.Module:
     """w <- mask * w for each layer that `masks` names; changes the model and returns it.
 
     A weight under `weight_norm`, or under a mask of torch.nn.utils.prune, is pruned through its
-    parameters. Raises ValueError, before anything is changed, for a mask that does not fit and for
-    a computed weight that cannot be set, such as one under `spectral_norm`.
+    parameters. Raises ValueError, before anything is changed, for no mask at all, for one that does
+    not fit and for a computed weight that cannot be set, such as one under `spectral_norm`.
     """
+    _check_some("prune", masks)
     layers = {name: _layer(model, name, mask) for name, mask in masks.items()}
     values = {}
     for name, layer in layers.items():
@@ -100,8 +102,10 @@ def _oriented(layer, mask) -> Tensor:
 
 
 def hold(optimizer: torch.optim.Optimizer, model: nn.Module, masks: dict[str, Tensor]):
-    """Prune now and after each step of the optimiser, whatever its momentum wants; returns the
+    """Prune now and after each step of the optimizer, whatever its momentum wants; returns the
     handle, whose `remove()` ends it.
+
+    Raises ValueError for an optimizer that does not hold a masked weight which is trained.
 
     >>> model = nn.Sequential(nn.Linear(3, 2))
     >>> optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
@@ -111,6 +115,8 @@ def hold(optimizer: torch.optim.Optimizer, model: nn.Module, masks: dict[str, Te
     >>> int((model[0].weight == 0).sum())
     3
     """
+    weights = weights_of({name: _layer(model, name, mask) for name, mask in masks.items()})
+    check_trained("hold", optimizer, {n: w for n, w in weights.items() if w.requires_grad})
     prune(model, masks)
     return optimizer.register_step_post_hook(lambda *_: prune(model, masks) and None)
 
@@ -121,7 +127,13 @@ def sparsity(masks: dict[str, Tensor]) -> float:
     >>> sparsity({"0": torch.tensor([True, False]), "1": torch.tensor([False, False])})
     0.75
     """
+    _check_some("sparsity", masks)
     return 1 - sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values())
+
+
+def _check_some(who, masks):
+    if not masks:
+        raise ValueError(f"{who}: needs a mask for at least one layer, got none")
 
 
 def forward_flops(model: nn.Module, x: Tensor, masks: dict[str, Tensor] | None = None) -> int:
@@ -185,8 +197,7 @@ def lottery(
     >>> [round(t.sparsity, 2) for t in lottery(model, lambda model, masks: 3, "*", x, rounds=2, rate=0.5)]
     [0.0, 0.5, 0.75]
     """
-    whole = isinstance(rounds, Integral) and not isinstance(rounds, bool)
-    if not 0 < rate < 1 or not whole or rounds < 1:
+    if not 0 < rate < 1 or not is_integer(rounds) or rounds < 1:
         raise ValueError(
             f"lottery: needs 0 < rate < 1 and an integer rounds >= 1, got rate={rate} and "
             f"rounds={rounds}"
@@ -218,8 +229,7 @@ def _masks(who, model, names, share, block, across, before):
         raise ValueError(f"{who}: needs a sparsity in 0 <= sparsity < 1, got {share}")
     if across not in ("model", "layer"):
         raise ValueError(f'{who}: needs across="model" or "layer", got {across!r}')
-    whole = lambda n: isinstance(n, Integral) and not isinstance(n, bool) and n >= 1
-    if len(tuple(block)) != 2 or not all(map(whole, block)):
+    if len(tuple(block)) != 2 or not all(is_integer(n) and n >= 1 for n in block):
         raise ValueError(f"{who}: needs a block (rows, columns) of integers >= 1, got {block}")
     layers = settable(who, choose(who, model, names, WEIGHTS))
     weights = {name: dense_weight(layer).detach() for name, layer in layers.items()}

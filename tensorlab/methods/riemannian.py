@@ -24,6 +24,7 @@ from ..formats.tt import TT
 from ..formats.tt_manifold import Tangent, retract, transport, tt_project
 from ..formats.ttmatrix import TTMatrix
 from ..layers.linear import FactorizedLinear
+from ._training import Idle, Processes, backward, check_whole, evaluate, unfrozen
 
 
 class RiemannianSGD:
@@ -31,7 +32,9 @@ class RiemannianSGD:
     `TTMatrix` layers.
 
     All other parameters are stepped by `optimizer`, any of torch's; what it holds of the factors is
-    left alone. lr: as for a dense weight. momentum: β in 0 <= β < 1.
+    left alone. lr: as for a dense weight, the attribute that a schedule of one's own changes.
+    momentum: β in 0 <= β < 1. Under DistributedDataParallel the gradients of all processes are
+    averaged here; a model that `fully_shard` has sharded is refused.
 
     >>> from tensorlab import LowRank, replace_linear
     >>> model = replace_linear(nn.Sequential(nn.Linear(9, 8)), "0", LowRank.from_dense, rank=3)
@@ -51,7 +54,7 @@ class RiemannianSGD:
         self.layers = {
             n: m
             for n, m in every.items()
-            if isinstance(m.weight, (LowRank, TTMatrix)) and m.tensors[0].requires_grad
+            if isinstance(m.weight, (LowRank, TTMatrix)) and any(t.requires_grad for t in m.tensors)
         }
         if not self.layers:
             raise ValueError(
@@ -64,15 +67,19 @@ class RiemannianSGD:
                 f"RiemannianSGD: needs layers with weights of their own, got some shared among "
                 f"{shared}"
             )
-        self.optimizer, self.lr, self.momentum = optimizer, lr, momentum
+        self.model, self.optimizer, self.lr, self.momentum = model, optimizer, lr, momentum
         self.steps, self.velocity = 0, {}
+        self._processes, self._idle = Processes(), Idle("RiemannianSGD")
+        self._trained()
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
         """One step of every layer and of the optimiser, from one evaluation; returns the loss
         before it.
 
-        closure: computes and returns the loss of the batch, no backward.
+        closure: computes and returns the loss of the batch, no backward. Raises ValueError if it has
+        no gradient, or depends on no layer to train.
         """
+        layers = self._trained()
         self.steps += 1
         held = {id(t) for m in self.layers.values() for t in m.tensors}
         rest = [
@@ -81,7 +88,8 @@ class RiemannianSGD:
             for p in group["params"]
             if id(p) not in held and p.requires_grad
         ]
-        loss, gradients, others = self._gradients(closure, rest)
+        with self._processes.unreduced(layers.values()):
+            loss, gradients, others = self._gradients(closure, layers, rest)
         self.optimizer.zero_grad(set_to_none=True)
         for p, g in zip(rest, others):
             p.grad = g
@@ -100,7 +108,12 @@ class RiemannianSGD:
             self.layers[name].set_weight(_like(self.layers[name].weight, x))
         return loss
 
-    def _gradients(self, closure, rest):
+    def _trained(self) -> dict[str, FactorizedLinear]:
+        """The layers that are not frozen."""
+        check_whole("RiemannianSGD", self.model, self.optimizer)
+        return unfrozen("RiemannianSGD", self.layers)
+
+    def _gradients(self, closure, layers, rest):
         """The loss, the point and Riemannian gradient of each layer, and the gradients of the rest,
         from one pass.
 
@@ -108,19 +121,17 @@ class RiemannianSGD:
         last), the derivative along each D_k stands in a block of core k's gradient.
         """
         before = {
-            name: m.weight.with_tensors(t.detach() for t in m.tensors)
-            for name, m in self.layers.items()
+            name: m.weight.with_tensors(t.detach() for t in m.tensors) for name, m in layers.items()
         }
         points = {name: as_train(w) for name, w in before.items()}
         here = {name: tt_project(x, x) for name, x in points.items()}
         for name, w in before.items():
             self.layers[name].set_weight(_like(w, here[name].to_tt()))
         try:
-            with torch.enable_grad():
-                loss = closure()
-            leaves = {name: list(m.tensors) for name, m in self.layers.items()}
-            flat = [t for ts in leaves.values() for t in ts]
-            found = torch.autograd.grad(loss, flat + rest, allow_unused=True)
+            loss = evaluate("RiemannianSGD.step", closure)
+            leaves = {name: list(m.tensors) for name, m in layers.items()}
+            every = [t for ts in leaves.values() for t in ts] + rest
+            found = self._processes.mean(backward(loss, every), every)
         finally:
             for name, w in before.items():
                 self.layers[name].set_weight(w)
@@ -129,6 +140,7 @@ class RiemannianSGD:
             part, start = found[start : start + len(ts)], start + len(ts)
             if part[0] is not None:  # a layer that the loss does not reach stays as it is
                 gradients[name] = points[name], _riemannian(here[name], _cores(before[name], part))
+        self._idle.note(layers, gradients)
         return loss.detach(), gradients, found[start:]
 
     def state_dict(self) -> dict:

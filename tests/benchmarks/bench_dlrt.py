@@ -50,9 +50,9 @@ def methods(rank):
     return {
         "adaptive": (
             adaptive,
-            tl.DLRT(adaptive, sgd(adaptive), lr=1e-3, theta=0.0, min_rank=rank, max_rank=rank),
+            tl.DLRT(adaptive, sgd(adaptive), theta=0.0, min_rank=rank, max_rank=rank),
         ),
-        "fixed rank": (fixed, tl.DLRT(fixed, sgd(fixed), lr=1e-3, theta=None)),
+        "fixed rank": (fixed, tl.DLRT(fixed, sgd(fixed), theta=None)),
         "dense": (dense, tl.Alternating(dense, sgd(dense))),
     }
 

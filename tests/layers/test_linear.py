@@ -14,6 +14,8 @@ from cases import FORMATS, make
 from tensorlab import LowRank
 from tensorlab.formats.base import MatrixFormat
 from tensorlab.formats.ttmatrix import TTMatrix
+from tensorlab.layers.conv import FactorizedConv2d
+from tensorlab.layers.embedding import TTEmbedding
 from tensorlab.layers.linear import FactorizedLinear, fan_in, param_groups, redraw
 from tensorlab.rng import randn
 
@@ -136,6 +138,66 @@ def test_set_weight_keeps_the_parameters_and_an_optimiser_steps_on():
     assert not torch.equal(layer.weight.to_dense(), new.to_dense()) and torch.equal(
         new.u, low_rank(rank=3, seed=1).u
     )
+
+
+def convolution(rank=2, seed=0):
+    return FactorizedConv2d(low_rank(5, 12, rank, seed=seed), kernel_size=2)
+
+
+def table(rank=2, seed=0):
+    options = dict(generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return TTEmbedding(TTMatrix.randn(out=(2, 3), in_=(4, 2), rank=rank, **options))
+
+
+HOLDERS = {  # makes a layer of a rank, and what it is called with
+    "LowRank": (lambda r, s: FactorizedLinear(low_rank(rank=r, seed=s)), (3, 4)),
+    "three factors": (
+        lambda r, s: FactorizedLinear(low_rank(rank=r, seed=s).orthogonal()),
+        (3, 4),
+    ),
+    "TTMatrix": (lambda r, s: FactorizedLinear(train_matrix(r, seed=s)), (3, 8)),
+    "convolution": (convolution, (2, 3, 4, 4)),
+    "embedding": (table, None),
+}
+
+
+@pytest.mark.parametrize("how", ["set_weight", "state dict"])
+@pytest.mark.parametrize("name", HOLDERS)
+def test_ranks_change_while_a_graph_is_alive(name, how, generator):
+    make_layer, shape = HOLDERS[name]
+    layer, new = make_layer(2, 0), make_layer(3, 1)
+    if name == "embedding":
+        x, how, stale = torch.tensor([[0, 4], [5, 4]]), "state dict", "size of tensor"
+    else:
+        x = randn(*shape, generator=generator, dtype=torch.float64)
+        stale = "modified by an inplace operation"
+    optimizer, fired = torch.optim.SGD(layer.parameters(), 0.1), []
+    first = next(layer.parameters())
+    first.register_hook(lambda g: fired.append("gradient"))
+    first.register_post_accumulate_grad_hook(lambda p: fired.append("summed"))
+    alive = layer(x).square().sum()
+    if how == "set_weight":
+        layer.set_weight(new.weight)
+    else:
+        layer.load_state_dict(new.state_dict())
+    for model in (layer, new):
+        model(x).square().sum().backward()
+    for p, q in zip(layer.parameters(), new.parameters(), strict=True):
+        assert p.shape == q.shape and torch.allclose(p.grad, q.grad, rtol=1e-12, atol=1e-14)
+    assert fired == ["gradient", "summed"]  # hooks stay with a parameter
+    optimizer.step()
+    assert not torch.equal(layer(x), new(x))
+    with pytest.raises(RuntimeError, match=stale):
+        alive.backward()
+
+
+def test_a_weight_of_the_same_ranks_makes_older_graphs_stale():
+    """As an optimizer's step does: their gradients would be of neither weight."""
+    layer = FactorizedLinear(low_rank())
+    alive = layer(torch.ones(1, 4, dtype=torch.float64)).sum()
+    layer.set_weight(low_rank(seed=1))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        alive.backward()
 
 
 @pytest.mark.parametrize("kind", [low_rank, train_matrix])

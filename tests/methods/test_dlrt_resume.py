@@ -30,7 +30,7 @@ def train(folder: Path, hang_in: int | None = None) -> None:
     tl.replace_linear(
         model, "layers.[01]", lambda w: tl.dlrt_start(w.shape, 6, decay=1.5, generator=g)
     )
-    dlrt = tl.DLRT(model, torch.optim.Adam(model.parameters(), 0.02), lr=0.02, theta=0.25, every=3)
+    dlrt = tl.DLRT(model, torch.optim.Adam(model.parameters(), 0.02), theta=0.25, every=3)
     x, y = tl.rng.randn(40, 9, generator=torch.Generator().manual_seed(1)), torch.arange(40) % 4
     start, path = 0, folder / "run.safetensors"
     if path.exists():

@@ -25,6 +25,7 @@ from tensorlab.methods.lora import (
 )
 from tensorlab.models.gpt import GPT
 from tensorlab.models.mlp import MLP
+from tensorlab.models.training import train
 
 F64 = torch.float64
 
@@ -396,7 +397,6 @@ def test_the_integrator_adapts_the_rank():
     dlrt = DLRT(
         model,
         torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.5),
-        lr=0.1,
         theta=0.01,
     )
     losses = [float(dlrt.step(lambda: (model(x) - target(x)).square().mean())) for _ in range(150)]
@@ -479,7 +479,7 @@ def test_mlp_on_digits_learns_through_the_adapter_alone():
     x, y = gaussian(30, 6, dtype=torch.float32), torch.arange(30) % 3
     frozen = [layer.base.weight.clone() for layer in model.layers]
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 0.05)
-    losses = list(tl.models.mlp.train(model, optimizer, x, y, epochs=30, batch=30))
+    losses = list(train(model, optimizer, x, y, epochs=30, batch=30))
     assert losses[-1] < 0.7 * losses[0] and all(
         torch.equal(a, layer.base.weight) for a, layer in zip(frozen, model.layers)
     )

@@ -13,7 +13,8 @@ from ...formats.lowrank import LowRank
 from ...linalg import singular_values
 from ...methods.dlrt import DLRT
 from ...methods.lora import KINDS, LoRALinear, add_lora
-from ...models.mlp import MLP, accuracy, train
+from ...models.mlp import MLP
+from ...models.training import accuracy, train
 from ..checks import Check, first_rank, gaussian
 from ..digits import digits
 from ..widgets import Player, choice, integer
@@ -79,7 +80,7 @@ def adapt(kind: str, rank: int, *, steps: int, every: int = 5, batch: int = 50) 
     x, y = turned(x[:EXAMPLES]), y[:EXAMPLES]
     model, g, losses = adapted(kind, rank), torch.Generator().manual_seed(0), []
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], RATES[kind])
-    dlrt = DLRT(model, optimizer, lr=RATES[kind], theta=0.15, every=5) if kind == "dlrt" else None
+    dlrt = DLRT(model, optimizer, theta=0.15, every=5) if kind == "dlrt" else None
     yield {"model": model, "losses": []}
     for step in range(1, steps + 1):
         rows = torch.randint(len(y), (batch,), generator=g)
@@ -178,7 +179,7 @@ lora_numbers = Check(
         (lambda: 8 * (768 + 3072) + 64, "there is no middle factor."),
     ),
     hint="A is 8 by 768 and B is 3072 by 8.",
-    moral="Little more than one in a hundred of the weights, and of the optimiser's memory.",
+    moral="Little more than one in a hundred of the weights, and of the optimizer's memory.",
 )
 
 lora_forward = Check(
