@@ -120,9 +120,7 @@ class FactorizedLinear(nn.Module):
                 f"{tuple(x.shape)}"
             )
         y = propagate(self.weight, x, self.strategy)
-        return (
-            y if self.bias is None else y + self.bias.to(y.dtype)
-        )  # autocast's, as F.linear has it
+        return y if self.bias is None else y + self.bias.to(y.dtype)  # one dtype under autocast
 
     @property
     def in_features(self) -> int:

@@ -14,11 +14,11 @@ neither needs to fall at each round: they are recorded.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 
+from ..arguments import count
 from ..formats.base import Format
 from ..layers.dense import dense_weight, write_weights
 from ..layers.surgery import WEIGHTS, choose, settable
@@ -66,10 +66,8 @@ class ADMM:
         rho: float | Callable[[int], float],
         every: int | None = None,
     ):
-        whole = isinstance(every, Integral) and not isinstance(every, bool)
-        if every is not None and (not whole or every < 1):
-            raise ValueError(f"ADMM: needs an integer every >= 1 or None, got {every!r}")
-        self.optimizer, self.every = optimizer, every
+        self.optimizer = optimizer
+        self.every = None if every is None else count("ADMM", "every", every)
         self._rho = rho if callable(rho) else lambda round: rho
         chosen, self._sets = {}, {}
         for pattern, project in sets.items():

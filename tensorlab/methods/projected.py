@@ -10,11 +10,11 @@ between two trainings.
 """
 
 from collections.abc import Callable
-from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 
+from ..arguments import count
 from ..formats.lowrank import LowRank
 from ..layers.dense import dense_weight, parameters_of, write_weights
 from ..layers.linear import FactorizedLinear
@@ -73,10 +73,8 @@ class Projected:
                 f"Projected: needs one of rank, rtol and price, got rank={rank}, rtol={rtol}, "
                 f"price={price}"
             )
-        if isinstance(every, bool) or not isinstance(every, Integral) or every < 1:
-            raise ValueError(f"Projected: needs an integer every >= 1, got {every!r}")
+        self.optimizer, self.every = optimizer, count("Projected", "every", every)
         self.layers = settable("Projected", choose("Projected", model, names, WEIGHTS), optimizer)
-        self.optimizer, self.every = optimizer, every
         self.rank, self.rtol, self.price = rank, rtol, price
         self.steps, self.ranks, self._idle = 0, {}, Idle("Projected")
 
