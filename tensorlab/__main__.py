@@ -29,7 +29,8 @@ def papers(args, options):
     from tensorlab import papers
 
     for key, module in papers.programs().items():
-        print(f"{key:18} {module.__doc__.splitlines()[0]}")
+        about, *_ = module.__doc__.split("\n\n")
+        print(f"{key:18} {' '.join(about.split())}")
 
 
 def run(args, options):

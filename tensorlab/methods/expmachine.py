@@ -368,7 +368,7 @@ def two_classes(who: str, y, n: int) -> tuple[np.ndarray, np.ndarray]:
         raise TypeError(f"{who}: needs classes that can be compared: {error}") from error
     if len(classes) > 2 and classes.dtype.kind == "f" and (classes % 1 != 0).any():
         raise ValueError(
-            f"{who}: needs two classes, got {len(classes)} values, a continuous target"
+            f"{who}: needs two classes, got {len(classes)} values; Unknown label type: continuous"
         )
     if len(classes) != 2:
         raise ValueError(
