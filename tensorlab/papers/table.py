@@ -180,7 +180,7 @@ def run_rows(
 
 
 def check_preset(key: str, preset: str) -> None:
-    """Says no to a preset that no paper has.
+    """Raises ValueError for a preset that no paper has.
 
     >>> check_preset("Name2020", "fast")
     Traceback (most recent call last):
