@@ -430,7 +430,7 @@ def test_says_no():
         TTEmbedding(torch.ones(3, 3))
     with pytest.raises(ValueError, match=r"padding_idx in -60\.\.59, got 60"):
         TTEmbedding(table(), padding_idx=60)
-    with pytest.raises(TypeError, match="without max_norm, got one with it"):
+    with pytest.raises(TypeError, match="without max_norm, got one with max_norm"):
         TTEmbedding.from_embedding(torch.nn.Embedding(60, 12, max_norm=1.0), OUT, IN, 2)
     with pytest.raises(TypeError, match="got Linear"):
         TTEmbedding.from_embedding(torch.nn.Linear(60, 12), OUT, IN, 2)
