@@ -3,7 +3,7 @@
 
     min loss(W)  such that W in S           S: matrices of a rank, TT-matrices or Tucker tensors of given ranks, ...
 
-    W  <-  steps of an optimiser on  loss(W) + ρ/2 |W - Z + U|²          many of them, not one
+    W  <-  steps of an optimizer on  loss(W) + ρ/2 |W - Z + U|²          many of them, not one
     Z  <-  Π_S(W + U)                                                    an SVD, a TT-SVD, an HOSVD
     U  <-  U + W - Z                                                     the scaled dual variable
 
@@ -41,7 +41,7 @@ class ADMM:
     the nearest in its set, such as `lambda w: LowRank.from_dense(w, 4)`, `lambda w:
     tt_matrix_svd(w, (4, 8), (8, 8), 3)`, or for kernels `lambda w: hosvd(w, r)`. rho: the penalty,
     a number or round -> number; about 1e-3 to 1e-1, raised as the rounds go on, for `every` steps
-    of an optimiser between two rounds, about an epoch. When ρ changes, U is scaled so that ρ U, the
+    of an optimizer between two rounds, about an epoch. When ρ changes, U is scaled so that ρ U, the
     multiplier, stays [Boyd2011, sec. 3.4]. Weight decay pulls W away from Z: leave it out.
 
     >>> from tensorlab import LowRank
@@ -90,11 +90,11 @@ class ADMM:
         self.u = {name: torch.zeros_like(z) for name, z in self.z.items()}
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
-        """A step of the optimiser on loss + ρ/2 |W - Z + U|²; after each `every` steps an `update`.
+        """A step of the optimizer on loss + ρ/2 |W - Z + U|²; after each `every` steps an `update`.
         Returns the loss alone.
 
         closure: computes and returns the loss of the batch, no backward. Raises ValueError if it has
-        no gradient, or depends on no weight with a set.
+        no gradient. A weight that it does not depend on goes to its set.
         """
         self._check_trained()
         self.optimizer.zero_grad(set_to_none=True)

@@ -112,13 +112,14 @@ def set_by_hand(part=slice(None), wrap=lambda model: model):
 
 
 def statistics(part=slice(None), wrap=lambda model: model):
-    """Running statistics are those of the first process's rows, counted once a step."""
+    """Running statistics before the last step and after it."""
     model = nn.Sequential(nn.BatchNorm1d(6, dtype=F64), *network())
     wrapped = wrap(model)
     method = tl.DLRT(wrapped, SGD(model), theta=0.05)
     for x, y in batches(part):
+        before = {name: b.clone() for name, b in model.named_buffers()}
         method.step(lambda: error(wrapped, x, y))  # noqa: B023
-    return {"buffers": dict(model.named_buffers())}
+    return {"before": before, "after": dict(model.named_buffers())}
 
 
 def refusals():
@@ -200,10 +201,14 @@ def test_ranks_set_by_hand_or_loaded(both):
         assert same(half["set_by_hand"]["state"], whole["state"])
 
 
-def test_running_statistics_are_the_first_process_s(both):
-    buffers = both[0]["statistics"]["buffers"]
-    assert same(buffers, statistics(slice(0, None, 2))["buffers"])
-    assert int(buffers["0.num_batches_tracked"]) == STEPS
+def test_running_statistics_start_from_the_first_process_s(both):
+    """As without DLRT: each step takes them from there, and counts the rows of its own once."""
+    first, second = (half["statistics"] for half in both)
+    assert same(first["after"], statistics(slice(0, None, 2))["after"])
+    assert int(first["after"]["0.num_batches_tracked"]) == STEPS
+    *_, (x, _) = batches(slice(1, None, 2))
+    mean = 0.9 * first["before"]["0.running_mean"] + 0.1 * x.mean(0)
+    assert torch.allclose(second["after"]["0.running_mean"], mean, rtol=1e-12)
 
 
 def test_what_cannot_be_is_refused_before_the_first_step(both):
