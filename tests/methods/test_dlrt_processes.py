@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import distributed as dist
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 import tensorlab as tl
@@ -96,6 +97,9 @@ def set_by_hand(part=slice(None), wrap=lambda model: model):
             ).orthogonal()
         )
     wrapped, optimizer, seen = wrap(model), torch.optim.SGD(model.parameters(), 0.05), []
+    reduced, hook = [], default_hooks.allreduce_hook
+    if wrapped is not model:
+        wrapped.register_comm_hook(None, lambda s, bucket: reduced.append(1) or hook(s, bucket))
     for k, (x, y) in enumerate(batches(part)):
         if k == 2:
             model[0].set_weight(
@@ -108,7 +112,7 @@ def set_by_hand(part=slice(None), wrap=lambda model: model):
         error(wrapped, x, y).backward()
         optimizer.step()
         seen.append(model[0].weight.ranks)
-    return {"state": model.state_dict(), "ranks": seen}
+    return {"state": model.state_dict(), "ranks": seen, "reduced": len(reduced)}
 
 
 def statistics(part=slice(None), wrap=lambda model: model):
@@ -198,6 +202,7 @@ def test_ranks_set_by_hand_or_loaded(both):
     assert whole["ranks"] == [(3,)] * 2 + [(2,)] * 2 + [(5,)] * 2
     for half in both:
         assert half["set_by_hand"]["ranks"] == whole["ranks"]
+        assert half["set_by_hand"]["reduced"] >= STEPS  # hooks of communication go along
         assert same(half["set_by_hand"]["state"], whole["state"])
 
 
