@@ -7,18 +7,17 @@
 # %%
 import inspect
 import math
-import os
 
 import torch
 from IPython.display import Code
 
 import tensorlab as tl
 from tensorlab import datasets, plots
+from tensorlab.course.lab import fast
 from tensorlab.course.lessons import cp as lesson
 from tensorlab.course.widgets import picture
 
-FAST = os.environ.get("TENSORLAB_FAST") == "1"
-sweeps = 40 if FAST else 600
+sweeps = fast(40, full=600)
 
 
 def histories():
@@ -85,10 +84,10 @@ lesson.AlsExplorer("degenerate pair")
 # the same number of stored numbers:
 
 # %%
-x = datasets.digits().X[: 200 if FAST else None]
+x = datasets.digits().X[: fast(200, full=None)]
 print(f"{'CP rank':>8} {'numbers':>8} {'error':>7}   {'SVD rank':>8} {'numbers':>8} {'error':>7}")
-for r in (5, 10) if FAST else (5, 10, 20, 30):
-    cp = tl.cp_als(x, r, max_iter=20 if FAST else 60, generator=g)
+for r in fast((5, 10), full=(5, 10, 20, 30)):
+    cp = tl.cp_als(x, r, max_iter=fast(20, full=60), generator=g)
     rank = max(1, round(cp.value.numel / (len(x) + 64)))
     low = tl.LowRank.from_dense(x.reshape(len(x), 64), rank)
     error = float((low.to_dense().reshape(x.shape) - x).norm() / x.norm())

@@ -6,7 +6,6 @@
 
 # %%
 import inspect
-import os
 import time
 
 import torch
@@ -14,11 +13,11 @@ from IPython.display import Code
 
 import tensorlab as tl
 from tensorlab import datasets, plots
+from tensorlab.course.lab import fast
 from tensorlab.course.lessons import tucker as lesson
 from tensorlab.course.lessons.start import PhotoExplorer
 from tensorlab.course.widgets import picture
 
-FAST = os.environ.get("TENSORLAB_FAST") == "1"
 photo = datasets.photo("flower")[::2, ::2]
 full = tl.hosvd(photo, rtol=0.0)
 picture(lambda figure: plots.core(figure.subplots(), full.core))
@@ -49,7 +48,7 @@ Code(
 # ## Three algorithms on one tensor
 
 # %%
-n = 30 if FAST else 120
+n = fast(30, full=120)
 g = torch.Generator().manual_seed(0)
 x = tl.Tucker.randn((n, n, n), 12, generator=g, dtype=torch.float64).to_dense()
 noise = torch.randn(x.shape, generator=g, dtype=torch.float64)
@@ -73,7 +72,7 @@ for name, algorithm in {
 #
 # ## A photograph
 #
-# With ranks $(r, r, 3)$, beside the SVD of the colours side by side with about as many numbers:
+# With ranks $(r, r, 3)$, beside the SVD of the colors side by side with about as many numbers:
 
 # %%
 h, w, c = photo.shape

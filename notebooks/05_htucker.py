@@ -19,7 +19,7 @@ lesson.TreeExplorer()
 # $$ U_t[(i, j), k] = \sum_{a, b} U_l[i, a]\; U_r[j, b]\; B_t[a, b, k], \qquad x = U_{\text{root}} . $$
 #
 # For $d$ modes of size $n$ and ranks $r$ these are $d\,n\,r + (d - 2)\,r^3 + r^2$ numbers, where a train has about $d\,n\,r^2$. The rank
-# of a node is at least that of the matricisation with its indices as rows, and **H-SVD** [Grasedyck2010] reaches it: it cuts
+# of a node is at least that of the matricization with its indices as rows, and **H-SVD** [Grasedyck2010] reaches it: it cuts
 # the nodes from the leaves up, each from what the cuts before have left of $x$. The cuts are commuting orthogonal projections, so their
 # errors add up in squares. There are $2d - 3$ of them, for the two children of the root have the same singular values:
 #
@@ -30,17 +30,16 @@ lesson.TreeExplorer()
 # %%
 import inspect
 import math
-import os
 
 import torch
 from IPython.display import Code
 
 import tensorlab as tl
 from tensorlab import plots
+from tensorlab.course.lab import fast
 from tensorlab.course.widgets import picture
 
-FAST = os.environ.get("TENSORLAB_FAST") == "1"
-d = 4 if FAST else 8
+d = fast(4, full=8)
 for name in lesson.TreeExplorer.names:
     x = lesson.functions(name, d)
     error = float((tl.ht_svd(x, 3).to_dense() - x).norm())
@@ -100,7 +99,7 @@ for tree in (((0, 1), (2, 3)), ((0, 2), (1, 3)), ((0, 3), (1, 2))):
 x = lesson.functions("nested pairs", d)
 orders = [
     torch.randperm(d, generator=torch.Generator().manual_seed(k)).tolist()
-    for k in range(10 if FAST else 100)
+    for k in range(fast(10, full=100))
 ]
 stored = {
     order: tl.ht_svd(x, rtol=1e-4, tree=tl.balanced_tree(order)).numel
@@ -166,7 +165,7 @@ picture(draw)
 # The extreme is a function with its coordinates in binary, all modes of size 2 (lesson 04).
 
 # %%
-bits = 14 if FAST else 18
+bits = fast(14, full=18)
 grid = torch.arange(2 ** (bits // 2), dtype=torch.float64) / 2 ** (bits // 2)
 x = (1 / (1 + grid[:, None] + grid)).reshape((2,) * bits)
 for name, y in {"train": tl.tt_svd(x, rtol=1e-6), "balanced tree": tl.ht_svd(x, rtol=1e-6)}.items():

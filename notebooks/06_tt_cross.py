@@ -26,12 +26,11 @@ lesson.CrossExplorer()
 #
 # with $I_k$ a list of $r_k$ left parts of indices and $J_k$ one of right parts. All entries of the $T_k$ together: $\sum_k r_k n_k r_{k+1}$,
 # as many as the train has numbers. The search for pivots reads little more, because the row and column of a new pivot are just
-# what the neighbouring $T_k$ lack.
+# what the neighboring $T_k$ lack.
 
 # %%
 import inspect
 import math
-import os
 import time
 
 import torch
@@ -39,10 +38,10 @@ from IPython.display import Code
 
 import tensorlab as tl
 from tensorlab import plots
+from tensorlab.course.lab import fast
 from tensorlab.course.widgets import picture
 from tensorlab.formats import tt_cross as module
 
-FAST = os.environ.get("TENSORLAB_FAST") == "1"
 Code(inspect.getsource(module._Cross._grow), language="python")
 
 # %% [markdown]
@@ -52,7 +51,7 @@ Code(inspect.getsource(module._Cross._grow), language="python")
 # the one at a hundred thousand fresh points.
 
 # %%
-d, n = (6, 16) if FAST else (10, 32)
+d, n = fast((6, 16), full=(10, 32))
 grid = torch.arange(1, n + 1, dtype=torch.float64) / n
 
 
@@ -102,11 +101,11 @@ print(
 # %% [markdown]
 # ## The grid can be finer than any memory
 #
-# Write each index in binary: a grid of $2^{30}$ points in each of two variables becomes a train of 60 modes of size 2, the *quantised*
+# Write each index in binary: a grid of $2^{30}$ points in each of two variables becomes a train of 60 modes of size 2, the *quantized*
 # train [Khoromskij2011].
 
 # %%
-bits = 16 if FAST else 30
+bits = fast(16, full=30)
 shape = (2**bits, 2**bits)
 
 
@@ -118,7 +117,7 @@ def oscillating(index):
 fit = tl.tt_cross(
     oscillating,
     shape,
-    rtol=1e-4 if FAST else 1e-7,
+    rtol=fast(1e-4, full=1e-7),
     budget=200_000,
     quantized=True,
     generator=torch.Generator().manual_seed(0),
@@ -138,7 +137,7 @@ print(
 # the one entry that matters.
 
 # %%
-jump = lesson.function("jump", d, n)
+jump = lesson.example_function("jump", d, n)
 fit = tl.tt_cross(
     jump, (n,) * d, rtol=1e-6, budget=20_000, generator=torch.Generator().manual_seed(0)
 )
@@ -165,7 +164,7 @@ print(
 # ## The largest entry
 #
 # A train knows the norm of each of its slices. `tt_argmax` keeps the hundred largest while it fixes one index after the other
-# [Chertkov2022]. With cross approximation before it, this minimises a function of many variables: Ackley's has its minimum at 0.
+# [Chertkov2022]. With cross approximation before it, this minimizes a function of many variables: Ackley's has its minimum at 0.
 
 # %%
 index, value = tl.tt_argmax(-1 * fits["ackley"].value)
@@ -178,7 +177,7 @@ picture(lambda figure: plots.train(figure.subplots(), fits["ackley"].value), fig
 # ## Gradients
 #
 # The cores are built from the values of f, so where these carry a graph, the train does too: derivatives with respect to
-# parameters of the function, with the chosen fibres held fixed.
+# parameters of the function, with the chosen fibers held fixed.
 
 # %%
 width = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)

@@ -18,7 +18,7 @@ lesson.OneStep()
 # $$ v = \sum_k U_0 \cdots U_{k-1}\, D_k\, V_{k+1} \cdots V_{d-1}, \qquad U_k^H D_k = 0 \;\text{ for } k < d - 1 . $$
 #
 # The condition is the *gauge*: it makes the $D_k$ unique and the terms orthogonal, so that $\langle v, w \rangle = \sum_k \langle D_k,
-# E_k \rangle$. As a train $v$ has ranks $2r$. Three operations make an optimiser [Steinlechner2016]:
+# E_k \rangle$. As a train $v$ has ranks $2r$. Three operations make an optimizer [Steinlechner2016]:
 #
 # * **project** the dense gradient onto the tangent space. It need not be formed: differentiate $f$ of the train of ranks $2r$ by the
 #   $D_k$ and apply the gauge [Novikov2022];
@@ -27,16 +27,15 @@ lesson.OneStep()
 
 # %%
 import inspect
-import os
 
 import torch
 from IPython.display import Code
 
 import tensorlab as tl
 from tensorlab import plots
+from tensorlab.course.lab import fast
 from tensorlab.course.widgets import picture
 
-FAST = os.environ.get("TENSORLAB_FAST") == "1"
 a, x = (
     tl.TT.randn((6, 7, 8), 3, generator=torch.Generator().manual_seed(s), dtype=torch.float64)
     for s in (0, 1)
@@ -90,7 +89,7 @@ for method in ("gd", "cg"):
 # optimally*; here both get the same entries and start in the same manner.
 
 # %%
-shape, rank = ((9,) * 3, 2) if FAST else ((20,) * 5, 3)
+shape, rank = fast(((9,) * 3, 2), full=((20,) * 5, 3))
 x, index = lesson.problem(shape, rank, 10, 0, positive=True)
 values = x.at(index)
 g = lambda: torch.Generator().manual_seed(1)
@@ -103,7 +102,7 @@ for name, grow in (("Riemannian", False), ("Riemannian, ranks grow", True)):
     )
 for lr in (0.01, 0.1):
     y, histories[f"Adam {lr}"] = lesson.adam(
-        index, values, shape, rank, steps=10 if FAST else 1000, lr=lr, generator=g()
+        index, values, shape, rank, steps=fast(10, full=1000), lr=lr, generator=g()
     )
     print(
         f"Adam, lr {lr}: {len(histories[f'Adam {lr}'])} steps, error of the whole tensor {float((y - x).norm() / x.norm()):.1e}"
@@ -119,10 +118,10 @@ picture(lambda figure: plots.convergence(figure.subplots(), histories))
 # Gaussian trains that are recovered, against entries for each degree of freedom; the failures are in it.
 
 # %%
-shape, rank, ratios, seeds = (
-    ((6,) * 3, 1, (2, 4), 1) if FAST else ((10,) * 4, 2, (2, 3, 5, 10, 20), 8)
+shape, rank, ratios, seeds = fast(
+    ((6,) * 3, 1, (2, 4), 1), full=((10,) * 4, 2, (2, 3, 5, 10, 20), 8)
 )
-shares = lesson.phase(shape, rank, ratios, seeds, max_iter=40 if FAST else 300)
+shares = lesson.phase(shape, rank, ratios, seeds, max_iter=fast(40, full=300))
 picture(lambda figure: plots.success(figure.subplots(), shares))
 for name, points in shares.items():
     print(f"{name}: " + ", ".join(f"{ratio}x {share:.2f}" for ratio, share in points))
@@ -134,12 +133,12 @@ for name, points in shares.items():
 # column. The same entries are completed as a matrix, which is a train of two modes, and filled with the nearest pixel that is known.
 
 # %%
-side = 16 if FAST else 256
+side = fast(16, full=256)
 photo = lesson.photograph(side)
 flat = torch.randperm(side * side, generator=torch.Generator().manual_seed(0))[: side * side // 10]
 places = torch.stack([flat // side, flat % side], 1)
 known = photo[places[:, 0], places[:, 1]]
-options = dict(tol=1e-3, max_iter=40 if FAST else 300)
+options = dict(tol=1e-3, max_iter=fast(40, full=300))
 train = tl.tt_complete(
     lesson.folded(places, side), known, (int(side**0.5),) * 4, 12, generator=g(), **options
 )
@@ -186,7 +185,7 @@ picture(draw, figsize=(9, 2.2))
 
 # %%
 x, index = lesson.problem((12,) * 3, 4, 0.5, 0)
-fit = tl.tt_complete(index, x.at(index), x.shape, 4, max_iter=40 if FAST else 300, generator=g())
+fit = tl.tt_complete(index, x.at(index), x.shape, 4, max_iter=fast(40, full=300), generator=g())
 print(
     f"least training error {min(fit.history):.1e}, held out {fit.error:.2f}, whole {float((fit.value - x).norm() / x.norm()):.2f}, "
     f"converged: {fit.converged}"

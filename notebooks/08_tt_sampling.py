@@ -37,18 +37,17 @@ lesson.DistributionExplorer()
 # %%
 import inspect
 import math
-import os
 
 import torch
 from IPython.display import Code
 
 import tensorlab as tl
 from tensorlab import plots
+from tensorlab.course.lab import fast
 from tensorlab.course.widgets import picture
 
-FAST = os.environ.get("TENSORLAB_FAST") == "1"
-d, beta, n = 1000, 0.8, 300 if FAST else 5000
-x, _ = lesson.distribution("Ising chain", d, beta)
+d, beta, n = 1000, 0.8, fast(300, full=5000)
+x, _ = lesson.example_distribution("Ising chain", d, beta)
 print(f"states: 10^{d * math.log10(2):.0f}, numbers stored: {x.numel}")
 print(
     f"log of the sum: {float(tl.tt_sum(x).log):.9f}, on paper {math.log(2) + (d - 1) * math.log(2 * math.cosh(beta)):.9f}"
@@ -88,13 +87,13 @@ print(
 # somewhere (here: all up) and forgets that slowly when $\beta$ is large. Counted is the share of neighbours that differ.
 
 # %%
-beta, length, chains = 2.0, 200, 100 if FAST else 1000
+beta, length, chains = 2.0, 200, fast(100, full=1000)
 wanted = 1 / (1 + math.exp(2 * beta))
-x, _ = lesson.distribution("Ising chain", length, beta)
+x, _ = lesson.example_distribution("Ising chain", length, beta)
 generator = torch.Generator().manual_seed(0)
 state = torch.ones(chains, length)
 walls = lambda s: float((s[:, 1:] != s[:, :-1]).double().mean())
-report = {1, 10, 100} if FAST else {1, 10, 100, 1000}
+report = fast({1, 10, 100}, full={1, 10, 100, 1000})
 for sweep in range(1, max(report) + 1):
     for start in (0, 1):
         field = torch.nn.functional.pad(state[:, 1:], (0, 1)) + torch.nn.functional.pad(
@@ -104,11 +103,11 @@ for sweep in range(1, max(report) + 1):
         state[:, start::2] = torch.where(up, 1.0, -1.0)[:, start::2]
     if sweep in report:
         print(
-            f"after {sweep:4} sweeps: {walls(state):.5f} of neighbours differ, magnetisation {float(state.mean()):.3f}"
+            f"after {sweep:4} sweeps: {walls(state):.5f} of neighbours differ, magnetization {float(state.mean()):.3f}"
         )
 exact = 2.0 * tl.tt_sample(x, chains, generator=generator) - 1
 print(
-    f"exact samples:     {walls(exact):.5f}, magnetisation {float(exact.mean()):.3f};   on paper {wanted:.5f} and 0"
+    f"exact samples:     {walls(exact):.5f}, magnetization {float(exact.mean()):.3f};   on paper {wanted:.5f} and 0"
 )
 
 # %% [markdown]
@@ -128,7 +127,7 @@ cores = [
     ).cores
 ]
 optimizer = torch.optim.Adam(cores, lr=0.1)
-steps = 8 if FAST else 400
+steps = fast(8, full=400)
 for step in range(1, steps + 1):
     optimizer.zero_grad()
     loss = -tl.tt_log_prob(tl.TT(cores), data, squared=True).mean()

@@ -27,7 +27,6 @@ lesson.KroneckerExplorer()
 
 # %%
 import inspect
-import os
 
 import torch
 from IPython.display import Code
@@ -36,8 +35,7 @@ import tensorlab as tl
 from tensorlab import plots
 from tensorlab.course.widgets import picture
 
-FAST = os.environ.get("TENSORLAB_FAST") == "1"
-w = lesson.matrix("grey flower")
+w = lesson.example_matrix("gray flower")
 s = torch.linalg.svdvals(tl.kron_rearrange(w, (8, 8)))
 for k in (1, 4, 16):
     error = float((tl.kron_svd(w, (8, 8), k).to_dense() - w).norm())
@@ -57,7 +55,7 @@ Code(inspect.getsource(tl.Kronecker.apply), language="python")
 # %%
 print(f"{'matrix':18}" + "".join(f"{k:3} terms: Kron  SVD" for k in (1, 4, 12)))
 for name in lesson.NAMES:
-    kron, svd = lesson.errors(lesson.matrix(name), (8, 8), 12)
+    kron, svd = lesson.errors(lesson.example_matrix(name), (8, 8), 12)
     rows = [
         (kron[k - 1][1] if k <= len(kron) else 0.0, svd[k - 1][1] if k <= len(svd) else 0.0)
         for k in (1, 4, 12)
@@ -71,10 +69,10 @@ for name in lesson.NAMES:
 # products has full rank in general, which no number of terms of an SVD below $n$ has.
 
 # %%
-names = ("grey flower", "random low rank")
+names = ("gray flower", "random low rank")
 curves = {}
 for name in names:
-    kron, svd = lesson.errors(lesson.matrix(name), (8, 8), 30)
+    kron, svd = lesson.errors(lesson.example_matrix(name), (8, 8), 30)
     curves |= {
         f"{name}, Kronecker": [(n, e) for n, e in kron],
         f"{name}, SVD": [(n, e) for n, e in svd],

@@ -29,16 +29,15 @@ lesson.Designer()
 # %%
 import inspect
 import math
-import os
 
 import torch
 from IPython.display import Code
 
 import tensorlab as tl
+from tensorlab.course.lab import fast
 from tensorlab.course.widgets import picture
 from tensorlab.papers import propagation as paper
 
-FAST = os.environ.get("TENSORLAB_FAST") == "1"
 Code(inspect.getsource(tl.TTMatrix.apply), language="python")
 
 # %% [markdown]
@@ -49,7 +48,7 @@ Code(inspect.getsource(tl.TTMatrix.apply), language="python")
 # and from the number of calls; the constants stand in `layers/propagation.py`. `tl.propagate` takes the fastest.
 
 # %%
-tokens = 256 if FAST else 2048
+tokens = fast(256, full=2048)
 for rank in (2, 8, 64):
     w = tl.TTMatrix.randn(
         out=(12, 16, 16), in_=(8, 8, 12), rank=rank, generator=torch.Generator().manual_seed(0)
@@ -78,7 +77,7 @@ for rank in (2, 8, 64):
 # are not given: what can agree is the order.
 
 # %%
-table = paper.run("quick", resume=False, progress=not FAST)
+table = paper.PROGRAM.run("quick", resume=False, progress=fast(False, full=True))
 table
 
 # %%
@@ -103,7 +102,7 @@ print("fastest of the gradients of one's own:", *min(custom, key=custom.get))
 # %%
 from tensorlab.papers.table import measured
 
-measured(paper.KEY)
+measured(paper.PROGRAM.key)
 
 # %% [markdown]
 # ## The start of a layer
@@ -112,7 +111,7 @@ measured(paper.KEY)
 # `nn.Linear`: the outputs then have the size $1/\sqrt 3$ at any rank. Root mean squares over some seeds:
 
 # %%
-seeds = 8 if FAST else 64
+seeds = fast(8, full=64)
 for rank in (2, 8, 64):
     g, squares = torch.Generator().manual_seed(0), []
     for _ in range(seeds):
@@ -130,7 +129,7 @@ for rank in (2, 8, 64):
 # %%
 for name in lesson.WEIGHTS:
     ranks = [
-        tl.tt_matrix_svd(lesson.weight(name, s), (4, 4, 4), (4, 4, 4), rtol=0.1).ranks
+        tl.tt_matrix_svd(lesson.example_weight(name, s), (4, 4, 4), (4, 4, 4), rtol=0.1).ranks
         for s in (False, True)
     ]
     print(f"{name:26} ranks for an error of 10 %: {ranks[0]}, with shuffled rows {ranks[1]}")
@@ -141,7 +140,7 @@ for name in lesson.WEIGHTS:
 # A trained layer has no order of its hidden units, so there is little for a train to find. Beside the SVD with as many numbers:
 
 # %%
-w = lesson.weight("layer trained on digits")
+w = lesson.example_weight("layer trained on digits")
 for rank in (2, 4, 8):
     t = tl.tt_matrix_svd(w, (8, 8), (8, 8), rank)
     s = tl.LowRank.from_dense(w, max(1, t.numel // 128))

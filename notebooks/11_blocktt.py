@@ -2,9 +2,10 @@
 # # Which numbers should a weight share?
 #
 # A structured matrix holds few numbers and enters each of them in many places, or holds more and shares nothing. Choose a structure: in
-# colour are the entries that *one* stored number enters, one number of each tensor; on the right the singular values.
+# color are the entries that *one* stored number enters, one number of each tensor; on the right the singular values.
 
 # %%
+from tensorlab.course.lab import fast
 from tensorlab.course.lessons import blocktt as lesson
 
 lesson.StructureExplorer()
@@ -28,18 +29,16 @@ lesson.StructureExplorer()
 
 # %%
 import inspect
-import os
 
 import torch
 from IPython.display import Code
 
 import tensorlab as tl
 
-FAST = os.environ.get("TENSORLAB_FAST") == "1"
 n = 256
 print(f"{'structure':10} {'numbers':>8} {'FLOPs':>8}")
 for name in lesson.EQUATIONS:
-    w = lesson.structure(name, n, 2)
+    w = lesson.structured(name, n, 2)
     print(f"{name:10} {w.numel:8} {w.flops(1):8}")
 
 # %%
@@ -54,7 +53,7 @@ Code(inspect.getsource(tl.BlockTT.apply), language="python")
 # %%
 n = 64
 for name in lesson.EQUATIONS:
-    w = lesson.structure(
+    w = lesson.structured(
         name, n, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     ).to_dense()
     one, four = (tl.BlockTT.from_dense(w, r) for r in (1, 4))
@@ -75,9 +74,9 @@ for name in lesson.EQUATIONS:
 
 # %%
 names = ("dense", "low rank", "Kronecker", "Monarch", "BTT")
-widths = (16, 36, 64) if FAST else (16, 36, 64, 144, 256)
+widths = fast((16, 36, 64), full=(16, 36, 64, 144, 256))
 results, count = [], len(names) * len(widths) * 2
-for row in lesson.sweep(names, widths, steps=20 if FAST else 150):
+for row in lesson.sweep(names, widths, steps=fast(20, full=150)):
     results.append(row)
     print(f"\r{len(results)} of {count} trained", end="")
 

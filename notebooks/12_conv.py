@@ -29,7 +29,6 @@ lesson.ConvExplorer()
 # %%
 import copy
 import inspect
-import os
 
 import torch
 from IPython.display import Code, display
@@ -37,10 +36,10 @@ from torch import nn
 
 import tensorlab as tl
 from tensorlab import plots
+from tensorlab.course.lab import fast
 from tensorlab.course.widgets import picture
 from tensorlab.papers import convolutions, table
 
-FAST = os.environ.get("TENSORLAB_FAST") == "1"
 layer = nn.Conv2d(3, 4, (3, 2), stride=(2, 1), padding=(2, 1), dilation=(1, 2), dtype=torch.float64)
 x = torch.randn(1, 3, 9, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 for name, make in lesson.STRUCTURES.items():
@@ -88,7 +87,7 @@ lesson.TermsExplorer()
 # On the trained kernel: plain ALS beside the ridge, error and energy of the terms.
 
 # %%
-sweeps = 20 if FAST else 200
+sweeps = fast(20, full=200)
 for r in (6, 16):
     seed = lambda: torch.Generator().manual_seed(0)
     plain = tl.cp_als(kernel.double(), r, tol=0.0, max_iter=sweeps, generator=seed())
@@ -106,7 +105,7 @@ for r in (6, 16):
 
 # %%
 x, y, test_x, test_y = convolutions.images()
-x, y, tuning = (x[:300], y[:300], 1) if FAST else (x, y, 4)
+x, y, tuning = fast((x[:300], y[:300], 1), full=(x, y, 4))
 network = lesson.network()
 work = lambda model: sum(tl.conv_flops(model, x[:1]).values())
 tune = lambda model: convolutions.train(model, x, y, epochs=tuning, lr=1e-3, batch=64, seed=1)
@@ -114,9 +113,9 @@ score = lambda model: 100 * convolutions.accuracy(model, test_x, test_y)
 print(
     f"dense    {score(network):.1f} %, trained on as long as the others {score(tune(copy.deepcopy(network))):.1f} %"
 )
-for share in (0.2,) if FAST else (0.3, 0.2, 0.1):
-    for name in list(convolutions.STRUCTURES)[: 2 if FAST else None]:
-        model = convolutions.factorised(network, name, share, x[:1])
+for share in fast((0.2,), full=(0.3, 0.2, 0.1)):
+    for name in list(convolutions.STRUCTURES)[: fast(2, full=None)]:
+        model = convolutions.factorized(network, name, share, x[:1])
         before = score(model)
         after = score(tune(model))
         print(
@@ -138,7 +137,7 @@ display(*(numbers for numbers in tables if len(numbers)))
 # convolutions that keep channels apart do little work for each number they read.
 
 # %%
-for channels, side in ((16, 8),) if FAST else ((16, 8), (64, 16), (128, 32)):
+for channels, side in fast(((16, 8),), full=((16, 8), (64, 16), (128, 32))):
     big = nn.Conv2d(channels, channels, 3, padding=1)
     image = torch.randn(8, channels, side, side)
     for name in ("CP", "Tucker", "spatial"):

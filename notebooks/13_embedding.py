@@ -5,6 +5,7 @@
 # gathers; on the right its nearest words, before the table was compressed and after.
 
 # %%
+from tensorlab.course.lab import fast
 from tensorlab.course.lessons import embedding as lesson
 
 lesson.VocabularyExplorer()
@@ -25,7 +26,6 @@ lesson.VocabularyExplorer()
 
 # %%
 import inspect
-import os
 
 import torch
 from IPython.display import Code
@@ -33,7 +33,6 @@ from IPython.display import Code
 import tensorlab as tl
 from tensorlab.layers.embedding import TokenTrains, TTEmbedding, head_flops, tt_rows
 
-FAST = os.environ.get("TENSORLAB_FAST") == "1"
 paper = {
     93: ((25, 30, 40), (4, 8, 8)),
     232: ((10, 10, 15, 20), (4, 4, 4, 4)),
@@ -97,7 +96,7 @@ shapes = {
     "train, rank 8": ((8, 8, 16), (4, 4, 4), 8),
     "low rank 3": ((1024, 1), (1, 64), 3),
 }
-results = lesson.race(shapes, 3 if FAST else 400)
+results = lesson.race(shapes, fast(3, full=400))
 text = lesson.vocabulary().text
 share = torch.bincount(text[text >= 0], minlength=1024).double()
 share = share / share.sum()
@@ -151,7 +150,7 @@ if real is None:
 else:
     x = real.table
     s = torch.linalg.svdvals(x)
-    for rank in (16,) if FAST else (8, 16, 32):
+    for rank in fast((16,), full=(8, 16, 32)):
         w = tl.tt_matrix_svd(x, (8, 8, 16), (6, 8, 8), rank)
         floor = float(s[w.numel // sum(x.shape) :].norm() / s.norm())
         print(

@@ -5,6 +5,7 @@
 # a small train, crosses, become a cloud of points, circles, in whichever order they like. Press *play*.
 
 # %%
+from tensorlab.course.lab import fast
 from tensorlab.course.lessons import pointcloud as lesson
 
 lesson.CloudPlayer()
@@ -27,7 +28,6 @@ lesson.CloudPlayer()
 
 # %%
 import inspect
-import os
 
 import torch
 from IPython.display import Code
@@ -35,7 +35,6 @@ from IPython.display import Code
 import tensorlab as tl
 from tensorlab.methods import pointcloud
 
-FAST = os.environ.get("TENSORLAB_FAST") == "1"
 seeded = lambda: torch.Generator().manual_seed(0)
 
 # %% [markdown]
@@ -45,8 +44,8 @@ seeded = lambda: torch.Generator().manual_seed(0)
 # of the cloud, the neighbours forgive a crowd; from a random start the neighbours alone may leave whole parts to a few rows.
 
 # %%
-steps = 12 if FAST else 300
-for name in lesson.CLOUDS[:1] if FAST else lesson.CLOUDS:
+steps = fast(12, full=300)
+for name in fast(lesson.CLOUDS[:1], full=lesson.CLOUDS):
     x = lesson.cloud(name, 256)
     for loss, (w, c) in lesson.LOSSES.items():
         fit = tl.tt_cloud(
@@ -66,11 +65,11 @@ for name in lesson.CLOUDS[:1] if FAST else lesson.CLOUDS:
 # %% [markdown]
 # ## At equal numbers
 #
-# A train against k-means and a coreset that store as many numbers, each centre with its count. A train from a cluster order:
+# A train against k-means and a coreset that store as many numbers, each center with its count. A train from a cluster order:
 
 # %%
-n, shape = (256, (4, 8, 8)) if FAST else (2048, (8, 16, 16))
-for name in lesson.CLOUDS[:1] if FAST else lesson.CLOUDS:
+n, shape = fast((256, (4, 8, 8)), full=(2048, (8, 16, 16)))
+for name in fast(lesson.CLOUDS[:1], full=lesson.CLOUDS):
     x = lesson.cloud(name, n)
     fit = tl.tt_cloud(x, shape, 4, hierarchy=0.0, steps=steps, batch=512, generator=seeded())
     for rival, (numbers, y) in lesson.rivals(x, fit.value).items():
@@ -120,17 +119,17 @@ Code(inspect.getsource(pointcloud.tt_permute), language="python")
 # %%
 from tensorlab.course.lessons import embedding
 
-n, shape = (256, (4, 8, 8)) if FAST else (1024, (8, 8, 16))
+n, shape = fast((256, (4, 8, 8)), full=(1024, (8, 8, 16)))
 tables = {"words of lesson 13": embedding.vocabulary().table[:n]}
-if (real := embedding.encoder_vocabulary(n)) is not None and not FAST:
+if (real := embedding.encoder_vocabulary(n)) is not None and fast(False, full=True):
     tables["a trained sentence encoder"] = real.table
 for name, x in tables.items():
     s = torch.linalg.svdvals(x)
     rank = 8
     fit = tl.tt_permute(
-        x, shape, rank, max_iter=2 if FAST else 8, order=torch.arange(n), generator=seeded()
+        x, shape, rank, max_iter=fast(2, full=8), order=torch.arange(n), generator=seeded()
     )
-    clustered = tl.tt_permute(x, shape, rank, max_iter=2 if FAST else 8, generator=seeded())
+    clustered = tl.tt_permute(x, shape, rank, max_iter=fast(2, full=8), generator=seeded())
     floor = float(s[fit.value.tt.numel // sum(x.shape) :].norm() / s.norm())
     print(
         f"{name}, {x.numel() / fit.value.tt.numel:.0f} times fewer numbers: given order {fit.history[0]:.3f} -> {fit.history[-1]:.3f}, "
@@ -154,7 +153,7 @@ for name, x in tables.items():
 
 # %%
 x = embedding.vocabulary().table[:256]
-fit = tl.tt_cloud(x, lesson.WORD_SHAPE, 4, steps=10 if FAST else 200, generator=seeded())
+fit = tl.tt_cloud(x, lesson.WORD_SHAPE, 4, steps=fast(10, full=200), generator=seeded())
 size = (x - x.mean(0)).square().sum(1).mean()
 for name, (numbers, y) in lesson.rivals(x, fit.value).items():
     sliced = tl.sliced_wasserstein(x, y, 256, generator=seeded()) / size

@@ -37,14 +37,13 @@ lesson.RankExplorer()
 # ## One step, seen from above
 #
 # Symmetric 2 by 2 matrices of rank 1 form a cone. From above, the radius is the singular value and the angle that of the vector, doubled.
-# Move the start towards the tip: the step of $U, S, V$ divides by the radius, KLS does not.
+# Move the start toward the tip: the step of $U, S, V$ divides by the radius, KLS does not.
 
 # %%
 lesson.OneStep()
 
 # %%
 import inspect
-import os
 import time
 
 import torch
@@ -53,11 +52,11 @@ from torch import nn
 
 import tensorlab as tl
 from tensorlab import plots
+from tensorlab.course.lab import fast
 from tensorlab.course.widgets import picture
 from tensorlab.papers import dlrt as paper
 from tensorlab.papers.table import Table, measured, printed
 
-FAST = os.environ.get("TENSORLAB_FAST") == "1"
 Code(inspect.getsource(tl.DLRT.step), language="python")
 
 # %% [markdown]
@@ -67,8 +66,8 @@ Code(inspect.getsource(tl.DLRT.step), language="python")
 # vectors have to turn into those of $A$. However tiny they are, KLS has the same error; $U, S, V$ has another story.
 
 # %%
-h = 0.1 if FAST else 0.025
-small = [1e-2, 1e-6, 1e-10] if FAST else [10.0**-k for k in range(1, 13)]
+h = fast(0.1, full=0.025)
+small = fast([1e-2, 1e-6, 1e-10], full=[10.0**-k for k in range(1, 13)])
 curves = {}
 for s in small:
     for name, error in lesson.flow_errors(s, h).items():
@@ -82,8 +81,8 @@ picture(
 # and a truncation at $\vartheta$ does no harm while it is below what one step adds, which is of order $h$, and ruins everything above.
 
 # %%
-steps = [0.2, 0.1] if FAST else [0.2, 0.1, 0.05, 0.025, 0.0125]
-cuts = [1e-4, 1e-2] if FAST else [1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1]
+steps = fast([0.2, 0.1], full=[0.2, 0.1, 0.05, 0.025, 0.0125])
+cuts = fast([1e-4, 1e-2], full=[1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1])
 by_h = {
     f"ε = {e:g}": [(h, lesson.flow_errors(1e-8, h, epsilon=e)["KLS"]) for h in steps]
     for e in (0.0, 0.1)
@@ -104,7 +103,7 @@ picture(terms, figsize=(9, 3.2))
 # %% [markdown]
 # ## Three lines of a training loop
 #
-# Any model, any optimiser of torch: put a `LowRank` with its middle factor into the layers, wrap the optimiser, call `step`.
+# Any model, any optimizer of torch: put a `LowRank` with its middle factor into the layers, wrap the optimizer, call `step`.
 
 # %%
 x, y, x_test, y_test = lesson.digits()
@@ -114,7 +113,7 @@ tl.replace_linear(
     model, "layers.[01]", lambda w: tl.dlrt_start(w.shape, 30, decay=1.1, generator=g)
 )
 dlrt = tl.DLRT(model, torch.optim.Adam(model.parameters(), 3e-3), theta=0.15)
-for epoch in range(2 if FAST else 10):
+for epoch in range(fast(2, full=10)):
     for rows in torch.randperm(len(y), generator=g).split(64):
         a, b = x[rows], y[rows]
         loss = dlrt.step(lambda: nn.functional.cross_entropy(model(a), b))  # noqa: B023
@@ -130,11 +129,11 @@ for epoch in range(2 if FAST else 10):
 
 # %%
 rows = []
-for theta in (0.1, 0.3) if FAST else (0.05, 0.1, 0.2, 0.3, 0.45):
+for theta in fast((0.1, 0.3), full=(0.05, 0.1, 0.2, 0.3, 0.45)):
     model, g = lesson.network(32, decay=1.1)
     dlrt = tl.DLRT(model, torch.optim.SGD(model.parameters(), 0.05, momentum=0.9), theta=theta)
     ranks = [max(dlrt.ranks.values())]
-    for _ in lesson.training(model, dlrt, g, 1 if FAST else 8):
+    for _ in lesson.training(model, dlrt, g, fast(1, full=8)):
         ranks.append(max(dlrt.ranks.values()))
     right = 100 * lesson.accuracy(model, x_test, y_test)
     rows.append(
@@ -156,7 +155,7 @@ Table("digits", rows)
 
 # %%
 sizes = [(20, 25), (50, 500), (500, 800)]
-table = printed(paper.KEY)
+table = printed(paper.PROGRAM.key)
 rows = []
 for row in table.where(method="DLRT"):
     ranks = [int(r) for r in row["ranks"].split()]
@@ -174,13 +173,13 @@ for row in table.where(method="DLRT"):
             **saved,
         }
     )
-Table(paper.KEY, rows)
+Table(paper.PROGRAM.key, rows)
 
 # %% [markdown]
 # Ours, by `tensorlab run Schotthoefer2022 --preset full` (those rows that have been run; fewer epochs than the paper's):
 
 # %%
-ours = measured(paper.KEY)
+ours = measured(paper.PROGRAM.key)
 ours if len(ours) else print("Not run yet: tensorlab run Schotthoefer2022 --preset full --record")
 
 # %% [markdown]
@@ -192,9 +191,9 @@ ours if len(ours) else print("Not run yet: tensorlab run Schotthoefer2022 --pres
 # as such. And it takes two passes a step.
 
 # %%
-rates = (0.1,) if FAST else (0.02, 0.05, 0.1, 0.2)
+rates = fast((0.1,), full=(0.02, 0.05, 0.1, 0.2))
 rows = []
-for decay in (1, 10) if FAST else (1, 2, 10):
+for decay in fast((1, 10), full=(1, 2, 10)):
     best = {}
     for name in ("U V", "DLRT"):
         for rate in rates:
@@ -205,7 +204,7 @@ for decay in (1, 10) if FAST else (1, 2, 10):
             method = (
                 tl.Alternating(model, sgd) if name == "U V" else tl.DLRT(model, sgd, theta=None)
             )
-            for _ in lesson.training(model, method, g, 1 if FAST else 5):
+            for _ in lesson.training(model, method, g, fast(1, full=5)):
                 pass
             best[name] = max(
                 best.get(name, (0.0, rate)), (100 * lesson.accuracy(model, x_test, y_test), rate)
@@ -219,20 +218,20 @@ Table("UV", rows)
 # %% [markdown]
 # Lesson 18 has one table of all that competes with it, at equal numbers stored and with the cost of each training.
 #
-# What it costs: numbers held in a step of one 500 by 500 layer (weights, gradients, and momentum of what the optimiser steps), and
+# What it costs: numbers held in a step of one 500 by 500 layer (weights, gradients, and momentum of what the optimizer steps), and
 # CPU time. Memory falls at every rank below about 150; time at small ranks only, below 10 to 20 here and 50 in large batches: two
 # passes, a basis more for each factor and an SVD eat up what the thin products save. `tests/benchmarks/bench_dlrt.py` finds where
 # they cross.
 
 # %%
 rows = []
-for rank in (5, 20) if FAST else (5, 20, 50, 100, 250):
+for rank in fast((5, 20), full=(5, 20, 50, 100, 250)):
     layer = tl.FactorizedLinear(tl.dlrt_start((500, 500), rank), torch.zeros(500))
     dlrt = tl.DLRT(layer, torch.optim.SGD(layer.parameters(), 1e-3), theta=0.0, max_rank=rank)
     batch, start = torch.randn(256, 500), time.process_time()
-    for _ in range(2 if FAST else 5):
+    for _ in range(fast(2, full=5)):
         dlrt.step(lambda: layer(batch).square().mean())  # noqa: B023
-    spent = (time.process_time() - start) / (2 if FAST else 5)
+    spent = (time.process_time() - start) / (fast(2, full=5))
     held = 2 * (2 * rank * 1000) + 3 * (2 * rank) ** 2
     rows.append(
         {

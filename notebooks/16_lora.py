@@ -5,6 +5,7 @@
 # them stands a small trained one. Press *play*, then choose another kind or another rank.
 
 # %%
+from tensorlab.course.lab import fast
 from tensorlab.course.lessons import lora as lesson
 
 lesson.AdaptPlayer()
@@ -30,7 +31,6 @@ lesson.AdaptPlayer()
 
 # %%
 import inspect
-import os
 
 import torch
 from IPython.display import Code
@@ -38,7 +38,6 @@ from IPython.display import Code
 import tensorlab as tl
 from tensorlab.methods import lora
 
-FAST = os.environ.get("TENSORLAB_FAST") == "1"
 Code(inspect.getsource(lora.LoRALinear.forward), language="python")
 
 # %% [markdown]
@@ -59,7 +58,7 @@ for name, t in tl.lora_state_dict(model).items():
 # weights.
 
 # %%
-steps = 20 if FAST else 300
+steps = fast(20, full=300)
 print(
     f"{'kind':12} {'rank':>5} {'numbers':>8} {'turned':>8} {'upright':>8} {'merged - unmerged':>18}"
 )

@@ -1,10 +1,11 @@
 # %% [markdown]
 # # How do you train a network whose weights must stay in a set?
 #
-# The set: matrices of a rank, or TT-matrices of given ranks. Press *play*: a trained network is drawn towards it. On the left what a projection would
+# The set: matrices of a rank, or TT-matrices of given ranks. Press *play*: a trained network is drawn toward it. On the left what a projection would
 # lose now (primal, solid), in the middle the accuracy with the weights as they are and after a projection, on the right the singular values.
 
 # %%
+from tensorlab.course.lab import fast
 from tensorlab.course.lessons import admm as lesson
 
 lesson.ADMMPlayer()
@@ -29,13 +30,11 @@ lesson.ADMMPlayer()
 
 # %%
 import inspect
-import os
 
 from IPython.display import Code
 
 import tensorlab as tl
 
-FAST = os.environ.get("TENSORLAB_FAST") == "1"
 Code(inspect.getsource(tl.ADMM.update), language="python")
 
 # %%
@@ -48,8 +47,8 @@ Code(inspect.getsource(tl.RiemannianSGD.step), language="python")
 
 # %%
 ways = ("direct", "factors", "ADMM", "Riemannian")
-cases = [("TT", 3)] if FAST else [("low rank", 4), ("TT", 3)]
-seeds, epochs = ((0,), 4) if FAST else ((0, 1, 2), 24)
+cases = fast([("TT", 3)], full=[("low rank", 4), ("TT", 3)])
+seeds, epochs = fast(((0,), 4), full=((0, 1, 2), 24))
 found = {}
 for kind, rank in cases:
     for way in ways:
@@ -72,7 +71,7 @@ for kind, rank in cases:
 # The residuals that lead there, of the last rounds:
 
 # %%
-count = 3 if FAST else 12
+count = fast(3, full=12)
 *_, state = lesson.rounds("TT", 3, 1e-2, 1.5, count=count)
 print("round    rho   primal             dual")
 for k, r in enumerate(state["history"], 1):

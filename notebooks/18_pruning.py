@@ -16,7 +16,7 @@ lesson.PruneExplorer()
 #
 # $$ w \leftarrow m \odot w, \qquad m = [\,|w| > t\,], $$
 #
-# and holds them there while training goes on: after each step of the optimiser $w \leftarrow m \odot w$ again, because momentum would bring them
+# and holds them there while training goes on: after each step of the optimizer $w \leftarrow m \odot w$ again, because momentum would bring them
 # back. Why the smallest? Of all masks with so many ones it is the one that changes $w$ least in the Frobenius norm, as the truncated SVD is
 # among the matrices of a rank. It looks at no loss.
 #
@@ -30,13 +30,12 @@ lesson.PruneExplorer()
 
 # %%
 import inspect
-import os
 
 from IPython.display import Code
 
 import tensorlab as tl
+from tensorlab.course.lab import fast
 
-FAST = os.environ.get("TENSORLAB_FAST") == "1"
 Code(inspect.getsource(tl.lottery), language="python")
 
 # %% [markdown]
@@ -46,7 +45,7 @@ Code(inspect.getsource(tl.lottery), language="python")
 # all trainings so far: in dense trainings, if zeros cost nothing, and as dense hardware pays it.
 
 # %%
-rounds, rate, epochs = (3, 0.5, 2) if FAST else (8, 0.4, 10)
+rounds, rate, epochs = fast((3, 0.5, 2), full=(8, 0.4, 10))
 runs = {}
 for name, fresh in (("ticket", False), ("new weights", True)):
     runs[name] = []
@@ -102,10 +101,10 @@ print(
 from tensorlab.papers import competitors
 from tensorlab.papers.table import Table, measured
 
-size = competitors.SIZES["quick"] | {"epochs": 2 if FAST else 10, "width": 32 if FAST else 64}
+size = competitors.SIZES["quick"] | {"epochs": fast(2, full=10), "width": fast(32, full=64)}
 setting = {"none": 0, "rank": 4, "theta": 0.4, "price": 1.0}
 rows = []
-for way in ("dense", "DLRT", "pruned blocks") if FAST else competitors.WAYS:
+for way in fast(("dense", "DLRT", "pruned blocks"), full=competitors.WAYS):
     kind = competitors.WAYS[way][0]
     rows.append({"way": way, **competitors.measure(size, way, setting[kind], rate=0.05, seed=0)})
     print(f"\r{way} trained          ", end="")
@@ -122,7 +121,7 @@ Table(
 # chosen on rows kept apart, and three seeds; recorded:
 
 # %%
-recorded = measured(competitors.KEY)
+recorded = measured(competitors.PROGRAM.key)
 competitors.summary(recorded) if len(recorded) else print(
     "Not run yet: tensorlab run Schotthoefer2022competitors --preset full --record"
 )

@@ -1,11 +1,12 @@
 # %% [markdown]
 # # How do you find the smallest of $2^{50}$ numbers when you may look at ten thousand?
 #
-# Keep a distribution over all of them, look where it points, and move it towards the best of what you saw. The distribution is a
+# Keep a distribution over all of them, look where it points, and move it toward the best of what you saw. The distribution is a
 # train, so it fits into a few hundred numbers, and drawing from it is exact. Press *step*: dots are the points of a batch, rings the
 # best of them, and beside it stands what the model has learned from those.
 
 # %%
+from tensorlab.course.lab import fast
 from tensorlab.course.lessons import protes as lesson
 
 lesson.LandscapePlayer()
@@ -22,7 +23,7 @@ lesson.LandscapePlayer()
 # $$ p_k(j \mid i_0, \dots, i_{k-1}) = \frac{|q_k\, G_k[j]\, z_{k+1}|}{\sum_{j'} |q_k\, G_k[j']\, z_{k+1}|} . $$
 #
 # Then $\log p(i) = \sum_k \log p_k(i_k)$. The cores begin positive, so that $p = P / \sum P$; steps bring minus signs in, and then the
-# absolute value makes it another distribution, as exactly normalised. One batch of PROTES [Batsheva2023]:
+# absolute value makes it another distribution, as exactly normalized. One batch of PROTES [Batsheva2023]:
 #
 # 1. draw $m$ points and evaluate them;
 # 2. keep the $e$ best, the elite $E$;
@@ -35,7 +36,6 @@ lesson.LandscapePlayer()
 
 # %%
 import inspect
-import os
 from functools import partial
 
 import torch
@@ -46,8 +46,7 @@ from tensorlab.methods import protes as module
 from tensorlab.papers import protes as paper
 from tensorlab.papers.protes_problems import RUNS, problem
 
-FAST = os.environ.get("TENSORLAB_FAST") == "1"
-budget = 600 if FAST else 10_000
+budget = fast(600, full=10_000)
 generator = lambda seed: torch.Generator().manual_seed(seed)
 Code(inspect.getsource(module._gradient), language="python")
 
@@ -106,7 +105,7 @@ start = tl.TT(
     [core[:r, :, :q] for core, r, q in zip(masked.cores, [1, *[20] * 24], [*[20] * 24, 1])]
 )
 loose = tl.Protes(p.shape, budget=10**6, start=start, mutants=0, generator=generator(0))
-for batch in range(1, 6 if FAST else 21):
+for batch in range(1, fast(6, full=21)):
     shares = []
     for search in (masked, loose):
         index = search.ask()
@@ -119,7 +118,7 @@ for batch in range(1, 6 if FAST else 21):
 # %% [markdown]
 # ## Where it loses
 #
-# *Smooth functions of few variables.* TT-cross reads off the structure from fibres and needs fewer looks: the number of points at
+# *Smooth functions of few variables.* TT-cross reads off the structure from fibers and needs fewer looks: the number of points at
 # which each method first met the proven optimum of the grid.
 
 # %%
@@ -145,7 +144,7 @@ for key in ("P-02", "P-08"):
 # %%
 needle = torch.randint(2, (12,), generator=generator(3))
 f = lambda index: -(index == needle).all(1).double()
-seeds = range(3 if FAST else 20)
+seeds = range(fast(3, full=20))
 found = sum(
     tl.protes(f, (2,) * 12, budget=1024, generator=generator(s)).value.value == -1 for s in seeds
 )

@@ -6,18 +6,17 @@
 
 # %%
 import inspect
-import os
 
 import torch
 from IPython.display import Code
 
 import tensorlab as tl
 from tensorlab import datasets, plots
+from tensorlab.course.lab import fast
 from tensorlab.course.lessons import expmachine as lesson
 from tensorlab.course.widgets import picture
 from tensorlab.papers import expmachine as paper
 
-FAST = os.environ.get("TENSORLAB_FAST") == "1"
 lesson.InteractionExplorer()
 
 # %% [markdown]
@@ -29,7 +28,8 @@ lesson.InteractionExplorer()
 #    = \big\langle W,\; (1, x_0) \circ (1, x_1) \circ \dots \circ (1, x_{d-1}) \big\rangle , $$
 #
 # and $W$ is a train. The tensor on the right has rank one, so the inner product is a chain of small products,
-# $v_{k+1} = v_k (G_k[0] + x_k G_k[1])$: $O(d r^2)$ for each object. A category with $K$ values has $K + 1$ slices.
+# $v_{k+1} = v_k (G_k[0] + x_k G_k[1])$: $O(d r^2)$ for each object. A category with $K$ values has $K + 1$ slices. Columns are
+# standardized first, so that their units do not matter.
 #
 # There are three ways to learn here. **Adam** on all cores. **Riemannian** descent on the manifold of trains, which sees the
 # tensor and not its cores (lesson 07). And **core by core**: $y$ is linear in each core when the others are held, so each core is a
@@ -45,13 +45,13 @@ Code(inspect.getsource(tl.rank_one_inner), language="python")
 
 # %%
 sets = lesson.planted(3, 0)
-x, y = lesson.corners(400 if FAST else 2000, sets, 0.05, 0)
+x, y = lesson.corners(fast(400, full=2000), sets, 0.05, 0)
 z, t = lesson.corners(2000, sets, 0.0, 500)
 curves = {}
 for method, steps in (
-    ("riemannian", 4 if FAST else 60),
-    ("cores", 1 if FAST else 5),
-    ("adam", 20 if FAST else 600),
+    ("riemannian", fast(4, full=60)),
+    ("cores", fast(1, full=5)),
+    ("adam", fast(20, full=600)),
 ):
     batch = 512 if method == "adam" else len(x)
     machine = tl.ExponentialMachine(
@@ -71,7 +71,7 @@ picture(lambda figure: plots.convergence(figure.subplots(), curves))
 
 # %%
 for form in ("tt", "cp", "ht"):
-    machine = tl.ExponentialMachine(rank=5, format=form, steps=20 if FAST else 800, lr=0.01).fit(
+    machine = tl.ExponentialMachine(rank=5, format=form, steps=fast(20, full=800), lr=0.01).fit(
         x, y
     )
     print(
@@ -96,7 +96,7 @@ for form in ("tt", "cp", "ht"):
 # pairs of a planted set do not correlate with anything.
 
 # %%
-data, (sets, weights) = paper.synthetic(1000 if FAST else 8000, 24, 6, 8), paper.planted(24, 6, 8)
+data, (sets, weights) = paper.synthetic(fast(1000, full=8000), 24, 6, 8), paper.planted(24, 6, 8)
 x, y = data[:2]
 found = tl.screen_interactions(x, y - y.float().mean(), 6, 16)
 picture(
@@ -111,7 +111,7 @@ picture(
 # lowers the loss on the rows learned from and the AUC on new ones (try `lr=0.002`).
 
 # %%
-steps = 20 if FAST else 600
+steps = fast(20, full=600)
 starts = {
     "linear": dict(lr=0.005, steps=steps),
     "screened": dict(lr=0.0001, steps=min(steps, 100), order=6),
@@ -147,7 +147,7 @@ order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
 train, test = order[:400], order[400:]
 for method, settings in (
     (paper.LOGISTIC, None),
-    ("train of rank 4", dict(rank=4, steps=20 if FAST else 300, spread=0.1, ridge=1e-2)),
+    ("train of rank 4", dict(rank=4, steps=fast(20, full=300), spread=0.1, ridge=1e-2)),
 ):
     found = paper.fit(method, x[train], y[train], x[test], y[test], settings)
     print(

@@ -22,17 +22,15 @@ lesson.StepsPlayer()
 # %%
 import inspect
 import math
-import os
 
 import torch
 from IPython.display import Code
 
 import tensorlab as tl
 from tensorlab import plots
+from tensorlab.course.lab import fast
 from tensorlab.course.widgets import picture
 from tensorlab.methods.kashin import KINDS
-
-FAST = os.environ.get("TENSORLAB_FAST") == "1"
 
 
 def sums(figure):
@@ -77,7 +75,7 @@ for method in ("greedy", "two_two", "frame"):
 spike, histories = lesson.vector("one-hot", 256), {}
 for kind in KINDS:
     fit = tl.kashin(
-        spike, kind, max_iter=100 if FAST else 1000, generator=torch.Generator().manual_seed(0)
+        spike, kind, max_iter=fast(100, full=1000), generator=torch.Generator().manual_seed(0)
     )
     histories[kind] = fit.history
     print(f"{kind:12} converged: {fit.converged!s:5}  bound {float(fit.value.bound):.2f}")
@@ -95,7 +93,7 @@ lesson.BitsExplorer()
 
 # %%
 print("tails  " + "  ".join(f"{m:>8}" for m in lesson.QUANTIZERS))
-for tails in (1.0, 2.0) if FAST else (1.0, 1.5, 2.0, 3.0):
+for tails in fast((1.0, 2.0), full=(1.0, 1.5, 2.0, 3.0)):
     print(
         f"{tails:5}  "
         + "  ".join(f"{lesson.error(tails, 4, m)[1]:8.4f}" for m in lesson.QUANTIZERS)
@@ -117,30 +115,29 @@ print(
 #
 # ## A network
 #
-# One call quantises a model by name pattern. Here it is a small one that reads digits; `make llm` installs a sentence encoder of
+# One call quantizes a model by name pattern. Here it is a small one that reads digits; `make llm` installs a sentence encoder of
 # six layers, and `tensorlab run Merkulov2024` sets its scores beside those printed in the paper.
 
 # %%
 from tensorlab import datasets
-from tensorlab.models.mlp import MLP, accuracy, train
+from tensorlab.models.mlp import MLP
+from tensorlab.models.training import accuracy, shuffled_parts, train
 
-X, y = datasets.digits()
-order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
-X, y = X[order].float(), y[order]
+X, y, X_test, y_test = shuffled_parts(*datasets.digits(), 1300)
 generator = torch.Generator().manual_seed(0)
 model = MLP((64, 128, 128, 10), generator=generator)
 for _ in train(
     model,
     torch.optim.Adam(model.parameters(), 3e-3),
-    X[:1300],
-    y[:1300],
-    epochs=3 if FAST else 15,
+    X,
+    y,
+    epochs=fast(3, full=15),
     generator=generator,
 ):
     pass
 state = {name: t.clone() for name, t in model.state_dict().items()}
-print(f"float32: {100 * accuracy(model, X[1300:], y[1300:]):.1f} % right")
-for bits in (2, 4) if FAST else (2, 3, 4):
+print(f"float32: {100 * accuracy(model, X_test, y_test):.1f} % right")
+for bits in fast((2, 4), full=(2, 3, 4)):
     for method in lesson.QUANTIZERS:
         model = MLP((64, 128, 128, 10))
         model.load_state_dict(state)
@@ -148,7 +145,7 @@ for bits in (2, 4) if FAST else (2, 3, 4):
             model, bits=bits, method=method, generator=torch.Generator().manual_seed(0)
         )
         print(
-            f"{bits} bits {method:8} {report.bits_per_weight:.2f} bits per weight, {100 * accuracy(model, X[1300:], y[1300:]):.1f} % right"
+            f"{bits} bits {method:8} {report.bits_per_weight:.2f} bits per weight, {100 * accuracy(model, X_test, y_test):.1f} % right"
         )
 
 # %% [markdown]

@@ -28,8 +28,8 @@ def data(args, options):
 def papers(args, options):
     from tensorlab import papers
 
-    for key, module in papers.programs().items():
-        print(f"{key:18} {module.__doc__.splitlines()[0]}")
+    for key, program in papers.programs().items():
+        print(f"{key:18} {program.title}")
 
 
 def run(args, options):
@@ -90,11 +90,7 @@ def main(argv: list[str] | None = None) -> None:
         top.error("data get needs a name; `tensorlab data` lists them")
     try:
         args.run(args, options)
-    except (
-        ValueError,
-        OSError,
-        ModuleNotFoundError,
-    ) as error:  # one sentence each, written for the user
+    except (ValueError, OSError, ModuleNotFoundError) as error:  # sentences for the user
         sys.exit(f"tensorlab {error}")
 
 

@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .files import replaced
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Table:
@@ -480,7 +482,8 @@ def get(name: str) -> Path:
                     f"{name}: needs {file.url}, which cannot be read: {type(error).__name__}"
                 ) from error
             whole = raw if file.url.endswith(".gz") else _packed(raw)
-            os.replace(whole, target)
+            with replaced(target) as part:
+                shutil.copyfile(whole, part)
     return folder()
 
 

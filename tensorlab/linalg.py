@@ -15,9 +15,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .rng import randn
+
 EPS = torch.finfo(torch.float64).eps
 SMALL = 1 << 14  # entries up to which LAPACK's SVD is given the matrix as it is
 BLOCK = 1 << 19  # entries worked on at a time: 4 MiB of float64
+RUN = 128  # rows whose products are summed at once, one after another where BLAS does it so
 SKETCH = 256  # shorter side from which a random sketch of the range is tried first
 
 
@@ -103,8 +106,8 @@ def check_dense(x: Tensor, who: str) -> float:
     """Frobenius norm of a dense floating tensor, says no to anything else.
 
     One pass over the data, without a copy, unless the squares would over- or underflow. Raises
-    TypeError for integers, ValueError for 0-way or empty tensors and for NaN or Inf, with the place
-    of the first.
+    TypeError for integers, ValueError for 0-way or empty tensors, for those without numbers (meta)
+    and for NaN or Inf, with the place of the first.
 
     >>> check_dense(torch.tensor([3e-200, -4e-200], dtype=torch.float64), "norm") == 5e-200
     True
@@ -120,6 +123,8 @@ def check_dense(x: Tensor, who: str) -> float:
             f"{who}: needs a tensor with at least one mode and one entry, got shape "
             f"{tuple(x.shape)}"
         )
+    if x.is_meta:
+        raise ValueError(f"{who}: needs a tensor with numbers, got one on the meta device")
     x = x.detach()
     if x.dtype == wide(x.dtype):
         size, safe = float(torch.linalg.vector_norm(x)), 1e90
@@ -145,14 +150,14 @@ def check_dense(x: Tensor, who: str) -> float:
     return size
 
 
-def safe_scale(largest: float) -> float:
+def safe_scale(largest: float, safe: float = 1e90) -> float:
     """A power of two that brings numbers of this size near 1; exactly 1 where their squares are
-    safe anyway.
+    safe anyway, from 1 / safe to safe.
 
     >>> safe_scale(3.0), safe_scale(2.0**-600) == 2.0**599
     (1.0, True)
     """
-    if largest == 0.0 or 1e-90 < largest < 1e90 or not math.isfinite(largest):
+    if largest == 0.0 or 1 / safe < largest < safe or not math.isfinite(largest):
         return 1.0
     return math.ldexp(1.0, min(max(-math.frexp(largest)[1], -1022), 1022))
 
@@ -164,11 +169,8 @@ def norm(x: Tensor) -> Tensor:
     >>> norm(torch.tensor([3e-200, -4e-200], dtype=torch.float64)).item() == 5e-200
     True
     """
-    x = widen(x)
-    scale = torch.exp2(
-        -x.detach().abs().amax().log2().floor().clamp(-1000, 1000)
-    )  # no branch: it can be traced
-    return torch.linalg.vector_norm(x * scale) / scale
+    y, exponent = near_one(widen(x))
+    return ldexp(torch.linalg.vector_norm(y), exponent)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -180,6 +182,16 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.complex128 if dtype.is_complex else torch.float64
 
 
+def real(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of absolute values.  `torch.dtype.to_real`, but it can be traced.
+
+    >>> real(torch.complex64), real(torch.float16)
+    (torch.float32, torch.float16)
+    """
+    parts = {torch.complex32: torch.float16, torch.complex64: torch.float32}
+    return {**parts, torch.complex128: torch.float64}.get(dtype, dtype)
+
+
 def widen(x: Tensor) -> Tensor:
     """The same numbers in the dtype that sums are done in.
 
@@ -187,6 +199,98 @@ def widen(x: Tensor) -> Tensor:
     torch.complex128
     """
     return x.to(wide(x.dtype))
+
+
+# -------------------------------------------------------------------------------------------- sizes
+
+
+def near_one(x: Tensor, dim=None) -> tuple[Tensor, Tensor]:
+    """y and e with x = y 2^e and the largest entry of y along `dim` in [1/2, 1), of zeros e = 0.
+
+    dim: an axis or several, which stay in e with size 1; all by default, and e is one number. e:
+    int32, without a gradient. So long products are kept in range: the exponents are summed apart
+    and given back by `ldexp`. Nothing is read and nothing branches, so it can be traced, mapped and
+    left on a GPU.
+
+    >>> near_one(torch.tensor([[3.0, -4.0], [0.0, 0.0]]), dim=1)
+    (tensor([[ 0.3750, -0.5000],
+            [ 0.0000,  0.0000]]), tensor([[3],
+            [0]], dtype=torch.int32))
+    """
+    most = _most(x.dtype)
+    return _without(x, size_exponent(x, dim).clamp(1 - most, most - 1))
+
+
+def in_range(x: Tensor, dim=None) -> tuple[Tensor, Tensor]:
+    """y and e with x = y 2^e, where e is 0 unless a product of three such y could leave the floats.
+
+    As `near_one`, but what is within 2^±331 (float32: 2^±32) stays as it is, so that small entries
+    beside large ones keep all the range that there is: what a plain product gets right stays right.
+
+    >>> x = torch.tensor([2.0**900, 2.0**-600], dtype=torch.float64)
+    >>> in_range(x)[1], in_range(x / 2.0**600)[1]
+    (tensor(570, dtype=torch.int32), tensor(0, dtype=torch.int32))
+    """
+    exponent, room = size_exponent(x, dim), max(0, _most(x.dtype) // 3 - 10)
+    return _without(x, exponent - exponent.clamp(-room, room))
+
+
+def ldexp(x: Tensor, exponent: Tensor | int) -> Tensor:
+    """x * 2^exponent, in two steps, as 2^exponent alone may not be a float.
+
+    exponent: an integer, or a tensor of them that broadcasts with x.
+
+    >>> ldexp(torch.tensor(2.0**-1000, dtype=torch.float64), 2000).log2()
+    tensor(1000., dtype=torch.float64)
+    """
+    exponent = torch.as_tensor(exponent, device=x.device)
+    half, most = exponent // 2, _most(x.dtype)
+    for part in (half, exponent - half):
+        x = x * torch.exp2(part.clamp(1 - most, most).to(real(x.dtype)))
+    return x
+
+
+def size_exponent(x: Tensor, dim=None) -> Tensor:
+    """The e with the largest entry of x along `dim` in [2^(e-1), 2^e); of zeros 0.  As in
+    `near_one`; with dim=() each entry has its own.
+
+    >>> size_exponent(torch.tensor([0.3, -5.0]))
+    tensor(3, dtype=torch.int32)
+    """
+    x = x.detach().abs()
+    if dim != ():
+        x = x.amax() if dim is None else x.amax(dim, keepdim=True)
+    return torch.frexp(x).exponent
+
+
+def spread(tensors, carrier: int, exponent: Tensor | int, dtype: torch.dtype) -> list[Tensor]:
+    """Tensors whose product is 2^exponent times that of the given ones, in `dtype`.
+
+    The power goes into the tensor `carrier`; where that could not hold it, the tensors share its
+    size evenly.
+
+    >>> [t.item() for t in spread([torch.tensor(3.0), torch.tensor(1.0)], 0, 130, torch.float32)]
+    [5.534023222112865e+19, 7.378697629483821e+19]
+    """
+    count, most = len(tensors), _most(dtype)
+    total = size_exponent(tensors[carrier]) + exponent
+    shared = torch.where(total.abs() > most - 2, total, 0)
+    steps = torch.arange(count + 1, device=total.device)
+    parts = (shared * steps // count).diff()
+    rest = exponent - shared
+    return [
+        ldexp(t, part + rest if k == carrier else part).to(dtype)
+        for k, (t, part) in enumerate(zip(tensors, parts))
+    ]
+
+
+def _without(x: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
+    return x * torch.exp2(-exponent.to(real(x.dtype))), exponent
+
+
+def _most(dtype: torch.dtype) -> int:
+    """The largest power of two in a dtype, by its exponent."""
+    return math.frexp(torch.finfo(dtype).max)[1] - 1
 
 
 # ----------------------------------------------------------------------------------- factorisations
@@ -269,19 +373,29 @@ def truncated_svd(
     >>> truncated_svd(torch.diag(torch.tensor([3.0, 2.0, 1e-3])), rtol=1e-2).s
     tensor([3., 2.])
     """
-    size = check_dense(a, "truncated_svd")
+    u, s, vh = wide_svd("truncated_svd", a, rank, rtol=rtol, atol=atol)
+    return SVD(u.to(a.dtype), s.to(real(a.dtype)), vh.to(a.dtype))
+
+
+def wide_svd(
+    who: str, a: Tensor, rank: int | None = None, *, rtol=None, atol: float | None = None
+) -> SVD:
+    """`truncated_svd` in the dtype that sums are done in, for what is made of its factors.
+
+    >>> wide_svd("LowRank", torch.ones(2, 2, dtype=torch.float16), 1).s
+    tensor([2.0000], dtype=torch.float64)
+    """
+    size = check_dense(a, who)
     if a.ndim != 2:
-        raise ValueError(f"truncated_svd: needs a matrix, got shape {tuple(a.shape)}")
+        raise ValueError(f"{who}: needs a matrix, got shape {tuple(a.shape)}")
     if rtol is not None and atol is not None:
-        raise ValueError(
-            f"truncated_svd: needs rtol or atol, not both, got rtol={rtol} and atol={atol}"
-        )
-    (cap,) = rank_caps("truncated_svd", rank, rtol if atol is None else atol, a.shape, 1)
+        raise ValueError(f"{who}: needs rtol or atol, not both, got rtol={rtol} and atol={atol}")
+    (cap,) = rank_caps(who, rank, rtol if atol is None else atol, a.shape, 1)
     scale = safe_scale(size)
-    out, a, size = a.dtype, a if scale == 1.0 else a * scale, size * scale
-    atol = max((rtol or 0.0) * size if atol is None else atol * scale, zero_level(out) * size)
+    zero, a, size = zero_level(a.dtype), a if scale == 1.0 else a * scale, size * scale
+    atol = max((rtol or 0.0) * size if atol is None else atol * scale, zero * size)
     u, s, vh = _svd(a, cap, atol)
-    return SVD(u.to(out), (s / scale).to(out.to_real()), vh.to(out))
+    return SVD(u, s / scale, vh)
 
 
 def _svd(a: Tensor, rank: int | None, atol: float) -> SVD:
@@ -321,8 +435,7 @@ def right_basis(a: Tensor, rank: int | None = None, *, atol: float = 0.0) -> tup
         found = _sketched_basis(a, rank, atol)
         if found is not None:
             return found
-    v, s = _GramBasis.apply(a, rank, atol)
-    r = choose_rank(s, rank, atol=atol)
+    v, s, r = _GramBasis.apply(a, rank, atol)
     return v[:, :r], s[:r]
 
 
@@ -402,7 +515,8 @@ def psd_root(m: Tensor, tol: float = 0.0) -> Tensor:
     True
     """
     values, vectors = torch.linalg.eigh(m)
-    if not torch.allclose(m, m.mH) or values[..., 0].min() < -tol * values.abs().max():
+    askew = (m - m.mH).abs().max() > 1e-5 * m.abs().max()
+    if askew or values[..., 0].min() < -tol * values.abs().max():
         raise ValueError(
             f"psd_root: needs a positive semidefinite matrix, got the eigenvalues "
             f"{values[..., 0].min():.3g} and up"
@@ -410,23 +524,42 @@ def psd_root(m: Tensor, tol: float = 0.0) -> Tensor:
     return vectors * values.clamp_min(0).sqrt()[..., None, :]
 
 
+def _entries(a: Tensor) -> int:
+    """Entries to work on at a time: more where a launch costs more than a cache miss."""
+    return BLOCK if a.device.type == "cpu" else BLOCK << 6
+
+
 def _blocks(a: Tensor):
-    """Row blocks of a matrix, of about BLOCK entries each; larger where a launch costs more than a
-    cache miss."""
-    entries = BLOCK if a.device.type == "cpu" else BLOCK << 6
-    return a.split(max(1, entries // max(1, a.shape[1])))
+    """Row blocks of a matrix."""
+    return a.split(max(1, _entries(a) // max(1, a.shape[1])))
 
 
 def _gram(a: Tensor, v: Tensor | None = None) -> Tensor:
-    """(a v)ᴴ (a v) with float64 sums; v = 1 by default.  Nothing of the size of `a` is kept."""
-    if v is None and a.dtype in (torch.float64, torch.complex128):
-        return a.mH @ a
-    n = a.shape[1]
-    out = torch.zeros(n, n, dtype=wide(a.dtype), device=a.device)
-    for block in _blocks(a):
-        y = widen(block) if v is None else widen(block) @ v
-        out.addmm_(y.mH, y)
-    return out
+    """(a v)ᴴ (a v) with float64 sums; v = 1 by default.  Nothing of the size of `a` is kept.
+
+    RUN rows are summed at once, what comes of them in pairs: however a BLAS sums, its rounding is
+    that of short sums (`_noise`).
+    """
+    m, n = a.shape
+    rows = -(-max(1, _entries(a) // n) // RUN) * RUN
+    if m > rows:
+        half = -(-m // (2 * rows)) * rows
+        return _gram(a[:half], v) + _gram(a[half:], v)
+    y = widen(a) if v is None else widen(a) @ v
+    runs = y[: m // RUN * RUN].reshape(m // RUN, RUN, y.shape[1])
+    rest = y[m // RUN * RUN :]
+    return torch.bmm(runs.mH, runs).sum(0) + rest.mH @ rest
+
+
+def _noise(n: int, energy: float) -> float:
+    """A bound for what rounding does to any sum of eigenvalues of `_gram`, (n, n) of trace
+    `energy`.
+
+    Independent errors of eps in each entry make sqrt(n) eps of it. Products that all round the same
+    way, as of polynomials and roots on a grid, were seen to make 2.3 times that over runs of 128
+    rows (200 times over runs of 4096); 10 leaves a factor of 4.
+    """
+    return 10 * math.sqrt(n) * EPS * energy
 
 
 def _eigh(g: Tensor) -> tuple[Tensor, Tensor]:
@@ -435,19 +568,33 @@ def _eigh(g: Tensor) -> tuple[Tensor, Tensor]:
     return w.clamp_min(0).flip(0), v.flip(1)
 
 
-def _gram_basis(a: Tensor, rank: int | None, atol: float) -> tuple[Tensor, Tensor]:
+def _gram_basis(
+    a: Tensor, rank: int | None, atol: float, left: float = 0.0
+) -> tuple[Tensor, Tensor, int, int]:
+    """All right singular vectors and values, and two ranks, low <= high.
+
+    The smallest rank that meets atol is at least `low`, whatever rounding did, and `high` meets it,
+    together with `left`, the norm of what `a` does not hold. They differ by one at most, or by what
+    `left` makes of it: else the Gram matrix is not good enough, and is repaired.
+    """
     w, v = _eigh(_gram(a))
-    n, energy = len(w), float(w.sum())
-    noise = 8 * math.sqrt(n) * EPS * energy  # energy that these eigenvalues cannot resolve
-    s = (w + noise / n).sqrt()  # so that a tail is never underrated
-    r = choose_rank(s, rank, atol=atol)
-    # The computed vectors lose about (eps s_1^2)^2 / s_r^2 of energy to those left out: more than
-    # wanted?
-    lost = (2 * EPS * float(w[0])) ** 2 / max(float(w[r - 1]), 1e-300)
-    tail = float(w[r:].sum())
-    sure = atol**2 >= 2 * noise or (r == rank and float(w[r - 1]) >= 2 * noise)
-    wanted = max((32 * EPS) ** 2 * energy, 1e-2 * atol**2, 1e-2 * tail if tail > 4 * noise else 0.0)
-    return (v, s) if sure and lost <= wanted else _repair(a, v)
+    n, energy, s = len(w), float(w.sum()), w.sqrt()
+    atol, noise = min(atol, math.sqrt(energy)), _noise(n, energy)
+    room = atol**2 - left**2 - noise
+    low = choose_rank(s, rank, atol=math.sqrt(atol**2 + noise))
+    high = choose_rank(s, rank, atol=math.sqrt(room)) if room >= 0 else min(n, rank or n)
+    if high == n and low == n:
+        return v, s, low, high
+    # Vectors that are turned by rounding lose energy to those that are cut: more than wanted?
+    tail, last = float(w[high:].sum()), float(w[high - 1])
+    lost = noise / n * (noise / last) if last > 0 else math.inf
+    capped = 1e-2 * tail if high == rank and tail > 4 * noise else 0.0
+    precise = lost <= max((32 * EPS) ** 2 * energy, room - tail, capped)
+    if precise and high - low <= (room >= noise):
+        return v, s, low, high
+    v, s = _repair(a, v)
+    low = choose_rank(s, rank, atol=atol)
+    return v, s, low, choose_rank(s, rank, atol=math.sqrt(max(atol**2 - left**2, 0.0)))
 
 
 def _repair(a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -455,7 +602,8 @@ def _repair(a: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     v."""
     c = _gram(a, v)
     d = c.diagonal().real.sqrt()
-    e, u = _eigh(c / torch.outer(d, d).clamp_min(1e-300))
+    unit = torch.where(d > 0, d, torch.ones_like(d))
+    e, u = _eigh(c / unit[:, None] / unit)
     factor = e.sqrt()[:, None] * u.mH * d  # factorᴴ factor = c, with graded columns
     _, s, vh = torch.linalg.svd(factor)
     return v @ vh.mH, s
@@ -470,15 +618,9 @@ def _unit_columns(p: Tensor) -> Tensor:
     """
     d = torch.linalg.vector_norm(p, dim=0)
     p = p / torch.where(d > 0, d, torch.ones_like(d))
-    g = p.mH @ p
-    if (
-        float(
-            torch.linalg.matrix_norm(
-                (g - torch.eye(len(g), dtype=g.dtype, device=g.device)).detach()
-            )
-        )
-        > 0.5
-    ):
+    g = _gram(p)
+    eye = torch.eye(len(g), dtype=g.dtype, device=g.device)
+    if float(torch.linalg.matrix_norm((g - eye).detach())) > 0.5:
         return orthogonalize(p)[0]
     return torch.linalg.solve_triangular(torch.linalg.cholesky(g).mH, p, upper=True, left=False)
 
@@ -491,23 +633,21 @@ def _sketched_basis(a: Tensor, rank: int | None, atol: float) -> tuple[Tensor, T
     fast enough for that.
     """
     m, n = a.shape
-    generator = torch.Generator().manual_seed(
-        0
-    )  # not the caller's: the answer does not depend on it
+    generator = torch.Generator(device="cpu")  # not the caller's: the answer does not depend on it
+    generator.manual_seed(0)
     a = widen(a)
     w, rest = a.new_zeros(n, 0), a
     block = (rank or 32) + 12
     while w.shape[1] + block <= n // 3:
-        sketch = torch.randn(m, block, generator=generator, dtype=torch.float64).to(a)
-        y = rest.mH @ (rest @ orthogonalize(rest.mH @ sketch)[0])
+        sketch = randn(m, block, generator=generator, dtype=torch.float64, device=a.device)
+        y = rest.mH @ (rest @ orthogonalize(rest.mH @ sketch.to(a.dtype))[0])
         w = orthogonalize(torch.cat([w, y - w @ (w.mH @ y)], 1))[0]
         b = a @ w
         rest = a - b @ w.mH
         left = float(torch.linalg.vector_norm(rest))
-        v, s = _gram_basis(b, rank, atol)
-        r = choose_rank(s, rank, atol=math.sqrt(max(atol**2 - left**2, 0.0)))
+        v, s, low, r = _gram_basis(b, rank, atol, left)
         capped = r == rank and left <= 1e-3 * float(s[r - 1])
-        if capped or left <= 0.3 * atol:
+        if capped or (left < atol and r - low <= 1):
             return w @ v[:, :r], s[:r]
         block = 2 * w.shape[1]
     return None
@@ -538,19 +678,20 @@ def _over(s: Tensor) -> Tensor:
 
 
 class _GramBasis(torch.autograd.Function):
-    """All right singular vectors and values, with the derivative of an eigendecomposition of
-    aᴴa."""
+    """All right singular vectors and values and the rank, with the derivative of an
+    eigendecomposition of aᴴa."""
 
     @staticmethod
     def forward(a, rank, atol):
-        return _gram_basis(a, rank, atol)
+        v, s, _, r = _gram_basis(a, rank, atol)
+        return v, s, r
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(inputs[0], *output)
+        ctx.save_for_backward(inputs[0], *output[:2])
 
     @staticmethod
-    def backward(ctx, gv, gs):
+    def backward(ctx, gv, gs, _):
         a, v, s = ctx.saved_tensors
         inner = (v.mH @ gv) * _over_gaps(s) + torch.diag(0.5 * gs * _over(s)).to(v.dtype)
         both = v @ (inner + inner.mH) @ v.mH

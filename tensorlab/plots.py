@@ -1,6 +1,6 @@
 """Pictures: each draws on the `Axes` it is given and returns one sentence that says what is seen.
 
-The colours are those of Okabe and Ito, which colour-blind readers can tell apart; every curve has a
+The colors are those of Okabe and Ito, which color-blind readers can tell apart; every curve has a
 marker and a line style of its own besides.
 """
 
@@ -16,16 +16,16 @@ from torch import Tensor
 from .formats.htucker import HT, leaves
 from .formats.tt import TT
 
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 STYLES = ["o-", "s--", "^:", "d-.", "v-", "x--", "+:"]
 
 
 def style(k: int, n: int = 0) -> dict:
-    """Colour, marker and line of curve k; with n points, only about a dozen markers."""
+    """Color, marker and line of curve k; with n points, only about a dozen markers."""
     marker, line = STYLES[k % len(STYLES)][0], STYLES[k % len(STYLES)][1:]
     every = max(1, n // 12)
     return dict(
-        color=COLOURS[k % len(COLOURS)], marker=marker, ls=line, ms=4, lw=1.4, markevery=every
+        color=COLORS[k % len(COLORS)], marker=marker, ls=line, ms=4, lw=1.4, markevery=every
     )
 
 
@@ -44,7 +44,7 @@ def singular_values(ax: Axes, spectra: dict[str, Tensor], level: float | None = 
 
 
 def image(ax: Axes, x: Tensor, title: str = "") -> str:
-    """A picture (rows, columns) or (rows, columns, 3), clipped to [0, 1] when it is in colour."""
+    """A picture (rows, columns) or (rows, columns, 3), clipped to [0, 1] when it is in color."""
     ax.imshow(
         x.clamp(0, 1) if x.ndim == 3 else x, cmap="cividis", interpolation="nearest", aspect="equal"
     )
@@ -80,7 +80,7 @@ def train(ax: Axes, tt: TT) -> str:
     for k, core in enumerate(tt.cores):
         r, n, q = core.shape
         width = max(0.3, (r + q) / 2)
-        ax.add_patch(Rectangle((x, -n / 2), width, n, fc=COLOURS[5], ec="black", lw=1))
+        ax.add_patch(Rectangle((x, -n / 2), width, n, fc=COLORS[5], ec="black", lw=1))
         ax.text(x + width / 2, -n / 2 - 0.06 * top, str(n), ha="center", va="top", fontsize=8)
         if k < tt.ndim - 1:
             ax.plot([x + width, x + width + gap], [0, 0], color="black", lw=1 + math.log2(q))
@@ -91,19 +91,22 @@ def train(ax: Axes, tt: TT) -> str:
                 ha="center",
                 va="bottom",
                 fontsize=9,
-                color=COLOURS[1],
+                color=COLORS[1],
             )
         x += width + gap
     ax.set_xlim(-gap / 2, x - gap / 2)
     ax.set_ylim(-0.68 * top, 0.6 * top)
     ax.set_axis_off()
     ranks = ", ".join(map(str, tt.ranks)) or "none"
-    return f"A train of {tt.ndim} cores with ranks {ranks} stores {tt.numel} of {math.prod(tt.shape)} numbers."
+    return (
+        f"A train of {tt.ndim} cores with ranks {ranks} stores {tt.numel} of "
+        f"{math.prod(tt.shape)} numbers."
+    )
 
 
 def tree(ax: Axes, ht: HT, spectra: dict[tuple, Tensor] | None = None, most: int = 16) -> str:
     """A tree of modes with a box on each node: its singular values from 1 down to 1e-16 of the
-    largest, those kept in colour.
+    largest, those kept in color.
 
     spectra: by node, those of `ht` by default. Of each the first `most` are drawn; below the box
     stand the modes, in it the rank.
@@ -129,9 +132,9 @@ def tree(ax: Axes, ht: HT, spectra: dict[tuple, Tensor] | None = None, most: int
         s = (1 + (s / s[0].clamp_min(1e-300)).clamp_min(1e-16).log10() / 16).tolist()[:most]
         ax.add_patch(Rectangle((x - 0.4, y), 0.8, 0.8, fc="white", ec="black", lw=0.8))
         for k, height in enumerate(s):
-            kept = dict(color=COLOURS[0]) if k < r else dict(fc="white", ec="0.5", lw=0.6)
+            kept = dict(color=COLORS[0]) if k < r else dict(fc="white", ec="0.5", lw=0.6)
             ax.add_patch(Rectangle((x - 0.4 + 0.8 * k / most, y), 0.8 / most, 0.8 * height, **kept))
-        ax.text(x + 0.37, y + 0.76, str(r), ha="right", va="top", fontsize=10, color=COLOURS[1])
+        ax.text(x + 0.37, y + 0.76, str(r), ha="right", va="top", fontsize=10, color=COLORS[1])
         ax.text(x, y - 0.04, " ".join(map(str, node)), ha="center", va="top", fontsize=8)
     ax.set_xlim(-0.6, ht.ndim - 0.4)
     ax.set_ylim(-1.6 * max(depth.values()) - 0.4, 0.3)
@@ -140,7 +143,10 @@ def tree(ax: Axes, ht: HT, spectra: dict[tuple, Tensor] | None = None, most: int
         ", ".join(f"({' '.join(map(str, node))}) {r}" for node, r in zip(ht.nodes, ht.ranks))
         or "none"
     )
-    return f"A tree on {ht.ndim} modes with ranks {ranks} stores {ht.numel} of {math.prod(ht.shape)} numbers."
+    return (
+        f"A tree on {ht.ndim} modes with ranks {ranks} stores {ht.numel} of "
+        f"{math.prod(ht.shape)} numbers."
+    )
 
 
 def convergence(ax: Axes, histories: dict[str, list[float]]) -> str:
@@ -171,7 +177,10 @@ def terms(ax: Axes, cosines: list[float], weights: list[float]) -> str:
     other.set_ylabel("weight / |x|")
     handles = [*ax.get_lines(), *other.get_lines()]
     ax.legend(handles, [h.get_label() for h in handles], fontsize=8, loc="center right")
-    return f"The smallest cosine between two terms is {cosines[-1]:.3f}, the largest weight {weights[-1]:.2f} times |x|."
+    return (
+        f"The smallest cosine between two terms is {cosines[-1]:.3f}, the largest weight "
+        f"{weights[-1]:.2f} times |x|."
+    )
 
 
 def core(ax: Axes, g: Tensor) -> str:
@@ -186,7 +195,10 @@ def core(ax: Axes, g: Tensor) -> str:
         if min(share) <= 0.01
         else max(sizes)
     )
-    return f"The leading block of size {half} holds {100 * (1 - share[half - 1]):.1f} % of the energy of the core."
+    return (
+        f"The leading block of size {half} holds {100 * (1 - share[half - 1]):.1f} % of the "
+        f"energy of the core."
+    )
 
 
 def blocks(ax: Axes, w: Tensor, grid: tuple[int, int] | None = None, title: str = "") -> str:
@@ -202,18 +214,18 @@ def blocks(ax: Axes, w: Tensor, grid: tuple[int, int] | None = None, title: str 
 
 
 def shared(ax: Axes, masks: list[Tensor], title: str = "", block: int = 1) -> str:
-    """Which entries of a matrix a stored number enters, one number of each tensor in its own colour
+    """Which entries of a matrix a stored number enters, one number of each tensor in its own color
     and hatching. Lines every `block` entries."""
     for k, line in enumerate((ax.axhline, ax.axvline)):
         for at in range(block, masks[0].shape[k], block):
             line(at, color="0.85", lw=0.8, zorder=0)
     for k, mask in enumerate(masks):
         for i, j in mask.nonzero().tolist():
-            ax.add_patch(Rectangle((j, i), 1, 1, fc=COLOURS[k], alpha=0.5, lw=0))
+            ax.add_patch(Rectangle((j, i), 1, 1, fc=COLORS[k], alpha=0.5, lw=0))
             ax.plot(
                 [j + 0.2, j + 0.8],
                 [[i + 0.2, i + 0.8], [i + 0.8, i + 0.2]][k % 2],
-                color=COLOURS[k],
+                color=COLORS[k],
                 lw=1,
             )
     ax.set(
@@ -268,9 +280,9 @@ def crosses(ax: Axes, x: Tensor, rows, columns, title: str = "") -> str:
     approximation has read it."""
     ax.imshow(x, cmap="cividis", aspect="auto", interpolation="nearest")
     for i in sorted(set(rows)):
-        ax.axhline(i, color=COLOURS[1], lw=0.8)
+        ax.axhline(i, color=COLORS[1], lw=0.8)
     for j in sorted(set(columns)):
-        ax.axvline(j, color=COLOURS[5], lw=0.8, ls="--")
+        ax.axvline(j, color=COLORS[5], lw=0.8, ls="--")
     ax.plot(columns, rows, "o", mfc="none", mec="white", ms=6)
     ax.set_title(title, fontsize=9)
     ax.set(xlabel="second index", ylabel="first index")
@@ -333,10 +345,10 @@ def tangent_step(ax: Axes, x: Tensor, free: Tensor, tangent: Tensor, back: Tenso
         torch.tensor([-0.5, 0.7]) * top, torch.tensor([-0.7, 0.7]) * top, indexing="ij"
     )
     plane = names["x"][:, None, None] + ray[:, None, None] * a + around[:, None, None] * b
-    ax.plot_surface(*plane.numpy(), color=COLOURS[5], alpha=0.35, lw=0)
+    ax.plot_surface(*plane.numpy(), color=COLORS[5], alpha=0.35, lw=0)
     for k, (start, end) in enumerate(zip(names, list(names)[1:])):
         ax.plot(*torch.stack([names[start], names[end]]).T.numpy(), **{**style(k), "marker": ""})
-        ax.plot(*names[end][:, None].numpy(), STYLES[k][0], color=COLOURS[k], label=end, ms=7)
+        ax.plot(*names[end][:, None].numpy(), STYLES[k][0], color=COLORS[k], label=end, ms=7)
     ax.plot(*names["x"][:, None].numpy(), "*", color="black", ms=10, label="x")
     ax.legend(fontsize=8, loc="upper left")
     ax.set(
@@ -349,7 +361,10 @@ def tangent_step(ax: Axes, x: Tensor, free: Tensor, tangent: Tensor, back: Tenso
     off, bend = (
         float(torch.linalg.matrix_norm(m.double() - tangent.double())) for m in (free, back)
     )
-    return f"The projection moves the step by {off:.3f} onto the tangent plane, the retraction by {bend:.3f} back onto the cone."
+    return (
+        f"The projection moves the step by {off:.3f} onto the tangent plane, the retraction by "
+        f"{bend:.3f} back onto the cone."
+    )
 
 
 def success(ax: Axes, shares: dict[str, list[tuple[float, float]]]) -> str:
@@ -380,19 +395,22 @@ def marginals(ax: Axes, exact: Tensor, sampled: Tensor) -> str:
     """Probabilities of a 1 in each mode: bars for the exact ones, beside them hatched bars for the
     frequencies in samples."""
     modes = range(len(exact))
-    ax.bar([k - 0.2 for k in modes], exact.tolist(), 0.4, color=COLOURS[0], label="exact")
+    ax.bar([k - 0.2 for k in modes], exact.tolist(), 0.4, color=COLORS[0], label="exact")
     ax.bar(
         [k + 0.2 for k in modes],
         sampled.tolist(),
         0.4,
-        color=COLOURS[4],
+        color=COLORS[4],
         hatch="///",
         label="samples",
     )
     ax.set(xlabel="mode", ylabel="probability of a 1", ylim=(0, 1.05), xticks=modes)
     ax.legend(fontsize=8, loc="upper right")
     low, high, off = float(exact.min()), float(exact.max()), float((exact - sampled).abs().max())
-    return f"A 1 has probabilities from {low:.3f} to {high:.3f}; the frequencies in the samples are off by up to {off:.3f}."
+    return (
+        f"A 1 has probabilities from {low:.3f} to {high:.3f}; the frequencies in the samples "
+        f"are off by up to {off:.3f}."
+    )
 
 
 def covariances(ax: Axes, exact: Tensor, sampled: Tensor) -> str:
@@ -426,7 +444,7 @@ def chain(ax: Axes, module) -> str:
     channels = [links[0][1], *(link[0] for link in links)]
     top = max(channels)
     for k, n in enumerate(channels):
-        ax.add_patch(Rectangle((k - 0.06, -n / 2), 0.12, n, fc=COLOURS[5], ec="black", lw=1))
+        ax.add_patch(Rectangle((k - 0.06, -n / 2), 0.12, n, fc=COLORS[5], ec="black", lw=1))
         ax.text(k, -n / 2 - 0.03 * top, str(n), ha="center", va="top", fontsize=9)
     for k, (outputs, inputs, kernel, groups) in enumerate(links):
         stored = outputs * inputs // groups * math.prod(kernel)
@@ -434,7 +452,7 @@ def chain(ax: Axes, module) -> str:
         ax.plot(
             [k + 0.06, k + 0.94],
             [0, 0],
-            color=COLOURS[1] if alone else "black",
+            color=COLORS[1] if alone else "black",
             ls="--" if alone else "-",
             lw=1.5,
         )
@@ -472,7 +490,7 @@ def _convolutions(module):
 
 def filters(ax: Axes, kernel: Tensor, title: str = "", level: float | None = None) -> str:
     """A kernel (T, S, kh, kw) as a sheet: row s, column t holds the filter from channel s to
-    channel t; grey is zero."""
+    channel t; gray is zero."""
     t, s, kh, kw = kernel.shape
     sheet = torch.nn.functional.pad(kernel.detach().double(), (0, 1, 0, 1), value=math.nan)
     sheet = sheet.permute(1, 2, 0, 3).reshape(s * (kh + 1), t * (kw + 1))[:-1, :-1]
@@ -480,7 +498,10 @@ def filters(ax: Axes, kernel: Tensor, title: str = "", level: float | None = Non
     ax.imshow(sheet.numpy(), cmap="cividis", vmin=-level, vmax=level, interpolation="nearest")
     ax.set(xticks=[], yticks=[], xlabel="channels out", ylabel="channels in")
     ax.set_title(title, fontsize=9)
-    return f"{t} by {s} filters of {kh} by {kw}, the largest entry {float(kernel.detach().abs().max()):.2g}."
+    return (
+        f"{t} by {s} filters of {kh} by {kw}, the largest entry "
+        f"{float(kernel.detach().abs().max()):.2g}."
+    )
 
 
 def term_energy(ax: Axes, energies: dict[str, list[float]]) -> str:
@@ -491,7 +512,10 @@ def term_energy(ax: Axes, energies: dict[str, list[float]]) -> str:
     ax.set(xlabel="sweep", ylabel="energy of the terms / of their sum")
     ax.legend(fontsize=8)
     ends = ", ".join(f"{name} {values[-1]:.3g}" for name, values in energies.items())
-    return f"After {max(map(len, energies.values()))} sweeps the terms have this many times the energy of their sum: {ends}."
+    return (
+        f"After {max(map(len, energies.values()))} sweeps the terms have this many times the "
+        f"energy of their sum: {ends}."
+    )
 
 
 def gathered(ax: Axes, table, token: int, word: str = "") -> str:
@@ -503,9 +527,9 @@ def gathered(ax: Axes, table, token: int, word: str = "") -> str:
         below //= n
         digits.append(token // below % n)
         for i in range(n):
-            colour = COLOURS[1] if i == digits[-1] else COLOURS[5]
+            color = COLORS[1] if i == digits[-1] else COLORS[5]
             ax.add_patch(
-                Rectangle((k + 0.15, -(i + 1) / n), 0.7, 0.86 / n, fc=colour, ec="black", lw=0.5)
+                Rectangle((k + 0.15, -(i + 1) / n), 0.7, 0.86 / n, fc=color, ec="black", lw=0.5)
             )
         ax.text(k + 0.5, -1.04, f"{n} slices\n{r} x {m} x {q}", ha="center", va="top", fontsize=8)
         ax.text(
@@ -515,12 +539,15 @@ def gathered(ax: Axes, table, token: int, word: str = "") -> str:
             ha="center",
             va="bottom",
             fontsize=9,
-            color=COLOURS[1],
+            color=COLORS[1],
         )
     ax.set_xlim(0, len(table.cores))
     ax.set_ylim(-1.28, 0.12)
     ax.set_axis_off()
-    return f"{word or 'Token'}, number {token}, gathers the slices {', '.join(map(str, digits))} of {len(digits)} cores."
+    return (
+        f"{word or 'Token'}, number {token}, gathers the slices {', '.join(map(str, digits))} "
+        f"of {len(digits)} cores."
+    )
 
 
 def neighbours(
@@ -528,21 +555,24 @@ def neighbours(
 ) -> str:
     """Cosines of a word with its nearest ones before, as filled bars, and after, hatched."""
     for k, (a, b) in enumerate(zip(before, after)):
-        ax.barh(-k + 0.2, a, 0.38, color=COLOURS[0], label="before" if k == 0 else None)
-        ax.barh(-k - 0.2, b, 0.38, color=COLOURS[4], hatch="///", label="after" if k == 0 else None)
+        ax.barh(-k + 0.2, a, 0.38, color=COLORS[0], label="before" if k == 0 else None)
+        ax.barh(-k - 0.2, b, 0.38, color=COLORS[4], hatch="///", label="after" if k == 0 else None)
     ax.set_yticks([-k for k in range(len(words))], words, fontsize=8)
     ax.set(xlabel="cosine", title=f"nearest to {word!r}")
     ax.legend(fontsize=8, loc="lower right")
     low = min(after)
-    return f"Its nearest words had cosines from {min(before):.2f} to {max(before):.2f}; now from {low:.2f} to {max(after):.2f}."
+    return (
+        f"Its nearest words had cosines from {min(before):.2f} to {max(before):.2f}; now from "
+        f"{low:.2f} to {max(after):.2f}."
+    )
 
 
 def clouds(ax: Axes, points: Tensor, train_points: Tensor, title: str = "") -> str:
     """Two clouds in the plane (n, 2): circles for the points, crosses for those of a train."""
     ax.scatter(
-        *points.T.tolist(), s=9, color=COLOURS[0], marker="o", lw=0, alpha=0.6, label="points"
+        *points.T.tolist(), s=9, color=COLORS[0], marker="o", lw=0, alpha=0.6, label="points"
     )
-    ax.scatter(*train_points.T.tolist(), s=12, color=COLOURS[1], marker="x", lw=0.8, label="train")
+    ax.scatter(*train_points.T.tolist(), s=12, color=COLORS[1], marker="x", lw=0.8, label="train")
     ax.set_aspect("equal")
     ax.set_title(title, fontsize=9)
     ax.legend(fontsize=7, loc="upper right")
@@ -551,7 +581,7 @@ def clouds(ax: Axes, points: Tensor, train_points: Tensor, title: str = "") -> s
 
 def operations(ax: Axes, plans, dense: int) -> str:
     """Operations of each forward path over those of the dense product, as bars; the path expected
-    to be fastest in colour.
+    to be fastest in color.
 
     plans: of `layers.propagation.plans`, the fastest first. dense: operations of the product. Of
     many paths ten are drawn.
@@ -565,7 +595,7 @@ def operations(ax: Axes, plans, dense: int) -> str:
         ax.barh(
             k,
             share,
-            color=COLOURS[0] if name == best else "white",
+            color=COLORS[0] if name == best else "white",
             ec="black",
             hatch="" if name == best else "//",
         )
@@ -604,7 +634,7 @@ def zonotope(ax: Axes, q: Tensor) -> str:
             ax.fill(
                 *points.T.numpy(),
                 fc="none",
-                ec=COLOURS[k],
+                ec=COLORS[k],
                 ls=("-", "--", "-")[k],
                 lw=2 if k == 2 else 1.2,
                 label=name,
@@ -617,7 +647,7 @@ def zonotope(ax: Axes, q: Tensor) -> str:
             .div(edges.norm(dim=1))
             .min()
         )
-        ax.add_patch(Circle((0, 0), inside, fc=COLOURS[5], alpha=0.35, lw=0, label="ball inside"))
+        ax.add_patch(Circle((0, 0), inside, fc=COLORS[5], alpha=0.35, lw=0, label="ball inside"))
         ax.set_aspect("equal")
     else:
         pairs = torch.combinations(torch.arange(2 * n))
@@ -625,14 +655,14 @@ def zonotope(ax: Axes, q: Tensor) -> str:
         spans = normals.norm(dim=1) > 1e-9  # parallel edges span no face
         pairs, normals = pairs[spans], normals[spans] / normals[spans].norm(dim=1, keepdim=True)
         along = normals @ edges.T
-        centres = torch.where(along.abs() < 1e-9, 0, along.sign()) @ edges
+        centers = torch.where(along.abs() < 1e-9, 0, along.sign()) @ edges
         square = torch.tensor([[1.0, 1], [1, -1], [-1, -1], [-1, 1]], dtype=q.dtype)
-        faces = [c + square @ edges[pair] for c, pair in zip(centres, pairs)]
+        faces = [c + square @ edges[pair] for c, pair in zip(centers, pairs)]
         ax.add_collection3d(
             Poly3DCollection(
                 [f.numpy() for f in faces] + [-f.numpy() for f in faces],
-                fc=COLOURS[5],
-                ec=COLOURS[2],
+                fc=COLORS[5],
+                ec=COLORS[2],
                 alpha=0.25,
                 lw=0.8,
             )
@@ -642,7 +672,7 @@ def zonotope(ax: Axes, q: Tensor) -> str:
             for a, b in torch.combinations(torch.arange(8)).tolist():
                 if int((signs[a] != signs[b]).sum()) == 1:
                     edge = torch.stack([signs[a], signs[b]]) @ turn.T
-                    ax.plot(*edge.T.numpy(), color=COLOURS[k], ls="-" if k == 0 else "--", lw=1.2)
+                    ax.plot(*edge.T.numpy(), color=COLORS[k], ls="-" if k == 0 else "--", lw=1.2)
         inside, reach = float(along.abs().sum(1).min()), float(edges.abs().sum(0).max())
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach), zlim=(-reach, reach))
         ax.set_box_aspect((1, 1, 1))
@@ -656,7 +686,10 @@ def zonotope(ax: Axes, q: Tensor) -> str:
             columnspacing=0.8,
         )
     square, sums = ("square", "squares") if n == 2 else ("cube", "cubes")
-    return f"The sum of the two {sums} holds a ball of radius {inside:.3f}, one {square} alone a ball of radius 1."
+    return (
+        f"The sum of the two {sums} holds a ball of radius {inside:.3f}, one {square} alone a "
+        f"ball of radius 1."
+    )
 
 
 def flat_levels(ax: Axes, u: Tensor, v: Tensor, size: float) -> str:
@@ -668,11 +701,14 @@ def flat_levels(ax: Axes, u: Tensor, v: Tensor, size: float) -> str:
     for z, name, k, kind in ((u, "u", 0, "stepfilled"), (v, "v", 1, "step")):
         look = dict(alpha=0.55) if k == 0 else dict(lw=1.6)
         ax.hist(
-            (z.flatten() / unit).tolist(), bins, histtype=kind, color=COLOURS[k], label=name, **look
+            (z.flatten() / unit).tolist(), bins, histtype=kind, color=COLORS[k], label=name, **look
         )
     ax.set(xlabel="entry times sqrt(N) / |x|", ylabel="number", yscale="symlog")
     ax.legend(fontsize=8, loc="upper right")
-    return f"The largest entry of u and v is {max(float(u.abs().max()), float(v.abs().max())) / unit:.2f} |x| / sqrt(N)."
+    return (
+        f"The largest entry of u and v is "
+        f"{max(float(u.abs().max()), float(v.abs().max())) / unit:.2f} |x| / sqrt(N)."
+    )
 
 
 def decay(ax: Axes, histories: dict[str, tuple[float, ...]]) -> str:
@@ -796,7 +832,7 @@ def landscape(ax: Axes, values: Tensor, points: Tensor, elite: Tensor) -> str:
     picture = ax.imshow(values.T.numpy(), origin="lower", cmap="cividis", aspect="auto")
     ax.figure.colorbar(picture, ax=ax, fraction=0.046)
     ax.plot(*points.T.tolist(), ".", color="white", ms=4, mec="black", mew=0.4, label="batch")
-    ax.plot(*elite.T.tolist(), "o", mfc="none", mec=COLOURS[1], mew=1.6, ms=9, label="elite")
+    ax.plot(*elite.T.tolist(), "o", mfc="none", mec=COLORS[1], mew=1.6, ms=9, label="elite")
     ax.set(xlabel="first index", ylabel="second index", title="the function")
     ax.legend(fontsize=8, loc="upper right")
     i, j = divmod(int(values.argmin()), values.shape[1])
@@ -808,7 +844,7 @@ def density(ax: Axes, p: Tensor, best: tuple[int, int] | None = None) -> str:
     picture = ax.imshow(p.T.numpy(), origin="lower", cmap="viridis", aspect="auto", vmin=0)
     ax.figure.colorbar(picture, ax=ax, fraction=0.046)
     if best is not None:
-        ax.plot(*best, "x", color=COLOURS[1], ms=10, mew=2)
+        ax.plot(*best, "x", color=COLORS[1], ms=10, mew=2)
     ax.set(xlabel="first index", ylabel="second index", title="where the model looks")
     i, j = divmod(int(p.argmax()), p.shape[1])
     return f"The model looks most often at ({i}, {j}), with probability {float(p.max()):.3g}."
@@ -829,7 +865,10 @@ def marginal_history(ax: Axes, shares: Tensor) -> str:
     ax.figure.colorbar(picture, ax=ax, fraction=0.046)
     ax.set(xlabel="batch", ylabel="mode", title="share of ones in the draws")
     settled = int(((shares[-1] < 0.05) | (shares[-1] > 0.95)).sum())
-    return f"In the last batch {settled} of {shares.shape[1]} modes are settled, with a share of ones below 0.05 or above 0.95."
+    return (
+        f"In the last batch {settled} of {shares.shape[1]} modes are settled, with a share of "
+        f"ones below 0.05 or above 0.95."
+    )
 
 
 def density_map(ax: Axes, x: Tensor, y: Tensor, p: Tensor, points: Tensor | None = None) -> str:
@@ -838,14 +877,17 @@ def density_map(ax: Axes, x: Tensor, y: Tensor, p: Tensor, points: Tensor | None
 
     NaN is where a model is not positive: those places are orange, and counted.
     """
-    cmap, none = colormaps["cividis"].with_extremes(bad=COLOURS[1]), p.isnan()
+    cmap, none = colormaps["cividis"].with_extremes(bad=COLORS[1]), p.isnan()
     ax.pcolormesh(x.numpy(), y.numpy(), p.numpy(), cmap=cmap, shading="auto", rasterized=True)
     p = p.masked_fill(none, 0)
     if points is not None:
         ax.plot(*points.T.numpy(), ".", color="white", ms=4, mec="black", mew=0.4)
     i, j = divmod(int(p.argmax()), len(x))
     count = 0 if points is None else len(points)
-    said = f"The density is highest, {float(p.max()):.3g}, at ({float(x[j]):.2g}, {float(y[i]):.2g}); {count} samples are shown."
+    said = (
+        f"The density is highest, {float(p.max()):.3g}, at ({float(x[j]):.2g}, "
+        f"{float(y[i]):.2g}); {count} samples are shown."
+    )
     return said + (
         f"  At {int(none.sum())} of {none.numel()} places, in orange, it is not positive."
         if none.any()
@@ -926,13 +968,13 @@ def interactions(
     ax: Axes, found: list[tuple[tuple[int, ...], float]], planted, label: str = "coefficient"
 ) -> str:
     """Coefficients of sets of features, or what `label` says, as bars, largest first; those that
-    were planted in another colour."""
+    were planted in another color."""
     planted = set(planted)
     for k, (subset, value) in enumerate(found):
         ax.barh(
             -k,
             value,
-            color=COLOURS[1] if subset in planted else COLOURS[0],
+            color=COLORS[1] if subset in planted else COLORS[0],
             hatch="//" if subset in planted else None,
         )
     ax.axvline(0, color="black", lw=0.8)
@@ -948,7 +990,7 @@ def network_ranks(
     bound: list[tuple[int, float]],
     xlabel: str,
 ) -> str:
-    """Ranks of a matricisation of networks against their depth or width, and a lower bound that
+    """Ranks of a matricization of networks against their depth or width, and a lower bound that
     holds for almost all trains."""
     for k, (name, curve) in enumerate(points.items()):
         ax.plot(*zip(*curve), label=name, **style(k))

@@ -1,4 +1,4 @@
-"""One row for each format: what the contract of formats is tried on."""
+"""One row for each format and for each decomposition: what their contracts are tried on."""
 
 import torch
 
@@ -40,3 +40,52 @@ DTYPES = [torch.float32, torch.float64, torch.complex64, torch.complex128]
 
 def make(name, seed=0, dtype=torch.float64, device="cpu"):
     return FORMATS[name](generator=torch.Generator().manual_seed(seed), dtype=dtype, device=device)
+
+
+def seeded():
+    return torch.Generator().manual_seed(0)
+
+
+def _seen(x):
+    return torch.rand(x.shape, generator=seeded()) < 0.8
+
+
+def _nonnegative(x, rank, rtol):
+    return tl.cp_als(x.abs(), rank or 2, nonnegative=True, max_iter=9)
+
+
+def _masked(x, rank, rtol):
+    return tl.cp_als(x, rank or 2, mask=_seen(x), init="random", max_iter=9, generator=seeded())
+
+
+# name: the shape it is tried on, and x, rank, rtol -> format or Fit
+DECOMPOSITIONS = {
+    "tt_svd": ((5, 6, 4), lambda x, r, t: tl.tt_svd(x, r, rtol=t)),
+    "hosvd": ((5, 6, 4), lambda x, r, t: tl.hosvd(x, r, rtol=t)),
+    "st_hosvd": ((5, 6, 4), lambda x, r, t: tl.st_hosvd(x, r, rtol=t)),
+    "hooi": ((5, 6, 4), lambda x, r, t: tl.hooi(x, r or 2, max_iter=9)),
+    "ht_svd": ((3, 4, 2, 5), lambda x, r, t: tl.ht_svd(x, r, rtol=t)),
+    "cp_als": ((5, 6, 4), lambda x, r, t: tl.cp_als(x, r or 2, max_iter=9)),
+    "cp_als nonnegative": ((5, 6, 4), _nonnegative),
+    "cp_als with a mask": ((5, 6, 4), _masked),
+    "cp_stable": ((5, 6, 4), lambda x, r, t: tl.cp_stable(x, r or 2, max_iter=9)),
+    "cp_stable, exact": ((5, 6, 4), lambda x, r, t: tl.cp_stable(x, 20)),
+    "LowRank": ((8, 9), lambda x, r, t: tl.LowRank.from_dense(x, r, rtol=t)),
+    "Kronecker": ((8, 9), lambda x, r, t: tl.Kronecker.from_dense(x, r, rtol=t)),
+    "Kronecker of three": (
+        (8, 9),
+        lambda x, r, t: tl.Kronecker.from_dense(x, r, rtol=t, factors=3),
+    ),
+    "kron_svd": ((8, 9), lambda x, r, t: tl.kron_svd(x, (2, 4), r, rtol=t)),
+    "Monarch": ((8, 9), lambda x, r, t: tl.Monarch.from_dense(x, 2)),
+    "Monarch of three": ((8, 9), lambda x, r, t: tl.Monarch.from_dense(x, cores=3)),
+    "BlockTT": ((8, 9), lambda x, r, t: tl.BlockTT.from_dense(x, r, rtol=t)),
+    "BlockTT of three": ((8, 9), lambda x, r, t: tl.BlockTT.from_dense(x, r, rtol=t, cores=3)),
+    "TTMatrix": ((8, 9), lambda x, r, t: tl.tt_matrix_svd(x, (2, 4), (3, 3), r, rtol=t)),
+}
+
+
+def decompose(name, x, rank=None, rtol=None):
+    """The format that a decomposition gives."""
+    made = DECOMPOSITIONS[name][1](x, rank, rtol)
+    return made.value if isinstance(made, tl.Fit) else made

@@ -1,7 +1,11 @@
 """What every format promises, tried on each row of `cases.FORMATS`."""
 
+import copy
+import itertools
 import math
+import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch.utils import _pytree
@@ -203,3 +207,140 @@ def test_says_no(name):
             with pytest.raises(TypeError) as caught:
                 a * b
             assert "\n" not in str(caught.value)
+
+
+# -- one rule for dtypes
+
+ALL = [*DTYPES, torch.float16, torch.bfloat16]
+
+
+@pytest.mark.parametrize("a, b", list(itertools.product(ALL, ALL)), ids=str)
+def test_two_dtypes_are_brought_to_the_one_of_torch(name, a, b):
+    x, y = make(name, 0, a), make(name, 1, b)
+    dtype = torch.promote_types(a, b)
+    u, v = (z.to(torch.complex128).to_dense() for z in (x, y))
+    size = float(u.norm() * v.norm() + u.norm() + v.norm())
+    for got, wanted in [
+        ((x + y).to_dense(), u + v),
+        ((x - y).to_dense(), u - v),
+        ((x * y).to_dense(), u * v),
+        (x.dot(y), torch.vdot(u.flatten(), v.flatten())),
+    ]:
+        assert got.dtype == dtype
+        missed = float((got.to(torch.complex128) - wanted).norm())
+        assert missed <= 16 * torch.finfo(dtype).eps * size
+
+
+@pytest.mark.parametrize("dtype", ALL, ids=str)
+def test_multiples_by_any_number(name, dtype):
+    x = make(name, dtype=dtype)
+    dense = x.to(torch.complex128).to_dense()
+    whole = torch.promote_types(dtype, torch.complex64)
+    numbers = [
+        (3, dtype),
+        (2.5, dtype),
+        (True, dtype),
+        (np.float64(2), dtype),
+        (np.int64(-2), dtype),
+    ]
+    numbers += [(torch.tensor(2.0, dtype=torch.float64), dtype), (1j, whole)]
+    numbers += [(np.complex128(1 + 2j), whole), (torch.tensor(2j), whole)]
+    for number, wanted in numbers:
+        for y in (number * x, x * number):
+            assert type(y) is type(x) and y.dtype == wanted
+            error = (y.to(torch.complex128).to_dense() - complex(number) * dense).norm()
+            assert float(error) <= 16 * torch.finfo(dtype).eps * float(dense.norm())
+    assert (x / 2j).dtype == whole
+
+
+def test_sums_by_python(name):
+    x, y = make(name, 0), make(name, 1)
+    assert close(sum([x, y, x]).to_dense(), 2 * x.to_dense() + y.to_dense())
+    assert x + 0 is x and 0.0 + x is x
+    with pytest.raises(ValueError, match="got int of shape"):
+        x + 1
+
+
+def test_two_devices_are_refused(name):
+    x = make(name)
+    y = x.to("meta")
+    for operation in (lambda: x + y, lambda: x - y, lambda: x * y, lambda: x.dot(y)):
+        with pytest.raises(ValueError, match="one device, got cpu and meta"):
+            operation()
+    with pytest.raises(ValueError, match="at: needs tensors with numbers"):
+        y.at([[0] * x.ndim])
+
+
+# -- values within the range of floats, whatever they are made of
+
+
+def lopsided(x, exponent, way):
+    """The same tensor, its tensors multiplied by powers of two whose sum is 0."""
+    n = len(x.tensors())
+    parts = [exponent * (-1) ** k for k in range(n)] if way == "in turn" else [exponent // n] * n
+    parts[-1 if way == "in turn" else 0] -= sum(parts)
+    return x.with_tensors(tl.linalg.ldexp(t, e) for t, e in zip(x.tensors(), parts))
+
+
+@pytest.mark.parametrize("way", ["in turn", "one against all", "all against one"])
+@pytest.mark.parametrize(
+    "dtype, exponent",
+    [(torch.float64, 640), (torch.complex128, 640), (torch.float32, 80), (torch.bfloat16, 80)],
+    ids=str,
+)
+def test_sizes_of_the_tensors_do_not_matter(name, dtype, exponent, way):
+    x, y = make(name, 0, dtype), make(name, 1, dtype)
+    exponent = -exponent if way == "all against one" else exponent
+    a, b = (lopsided(z, exponent, way) for z in (x, y))
+    index = indices(x)
+    values = [
+        lambda x, y: x.to_dense(),
+        lambda x, y: x.norm(),
+        lambda x, y: x.dot(y),
+        lambda x, y: x.at(index),
+        lambda x, y: (x + y).to_dense(),
+        lambda x, y: (x - y).norm(),
+        lambda x, y: (x * y).to_dense(),
+    ]
+    for method in ("orthogonal", "normalized", "merged"):
+        if hasattr(x, method):
+            values.append(lambda x, y, method=method: getattr(x, method)().to_dense())
+    if hasattr(x, "round"):
+        values.append(lambda x, y: (x + x).round(rtol=1e-3).to_dense())
+    for value in values:
+        got, wanted = (tl.linalg.widen(torch.as_tensor(value(*z))) for z in ((a, b), (x, y)))
+        eps = torch.finfo(dtype).eps
+        assert float((got - wanted).norm()) <= 64 * eps * max(1.0, float(wanted.norm()))
+
+
+# -- empty batches and odd indices
+
+
+@pytest.mark.parametrize("index", [[], "rows", "floats"], ids=str)
+def test_no_indices_give_no_entries(name, index):
+    x = make(name)
+    rows = {"rows": torch.zeros(0, x.ndim, dtype=torch.long), "floats": np.zeros((0, x.ndim))}
+    got = x.at(rows.get(index, []) if isinstance(index, str) else index)
+    assert got.shape == (0,) and got.dtype == x.dtype
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.uint32, np.uint64, np.int8, np.int32])
+def test_indices_of_any_integers(name, dtype):
+    x = make(name)
+    index = indices(x)
+    assert torch.equal(x.at(index.numpy().astype(dtype)), x.at(index))
+    top = np.iinfo(dtype).max  # of uint64 it is -1 in int64
+    with pytest.raises(ValueError, match=f"got {top} in row 1"):
+        x.at(np.array([[0] * x.ndim, [top] * x.ndim], dtype=dtype))
+
+
+# -- copies
+
+
+def test_copies_by_python(name):
+    x = make(name)
+    for y in (pickle.loads(pickle.dumps(x)), copy.deepcopy(x)):
+        assert type(y) is type(x) and y.shape == x.shape and y.ranks == x.ranks
+        assert all(torch.equal(a, b) for a, b in zip(y.tensors(), x.tensors(), strict=True))
+        assert not {t.data_ptr() for t in y.tensors()} & {t.data_ptr() for t in x.tensors()}
+        assert torch.equal((x + y).to_dense(), (x + x).to_dense())

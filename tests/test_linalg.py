@@ -269,6 +269,10 @@ def test_check_dense(generator):
         float(linalg.norm(torch.zeros(3))) == 0
         and float(linalg.norm(torch.tensor([math.inf, 1.0]))) == math.inf
     )
+    with pytest.raises(
+        ValueError, match="^x: needs a tensor with numbers, got one on the meta device"
+    ):
+        linalg.check_dense(torch.ones(2, device="meta"), "x")
 
 
 # -- multilinear, rng, fit

@@ -24,11 +24,11 @@ COLUMNS = ["idea", "module", "notebook", "test", "paper"]
 LAYERS = "ground, formats, layers, methods, tensorlab, parallel, models plots, papers, course, __main__".split(
     ", "
 )
-GROUND = {"rng", "linalg", "multilinear", "fit", "datasets"}
+GROUND = {"arguments", "capture", "rng", "linalg", "multilinear", "fit", "files", "datasets"}
 # Within a layer only along the drawn arrows: who is imported <- by whom. "*" is every module of the
 # layer.
 ARROWS = {
-    "ground": {"rng": {"linalg"}},
+    "ground": {"arguments": {"*"}, "files": {"*"}, "rng": {"linalg"}},
     "formats": {
         "base": {"*"},
         "tt": {"tt_cross", "tt_manifold", "tt_completion", "tt_sampling", "ttmatrix"},
@@ -36,10 +36,15 @@ ARROWS = {
         "blocktt": {"monarch"},
         "*": {"storage", "exchange"},
     },
-    "layers": {"propagation": {"linear"}, "linear": {"surgery", "conv"}},
+    "layers": {
+        "dense": {"linear", "surgery", "conv", "embedding"},
+        "propagation": {"linear"},
+        "linear": {"surgery", "conv", "embedding"},
+        "surgery": {"conv"},
+    },
     "methods": {"weighted": {"weighted_ttm"}, "kashin": {"quantize"}},
     "parallel": {"schedules": {"cost"}},
-    "papers": {"table": {"*"}, "protes_problems": {"protes"}},
+    "papers": {"table": {"program", "*"}, "program": {"*"}, "protes_problems": {"protes"}},
     "course": {"*": {"*"}},
 }
 

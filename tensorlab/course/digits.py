@@ -2,9 +2,8 @@
 
 import functools
 
-import torch
-
 from .. import datasets
+from ..models.training import shuffled_parts
 
 
 @functools.cache
@@ -14,7 +13,4 @@ def digits():
     >>> [tuple(t.shape) for t in digits()]
     [(1300, 8, 8), (1300,), (497, 8, 8), (497,)]
     """
-    x, y = datasets.digits()
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
-    x, y = x[order].float(), y[order]
-    return x[:1300], y[:1300], x[1300:], y[1300:]
+    return shuffled_parts(*datasets.digits(), 1300)

@@ -10,6 +10,11 @@ from pathlib import Path
 START = "00_start.ipynb"
 
 
+def fast(short, *, full):
+    """`short` where the environment has TENSORLAB_FAST=1, as in the tests, otherwise `full`."""
+    return short if os.environ.get("TENSORLAB_FAST") == "1" else full
+
+
 def notebooks() -> Path:
     """The folder of the lessons: `notebooks` where the command is given, or else beside the
     package."""

@@ -128,30 +128,28 @@ class Explorer:
     'A line with 5 waves.'
 
     `controls[name]` is the slider (or list), `boxes[name]` its typed twin, `view` the picture,
-    `status` the sentence below it, `ui` all of them. `__init__` draws: a subclass stores what
-    `draw` needs before `super().__init__(...)`.
+    `status` the sentence below it, `ui` all of them. Nothing is drawn before a control moves or
+    one of them is asked for.
     """
 
     figsize = (7, 3.2)
 
     def __init__(self, **controls: Number | Choice):
         self._kinds = controls
-        self._held = self._wrong = (
-            False  # several controls are on the move; a box holds what was refused
-        )
-        self.sentence = ""
+        self._held = False  # several controls are on the move
+        self._wrong = False  # a box holds what was refused
+        self._shown = False
+        self._sentence = ""
         self.controls = {name: kind.widget for name, kind in controls.items()}
         self.labels = {name: kind.widget.description or name for name, kind in controls.items()}
         self.boxes = {name: kind.box for name, kind in controls.items() if kind.box}
-        whole = w.Layout(
-            overflow="visible", height="auto"
-        )  # otherwise the picture's upper edge is cut
-        self.view, self.status = w.HTML(layout=whole), w.HTML(layout=whole)
-        self.ui = w.VBox(
-            [*map(self._row, controls), self.view, self.status],
+        # Otherwise the picture's upper edge is cut.
+        whole = w.Layout(overflow="visible", height="auto")
+        self._view, self.status = w.HTML(layout=whole), w.HTML(layout=whole)
+        self._ui = w.VBox(
+            [*map(self._row, controls), self._view, self.status],
             layout=w.Layout(align_items="flex-start"),
         )
-        self.changed()
 
     def draw(self, figure: Figure, **values) -> str:
         """Draw on the figure what the values mean, and return one sentence that says what is
@@ -159,6 +157,30 @@ class Explorer:
         raise TypeError(
             f"{type(self).__name__}: needs a method draw(figure, {', '.join(self.controls)})"
         )
+
+    def show(self) -> None:
+        """Draw the first picture; nothing happens where there is one already."""
+        if not self._shown:
+            self._shown = True
+            self.changed()
+
+    @property
+    def ui(self) -> w.VBox:
+        """The controls, the picture and the sentence below it."""
+        self.show()
+        return self._ui
+
+    @property
+    def view(self) -> w.HTML:
+        """The picture."""
+        self.show()
+        return self._view
+
+    @property
+    def sentence(self) -> str:
+        """What the picture shows, in words."""
+        self.show()
+        return self._sentence
 
     @property
     def values(self) -> dict:
@@ -187,6 +209,7 @@ class Explorer:
     def redraw(self) -> None:
         """Draw what the values mean. After an error the last good picture stays, and the status
         says what is wrong."""
+        self._shown = True
         try:
             figure = Figure(figsize=self.figsize, layout="constrained")
             self._show(figure, self._picture(figure))
@@ -199,12 +222,12 @@ class Explorer:
     def _show(self, figure, sentence):
         if not isinstance(sentence, str):
             raise TypeError(f"{type(self).__name__}: needs a sentence from draw, got {sentence!r}")
-        self.view.value = _image(figure, sentence)
+        self._view.value = _image(figure, sentence)
         self.say(sentence)
 
     def say(self, sentence: str) -> None:
         """Write the sentence below the picture."""
-        self.sentence = sentence
+        self._sentence = sentence
         self.status.value = f'<p role="status">{html.escape(sentence)}</p>'
 
     def warn(self, sentence: str) -> None:
@@ -234,17 +257,14 @@ class Explorer:
     def _row(self, name):
         kind, control = self._kinds[name], self.controls[name]
         control.observe(lambda change: self._moved(name), names="value")
-        wide = 1 + 0.55 * max(
-            map(len, self.labels.values())
-        )  # em, for the longest: boxes stand below each other
+        # In em, for the longest label: boxes stand below each other.
+        wide = 1 + 0.55 * max(map(len, self.labels.values()))
         named = kind.box or control
         named.description, named.style.description_width = self.labels[name], f"{wide}em"
         if kind.box is None:
             return control
-        kind.box.layout.width, control.description = (
-            f"{wide + 7}em",
-            "",
-        )  # the name once, where it can be said
+        kind.box.layout.width = f"{wide + 7}em"
+        control.description = ""  # the name once, where it can be said
         kind.box.observe(lambda change: self._typed(name, change.new), names="value")
         return w.HBox([kind.box, control])
 
@@ -257,9 +277,8 @@ class Explorer:
 
     def _typed(self, name, text):
         kind = self._kinds[name]
-        if text == kind.show(
-            kind.widget.value
-        ):  # the slider wrote it, or the reader took a wrong number back
+        if text == kind.show(kind.widget.value):
+            # The slider wrote it, or the reader took a wrong number back.
             if self._wrong:
                 self._wrong = False
                 self.redraw()
@@ -295,12 +314,12 @@ def _image(figure: Figure, sentence: str) -> str:
     """A figure as an HTML image with its sentence as alternative text."""
     buffer = io.BytesIO()
     fast = {"compress_level": 1}
-    figure.savefig(
-        buffer, format="png", dpi=192, pil_kwargs=fast
-    )  # two pixels for one of the page: crisp
+    # Two pixels for one of the page: crisp.
+    figure.savefig(buffer, format="png", dpi=192, pil_kwargs=fast)
     data = base64.b64encode(buffer.getvalue()).decode()
-    alt, width = html.escape(sentence, quote=True), round(96 * figure.get_figwidth())
-    return f'<img style="display:block; width:{width}px; max-width:100%" alt="{alt}" src="data:image/png;base64,{data}">'
+    alt = html.escape(sentence, quote=True)
+    style = f"display:block; width:{round(96 * figure.get_figwidth())}px; max-width:100%"
+    return f'<img style="{style}" alt="{alt}" src="data:image/png;base64,{data}">'
 
 
 class Player(Explorer):
@@ -329,17 +348,13 @@ class Player(Explorer):
     def __init__(self, **controls: Number | Choice):
         self.state = self._states = self._task = None
         self.buttons = {}
-        for name in (
-            "play",
-            "pause",
-            "step",
-            "stop",
-        ):  # none is ever disabled: it would drop the keyboard's focus
+        # None is ever disabled: that would drop the keyboard's focus.
+        for name in ("play", "pause", "step", "stop"):
             self.buttons[name] = w.Button(description=name, layout=w.Layout(width="6em"))
             self.buttons[name].on_click(lambda _, name=name: getattr(self, name)())
         super().__init__(**controls)
-        *rows, view, status = self.ui.children
-        self.ui.children = (*rows, w.HBox(list(self.buttons.values())), view, status)
+        *rows, view, status = self._ui.children
+        self._ui.children = (*rows, w.HBox(list(self.buttons.values())), view, status)
 
     def steps(self, **values) -> Iterator:
         """Yield the states, beginning with the one before the first step."""
@@ -353,6 +368,7 @@ class Player(Explorer):
 
     def play(self) -> None:
         """Run until the end, or until pause or stop; after the end, from the beginning."""
+        self.show()
         self.pause()
         self._task = asyncio.get_running_loop().create_task(self._run())
 
@@ -366,10 +382,14 @@ class Player(Explorer):
         """Go back to the first state."""
         self.pause()
         self._states = None
-        self.step()
+        self._advance()
 
     def step(self) -> bool:
         """Take one step and draw; False at the end."""
+        self.show()
+        return self._advance()
+
+    def _advance(self) -> bool:
         try:
             if self._states is None:
                 self._states = self.steps(**self.values)
@@ -392,5 +412,5 @@ class Player(Explorer):
         return self.draw(figure, self.state, **self.values)
 
     async def _run(self):
-        while self.step():
+        while self._advance():
             await asyncio.sleep(self.interval)

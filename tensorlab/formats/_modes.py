@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..arguments import is_integer
 from ..linalg import check_dense
 from ..multilinear import balanced_shape
 from .base import check_shape
@@ -39,12 +40,12 @@ def split_shape(who: str, shape, d, out=None, in_=None, least: int = 1):
     shape = check_shape(who, shape)
     if len(shape) != 2:
         raise ValueError(f"{who}: needs a shape (out, in), got {shape}")
-    if isinstance(d, bool) or not isinstance(d, int) or d < least:
+    if not is_integer(d) or d < least:
         raise ValueError(f"{who}: needs a number of factors from {least} up, got {d!r}")
     if (out is None) != (in_ is None):
         raise ValueError(f"{who}: needs both out and in_ or neither, got out={out} and in_={in_}")
     if out is None:
-        out, in_ = near_shape(shape[0], d), near_shape(shape[1], d)
+        out, in_ = (near_shape(n, int(d)) for n in shape)
     out, in_ = check_shape(who, out), check_shape(who, in_)
     if len(out) != len(in_) or len(out) < least:
         raise ValueError(
@@ -80,8 +81,7 @@ def pad(w: Tensor, padded) -> Tensor:
     return torch.nn.functional.pad(w, (0, padded[1] - w.shape[1], 0, padded[0] - w.shape[0]))
 
 
-def pad_input(who: str, x: Tensor, n: int, padded: int) -> Tensor:
-    """Zeros after the last mode (..., n) -> (..., padded); says no to another n."""
-    if x.ndim < 1 or x.shape[-1] != n:
-        raise ValueError(f"{who}: needs x of shape (..., {n}), got {tuple(x.shape)}")
+def pad_input(x: Tensor, padded: int) -> Tensor:
+    """Zeros after the last mode: (..., n) -> (..., padded)."""
+    n = x.shape[-1]
     return x if n == padded else torch.nn.functional.pad(x, (0, padded - n))

@@ -2,13 +2,18 @@
 operators; pytrees."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from numbers import Integral, Number
+from numbers import Number, Real
 from typing import get_args, get_origin
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree
+
+from ..arguments import is_integer
+from ..capture import readable
+from ..linalg import ldexp, real, size_exponent, wide, widen
 
 
 def is_data(field) -> bool:
@@ -37,7 +42,7 @@ def _flatten(x):
     for name, data, *_ in _layout(type(x)):
         value = getattr(x, name)
         if not data:
-            spec.append((value,))
+            spec.append((x.packed(value),))
         elif isinstance(value, tuple):
             spec.append(len(value))
             leaves += value
@@ -54,15 +59,11 @@ def _rebuild(cls, leaves, spec):
     x, leaves = object.__new__(cls), iter(leaves)
     for (name, *_), n in zip(_layout(cls), spec, strict=True):
         if isinstance(n, tuple):
-            (value,) = n
+            value = cls.unpacked(*n)
+        elif n is None:
+            value = None
         else:
-            value = (
-                None
-                if n is None
-                else next(leaves)
-                if n == -1
-                else tuple(next(leaves) for _ in range(n))
-            )
+            value = next(leaves) if n == -1 else tuple(next(leaves) for _ in range(n))
         object.__setattr__(x, name, value)
     return x
 
@@ -73,15 +74,36 @@ class Format:
     tensors; a field of another type is metadata, such as a tree of modes, and is made of numbers,
     strings and tuples.
 
-    It states `shape`, `ranks`, `to_dense`, `norm`, `at`, `scale`, and what arithmetic it has:
-    `_add`, `_times`, `dot`. Its `_check` says no to tensors that do not fit. It is a pytree, so
-    `torch.func` and `torch.compile` see through it.
+    It states `shape`, `ranks`, the formulas `_dense`, `_norm`, `_at`, `_dot`, and what arithmetic it
+    has: `_add`, `_times`. This class adds what they share: checks, dtypes, and that no product leaves
+    the range of floats on the way to a number within it. `_check` refuses tensors that do not fit. A
+    format is a pytree, so `torch.func` and `torch.compile` see through it. It may share tensors with
+    another: `2 * x` copies only the one that it changes.
+
+    Formats of two dtypes are brought to that of `torch.promote_types` first, and a complex multiple
+    of a real format is complex.
     """
+
+    _carrier = 0  # the tensor, in the order of `tensors()`, that a multiple is put into
+    _terms = None  # the axis of each tensor along which it is a sum of terms, where it is one
 
     def __init_subclass__(cls):
         _pytree.register_pytree_node(
             cls, _flatten, lambda leaves, spec: _rebuild(cls, leaves, spec)
         )
+
+    def __reduce__(self):
+        return _rebuild, (type(self), *_flatten(self))
+
+    @staticmethod
+    def packed(metadata):
+        """A field of metadata as it is stored, hashed and compared: flat."""
+        return metadata
+
+    @staticmethod
+    def unpacked(metadata):
+        """The inverse of `packed`."""
+        return metadata
 
     def __post_init__(self):
         for name, data, many, optional in _layout(type(self)):
@@ -144,20 +166,54 @@ class Format:
 
     @property
     def compression(self) -> float:
-        """Numbers of the dense tensor for each number stored."""
-        return math.prod(self.shape) / self.numel
+        """Numbers of the dense tensor for each number stored; inf where that is beyond a float."""
+        return ratio(math.prod(self.shape), self.numel)
 
     def __repr__(self):
-        dense = math.prod(self.shape)
+        dense = digits(math.prod(self.shape))
         return f"{type(self).__name__}(shape={self.shape}, ranks={self.ranks}, stores {self.numel} of {dense})"
+
+    # -- values
+
+    def to_dense(self) -> Tensor:
+        """The dense tensor."""
+        return (self._even() if len(self.tensors()) > 2 else self)._dense()
+
+    def at(self, index) -> Tensor:
+        """Entries at many multi-indices: (batch, d) -> (batch,)."""
+        form = self._even() if len(self.tensors()) > 2 else self
+        return form._at(self._index(index))
+
+    def norm(self) -> Tensor:
+        """Frobenius norm, right to full accuracy for differences that nearly cancel too."""
+        return self.to(wide(self.dtype))._even()._norm().to(real(self.dtype))
+
+    def dot(self, other: "Format") -> Tensor:
+        """<self, other> = sum of conj(self) * other, from the small tensors."""
+        a, b = self._pair(other, "dot")
+        return a._even()._dot(b._even())
+
+    def scale(self, number) -> "Format":
+        """The multiple by a number."""
+        plain = not number.is_complex() if isinstance(number, Tensor) else isinstance(number, Real)
+        dtype = self.dtype if plain else torch.promote_types(self.dtype, torch.complex64)
+        tensors = list(self._cast(dtype).tensors())
+        tensors[self._carrier] = tensors[self._carrier] * number
+        return self.with_tensors(tensors)
 
     # -- arithmetic
 
     def __add__(self, other):
-        return self._add(self._same(other, "+"))
+        if isinstance(other, Number) and other == 0:  # `sum` starts from 0
+            return self
+        a, b = self._pair(other, "+")
+        return a._add(b)
+
+    __radd__ = __add__
 
     def __sub__(self, other):
-        return self._add(self._same(other, "-").scale(-1))
+        a, b = self._pair(other, "-")
+        return a._add(b.scale(-1))
 
     def __neg__(self):
         return self.scale(-1)
@@ -165,15 +221,33 @@ class Format:
     def __mul__(self, other):
         """Elementwise product with a format of the same kind, or a multiple by a number."""
         if isinstance(other, Format):
-            return self._times(self._same(other, "*"))
+            a, b = self._pair(other, "*")
+            return a._even()._times(b._even())
         if isinstance(other, Number) or (isinstance(other, Tensor) and other.ndim == 0):
             return self.scale(other)
         return NotImplemented
 
     __rmul__ = __mul__
+    __array_ufunc__ = None  # so that a NumPy number on the left leaves the product to us
 
     def __truediv__(self, number):
         return self.scale(1 / number)
+
+    # -- what the formulas are given
+
+    def _cast(self, dtype) -> "Format":
+        return self if dtype == self.dtype else self.to(dtype)
+
+    def _pair(self, other, sign) -> tuple["Format", "Format"]:
+        """Both operands in one dtype; ValueError for another kind, shape or device."""
+        self._same(other, sign)
+        if other.device != self.device:
+            raise ValueError(
+                f"{type(self).__name__} {sign}: needs both on one device, got {self.device} and "
+                f"{other.device}"
+            )
+        dtype = torch.promote_types(self.dtype, other.dtype)
+        return self._cast(dtype), other._cast(dtype)
 
     def _same(self, other, sign):
         if type(other) is not type(self) or other.shape != self.shape:
@@ -182,39 +256,88 @@ class Format:
                 f"{type(self).__name__} {sign}: needs a {type(self).__name__} of shape "
                 f"{self.shape}, got {what}"
             )
-        return other
+
+    def _even(self) -> "Format":
+        """The same tensor, and where the sizes of its tensors are far apart they become equal.
+
+        It is linear in each of them, and in each term on its own where it is a sum of terms, so a
+        power of two may go from one to another. With equal sizes a product grows or shrinks evenly,
+        and stays in the range of floats on the way to a number within it.
+        """
+        (tensors, spec), room = _flatten(self), math.log2(torch.finfo(self.dtype).max) / 2
+        sizes = torch.frexp(torch.stack([self._size(t) for t in tensors])).exponent
+        far = sizes.abs().sum(0) > room
+        if self.device.type == "cpu" and all(map(readable, tensors)) and not far.any():
+            return self
+        count = torch.arange(len(tensors) + 1, device=sizes.device)
+        count = count.reshape(-1, *[1] * (sizes.ndim - 1))
+        equal = (sizes.sum(0) * count // len(tensors)).diff(dim=0)
+        shift = torch.where(far, equal - sizes, 0)
+        halves = (torch.exp2(e.to(real(self.dtype))) for e in (shift // 2, shift - shift // 2))
+        across = [] if self._terms in (None, -1) else [1] * (tensors[0].ndim - 1)
+        a, b = (half.reshape(*half.shape, *across) for half in halves)
+        return _rebuild(type(self), [t * m * n for t, m, n in zip(tensors, a, b)], spec)
+
+    def _size(self, t: Tensor) -> Tensor:
+        """The largest entry of one of the tensors, of each term where it is a sum of terms."""
+        if self._terms is None:
+            return torch.linalg.vector_norm(t.detach(), math.inf)
+        others = [k for k in range(t.ndim) if k != self._terms % t.ndim]
+        t = t.detach()
+        return torch.linalg.vector_norm(t, math.inf, others) if others else t.abs()
 
     def _index(self, index) -> Tensor:
         """Multi-indices (batch, d) of integers, checked against the shape; negative ones count from
         the end."""
         who = f"{type(self).__name__}.at"
         index = torch.as_tensor(index, device=self.device)
+        if index.is_meta:
+            raise ValueError(f"{who}: needs tensors with numbers, got some on the meta device")
+        if index.shape in ((0,), (0, self.ndim)):  # an empty list has no dtype to go by
+            return index.new_empty(0, self.ndim, dtype=torch.long)
         if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
             raise TypeError(f"{who}: needs integer indices, got {index.dtype}")
         if index.ndim != 2 or index.shape[1] != self.ndim:
             raise ValueError(
                 f"{who}: needs indices of shape (batch, {self.ndim}), got {tuple(index.shape)}"
             )
-        size = torch.tensor(self.shape, device=index.device)
-        out = (index < -size) | (index >= size)
+        size, place = torch.tensor(self.shape, device=index.device), index.long()
+        signed = index.dtype.is_signed
+        least = -size if signed else 0  # beyond 2^63 an unsigned one turns negative
+        out = (place < least) | (place >= size)
         if out.any():
             row, mode = out.nonzero()[0].tolist()
+            got = int(place[row, mode])
+            got = got if signed else got % 2**64
             raise ValueError(
-                f"{who}: mode {mode} has indices in 0..{self.shape[mode] - 1}, got "
-                f"{int(index[row, mode])} in row {row}"
+                f"{who}: mode {mode} has indices in 0..{self.shape[mode] - 1}, got {got} in row {row}"
             )
-        return torch.where(index < 0, index + size, index).long()
+        return torch.where(place < 0, place + size, place)
 
 
 class MatrixFormat(Format):
     """A format that is a matrix w (out, in) and multiplies.
 
-    It states besides: `from_dense(w, ...)`; `apply(x)`, y = w x on the last mode, (..., in) ->
-    (..., out), the plain autograd reference; `flops(batch)`, the multiplications and additions of
-    `apply`, two for each multiply-add; `lr_multipliers()`, one number for each of `tensors()`: how
-    much larger than a dense weight's the learning rate of Adam may be [Qiu2024]. `randn` draws
-    entries of variance 1.
+    It states besides: `from_dense(w, ...)`; `_apply(x)`, the product with the rows of a matrix,
+    (batch, in) -> (batch, out), the plain autograd reference; `flops(batch)`, the multiplications
+    and additions of `apply`, two for each multiply-add; `lr_multipliers()`, one number for each of
+    `tensors()`: how much larger than a dense weight's the learning rate of Adam may be [Qiu2024].
+    `randn` draws entries of variance 1.
     """
+
+    def apply(self, x: Tensor) -> Tensor:
+        """y = w x on the last mode: (..., in) -> (..., out), in the dtype of `torch.promote_types`.
+
+        Raises ValueError for an x of another width or on another device.
+        """
+        (out, n), first, who = self.shape, self.tensors()[0], f"{type(self).__name__}.apply"
+        if x.ndim < 1 or x.shape[-1] != n:
+            raise ValueError(f"{who}: needs x of shape (..., {n}), got {tuple(x.shape)}")
+        if x.device != first.device:
+            raise ValueError(f"{who}: needs x on {first.device}, got one on {x.device}")
+        dtype = torch.promote_types(x.dtype, first.dtype)
+        y = self._cast(dtype)._apply(x.to(dtype).reshape(-1, n))
+        return y.reshape(*x.shape[:-1], out)
 
     def initial(self) -> "MatrixFormat":
         """What `randn` drew, scaled to be the start of a layer: entries of variance 1 / (3 in), as
@@ -222,7 +345,7 @@ class MatrixFormat(Format):
 
         The scale is shared evenly by the tensors, in each of which w is linear.
         """
-        share = (3 * self.shape[1]) ** (-0.5 / len(self.tensors()))
+        share = 2.0 ** (-math.log2(3 * self.shape[1]) / (2 * len(self.tensors())))
         return self.with_tensors(t * share for t in self.tensors())
 
 
@@ -244,12 +367,11 @@ class SplitMatrix(MatrixFormat):
 
 
 def check_shape(who: str, shape) -> tuple[int, ...]:
-    """The shape as a tuple; says no to one without modes or with a size that is not an integer >=
-    1."""
-    shape = tuple(shape)
-    if not shape or any(isinstance(n, bool) or not isinstance(n, Integral) or n < 1 for n in shape):
+    """The shape as a tuple of Python integers; raises ValueError unless it has modes, of sizes >= 1."""
+    sizes = tuple(shape) if isinstance(shape, Iterable) else ()
+    if not sizes or not all(is_integer(n) and n >= 1 for n in sizes):
         raise ValueError(f"{who}: needs a shape of integers >= 1, got {shape}")
-    return shape
+    return tuple(map(int, sizes))
 
 
 def check_same(who: str, tensors) -> None:
@@ -262,3 +384,43 @@ def check_same(who: str, tensors) -> None:
     ((dtype, _),) = kinds
     if not (dtype.is_floating_point or dtype.is_complex):
         raise TypeError(f"{who}: needs floating-point or complex tensors, got {dtype}")
+
+
+@torch.no_grad()
+def distance(x: Tensor, form: Format, mask: Tensor | None = None) -> float:
+    """|x - form| / |x| of a dense tensor and the format as it is held, in float64; where x is zero,
+    0. mask: True for the entries that count.
+
+    >>> from tensorlab import LowRank
+    >>> distance(torch.eye(2), LowRank(torch.eye(2, 1), torch.eye(2, 1))) ** 2
+    0.5000000000000001
+    """
+    exponent = size_exponent(x)
+    x, dense = (ldexp(widen(t), -exponent) for t in (x, form.to(wide(x.dtype)).to_dense()))
+    x, dense = (t if mask is None else t * mask for t in (x, dense))
+    size = float(torch.linalg.vector_norm(x))
+    return float(torch.linalg.vector_norm(x - dense)) / size if size else 0.0
+
+
+def ratio(a: int, b: int) -> float:
+    """a / b for counts of any size, inf where that is beyond a float.
+
+    >>> ratio(7, 2), ratio(10**5000, 3), ratio(3, 10**5000)
+    (3.5, inf, 0.0)
+    """
+    try:
+        return a / b
+    except OverflowError:
+        return math.inf
+
+
+def digits(n: int) -> str:
+    """A count as text: all its digits as long as there are 20 at most, then the leading three.
+
+    >>> digits(65536), digits(2**1050)
+    ('65536', '1.21e316')
+    """
+    if n < 10**20:
+        return str(n)
+    whole, rest = divmod(math.log10(n), 1)
+    return f"{10**rest:.3g}e{int(whole)}"

@@ -138,7 +138,7 @@ class BlockTT(SplitMatrix):
     def ranks(self):
         return tuple(c.shape[2] for c in self.cores[1:])
 
-    def to_dense(self) -> Tensor:
+    def _dense(self):
         z = self.cores[0].new_ones(
             self.padded[1], 1, 1, 1
         )  # (inputs before, bond, outputs made, inputs taken)
@@ -149,22 +149,19 @@ class BlockTT(SplitMatrix):
             z = z.reshape(I, n, O, r, m, -1).permute(0, 3, 4, 2, 1, 5).reshape(I, r, m * O, -1)
         return z[0, 0, : self.shape[0], : self.shape[1]]
 
-    def apply(self, x: Tensor) -> Tensor:
-        """y = w x, from the last core to the first: each is one batched product with its small
-        matrices, and a permutation."""
-        z = pad_input(type(self).__name__ + ".apply", x, self.shape[1], self.padded[1])
-        z = z.reshape(-1, self.padded[1]).mT
+    def _apply(self, x):
+        """From the last core to the first: each is one batched product with its small matrices, and
+        a permutation."""
+        z, batch = pad_input(x, self.padded[1]).t(), x.shape[0]
         for k in range(len(self.cores) - 1, -1, -1):
             I, O, r, m, n, q = self.cores[k].shape
             blocks = self.cores[k].reshape(I * O, r * m, n * q)
-            z = blocks @ z.reshape(I * O, n * q, x.shape[:-1].numel())  # (I O, r m, batch)
+            z = blocks @ z.reshape(I * O, n * q, batch)  # (I O, r m, batch)
             n = self.in_[k - 1] if k else 1
-            z = z.reshape(I // n, n, O, r, m, -1).permute(
+            z = z.reshape(I // n, n, O, r, m, batch).permute(
                 0, 4, 2, 1, 3, 5
             )  # (earlier inputs, m, O, n, r, batch)
-        return z.reshape(self.padded[0], -1)[: self.shape[0]].mT.reshape(
-            *x.shape[:-1], self.shape[0]
-        )
+        return z.reshape(self.padded[0], batch)[: self.shape[0]].t()
 
     def flops(self, batch: int) -> int:
         return 2 * batch * self.numel
@@ -179,19 +176,17 @@ class BlockTT(SplitMatrix):
             self.shape[1] / (c.shape[4] * c.shape[5]) / len(self.cores) for c in self.cores
         )
 
-    def norm(self) -> Tensor:
-        """Frobenius norm; forms w, so that small differences keep their digits."""
-        return norm(self.to(wide(self.dtype)).to_dense()).to(self.dtype.to_real())
+    def _norm(self):
+        """Forms w, so that small differences keep their digits."""
+        return norm(self._dense())
 
-    def dot(self, other: "BlockTT") -> Tensor:
-        """<self, other> = sum of conj(self) * other; forms both."""
-        self._same(other, "dot")
-        a, b = (t.to(wide(t.dtype)).to_dense() for t in (self, other))
+    def _dot(self, other):
+        """Forms both."""
+        a, b = (t.to(wide(t.dtype))._dense() for t in (self, other))
         return (a.conj() * b).sum().to(self.dtype)
 
-    def at(self, index) -> Tensor:
-        """Entries at many indices: (batch, 2) -> (batch,)."""
-        rows, columns = self._index(index).unbind(1)
+    def _at(self, index):
+        rows, columns = index.unbind(1)
         v = self.cores[0].new_ones(len(rows), 1, 1)
         after, before = self.padded  # outputs from here on, inputs from here on
         for core in self.cores:
@@ -200,9 +195,6 @@ class BlockTT(SplitMatrix):
             o, i = rows // after % m, columns // before % n
             v = v @ core[columns // (before * n), rows % after, :, o, i]  # (batch, 1, q)
         return v[:, 0, 0]
-
-    def scale(self, number) -> "BlockTT":
-        return type(self)((self.cores[0] * number, *self.cores[1:]), self.size)
 
     def round(self, rank=None, *, rtol: float | None = None) -> "BlockTT":
         """The same modes at lower ranks: `from_dense` of w, best for two cores and quasi-optimal
@@ -213,11 +205,10 @@ class BlockTT(SplitMatrix):
         return type(self)(form.cores, form.size).to(self.dtype)
 
     def _same(self, other, sign):
-        other = super()._same(other, sign)
+        super()._same(other, sign)
         if (other.out, other.in_) != (self.out, self.in_):
             modes = f"{self.out} x {self.in_}, got {other.out} x {other.in_}"
             raise ValueError(f"{type(self).__name__} {sign}: needs modes {modes}")
-        return other
 
     def _add(self, other):
         cores = []

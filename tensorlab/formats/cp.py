@@ -3,26 +3,33 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from string import ascii_letters
 
 import torch
 from torch import Tensor
 
+from ..arguments import count
 from ..fit import Fit
 from ..linalg import (
     check_dense,
+    ldexp,
+    near_one,
     norm,
     rank_caps,
+    real,
     right_basis,
     safe_scale,
     solve_gram,
+    spread,
     triangle,
     wide,
 )
 from ..multilinear import khatri_rao, unfold
 from ..rng import rand, randn
-from .base import Format, check_same, check_shape
+from .base import Format, check_same, check_shape, distance
 
-LETTERS = "abcdefghijklmnopq"
+LETTERS = ascii_letters.replace("r", "")
+HALVES = (torch.float16, torch.bfloat16)
 HALS_PASSES = 5  # rounds over the columns in each nonnegative update
 
 
@@ -39,6 +46,8 @@ class CP(Format):
 
     weights: Tensor
     factors: tuple[Tensor, ...]
+
+    _terms = -1
 
     def _check(self):
         got = [tuple(f.shape) for f in self.factors]
@@ -63,48 +72,52 @@ class CP(Format):
     def ranks(self):
         return tuple(self.weights.shape)
 
-    def to_dense(self) -> Tensor:
+    def _dense(self):
         half = (self.ndim + 1) // 2
         left, right = khatri_rao(*self.factors[:half]), self.factors[half:]
         if not right:
             return (left @ self.weights).reshape(self.shape)
         return ((left * self.weights) @ khatri_rao(*right).mT).reshape(self.shape)
 
-    def norm(self) -> Tensor:
-        """Frobenius norm by orthogonalising the Khatri-Rao product mode by mode: right for nearly
-        cancelling terms too."""
-        r = self.weights.to(wide(self.dtype))[None]
+    def _norm(self):
+        """By orthogonalising the Khatri-Rao product mode by mode: right for nearly cancelling terms
+        too."""
+        r, exponent = self.weights[None], 0
         for f in self.factors:
-            r = triangle(khatri_rao(r, f.to(r.dtype)))
-        return norm(r.sum(1)).to(self.dtype.to_real())
+            r, shift = near_one(triangle(khatri_rao(r, f)))
+            exponent = exponent + shift
+        return ldexp(norm(r.sum(1)), exponent)
 
-    def dot(self, other: "CP") -> Tensor:
-        """<self, other> = sum of conj(self) * other, from the d products of factors."""
-        self._same(other, "dot")
-        g = torch.outer(self.weights.conj(), other.weights)
+    def _dot(self, other):
+        g, exponent = torch.outer(self.weights.conj(), other.weights), 0
         for a, b in zip(self.factors, other.factors):
-            g = g * (a.mH @ b)
-        return g.sum()
+            g, shift = near_one(g * (a.mH @ b))
+            exponent = exponent + shift
+        return ldexp(g.sum(), exponent)
 
     def at(self, index) -> Tensor:
-        """Entries at many multi-indices: (batch, d) -> (batch,)."""
-        terms = self.weights
+        """Entries at many multi-indices: (batch, d) -> (batch,). Each term has an exponent of its
+        own, as it may grow in one mode and shrink in another."""
+        terms, exponent = near_one(self.weights, ())
         for f, i in zip(self.factors, self._index(index).unbind(1)):
-            terms = terms * f[i]
-        return terms.sum(-1)
-
-    def scale(self, number) -> "CP":
-        return CP(self.weights * number, self.factors)
+            terms, shift = near_one(terms * f[i], ())
+            exponent = exponent + shift
+        return ldexp(terms, exponent).sum(-1)
 
     def normalized(self) -> "CP":
         """The same tensor with unit columns in the factors and the weights descending; weights real
         and >= 0 as far as the terms allow (signs and phases stay in the first factor)."""
-        norms = [torch.linalg.vector_norm(f, dim=0) for f in self.factors]
-        units = [f / torch.where(n > 0, n, torch.ones_like(n)) for f, n in zip(self.factors, norms)]
-        size = self.weights.abs()
-        phase = self.weights / torch.where(size > 0, size, torch.ones_like(size))
-        units[0] = units[0] * phase
-        weights = math.prod(norms, start=size)
+        weights, exponent = near_one(self.weights.abs(), ())
+        size = torch.where(weights > 0, self.weights.abs(), 1)
+        units = []
+        for f in self.factors:
+            y, shift = near_one(f, 0)
+            length = torch.linalg.vector_norm(y, dim=0)
+            units.append(y / torch.where(length > 0, length, 1))
+            weights, more = near_one(weights * length, ())
+            exponent = exponent + shift[0] + more
+        units[0] = units[0] * (self.weights / size)
+        weights = ldexp(weights, exponent)
         order = weights.detach().argsort(descending=True)
         return CP(weights[order].to(self.dtype), tuple(u[:, order] for u in units))
 
@@ -136,7 +149,8 @@ def cp_als(
         minimise | mask * (x - sum_r w_r a_r ∘ b_r ∘ c_r ∘ ...) |
 
     x: (n_0, ..., n_{d-1}). Stops when the relative error changes by less than `tol`; history holds
-    the relative error after each sweep, with a mask that of the observed entries. ALS may crawl
+    the relative error after each sweep, with a mask that of the observed entries; the last is that
+    of the value, with what rounding to x.dtype adds. ALS may crawl
     through a swamp or meet a degenerate pair of terms that grow and cancel: the history and the
     weights show it.
 
@@ -148,16 +162,14 @@ def cp_als(
     >>> cp_als(x, 2).history[-1] < 1e-6
     True
     """
-    if isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1:
-        raise ValueError(f"cp_als: max_iter must be an integer >= 1, got {max_iter!r}")
-    history, converged = [], False
-    steps = cp_als_steps(
-        x, rank, init=init, nonnegative=nonnegative, mask=mask, generator=generator
-    )
+    max_iter, history, converged = count("cp_als", "max_iter", max_iter), [], False
+    sweeps = _sweeps(x, rank, init, nonnegative, mask, generator)
     while not converged and len(history) < max_iter:
-        cp, error = next(steps)
+        cp, error = next(sweeps)
         history.append(error)
         converged = len(history) > 1 and abs(history[-2] - error) < tol
+    if cp.dtype != wide(cp.dtype):  # rounding has moved it
+        history[-1] = _missed(x, mask, cp)
     return Fit(cp, tuple(history), converged)
 
 
@@ -172,39 +184,51 @@ def cp_als_steps(
     >>> round(error, 3)
     0.0
     """
+    for cp, error in _sweeps(x, rank, init, nonnegative, mask, generator):
+        yield cp, _missed(x, mask, cp) if cp.dtype in HALVES else error
+
+
+def _sweeps(x, rank, init, nonnegative, mask, generator):
+    """`cp_als_steps`, the errors before the CP is rounded to a half dtype."""
     mask = _check_mask(mask, x)
     x = x if mask is None else x.masked_fill(~mask, 0)  # what is unknown may be anything, NaN too
     size = check_dense(x, "cp_als")
     (r,) = rank_caps("cp_als", rank, None, x.shape, 1)
     if nonnegative and x.is_complex():
         raise TypeError(f"cp_als: a nonnegative fit needs real entries, got {x.dtype}")
-    dtype, scale = x.dtype, safe_scale(size)
+    dtype = x.dtype
+    x = x.float() if dtype in HALVES else x
+    scale = safe_scale(size, 1e90 if x.dtype == wide(x.dtype) else 1e9)
     x = x if scale == 1.0 else x * scale
-    x = x.float() if dtype in (torch.float16, torch.bfloat16) else x
     size = float(torch.linalg.vector_norm(x.detach(), dtype=wide(x.dtype)))
 
     weights, factors = _start(x, r, init, scale, nonnegative, generator)
     grams = [f.mT @ f.conj() for f in factors]
     while True:
         products = _mttkrps(x, factors) if mask is None else _masked_products(x, mask, factors)
-        for (
-            k,
-            m,
-            gamma,
-        ) in (
-            products
-        ):  # minimise | x_(k) - a KRᵀ |, KR the Khatri-Rao product of the others: a Γ = m
+        for k, m, gamma in products:
+            # minimise | x_(k) - a KRᵀ |, KR the Khatri-Rao product of the others: a Γ = m
             if gamma is None:
                 gamma = math.prod(grams[:k] + grams[k + 1 :], start=torch.ones_like(grams[0]))
             a = _hals(m, gamma, factors[k] * weights) if nonnegative else _solve_rows(m, gamma)
             weights = torch.linalg.vector_norm(a, dim=0)
             factors[k] = a / torch.where(weights > 0, weights, torch.ones_like(weights))
             grams[k] = factors[k].mT @ factors[k].conj()
-        cp = CP((weights / scale).to(dtype), tuple(f.to(dtype) for f in factors))
-        yield (
-            cp,
-            _relative_error(x, mask, CP(weights.to(x.dtype), tuple(factors)), m, gamma, a, size),
-        )
+        cp = CP(weights.to(x.dtype), tuple(factors))
+        error = _relative_error(x, mask, cp, m, gamma, a, size)
+        yield CP(*_narrow(cp, 1 - math.frexp(scale)[1], dtype)), error
+
+
+def _narrow(cp: CP, exponent, dtype):
+    """Weights and factors of 2^exponent times a CP, in `dtype`."""
+    weights, *factors = spread(cp.tensors(), 0, exponent, dtype)
+    return weights, tuple(factors)
+
+
+def _missed(x, mask, cp) -> float:
+    """The relative error of a CP as it is held, with a mask that of the observed entries."""
+    mask = _check_mask(mask, x)
+    return distance(x if mask is None else x.masked_fill(~mask, 0), cp, mask)
 
 
 def _solve_rows(m: Tensor, gamma: Tensor) -> Tensor:
@@ -313,6 +337,10 @@ def _start(x, r, init, scale, nonnegative, generator):
             raise ValueError(
                 "cp_als: a nonnegative fit needs an init without negative numbers, got some"
             )
+        if init.dtype.is_complex and not x.is_complex():
+            raise ValueError(
+                f"cp_als: init needs real numbers for x of {x.dtype}, got {init.dtype}"
+            )
         cp = init.to(dtype=x.dtype, device=x.device).scale(scale).normalized()
         return cp.weights, list(cp.factors)
     options = dict(generator=generator, dtype=x.dtype, device=x.device)
@@ -327,9 +355,8 @@ def _start(x, r, init, scale, nonnegative, generator):
             factors.append(u.abs() if nonnegative else u)
     else:
         raise ValueError(f'cp_als: init must be "hosvd", "random" or a CP, got {init!r}')
-    cp = CP(torch.ones_like(factors[0][0]), tuple(factors))
-    units = tuple(f / torch.linalg.vector_norm(f, dim=0) for f in cp.factors)
-    return cp.weights, list(units)
+    size = torch.linalg.vector_norm(x.detach(), dtype=wide(x.dtype)).to(real(x.dtype))
+    return size.expand(r), [f / torch.linalg.vector_norm(f, dim=0) for f in factors]
 
 
 def _check_mask(mask, x):

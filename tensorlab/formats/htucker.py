@@ -7,20 +7,25 @@ node j (counted from 0 among the inner ones) are the nodes 2j + 1 and 2j + 2.
 """
 
 import math
+import reprlib
 from dataclasses import dataclass
-from numbers import Integral
 
 import torch
 from torch import Tensor
 
+from ..arguments import is_integer
 from ..linalg import (
     check_dense,
+    ldexp,
+    near_one,
     orthogonalize,
     project,
     rank_caps,
+    real,
     right_basis,
     safe_scale,
     singular_values,
+    spread,
     triangle,
     wide,
     zero_level,
@@ -116,7 +121,11 @@ class HT(Format):
             for i, t, kids in _numbered(self.tree)
         ]
 
-    def to_dense(self) -> Tensor:
+    @property
+    def _carrier(self):
+        return len(self.factors) if self.cores else 0  # the root
+
+    def _dense(self):
         u = {}
         for i, t, kids in reversed(self._nodes()):
             u[i] = _merge(t, u, kids)
@@ -127,21 +136,21 @@ class HT(Format):
     def norm(self) -> Tensor:
         """Frobenius norm by orthogonalisation: right to full accuracy for differences too, and for
         any d and scale."""
-        whole, r, exponent = self.to(wide(self.dtype)), {}, 0
+        (whole, exponent), r = self.to(wide(self.dtype))._near_one(), {}
         for i, t, kids in reversed(whole._nodes()):
-            u, shift = _near_one(_merge(t, r, kids))
-            r[i] = triangle(u)
-            exponent += shift
-        return _shift(torch.linalg.matrix_norm(r[0]), exponent).to(self.dtype.to_real())
+            u, shift = near_one(_merge(t, r, kids))
+            r[i], exponent = triangle(u), exponent + shift
+        return ldexp(torch.linalg.matrix_norm(r[0]), exponent).to(real(self.dtype))
 
     def dot(self, other: "HT") -> Tensor:
         """<self, other> = sum of conj(self) * other, from the leaves up: O(d r^4) operations
         besides the leaves'."""
-        self._same(other, "dot")
-        e = {}
-        for (i, a, kids), (_, b, _) in reversed(list(zip(self._nodes(), other._nodes()))):
-            e[i] = a.flatten(0, -2).mH @ _merge(b, e, kids)
-        return e[0].reshape(())
+        (x, m), (y, n) = (z._near_one() for z in self._pair(other, "dot"))
+        e, exponent = {}, m + n
+        for (i, a, kids), (_, b, _) in reversed(list(zip(x._nodes(), y._nodes()))):
+            e[i], shift = near_one(a.flatten(0, -2).mH @ _merge(b, e, kids))
+            exponent = exponent + shift
+        return ldexp(e[0].reshape(()), exponent)
 
     def at(self, index) -> Tensor:
         """Entries at many multi-indices: (batch, d) -> (batch,).
@@ -149,34 +158,29 @@ class HT(Format):
         A node is evaluated once for each of the different partial indices that occur, so the lower
         ones cost next to nothing.
         """
-        index = self._index(index)
-        u, row = (
-            {},
-            {i: index[:, t] for i, t, kids in _numbered(self.tree) if not kids},
-        )  # row[i]: the row of u[i] of each entry
-        for i, t, kids in reversed(self._nodes()):
+        index, (whole, whole_e) = self._index(index), self._near_one()
+        # row[i]: the row of u[i] of each entry; u[i] times 2^e[i], row by row
+        row = {i: index[:, t] for i, t, kids in _numbered(self.tree) if not kids}
+        u, e = {}, {}
+        for i, t, kids in reversed(whole._nodes()):
             if not kids:
-                u[i] = t
+                u[i], e[i] = near_one(t, 1)
                 continue
-            left, right = (u[k] for k in kids)
+            (left, right), (a, b) = (u[k] for k in kids), (e[k] for k in kids)
             pairs, row[i] = torch.unique(
                 row[kids[0]] * len(right) + row[kids[1]], return_inverse=True
             )
-            pairs = pairs.split(max(1, BLOCK // t[0].numel()))
-            u[i] = torch.cat(
-                [_rows(t, left[p // len(right)], right[p % len(right)]) for p in pairs]
-            )
-        return u[0][row[0], 0]
-
-    def scale(self, number) -> "HT":
-        (_, root, _), *rest = self._nodes()
-        return _assemble([root * number, *(t for _, t, _ in rest)], self.tree)
+            some = pairs.split(max(1, BLOCK // t[0].numel()))
+            rows = [_rows(t, left[p // len(right)], right[p % len(right)]) for p in some]
+            u[i], shift = near_one(torch.cat(rows), 1)
+            e[i] = a[pairs // len(right)] + b[pairs % len(right)] + shift
+        return ldexp(u[0][row[0], 0], e[0][row[0], 0] + whole_e)
 
     def orthogonal(self) -> "HT":
         """The same tensor with orthonormal bases U_t below the root, whose core alone carries the
-        norm."""
+        norm, as long as that is a float."""
         bases, exponent = _orthonormal(self)
-        return _assemble([_shift(bases[0], exponent), *bases[1:]], self.tree)
+        return _assemble(spread(bases, 0, exponent, self.dtype), self.tree)
 
     def singular_values(self) -> dict[tuple[int, ...], Tensor]:
         """Singular values of the matricisation of each node: its modes as rows, all others as
@@ -192,8 +196,8 @@ class HT(Format):
         """
         bases, exponent = _orthonormal(self.to(wide(self.dtype)))
         weights = _weights(_assemble(bases, self.tree))
-        values = (_shift(singular_values(weights[i]), exponent) for i in range(1, len(bases)))
-        return {node: s.to(self.dtype.to_real()) for node, s in zip(self.nodes, values)}
+        values = (ldexp(singular_values(weights[i]), exponent) for i in range(1, len(bases)))
+        return {node: s.to(real(self.dtype)) for node, s in zip(self.nodes, values)}
 
     def round(self, rank=None, *, rtol: float | None = None) -> "HT":
         return ht_round(self, rank, rtol=rtol)
@@ -222,8 +226,9 @@ class HT(Format):
         >>> [tuple(c.shape) for c in HT.randn((4, 5, 6), 2, tree=linear_tree(3)).train()]
         [(1, 4, 2), (2, 5, 2), (2, 6, 1)]
         """
-        if self.tree != linear_tree(self.ndim):
-            raise ValueError(f"HT.train: needs the tree {linear_tree(self.ndim)}, got {self.tree}")
+        if self.packed(self.tree) != self.packed(linear_tree(self.ndim)):
+            need = reprlib.repr(linear_tree(self.ndim))
+            raise ValueError(f"HT.train: needs the tree {need}, got {reprlib.repr(self.tree)}")
         if self.ndim == 1:
             return (self.factors[0][None],)
         first = self.factors[0] @ self.cores[0][..., 0]
@@ -232,13 +237,51 @@ class HT(Format):
         )
         return (first[None], *middle, self.factors[-1].mT[..., None])
 
+    @staticmethod
+    def packed(tree):
+        """A tree as its nodes in the order root, left, right, with -1 for an inner one: flat, as
+        what is nested deeply can be neither compared nor pickled.
+
+        >>> HT.packed(((0, 1), 2))
+        (-1, -1, 0, 1, 2)
+        """
+        return tuple(-1 if isinstance(t, tuple) else t for t in _depth_first(tree))
+
+    @staticmethod
+    def unpacked(nodes):
+        """The inverse of `packed`; a nested tree, which older files hold, as it is.
+
+        >>> HT.unpacked((-1, -1, 0, 1, 2)), HT.unpacked(((0, 1), 2))
+        (((0, 1), 2), ((0, 1), 2))
+        """
+        if not isinstance(nodes, tuple) or (len(nodes) > 1 and nodes[0] != -1):
+            return nodes
+        todo = []
+        for t in reversed(nodes):
+            if t == -1 and len(todo) < 2:
+                raise ValueError(f"HT: needs two children for each -1 of a tree, got {nodes}")
+            todo.append((todo.pop(), todo.pop()) if t == -1 else t)
+        (tree,) = todo
+        return tree
+
     def _same(self, other, sign):
         super()._same(other, sign)
-        if other.tree != self.tree:
+        if self.packed(other.tree) != self.packed(self.tree):
             raise ValueError(
-                f"HT {sign}: needs an HT on the tree {self.tree}, got one on {other.tree}"
+                f"HT {sign}: needs an HT on the tree {reprlib.repr(self.tree)}, got one on "
+                f"{reprlib.repr(other.tree)}"
             )
-        return other
+
+    def _near_one(self) -> tuple["HT", Tensor]:
+        """The same tensor as 2^e times one of whose nodes each column is near 1 in size: what a
+        column of a basis is too large or too small, the row that takes it in the parent gets."""
+        u, e = {}, {}
+        for i, t, kids in reversed(self._nodes()):
+            shift = sum(e[k].reshape(-1, *[1] * (2 - axis)) for axis, k in enumerate(kids))
+            size = (t.detach().abs().log2() + shift).amax(tuple(range(t.ndim - 1))).ceil()
+            e[i] = torch.where(size.isfinite(), size, 0)
+            u[i] = ldexp(t, (shift - e[i]).clamp_max(1200))  # beyond it t is zero
+        return _assemble([u[i] for i in range(len(u))], self.tree), e[0][0]
 
     def _add(self, other):
         pad = torch.nn.functional.pad  # takes the last mode first
@@ -291,7 +334,7 @@ def ht_svd(x: Tensor, rank=None, *, rtol: float | None = None, tree=None) -> HT:
     tree = balanced_tree(d) if tree is None else _check_tree("ht_svd", tree, d)
     caps = [1, *rank_caps("ht_svd", rank, rtol, x.shape, 2 * d - 2)]
     if d == 1:
-        return HT((x[:, None],), (), tree)
+        return HT((x[:, None].clone(),), (), tree)
     scale = safe_scale(size)
     delta = size * scale * max((rtol or 0.0) / math.sqrt(2 * d - 3), zero_level(x.dtype))
 
@@ -317,7 +360,8 @@ def ht_svd(x: Tensor, rank=None, *, rtol: float | None = None, tree=None) -> HT:
         u[i], y = v.conj(), project(matrix, v)
         axes, width[i] = axes[len(mine) :] + [i], v.shape[1]
     u[0] = y.reshape(-1, 1)
-    return _narrow([u[i] for i in range(len(nodes))], tree, x.dtype, 1 - math.frexp(scale)[1])
+    bases = [u[i] for i in range(len(nodes))]
+    return _assemble(spread(bases, 0, 1 - math.frexp(scale)[1], x.dtype), tree)
 
 
 def ht_round(ht: HT, rank=None, *, rtol: float | None = None) -> HT:
@@ -356,7 +400,7 @@ def ht_round(ht: HT, rank=None, *, rtol: float | None = None) -> HT:
                 (u[i] @ weights[i]).mH, _least(caps, i), atol=0.0 if i == 1 else delta
             )
             u[i], carry[i] = v, v.mH @ u[i]
-    return _narrow([u[i] for i in range(len(bases))], ht.tree, ht.dtype, exponent)
+    return _assemble(spread([u[i] for i in range(len(bases))], 0, exponent, ht.dtype), ht.tree)
 
 
 # ------------------------------------------------------------------------------------------ trees
@@ -393,14 +437,16 @@ def leaves(tree) -> tuple[int, ...]:
     >>> leaves(((0, 2), (1, 3)))
     (0, 2, 1, 3)
     """
-    out, todo = [], [tree]
+    return tuple(t for t in _depth_first(tree) if not isinstance(t, tuple))
+
+
+def _depth_first(tree):
+    """Every subtree, each before its children and the left before the right."""
+    todo = [tree]
     while todo:
-        t = todo.pop()
+        yield (t := todo.pop())
         if isinstance(t, tuple):
             todo += t[::-1]
-        else:
-            out.append(t)
-    return tuple(out)
 
 
 def _numbered(tree):
@@ -418,30 +464,24 @@ def _numbered(tree):
 
 
 def _modes(who, modes):
-    counted = isinstance(modes, Integral) and not isinstance(modes, bool)
-    modes = tuple(range(modes)) if counted else modes
+    modes = tuple(range(modes)) if is_integer(modes) else modes
     if not isinstance(modes, (tuple, list)) or not modes:
         raise ValueError(f"{who}: needs a number of modes >= 1 or a tuple of modes, got {modes!r}")
     return tuple(modes)
 
 
 def _check_tree(who, tree, d):
-    """The tree; says no unless it is made of pairs and holds each of the modes 0..d-1 once."""
-    todo, found = [tree], []
-    while todo:
-        t = todo.pop()
-        if isinstance(t, tuple) and len(t) == 2:
-            todo += t
-        elif isinstance(t, int) and not isinstance(t, bool):
-            found.append(t)
-        else:
+    """The tree; refused unless it is made of pairs and holds each of the modes 0..d-1 once."""
+    for t in _depth_first(tree):
+        if not is_integer(t) and not (isinstance(t, tuple) and len(t) == 2):
             raise ValueError(
-                f"{who}: needs a tree of nested pairs of modes such as ((0, 1), 2), got {t!r} in "
-                f"{tree!r}"
+                f"{who}: needs a tree of nested pairs of modes such as ((0, 1), 2), got "
+                f"{reprlib.repr(t)} in {reprlib.repr(tree)}"
             )
+    found = leaves(tree)
     if len(found) != d or set(found) != set(range(d)):
         raise ValueError(
-            f"{who}: needs a tree with each of the modes 0..{d - 1} once, got {tree!r}"
+            f"{who}: needs a tree with each of the modes 0..{d - 1} once, got {reprlib.repr(tree)}"
         )
     return tree
 
@@ -481,10 +521,10 @@ def _rows(t: Tensor, left: Tensor, right: Tensor) -> Tensor:
 def _orthonormal(ht: HT):
     """Orthonormal bases of all nodes, and that of the root, which carries the norm, as x /
     2^exponent near 1 in size."""
-    u, r, exponent = {}, {}, 0
+    (ht, exponent), u, r = ht._near_one(), {}, {}
     for i, t, kids in reversed(ht._nodes()):
-        u[i], shift = _near_one(_merge(t, r, kids))
-        exponent += shift
+        u[i], shift = near_one(_merge(t, r, kids))
+        exponent = exponent + shift
         if i > 0:
             u[i], r[i] = orthogonalize(u[i])
         if kids:
@@ -508,29 +548,3 @@ def _least(caps, i):
     """The cap of node i; the children of the root have one in common."""
     known = [c for c in (caps[1:3] if i in (1, 2) else caps[i : i + 1]) if c is not None]
     return min(known, default=None)
-
-
-# ------------------------------------------------------------------------------------------ sizes
-
-
-def _near_one(x: Tensor) -> tuple[Tensor, int]:
-    """x / 2^e with largest entry near 1, and e: so that long products neither over- nor
-    underflow."""
-    exponent = math.frexp(float(torch.linalg.vector_norm(x.detach(), math.inf)))[1]
-    return _shift(x, -exponent), exponent
-
-
-def _shift(x: Tensor, exponent: int) -> Tensor:
-    """x * 2^exponent, in two steps: 2^exponent alone may not be a float."""
-    for part in (exponent // 2, exponent - exponent // 2):
-        x = x * math.ldexp(1.0, max(-1074, min(part, 1023)))
-    return x
-
-
-def _narrow(bases, tree, dtype, exponent: int) -> HT:
-    """x = 2^exponent times these bases in `dtype`: the root takes the power, or all do where it
-    could not hold it."""
-    size = exponent + math.frexp(float(bases[0].detach().abs().max()))[1]
-    share = size // len(bases) if abs(size) >= math.frexp(torch.finfo(dtype).max)[1] - 2 else 0
-    bases = [_shift(b, share) for b in bases]
-    return _assemble([_shift(bases[0], exponent - share * len(bases)), *bases[1:]], tree).to(dtype)

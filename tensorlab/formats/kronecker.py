@@ -11,13 +11,18 @@ import torch
 from torch import Tensor
 
 from ..linalg import (
+    check_dense,
     choose_rank,
     norm,
     orthogonalize,
     rank_caps,
+    safe_scale,
+    spread,
     triangle,
     truncated_svd,
     wide,
+    wide_svd,
+    widen,
     zero_level,
 )
 from ..multilinear import khatri_rao
@@ -40,6 +45,8 @@ class Kronecker(SplitMatrix):
 
     factors: tuple[Tensor, ...]
     size: tuple[int, int] | None = None
+
+    _terms = 0
 
     def _check(self):
         got = [tuple(f.shape) for f in self.factors]
@@ -85,11 +92,15 @@ class Kronecker(SplitMatrix):
         (cap,) = rank_caps(who, rank, rtol, w.shape, 1)
         x = _rearranged(pad(w, (math.prod(out), math.prod(in_))), out, in_)
         if len(out) == 2:
-            u, s, vh = truncated_svd(x, cap, rtol=rtol)
+            u, s, vh = wide_svd(who, x, cap, rtol=rtol)
             columns = u * s.sqrt(), vh.mT * s.sqrt()
         else:
-            columns = _successive(x, cap, max(rtol or 0.0, zero_level(w.dtype)) * whole)
-        return cls(tuple(c.mT.reshape(-1, m, n) for c, m, n in zip(columns, out, in_)), size)
+            scale = safe_scale(whole)
+            level = max(rtol or 0.0, zero_level(w.dtype))
+            columns = _successive(widen(x) * scale, cap, level * whole * scale)
+            columns = spread(columns, 0, 1 - math.frexp(scale)[1], columns[0].dtype)
+        made = (c.mT.reshape(-1, m, n) for c, m, n in zip(columns, out, in_))
+        return cls(tuple(made), size).to(w.dtype)
 
     @classmethod
     def randn(
@@ -127,7 +138,7 @@ class Kronecker(SplitMatrix):
     def ranks(self):
         return (self.factors[0].shape[0],)
 
-    def to_dense(self) -> Tensor:
+    def _dense(self):
         d, columns = len(self.factors), self._columns()
         half = (d + 1) // 2
         x = khatri_rao(*columns[:half]) @ khatri_rao(*columns[half:]).mT
@@ -135,22 +146,19 @@ class Kronecker(SplitMatrix):
         x = x.permute(*range(0, 2 * d, 2), *range(1, 2 * d, 2)).reshape(self.padded)
         return x[: self.shape[0], : self.shape[1]]
 
-    def apply(self, x: Tensor) -> Tensor:
-        """y = w x without forming a product: of two factors and the input as a matrix X, sum_k
-        F_0[k] X F_1[k]ᵀ."""
-        x = pad_input("Kronecker.apply", x, self.shape[1], self.padded[1])
-        (first, *middle, last), batch = self.factors, x.shape[:-1]
-        r = len(first)
-        z = (
-            x.reshape(-1, last.shape[2]) @ last.flatten(0, 1).mT
-        )  # (batch and inputs before, terms, outputs after)
+    def _apply(self, x):
+        """Without forming a product: of two factors and the input as a matrix X, sum_k F_0[k] X
+        F_1[k]ᵀ."""
+        (first, *middle, last), batch, r = self.factors, x.shape[0], self.ranks[0]
+        before = math.prod(self.in_[:-1])  # inputs before the factor in turn
+        z = pad_input(x, self.padded[1]).reshape(batch * before, last.shape[2])
+        z = z @ last.flatten(0, 1).t()  # (batch and inputs before, terms and outputs after)
         for f in reversed(middle):
-            z = z.reshape(-1, f.shape[2], r, z.shape[1] // r).permute(2, 0, 1, 3)
+            before //= f.shape[2]
+            z = z.reshape(batch * before, f.shape[2], r, z.shape[1] // r).permute(2, 0, 1, 3)
             z = (f[:, None] @ z).flatten(2).transpose(0, 1).flatten(1)
-        z = first.permute(1, 2, 0).flatten(1) @ z.reshape(
-            batch.numel(), first.shape[2] * r, z.shape[1] // r
-        )
-        return z.flatten(1)[:, : self.shape[0]].reshape(*batch, self.shape[0])
+        z = z.reshape(batch, first.shape[2] * r, z.shape[1] // r)
+        return (first.permute(1, 2, 0).flatten(1) @ z).flatten(1)[:, : self.shape[0]]
 
     def flops(self, batch: int) -> int:
         total, before, after = 0, self.padded[1], 1
@@ -170,53 +178,43 @@ class Kronecker(SplitMatrix):
         fan_in = [f.shape[2] * (1 if j else f.shape[0]) for j, f in enumerate(self.factors)]
         return tuple(self.shape[1] / n / len(fan_in) for n in fan_in)
 
-    def norm(self) -> Tensor:
-        """Frobenius norm, right for nearly cancelling terms too; w is formed only where there is
-        padding to cut."""
+    def _norm(self):
+        """Right for nearly cancelling terms too; w is formed only where there is padding to cut."""
         if self.shape != self.padded:
-            return norm(self.to(wide(self.dtype)).to_dense()).to(self.dtype.to_real())
-        r = self.factors[0].new_ones(1, self.ranks[0], dtype=wide(self.dtype))
+            return norm(self._dense())
+        r = self.factors[0].new_ones(1, self.ranks[0])
         for c in self._columns():
-            r = triangle(khatri_rao(r, c.to(r.dtype)))
-        return norm(r.sum(1)).to(self.dtype.to_real())
+            r = triangle(khatri_rao(r, c))
+        return norm(r.sum(1))
 
-    def dot(self, other: "Kronecker") -> Tensor:
-        """<self, other> = sum of conj(self) * other, from the d products of factors; with padding
-        both are formed."""
-        self._same(other, "dot")
+    def _dot(self, other):
+        """From the d products of factors; with padding both are formed."""
         if self.shape != self.padded:
-            return (self.to_dense().conj() * other.to_dense()).sum()
+            return (self._dense().conj() * other._dense()).sum()
         return math.prod(a.mH @ b for a, b in zip(self._columns(), other._columns())).sum()
 
-    def at(self, index) -> Tensor:
-        """Entries at many indices: (batch, 2) -> (batch,)."""
-        rows, columns = self._index(index).unbind(1)
+    def _at(self, index):
+        rows, columns = index.unbind(1)
         terms = self.factors[0].new_ones(1, 1)
         for f in reversed(self.factors):
             terms = terms * f[:, rows % f.shape[1], columns % f.shape[2]]
             rows, columns = rows // f.shape[1], columns // f.shape[2]
         return terms.sum(0)
 
-    def scale(self, number) -> "Kronecker":
-        return Kronecker((self.factors[0] * number, *self.factors[1:]), self.size)
-
     def round(self, rank=None, *, rtol: float | None = None) -> "Kronecker":
         """Fewer terms: the best for two factors, from the small matrix between orthonormal ones
         (padding counts as it stands); of more, what `from_dense` finds if that has fewer terms than
         w."""
-        if len(self.factors) > 2:
-            w = self.to(wide(self.dtype)).to_dense()
-            form = Kronecker.from_dense(w, rank, rtol=rtol, out=self.out, in_=self.in_).to(
-                self.dtype
-            )
-            return (
-                form
-                if form.ranks < self.ranks or (rank is not None and self.ranks > (rank,))
-                else self
-            )
         (cap,) = rank_caps("Kronecker.round", rank, rtol, self.shape, 1)
-        (qa, ra), (qb, rb) = (orthogonalize(c.to(wide(self.dtype))) for c in self._columns())
-        size = float(self.to(wide(self.dtype)).norm().detach())
+        for f in self.factors:
+            check_dense(f, "Kronecker.round")
+        whole = self.to(wide(self.dtype))._even()
+        if len(self.factors) > 2:
+            form = Kronecker.from_dense(whole._dense(), rank, rtol=rtol, out=self.out, in_=self.in_)
+            fewer = form.ranks < self.ranks or (cap is not None and self.ranks > (cap,))
+            return form.to(self.dtype) if fewer else self
+        (qa, ra), (qb, rb) = (orthogonalize(c) for c in whole._columns())
+        size = float(whole._norm().detach())
         u, s, vh = truncated_svd(ra @ rb.mT, cap, atol=(rtol or 0.0) * size)
         columns = qa @ (u * s.sqrt()), qb @ (vh.mT * s.sqrt())
         return self.with_tensors(
@@ -228,13 +226,12 @@ class Kronecker(SplitMatrix):
         return [f.flatten(1).mT for f in self.factors]
 
     def _same(self, other, sign):
-        other = super()._same(other, sign)
+        super()._same(other, sign)
         if (other.out, other.in_) != (self.out, self.in_):
             raise ValueError(
                 f"Kronecker {sign}: needs factors {self.out} x {self.in_}, got {other.out} x "
                 f"{other.in_}"
             )
-        return other
 
     def _add(self, other):
         return Kronecker(
@@ -296,16 +293,15 @@ def _rearranged(w: Tensor, out, in_) -> Tensor:
 
 
 def _successive(x: Tensor, cap: int | None, atol: float) -> list[Tensor]:
-    """Orthogonal rank-one terms of a tensor by successive SVDs, the largest: a matrix (n_j, terms)
-    for each mode."""
-    *units, last = _terms(x.to(wide(x.dtype)))
+    """Orthogonal rank-one terms of a tensor near 1 in size by successive SVDs, the largest: a matrix
+    (n_j, terms) for each mode."""
+    *units, last = _terms(x)
     weights = torch.linalg.vector_norm(last, dim=0)
     order = weights.detach().argsort(descending=True)
     order = order[: choose_rank(weights[order], cap, atol=atol)]
     share = weights[order] ** (1 / x.ndim)
-    units = [u[:, order] * share for u in units]
     last = last[:, order] * (share / torch.where(weights > 0, weights, 1.0)[order])
-    return [c.to(x.dtype) for c in (*units, last)]
+    return [*(u[:, order] * share for u in units), last]
 
 
 def _terms(x: Tensor) -> list[Tensor]:

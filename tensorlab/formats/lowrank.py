@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..linalg import norm, orthogonalize, rank_caps, truncated_svd, wide
+from ..linalg import norm, orthogonalize, project, rank_caps, wide, wide_svd
 from ..rng import randn
 from .base import MatrixFormat, check_same, check_shape
 
@@ -48,17 +48,17 @@ class LowRank(MatrixFormat):
         w: (out, in). `rank` is a cap, `rtol` the relative Frobenius error; the smallest rank that
         meets it, capped.
         """
-        u, s, vh = truncated_svd(w, rank, rtol=rtol)
+        u, s, vh = wide_svd("LowRank.from_dense", w, rank, rtol=rtol)
         root = s.sqrt()
-        if not (w.requires_grad and torch.is_grad_enabled()):
-            return cls(u * root, vh.mH * root)
-        # uᴴ w v is diag(s), and stays so where the values differ; where they are equal its
-        # derivative is full
-        rest = (u.mH @ w @ vh.mH).fill_diagonal_(0) / (root + root[:, None]).clamp_min(
-            torch.finfo(root.dtype).tiny
-        )
-        rest = rest - rest.detach()
-        return cls(u * root + u @ rest, vh.mH * root + vh.mH @ rest.mH)
+        left, right = u * root, vh.mH * root
+        if w.requires_grad and torch.is_grad_enabled():
+            # uᴴ w v is diag(s), and stays so where the values differ; where they are equal its
+            # derivative is full
+            rest = (u.mH @ project(w, vh.mH)).fill_diagonal_(0)
+            rest = rest / (root + root[:, None]).clamp_min(torch.finfo(root.dtype).tiny)
+            rest = rest - rest.detach()
+            left, right = left + u @ rest, right + vh.mH @ rest.mH
+        return cls(left.to(w.dtype), right.to(w.dtype))
 
     @classmethod
     def randn(cls, shape, rank: int, *, generator=None, dtype=None, device=None) -> "LowRank":
@@ -78,11 +78,15 @@ class LowRank(MatrixFormat):
     def ranks(self):
         return (self.u.shape[1],)
 
-    def to_dense(self) -> Tensor:
-        return self._left() @ self.v.mH
+    @property
+    def _terms(self):
+        return -1 if self.s is None else None
 
-    def apply(self, x: Tensor) -> Tensor:
-        return x @ self.v.conj() @ self._left().mT
+    def _dense(self):
+        return self._left() @ self.v.conj().t()
+
+    def _apply(self, x):
+        return x @ self.v.conj() @ self._left().t()
 
     def flops(self, batch: int) -> int:
         (m, n), r = self.shape, self.ranks[0]
@@ -101,7 +105,7 @@ class LowRank(MatrixFormat):
     def orthogonal(self) -> "LowRank":
         """The same matrix with orthonormal u and v and a full s in between; the rank is at most the
         shorter side."""
-        u, s, v = self._bases()
+        u, s, v = self._even()._bases()
         if len(s) > s.shape[1]:  # more rows than columns: u turns into the range of s
             q, s = orthogonalize(s)
             u = u @ q
@@ -112,30 +116,25 @@ class LowRank(MatrixFormat):
 
     def merged(self) -> "LowRank":
         """The same matrix as two factors: s goes into u."""
-        return LowRank(self._left(), self.v)
+        even = self._even()
+        return LowRank(even._left(), even.v)
 
     def round(self, rank: int | None = None, *, rtol: float | None = None) -> "LowRank":
         """The best w of lower rank, from the SVD of the small middle factor; balanced factors as in
         `from_dense`."""
-        u, s, v = self.to(wide(self.dtype))._bases()
+        u, s, v = self.to(wide(self.dtype))._even()._bases()
         small = LowRank.from_dense(s, rank, rtol=rtol)
         return LowRank(u @ small.u, v @ small.v).to(self.dtype)
 
-    def norm(self) -> Tensor:
-        return norm(self.to(wide(self.dtype))._bases()[1]).to(self.dtype.to_real())
+    def _norm(self):
+        return norm(self._bases()[1])
 
-    def dot(self, other: "LowRank") -> Tensor:
-        """<self, other> = sum of conj(self) * other, without forming either."""
-        self._same(other, "dot")
+    def _dot(self, other):
         return ((self._left().mH @ other._left()) * (self.v.mH @ other.v).conj()).sum()
 
-    def at(self, index) -> Tensor:
-        """Entries at many indices: (batch, 2) -> (batch,)."""
-        i, j = self._index(index).unbind(1)
+    def _at(self, index):
+        i, j = index.unbind(1)
         return (self._left()[i] * self.v[j].conj()).sum(1)
-
-    def scale(self, number) -> "LowRank":
-        return LowRank(self.u * number, self.v, self.s)
 
     def _bases(self):
         """Orthonormal u and v and the matrix between them, which need not be square."""
@@ -147,7 +146,8 @@ class LowRank(MatrixFormat):
         return self.u if self.s is None else self.u @ self.s
 
     def _add(self, other):
-        return LowRank(torch.cat([self._left(), other._left()], 1), torch.cat([self.v, other.v], 1))
+        a, b = self._even(), other._even()
+        return LowRank(torch.cat([a._left(), b._left()], 1), torch.cat([a.v, b.v], 1))
 
     def _times(self, other):
         a, b = self._left(), other._left()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..arguments import is_integer
 from ._modes import split_shape
 from .base import check_shape
 from .blocktt import BlockTT
@@ -83,15 +84,11 @@ def _grid(who, shape, blocks, cores):
         out, in_, _ = split_shape(who, shape, cores)
         return out, in_, (1,) * (cores - 1)
     m, n = check_shape(who, shape) if len(shape) == 2 else (0, 0)
-    if (
-        cores != 2
-        or isinstance(blocks, bool)
-        or not isinstance(blocks, int)
-        or not 1 <= blocks <= min(m, n)
-    ):
+    if cores != 2 or not is_integer(blocks) or not 1 <= blocks <= min(m, n):
         need = "two cores and a number of blocks from 1 to the shorter side"
         raise ValueError(
             f"{who}: needs {need}, got cores={cores} and blocks={blocks!r} for shape {tuple(shape)}"
         )
+    blocks = int(blocks)
     rows, columns = -(-m // blocks), -(-n // blocks)
     return (rows, blocks), (blocks, columns), (-(-min(rows, columns) // blocks),)

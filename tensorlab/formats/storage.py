@@ -1,15 +1,14 @@
 """Formats and checkpoints on disk, as safetensors: no code is ever run from a file."""
 
 import json
-import os
-import tempfile
 from dataclasses import fields
-from pathlib import Path
+from numbers import Integral, Real
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..files import replaced
 from .base import Format, is_data
 from .blocktt import BlockTT
 from .cp import CP
@@ -47,11 +46,11 @@ def save(path, x: Format) -> None:
     for field in fields(x):
         name, value = field.name, getattr(x, field.name)
         if not is_data(field):
-            about[name] = json.dumps(value)
+            about[name] = json.dumps(x.packed(value))
         elif value is not None:
             many = isinstance(value, tuple)
             tensors |= {f"{name}.{k}": t for k, t in enumerate(value)} if many else {name: value}
-    _write(path, tensors, about)
+    write("save", path, {name: _real(t) for name, t in tensors.items()}, about)
 
 
 def load(path, *, device="cpu") -> Format:
@@ -69,10 +68,10 @@ def load(path, *, device="cpu") -> Format:
     try:
         if about.get("complex") == "True":
             tensors = {n: torch.view_as_complex(t) for n, t in tensors.items()}
-        rest = [f.name for f in fields(FORMATS[kind]) if not is_data(f) and f.name in about]
-        return FORMATS[kind](
-            **_grouped(tensors), **{name: _tuples(json.loads(about[name])) for name in rest}
-        )
+        cls = FORMATS[kind]
+        rest = [f.name for f in fields(cls) if not is_data(f) and f.name in about]
+        rest = {name: cls.unpacked(_tuples(json.loads(about[name]))) for name in rest}
+        return cls(**_grouped(tensors), **rest)
     except (TypeError, ValueError, RuntimeError) as error:  # RecursionError is a RuntimeError
         raise ValueError(
             f"load: needs the tensors of a {kind}, got {sorted(tensors)} in {path} ({error})"
@@ -95,7 +94,8 @@ def save_state(path, state) -> None:
     (4, True)
     """
     tensors = {}
-    _write(path, tensors, {"state": json.dumps(_packed(state, tensors))})
+    about = json.dumps(_packed(state, tensors))
+    write("save_state", path, tensors, {"state": about})
 
 
 def load_state(path, *, device="cpu"):
@@ -114,7 +114,7 @@ def _packed(x, tensors: dict):
     `tensors`."""
     if isinstance(x, torch.Tensor):
         name = str(len(tensors))
-        tensors[name] = x
+        tensors[name] = _real(x)
         return {"complex" if x.is_complex() else "tensor": name}
     if isinstance(x, dict):
         return {
@@ -125,6 +125,8 @@ def _packed(x, tensors: dict):
         return inner if isinstance(x, list) else {"tuple": inner}
     if x is None or isinstance(x, (bool, int, float, str)):
         return x
+    if isinstance(x, (Integral, Real)):  # NumPy's numbers
+        return int(x) if isinstance(x, Integral) else float(x)
     raise TypeError(
         f"save_state: needs tensors, numbers, texts, None, dicts, lists and tuples, got "
         f"{type(x).__name__}"
@@ -144,20 +146,32 @@ def _unpacked(x, tensors: dict):
     return tensors[value] if kind == "tensor" else torch.view_as_complex(tensors[value])
 
 
-def _write(path, tensors, about) -> None:
-    tensors = {n: t.detach().resolve_conj().cpu() for n, t in tensors.items()}
-    tensors = {
-        n: (torch.view_as_real(t) if t.is_complex() else t).clone().contiguous()
-        for n, t in tensors.items()
-    }
-    path = Path(path)
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    os.close(handle)
-    try:
-        save_file(tensors, part, metadata=about)
-        os.replace(part, path)
-    finally:
-        Path(part).unlink(missing_ok=True)
+def write(who: str, path, tensors, about: dict[str, str]) -> None:
+    """Write named tensors and metadata to a safetensors file, whole or not at all.
+
+    The tensors are copied, so views and shared memory do no harm. Raises TypeError for tensors whose
+    numbers cannot be stored.
+    """
+    for name, t in tensors.items():
+        if (odd := _odd(t)) is not None:
+            raise TypeError(f"{who}: needs dense tensors with numbers, got {odd} as {name!r}")
+    tensors = {n: t.detach().resolve_conj().resolve_neg().cpu() for n, t in tensors.items()}
+    with replaced(path) as part:
+        save_file({n: t.clone().contiguous() for n, t in tensors.items()}, part, metadata=about)
+
+
+def _real(t: torch.Tensor) -> torch.Tensor:
+    """A complex tensor as pairs of real numbers, the last mode of size 2."""
+    return torch.view_as_real(t.resolve_conj()) if t.is_complex() and _odd(t) is None else t
+
+
+def _odd(t: torch.Tensor) -> str | None:
+    """What keeps the numbers of a tensor from being stored as they are."""
+    if t.is_nested or t.layout != torch.strided:
+        return "a nested tensor" if t.is_nested else f"a tensor of layout {t.layout}"
+    if t.is_quantized:
+        return f"a tensor of {t.dtype}"
+    return "a tensor on the meta device" if t.is_meta else None
 
 
 def _read(who, path, device):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..arguments import is_integer
 from ..linalg import (
     check_dense,
     orthogonalize,
@@ -103,7 +104,7 @@ class TT(Format):
 
     def dot(self, other: "TT") -> Tensor:
         """<self, other> = sum of conj(self) * other, in d (r^2 q + r q^2) n operations."""
-        self._same(other, "dot")
+        self, other = self._pair(other, "dot")
         e = self.cores[0].new_ones(1, 1)
         for a, b in zip(self.cores, other.cores):
             e = a.conj().reshape(-1, a.shape[2]).mT @ (e @ b.reshape(b.shape[0], -1)).reshape(
@@ -127,14 +128,11 @@ class TT(Format):
             v = torch.empty_like(v).index_copy(0, order, v)
         return v[:, 0]
 
-    def scale(self, number) -> "TT":
-        return TT((self.cores[0] * number, *self.cores[1:]))
-
     def orthogonal(self, center: int = 0) -> "TT":
         """The same train with orthonormal cores on both sides of `center`, which alone carries the
         norm."""
         d = self.ndim
-        if not isinstance(center, int) or not 0 <= center < d:
+        if not is_integer(center) or not 0 <= center < d:
             raise ValueError(f"TT.orthogonal: center must be in 0..{d - 1}, got {center}")
         cores = list(self.cores)
         for k in range(center):

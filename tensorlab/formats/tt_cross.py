@@ -14,19 +14,22 @@ found. These fibres are exactly those that the longer T_k need next.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
+from ..arguments import count, is_integer, number, returned
 from ..fit import Fit
-from ..linalg import check_dense, orthogonalize, solve, widen
-from ..multilinear import digit_shape, from_digits
+from ..linalg import EPS, check_dense, near_one, norm, orthogonalize, solve, widen
+from ..multilinear import check_int64, digit_shape, from_digits, index_keys
+from ..rng import rand, randint
 from .base import check_shape
-from .tt import TT
+from .tt import TT, unfolding_ranks
 
-SAMPLE = 2000  # held-out points, but no more than a tenth of the budget
+SAMPLE = 2000  # held-out points at the start, but no more than a tenth of the budget
+LEAST = 20  # held-out points that a claim rests on, or all that there are
 EXPLORERS = 50  # fresh points at which each sweep looks for what the fibres have missed
+CPU = torch.device("cpu")  # where indices are kept, whatever torch's default device is
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -34,12 +37,13 @@ class CrossFit(Fit[TT]):
     """A `Fit` of a cross approximation; its history holds the held-out error after each sweep.
 
     evaluations: distinct points that f was asked for, the held-out ones included. error: the last
-    of the history. pivots: for each of the d-1 bonds (I, J), index tensors (r, k) and (r, d-k): the
-    fibres that were chosen.
+    of the history. held_out: how many points it is measured at. pivots: for each of the d-1 bonds
+    (I, J), index tensors (r, k) and (r, d-k): the fibres that were chosen.
     """
 
     evaluations: int = 0
     error: float = math.nan
+    held_out: int = 0
     pivots: tuple[tuple[Tensor, Tensor], ...] = ()
 
 
@@ -56,14 +60,19 @@ def tt_cross(
     """Tensor train of the tensor whose entries a function gives, from few of them
     [Savostyanov2014].
 
-        |x - tt| <= rtol |x|      estimated on held-out random points, which the search never sees; when `converged`
+        |x - tt| <= rtol |x|      estimated at random points that the search has not seen; when `converged`
 
     f: (batch, d) int64 on `device` -> (batch,) real or complex floating; called in batches, never
     twice for a point, never for more than `budget` points in all. quantized: the train has the
     modes of `digit_shape(shape)`, with each index in its prime digits; f still gets plain indices.
-    Ranks grow until the held-out error meets `rtol`; otherwise, when the budget is spent or no
-    pivot is found, the train so far comes back with `converged=False`. A function that is zero at
-    all held-out points is taken for zero.
+    Ranks grow until the error meets `rtol`; otherwise, when the budget is spent or no pivot is
+    found, the train so far comes back with `converged=False`.
+
+    A tenth of the budget, at most 2000 points, is held out. The points that the search comes to, the
+    first pivot among them, no longer count. A claim needs 20 that are left, not all of them zero, or
+    all entries: what is missing is asked for anew, and without it `converged` is False (and the
+    error nan where no point is left). Where all entries are known the error is that of all. A
+    function that is zero wherever the budget can look is taken for zero, with `converged=True`.
 
     Where the values carry a graph, so does the result: its cores are built from them, with the
     fibres held fixed. Raises ValueError for a bad argument and for values that are not finite,
@@ -91,58 +100,60 @@ def tt_cross_steps(
     >>> [fit.value.ranks for fit in steps]
     [(1,), (2,)]
     """
-    shape = check_shape("tt_cross", shape)
-    if isinstance(rtol, bool) or not isinstance(rtol, Real) or not 0 <= rtol < math.inf:
-        raise ValueError(f"tt_cross: rtol must be a number >= 0, got {rtol!r}")
-    if isinstance(budget, bool) or not isinstance(budget, Integral):
-        raise TypeError(f"tt_cross: budget must be an integer, got {budget!r}")
-    modes = digit_shape(shape) if quantized else shape
+    who = "tt_cross"
+    shape = check_int64(who, check_shape(who, shape))
+    if not callable(f):
+        raise TypeError(f"{who}: f must be a function, got {type(f).__name__}")
+    rtol = number(who, "rtol", rtol)
+    if not is_integer(budget):
+        raise TypeError(f"{who}: budget must be an integer, got {budget!r}")
+    modes, budget = digit_shape(shape) if quantized else shape, int(budget)
     sample = max(1, min(SAMPLE, budget // 10))
     least = sample + sum(modes) - len(modes)
     if budget < least:
         raise ValueError(
-            f"tt_cross: budget must be at least {least}, one fibre in each mode and the sample, "
+            f"{who}: budget must be at least {least}, one fibre in each mode and the sample, "
             f"got {budget}"
         )
-    values = _Values((lambda i: f(from_digits(i, shape))) if quantized else f, budget, device)
-    fit = None
+    digits = (lambda i: f(from_digits(i, shape))) if quantized else f
+    values, fit = _Values(digits, modes, budget, device, generator), None
     try:
-        held = _points(modes, sample, generator)
-        exact = values.numbers(values(held))
-        size = float(torch.linalg.vector_norm(exact))
-        if size == 0.0:
-            zero = TT(tuple(values.values.new_zeros(1, n, 1) for n in modes))
-            yield CrossFit(zero, (0.0,), True, values.count, 0.0)
-            return
-        state = _Cross(values, modes, held[exact.abs().argmax().cpu()])
-        noise = 64 * torch.finfo(values.values.dtype).eps * float(exact.abs().max())
-        mean, level, history, added = 1 / math.sqrt(len(held)), math.inf, (), 1
-        while True:
-            tt = state.train()
-            error = float(torch.linalg.vector_norm(_at(tt, held) - exact))
-            history = (*history, error / size)
-            fit = CrossFit(
-                tt, history, history[-1] <= rtol, values.count, history[-1], state.pivots
-            )
+        for fit in _sweeps(values, sample, rtol):
             yield fit
-            if fit.converged or (not added and level <= noise):
-                return
-            # Small pivots taken early would make P_k ill-conditioned for what comes later, so the
-            # level falls with the error.
-            level = (
-                max(noise, 1e-3 * error * mean, 0.03 * rtol * size * mean)
-                if added
-                else max(noise, 0.1 * level)
-            )
-            try:
-                fresh = _points(modes, max(1, min(EXPLORERS, values.left // 10)), generator)
-                missed = (_at(tt, fresh) - values.numbers(values(fresh))).abs()
-                added = state.sweep(fresh[missed.argmax().cpu()][None], level, generator)
-            except _Spent:
-                added, level = 0, 0.0
     except Exception as error:
         error.partial = fit
         raise
+
+
+def _sweeps(values: "_Values", sample: int, rtol: float) -> Iterator[CrossFit]:
+    """The algorithm. Levels, under which a pivot is noise, are in units of the first one's value."""
+    first = values.first(sample)
+    if first is None:
+        zero = TT(tuple(values.values.new_zeros(1, n, 1) for n in values.modes))
+        yield CrossFit(zero, (0.0,), True, values.count, 0.0, values.count)
+        return
+    state, history, idle = _Cross(values, first), (), 0
+    unit = float(values.numbers(values(first)).abs())
+    noise = 16 * torch.finfo(values.values.dtype).eps + 48 * EPS  # rounding of values and of sums
+    level = noise
+    while True:
+        tt = state.train()
+        error, size, held, enough = values.judge(tt, rtol)
+        history = (*history, error)
+        done = enough and error <= rtol
+        fit = CrossFit(tt, history, done, values.count, error, held, state.pivots)
+        yield fit
+        if done or (idle > 1 and level <= noise):  # in vain in both directions
+            return
+        # Small pivots taken early would make P_k ill-conditioned for what comes later, so the level
+        # falls with the error.
+        wanted = 0.1 * level if idle else max(1e-3 * error, 0.03 * rtol) * size / unit
+        level = max(noise, min(1.0, wanted))
+        try:
+            added = state.sweep(values.missed(tt, stuck=idle > 0), level * unit)
+            idle = 0 if added else idle + 1
+        except _Spent:  # what was found before that is shown yet
+            idle, level = 2, 0.0
 
 
 def tt_argmax(tt: TT, *, beam: int = 100) -> tuple[tuple[int, ...], float]:
@@ -152,7 +163,8 @@ def tt_argmax(tt: TT, *, beam: int = 100) -> tuple[tuple[int, ...], float]:
     :, ..., :], have the largest norms, which an orthogonal train knows without looking further.
     What is so found are entries of large modulus; where the largest of them, c, is negative, the
     same is done for x - c >= 0. The best is moved along its fibres as long as that helps. Exact
-    where the beam holds all; otherwise a good guess, at 8 d n r^2 beam operations.
+    where the beam holds all; otherwise a good guess, at 8 d n r^2 beam operations. Raises TypeError
+    for what is no real train, ValueError for entries that are not finite and for a beam under 1.
 
     >>> from tensorlab import tt_svd
     >>> tt_argmax(tt_svd(torch.tensor([[1.0, -5.0], [3.0, 2.0]]), rtol=0.0))[0]
@@ -162,8 +174,7 @@ def tt_argmax(tt: TT, *, beam: int = 100) -> tuple[tuple[int, ...], float]:
         raise TypeError(f"tt_argmax: needs a TT, got {type(tt).__name__}")
     if tt.dtype.is_complex:
         raise TypeError(f"tt_argmax: needs a real train, got {tt.dtype}")
-    if isinstance(beam, bool) or not isinstance(beam, Integral) or beam < 1:
-        raise ValueError(f"tt_argmax: beam must be an integer >= 1, got {beam!r}")
+    beam = count("tt_argmax", "beam", beam)
     for core in tt.cores:
         check_dense(core, "tt_argmax")
     x = TT(tuple(widen(c.detach()) for c in tt.cores))
@@ -184,11 +195,10 @@ def _beams(x: TT, beam: int) -> Tensor:
     for cores, turn in ((x.orthogonal(0).cores, 1), (_mirrored(x).orthogonal(0).cores, -1)):
         index, v = torch.zeros(1, 0, dtype=torch.long, device=x.device), cores[0].new_ones(1, 1)
         for core in cores:
-            v = torch.tensordot(v, core, 1).flatten(0, 1)
-            size = torch.linalg.vector_norm(v, dim=1)
-            top = size.topk(min(beam, len(size))).indices
+            v, _ = near_one(torch.tensordot(v, core, 1).flatten(0, 1))
+            top = torch.linalg.vector_norm(v, dim=1).topk(min(beam, len(v))).indices
             index = torch.cat([index[top // core.shape[1]], (top % core.shape[1])[:, None]], 1)
-            v = v[top] / size.max().clamp_min(torch.finfo(v.dtype).tiny)
+            v = v[top]
         found.append(index if turn == 1 else index.flip(1))
     return torch.cat(found)
 
@@ -201,18 +211,14 @@ def _climb(x: TT, index: Tensor) -> Tensor:
         seen.add(here)
         right = [x.cores[-1].new_ones(1)]
         for core, i in zip(x.cores[:0:-1], index.flip(0)):
-            right.append(_unit(core[:, i] @ right[-1]))
+            right.append(near_one(core[:, i] @ right[-1])[0])
         left = x.cores[0].new_ones(1)
         for k, core in enumerate(x.cores):
             fibre = torch.tensordot(left, core, 1) @ right.pop()
             if fibre.max() > fibre[index[k]]:
                 index[k] = fibre.argmax()
-            left = _unit(left @ core[:, index[k]])
+            left, _ = near_one(left @ core[:, index[k]])
     return index
-
-
-def _unit(v: Tensor) -> Tensor:
-    return v / torch.linalg.vector_norm(v).clamp_min(torch.finfo(v.dtype).tiny)
 
 
 def _mirrored(x: TT) -> TT:
@@ -225,11 +231,25 @@ class _Spent(Exception):
 
 class _Values:
     """What f has given so far, each point once. Called with points (..., d), gives their positions
-    (...) in `values`."""
+    (...) in `values`.
 
-    def __init__(self, f, budget, device):
-        self.f, self.budget, self.device = f, budget, device
+    Some points are held out: `hold` asks for them, and they measure the error for as long as the
+    search does not call for them.
+    """
+
+    def __init__(self, f, modes, budget, device, generator):
+        self.f, self.modes, self.budget, self.generator = f, modes, budget, generator
+        self.device = torch.get_default_device() if device is None else torch.device(device)
+        self.total = math.prod(modes)
         self.seen, self.values = {}, None
+        self.shown = torch.zeros(0, dtype=torch.bool, device=CPU)  # to the search, by position
+        self.held = torch.zeros(0, len(modes), dtype=torch.long, device=CPU)  # points held out
+        self.held_at = torch.zeros(0, dtype=torch.long, device=CPU)  # and their positions
+
+    def __call__(self, points: Tensor) -> Tensor:
+        positions = self._find(points)
+        self.shown[positions] = True
+        return positions
 
     @property
     def count(self) -> int:
@@ -237,38 +257,120 @@ class _Values:
 
     @property
     def left(self) -> int:
-        return self.budget - self.count
+        """How many more points f can be asked for."""
+        return min(self.budget, self.total) - self.count
+
+    @property
+    def complete(self) -> bool:
+        return self.count == self.total
 
     def numbers(self, positions: Tensor) -> Tensor:
         """Values without their graph, in the dtype that sums are done in."""
         return widen(self.values.detach()[positions])
 
-    def __call__(self, points: Tensor) -> Tensor:
-        table, points = points.shape[:-1], points.reshape(-1, points.shape[-1])
-        rows = points.to(torch.int32).numpy()
-        keys = (
-            rows.view(f"V{rows.itemsize * rows.shape[1]}").ravel().tolist()
-        )  # bytes: exact for any number of modes
+    # -- held-out points
+
+    def hold(self, count: int) -> None:
+        """Hold out `count` points that f has not been asked for, or all that are left."""
+        new = self._unseen(min(count, self.left))
+        self.held = torch.cat([self.held, new])
+        self.held_at = torch.cat([self.held_at, self._find(new)])
+
+    def first(self, sample: int) -> Tensor | None:
+        """The largest of `sample` held-out points; of more where these are zero, and None where all
+        are that the budget holds beside one fibre in each mode."""
+        fibres = 0 if self.budget >= self.total else sum(self.modes) - len(self.modes)
+        self.hold(sample)
+        while not self.values.any() and self.left > fibres:
+            self.hold(min(self.count, self.left - fibres))
+        sizes = self.numbers(self.held_at).abs()
+        return self.held[sizes.argmax().cpu()] if sizes.any() else None
+
+    def judge(self, tt: TT, rtol: float) -> tuple[float, float, int, bool]:
+        """Relative error of a train at the held-out points, root mean square of their values, their
+        number, and whether that is enough for a claim: LEAST, not all zero, or all that there are.
+        """
+        while True:
+            points, positions = self._apart()
+            exact = self.numbers(positions)
+            error, size = _error(_at(tt, points), exact)
+            enough = self.complete or (len(points) >= LEAST and size > 0)
+            if enough or error > rtol or not self.left:
+                return error, size, len(points), enough
+            self.hold(max(LEAST, len(points)))
+
+    def missed(self, tt: TT, stuck: bool) -> Tensor:
+        """The one of some points where the train is worst, (1, d). They are random ones, or those
+        held out where the search is stuck: the one chosen is then shown to it."""
+        points, positions = self._apart()
+        if not (self.complete or (stuck and len(points))):
+            points = self._random(max(1, min(EXPLORERS, self.left // 10)))
+            positions = self(points)
+        residual = _at(tt, points) - self.numbers(positions)
+        worst = points[residual.abs().argmax().cpu()][None]
+        self(worst)
+        return worst
+
+    def _apart(self) -> tuple[Tensor, Tensor]:
+        """Points that measure the error, and their positions: what is held out and not shown, or,
+        where every entry is known, all."""
+        if self.complete:
+            return (points := _all(self.modes)), self._find(points)
+        free = ~self.shown[self.held_at]
+        return self.held[free], self.held_at[free]
+
+    def _unseen(self, count: int) -> Tensor:
+        """Different random points (count, d) that are not known."""
+        if self.total <= 2 * (self.count + count):
+            points = _all(self.modes)
+            points = points[[key not in self.seen for key in index_keys(points, self.modes)]]
+            return points[rand(len(points), generator=self.generator, device=CPU).argsort()[:count]]
+        found = self.held[:0]
+        while len(found) < count:
+            more = torch.cat([found, self._random(count - len(found))])
+            found = more[list(self._new(index_keys(more, self.modes)).values())]
+        return found
+
+    def _random(self, count: int) -> Tensor:
+        return torch.stack([randint(n, count, generator=self.generator) for n in self.modes], 1)
+
+    # -- asking
+
+    def _new(self, keys) -> dict[bytes, int]:
+        """Of the keys that are not known the first row of each."""
         new = {}
         for row, key in enumerate(keys):
             if key not in self.seen and key not in new:
                 new[key] = row
+        return new
+
+    def _find(self, points: Tensor) -> Tensor:
+        table, points = points.shape[:-1], points.reshape(-1, points.shape[-1])
+        keys = index_keys(points, self.modes)
+        new = self._new(keys)
         if len(new) > self.left:
             raise _Spent
         if new:
             given = self._ask(points[list(new.values())])
             self.values = given if self.values is None else torch.cat([self.values, given])
             self.seen.update(zip(new, range(self.count, self.count + len(new))))
-        return torch.tensor([self.seen[key] for key in keys], dtype=torch.long).reshape(table)
+            self.shown = torch.cat([self.shown, self.shown.new_zeros(len(new))])
+        found = torch.tensor([self.seen[key] for key in keys], dtype=torch.long, device=CPU)
+        return found.reshape(table)
 
     def _ask(self, points):
-        given = torch.as_tensor(self.f(points.to(self.device)))
+        given = returned("tt_cross", self.f(points.to(self.device)), self.device)
         if given.shape != (len(points),):
             need = f"f to return {len(points)} values for indices of shape {tuple(points.shape)}"
             raise ValueError(f"tt_cross: needs {need}, got shape {tuple(given.shape)}")
         if not (given.is_floating_point() or given.is_complex()):
             raise TypeError(
                 f"tt_cross: needs floating-point or complex values from f, got {given.dtype}"
+            )
+        if self.values is not None and given.device != self.values.device:
+            raise ValueError(
+                f"tt_cross: needs values on one device from f, got {self.values.device} and then "
+                f"{given.device}"
             )
         bad = (~torch.isfinite(given)).nonzero()
         if len(bad):
@@ -284,16 +386,17 @@ class _Cross:
     """Pivots and fibres. left[k]: I_k (r_k, k), right[k]: J_k (r_k, d-k), fibres[k]: positions of
     T_k (r_k, n_k, r_{k+1}) among the values, rows[k]: where I_{k+1} stands in I_k x {0..n_k-1}."""
 
-    def __init__(self, values, shape, point):
-        d = len(shape)
-        self.values, self.shape, self.bonds = values, shape, list(range(d - 2, -1, -1))
+    def __init__(self, values: _Values, point: Tensor):
+        self.values, self.shape = values, values.modes
+        d = len(self.shape)
+        self.bonds, self.most = list(range(d - 2, -1, -1)), unfolding_ranks(self.shape)
         self.left = [point[None, :k] for k in range(d)]
         self.right = [point[None, k:] for k in range(d + 1)]
         self.rows = [point[k : k + 1] for k in range(d - 1)]
         fibres = values(
             torch.cat([_pairs(self._rows(k), self.right[k + 1])[:, 0] for k in range(d)])
         )
-        self.fibres = [positions.reshape(1, -1, 1) for positions in fibres.split(shape)]
+        self.fibres = [positions.reshape(1, -1, 1) for positions in fibres.split(self.shape)]
 
     @property
     def pivots(self):
@@ -302,34 +405,34 @@ class _Cross:
     def train(self) -> TT:
         """The interpolating train, with the graph and the dtype of the values."""
         values = self.values.values
-        cores = [self._interpolate(k, values[at]) for k, at in enumerate(self.fibres[:-1])]
+        cores = [
+            self._interpolate(k, widen(values[at])).to(values.dtype)
+            for k, at in enumerate(self.fibres[:-1])
+        ]
         return TT((*cores, values[self.fibres[-1]]))
 
-    def sweep(self, explorers: Tensor, level: float, generator) -> int:
+    def sweep(self, explorers: Tensor, level: float) -> int:
         """Look for pivots above `level` at every bond, and add them; how many there were. Every
         other sweep runs backwards: what is found at one bond widens the search at the next, to the
         right by its rows, to the left by its columns."""
         self.bonds.reverse()
-        return sum(self._grow(k, explorers[:, k + 1 :], level, generator) for k in self.bonds)
+        return sum(self._grow(k, explorers[:, k + 1 :], level) for k in self.bonds)
 
-    def _grow(self, k, explorers, level, generator) -> int:
+    def _grow(self, k, explorers, level) -> int:
         rows = self._rows(k)  # I_k x {0..n_k-1}
-        columns = _pairs(torch.arange(self.shape[k + 1])[:, None], self.right[k + 2]).flatten(
-            0, 1
-        )  # {0..n-1} x J_{k+2}
-        weight = self._interpolate(k, self.values.numbers(self.fibres[k])).flatten(
-            0, 1
-        )  # (rows, r), 1 at those of I_{k+1}
+        columns = _pairs(_column(self.shape[k + 1]), self.right[k + 2]).flatten(0, 1)
+        weight = self._interpolate(k, self.values.numbers(self.fibres[k]))
+        weight = weight.flatten(0, 1)  # (rows, r), 1 at those of I_{k+1}
         known = self.values.numbers(self.fibres[k + 1]).flatten(1)  # (r, columns)
-        most = 3 + len(known) // 8
+        most = min(3 + len(known) // 8, self.most[k] - len(known))
+        if not most:
+            return 0
 
-        i, j = (torch.randint(len(m), (4 * most,), generator=generator) for m in (rows, columns))
-        sampled = self._ask(torch.cat([rows[i], columns[j]], 1)) - (weight[i] * known[:, j].mT).sum(
-            1
-        )
-        seeds = torch.cat(
-            [columns[j[sampled.abs().argsort(descending=True)[:most].cpu()]], explorers]
-        )
+        i, j = (randint(len(m), 4 * most, generator=self.values.generator) for m in (rows, columns))
+        sampled = self._ask(torch.cat([rows[i], columns[j]], 1))
+        sampled = sampled - (weight[i] * known[:, j].mT).sum(1)
+        worst = sampled.abs().argsort(descending=True)[:most].cpu()
+        seeds = torch.cat([columns[j[worst]], explorers])
         residual = self._ask(_pairs(rows, seeds)) - weight @ self._ask(
             _pairs(self.left[k + 1], seeds)
         )
@@ -352,16 +455,16 @@ class _Cross:
         return len(i)
 
     def _rows(self, k):
-        return _pairs(self.left[k], torch.arange(self.shape[k])[:, None]).flatten(0, 1)
+        return _pairs(self.left[k], _column(self.shape[k])).flatten(0, 1)
 
     def _ask(self, points):
         return self.values.numbers(self.values(points))
 
     def _interpolate(self, k, fibres):
         """T_k P_{k+1}^-1, by way of an orthonormal basis of the columns of T_k."""
-        q, _ = orthogonalize(widen(fibres.flatten(0, 1)))
+        q, _ = orthogonalize(near_one(fibres.flatten(0, 1))[0])
         core = solve(q[self.rows[k]].mT, q.mT).mT
-        return core.reshape(fibres.shape[0], fibres.shape[1], -1).to(fibres.dtype)
+        return core.reshape(fibres.shape[0], fibres.shape[1], -1)
 
 
 def _large_entries(matrix: Tensor, most: int, level: float) -> tuple[Tensor, Tensor]:
@@ -376,7 +479,17 @@ def _large_entries(matrix: Tensor, most: int, level: float) -> tuple[Tensor, Ten
         columns.append(j)
         matrix = matrix - torch.outer(matrix[:, j] / matrix[i, j], matrix[i])
         matrix[i], matrix[:, j] = 0.0, 0.0
-    return torch.tensor(rows, dtype=torch.long), torch.tensor(columns, dtype=torch.long)
+    return tuple(torch.tensor(at, dtype=torch.long, device=CPU) for at in (rows, columns))
+
+
+def _error(found: Tensor, exact: Tensor) -> tuple[float, float]:
+    """|found - exact| / |exact|, and the root mean square of what is exact; nan where there is
+    nothing."""
+    if not len(exact):
+        return math.nan, 0.0
+    missed, size = float(norm(found - exact)), float(norm(exact))
+    error = missed / size if size else math.inf if missed else 0.0
+    return error, size / math.sqrt(len(exact))
 
 
 def _pairs(a: Tensor, b: Tensor) -> Tensor:
@@ -385,12 +498,16 @@ def _pairs(a: Tensor, b: Tensor) -> Tensor:
     return torch.cat([a[:, None].expand(-1, len(b), -1), b.expand(len(a), -1, -1)], 2)
 
 
-def _points(shape, count, generator) -> Tensor:
-    """Random multi-indices (count, d), or all there are where they are no more than that."""
-    if math.prod(shape) <= count:
-        return torch.cartesian_prod(*map(torch.arange, shape)).reshape(-1, len(shape))
-    return torch.stack([torch.randint(n, (count,), generator=generator) for n in shape], 1)
+def _column(n: int) -> Tensor:
+    return torch.arange(n, device=CPU)[:, None]
+
+
+def _all(shape) -> Tensor:
+    """All multi-indices, (product of the shape, d)."""
+    places = torch.arange(math.prod(shape), device=CPU)
+    return torch.stack(torch.unravel_index(places, shape), 1)
 
 
 def _at(tt: TT, points: Tensor) -> Tensor:
-    return widen(TT(tuple(c.detach() for c in tt.cores)).at(points))
+    """Entries of the train as it is stored, in the dtype that sums are done in."""
+    return TT(tuple(widen(core.detach()) for core in tt.cores)).at(points)

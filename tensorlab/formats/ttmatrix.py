@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..linalg import check_dense
-from ._modes import check_size
+from ._modes import check_size, pad_input
 from .base import SplitMatrix, check_same, check_shape
 from .tt import TT, tt_round, tt_svd
 
@@ -98,17 +98,17 @@ class TTMatrix(SplitMatrix):
         x = self.train.to_dense().reshape([k for pair in zip(self.out, self.in_) for k in pair])
         return x.permute(*range(0, 2 * d, 2), *range(1, 2 * d, 2)).reshape(self.padded)[:m, :n]
 
-    def apply(self, x: Tensor) -> Tensor:
-        """y = w x core by core from the left: each core takes the bond and its column index, and
-        gives its row index and the next bond. The order of the indices stays, so that nothing is
-        permuted: (batch O, r i, I) -> (batch O, o q, I)."""
-        (m, n), (_, width) = self.shape, self.padded
-        t = torch.nn.functional.pad(x, (0, width - n))
+    def _apply(self, x):
+        """Core by core from the left: each core takes the bond and its column index, and gives its
+        row index and the next bond. The order of the indices stays, so that nothing is permuted:
+        (batch O, r i, I) -> (batch O, o q, I)."""
+        t, rows, columns = pad_input(x, self.padded[1]), x.shape[0], self.padded[1]
         for core in self.cores:
             r, o, i, q = core.shape
-            width //= i
-            t = core.permute(1, 3, 0, 2).reshape(o * q, r * i) @ t.reshape(-1, r * i, width)
-        return t.reshape(*x.shape[:-1], -1)[..., :m]
+            columns //= i
+            t = core.permute(1, 3, 0, 2).reshape(o * q, r * i) @ t.reshape(rows, r * i, columns)
+            rows = rows * o
+        return t.reshape(x.shape[0], self.padded[0])[:, : self.shape[0]]
 
     def flops(self, batch: int) -> int:
         total, rows, columns = 0, 1, self.padded[1]
@@ -129,8 +129,8 @@ class TTMatrix(SplitMatrix):
 
     def dot(self, other: "TTMatrix") -> Tensor:
         """<self, other> = sum of conj(self) * other, in the trains."""
-        self._same(other, "dot")
-        return self._inside().train.dot(other.train)
+        a, b = self._pair(other, "dot")
+        return a._inside().train.dot(b.train)
 
     def at(self, index) -> Tensor:
         """Entries at many indices: (batch, 2) -> (batch,)."""
@@ -141,22 +141,18 @@ class TTMatrix(SplitMatrix):
             rows, columns = rows // m, columns // n
         return self.train.at(torch.stack(digits[::-1], 1))
 
-    def scale(self, number) -> "TTMatrix":
-        return TTMatrix((self.cores[0] * number, *self.cores[1:]), self.size)
-
     def round(self, rank=None, *, rtol: float | None = None) -> "TTMatrix":
         """The TT-matrix of smallest ranks within a tolerance, `tt_round` of its train; padding is
         first set to zero."""
         return self._like(tt_round(self._inside().train, rank, rtol=rtol))
 
     def _same(self, other, sign):
-        other = super()._same(other, sign)
+        super()._same(other, sign)
         if (other.out, other.in_) != (self.out, self.in_):
             raise ValueError(
                 f"TTMatrix {sign}: needs modes {self.out} x {self.in_}, got {other.out} x "
                 f"{other.in_}"
             )
-        return other
 
     def _add(self, other):
         return self._like(self.train + other.train)

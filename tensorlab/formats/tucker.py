@@ -6,21 +6,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..arguments import count
 from ..fit import Fit
 from ..linalg import (
     check_dense,
+    near_one,
     norm,
     orthogonalize,
     project,
     rank_caps,
     right_basis,
     safe_scale,
+    spread,
     wide,
     zero_level,
 )
 from ..multilinear import mode_product, unfold
 from ..rng import randn
-from .base import Format, check_same, check_shape
+from .base import Format, check_same, check_shape, distance
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -72,13 +75,14 @@ class Tucker(Format):
     def ranks(self):
         return tuple(self.core.shape)
 
-    def to_dense(self) -> Tensor:
+    def _dense(self):
         return _multiply(self.core, self.factors)
 
     def orthogonal(self) -> "Tucker":
         """The same tensor with orthonormal factors; the core carries the norm."""
-        bases, triangles = zip(*(orthogonalize(f) for f in self.factors))
-        return Tucker(_multiply(self.core, triangles), bases)
+        even = self._even()
+        bases, triangles = zip(*(orthogonalize(f) for f in even.factors))
+        return Tucker(_multiply(even.core, triangles), bases)
 
     def round(self, rank=None, *, rtol: float | None = None) -> "Tucker":
         """The Tucker tensor of smaller ranks within a tolerance: `st_hosvd` of the core of the
@@ -87,31 +91,25 @@ class Tucker(Format):
         for t in self.tensors():
             check_dense(t, "Tucker.round")
         whole = self.to(wide(self.dtype)).orthogonal()
-        scale = safe_scale(float(norm(whole.core.detach())))
-        small = _truncate(whole.core * scale, caps, rtol, self.dtype)
-        factors = tuple(a @ b for a, b in zip(whole.factors, small.factors))
-        return Tucker(small.core / scale, factors).to(self.dtype)
+        core, exponent = near_one(whole.core)
+        small = _truncate(core, caps, rtol, self.dtype)
+        factors = [a @ b for a, b in zip(whole.factors, small.factors)]
+        return _narrow(small.core, factors, exponent, self.dtype)
 
-    def norm(self) -> Tensor:
-        whole = self.to(wide(self.dtype)).orthogonal()
-        return norm(whole.core).to(self.dtype.to_real())
+    def _norm(self):
+        return norm(self.orthogonal().core)
 
-    def dot(self, other: "Tucker") -> Tensor:
-        """<self, other> = sum of conj(self) * other, on the cores."""
-        self._same(other, "dot")
+    def _dot(self, other):
         core = _multiply(other.core, [a.mH @ b for a, b in zip(self.factors, other.factors)])
         return (self.core.conj() * core).sum()
 
-    def at(self, index) -> Tensor:
-        """Entries at many multi-indices: (batch, d) -> (batch,)."""
-        index = self._index(index)
+    def _at(self, index):
         out = self.factors[0][index[:, 0]] @ self.core.reshape(self.ranks[0], -1)
-        for f, i in zip(self.factors[1:], index.unbind(1)[1:]):
-            out = (f[i][:, None, :] @ out.reshape(len(index), f.shape[1], -1))[:, 0]
+        for k in range(1, self.ndim):
+            rows = self.factors[k][index[:, k]][:, None, :]
+            rest = math.prod(self.ranks[k + 1 :])
+            out = (rows @ out.reshape(len(index), self.ranks[k], rest))[:, 0]
         return out[:, 0]
-
-    def scale(self, number) -> "Tucker":
-        return Tucker(self.core * number, self.factors)
 
     def _add(self, other):
         factors = tuple(torch.cat(p, 1) for p in zip(self.factors, other.factors))
@@ -152,7 +150,7 @@ def hosvd(x: Tensor, rank=None, *, rtol: float | None = None) -> Tucker:
         core = project(core.reshape(core.shape[0], -1).mT, f.conj()).reshape(
             *core.shape[1:], f.shape[1]
         )
-    return Tucker((core / scale).to(dtype), tuple(f.to(dtype) for f in factors))
+    return _narrow(core, factors, 1 - math.frexp(scale)[1], dtype)
 
 
 def st_hosvd(x: Tensor, rank=None, *, rtol: float | None = None) -> Tucker:
@@ -171,7 +169,7 @@ def st_hosvd(x: Tensor, rank=None, *, rtol: float | None = None) -> Tucker:
     caps = rank_caps("st_hosvd", rank, rtol, x.shape, x.ndim)
     scale = safe_scale(size)
     tucker = _truncate(x if scale == 1.0 else x * scale, caps, rtol, x.dtype)
-    return Tucker((tucker.core / scale).to(x.dtype), tuple(f.to(x.dtype) for f in tucker.factors))
+    return _narrow(tucker.core, tucker.factors, 1 - math.frexp(scale)[1], x.dtype)
 
 
 def hooi(x: Tensor, rank, *, tol: float = 1e-8, max_iter: int = 50) -> Fit[Tucker]:
@@ -181,33 +179,31 @@ def hooi(x: Tensor, rank, *, tol: float = 1e-8, max_iter: int = 50) -> Fit[Tucke
         maximise | x ×_0 U_0ᴴ ... ×_{d-1} U_{d-1}ᴴ |  over orthonormal U_k (n_k, r_k)
 
     x: (n_0, ..., n_{d-1}). `rank`: one integer or d of them. Stops when the relative error changes
-    by less than `tol`; history holds the relative error after each sweep, which never grows.
+    by less than `tol`; history holds the relative error after each sweep, which never grows; the
+    last is that of the value, with what rounding to x.dtype adds.
 
     >>> hooi(torch.ones(4, 5, 6), 1).value.ranks
     (1, 1, 1)
     """
     size = check_dense(x, "hooi")
     caps = rank_caps("hooi", rank, None, x.shape, x.ndim)
-    if isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1:
-        raise ValueError(f"hooi: max_iter must be an integer >= 1, got {max_iter!r}")
-    dtype, scale = x.dtype, safe_scale(size)
-    x = x if scale == 1.0 else x * scale
-    start = _truncate(x, caps, None, dtype)
-    x, factors, ranks = x.to(start.dtype), list(start.factors), start.ranks
+    max_iter, dtype, scale = count("hooi", "max_iter", max_iter), x.dtype, safe_scale(size)
+    y = x if scale == 1.0 else x * scale
+    start = _truncate(y, caps, None, dtype)
+    y, factors, ranks = y.to(start.dtype), list(start.factors), start.ranks
+    size = float(torch.linalg.vector_norm(y.detach()))
     history, converged = [], False
     while not converged and len(history) < max_iter:
-        for k in range(x.ndim):
-            y = _multiply(x, [None if j == k else f.mH for j, f in enumerate(factors)])
-            factors[k] = right_basis(unfold(y, k).mH, ranks[k])[0]
-        core = mode_product(y, factors[-1].mH, x.ndim - 1)
-        tucker = Tucker(core, tuple(factors))
-        history.append(_relative_error(x, tucker, size * scale))
+        for k in range(y.ndim):
+            z = _multiply(y, [None if j == k else f.mH for j, f in enumerate(factors)])
+            factors[k] = right_basis(unfold(z, k).mH, ranks[k])[0]
+        core = mode_product(z, factors[-1].mH, y.ndim - 1)
+        history.append(_relative_error(y, Tucker(core, tuple(factors)), size))
         converged = len(history) > 1 and abs(history[-2] - history[-1]) < tol
-    return Fit(
-        Tucker((core / scale).to(dtype), tuple(f.to(dtype) for f in factors)),
-        tuple(history),
-        converged,
-    )
+    value = _narrow(core, factors, 1 - math.frexp(scale)[1], dtype)
+    if dtype != y.dtype:  # rounding has moved it
+        history[-1] = distance(x, value)
+    return Fit(value, tuple(history), converged)
 
 
 def _truncate(x: Tensor, caps, rtol, dtype) -> Tucker:
@@ -222,6 +218,12 @@ def _truncate(x: Tensor, caps, rtol, dtype) -> Tucker:
         v, _ = right_basis(matrix, cap, atol=delta)
         factors.append(v.conj())
         core = project(matrix, v).reshape(*core.shape[1:], v.shape[1])
+    return Tucker(core, tuple(factors))
+
+
+def _narrow(core: Tensor, factors, exponent, dtype) -> Tucker:
+    """2^exponent times a Tucker tensor, in `dtype`."""
+    core, *factors = spread([core, *factors], 0, exponent, dtype)
     return Tucker(core, tuple(factors))
 
 

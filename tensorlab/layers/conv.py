@@ -7,22 +7,35 @@ channels are mixed by 1 x 1 convolutions. [Lebedev2015] [Kim2016] [Jaderberg2014
 """
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
-from fnmatch import fnmatchcase
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..arguments import count, number
 from ..fit import Fit
+from ..formats.base import distance
 from ..formats.cp import CP, cp_als_steps
 from ..formats.lowrank import LowRank
 from ..formats.tt import tt_svd, unfolding_ranks
-from ..linalg import check_dense, rank_caps, right_basis, safe_scale, solve_gram, widen, zero_level
+from ..linalg import (
+    check_dense,
+    rank_caps,
+    right_basis,
+    safe_scale,
+    solve_gram,
+    spread,
+    wide,
+    widen,
+    zero_level,
+)
 from ..multilinear import khatri_rao, unfold
-from .linear import FactorizedLinear
+from .dense import check_plain, current, dense_weight, is_lazy
+from .linear import FactorizedLinear, like
+from .surgery import CONV2D, layer_flops, replace, say
 
 DEGENERATE = 100.0  # a CP whose terms have this many times the energy of their sum is warned of
 RIDGE = 1e-3
@@ -49,18 +62,19 @@ def cp_conv(
     flops: float | None = None,
     size=None,
     ridge: float = RIDGE,
+    tol: float = 1e-8,
     max_iter: int = 200,
     generator: torch.Generator | None = None,
-) -> nn.Sequential:
+) -> "ConvChain":
     """Four convolutions from a CP of the kernel: 1 x 1, kh x 1 and 1 x kw each channel on its own,
     1 x 1 [Lebedev2015].
 
         k[t, s, i, j] = sum_r a[t, r] b[s, r] c[i, r] d[j, r]
 
-    r (S + kh + kw + T) numbers. The fit is `cp_stable`; each term's norm is shared equally by its
-    four factors, and a warning is given where `cp_degeneracy` exceeds DEGENERATE. rank, rtol,
-    flops, size: as in `tucker_conv`; for rtol the ranks 1, 2, 4, ... are tried and the last gap is
-    bisected. Exact from rank T S kh kw / (the largest of these) on.
+    r (S + kh + kw + T) numbers. The fit is `cp_stable`, which takes ridge, tol and max_iter; each
+    term's norm is shared equally by its four factors, and a warning is given where `cp_degeneracy`
+    exceeds DEGENERATE. rank, rtol, flops, size: as in `tucker_conv`; for rtol the ranks 1, 2, 4, ...
+    are tried and the last gap is bisected. Exact from rank T S kh kw / (the largest of these) on.
 
     >>> layer = nn.Conv2d(8, 16, 3, padding=1)
     >>> [tuple(c.weight.shape) for c in cp_conv(layer, 5)]
@@ -78,15 +92,14 @@ def cp_conv(
     )
 
     def fit(r):
-        return cp_stable(kernel, r, ridge=ridge, max_iter=max_iter, generator=generator)
+        options = dict(ridge=ridge, tol=tol, max_iter=max_iter, generator=generator)
+        return cp_stable(kernel, r, **options)
 
     cp = (fit(cap) if rtol is None else _smallest(fit, cap, rtol)).value.normalized()
     if (level := cp_degeneracy(cp)) > DEGENERATE:
-        warnings.warn(
+        say(
             f"cp_conv: the terms have {level:.3g} times the energy of their sum and will not train "
-            f"well, "
-            f"raise ridge={ridge:g} or lower the rank {cp.ranks[0]}",
-            stacklevel=2,
+            f"well, raise ridge={ridge:g} or lower the rank {cp.ranks[0]}"
         )
     a, b, c, d = (widen(f) * widen(cp.weights) ** 0.25 for f in cp.factors)
     return _chain(layer, links(cp.ranks), [b.mT, c.mT, d.mT, a])
@@ -94,7 +107,7 @@ def cp_conv(
 
 def tucker_conv(
     layer: nn.Conv2d, rank=None, *, rtol: float | None = None, flops: float | None = None, size=None
-) -> nn.Sequential:
+) -> "ConvChain":
     """Three convolutions from a Tucker-2 of the kernel, of the two channel modes only: 1 x 1, kh x
     kw, 1 x 1 [Kim2016].
 
@@ -103,7 +116,8 @@ def tucker_conv(
     rank: a cap, one integer or the two (out, in). rtol: relative Frobenius error of the kernel.
     flops: the largest ranks whose chain costs at most this share of the layer on images of `size`
     (height, width). Together: the smallest of them. Any stride, padding, dilation and padding mode;
-    groups=1 only, ValueError otherwise.
+    what is frozen stays frozen, and a computed weight (weight_norm, a mask) is taken as it is now.
+    Raises ValueError unless groups=1, TypeError for a layer with a forward of its own.
 
     >>> chain = tucker_conv(nn.Conv2d(8, 16, 3, stride=2, padding=1), (6, 4))
     >>> [tuple(c.weight.shape) for c in chain], chain[1].stride
@@ -124,7 +138,7 @@ def tucker_conv(
 
 def tt_conv(
     layer: nn.Conv2d, rank=None, *, rtol: float | None = None, flops: float | None = None, size=None
-) -> nn.Sequential:
+) -> "ConvChain":
     """Four convolutions from a train of the kernel: 1 x 1, kh x 1, 1 x kw, 1 x 1, each mixing its
     channels [Garipov2016].
 
@@ -158,7 +172,7 @@ def spatial_conv(
     rtol: float | None = None,
     flops: float | None = None,
     size=None,
-) -> nn.Sequential:
+) -> "ConvChain":
     """Two convolutions, kh x 1 and 1 x kw, from the SVD of the kernel as a matrix (S kh, T kw)
     [Jaderberg2014].
 
@@ -206,7 +220,7 @@ def cp_stable(
     *,
     ridge: float = RIDGE,
     init: str | CP = "hosvd",
-    tol: float = 1e-6,
+    tol: float = 1e-8,
     max_iter: int = 200,
     generator: torch.Generator | None = None,
 ) -> Fit[CP]:
@@ -218,27 +232,26 @@ def cp_stable(
     With the other factors at unit columns a mode solves a (Γ + ridge I) = m: a ridge on the normal
     equations, and the objective never grows. A best CP need not exist [DeSilvaLim2008]: without the
     price terms may grow and cancel; that a small energy at the same error is what makes a CP of a
-    kernel train is [Phan2020], where the error is held and the sensitivity minimised. history:
-    relative error after each sweep. init: as in `cp_als`. ridge=0.0 is plain `cp_als`. From the
-    rank x.numel() / max(x.shape) on the answer is exact and needs no sweep: one term for each fibre
+    kernel train is [Phan2020], where the error is held and the sensitivity minimised. Stops when the
+    root of the objective, relative to |x|, changes by less than `tol`. history: relative error after
+    each sweep, the last that of the value. init: as in `cp_als`. ridge=0.0 is plain `cp_als`, in
+    float64. From the rank x.numel() / max(x.shape) on the answer is exact and needs no sweep: one term for each fibre
     along the longest mode.
 
     >>> x = CP.randn((5, 6, 7), 2, generator=torch.Generator().manual_seed(0)).to_dense()
     >>> cp_stable(x, 2, ridge=1e-6).history[-1] < 1e-3
     True
     """
-    if isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 1:
-        raise ValueError(f"cp_stable: max_iter must be an integer >= 1, got {max_iter!r}")
-    size, costs, history = check_dense(x, "cp_stable") or 1.0, [], []
-    for cp, error in cp_stable_steps(x, rank, ridge=ridge, init=init, generator=generator):
+    max_iter = count("cp_stable", "max_iter", max_iter)
+    sweeps, history, costs = _stable_sweeps(x, rank, ridge, init, generator), [], []
+    converged = False
+    while not converged and len(history) < max_iter:
+        cp, error, energy = next(sweeps)
         history.append(error)
-        costs.append(
-            error**2 + ridge * float(torch.linalg.vector_norm(widen(cp.weights) / size)) ** 2
-        )
-        settled = len(costs) > 1 and abs(costs[-2] - costs[-1]) < tol
-        if settled or len(costs) == max_iter:
-            break
-    return Fit(cp, tuple(history), settled or error == 0.0)
+        costs.append(math.sqrt(error**2 + ridge * energy))  # without a price `cp_als`'s error
+        converged = error == 0.0 or (len(costs) > 1 and abs(costs[-2] - costs[-1]) < tol)
+    history[-1] = distance(x, cp)  # with what rounding to x.dtype adds
+    return Fit(cp, tuple(history), converged)
 
 
 def cp_stable_steps(
@@ -253,15 +266,20 @@ def cp_stable_steps(
     >>> round(error, 2)
     0.0
     """
+    for cp, error, _ in _stable_sweeps(x, rank, ridge, init, generator):
+        yield cp, error if cp.dtype == wide(cp.dtype) else distance(x, cp)
+
+
+def _stable_sweeps(x, rank, ridge, init, generator):
+    """Triples of the CP, and of its relative error and the energy of its terms before rounding to
+    x.dtype."""
     length = check_dense(x, "cp_stable")
     if x.ndim < 2:
         raise ValueError(f"cp_stable: needs at least 2 modes, got shape {tuple(x.shape)}")
     (r,) = rank_caps("cp_stable", rank, None, x.shape, 1)
-    if isinstance(ridge, bool) or not isinstance(ridge, (int, float)) or not 0 <= ridge < math.inf:
-        raise ValueError(f"cp_stable: ridge must be a number >= 0, got {ridge!r}")
+    ridge = number("cp_stable", "ridge", ridge)
     if length == 0.0 or r >= x.numel() // max(x.shape):
-        fibres = _fibres(x)
-        yield CP(fibres.weights[:r], tuple(f[:, :r] for f in fibres.factors)), 0.0
+        yield _in_dtype(*_fibres(widen(x.detach()), r), 1.0, x.dtype), 0.0, 0.0
         return
     y = widen(x.detach()) / length
     start, _ = next(cp_als_steps(y, r, init=init, generator=generator))
@@ -275,19 +293,29 @@ def cp_stable_steps(
             weights = torch.linalg.vector_norm(a, dim=0)
             factors[k] = a / torch.where(weights > 0, weights, torch.ones_like(weights))
         error = float(torch.linalg.vector_norm(unfold(y, k) - a @ kr.mT))
-        yield CP((weights * length).to(x.dtype), tuple(f.to(x.dtype) for f in factors)), error
+        energy = float(weights.square().sum())
+        yield _in_dtype(weights, factors, length, x.dtype), error, energy
 
 
-def _fibres(x: Tensor) -> CP:
-    """The CP with one term for each fibre along the longest mode: exact."""
+def _in_dtype(weights, factors, length: float, dtype) -> CP:
+    """`length` times a CP, in `dtype`."""
+    mantissa, exponent = math.frexp(length)
+    weights, *factors = spread([weights * mantissa, *factors], 0, exponent, dtype)
+    return CP(weights, tuple(factors))
+
+
+def _fibres(x: Tensor, r: int):
+    """Weights and factors of the CP with one term for each fibre along the longest mode, which is
+    exact; the first r terms, largest first."""
     long = max(range(x.ndim), key=lambda k: x.shape[k])
     others = [n for k, n in enumerate(x.shape) if k != long]
     index = torch.cartesian_prod(*(torch.arange(n, device=x.device) for n in others)).reshape(
         -1, len(others)
     )
     factors = [F.one_hot(i, n).mT.to(x.dtype) for i, n in zip(index.unbind(1), others)]
-    factors.insert(long, unfold(x.detach(), long))
-    return CP(torch.ones_like(factors[long][0]), tuple(factors)).normalized()
+    factors.insert(long, unfold(x, long))
+    cp = CP(torch.ones_like(factors[long][0]), tuple(factors)).normalized()
+    return cp.weights[:r], [f[:, :r] for f in cp.factors]
 
 
 def _smallest(fit, cap, rtol):
@@ -310,14 +338,14 @@ def _smallest(fit, cap, rtol):
 
 
 def _kernel(who: str, layer) -> Tensor:
-    """The kernel of a layer that can be taken apart; says no to any other."""
-    if not isinstance(layer, nn.Conv2d) or isinstance(
-        layer.weight, nn.parameter.UninitializedParameter
-    ):
+    """The kernel of a layer that can be taken apart. Raises TypeError or ValueError for any
+    other."""
+    if not isinstance(layer, nn.Conv2d) or is_lazy(layer):
         raise TypeError(f"{who}: needs an nn.Conv2d with its weights, got {type(layer).__name__}")
+    check_plain(who, layer)
     if layer.groups != 1:
         raise ValueError(f"{who}: needs a convolution with groups=1, got groups={layer.groups}")
-    kernel = layer.weight.detach()
+    kernel = dense_weight(layer).detach()
     check_dense(kernel, who)
     return kernel
 
@@ -349,7 +377,7 @@ def _caps(who, layer, links, rank, rtol, flops, size, ladder):
     if flops is None:
         caps = rank_caps(who, rank, rtol, layer.weight.shape, len(full))
         return tuple(min(c or m, m) for c, m in zip(caps, full))
-    if isinstance(flops, bool) or not isinstance(flops, (int, float)) or not flops > 0:
+    if isinstance(flops, bool) or not isinstance(flops, Real) or not flops > 0:
         raise ValueError(
             f"{who}: flops must be a share of the layer's, a number > 0, got {flops!r}"
         )
@@ -388,9 +416,10 @@ def _cost(layer, links, size) -> int:
     return total
 
 
-def _chain(layer: nn.Conv2d, links: list[Link], weights) -> nn.Sequential:
+def _chain(layer: nn.Conv2d, links: list[Link], weights) -> "ConvChain":
     """The convolutions of a chain, with weights of equal norms; stride, padding and dilation go
     where their axis is."""
+    kernel, bias = dense_weight(layer), current(layer, "bias")
     sizes = [float(torch.linalg.vector_norm(widen(w))) for w in weights]
     mean = math.prod(n ** (1 / len(sizes)) for n in sizes)
     parts = []
@@ -406,17 +435,48 @@ def _chain(layer: nn.Conv2d, links: list[Link], weights) -> nn.Sequential:
             dilation=_along(layer, axes, layer.dilation, 1),
             groups=groups,
             padding_mode=layer.padding_mode if axes else "zeros",
-            bias=layer.bias is not None and k == len(links) - 1,
-            device=layer.weight.device,
-            dtype=layer.weight.dtype,
+            bias=bias is not None and k == len(links) - 1,
+            device=kernel.device,
+            dtype=kernel.dtype,
         )
         with torch.no_grad():
             conv.weight.copy_((widen(w) * (mean / n if mean else 1.0)).reshape(conv.weight.shape))
-            conv.weight.requires_grad_(layer.weight.requires_grad)
             if conv.bias is not None:
-                conv.bias.copy_(layer.bias).requires_grad_(layer.bias.requires_grad)
+                conv.bias.copy_(bias)
         parts.append(conv)
-    return nn.Sequential(*parts).train(layer.training)
+    chain = like(layer, ConvChain(*parts))
+    for name in _SETTINGS:
+        setattr(chain, name, getattr(layer, name))
+    return chain
+
+
+_SETTINGS = (
+    "in_channels",
+    "out_channels",
+    "kernel_size",
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+    "padding_mode",
+    "transposed",
+    "output_padding",
+)
+
+
+class ConvChain(nn.Sequential):
+    """Convolutions one after another that stand in for one: `nn.Sequential`, with the settings of
+    the one that it was made from, such as `kernel_size`, `stride` and `out_channels`."""
+
+    @property
+    def weight(self) -> Tensor:
+        """The kernel of the whole, (T, S, kh, kw), computed at each reading."""
+        return conv_kernel(self)
+
+    @property
+    def bias(self) -> Tensor | None:
+        """That of the last convolution."""
+        return self[-1].bias
 
 
 def conv_kernel(module: nn.Module) -> Tensor:
@@ -447,34 +507,12 @@ def conv_kernel(module: nn.Module) -> Tensor:
 
 def conv_flops(model: nn.Module, x: Tensor) -> dict[str, int]:
     """FLOPs of each convolution and linear layer of a model on the input x, by name: two for each
-    multiply-add, no bias.
+    multiply-add, no bias; those of `layer_flops`.
 
     >>> conv_flops(nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(12, 5)), torch.ones(1, 2, 4, 4))
     {'0': 432, '2': 120}
     """
-    counts, hooks = {}, []
-
-    def count(name):
-        def hook(module, inputs, output):
-            if isinstance(module, FactorizedConv2d):
-                places = output.numel() // output.shape[-3]
-                each = module.weight.flops(places)
-            else:
-                each = 2 * output.numel() * module.weight[0].numel()
-            counts[name] = counts.get(name, 0) + each
-
-        return hook
-
-    for name, module in model.named_modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear, FactorizedConv2d)):
-            hooks.append(module.register_forward_hook(count(name)))
-    try:
-        with torch.no_grad():
-            model(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return counts
+    return layer_flops(model, x)
 
 
 # --------------------------------------------------------------------------- one layer on a LowRank
@@ -511,16 +549,11 @@ class FactorizedConv2d(FactorizedLinear):
                 f"FactorizedConv2d: needs a LowRank as weight, got {type(weight).__name__}"
             )
         super().__init__(weight, bias)
-        pair = lambda value: (value, value) if isinstance(value, int) else tuple(value)
-        self.kernel_size, self.stride, self.dilation = (
-            pair(kernel_size),
-            pair(stride),
-            pair(dilation),
-        )
-        self.padding, self.padding_mode = (
-            padding if isinstance(padding, str) else pair(padding),
-            padding_mode,
-        )
+        pair = lambda value: (int(value),) * 2 if isinstance(value, Integral) else tuple(value)
+        self.kernel_size, self.stride = pair(kernel_size), pair(stride)
+        self.dilation, self.padding_mode = pair(dilation), padding_mode
+        self.padding = padding if isinstance(padding, str) else pair(padding)
+        self.groups, self.transposed, self.output_padding = 1, False, (0, 0)
         if weight.shape[1] % math.prod(self.kernel_size):
             need = f"a weight (T, S·{'·'.join(map(str, self.kernel_size))})"
             raise ValueError(f"FactorizedConv2d: needs {need}, got shape {weight.shape}")
@@ -543,24 +576,27 @@ class FactorizedConv2d(FactorizedLinear):
                 f"FactorizedConv2d: make needs to give a LowRank of shape {tuple(w.shape)}, got "
                 f"{weight!r}"
             )
-        same = {
-            name: getattr(layer, name)
-            for name in ("kernel_size", "stride", "padding", "dilation", "padding_mode")
-        }
-        made = cls(weight, layer.bias, **same).train(layer.training)
-        for new, old in [*((t, layer.weight) for t in made.tensors), (made.bias, layer.bias)]:
-            if new is not None:
-                new.requires_grad_(old.requires_grad)
-        return made
+        names = ("kernel_size", "stride", "padding", "dilation", "padding_mode")
+        same = {name: getattr(layer, name) for name in names}
+        return like(layer, cls(weight, current(layer, "bias"), **same))
+
+    @property
+    def in_channels(self) -> int:
+        return self.in_features // math.prod(self.kernel_size)
+
+    @property
+    def out_channels(self) -> int:
+        return self.out_features
 
     def forward(self, x: Tensor) -> Tensor:
         (u, v, *s), padding = self.tensors, self.padding
-        filters = v.mH.unflatten(1, (-1, *self.kernel_size))  # (r, S, kh, kw)
+        filters = v.conj().t().unflatten(1, (-1, *self.kernel_size))  # (r, S, kh, kw)
         u = u @ s[0] if s else u
         if self.padding_mode != "zeros":
             x, padding = F.pad(x, self._ends, mode=self.padding_mode), 0
         x = F.conv2d(x, filters, None, self.stride, padding, self.dilation)
-        return F.linear(x.movedim(-3, -1), u, self.bias).movedim(-1, -3)  # 1 x 1
+        c = x.ndim - 3  # from the front: the older ONNX exporter moves no axis counted from the end
+        return F.linear(x.movedim(c, c + 2), u, self.bias).movedim(c + 2, c)  # 1 x 1
 
     def extra_repr(self):
         moves = ", ".join(
@@ -601,38 +637,13 @@ def replace_conv(model: nn.Module, names, make: Callable[[nn.Conv2d], nn.Module]
     returns it.
 
     names: a pattern of `fnmatch` such as "blocks.*.conv2", several of them, or a predicate (name,
-    layer) -> bool. A layer that stands in two places is made once. Raises ValueError for a pattern
-    that chooses nothing; an error of `make` names the layer, and nothing is changed.
+    layer) -> bool. Modes, freezing, hooks and the bias stay; convolutions that share a kernel share
+    the new one, and a layer that stands in two places is made once. One whose kernel something else
+    holds too, or that has a forward of its own, is left as it is, with a warning. Raises ValueError
+    for a pattern that chooses nothing; an error of `make` names the layer, and nothing is changed.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
     >>> [type(part).__name__ for part in replace_conv(model, "2", lambda layer: spatial_conv(layer, 4))]
-    ['Conv2d', 'ReLU', 'Sequential']
+    ['Conv2d', 'ReLU', 'ConvChain']
     """
-    every = model.named_modules(remove_duplicate=False)
-    layers = {name: module for name, module in every if name and isinstance(module, nn.Conv2d)}
-    patterns = [] if callable(names) else [names] if isinstance(names, str) else list(names)
-    choose = (
-        names
-        if callable(names)
-        else lambda name, layer: any(fnmatchcase(name, pattern) for pattern in patterns)
-    )
-    chosen = {name: layer for name, layer in layers.items() if choose(name, layer)}
-    lost = [
-        pattern for pattern in patterns if not any(fnmatchcase(name, pattern) for name in layers)
-    ]
-    if lost or not chosen:
-        got = lost[0] if lost else "names that choose none"
-        raise ValueError(
-            f"replace_conv: needs a name of a convolution ({', '.join(layers) or 'none'}), got "
-            f"{got!r}"
-        )
-    made = {}
-    for name, layer in chosen.items():
-        try:
-            made[layer] = made[layer] if layer in made else make(layer)
-        except (ValueError, TypeError) as error:
-            raise type(error)(f"replace_conv: layer {name}: {error}") from error
-    for name, layer in chosen.items():
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, made[layer])
-    return model
+    return replace("replace_conv", model, names, lambda name, layer: make(layer), CONV2D)

@@ -8,15 +8,20 @@ train for each token.
 """
 
 import math
+from collections.abc import Callable
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from ..capture import readable, tokens
 from ..formats.base import check_shape
 from ..formats.ttmatrix import TTMatrix, tt_matrix_svd
 from ..linalg import check_dense, choose_rank, rank_caps, small_svd, widen, zero_level
 from ._parameters import put
+from .dense import check_plain, current, without_autocast
+from .linear import like
 
 
 class TTEmbedding(nn.Module):
@@ -77,20 +82,34 @@ class TTEmbedding(nn.Module):
         cls, layer: nn.Embedding, out, in_, rank=None, *, rtol: float | None = None
     ) -> "TTEmbedding":
         """The table of a dense layer by `tt_matrix_svd`, to a rank or a relative error; its
-        padding_idx stays.
+        padding_idx stays, and a frozen table stays frozen.
+
+        Raises TypeError for another layer, one with max_norm or scale_grad_by_freq, or with a
+        forward of its own.
 
         >>> dense = nn.Embedding(20, 6, padding_idx=0)
         >>> layer = TTEmbedding.from_embedding(dense, (4, 5), (2, 3), rtol=1e-6)
         >>> torch.allclose(layer(torch.arange(20)), dense(torch.arange(20)), atol=1e-5)
         True
         """
-        if not isinstance(layer, nn.Embedding) or layer.max_norm is not None:
-            got = "one with max_norm" if isinstance(layer, nn.Embedding) else type(layer).__name__
-            raise TypeError(f"TTEmbedding: needs an nn.Embedding without max_norm, got {got}")
-        return cls(
-            tt_matrix_svd(layer.weight.detach(), out, in_, rank, rtol=rtol),
-            padding_idx=layer.padding_idx,
-        )
+        if not isinstance(layer, nn.Embedding):
+            raise TypeError(f"TTEmbedding: needs an nn.Embedding, got {type(layer).__name__}")
+        check_plain("TTEmbedding", layer)
+        for name in ("max_norm", "scale_grad_by_freq"):
+            if getattr(layer, name):
+                raise TypeError(
+                    f"TTEmbedding: needs an nn.Embedding without {name}, got one with it"
+                )
+        table = tt_matrix_svd(current(layer).detach(), out, in_, rank, rtol=rtol)
+        return like(layer, cls(table, padding_idx=layer.padding_idx))
+
+    @property
+    def num_embeddings(self) -> int:
+        return self._form.shape[0]
+
+    @property
+    def embedding_dim(self) -> int:
+        return self._form.shape[1]
 
     @property
     def weight(self) -> TTMatrix:
@@ -98,12 +117,15 @@ class TTEmbedding(nn.Module):
         return self._form.with_tensors(self.cores)
 
     def forward(self, ids: Tensor) -> Tensor:
-        ids = _ids("TTEmbedding", ids, self._form.shape[0])
-        own, place = torch.unique(ids, return_inverse=True)
-        out = tt_rows(self.weight, own)
-        if self.padding_idx is not None:
-            out = out.masked_fill((own == self.padding_idx)[:, None], 0)
-        return out[place]
+        table = self.weight
+
+        def rows(ids):
+            with without_autocast(self.cores[0]):  # as a look-up in a table
+                out = tt_rows(table, ids)
+            pad = self.padding_idx
+            return out if pad is None else out.masked_fill((ids == pad)[:, None], 0)
+
+        return _look_up(rows, _ids("TTEmbedding", ids, table.shape[0]))
 
     def head(self, h: Tensor) -> Tensor:
         """The logits of a tied output layer, h Eᵀ: (..., width) -> (..., vocabulary), over the path
@@ -117,14 +139,15 @@ class TTEmbedding(nn.Module):
                 f"TTEmbedding.head: needs h of shape (..., {self._form.shape[1]}), got "
                 f"{tuple(h.shape)}"
             )
-        flops = head_flops(self._form, math.prod(h.shape[:-1]))
-        path = min(flops, key=flops.get)
+        table = self.weight
+        flops = head_flops(table, tokens(h))
+        path, *_ = sorted(flops, key=lambda path: flops[path])
         if path == "table":
-            y = h @ self.weight.to_dense().mT
+            y = h @ table.to_dense().t()
         else:
-            y = self.weight.apply(h) if path == "left" else _from_right(self.weight, h)
+            y = table.apply(h) if path == "left" else _from_right(table, h)
         if self.padding_idx is not None:
-            y = y.index_fill(-1, torch.tensor(self.padding_idx, device=y.device), 0)
+            y = y.masked_fill(torch.arange(y.shape[-1], device=y.device) == self.padding_idx, 0)
         return y
 
     def extra_repr(self):
@@ -138,9 +161,7 @@ class TTEmbedding(nn.Module):
     def __repr__(self):
         return f"{type(self).__name__}({self.extra_repr()})"
 
-    def _load_from_state_dict(
-        self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors
-    ):
+    def _load_from_state_dict(self, state_dict, prefix, *args):
         """Adopt the ranks that are stored, before the cores themselves are loaded; the Parameter
         objects stay."""
         stored = [state_dict.get(f"{prefix}cores.{k}") for k in range(len(self.cores))]
@@ -150,12 +171,8 @@ class TTEmbedding(nn.Module):
             )
             if (form.out, form.in_) == (self._form.out, self._form.in_):
                 self._form = form
-                if any(mine.shape != core.shape for mine, core in zip(self.cores, stored)):
-                    new = [m.data.new_empty(c.shape) for m, c in zip(self.cores, stored)]
-                    put(self, self.cores, new)
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing, unexpected, errors
-        )
+                _resize(self, stored)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def tt_rows(table: TTMatrix, ids: Tensor) -> Tensor:
@@ -164,22 +181,24 @@ def tt_rows(table: TTMatrix, ids: Tensor) -> Tensor:
 
     After core k there is one state (in_1 ... in_k, r) for each prefix v_1 ... v_k that occurs; it
     is made from the state of v_1 ... v_{k-1} and the slice G_k[v_k]. Nothing has more rows than b.
+    Ids that cannot be read (under `torch.compile`, vmap, ...) have a state each, in any order.
 
     >>> table = TTMatrix.randn(out=(4, 5), in_=(2, 3), rank=2, dtype=torch.float64)
     >>> torch.allclose(tt_rows(table, torch.tensor([3, 17])), table.to_dense()[[3, 17]])
     True
     """
-    below = table.padded[0]
+    below, shared = table.padded[0], readable(ids)
     state, before = table.cores[0].new_ones(1, 1, 1), ids.new_zeros(1)
     for core in table.cores:
         r, n, m, q = core.shape
         below //= n
-        prefix = torch.unique_consecutive(ids // below)
-        parent = torch.searchsorted(before, prefix // n)
-        slices = core.transpose(0, 1).reshape(n, r, m * q).index_select(0, prefix % n)
-        state = (state.index_select(0, parent) @ slices).reshape(
-            len(prefix), state.shape[1] * m, q
-        )  # (prefixes, in_1 ... in_k, q)
+        prefix = ids // below
+        if shared:
+            prefix = torch.unique_consecutive(prefix)
+            parent = torch.searchsorted(before, prefix // n)
+            state, before = state.index_select(0, parent), before.index_select(0, parent)
+        slices = core.transpose(0, 1).reshape(n, r, m * q).index_select(0, prefix - n * before)
+        state = (state @ slices).reshape(-1, state.shape[1] * m, q)  # (prefixes, in_1 ... in_k, q)
         before = prefix
     return state[:, : table.shape[1], 0]
 
@@ -209,13 +228,13 @@ def head_flops(table: TTMatrix, batch: int) -> dict[str, int]:
 
 def _from_right(table, h):
     """h Eᵀ, the last core first: (batch I, i q, O) -> (batch I, r o, O)."""
-    (v, d), (_, width) = table.shape, table.padded
+    (v, d), (rows, width) = table.shape, table.padded
     t, done = pad(h, (0, width - d)), 1
     for core in reversed(table.cores):
         r, o, i, q = core.shape
         t = core.reshape(r, o, i, q).flatten(2).flatten(0, 1) @ t.reshape(-1, i * q, done)
         done *= o
-    return t.reshape(*h.shape[:-1], -1)[..., :v]
+    return t.reshape(*h.shape[:-1], rows)[..., :v]
 
 
 # --------------------------------------------------------------------------- a train for each token
@@ -285,14 +304,26 @@ class TokenTrains(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         ids = _ids("TokenTrains", ids, len(self.kept))
-        own, place = torch.unique(ids, return_inverse=True)
-        out = self.cores[0].index_select(0, own)[:, 0]  # (b, n_1, r_1)
-        for core in list(self.cores)[1:]:
-            b, r, n, q = len(own), *core.shape[1:]
-            out = (out @ core.index_select(0, own).reshape(b, r, n * q)).reshape(
-                b, out.shape[1] * n, q
-            )
-        return out[:, :, 0][place] if len(self.cores) > 1 else out.flatten(1)[place]
+        return _look_up(self._rows, ids)
+
+    def _rows(self, ids: Tensor) -> Tensor:
+        out = self.cores[0].index_select(0, ids)[:, 0]  # (b, n_1, r_1)
+        with without_autocast(self.cores[0]):  # as a look-up in a table
+            for core in list(self.cores)[1:]:
+                _, r, n, q = core.shape
+                out = out @ core.index_select(0, ids).reshape(-1, r, n * q)
+                out = out.reshape(-1, out.shape[1] * n, q)  # (b, n_1 ... n_k, r_k)
+        return out[:, :, 0]
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        """Adopt the ranks that are stored, before the cores themselves are loaded; the tokens and
+        the sizes n_k are those of this layer."""
+        stored = [state_dict.get(f"{prefix}cores.{k}") for k in range(len(self.cores))]
+        sizes = lambda cores: [(len(core), core.shape[2]) for core in cores]
+        if all(core is not None and core.ndim == 4 for core in stored):
+            if sizes(stored) == sizes(self.cores):
+                _resize(self, stored)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extended(self, table: Tensor, rank=None, *, rtol: float | None = None) -> "TokenTrains":
         """These tokens and those of a table (more, width) after them; the trains of these stay as
@@ -312,6 +343,14 @@ class TokenTrains(nn.Module):
                 )
             )
         return type(self)(cores, torch.cat([self.kept, new.kept.to(self.kept)]))
+
+    @property
+    def num_embeddings(self) -> int:
+        return len(self.kept)
+
+    @property
+    def embedding_dim(self) -> int:
+        return math.prod(core.shape[2] for core in self.cores)
 
     @property
     def numel(self) -> int:
@@ -336,9 +375,29 @@ class TokenTrains(nn.Module):
         return f"{type(self).__name__}({self.extra_repr()})"
 
 
+def _look_up(rows: Callable, ids: Tensor) -> Tensor:
+    """rows(ids), (b,) -> (b, width), for ids of any shape; each is computed once where they can be
+    read."""
+    if readable(ids):
+        own, place = torch.unique(ids, return_inverse=True)
+        return rows(own)[place]
+    found = rows(ids.flatten())
+    return found.reshape(*ids.shape, found.shape[1])
+
+
+def _resize(module, stored) -> None:
+    """The cores get the shapes of stored tensors; the Parameter objects stay."""
+    if any(mine.shape != core.shape for mine, core in zip(module.cores, stored)):
+        put(module, module.cores, [m.data.new_empty(c.shape) for m, c in zip(module.cores, stored)])
+
+
 def _ids(who, ids, vocabulary):
+    """The ids, which are in range; those that cannot be read are made such that a look-up of one
+    out of range fails."""
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise TypeError(f"{who}: needs integer ids, got {ids.dtype}")
+    if not readable(ids):
+        return torch.where((ids >= 0) & (ids < vocabulary), ids, torch.iinfo(ids.dtype).max)
     if ids.numel():
         low, high = (int(i) for i in torch.aminmax(ids))
         if low < 0 or high >= vocabulary:
@@ -351,12 +410,9 @@ def _ids(who, ids, vocabulary):
 def _padding(who, index, vocabulary):
     if index is None:
         return None
-    if (
-        isinstance(index, bool)
-        or not isinstance(index, int)
-        or not -vocabulary <= index < vocabulary
-    ):
+    whole = isinstance(index, Integral) and not isinstance(index, bool)
+    if not whole or not -vocabulary <= index < vocabulary:
         raise ValueError(
             f"{who}: needs padding_idx in {-vocabulary}..{vocabulary - 1}, got {index}"
         )
-    return index % vocabulary
+    return int(index) % vocabulary

@@ -14,6 +14,17 @@ from torch import Tensor, nn
 from ..formats.base import MatrixFormat
 from ..rng import rand, randn
 from ._parameters import put
+from .dense import (
+    CONVS,
+    check_plain,
+    check_writable,
+    current,
+    dense_weight,
+    is_dense,
+    is_trained,
+    parameters_of,
+    write_weights,
+)
 from .propagation import propagate
 
 
@@ -54,9 +65,10 @@ class FactorizedLinear(nn.Module):
     ) -> "FactorizedLinear":
         """The same map as a dense layer's, as far as the format holds it.
 
-        layer: `nn.Linear`, or GPT-2's Conv1D, which holds w transposed. make: w (out, in) ->
-        MatrixFormat; with `rank` it is called as make(w, rank), and warns where the format keeps
-        less than the rank asked for.
+        layer: `nn.Linear`, or GPT-2's Conv1D, which holds w transposed; what is frozen stays
+        frozen, and a computed weight (weight_norm, a mask) is taken as it is now. make: w (out, in)
+        -> MatrixFormat; with `rank` it is called as make(w, rank), and warns where the format keeps
+        less than the rank asked for. Raises TypeError for a layer with a forward of its own.
 
         >>> from tensorlab import LowRank
         >>> dense = nn.Linear(8, 6)
@@ -71,7 +83,7 @@ class FactorizedLinear(nn.Module):
                 f"{weight.shape}",
                 stacklevel=2,
             )
-        return cls(weight, layer.bias, strategy=strategy)
+        return like(layer, cls(weight, current(layer, "bias"), strategy=strategy))
 
     @property
     def weight(self) -> MatrixFormat:
@@ -108,7 +120,9 @@ class FactorizedLinear(nn.Module):
                 f"{tuple(x.shape)}"
             )
         y = propagate(self.weight, x, self.strategy)
-        return y if self.bias is None else y + self.bias
+        return (
+            y if self.bias is None else y + self.bias.to(y.dtype)
+        )  # autocast's, as F.linear has it
 
     @property
     def in_features(self) -> int:
@@ -192,39 +206,12 @@ def param_groups(
             )
             share |= {t: m * scale for t, m in zip(module.tensors, multipliers, strict=True)}
         else:
-            share[module.weight] = scale
+            share |= dict.fromkeys(parameters_of(module), scale)
     groups = {}
     for p in model.parameters():
         if p.requires_grad:
             groups.setdefault(share.get(p, 1.0), []).append(p)
     return [{"params": params, "lr": lr * m, "multiplier": m} for m, params in groups.items()]
-
-
-# -- dense layers, of torch and of GPT-2
-
-
-def is_conv1d(layer: nn.Module) -> bool:
-    """Whether this is GPT-2's Conv1D, a linear layer with weight (in, out); known by its name and
-    `nf`."""
-    return (
-        type(layer).__name__ == "Conv1D"
-        and hasattr(layer, "nf")
-        and getattr(layer.weight, "ndim", 0) == 2
-    )
-
-
-def is_dense(layer: nn.Module) -> bool:
-    """Whether a layer is linear with a dense weight: `nn.Linear` or Conv1D."""
-    return isinstance(layer, nn.Linear) or is_conv1d(layer)
-
-
-def dense_weight(layer: nn.Module) -> Tensor:
-    """The weight (out, in) of a dense layer."""
-    if not is_dense(layer):
-        raise TypeError(
-            f"FactorizedLinear: needs nn.Linear or a transposed Conv1D, got {type(layer).__name__}"
-        )
-    return layer.weight.mT if is_conv1d(layer) else layer.weight
 
 
 def fan_in(layer: nn.Module) -> int | None:
@@ -235,8 +222,13 @@ def fan_in(layer: nn.Module) -> int | None:
 
 
 def factorize(layer: nn.Module, make: Callable, rank=None) -> MatrixFormat:
-    """The format that `make` gives for a dense layer's weight; says no to anything else and to
-    another shape."""
+    """The format that `make` gives for a dense layer's weight. Raises TypeError for a layer that is
+    not linear or has a forward of its own, ValueError for a format of another shape."""
+    if not is_dense(layer):
+        raise TypeError(
+            f"FactorizedLinear: needs nn.Linear or a transposed Conv1D, got {type(layer).__name__}"
+        )
+    check_plain("FactorizedLinear", layer)
     w = dense_weight(layer).detach()
     weight = make(w) if rank is None else make(w, rank)
     if not isinstance(weight, MatrixFormat) or weight.shape != tuple(w.shape):
@@ -253,10 +245,19 @@ def less_than(weight: MatrixFormat, rank) -> bool:
     or one of a tuple."""
     ranks = weight.ranks
     return (
-        max(ranks, default=1) < rank
-        if isinstance(rank, int)
-        else any(r < want for r, want in zip(ranks, rank))
+        any(r < want for r, want in zip(ranks, rank))
+        if isinstance(rank, (tuple, list))
+        else max(ranks, default=1) < rank
     )
+
+
+def like(layer: nn.Module, new: nn.Module) -> nn.Module:
+    """A module that stands in for a layer, made to train as it does: its mode, and frozen where the
+    layer is."""
+    for name, p in new.named_parameters():
+        if not is_trained(layer, "bias" if name.endswith("bias") else "weight"):
+            p.requires_grad_(False)
+    return new.train(layer.training)
 
 
 @torch.no_grad()
@@ -264,17 +265,24 @@ def redraw(model: nn.Module, generator: torch.Generator | None) -> nn.Module:
     """The start that torch gives to linear, convolution and embedding layers, drawn from a
     generator; returns the model.
 
-    Linear and convolution: uniform in ± 1/√fan-in, biases too.  Embedding: normal, of variance 1.
+    Linear and convolution: uniform in ± 1/√fan-in, biases too. Embedding: normal, of variance 1,
+    and zero at padding_idx. Raises ValueError for a computed weight that cannot be set.
     """
-    for layer in model.modules():
+    kinds = (nn.Embedding, *CONVS)
+    layers = {n: m for n, m in model.named_modules() if is_dense(m) or isinstance(m, kinds)}
+    check_writable("redraw", layers)
+    for name, layer in layers.items():
+        w = current(layer) if isinstance(layer, nn.Embedding) else dense_weight(layer)
+        options = dict(generator=generator, dtype=w.dtype)
         if isinstance(layer, nn.Embedding):
-            layer.weight.copy_(
-                randn(*layer.weight.shape, generator=generator, dtype=layer.weight.dtype)
-            )
-        elif isinstance(layer, (nn.Linear, nn.Conv2d)):
-            bound = layer.weight[0].numel() ** -0.5
-            for t in filter(lambda t: t is not None, (layer.weight, layer.bias)):
-                t.copy_((2 * rand(*t.shape, generator=generator, dtype=t.dtype) - 1) * bound)
+            new = randn(*w.shape, **options).to(w.device)
+            new[[] if layer.padding_idx is None else layer.padding_idx] = 0
+        else:
+            bound = w[0].numel() ** -0.5
+            new = ((2 * rand(*w.shape, **options) - 1) * bound).to(w.device)
+        write_weights("redraw", {name: layer}, {name: new})
+        if (b := getattr(layer, "bias", None)) is not None:
+            b.copy_((2 * rand(*b.shape, **options) - 1) * bound)
     return model
 
 

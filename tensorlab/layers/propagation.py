@@ -24,6 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..capture import constant, tokens, watched
 from ..formats.base import MatrixFormat
 from ..formats.ttmatrix import TTMatrix
 
@@ -112,21 +113,28 @@ def propagate(weight: MatrixFormat, x: Tensor, strategy: str = "auto") -> Tensor
                 f"path, got {strategy!r}"
             )
         return weight.apply(x)
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-        weight, x = weight.to(dtype), x.to(dtype)
+    weight, x = _autocast(weight, x)
     if x.dtype != weight.dtype:
         raise ValueError(f"propagate: needs x of dtype {weight.dtype}, got {x.dtype}")
     rows, (out, _) = x.reshape(-1, x.shape[-1]), weight.shape
     shapes = tuple(tuple(c.shape) for c in weight.cores)
     forward, backward, way = _chosen(
-        shapes, max(1, len(rows)), x.element_size(), x.device.type, strategy
+        shapes, max(1, tokens(x)), x.dtype.itemsize, x.device.type, strategy
     )
-    if backward == "autograd":
+    if watched(x) or backward == "autograd":
         y = _by_autograd(forward, rows, weight.cores)[:, :out]
     else:
         y = _Product.apply(forward, backward, way, out, rows, *weight.cores)
     return y.reshape(*x.shape[:-1], out)
+
+
+def _autocast(weight, x):
+    """Both in the dtype of autocast, where it is on."""
+    kind = x.device.type
+    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+        return weight, x
+    dtype = torch.get_autocast_dtype(kind)
+    return weight.to(dtype), x.to(dtype)
 
 
 # ----------------------------------------------------------------------------------------- the walk
@@ -163,7 +171,7 @@ def _multiply(matrix: Tensor, t: Tensor, out: Tensor | None = None) -> Tensor:
     n, _, c = t.shape
     if c == 1:
         return torch.mm(
-            t[:, :, 0], matrix.mT, **({} if out is None else dict(out=out.view(n, len(matrix))))
+            t[:, :, 0], matrix.t(), **({} if out is None else dict(out=out.view(n, len(matrix))))
         ).unsqueeze(2)
     return torch.bmm(
         matrix.expand(n, -1, -1),
@@ -383,7 +391,7 @@ def _again(path, x, cores, dy, needed):
 
 def _by_autograd(path, x, cores):
     out, width = _whole(cores)
-    return _states(*_matrices(cores, path), _pad(x, width))[-1].reshape(len(x), out)
+    return _states(*_matrices(cores, path), _pad(x, width))[-1].reshape(-1, out)
 
 
 def _whole(cores) -> tuple[int, int]:
@@ -569,9 +577,8 @@ def _cost(shapes, path, batch, itemsize, machine) -> _Cost:
     )
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _chosen(*about) -> tuple[Path, str, Path]:
-    """`_choose`, which the compiler need not look into: it depends on sizes and names only."""
     return _choose(*about)
 
 

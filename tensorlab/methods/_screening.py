@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..linalg import check_dense
-from ._estimator import check_count, read_table
+from ._estimator import check_count, read_numbers, read_table, standardize
 
 SETS = 1 << 24  # sets that are screened at most: half a gigabyte of sums
 CHUNK = 1 << 21  # numbers of a table of products, by which rows are taken at a time
@@ -51,12 +51,13 @@ def screen_interactions(
             f"{who}: needs at most {SETS} sets to screen, got {total} for order {order} and {d} "
             f"columns"
         )
-    residual = torch.as_tensor(residual).to(x)
+    residual = read_numbers(who, residual).to(x.device)
     if residual.shape != (n,):
         raise ValueError(
             f"{who}: needs a residual for each of the {n} rows, got shape {tuple(residual.shape)}"
         )
     norm = check_dense(residual, who)
+    residual = (residual.double() / (norm or 1.0)).to(x)  # of any size
 
     z, blocks = standardize(x)[0], list(_blocks(d, order))
     sizes = [(math.comb(c, a - 1), math.comb(d - 1 - c, b)) for a, b, c in blocks]
@@ -74,7 +75,7 @@ def screen_interactions(
                     columns[c] * weight
                 )  # (m, rows): their largest column is c
                 out[start : start + m * q] += (left @ after[b][len(after[b]) - q :].mT).flatten()
-    scale = squares.sqrt() * norm
+    scale = squares.sqrt()
     found = torch.where(scale > 0, dots / scale, 0.0)
     best = found.abs().topk(min(count, total)).indices.tolist()
 
@@ -91,21 +92,6 @@ def screen_interactions(
         )
 
     return [(name(i), float(found[i])) for i in best if found[i] != 0]
-
-
-def standardize(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Columns of mean 0 and deviation 1, those means, and the deviations; a constant column becomes
-    0, its deviation 1.
-
-    >>> standardize(torch.tensor([[1.0, 5.0], [3.0, 5.0]]))[0]
-    tensor([[-1.,  0.],
-            [ 1.,  0.]])
-    """
-    mean = x.double().mean(0)
-    deviation = (x - mean).square().mean(0).sqrt()
-    flat = deviation <= 8 * torch.finfo(x.dtype).eps * x.double().square().mean(0).sqrt()
-    deviation = torch.where(flat, torch.ones_like(deviation), deviation)
-    return torch.where(flat, 0.0, (x - mean) / deviation).to(x), mean.to(x), deviation.to(x)
 
 
 def _blocks(d, order):

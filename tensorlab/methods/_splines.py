@@ -1,10 +1,13 @@
 """Functions of one variable for densities: B-splines, distribution functions and their inverses."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from ..rng import rand
 
 BISECTIONS = 60
 
@@ -143,6 +146,46 @@ class Margins:
     def back(self, u: Tensor) -> Tensor:
         """x (n, d) at u (n, d)."""
         return _interpolate(u.T, self.levels, self.edges)[0].T
+
+
+@dataclass(frozen=True, eq=False)
+class Background:
+    """A density that is nowhere zero, independent in its d variables: the share that a model keeps
+    for what its data have not shown.
+
+        g(x) = prod_k e^-z_k / (s_k (1 + e^-z_k)^2),     z_k = (x_k - c_k) / s_k     (logistic)
+
+    share: of the mass, 0 for none. centre, size: c and s, (d,).
+
+    >>> g = Background(0.5, torch.zeros(1), torch.ones(1))
+    >>> g.log(torch.tensor([[0.0]]), [0]).exp()
+    tensor([0.2500])
+    """
+
+    share: float
+    centre: Tensor
+    size: Tensor
+
+    def log(self, x: Tensor, dims) -> Tensor:
+        """log g of the variables dims at x (n, len(dims)): (n,)."""
+        z = ((x - self.centre[dims]) / self.size[dims]).abs()
+        return -(z + 2 * (-z).exp().log1p() + self.size[dims].log()).sum(1)
+
+    def draw(self, n: int, generator) -> Tensor:
+        """Independent samples (n, d)."""
+        u = rand(
+            n, len(self.size), generator=generator, dtype=torch.float64, device=self.size.device
+        )
+        return self.centre + self.size * u.clamp_min(1e-300).logit().to(self.size)
+
+    def mixed(self, log: Tensor, sign: Tensor, own: Tensor) -> Tensor:
+        """log((1 - share) sign e^log + share e^own), NaN where that is negative."""
+        if self.share == 0:
+            return torch.where(sign < 0, torch.nan, log)
+        log, own = log + math.log1p(-self.share), own + math.log(self.share)
+        top = torch.maximum(log, own).clamp_min(torch.finfo(log.dtype).min)
+        value = sign * (log - top).exp() + (own - top).exp()
+        return torch.where(value >= 0, value.log() + top, torch.nan)
 
 
 def _interpolate(x: Tensor, at: Tensor, to: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from ..layers._parameters import in_processes, is_sharded
+from ..layers.dense import parameters_of
 
 IDLE = 20  # steps in a row without a gradient after which a layer is named
 
@@ -29,6 +30,18 @@ def check_trained(who: str, optimizer, parameters: dict[str, Tensor]) -> None:
             )
         if id(p) not in held:
             raise ValueError(f"{who}: the optimizer needs the {name}, got one without it")
+
+
+def weights_of(layers: dict[str, nn.Module]) -> dict[str, Tensor]:
+    """For each dense layer, by what it is called in a message, the parameter that its weight is
+    computed from, the first of several."""
+    held = {f"weight of layer {name!r}": parameters_of(layer) for name, layer in layers.items()}
+    return {name: parameters[0] for name, parameters in held.items() if parameters}
+
+
+def gets_gradient(layer: nn.Module) -> bool:
+    """Whether the weight of a dense layer has a gradient now."""
+    return any(p.grad is not None for p in parameters_of(layer))
 
 
 def unfrozen(who: str, layers: dict[str, nn.Module]) -> dict[str, nn.Module]:

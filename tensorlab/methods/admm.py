@@ -14,13 +14,15 @@ neither needs to fall at each round: they are recorded.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 
 from ..formats.base import Format
-from ._training import Idle, check_trained, evaluate
+from ..layers.dense import dense_weight, write_weights
+from ..layers.surgery import WEIGHTS, choose, settable
+from ._training import Idle, check_reached, check_trained, evaluate, gets_gradient, weights_of
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,15 @@ class ADMM:
     """Trains dense weights towards sets: `step` moves W, `update` Z and U, `finish` puts the
     projections in [Yin2021].
 
-    sets: {pattern of layer names: project}, with project: weight -> a `Format` of as many entries,
-    the nearest in its set, such as `lambda w: LowRank.from_dense(w, 4)`, `lambda w:
+    sets: {pattern of layer names: project}, for linear layers, GPT-2's Conv1D among them, and
+    convolutions, with project: w (out, in, ...) -> a `Format` of as many entries, the nearest in
+    its set, such as `lambda w: LowRank.from_dense(w, 4)`, `lambda w:
     tt_matrix_svd(w, (4, 8), (8, 8), 3)`, or for kernels `lambda w: hosvd(w, r)`. rho: the penalty,
     a number or round -> number; about 1e-3 to 1e-1, raised as the rounds go on, for `every` steps
     of an optimizer between two rounds, about an epoch. When ρ changes, U is scaled so that ρ U, the
-    multiplier, stays [Boyd2011, sec. 3.4]. Weight decay pulls W away from Z: leave it out.
+    multiplier, stays [Boyd2011, sec. 3.4]. Weight decay pulls W away from Z: leave it out. A layer
+    that the optimizer does not train is left as it is, with a warning. Raises ValueError for a
+    pattern that chooses nothing and for a computed weight that cannot take every value.
 
     >>> from tensorlab import LowRank
     >>> model = nn.Sequential(nn.Linear(6, 5))
@@ -61,30 +66,23 @@ class ADMM:
         rho: float | Callable[[int], float],
         every: int | None = None,
     ):
-        if every is not None and every < 1:
-            raise ValueError(f"ADMM: needs every >= 1 or None, got {every}")
+        whole = isinstance(every, Integral) and not isinstance(every, bool)
+        if every is not None and (not whole or every < 1):
+            raise ValueError(f"ADMM: needs an integer every >= 1 or None, got {every!r}")
         self.optimizer, self.every = optimizer, every
         self._rho = rho if callable(rho) else lambda round: rho
-        layers = {
-            name: m for name, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))
-        }
-        self.layers, self._sets = {}, {}
+        chosen, self._sets = {}, {}
         for pattern, project in sets.items():
-            chosen = [name for name in layers if fnmatchcase(name, pattern)]
-            if not chosen:
-                raise ValueError(
-                    f"ADMM: needs a name of a linear or convolution layer ({', '.join(layers)}), "
-                    f"got {pattern!r}"
-                )
-            self.layers |= {name: layers[name] for name in chosen}
-            self._sets |= dict.fromkeys(chosen, project)
-        if not self.layers:
-            raise ValueError("ADMM: needs sets for some layers, got none")
-        self._check_trained()
+            mine = choose("ADMM", model, pattern, WEIGHTS)
+            chosen |= mine
+            self._sets |= dict.fromkeys(mine, project)
+        if not chosen:
+            raise ValueError("ADMM: needs a set for at least one layer, got none")
+        self.layers = settable("ADMM", chosen, optimizer)
         self.steps, self.history, self._idle = 0, [], Idle("ADMM")
         self.rho = self._checked(0)
         self.z = {
-            name: self._project(name, layer.weight.detach())[1]
+            name: self._project(name, dense_weight(layer).detach())[1]
             for name, layer in self.layers.items()
         }
         self.u = {name: torch.zeros_like(z) for name, z in self.z.items()}
@@ -94,18 +92,19 @@ class ADMM:
         Returns the loss alone.
 
         closure: computes and returns the loss of the batch, no backward. Raises ValueError if it has
-        no gradient. A weight that it does not depend on goes to its set.
+        no gradient, or depends on no weight with a set; one of several that it does not depend on
+        goes to its set.
         """
-        self._check_trained()
+        check_trained("ADMM", self.optimizer, weights_of(self.layers))
         self.optimizer.zero_grad(set_to_none=True)
         loss = evaluate("ADMM.step", closure)
         loss.backward()
-        reached = {n for n, layer in self.layers.items() if layer.weight.grad is not None}
+        reached = {name for name, layer in self.layers.items() if gets_gradient(layer)}
+        check_reached("ADMM.step", self.layers, reached)
         self._idle.note(self.layers, reached)
-        with torch.no_grad():
-            for name, layer in self.layers.items():
-                pull = self.rho * (layer.weight - self.z[name] + self.u[name])
-                layer.weight.grad = layer.weight.grad + pull if name in reached else pull
+        for name, layer in self.layers.items():  # the gradient of the penalty, ρ (W - Z + U)
+            w = dense_weight(layer)
+            torch.autograd.backward(w, self.rho * (w.detach() - self.z[name] + self.u[name]))
         self.optimizer.step()
         self.steps += 1
         if self.every is not None and self.steps % self.every == 0:
@@ -118,7 +117,7 @@ class ADMM:
         in `history`."""
         primal, dual = {}, {}
         for name, layer in self.layers.items():
-            w, old = layer.weight.detach(), self.z[name]
+            w, old = dense_weight(layer), self.z[name]
             self.z[name] = z = self._project(name, w + self.u[name])[1]
             self.u[name] += w - z
             size = float(torch.linalg.vector_norm(w)) or 1.0
@@ -135,7 +134,7 @@ class ADMM:
         """The projections of the weights as they are now, by layer: what `replace_linear` makes for
         fine-tuning."""
         return {
-            name: self._project(name, layer.weight.detach())[0]
+            name: self._project(name, dense_weight(layer).detach())[0]
             for name, layer in self.layers.items()
         }
 
@@ -143,13 +142,11 @@ class ADMM:
     def finish(self) -> dict[str, Format]:
         """W <- Π(W): the weights lie in their sets now; returns the formats."""
         formats = self.formats()
-        for name, layer in self.layers.items():
-            layer.weight.copy_(formats[name].to_dense().reshape(layer.weight.shape))
+        dense = {
+            name: form.to_dense().reshape(self.z[name].shape) for name, form in formats.items()
+        }
+        write_weights("ADMM", self.layers, dense)
         return formats
-
-    def _check_trained(self):
-        weights = {f"weight of layer {n!r}": layer.weight for n, layer in self.layers.items()}
-        check_trained("ADMM", self.optimizer, weights)
 
     def _checked(self, round):
         rho = float(self._rho(round))

@@ -36,8 +36,17 @@ from ..formats.tt_manifold import descend, riemannian_grad
 from ..formats.tt_sampling import tt_environments, tt_sum
 from ..linalg import orthogonalize
 from ..rng import rand, randn
-from ._estimator import Estimator, check_count, like, read_table, seeded
-from ._splines import Margins, Splines, Where, invert, spline_edges
+from ._estimator import (
+    Estimator,
+    check_choice,
+    check_count,
+    check_number,
+    like,
+    read_table,
+    seeded,
+    standardize,
+)
+from ._splines import Background, Margins, Splines, Where, invert, spline_edges
 
 EM_ROWS = 20_000  # that the start looks at
 CHUNK = 1 << 21  # numbers of an intermediate result, by which rows are taken at a time
@@ -70,25 +79,35 @@ class TTDensity(Estimator):
     """A density of d variables: a train on B-splines, squared or linear, with the interface of
     scikit-learn's `KernelDensity`.
 
-        p(x) = sum_c q_c(x)^2 / sum_c Z_c     or     q(x) / Z          (see the module's head)
+        p(x) = (1 - share) t(x) + share g(x),     t(x) = sum_c q_c(x)^2 / sum_c Z_c  or  q(x) / Z     (see the module's head)
 
     rank: of the train. basis, degree: functions m for each variable, and their degree. knots:
     "quantile" or "uniform", over the range of the data and a share `margin` of it on both sides;
-    outside the density is zero. components: trains in the mixture, the first with the variables in
-    their order, each other with a permutation of its own (squared only). cells: 0, or of how many
-    the distribution function (`Margins`) has that each variable goes through first; knots are even
-    then. em_steps: of the start, a mixture of `rank` products of one-dimensional densities. Then
-    `steps` of a method, on batches to which Gaussian noise of `noise` standard deviations is added
-    (with cells: of that length in [0, 1]); what is likeliest on a share `holdout` of the rows is
-    kept. "natural": sweeps there and back over the cores, a step of the natural gradient with a
-    line search in each (`natural_sweep`); "adam": Adam on all cores, its rate falling from lr to 0,
-    as the authors' code has it. A linear model takes `steps` of Riemannian descent.
+    outside of this support t is zero. background: the share of g, a product of logistic densities
+    about the data's means with their deviations as scales, which is nowhere zero, so that every row
+    has a likelihood and cross-validation can compare models; None for 1 / (n + 1) after n rows, by
+    Laplace's rule the chance that the next row is like none before; 0 for a density of bounded
+    support. components: trains in the mixture, the first with the variables in their order, each
+    other with a permutation of its own (squared only). cells: 0, or of how many the distribution
+    function (`Margins`) has that each variable goes through first; knots are even then. em_steps:
+    of the start, a mixture of `rank` products of one-dimensional densities. Then `steps` of a
+    method, on batches to which Gaussian noise of `noise` standard deviations is added (with cells:
+    of that length in [0, 1]); what is likeliest on a share `holdout` of the rows is kept.
+    "natural": sweeps there and back over the cores, a step of the natural gradient with a line
+    search in each (`natural_sweep`); "adam": Adam on all cores, its rate falling from lr to 0, as
+    the authors' code has it. A linear model takes `steps` of Riemannian descent. random_state: an
+    integer gives the same numbers at each fit; a generator of torch or NumPy goes on from where it
+    is.
 
-    fit learns trains_ (TT each), orders_, splines_, margins_ (None without cells), support_,
-    history_ (step, seconds, held-out mean log-density or loss of standardised rows). X: (n, d), a
-    tensor or an array; its dtype and device are the model's. Raises ValueError or TypeError, in one
-    sentence, for NaN, for fewer than two rows and for constant columns, before anything learned is
-    replaced; warns of rows that repeat.
+    fit learns trains_ (TT each), orders_, splines_, margins_ (None without cells), background_,
+    support_, history_ (step, seconds, held-out mean log-density of t or loss of standardized rows),
+    n_features_in_, and feature_names_in_ from a data frame. Units do not matter: columns times any
+    number, or shifted, have the same density in their units.
+
+    X: (n, d), a tensor, an array, a data frame or a list of rows. The model has a tensor's dtype,
+    float32 or float64, and device; integers are taken as float64, half precision as float32.
+    Raises ValueError for NaN, for fewer than two rows and for constant columns, and TypeError for
+    what is not a table of numbers, before anything learned is replaced; warns of rows that repeat.
 
     >>> x = torch.randn(500, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> model = TTDensity(rank=2, basis=10, steps=2).fit(x)
@@ -105,6 +124,7 @@ class TTDensity(Estimator):
         degree=2,
         knots="quantile",
         margin=0.05,
+        background=None,
         components=1,
         cells=0,
         em_steps=20,
@@ -116,99 +136,55 @@ class TTDensity(Estimator):
         holdout=0.1,
         random_state=0,
     ):
-        self.rank, self.basis, self.model, self.degree, self.knots, self.margin = (
-            rank,
-            basis,
-            model,
-            degree,
-            knots,
-            margin,
-        )
-        self.components, self.cells, self.em_steps, self.method, self.steps = (
-            components,
-            cells,
-            em_steps,
-            method,
-            steps,
-        )
-        self.batch, self.lr, self.noise, self.holdout, self.random_state = (
-            batch,
-            lr,
-            noise,
-            holdout,
-            random_state,
-        )
+        self.rank = rank
+        self.basis = basis
+        self.model = model
+        self.degree = degree
+        self.knots = knots
+        self.margin = margin
+        self.background = background
+        self.components = components
+        self.cells = cells
+        self.em_steps = em_steps
+        self.method = method
+        self.steps = steps
+        self.batch = batch
+        self.lr = lr
+        self.noise = noise
+        self.holdout = holdout
+        self.random_state = random_state
 
     def fit(self, X, y=None) -> "TTDensity":
         """Learn from the rows of X (n, d); y is for pipelines, and ignored."""
-        x, generator = self._data(X)
-        start = time.perf_counter()
-        mean, spread = x.mean(0), x.std(0)
-        x = (x - mean) / spread  # what follows does not depend on units
-        edges, margins, slope = (
-            spline_edges(x, self.basis, self.degree, self.knots, self.margin),
-            None,
-            torch.zeros_like(x),
-        )
-        if self.cells:
-            margins = Margins.of(x, self.cells, self.margin)
-            (x, slope), edges = (
-                margins.at(x),
-                torch.linspace(0, 1, edges.shape[1]).to(edges).repeat(len(edges), 1),
-            )
-        order = torch.randperm(len(x), generator=generator, device=x.device)
-        held = int(self.holdout * len(x))
-        check, train = x[order[:held]], x[order[held:]]
-        check = check if held else train
-        splines = Splines.on(edges, self.degree)
-        orders = [list(range(x.shape[1]))]
-        orders += [
-            torch.randperm(x.shape[1], generator=generator, device=x.device).tolist()
-            for _ in range(self.components - 1)
-        ]
-        trains = []
+        x, mean, spread, generator = self._data(X)
+        start, (n, d) = time.perf_counter(), x.shape
+        x, slope, splines, margins = self._coordinates(x)
+        order = torch.randperm(n, generator=generator, device=x.device)
+        held = int(self.holdout * n)
+        check, train = x[order[:held]] if held else x, x[order[held:]]
+        orders = [list(range(d))]
+        for _ in range(self.components - 1):
+            orders.append(torch.randperm(d, generator=generator, device=x.device).tolist())
+        first, trains = train[:EM_ROWS], []
+        where = splines.at(first)
         for variables in orders:
-            cp = product_mixture(
-                splines.at(train[:EM_ROWS]),
-                splines,
-                self.rank,
-                self.em_steps,
-                train[:EM_ROWS],
-                generator,
-            )
+            cp = product_mixture(where, splines, self.rank, self.em_steps, first, generator)
             trains.append(_diagonal(cp, variables, self.model == "squared", generator))
-        learn = (
-            self._least_squares
-            if self.model == "linear"
-            else self._adam
-            if self.method == "adam"
-            else self._natural
-        )
+        learn = {"linear": self._least_squares, "adam": self._adam, "natural": self._natural}[
+            self.model if self.model == "linear" else self.method
+        ]
         trains, history = learn(trains, orders, splines, train, check, generator, start)
         if self.model == "squared":
             level = float((slope[order[:held]] if held else slope).sum(1).mean())
             history = tuple((step, seconds, value + level) for step, seconds, value in history)
-        splines, margins = (
-            (splines, margins.moved(mean, spread))
-            if margins
-            else (splines.moved(mean, spread), None)
-        )
-        if self.model == "linear":
-            sign, log = tt_sum(trains[0], list(splines.integral))
-            if sign <= 0:
-                raise ValueError(
-                    "TTDensity.fit: needs a linear model of positive integral, got another; take "
-                    "more data"
-                )
-            trains = [trains[0].scale(float(torch.exp(-log)))]
-        self.trains_, self.orders_, self.splines_, self.margins_, self.history_ = (
-            trains,
-            orders,
-            splines,
-            margins,
-            history,
-        )
-        self.n_features_in_, self._array = x.shape[1], not isinstance(X, Tensor)
+        else:
+            trains = [_of_mass_one(trains[0], splines, spread)]
+        share = 1 / (n + 1) if self.background is None else self.background
+        self.background_ = Background(float(share), mean, spread)
+        self.margins_ = margins and margins.moved(mean, spread)
+        self.splines_ = splines if margins else splines.moved(mean, spread)
+        self.trains_, self.orders_, self.history_ = trains, orders, history
+        self._remember(X, d)
         return self
 
     def score_samples(self, X, *, dims=None, given: Mapping[int, float] | None = None):
@@ -218,32 +194,24 @@ class TTDensity(Estimator):
             log p(x_dims | x_given) = log integral of p over the rest - log integral of p over all but the given
 
         X: (n, d), or (n, len(dims)). dims: different variables; by default all but the given. Rows
-        outside of the support have -inf, rows where a linear model is not positive NaN; both are
-        counted in a warning, and in `report`.
+        where a linear model is not positive have NaN, and without a background rows outside of the
+        support have -inf; both are counted in a warning, and in `report`.
         """
         who = "TTDensity.score_samples"
         fixed, dims = self._variables(who, dims, given)
-        x, slope = self._inner(read_table(who, X, len(dims)).to(self.splines_.edges), dims)
-        base = self._log_mass(fixed, [])
+        x = self._rows("score_samples", X, dims).to(self.splines_.edges)
+        base = self._log_density(fixed)
         if not bool(base > -math.inf):
             raise ValueError(f"{who}: needs a condition of positive density, got none at {given}")
-        log = (
-            torch.cat(
-                [
-                    self._log_mass(fixed, dims, part)
-                    for part in x.split(self._rows_at_once(len(dims)))
-                ]
-            )
-            - base
-            + slope
-        )
+        parts = x.split(self._rows_at_once(len(dims)))
+        log = torch.cat([self._log_density(fixed, dims, part) for part in parts]) - base
         self._say(who, log)
         return like(X, log)
 
     def score(self, X, y=None) -> float:
-        """The sum of the log-densities, as `KernelDensity.score` gives it: -inf with a row outside,
-        NaN with a negative one."""
-        return float(self.score_samples(X).sum())
+        """The sum of the log-densities, as `KernelDensity.score` gives it: NaN with a row where a
+        linear model is negative, and without a background -inf with a row outside."""
+        return float(torch.as_tensor(self.score_samples(X)).sum())
 
     def report(self, X) -> Report:
         """The mean log-density over the rows that have one, with the shares of rows outside of the
@@ -251,10 +219,11 @@ class TTDensity(Estimator):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             log = torch.as_tensor(self.score_samples(X))
-        known = log.isfinite()
+            x = self._rows("report", X).to(self.support_)
+        known, (low, high) = log.isfinite(), self.support_.T
         return Report(
             float(log[known].mean()),
-            float((log == -math.inf).double().mean()),
+            float(((x < low) | (x > high)).any(1).double().mean()),
             float(log.isnan().double().mean()),
         )
 
@@ -268,43 +237,42 @@ class TTDensity(Estimator):
         On an interval the conditional density is a polynomial of degree 2q (linear: q): its mass is
         known, and 60 bisections find the place. given: variables that are known; they stand in
         their columns. A linear model's negative parts cannot be drawn: they count as zero, and a
-        warning tells their share of the mass. random_state: a seed, a torch.Generator or None.
+        warning tells their share of the mass. random_state: a seed, a generator or None.
         """
         who = "TTDensity.sample"
         fixed, _ = self._variables(who, (), given)
         n = check_count(who, "n_samples", n_samples, 1)
         generator = seeded(who, random_state, self.splines_.edges.device)
-        logs = [self._log_chain(c, fixed, [])[0] for c in range(len(self.trains_))]
-        shares = torch.stack(logs).flatten().softmax(0)
+        shares = self._shares(fixed)
         if not shares.isfinite().all():
             raise ValueError(f"{who}: needs a condition of positive density, got none at {given}")
-        counts = torch.bincount(
-            torch.multinomial(shares, n, True, generator=generator), minlength=len(shares)
-        ).tolist()
-        parts, negative = [], 0.0
+        chosen = torch.multinomial(shares, n, True, generator=generator)
+        *counts, rest = torch.bincount(chosen, minlength=len(shares)).tolist()
+        inner, parts, negative = self._inner_values(fixed)[0], [], 0.0
         for c, count in enumerate(counts):
             for rows in range(0, count, step := self._rows_at_once(1)):
-                part, clipped = self._draw(c, min(step, count - rows), fixed, generator)
-                parts.append(part)
+                part, clipped = self._draw(c, min(step, count - rows), inner, generator)
+                parts.append(self.margins_.back(part) if self.margins_ else part)
                 negative = max(negative, clipped)
+        if rest:
+            parts.append(self.background_.draw(rest, generator))
         if negative > 1e-9:
             warnings.warn(
                 f"{who}: a negative share of {negative:.2g} of a conditional's mass counts as "
-                f"zero; "
-                "the samples are that far from the model",
+                f"zero; the samples are that far from the model",
                 stacklevel=2,
             )
         x = torch.cat(parts)[torch.randperm(n, generator=generator, device=shares.device)]
-        x = self.margins_.back(x) if self.margins_ else x
-        for k, value in (given or {}).items():
+        for k, value in fixed.items():
             x[:, k] = value
         return x.cpu().numpy() if self._array else x
 
     @property
     def support_(self) -> Tensor:
-        """Where the density is not zero, (d, 2): from and to."""
-        edges = self._fitted("splines_").edges if self.margins_ is None else self.margins_.edges
-        return edges[:, [0, -1]]
+        """Where the trains are not zero, (d, 2): from and to; beyond it lies only the
+        background."""
+        outer = self._fitted("margins_") or self.splines_
+        return outer.edges[:, [0, -1]]
 
     # -- the start and the two ways to learn
 
@@ -367,7 +335,7 @@ class TTDensity(Estimator):
             else 0.0
         )
         x = x[rows] + self.noise * noise
-        return 1 - (1 - x.abs()).abs() if self.cells else x  # on [0, 1], what leaves comes back
+        return 1 - (1 - x.remainder(2)).abs() if self.cells else x  # what leaves [0, 1] comes back
 
     def _adam(self, trains, orders, splines, x, check, generator, start):
         """Adam on -log sum_c q_c(x)^2 + log sum_c Z_c."""
@@ -423,16 +391,44 @@ class TTDensity(Estimator):
 
     # -- integrals
 
-    def _log_mass(self, fixed: dict, dims, x: Tensor | None = None) -> Tensor:
-        """log of the integral of sum_c q_c^2 (or q) over the variables that are neither fixed nor
-        in dims, at the rows of x."""
-        chains = [self._log_chain(c, fixed, dims, x) for c in range(len(self.trains_))]
-        log = torch.stack([log for log, _ in chains]).logsumexp(0)
-        if self.model == "linear":
-            log = torch.where(chains[0][1] > 0, log, torch.nan)
+    def _log_density(self, fixed: dict, dims=(), x: Tensor | None = None) -> Tensor:
+        """log of the joint density of what is fixed and of the variables dims at the rows of x, the
+        others integrated: (n,), or (1,) without x; NaN where it is negative."""
+        log, sign = self._log_train(fixed, dims, x)
+        own = self.background_.log(log.new_tensor([list(fixed.values())]), list(fixed))
         if x is not None:
-            log = torch.where(self.splines_.at(x, dims).inside, log, -math.inf)
-        return log
+            own = own + self.background_.log(x, list(dims))
+        return self.background_.mixed(log, sign, own)
+
+    def _log_train(self, fixed: dict, dims=(), x: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """log |t| and the sign of t, the share of the trains in `_log_density`."""
+        fixed, slope = self._inner_values(fixed)
+        inside = None
+        if x is not None:
+            x, slopes = self._inner(x, dims)
+            slope, inside = slope + slopes, self.splines_.at(x, dims).inside
+        chains = [self._log_chain(c, fixed, dims, x) for c in range(len(self.trains_))]
+        whole = [self._log_chain(c, {}, [])[0] for c in range(len(self.trains_))]
+        log = torch.stack([log for log, _ in chains]).logsumexp(0)
+        log = log - torch.stack(whole).logsumexp(0) + slope
+        sign = chains[0][1] if self.model == "linear" else torch.ones_like(log)
+        if inside is None:
+            return log, sign
+        return torch.where(inside, log, -math.inf), torch.where(inside, sign, 0.0)
+
+    def _shares(self, fixed: dict) -> Tensor:
+        """Of the density of what is fixed, the share of each train and, last, of the background."""
+        values, slope = self._inner_values(fixed)
+        chains = [self._log_chain(c, values, []) for c in range(len(self.trains_))]
+        whole = torch.stack([self._log_chain(c, {}, [])[0] for c in range(len(self.trains_))])
+        logs = [torch.where(sign > 0, log, -math.inf) for log, sign in chains]
+        logs = torch.cat(logs) + slope - whole.logsumexp(0)
+        share, own = (
+            self.background_.share,
+            self.background_.log(logs.new_tensor([list(fixed.values())]), list(fixed)),
+        )
+        own = own + math.log(share) if share else torch.full_like(own, -math.inf)
+        return torch.cat([logs + math.log1p(-share), own]).softmax(0)
 
     @torch.no_grad()
     def _log_chain(
@@ -502,45 +498,32 @@ class TTDensity(Estimator):
 
     # -- what comes in, what is said
 
-    def _data(self, X):
-        who = "TTDensity.fit"
-        if self.model not in ("squared", "linear"):
-            raise ValueError(f'{who}: model must be "squared" or "linear", got {self.model!r}')
-        if self.knots not in ("quantile", "uniform"):
-            raise ValueError(f'{who}: knots must be "quantile" or "uniform", got {self.knots!r}')
-        if self.method not in ("natural", "adam"):
-            raise ValueError(f'{who}: method must be "natural" or "adam", got {self.method!r}')
-        least = {
-            "rank": 1,
-            "degree": 1,
-            "basis": self.degree + 1,
-            "components": 1,
-            "cells": 0,
-            "em_steps": 0,
-            "steps": 0,
-        }
-        for name, low in (least | {"batch": 1}).items():
-            check_count(who, name, getattr(self, name), low)
+    def _check(self, who: str) -> None:
+        check_choice(who, "model", self.model, ("squared", "linear"))
+        check_choice(who, "knots", self.knots, ("quantile", "uniform"))
+        check_choice(who, "method", self.method, ("natural", "adam"))
+        for name, least in dict(rank=1, degree=1, components=1, cells=0, em_steps=0).items():
+            check_count(who, name, getattr(self, name), least)
+        for name, least in dict(basis=self.degree + 1, steps=0, batch=1).items():
+            check_count(who, name, getattr(self, name), least)
         if self.model == "linear" and self.components > 1:
             raise ValueError(
                 f"{who}: a linear model has one component, got components={self.components}"
             )
-        for name, low, high in (
-            ("margin", 0, 10),
-            ("noise", 0, 10),
-            ("holdout", 0, 0.9),
-            ("lr", 0, 10),
-        ):
-            if (
-                isinstance(value := getattr(self, name), bool)
-                or not isinstance(value, (int, float))
-                or not low <= value <= high
-            ):
-                raise ValueError(f"{who}: {name} must be a number in {low}..{high}, got {value!r}")
+        for name, high in dict(margin=10, noise=10, holdout=0.9, lr=10).items():
+            check_number(who, name, getattr(self, name), 0, high)
+        if self.background is not None:
+            check_number(who, "background", self.background, 0, 0.5)
+
+    def _data(self, X) -> tuple[Tensor, Tensor, Tensor, torch.Generator]:
+        """Rows without units, their means and deviations, and the generator, all checked."""
+        who = "TTDensity.fit"
+        self._check(who)
         x = read_table(who, X)
         if len(x) < 2:
-            raise ValueError(f"{who}: needs two rows or more, got {len(x)}")
-        still = (x == x[0]).all(0).nonzero()[:, 0].tolist()
+            raise ValueError(f"{who}: needs two rows or more, got {len(x)} sample")
+        z, mean, spread = standardize(x)
+        still = (z == 0).all(0).nonzero()[:, 0].tolist()
         if still:
             raise ValueError(
                 f"{who}: needs columns that vary, got column {still[0]} with "
@@ -553,7 +536,18 @@ class TTDensity(Estimator):
                 f"density, noise would help",
                 stacklevel=3,
             )
-        return x, seeded(who, self.random_state, x.device)
+        return z, mean.to(x), spread.to(x), seeded(who, self.random_state, x.device)
+
+    def _coordinates(self, x: Tensor) -> tuple[Tensor, Tensor, Splines, Margins | None]:
+        """Rows as the splines take them, the logarithms of the slopes there, the splines, and the
+        distribution functions that the rows went through, if any."""
+        edges = spline_edges(x, self.basis, self.degree, self.knots, self.margin)
+        if not self.cells:
+            return x, torch.zeros_like(x), Splines.on(edges, self.degree), None
+        margins = Margins.of(x, self.cells, self.margin)
+        u, slope = margins.at(x)
+        even = torch.linspace(0, 1, edges.shape[1]).to(edges).repeat(len(edges), 1)
+        return u, slope, Splines.on(even, self.degree), margins
 
     def _variables(self, who, dims, given):
         d = len(self._fitted("splines_").edges)
@@ -579,15 +573,17 @@ class TTDensity(Estimator):
                 raise ValueError(
                     f"{who}: variable {k} has its support in {low:.4g}..{high:.4g}, got {value:.4g}"
                 )
-        return {
-            k: float(self._inner(self.splines_.edges.new_full((1, 1), v), [k])[0])
-            for k, v in fixed.items()
-        }, dims
+        return fixed, dims
 
     def _inner(self, x, dims):
         """Rows as the splines have them, and the logarithm of how much denser they lie there."""
         u, log = self.margins_.at(x, dims) if self.margins_ else (x, x.new_zeros(1, 1))
         return u, log.sum(1)
+
+    def _inner_values(self, fixed: dict) -> tuple[dict, Tensor]:
+        """The same for values that are fixed: by variable, and in all."""
+        u, slope = self._inner(self.splines_.edges.new_tensor([list(fixed.values())]), list(fixed))
+        return dict(zip(fixed, u[0].tolist())), slope
 
     def _rows_at_once(self, kept):
         r = max(core.shape[0] * core.shape[2] for train in self.trains_ for core in train.cores)
@@ -622,7 +618,7 @@ def product_mixture(
         gamma[n, r] ~ share_r prod_k p_rk(x_nk);   share <- mean gamma
         w_i <- w_i / (c_i sum_n gamma_n) sum_n gamma_n b_i(x_n) / p(x_n)
 
-    The coefficients keep one per mille of the uniform density.  Started from the cells of k-means.
+    The coefficients keep one per mille of the uniform density. Started from the cells of k-means.
     """
     n, d, width = where.values.shape
     w = (1 / splines.integral.sum(1))[None, :, None].repeat(
@@ -691,6 +687,18 @@ def _diagonal(mixture, order, root: bool, generator) -> TT:
         * randn(*core.shape, generator=generator, dtype=core.dtype, device=core.device)
     )
     return TT(tuple((core + noise(core)).contiguous() for core in cores))
+
+
+def _of_mass_one(train: TT, splines: Splines, spread: Tensor) -> TT:
+    """A linear train over its integral, for variables in units of `spread`, which may be of any
+    size."""
+    sign, log = tt_sum(train, list(splines.integral))
+    if sign <= 0:
+        raise ValueError(
+            "TTDensity.fit: needs a linear model of positive integral, got another; take more data"
+        )
+    cores = [core / unit for core, unit in zip(train.cores, spread)]
+    return TT(tuple(cores)).scale(float(torch.exp(-log)))
 
 
 # ------------------------------------------------------------------------------------------ chains

@@ -19,8 +19,10 @@ screening.
 import itertools
 import math
 import time
+import warnings
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
@@ -32,8 +34,18 @@ from ..formats.tt import TT
 from ..formats.tt_manifold import descend, riemannian_grad
 from ..linalg import orthogonalize, solve_gram
 from ..rng import randn
-from ._estimator import Estimator, check_count, like, read_table, seeded
-from ._screening import screen_interactions, standardize
+from ._estimator import (
+    Estimator,
+    check_choice,
+    check_count,
+    check_number,
+    like,
+    read_table,
+    seeded,
+    sklearn_class,
+    standardize,
+)
+from ._screening import screen_interactions
 
 CHUNK = 1 << 22  # numbers of an intermediate result, by which objects are taken at a time
 
@@ -86,27 +98,31 @@ class ExponentialMachine(Estimator):
 
         P(second class | x) = 1 / (1 + exp(-y(x))),     loss = mean log(1 + exp(-s y(x))) + ridge / 2 |W|^2,   s = -1 or 1
 
-    rank: of W. format: "tt", "cp" or "ht". categorical: columns that hold codes of categories; one
-    that `fit` has not seen has only the entry 1. All formats start from the same CP: the logistic
-    linear model, and `rank` - 2 products. start: "linear", these are products of (1, spread N(0,
-    1)) with small weights; "screened", those of 2 to `order` numeric columns that go best with what
-    the linear model leaves over (`screen_interactions`), with fitted weights; categorical columns
-    are left out of them. method: "adam", all cores on batches; "riemannian", conjugate gradients on
-    the manifold with Armijo's rule (trains only), on all rows, or one step on each batch; "cores",
-    each core in turn by a Newton step with line search, all rows. steps: of Adam, of the descent,
-    or sweeps there and back.
+    y of the standardized columns, (x - mean_) / scale_, so that units do not matter; a constant
+    column is 0. rank: of W. format: "tt", "cp" or "ht". categorical: columns that hold codes of
+    categories; one that `fit` has not seen has only the entry 1. All formats start from the same
+    CP: the logistic linear model, and `rank` - 2 products. start: "linear", these are products of
+    (1, spread N(0, 1)) with small weights; "screened", those of 2 to `order` numeric columns that
+    go best with what the linear model leaves over (`screen_interactions`), with fitted weights;
+    categorical columns are left out of them. method: "adam", all cores on batches; "riemannian",
+    conjugate gradients on the manifold with Armijo's rule (trains only), on all rows, or one step
+    on each batch; "cores", each core in turn by a Newton step with line search, all rows. steps: of
+    Adam, of the descent, or sweeps there and back. random_state: an integer gives the same numbers
+    at each fit; a generator of torch or NumPy goes on from where it is.
 
-    fit learns weights_ (the format), classes_, history_ (step, seconds, loss). X: (n, d), a tensor
-    or an array; integers are taken as float64. Raises ValueError or TypeError for NaN, one row,
-    other than two classes, and y of another length, before anything learned is replaced. Constant
-    columns and repeated rows are taken as they are.
+    fit learns weights_ (the format), mean_ and scale_ (0 and 1 of categories), classes_ (a NumPy
+    array), history_ (step, seconds, loss), n_features_in_, and feature_names_in_ from a data frame.
+    X: (n, d), a tensor, an array, a data frame or a list of rows; integers are taken as float64. y:
+    (n,), numbers or strings. Raises ValueError for NaN, one row, other than two classes, and y of
+    another length, and TypeError for what is not a table of numbers, before anything learned is
+    replaced. Constant columns and repeated rows are taken as they are.
 
     >>> x = torch.tensor([[-1.0, -1], [-1, 1], [1, -1], [1, 1]], dtype=torch.float64)
     >>> ExponentialMachine(rank=3, method="cores", steps=5).fit(x, [0, 1, 1, 0]).predict(x).tolist()
     [0, 1, 1, 0]
     """
 
-    kind = "classifier"
+    _estimator_type = "classifier"
 
     def __init__(
         self,
@@ -124,21 +140,17 @@ class ExponentialMachine(Estimator):
         spread=0.3,
         random_state=0,
     ):
-        self.rank, self.format, self.categorical, self.start, self.order = (
-            rank,
-            format,
-            categorical,
-            start,
-            order,
-        )
-        self.method, self.steps, self.batch, self.lr, self.ridge, self.spread = (
-            method,
-            steps,
-            batch,
-            lr,
-            ridge,
-            spread,
-        )
+        self.rank = rank
+        self.format = format
+        self.categorical = categorical
+        self.start = start
+        self.order = order
+        self.method = method
+        self.steps = steps
+        self.batch = batch
+        self.lr = lr
+        self.ridge = ridge
+        self.spread = spread
         self.random_state = random_state
 
     def fit(self, X, y) -> "ExponentialMachine":
@@ -146,28 +158,26 @@ class ExponentialMachine(Estimator):
         x, sign, classes, generator = self._data(X, y)
         start = time.perf_counter()
         levels = {k: x[:, k].unique() for k in sorted(self.categorical)}
-        phi = features(x, levels)
         numeric = [k for k in range(x.shape[1]) if k not in levels]
+        x, mean, scale = without_units(x, numeric)
+        phi = features(x, levels)
         screened = self.start == "screened" and self.rank > 2 and len(numeric) > 1
         terms = (
             screened_terms(x, phi, sign, numeric, self.order, self.rank - 2) if screened else None
         )
         cp = linear_start(phi, sign, self.rank, self.spread, generator, terms=terms)
-        w, history = getattr(self, f"_{self.method}")(
-            as_format(cp, self.format), phi, sign, generator, start
-        )
+        learn = {"adam": self._adam, "riemannian": self._riemannian, "cores": self._cores}
+        w, history = learn[self.method](as_format(cp, self.format), phi, sign, generator, start)
         self.weights_, self.classes_, self.history_ = w, classes, history
-        self.levels_, self.n_features_in_, self._array = (
-            levels,
-            x.shape[1],
-            not isinstance(X, Tensor),
-        )
+        self.mean_, self.scale_, self.levels_ = mean, scale, levels
+        self._remember(X, x.shape[1])
         return self
 
     def decision_function(self, X):
         """y(x), the log of the odds of the second class: (n,)."""
-        w, d = self._fitted("weights_"), self.n_features_in_
-        x = _floating("ExponentialMachine.decision_function", X, d).to(w.tensors()[0])
+        w = self._fitted("weights_")
+        x = self._rows("decision_function", X).to(self.mean_.device)
+        x = ((x - self.mean_) / self.scale_).to(w.dtype)
         with torch.no_grad():
             rows = max(1, CHUNK // max(t.numel() for t in w.tensors()))
             out = torch.cat(
@@ -181,17 +191,27 @@ class ExponentialMachine(Estimator):
         return like(X, torch.stack([1 - p, p], 1))
 
     def predict(self, X):
-        """The likelier class of each row: (n,)."""
+        """The likelier class of each row: (n,); a tensor for a tensor if the classes are numbers,
+        else an array."""
         second = torch.as_tensor(self.decision_function(X)) > 0
-        return like(X, torch.where(second, self.classes_[1], self.classes_[0]))
+        found = self.classes_[second.long().cpu().numpy()]
+        if isinstance(X, Tensor) and found.dtype.kind in "biuf":
+            return torch.as_tensor(found, device=second.device)
+        return found
 
     def score(self, X, y) -> float:
-        """The share of rows whose class is right."""
-        return float((torch.as_tensor(self.predict(X)) == torch.as_tensor(y)).double().mean())
+        """The share of rows whose class is right. Raises ValueError if y has another length."""
+        found, y = labels(self.predict(X)), labels(y)
+        if y.shape != found.shape:
+            raise ValueError(
+                f"ExponentialMachine.score: needs a class for each of the {len(found)} rows, got y "
+                f"{y.shape}"
+            )
+        return float((found == y).mean())
 
     def coefficient(self, subsets: Iterable[tuple[int, ...]]) -> Tensor:
-        """Entries of W: the coefficients of the products of these columns, numeric ones; () is the
-        constant. (number of subsets,)
+        """Entries of W: the coefficients of the products of these columns, numeric ones and
+        standardized; () is the constant. (number of subsets,)
 
         >>> x = torch.tensor([[-1.0, -1], [-1, 1], [1, -1], [1, 1]], dtype=torch.float64)
         >>> machine = ExponentialMachine(rank=3, method="cores", steps=5).fit(x, [0, 1, 1, 0])
@@ -270,16 +290,10 @@ class ExponentialMachine(Estimator):
             history.append((step + 1, time.perf_counter() - start, loss))
         return TT(tuple(core.contiguous() for core in cores)), tuple(history)
 
-    def _data(self, X, y):
-        who = "ExponentialMachine.fit"
-        if self.format not in ("tt", "cp", "ht"):
-            raise ValueError(f'{who}: format must be "tt", "cp" or "ht", got {self.format!r}')
-        if self.start not in ("linear", "screened"):
-            raise ValueError(f'{who}: start must be "linear" or "screened", got {self.start!r}')
-        if self.method not in ("adam", "riemannian", "cores"):
-            raise ValueError(
-                f'{who}: method must be "adam", "riemannian" or "cores", got {self.method!r}'
-            )
+    def _check(self, who: str) -> None:
+        check_choice(who, "format", self.format, ("tt", "cp", "ht"))
+        check_choice(who, "start", self.start, ("linear", "screened"))
+        check_choice(who, "method", self.method, ("adam", "riemannian", "cores"))
         if self.format != "tt" and self.method != "adam":
             raise ValueError(
                 f'{who}: method {self.method!r} needs format "tt", got {self.format!r}'
@@ -287,40 +301,98 @@ class ExponentialMachine(Estimator):
         for name, least in (("rank", 2), ("order", 2), ("steps", 1), ("batch", 1)):
             check_count(who, name, getattr(self, name), least)
         for name in ("lr", "ridge", "spread"):
-            if (
-                isinstance(value := getattr(self, name), bool)
-                or not isinstance(value, (int, float))
-                or not 0 <= value < math.inf
-            ):
-                raise ValueError(f"{who}: {name} must be a number >= 0, got {value!r}")
-        x = _floating(who, X)
+            check_number(who, name, getattr(self, name), 0, math.inf)
+
+    def _data(self, X, y) -> tuple[Tensor, Tensor, np.ndarray, torch.Generator]:
+        """Rows, -1 or 1 for the class of each, the classes, and the generator, all checked."""
+        who = "ExponentialMachine.fit"
+        self._check(who)
+        x = read_table(who, X)
+        n, d = x.shape
         if any(
-            isinstance(k, bool) or not hasattr(k, "__index__") or not 0 <= k < x.shape[1]
+            isinstance(k, bool) or not hasattr(k, "__index__") or not 0 <= k < d
             for k in self.categorical
         ):
             raise ValueError(
-                f"{who}: categorical needs columns in 0..{x.shape[1] - 1}, got "
-                f"{tuple(self.categorical)}"
+                f"{who}: categorical needs columns in 0..{d - 1}, got {tuple(self.categorical)}"
             )
-        y = torch.as_tensor(y, device=x.device)
-        if y.shape != x.shape[:1] or len(x) < 2:
-            raise ValueError(
-                f"{who}: needs two rows or more and a class for each, got X {tuple(x.shape)} and y "
-                f"{tuple(y.shape)}"
-            )
-        if y.is_floating_point() and not y.isfinite().all():
-            raise ValueError(f"{who}: needs finite classes, got {float(y[~y.isfinite()][0])}")
-        classes = y.unique()
-        if len(classes) != 2:
-            raise ValueError(
-                f"{who}: needs two classes, got {len(classes)}: {classes[:5].tolist()}"
-            )
-        return (
-            x,
-            torch.where(y == classes[1], 1.0, -1.0).to(x),
-            classes,
-            seeded(who, self.random_state, x.device),
+        if n < 2:
+            raise ValueError(f"{who}: needs two rows or more, got {n} sample")
+        classes, second = two_classes(who, y, n)
+        sign = torch.as_tensor(2.0 * second - 1).to(x)
+        return x, sign, classes, seeded(who, self.random_state, x.device)
+
+
+# ----------------------------------------------------------------------------------------- classes
+
+
+def labels(y) -> np.ndarray:
+    """Classes as a NumPy array.
+
+    >>> labels(torch.tensor([1, 0])), labels(["no", "yes"])
+    (array([1, 0]), array(['no', 'yes'], dtype='<U3'))
+    """
+    if isinstance(y, Tensor):
+        y = y.detach().cpu()
+        y = y.float() if y.dtype == torch.bfloat16 else y
+    y = np.asarray(y)
+    return y.astype(y.dtype.newbyteorder("="), copy=False)
+
+
+def two_classes(who: str, y, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """The two classes in y (n,), sorted, and for each entry 1 if it is the second, else 0.
+
+    Raises ValueError for another shape, for NaN and for other than two classes, and TypeError for
+    classes that cannot be compared.
+
+    >>> two_classes("fit", ["b", "a", "b"], 3)[1]
+    array([1, 0, 1])
+    """
+    if y is None:
+        raise ValueError(f"{who}: requires y to be passed, but the target y is None")
+    y = labels(y)
+    if y.shape == (n, 1):
+        said = sklearn_class("DataConversionWarning", UserWarning)
+        sentence = "A column-vector y was passed when a 1d array was expected"
+        warnings.warn(sentence, said, stacklevel=4)
+        y = y[:, 0]
+    if y.shape != (n,):
+        raise ValueError(f"{who}: needs a class for each of the {n} rows, got y {y.shape}")
+    numbers = y if y.dtype.kind == "f" else [v for v in y if isinstance(v, float)]
+    missing = [v for v in numbers if not math.isfinite(v)] + [v for v in y if v is None]
+    if missing:
+        raise ValueError(f"{who}: needs finite classes, got {missing[0]}")
+    try:
+        classes, second = np.unique(y, return_inverse=True)
+    except TypeError as error:
+        raise TypeError(f"{who}: needs classes that can be compared: {error}") from error
+    if len(classes) > 2 and classes.dtype.kind == "f" and (classes % 1 != 0).any():
+        raise ValueError(
+            f"{who}: needs two classes, got {len(classes)} values, a continuous target"
         )
+    if len(classes) != 2:
+        raise ValueError(
+            f"{who}: needs two classes, got {len(classes)}: {classes[:5].tolist()}; Only binary "
+            f"classification is supported."
+        )
+    return classes, second
+
+
+# ---------------------------------------------------------------------------- features and the start
+
+
+def without_units(x: Tensor, numeric: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """The numeric columns standardized, the others as they are, and what was subtracted, then
+    divided by: (n, d), (d,), (d,).
+
+    >>> without_units(torch.tensor([[1.0, 7.0], [3.0, 8.0]]), [0])[0]
+    tensor([[-1.,  7.],
+            [ 1.,  8.]])
+    """
+    z, mean, scale = x.clone(), x.new_zeros(x.shape[1]).double(), x.new_ones(x.shape[1]).double()
+    if numeric:
+        z[:, numeric], mean[numeric], scale[numeric] = standardize(x[:, numeric])
+    return z, mean, scale
 
 
 def features(x: Tensor, levels: dict[int, Tensor]) -> list[Tensor]:
@@ -502,8 +574,3 @@ def _descent(f, w: TT):
     return descend(
         lambda tt: float(f(tt)), lambda tt: (f(tt).detach(), riemannian_grad(f, tt)), w, "cg"
     )
-
-
-def _floating(who, X, d=None):
-    x = X if isinstance(X, Tensor) else torch.as_tensor(X)
-    return read_table(who, x if x.is_floating_point() or x.is_complex() else x.double(), d)

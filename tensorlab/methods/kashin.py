@@ -8,13 +8,15 @@ Neither basis is good for all x, but no x is spiky in both. `Rotation` is Q, mad
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .. import linalg, rng
+from ..arguments import count, is_integer
 from ..fit import Fit
 
 METHODS = ("greedy", "two_two", "frame")
@@ -32,7 +34,11 @@ class Rotation:
     kind: "dct" (random signs, then the cosine transform, O(N log N), any size); "hadamard" and
     "butterfly" (powers of two, O(N log N)); "orthogonal" (Haar, dense, O(N^2)); "householder" (one
     reflection) and "givens" (rotations of N/2 planes), both too near to the identity. shape: sizes
-    of the modes. The same seed gives the same Q on any device.
+    of the modes. The same seed gives the same Q on any device. drawn: the random numbers of each
+    mode, drawn from the seed here and never later, so that a captured graph holds them.
+
+    Raises ValueError for an unknown kind, a shape without one or two modes, or sizes that the kind
+    does not have.
 
     >>> q, x = Rotation("dct", (6,), seed=1), torch.arange(6, dtype=torch.float64)
     >>> torch.allclose(q.apply(q.adjoint(x)), x), bool(q.adjoint(x).norm().isclose(x.norm()))
@@ -42,25 +48,34 @@ class Rotation:
     kind: str
     shape: tuple[int, ...]
     seed: int = 0
+    drawn: tuple[Tensor, ...] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self):
-        if self.kind not in KINDS:
-            raise ValueError(f"Rotation: kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
-        if self.kind in ("hadamard", "butterfly") and any(n & (n - 1) for n in self.shape):
-            raise ValueError(
-                f"Rotation: {self.kind} needs sizes that are powers of two, got {self.shape}"
-            )
-        if len(self.shape) not in (1, 2):
-            raise ValueError(f"Rotation: needs one or two modes, got shape {self.shape}")
+        if self.drawn is not None:
+            return
+        shape = _checked_sizes(self.kind, self.shape)
+        for name, value in (("shape", shape), ("seed", int(self.seed))):
+            object.__setattr__(self, name, value)
+        draw = KINDS[self.kind].draw
+        drawn = [draw(n, torch.Generator().manual_seed(self.seed + k)) for k, n in enumerate(shape)]
+        object.__setattr__(self, "drawn", tuple(drawn))
+
+    @classmethod
+    def random(cls, kind: str, shape, generator: torch.Generator | None = None) -> "Rotation":
+        """A rotation with a seed drawn from the generator.
+
+        >>> Rotation.random("dct", (6,), torch.Generator().manual_seed(0))
+        Rotation(kind='dct', shape=(6,), seed=...)
+        """
+        device = None if generator is None else generator.device
+        seed = torch.randint(2**31, (), generator=generator, device=device)
+        return cls(kind, tuple(shape), int(seed))
 
     def maps(self, like: Tensor) -> tuple[Callable, Callable]:
         """The functions v -> Q v and x -> Qᵀ x for tensors of the dtype and on the device of
         `like`, ready for many calls."""
-        to = dict(dtype=like.dtype, device=like.device)
-        pairs = [
-            KINDS[self.kind](n, torch.Generator().manual_seed(self.seed + k), to)
-            for k, n in enumerate(self.shape)
-        ]
+        maps = KINDS[self.kind].maps
+        pairs = [maps(n, like, numbers) for n, numbers in zip(self.shape, self.drawn)]
         if len(pairs) == 1:
             return tuple(map(_by_rows, pairs[0]))
         (left, left_t), (right, right_t) = (map(_by_rows, pair) for pair in pairs)
@@ -71,7 +86,7 @@ class Rotation:
 
     def factor(self, k: int) -> "Rotation":
         """The Q of one mode: Q1 for k = 0, Q2 for k = 1."""
-        return Rotation(self.kind, self.shape[k : k + 1], self.seed + k)
+        return Rotation(self.kind, self.shape[k : k + 1], self.seed + k, self.drawn[k : k + 1])
 
     def apply(self, v: Tensor) -> Tensor:
         """Q v on the last modes, (..., *shape) -> (..., *shape)."""
@@ -91,20 +106,40 @@ class Rotation:
         )
 
 
+def _checked_sizes(kind, shape) -> tuple[int, ...]:
+    """The sizes of a rotation as integers. Raises ValueError for what no `Rotation` is."""
+    if kind not in KINDS:
+        raise ValueError(f"Rotation: kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    if len(shape) not in (1, 2) or not all(is_integer(n) and n > 0 for n in shape):
+        raise ValueError(f"Rotation: needs one or two modes of positive sizes, got shape {shape}")
+    sizes = tuple(map(int, shape))
+    if kind in ("hadamard", "butterfly") and any(n & (n - 1) for n in sizes):
+        raise ValueError(f"Rotation: {kind} needs sizes that are powers of two, got {sizes}")
+    return sizes
+
+
 def _by_rows(f: Callable) -> Callable:
     """f on the last mode, of as many rows at a time as stay in the cache with all that f makes of
     them."""
 
     def run(x):
-        rows = x.reshape(-1, x.shape[-1])
-        if rows.numel() <= BLOCK:
+        if _captured():
             return f(x)
-        out, few = torch.empty_like(rows), max(1, BLOCK // x.shape[-1])
-        for a, b in zip(rows.split(few), out.split(few)):
-            b.copy_(f(a))
-        return out.reshape(x.shape)
+        if x.numel() == 0:  # FFT libraries may refuse a transform of no rows
+            return x
+        if x.numel() <= BLOCK:
+            return f(x)
+        rows = x.reshape(-1, x.shape[-1])
+        few = max(1, BLOCK // x.shape[-1])
+        return torch.cat([f(part) for part in rows.split(few)]).reshape(x.shape)
 
     return run
+
+
+def _captured() -> bool:
+    """Whether a graph is being written down, in which a number of blocks would be that of one
+    batch."""
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
 def _wide(x):
@@ -112,115 +147,131 @@ def _wide(x):
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
-def _signs(n, generator, like):
-    return (2 * torch.randint(2, (n,), generator=generator) - 1).to(**like)
+def _signs(n, generator):
+    return (2 * torch.randint(2, (n,), generator=generator) - 1).to(torch.int8)
 
 
-def _dct(n, generator, like):
+def _dct(n, like, signs):
     """Q = diag(signs) Cᵀ, C the orthonormal cosine transform by a real FFT of n numbers
     [Makhoul1980]."""
-    signs, half = _signs(n, generator, like), n // 2 + 1
-    turn = torch.polar(
-        torch.full((half,), math.sqrt(2.0), dtype=torch.float64),
-        -math.pi / (2 * n) * torch.arange(half).double(),
-    )
-    turn[0] = 1
-    turn = turn.to(like["device"], like["dtype"].to_complex())
-    back = 1 / turn
-    even, upper = (
-        (n + 1) // 2,
-        (n - 1) // 2,
-    )  # frequencies k > n/2 are the imaginary parts of the n - k below
+    signs, half = signs.to(like), n // 2 + 1
+    even, upper = (n + 1) // 2, (n - 1) // 2
+    k = torch.arange(half, dtype=torch.float64, device=like.device)
+    size = torch.where(k > 0, math.sqrt(2.0), torch.ones_like(k))
+    cos, sin = torch.cos(math.pi / (2 * n) * k), torch.sin(math.pi / (2 * n) * k)
+    turn = torch.complex((size * cos).to(like), (-size * sin).to(like))
+    back = torch.complex((cos / size).to(like), (sin / size).to(like))  # 1 / turn
 
-    def transform(x):
+    def transform(x):  # frequencies k > n/2 are the imaginary parts of the n - k below
         x = x * signs
-        w = torch.fft.rfft(torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], -1), norm="ortho").mul_(
-            turn
-        )
-        return torch.cat([w.real, w.imag[..., 1 : upper + 1].flip(-1).neg_()], -1)
+        w = torch.fft.rfft(torch.cat([x[..., ::2], x[..., 1::2].flip(-1)], -1), norm="ortho") * turn
+        return torch.cat([w.real, w.imag[..., 1 : upper + 1].flip(-1).neg()], -1)
 
     def inverse(c):
-        w = torch.zeros(*c.shape[:-1], half, dtype=turn.dtype, device=turn.device)
-        w.real.copy_(c[..., :half])
-        w.imag[..., 1:].copy_(c[..., n - half + 1 :].flip(-1)).neg_()
-        x, out = torch.fft.irfft(w.mul_(back), n, norm="ortho"), torch.empty_like(c)
-        out[..., ::2], out[..., 1::2] = x[..., :even], x[..., even:].flip(-1)
-        return out.mul_(signs)
+        w = torch.complex(c[..., :half], F.pad(c[..., n - half + 1 :].flip(-1).neg(), (1, 0)))
+        x = torch.fft.irfft(w * back, n, norm="ortho")
+        odd = F.pad(x[..., even:].flip(-1), (0, 2 * even - n))
+        return torch.stack([x[..., :even], odd], -1).flatten(-2)[..., :n] * signs
 
     return inverse, transform
 
 
-def _hadamard(n, generator, like):
+def _hadamard(n, like, signs):
     """Q = diag(signs) H, H the Walsh-Hadamard matrix over sqrt(n), symmetric."""
-    signs = _signs(n, generator, like)
+    signs = signs.to(like)
 
     def walsh(z):
         for k in range(n.bit_length() - 1):
-            a, b = z.reshape(*z.shape[:-1], -1, 2, 1 << k).unbind(-2)
-            z = torch.stack([a + b, a - b], -2).reshape(z.shape)
+            a, b = z.unflatten(-1, (-1, 2, 1 << k)).unbind(-2)
+            z = torch.stack([a + b, a - b], -2).flatten(-3)
         return z / math.sqrt(n)
 
     return lambda v: signs * walsh(v), lambda x: walsh(signs * x)
 
 
-def _butterfly(n, generator, like):
+def _angles(*shape, generator):
+    return 2 * math.pi * rng.rand(*shape, generator=generator, dtype=torch.float64)
+
+
+def _butterfly_draw(n, generator):
+    return _angles(n.bit_length() - 1, n // 2, generator=generator)
+
+
+def _butterfly(n, like, angles):
     """Q = B_1 B_2 ... of log2(n) stages; stage k turns each plane (i, i + 2^k) by an angle of its
     own."""
-    stages = n.bit_length() - 1
-    angles = 2 * math.pi * rng.rand(stages, n // 2, generator=generator, dtype=torch.float64)
-    cos, sin = angles.cos().to(**like), angles.sin().to(**like)
+    cos, sin = angles.cos().to(like), angles.sin().to(like)
 
     def run(z, order, sign):
         for k in order:
-            a, b = z.reshape(*z.shape[:-1], -1, 2, 1 << k).unbind(-2)
+            a, b = z.unflatten(-1, (-1, 2, 1 << k)).unbind(-2)
             c, s = cos[k].reshape(-1, 1 << k), sign * sin[k].reshape(-1, 1 << k)
-            z = torch.stack([c * a - s * b, s * a + c * b], -2).reshape(z.shape)
+            z = torch.stack([c * a - s * b, s * a + c * b], -2).flatten(-3)
         return z
 
-    return lambda v: run(v, range(stages), 1), lambda x: run(x, reversed(range(stages)), -1)
+    stages = range(len(angles))
+    return lambda v: run(v, stages, 1), lambda x: run(x, reversed(stages), -1)
 
 
-def _orthogonal(n, generator, like):
+def _orthogonal_draw(n, generator):
+    return linalg.orthogonalize(rng.randn(n, n, generator=generator, dtype=torch.float64))[0]
+
+
+def _orthogonal(n, like, q):
     """Q from the QR of a Gaussian matrix with diag(R) > 0: uniform over all orthogonal matrices."""
-    q = linalg.orthogonalize(rng.randn(n, n, generator=generator, dtype=torch.float64))[0].to(
-        **like
-    )
+    q = q.to(like)
     return lambda v: v @ q.mT, lambda x: x @ q
 
 
-def _householder(n, generator, like):
-    """Q = I - 2 w wᵀ, |w| = 1."""
+def _householder_draw(n, generator):
     w = rng.randn(n, generator=generator, dtype=torch.float64)
-    w = (w / w.norm()).to(**like)
+    return w / w.norm()
+
+
+def _householder(n, like, w):
+    """Q = I - 2 w wᵀ, |w| = 1."""
+    w = w.to(like)
     reflect = lambda z: z - 2 * (z @ w)[..., None] * w
     return reflect, reflect
 
 
-def _givens(n, generator, like):
+def _givens_draw(n, generator):
+    """(i, j, angle) of each plane, (3, n/2)."""
+    planes = torch.randperm(n, generator=generator)[: n // 2 * 2].reshape(2, -1)
+    return torch.cat([planes.double(), _angles(1, n // 2, generator=generator)])
+
+
+def _givens(n, like, planes):
     """Q turns n/2 planes that have no coordinate in common, drawn at random, by angles drawn at
     random."""
-    i, j = torch.randperm(n, generator=generator)[: n // 2 * 2].reshape(2, -1).to(like["device"])
-    angle = 2 * math.pi * rng.rand(n // 2, generator=generator, dtype=torch.float64)
-    cos, sin = angle.cos().to(**like), angle.sin().to(**like)
+    i, j, angle = planes.to(like.device)
+    i, j = i.long(), j.long()
+    cos, sin = angle.cos().to(like), angle.sin().to(like)
 
     def run(z, sign):
-        out = z.clone()
-        out[..., i], out[..., j] = (
-            cos * z[..., i] - sign * sin * z[..., j],
-            sign * sin * z[..., i] + cos * z[..., j],
+        a, b = z.index_select(-1, i), z.index_select(-1, j)
+        return z.index_copy(-1, i, cos * a - sign * sin * b).index_copy(
+            -1, j, sign * sin * a + cos * b
         )
-        return out
 
     return lambda v: run(v, 1), lambda x: run(x, -1)
 
 
+class Kind(NamedTuple):
+    """draw: (n, generator) -> the random numbers of a Q of size n, on the CPU. maps: (n, like,
+    numbers) -> the functions v -> Q v and x -> Qᵀ x on the last mode."""
+
+    draw: Callable
+    maps: Callable
+
+
 KINDS = {
-    "dct": _dct,
-    "orthogonal": _orthogonal,
-    "butterfly": _butterfly,
-    "hadamard": _hadamard,
-    "householder": _householder,
-    "givens": _givens,
+    "dct": Kind(_signs, _dct),
+    "orthogonal": Kind(_orthogonal_draw, _orthogonal),
+    "butterfly": Kind(_butterfly_draw, _butterfly),
+    "hadamard": Kind(_signs, _hadamard),
+    "householder": Kind(_householder_draw, _householder),
+    "givens": Kind(_givens_draw, _givens),
 }
 
 
@@ -282,7 +333,8 @@ def kashin(
     It ends when |r| <= tol |x| for all items, or after max_iter steps with `converged=False`: Q was
     too near to the identity, or x one of the few that Q does not fit. What is left of r is added to
     u, so that x = u + Q v to rounding. No gradients. history: the largest |r| / |x| after each
-    step.
+    step. Raises ValueError for a method, modes, tol, max_iter or rotation that do not fit, TypeError
+    for entries that are not real.
 
     >>> fit = kashin(torch.eye(64, dtype=torch.float64)[3], generator=torch.Generator().manual_seed(0))
     >>> fit.converged, bool(fit.value.bound < 2), torch.allclose(fit.value.to_dense(), torch.eye(64, dtype=torch.float64)[3])
@@ -291,6 +343,7 @@ def kashin(
     modes, q = _checked(x, q, modes, method, generator)
     if not tol > 0:
         raise ValueError(f"kashin: tol must be positive, got {tol}")
+    max_iter = count("kashin", "max_iter", max_iter, 0)
     dims, n = tuple(range(-modes, 0)), math.prod(x.shape[-modes:])
     work = _wide(x.detach())
     size = _sizes(work, dims)
@@ -323,14 +376,26 @@ def kashin_steps(
         |r - s sign(r)|^2 = |r|^2 - N s^2    for s = |r|_1 / N
 
     delta: "frame" clips at |r| / sqrt(4 delta N). `drop` is N s^2 for the methods with signs, and
-    measured for "frame".
+    measured for "frame". Raises as `kashin`, and ValueError for a delta that is not positive.
 
     >>> x = torch.tensor([3.0, 4.0], dtype=torch.float64)
     >>> [(float(step.left), float(step.drop)) for step, _ in zip(kashin_steps(x, Rotation("householder", (2,))), range(2))]
     [(5.0, 0.0), (0.707..., 24.5)]
     """
     modes, q = _checked(x, q, modes, method, generator)
-    return _steps(_wide(x.detach()), q, modes, method, delta, torch.add, torch.sub)
+    if not delta > 0:
+        raise ValueError(f"kashin: delta must be positive, got {delta}")
+    unit, exponent = linalg.near_one(_wide(x.detach()), tuple(range(-modes, 0)))
+    return (
+        _times_power(step, exponent, exponent.flatten(-modes)[..., 0])
+        for step in _steps(unit, q, modes, method, delta, torch.add, torch.sub)
+    )
+
+
+def _times_power(step: Step, exponent: Tensor, of_item: Tensor) -> Step:
+    """The state of x 2^exponent, without rounding, from that of x."""
+    u, v = (linalg.ldexp(z, exponent) for z in (step.u, step.v))
+    return Step(u, v, linalg.ldexp(step.left, of_item), linalg.ldexp(step.drop, 2 * of_item))
 
 
 def _steps(x, q, modes, method, delta, add, sub):
@@ -392,21 +457,22 @@ def _sizes(x: Tensor, dims) -> Tensor:
 
 
 def _checked(x, q, modes, method, generator):
-    """The number of modes and the rotation that are meant; says no to what has none."""
+    """The number of modes and the rotation that are meant. Raises ValueError or TypeError where
+    there are none."""
     linalg.check_dense(x, "kashin")
     if x.is_complex():
         raise TypeError(f"kashin: needs real entries, got {x.dtype}")
     if method not in METHODS:
         raise ValueError(f"kashin: method must be one of {', '.join(METHODS)}, got {method!r}")
     modes = min(x.ndim, 2) if modes is None else modes
-    if modes not in (1, 2) or modes > x.ndim:
+    if not is_integer(modes) or modes not in (1, 2) or modes > x.ndim:
         raise ValueError(
             f"kashin: modes must be 1 or 2, at most those of x, got {modes} for shape "
             f"{tuple(x.shape)}"
         )
     shape = tuple(x.shape[-modes:])
     if not isinstance(q, Rotation):
-        q = Rotation(q, shape, int(torch.randint(2**31, (), generator=generator)))
+        q = Rotation.random(q, shape, generator)
     if q.shape != shape:
         raise ValueError(f"kashin: needs a rotation of shape {shape}, got {q}")
     return modes, q

@@ -12,22 +12,31 @@ B = 0 makes the change zero before the first step, and with it the gradient of A
 """
 
 import copy
+import glob
+import itertools
 import json
 import re
-import warnings
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from numbers import Integral
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..formats.base import MatrixFormat, check_same
 from ..formats.lowrank import LowRank
-from ..layers.linear import FactorizedLinear, dense_weight, is_conv1d, is_dense
-from ..layers.surgery import _put, linear_layers
-from ..linalg import orthogonalize
+from ..formats.storage import write
+from ..layers.dense import (
+    dense_weight,
+    is_computed,
+    is_conv1d,
+    is_dense,
+    without_autocast,
+)
+from ..layers.linear import FactorizedLinear, like
+from ..layers.surgery import LINEAR, Kind, choose, fit, is_factorized, put, say, unfit_layers
+from ..linalg import norm, orthogonalize
 from ..multilinear import balanced_shape
 from ..rng import randn
 
@@ -73,16 +82,15 @@ class LoKr(MatrixFormat):
     def ranks(self):
         return (min(self.a.shape),)
 
-    def to_dense(self) -> Tensor:
+    def _dense(self):
         return torch.kron(self.w1, self.a if self.b is None else self.a @ self.b)
 
-    def apply(self, x: Tensor) -> Tensor:
-        """y = w1 X (a b)ᵀ with the input as a matrix X (i1, i2), from the right: (..., in) -> (...,
-        out)."""
-        y = x.unflatten(-1, (self.w1.shape[1], -1))
+    def _apply(self, x):
+        """y = w1 X (a b)ᵀ with the input as a matrix X (i1, i2), from the right."""
+        y = x.reshape(x.shape[0], self.w1.shape[1], self._last().shape[1])
         if self.b is not None:
-            y = y @ self.b.mT
-        return (self.w1 @ y @ self.a.mT).flatten(-2)
+            y = y @ self.b.t()
+        return (self.w1 @ y @ self.a.t()).flatten(1)
 
     def flops(self, batch: int) -> int:
         (o1, i1), (o2, r) = self.w1.shape, self.a.shape
@@ -93,13 +101,9 @@ class LoKr(MatrixFormat):
         """in / (fan-in of the factor) / (number of factors) [Qiu2024]."""
         return tuple(self.shape[1] / t.shape[1] / len(self.tensors()) for t in self.tensors())
 
-    def norm(self) -> Tensor:
+    def _norm(self):
         """|w1| |a b|: the Frobenius norm of a Kronecker product is the product of the norms."""
-        second = self.a if self.b is None else self.a @ self.b
-        return torch.linalg.matrix_norm(self.w1) * torch.linalg.matrix_norm(second)
-
-    def scale(self, number) -> "LoKr":
-        return LoKr(self.w1 * number, self.a, self.b)
+        return norm(self.w1) * norm(self.a if self.b is None else self.a @ self.b)
 
     def _last(self):
         return self.a if self.b is None else self.b
@@ -122,12 +126,8 @@ class LoRALinear(nn.Module):
 
     def __init__(self, base: nn.Module, delta: FactorizedLinear, scale: float, kind: str = "lora"):
         super().__init__()
-        self.base, self.delta, self.scale, self.kind = (
-            base.requires_grad_(False),
-            delta,
-            scale,
-            kind,
-        )
+        self.base, self.delta = base.requires_grad_(False), delta
+        self.scale, self.kind = scale, kind
         self.magnitude = nn.Parameter(self.row_norms()) if kind == "dora" else None
         self.train(base.training)
 
@@ -136,50 +136,67 @@ class LoRALinear(nn.Module):
         if self.magnitude is None:
             return y + change
         gain = self.magnitude / self.row_norms()
-        linear = y if self.base.bias is None else y - self.base.bias
-        return y + (gain - 1) * linear + gain * change  # so that a gain of 1 changes nothing at all
+        linear = y if self.base.bias is None else y - self.base.bias.to(y.dtype)
+        more = (gain - 1).to(y.dtype)  # so that a gain of 1 changes nothing at all
+        return y + more * linear + gain.to(y.dtype) * change
+
+    @property
+    def weight(self) -> Tensor:
+        """What the layer multiplies by, w + s Δ, for DoRA with its rows scaled; in the layout of
+        the base's, (in, out) for Conv1D. It is computed at each reading."""
+        w = self._effective()
+        return w.mT if is_conv1d(self.base) else w
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The base's."""
+        return self.base.bias
+
+    @property
+    def in_features(self) -> int:
+        return self.delta.in_features
+
+    @property
+    def out_features(self) -> int:
+        return self.delta.out_features
 
     @torch.no_grad()
     def row_norms(self) -> Tensor:
         """|w + s Δ| of each row; DoRA takes them as constants [Liu2024, sec. 4.3]."""
-        w = _dense(self.base) + self.scale * self.delta.weight.to_dense()
+        with without_autocast(self.delta.tensors[0]):
+            w = _dense(self.base) + self.scale * self.delta.weight.to_dense()
+        w = w.detach()  # a trace does not keep no_grad
         return torch.linalg.vector_norm(w, dim=1).clamp_min(torch.finfo(w.dtype).tiny)
+
+    def _effective(self) -> Tensor:
+        """w + s Δ (out, in), for DoRA with its rows scaled."""
+        w = _dense(self.base) + self.scale * self.delta.weight.to_dense()
+        return w if self.magnitude is None else (self.magnitude / self.row_norms())[:, None] * w
 
     @torch.no_grad()
     def merged(self) -> nn.Module:
         """A layer of the base's kind that does the same: w + s Δ, for DoRA with its rows scaled.
 
-        A low-rank base gives a low-rank layer of the ranks' sum; a base of another format gives
-        `nn.Linear`, with a warning.
+        A low-rank base gives a low-rank layer of the ranks' sum; a base of another format, of
+        indices into a codebook, or whose weight is computed gives `nn.Linear`, with a warning.
         """
-        gain = None if self.magnitude is None else self.magnitude / self.row_norms()
-        rows = (lambda w: w) if gain is None else (lambda w: gain[:, None] * w)
-        held = self.base.weight
-        if isinstance(held, LowRank) and isinstance(self.delta.weight, LowRank):
-            total = held + self.delta.weight.scale(self.scale)
-            return _frozen(
-                FactorizedLinear(
-                    LowRank(rows(total.u), total.v), self.base.bias, strategy=self.base.strategy
-                ),
-                self,
-            )
-        w = rows(_dense(self.base) + self.scale * self.delta.weight.to_dense())
-        if is_dense(self.base):
-            layer = copy.deepcopy(self.base)
-            layer.weight = nn.Parameter(w.mT.contiguous() if is_conv1d(self.base) else w)
+        held, delta = self.base.weight, self.delta.weight
+        if isinstance(held, LowRank) and isinstance(delta, LowRank):
+            total = held + delta.scale(self.scale)
+            if self.magnitude is not None:
+                rows = (self.magnitude / self.row_norms())[:, None]
+                total = LowRank(rows * total.u, total.v)
+            layer = FactorizedLinear(total, self.base.bias, strategy=self.base.strategy)
             return _frozen(layer, self)
-        kind = type(held).__name__
-        warnings.warn(
-            f"merge_lora: a {kind} plus a {type(self.delta.weight).__name__} is merged as "
-            f"nn.Linear",
-            stacklevel=2,
-        )
-        layer = nn.Linear(
-            w.shape[1], w.shape[0], bias=self.base.bias is not None, dtype=w.dtype, device=w.device
-        )
+        w = self._effective()
+        if is_dense(self.base) and not is_computed(self.base):
+            mine = nn.Parameter(w.mT.contiguous() if is_conv1d(self.base) else w)
+            return _frozen(copy.deepcopy(self.base, {id(held): mine}), self)
+        kind = type(self.base if is_dense(self.base) else held).__name__
+        say(f"merge_lora: a {kind} plus a {type(delta).__name__} is merged as nn.Linear")
+        layer = nn.Linear(*w.shape[::-1], bias=False, device="meta")
         layer.weight = nn.Parameter(w)
-        if self.base.bias is not None:
-            layer.bias = nn.Parameter(self.base.bias.detach().clone())
+        layer.bias = None if self.bias is None else nn.Parameter(self.bias.detach().clone())
         return _frozen(layer, self)
 
     def __repr__(self):
@@ -201,24 +218,25 @@ def add_lora(
     """An adapter on every linear layer that `names` chooses, all else frozen; changes the model and
     returns it [Hu2021].
 
-    names: a pattern of `fnmatch` or several; chosen are `nn.Linear`, GPT-2's Conv1D and
-    `FactorizedLinear`. kind: one of "lora", "rslora", "dora", "lokr" and "dlrt", see the module's
-    head. alpha: the scale is alpha / rank, of "rslora" alpha / √rank. With "lokr" the factors are
-    as square as the sizes allow, and the second is dense where the rank would not make it smaller.
-    ValueError for a name that chooses nothing, a layer with an adapter, a rank that is no integer
-    >= 1, an unknown kind.
+    names: a pattern of `fnmatch`, several of them, or a predicate (name, layer) -> bool; chosen are
+    `nn.Linear`, GPT-2's Conv1D, `FactorizedLinear` and `QuantizedLinear`. kind: one of "lora",
+    "rslora", "dora", "lokr" and "dlrt", see the module's head. alpha: the scale is alpha / rank, of
+    "rslora" alpha / √rank. With "lokr" the factors are as square as the sizes allow, and the second
+    is dense where the rank would not make it smaller. The layer's hooks see the sum. A layer with a
+    forward of its own is left as it is, with a warning. Raises ValueError for a name that chooses
+    nothing, a layer with an adapter, a rank that is no integer >= 1, an unknown kind.
 
     >>> model = add_lora(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)), "*", 2)
     >>> [name for name, p in model.named_parameters() if p.requires_grad]
     ['0.delta.tensors.0', '0.delta.tensors.1', '2.delta.tensors.0', '2.delta.tensors.1']
     """
-    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+    if isinstance(rank, bool) or not isinstance(rank, Integral) or rank < 1:
         raise ValueError(f"add_lora: needs an integer rank >= 1, got {rank!r}")
     if kind not in KINDS:
         raise ValueError(f"add_lora: needs a kind of {', '.join(KINDS)}, got {kind!r}")
     scale = alpha / rank**0.5 if kind == "rslora" else alpha / rank
-    for name in _choose(model, names):
-        _adapt(model, name, rank, scale, kind, generator)
+    layers = _choose("add_lora", model, names)
+    put(model, {m: _adapt(m, int(rank), scale, kind, generator) for m in layers.values()})
     return _only_adapters(model)
 
 
@@ -231,29 +249,47 @@ def merge_lora(model: nn.Module) -> nn.Module:
     new ones, so `unmerge_lora` is exact; what is saved lacks them. ValueError for a model without
     adapters.
     """
-    for layer in _adapted("merge_lora", model).values():
-        plain = layer.merged()
-        plain.__dict__["_unmerged"] = layer  # not as a child: its parameters are not the model's
-        _put_everywhere(model, layer, plain)
+    merged = {layer: layer.merged() for layer in _adapted("merge_lora", model).values()}
+    for layer, plain in merged.items():
+        plain.__dict__["_unmerged"] = _Unmerged(layer)  # not a child: its parameters are not here
+    put(model, merged)
     return model
 
 
 def unmerge_lora(model: nn.Module) -> nn.Module:
-    """Back to what `merge_lora` was given, to the last bit; changes the model and returns it.
+    """Back to what `merge_lora` was given, to the last bit, on the device and in the dtype that the
+    model has now; changes the model and returns it.
 
     >>> model = add_lora(nn.Sequential(nn.Linear(6, 4)), "0", 2)
     >>> before = model[0]
     >>> unmerge_lora(merge_lora(model))[0] is before
     True
     """
-    plain = {name: m for name, m in model.named_modules() if "_unmerged" in m.__dict__}
+    plain = [m for m in model.modules() if m.__dict__.get("_unmerged") is not None]
     if not plain:
         raise ValueError(
             f"unmerge_lora: needs a model that merge_lora has changed, got {type(model).__name__}"
         )
-    for layer in plain.values():
-        _put_everywhere(model, layer, layer.__dict__["_unmerged"].train(layer.training))
+    before = {m: m.__dict__["_unmerged"].layer.train(m.training) for m in plain}
+    for m, layer in before.items():
+        now = next(m.parameters())
+        layer.to(device=now.device, dtype=now.dtype)
+    put(model, before)
     return model
+
+
+class _Unmerged:
+    """The adapted layer that a merged one stands for: a copy of the model has a copy of it, a file
+    has None."""
+
+    def __init__(self, layer: LoRALinear):
+        self.layer = layer
+
+    def __deepcopy__(self, memo):
+        return _Unmerged(copy.deepcopy(self.layer, memo))
+
+    def __reduce__(self):
+        return type(None), ()
 
 
 # ------------------------------------------------------------------------------------------ on disk
@@ -295,37 +331,26 @@ def load_lora_state_dict(model: nn.Module, state: dict[str, Tensor]) -> nn.Modul
     Keys may have the name "default" in them, as those of a running PEFT model do. ValueError for
     layers or keys that do not fit.
     """
-    layers, parts = _adapted("load_lora_state_dict", model), {}
-    for key, t in state.items():
-        found = KEY.fullmatch(key)
-        if found is None:
-            raise ValueError(
-                f"load_lora_state_dict: needs keys like base_model.model.<name>.lora_A.weight, got "
-                f"{key!r}"
-            )
-        parts.setdefault(found[1], {})[found[2]] = t
+    layers, parts = _adapted("load_lora_state_dict", model), _by_layer(state)
     if parts.keys() != layers.keys():
         raise ValueError(
             f"load_lora_state_dict: needs the layers {', '.join(layers)}, got "
             f"{', '.join(parts) or 'none'}"
         )
+    new = {name: _read(name, layer, parts[name]) for name, layer in layers.items()}
     for name, layer in layers.items():
-        _load(name, layer, parts[name])
+        _load(layer, *new[name])
     return model
 
 
 def save_lora(path, model: nn.Module) -> None:
     """Write the adapters, and nothing of the frozen model, to a safetensors file; kinds and scales
     stand in its metadata."""
-    about = {
-        name: {"kind": layer.kind, "scale": layer.scale}
-        for name, layer in _adapted("save_lora", model).items()
-    }
-    save_file(
-        {key: t.cpu() for key, t in lora_state_dict(model).items()},
-        path,
-        metadata={"adapters": json.dumps(about)},
-    )
+    layers, state = _adapted("save_lora", model), lora_state_dict(model)
+    if any(t.is_meta for t in state.values()):
+        raise ValueError("save_lora: needs adapters with numbers, got some on meta")
+    about = {name: {"kind": layer.kind, "scale": layer.scale} for name, layer in layers.items()}
+    write("save_lora", path, state, {"adapters": json.dumps(about)})
 
 
 def load_lora(path, model: nn.Module) -> nn.Module:
@@ -346,61 +371,49 @@ def load_lora(path, model: nn.Module) -> nn.Module:
             f"load_lora: needs a file of save_lora, got {path} without scales; use add_lora and "
             f"load_lora_state_dict"
         )
-    for name in _choose(model, list(about)):
-        rank = min(
-            t.shape[k]
-            for key, t in state.items()
-            if name in key
-            for k in range(t.ndim)
-            if t.ndim == 2
-        )
-        _adapt(model, name, rank, about[name]["scale"], about[name]["kind"], None)
+    layers, parts = (
+        _choose("load_lora", model, [glob.escape(name) for name in about]),
+        _by_layer(state),
+    )
+    made = {}
+    for name, layer in layers.items():
+        rank = min(n for t in parts[name].values() if t.ndim == 2 for n in t.shape)
+        made[layer] = _adapt(layer, rank, about[name]["scale"], about[name]["kind"], None)
+    put(model, made)
     return load_lora_state_dict(_only_adapters(model), state)
 
 
 # ------------------------------------------------------------------------------------------ parts
 
 
-def _choose(model, names):
-    """The names of the layers that patterns choose; an unknown one lists those there are, an
-    adapted one is said so."""
-    adapted = {name: m for name, m in model.named_modules() if isinstance(m, LoRALinear)}
-    every = {
-        **linear_layers(model),
-        **{name: m for name, m in model.named_modules() if type(m) is FactorizedLinear},
-    }
-    free = {
-        name: m
-        for name, m in every.items()
-        if name and not any(name.startswith(f"{taken}.") for taken in adapted)
-    }
-    patterns = [names] if isinstance(names, str) else list(names)
+def _takes(layer) -> bool:
+    return is_dense(layer) or (is_factorized(layer) and not hasattr(layer, "kernel_size"))
+
+
+_LINEAR = Kind("linear layer", _takes, LINEAR.near, inside=(nn.MultiheadAttention, LoRALinear))
+
+
+def _choose(who, model, names):
+    """The layers that `names` chooses; an unknown one lists those there are, an adapted one is said
+    so."""
+    adapted = [name for name, m in model.named_modules() if isinstance(m, LoRALinear)]
+    patterns = [] if callable(names) else [names] if isinstance(names, str) else list(names)
     for pattern in patterns:
         if any(fnmatchcase(name, pattern) for name in adapted):
             raise ValueError(
-                f"add_lora: needs layers without an adapter, got {pattern!r} for the adapted "
+                f"{who}: needs layers without an adapter, got {pattern!r} for the adapted "
                 f"{', '.join(adapted)}"
             )
-        if not any(fnmatchcase(name, pattern) for name in free):
-            raise ValueError(
-                f"add_lora: needs a name of a linear layer ({', '.join(free) or 'none'}), got "
-                f"{pattern!r}"
-            )
-    return {name: m for name, m in free.items() if any(fnmatchcase(name, p) for p in patterns)}
+    chosen = choose(who, model, names if callable(names) else patterns, _LINEAR)
+    return fit(who, chosen, unfit_layers(chosen))
 
 
-def _adapt(model, name, rank, scale, kind, generator):
-    base = model.get_submodule(name)
-    if isinstance(base, LoRALinear):  # the same layer under a second name
-        return
-    like = base.tensors[0] if isinstance(base, FactorizedLinear) else base.weight
-    shape = (
-        base.weight.shape if isinstance(base, FactorizedLinear) else tuple(dense_weight(base).shape)
-    )
-    delta = _start(
-        kind, shape, rank, dict(generator=generator, dtype=like.dtype, device=like.device)
-    )
-    _put_everywhere(model, base, LoRALinear(base, FactorizedLinear(delta), scale, kind))
+def _adapt(base, rank, scale, kind, generator) -> LoRALinear:
+    w = dense_weight(base) if is_dense(base) else base.weight
+    device = next(itertools.chain(base.parameters(), base.buffers())).device
+    options = dict(generator=generator, dtype=w.dtype, device=device)
+    delta = _start(kind, tuple(w.shape), rank, options)
+    return LoRALinear(base, FactorizedLinear(delta), scale, kind)
 
 
 def _start(kind, shape, rank, options) -> MatrixFormat:
@@ -427,47 +440,68 @@ def _start(kind, shape, rank, options) -> MatrixFormat:
     return LowRank(zeros(m, rank), randn(n, rank, **options) / (3 * n) ** 0.5)
 
 
-def _load(name, layer, parts):
-    needed = [{"lora_A", "lora_B"}]
-    if layer.kind == "lokr":
-        needed = [{"lokr_w1", "lokr_w2"}, {"lokr_w1", "lokr_w2_a", "lokr_w2_b"}]
-    elif layer.kind == "dora":
-        needed = [{"lora_A", "lora_B", "lora_magnitude_vector"}]
+def _by_layer(state) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a state dict under PEFT's keys, by layer and part."""
+    parts = {}
+    for key, t in state.items():
+        found = KEY.fullmatch(key)
+        if found is None:
+            raise ValueError(
+                f"load_lora_state_dict: needs keys like base_model.model.<name>.lora_A.weight, got "
+                f"{key!r}"
+            )
+        parts.setdefault(found[1], {})[found[2]] = t
+    return parts
+
+
+_PARTS = {
+    "lokr": [{"lokr_w1", "lokr_w2"}, {"lokr_w1", "lokr_w2_a", "lokr_w2_b"}],
+    "dora": [{"lora_A", "lora_B", "lora_magnitude_vector"}],
+}
+
+
+def _read(name, layer, parts) -> tuple[MatrixFormat, Tensor | None]:
+    """The change and the magnitude that a layer is to have. Raises ValueError where they do not
+    fit."""
+    who, needed = (
+        f"load_lora_state_dict: layer {name!r}",
+        _PARTS.get(layer.kind, [{"lora_A", "lora_B"}]),
+    )
     if parts.keys() not in needed:
-        ways, got = (
-            " or ".join(", ".join(sorted(keys)) for keys in needed),
-            ", ".join(sorted(parts)),
-        )
-        raise ValueError(
-            f"load_lora_state_dict: layer {name!r} of kind {layer.kind} needs {ways}, got {got}"
-        )
+        ways = " or ".join(", ".join(sorted(keys)) for keys in needed)
+        got = ", ".join(sorted(parts))
+        raise ValueError(f"{who} of kind {layer.kind} needs {ways}, got {got}")
+    if any(p.is_meta for p in layer.delta.parameters()):
+        raise ValueError(f"{who} needs a device with numbers, got meta")
     if layer.kind == "lokr":
-        new = LoKr(
-            parts["lokr_w1"], parts.get("lokr_w2", parts.get("lokr_w2_a")), parts.get("lokr_w2_b")
-        )
+        second = parts.get("lokr_w2", parts.get("lokr_w2_a"))
+        new = LoKr(parts["lokr_w1"], second, parts.get("lokr_w2_b"))
     else:
         new = LowRank(parts["lora_B"], parts["lora_A"].mH)
         new = new.orthogonal() if layer.kind == "dlrt" else new
     if new.shape != layer.delta.weight.shape:
-        raise ValueError(
-            f"load_lora_state_dict: layer {name!r} needs shape {layer.delta.weight.shape}, got "
-            f"{new.shape}"
-        )
-    if len(new.tensors()) != len(
-        layer.delta.tensors
-    ):  # a second factor of LoKr that is dense here and thin there
-        like = layer.delta.tensors[0]
-        layer.delta = FactorizedLinear(new.to(device=like.device, dtype=like.dtype))
-    else:
+        raise ValueError(f"{who} needs shape {layer.delta.weight.shape}, got {new.shape}")
+    magnitude = parts.get("lora_magnitude_vector")
+    if magnitude is not None and magnitude.numel() != new.shape[0]:
+        raise ValueError(f"{who} needs {new.shape[0]} magnitudes, got {magnitude.numel()}")
+    return new, magnitude
+
+
+def _load(layer, new, magnitude) -> None:
+    if len(new.tensors()) == len(layer.delta.tensors):
         layer.delta.set_weight(new)
-    if layer.magnitude is not None:
-        layer.magnitude.data = (
-            parts["lora_magnitude_vector"].to(layer.magnitude).reshape(-1).clone()
-        )
+    else:  # a second factor of LoKr that is dense here and thin there
+        old = layer.delta
+        new = new.to(device=old.weight.device, dtype=old.weight.dtype)
+        layer.delta = like(old, FactorizedLinear(new))
+    if magnitude is not None:
+        with torch.no_grad():
+            layer.magnitude.copy_(magnitude.reshape(-1))
 
 
 def _only_adapters(model):
-    model.requires_grad_(False)
+    for p in model.parameters():
+        p.requires_grad = False  # which a parameter without a size has too
     for layer in model.modules():
         if isinstance(layer, LoRALinear):
             layer.delta.requires_grad_(True)
@@ -485,13 +519,8 @@ def _adapted(who, model) -> dict[str, LoRALinear]:
     return found
 
 
-def _put_everywhere(model, old, new):
-    for name in [name for name, m in model.named_modules(remove_duplicate=False) if m is old]:
-        _put(model, name, new)
-
-
 def _dense(base) -> Tensor:
-    return base.weight.to_dense() if isinstance(base, FactorizedLinear) else dense_weight(base)
+    return dense_weight(base) if is_dense(base) else base.weight.to_dense()
 
 
 def _frozen(layer, like):

@@ -10,15 +10,26 @@ between two trainings.
 """
 
 from collections.abc import Callable
-from fnmatch import fnmatchcase
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 
 from ..formats.lowrank import LowRank
+from ..layers.dense import dense_weight, parameters_of, write_weights
 from ..layers.linear import FactorizedLinear
+from ..layers.surgery import WEIGHTS, choose, settable
 from ..linalg import choose_rank, truncated_svd
-from ._training import Idle, backward, check_reached, check_trained, evaluate, group_of
+from ._training import (
+    Idle,
+    backward,
+    check_reached,
+    check_trained,
+    evaluate,
+    gets_gradient,
+    group_of,
+    weights_of,
+)
 
 
 def prox_rank(w: Tensor, price: float) -> tuple[Tensor, int]:
@@ -40,10 +51,13 @@ class Projected:
     """Trains dense weights and keeps them of low rank by an SVD of each, every step or every few
     [Yang2020].
 
-    names: patterns of `fnmatch` for the names of the linear and convolution layers. One of rank (an
-    int), rtol (relative error of a projection) and price (what one rank costs in the loss
-    [IdelbayevCarreira2020], taken as a proximal step of length lr). It holds the full weight and
-    its full gradient: what is saved is saved after the training.
+    names: patterns of `fnmatch`, or a predicate (name, layer) -> bool, for the linear layers, GPT-2's
+    Conv1D among them, and the convolutions. One of rank (an int), rtol (relative error of a
+    projection) and price (what one rank costs in the loss [IdelbayevCarreira2020], taken as a
+    proximal step of length lr). It holds the full weight and its full gradient: what is saved is
+    saved after the training. A layer that the optimizer does not train is left as it is, with a
+    warning. Raises ValueError for a pattern that chooses nothing and for a computed weight that
+    cannot take every value.
 
     >>> model = nn.Sequential(nn.Linear(6, 5))
     >>> method = Projected(model, torch.optim.SGD(model.parameters(), 0.1), "*", rank=2)
@@ -68,30 +82,12 @@ class Projected:
                 f"Projected: needs one of rank, rtol and price, got rank={rank}, rtol={rtol}, "
                 f"price={price}"
             )
-        if every < 1:
-            raise ValueError(f"Projected: needs every >= 1, got {every}")
-        patterns = [names] if isinstance(names, str) else list(names)
-        dense = {
-            name: m for name, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))
-        }
-        unknown = [p for p in patterns if not any(fnmatchcase(name, p) for name in dense)]
-        if unknown or not patterns:
-            raise ValueError(
-                f"Projected: needs a name of a linear or convolution layer ({', '.join(dense)}), "
-                f"got {unknown[0] if unknown else names!r}"
-            )
-        self.layers = {
-            name: m for name, m in dense.items() if any(fnmatchcase(name, p) for p in patterns)
-        }
-        self.optimizer, self.rank, self.rtol, self.price, self.every = (
-            optimizer,
-            rank,
-            rtol,
-            price,
-            every,
-        )
+        if isinstance(every, bool) or not isinstance(every, Integral) or every < 1:
+            raise ValueError(f"Projected: needs an integer every >= 1, got {every!r}")
+        self.layers = settable("Projected", choose("Projected", model, names, WEIGHTS), optimizer)
+        self.optimizer, self.every = optimizer, every
+        self.rank, self.rtol, self.price = rank, rtol, price
         self.steps, self.ranks, self._idle = 0, {}, Idle("Projected")
-        self._check_trained()
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
         """A step of the optimizer, then the projection of each weight, a kernel flattened to (T, S
@@ -99,34 +95,32 @@ class Projected:
 
         Raises ValueError if the loss has no gradient, or depends on no weight to project.
         """
-        self._check_trained()
+        check_trained("Projected", self.optimizer, weights_of(self.layers))
         self.optimizer.zero_grad(set_to_none=True)
         loss = evaluate("Projected.step", closure)
         loss.backward()
-        reached = {n for n, layer in self.layers.items() if layer.weight.grad is not None}
+        reached = {name for name, layer in self.layers.items() if gets_gradient(layer)}
         check_reached("Projected.step", self.layers, reached)
         self._idle.note(self.layers, reached)
         self.optimizer.step()
         self.steps += 1
         if self.steps % self.every == 0:
-            for name, layer in self.layers.items():
-                self._project(name, layer.weight)
+            self._project()
         return loss.detach()
 
-    def _check_trained(self):
-        weights = {f"weight of layer {n!r}": layer.weight for n, layer in self.layers.items()}
-        check_trained("Projected", self.optimizer, weights)
-
     @torch.no_grad()
-    def _project(self, name, weight):
-        w = weight.flatten(1)
-        if self.price is None:
-            u, s, vh = truncated_svd(w, self.rank, rtol=self.rtol)
-            low, self.ranks[name] = (u * s) @ vh, len(s)
-        else:
-            length = group_of(self.optimizer, weight)["lr"] * self.every
-            low, self.ranks[name] = prox_rank(w, self.price * length)
-        weight.copy_(low.view_as(weight))
+    def _project(self) -> None:
+        low = {}
+        for name, layer in self.layers.items():
+            w = dense_weight(layer)
+            if self.price is None:
+                u, s, vh = truncated_svd(w.flatten(1), self.rank, rtol=self.rtol)
+                near, self.ranks[name] = (u * s) @ vh, len(s)
+            else:
+                length = group_of(self.optimizer, parameters_of(layer)[0])["lr"] * self.every
+                near, self.ranks[name] = prox_rank(w.flatten(1), self.price * length)
+            low[name] = near.view_as(w)
+        write_weights("Projected", self.layers, low)
 
 
 def balanced(w: LowRank) -> LowRank:

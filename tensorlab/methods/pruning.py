@@ -10,14 +10,14 @@ example (one forward, two backward), of kept weights and of all.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 
-from ._training import check_trained
-
-DENSE = (nn.Linear, nn.Conv2d)
+from ..layers.dense import current, dense_weight, is_conv1d, write_weights
+from ..layers.surgery import WEIGHTS, choose, layer_flops, settable
+from ._training import check_trained, weights_of
 
 
 def magnitude_masks(
@@ -26,10 +26,11 @@ def magnitude_masks(
     """Which weights stay when the share `sparsity` of smallest magnitude falls [Han2015]: {layer
     name: mask of the weight's shape}.
 
-    names: patterns of `fnmatch` for linear and convolution layers. across: "model" has one
-    threshold for all of them, "layer" one for each. masks: what has fallen before stays fallen, and
-    counts. Ties at the threshold fall in the order of the entries, so the count is exact:
-    round(sparsity n). ValueError for a bad share, name or `across`.
+    names: patterns of `fnmatch`, or a predicate (name, layer) -> bool, for linear layers, GPT-2's
+    Conv1D among them, and convolutions. across: "model" has one threshold for all of them, "layer"
+    one for each. masks: what has fallen before stays fallen, and counts. Ties at the threshold fall
+    in the order of the entries of w (out, in), so the count is exact: round(sparsity n), a weight
+    that two layers share counted once. Raises ValueError for a bad share, name or `across`.
 
     >>> model = nn.Sequential(nn.Linear(2, 2, bias=False))
     >>> model[0].weight.data = torch.tensor([[1.0, -4.0], [0.5, 2.0]])
@@ -64,22 +65,40 @@ def block_masks(
     return _masks("block_masks", model, names, sparsity, block, across, masks)
 
 
-@torch.no_grad()
 def prune(model: nn.Module, masks: dict[str, Tensor]) -> nn.Module:
     """w <- mask * w for each layer that `masks` names; changes the model and returns it.
 
-    Raises ValueError for no mask at all, and for one of another shape than its weight.
+    A weight under `weight_norm`, or under a mask of torch.nn.utils.prune, is pruned through its
+    parameters. Raises ValueError, before anything is changed, for no mask at all, for one that does
+    not fit and for a computed weight that cannot be set, such as one under `spectral_norm`.
     """
     _check_some("prune", masks)
-    for name, mask in masks.items():
-        weight = model.get_submodule(name).weight
-        if mask.shape != weight.shape:
-            raise ValueError(
-                f"prune: needs a mask of shape {tuple(weight.shape)} for layer {name!r}, got "
-                f"{tuple(mask.shape)}"
-            )
-        weight.masked_fill_(~mask, 0)  # also where the weight is not finite
+    layers = {name: _layer(model, name, mask) for name, mask in masks.items()}
+    values = {}
+    for name, layer in layers.items():
+        w, mask = dense_weight(layer).detach(), _oriented(layer, masks[name])
+        values[name] = w.masked_fill(~mask.to(w.device), 0)  # also where the weight is not finite
+    write_weights("prune", layers, values)
     return model
+
+
+def _layer(model, name, mask) -> nn.Module:
+    """The layer that a mask is for. Raises ValueError where it is for none."""
+    layer = dict(model.named_modules(remove_duplicate=False)).get(name)
+    if layer is None or not WEIGHTS.takes(layer):
+        raise ValueError(f"prune: needs masks of linear or convolution layers, got one of {name!r}")
+    shape = current(layer).shape
+    if mask.dtype != torch.bool or mask.shape != shape:
+        got = tuple(mask.shape) if mask.dtype == torch.bool else mask.dtype
+        raise ValueError(
+            f"prune: needs a boolean mask of shape {tuple(shape)} for layer {name!r}, got {got}"
+        )
+    return layer
+
+
+def _oriented(layer, mask) -> Tensor:
+    """A mask of a layer's stored weight as one of w (out, in), and back."""
+    return mask.mT if is_conv1d(layer) else mask
 
 
 def hold(optimizer: torch.optim.Optimizer, model: nn.Module, masks: dict[str, Tensor]):
@@ -96,7 +115,7 @@ def hold(optimizer: torch.optim.Optimizer, model: nn.Module, masks: dict[str, Te
     >>> int((model[0].weight == 0).sum())
     3
     """
-    weights = {f"weight of layer {n!r}": model.get_submodule(n).weight for n in masks}
+    weights = weights_of({name: _layer(model, name, mask) for name, mask in masks.items()})
     check_trained("hold", optimizer, {n: w for n, w in weights.items() if w.requires_grad})
     prune(model, masks)
     return optimizer.register_step_post_hook(lambda *_: prune(model, masks) and None)
@@ -117,37 +136,19 @@ def _check_some(who, masks):
         raise ValueError(f"{who}: needs a mask for at least one layer, got none")
 
 
-@torch.no_grad()
 def forward_flops(model: nn.Module, x: Tensor, masks: dict[str, Tensor] | None = None) -> int:
     """FLOPs of one example through the linear and convolution layers, two for each weight that is
-    kept and place it is used at.
+    kept and place it is used at: those of `layer_flops`.
 
     x: one batch of inputs, run once. masks: weights that have fallen cost nothing; None: all
-    weights count.
+    weights count. Raises ValueError for an empty batch.
 
     >>> forward_flops(nn.Sequential(nn.Linear(3, 2)), torch.ones(5, 3))
     12
     """
-    masks, counted, handles = masks or {}, [], []
-
-    def count(name):
-        def hook(layer, inputs, output):
-            weights = int(masks[name].sum()) if name in masks else layer.weight.numel()
-            counted.append(
-                2 * weights * (output.numel() // layer.weight.shape[0])
-            )  # as often as there are output vectors
-
-        return hook
-
-    for name, layer in model.named_modules():
-        if isinstance(layer, DENSE):
-            handles.append(layer.register_forward_hook(count(name)))
-    try:
-        model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return sum(counted) // len(x)
+    if not len(x):
+        raise ValueError("forward_flops: needs a batch of at least one example, got none")
+    return sum(layer_flops(model, x, masks).values()) // len(x)
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,8 @@ def lottery(
     >>> [round(t.sparsity, 2) for t in lottery(model, lambda model, masks: 3, "*", x, rounds=2, rate=0.5)]
     [0.0, 0.5, 0.75]
     """
-    if not 0 < rate < 1 or isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
+    whole = isinstance(rounds, Integral) and not isinstance(rounds, bool)
+    if not 0 < rate < 1 or not whole or rounds < 1:
         raise ValueError(
             f"lottery: needs 0 < rate < 1 and an integer rounds >= 1, got rate={rate} and "
             f"rounds={rounds}"
@@ -210,7 +212,7 @@ def lottery(
         prune(model, masks)
         examples = train(model, masks)
         for name, mask in masks.items():
-            if model.get_submodule(name).weight.detach()[~mask].any():
+            if current(model.get_submodule(name)).detach()[~mask].any():
                 raise ValueError(
                     f"lottery: train needs to hold the masks of layer {name!r}, got weights that "
                     f"came back"
@@ -228,18 +230,13 @@ def _masks(who, model, names, share, block, across, before):
         raise ValueError(f"{who}: needs a sparsity in 0 <= sparsity < 1, got {share}")
     if across not in ("model", "layer"):
         raise ValueError(f'{who}: needs across="model" or "layer", got {across!r}')
-    if len(tuple(block)) != 2 or any(
-        isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in block
-    ):
+    whole = lambda n: isinstance(n, Integral) and not isinstance(n, bool) and n >= 1
+    if len(tuple(block)) != 2 or not all(map(whole, block)):
         raise ValueError(f"{who}: needs a block (rows, columns) of integers >= 1, got {block}")
-    weights = {name: layer.weight.detach() for name, layer in _chosen(who, model, names).items()}
-    for name, mask in (before or {}).items():
-        if name not in weights or mask.shape != weights[name].shape:
-            raise ValueError(
-                f"{who}: needs earlier masks of the layers {', '.join(weights)} in their shapes, "
-                f"got one of {name!r}"
-            )
-    scores = {name: _scores(w, block, (before or {}).get(name)) for name, w in weights.items()}
+    layers = settable(who, choose(who, model, names, WEIGHTS))
+    weights = {name: dense_weight(layer).detach() for name, layer in layers.items()}
+    before = {name: _earlier(who, layers, name, mask) for name, mask in (before or {}).items()}
+    scores = {name: _scores(w, block, before.get(name)) for name, w in weights.items()}
     groups = [list(scores)] if across == "model" else [[name] for name in scores]
     kept = {}
     for group in groups:
@@ -247,23 +244,18 @@ def _masks(who, model, names, share, block, across, before):
         stays = torch.ones_like(every, dtype=torch.bool)
         stays[every.argsort(stable=True)[: round(share * len(every))]] = False
         kept |= zip(group, stays.split([scores[name].numel() for name in group]))
-    return {
-        name: _spread(kept[name].view_as(scores[name]), w, block) for name, w in weights.items()
-    }
+    spread = {n: _spread(kept[n].view_as(scores[n]), w, block) for n, w in weights.items()}
+    return {name: _oriented(layers[name], mask) for name, mask in spread.items()}
 
 
-def _chosen(who, model, names):
-    patterns = [names] if isinstance(names, str) else list(names)
-    dense = {name: layer for name, layer in model.named_modules() if isinstance(layer, DENSE)}
-    unknown = [p for p in patterns if not any(fnmatchcase(name, p) for name in dense)]
-    if unknown or not patterns:
+def _earlier(who, layers, name, mask) -> Tensor:
+    """An earlier mask of a layer as one of w (out, in). Raises ValueError where it does not fit."""
+    if name not in layers or mask.shape != current(layers[name]).shape:
         raise ValueError(
-            f"{who}: needs a name of a linear or convolution layer ({', '.join(dense)}), got "
-            f"{unknown[0] if unknown else names!r}"
+            f"{who}: needs earlier masks of the layers {', '.join(layers)} in their shapes, got "
+            f"one of {name!r}"
         )
-    return {
-        name: layer for name, layer in dense.items() if any(fnmatchcase(name, p) for p in patterns)
-    }
+    return _oriented(layers[name], mask)
 
 
 def _scores(w, block, mask):

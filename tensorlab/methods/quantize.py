@@ -1,4 +1,4 @@
-"""[Merkulov2024] Weights in 2, 3 or 4 bits: levels on a grid, levels by k-means, and the same after
+"""[Merkulov2024] Weights in 2 to 8 bits: levels on a grid, levels by k-means, and the same after
 a change of basis.
 
     uniform   w_ij = low + step k_ij                                    the extremes decide the grid
@@ -7,29 +7,38 @@ a change of basis.
     kashin    w = a[k] + Q1 b[k] Q2ᵀ                                    one index names a pair of levels, for u and for v
     pairs     w = Q1 z Q2ᵀ, (z_2i, z_2i+1) = c[k_i]                     one index of twice the bits names a point of the plane
 
-The last is the default: a plane is filled better by points than by a grid, and 4^bits points on a
-spiral need no storage.
+The last is the default up to 4 bits: a plane is filled better by points than by a grid, and 4^bits
+points on a spiral need no storage. Above, "rotate" is.
 """
 
-import fnmatch
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from .. import linalg
+from ..arguments import is_integer
+from ..formats.storage import write
+from ..layers.dense import current, dense_weight, is_dense
+from ..layers.linear import like
+from ..layers.surgery import LINEAR, put
+from ..layers.surgery import replace as replace_layers
 from .kashin import Rotation, kashin
 
 METHODS = ("uniform", "kmeans", "rotate", "kashin", "pairs")
 SAMPLE = 1 << 15  # points that a codebook of pairs is fitted to
 FIELDS = ("codes", "codebook", "scale", "size")
+ABOUT = 256  # bytes of a layer's description
+DTYPES = {
+    str(t).removeprefix("torch."): t
+    for t in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +48,7 @@ class Quantized:
 
     codes: uint8, indices of `width` bits without gaps. codebook: (levels, 1 or 2) float16, empty
     where a formula gives it. scale: float16, one number for each group of entries ((low, step) for
-    "uniform"). size: () float32, the root mean square. error: |w - w_q| / |w| when it was made.
+    "uniform"). size: () float32, float64 where it leaves that range, the root mean square. error: |w - w_q| / |w| when it was made.
     converged: False when Kashin's iteration ended early.
     """
 
@@ -58,9 +67,11 @@ class Quantized:
     @property
     def matrix_shape(self) -> tuple[int, int]:
         """(out, in), later modes joined."""
-        return self.shape[0] if len(self.shape) > 1 else 1, math.prod(self.shape[1:]) if len(
-            self.shape
-        ) > 1 else self.shape[0]
+        return _matrix_shape(self.shape)
+
+    @property
+    def device(self) -> torch.device:
+        return self.codes.device
 
     @property
     def stored_bits(self) -> int:
@@ -73,6 +84,17 @@ class Quantized:
         """stored_bits over the number of entries."""
         return self.stored_bits / math.prod(self.shape)
 
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Its tensors, the random numbers of the rotation after the others."""
+        drawn = () if self.q is None else self.q.drawn
+        return (*(getattr(self, name) for name in FIELDS), *drawn)
+
+    def with_tensors(self, tensors) -> "Quantized":
+        """The same on other tensors, in the order of `tensors()`."""
+        codes, codebook, scale, size, *drawn = tensors
+        q = None if self.q is None else replace(self.q, drawn=tuple(drawn))
+        return replace(self, codes=codes, codebook=codebook, scale=scale, size=size, q=q)
+
     def parts(self) -> tuple[Tensor, Tensor | None]:
         """The matrices (a, b) of w = size · scale ⊙ (a + Q1 b Q2ᵀ), None for one that is absent;
         entries of unit size."""
@@ -80,12 +102,11 @@ class Quantized:
         codes = unpack(self.codes, _width(self.method, self.bits), _count(self.method, m * n))
         if self.method == "uniform":
             low, step = self.scale.float().unbind(1)
-            return (low[:, None] + step[:, None] * codes.reshape(len(low), -1)).reshape(m, n), None
-        levels = (
-            self.codebook.float()
-            if self.codebook.numel()
-            else spiral(2 * self.bits).to(codes.device)
-        )
+            return (low[:, None] + step[:, None] * codes.reshape(low.shape[0], -1)).reshape(
+                m, n
+            ), None
+        fitted = self.codebook.numel() > 0
+        levels = self.codebook.float() if fitted else spiral(2 * self.bits, device=codes.device)
         values = levels[codes]
         if self.method == "kmeans":
             return values.reshape(m, n), None
@@ -97,25 +118,31 @@ class Quantized:
         """The matrix that the indices mean, in the shape and dtype of the one that was given."""
         a, b = self.parts()
         w = 0.0 if a is None else a
-        w = w if b is None else w + self.q.apply(b)
-        return (self.size * self._scaled(w)).reshape(self.shape).to(self.dtype)
+        w = self._scaled(w if b is None else w + self.q.apply(b))
+        wide = torch.promote_types(self.dtype, torch.float32)
+        return (self.size.to(wide) * w.to(wide)).reshape(self.shape).to(self.dtype)
 
     def apply(self, x: Tensor) -> Tensor:
-        """x wᵀ, (..., in) -> (..., out); with a rotation x is turned, not w."""
+        """x wᵀ, (..., in) -> (..., out), in the dtype of x or that of autocast; with a rotation x is
+        turned, not w."""
+        rows, columns = self.matrix_shape
+        if x.shape[-1:] != (columns,):
+            raise ValueError(f"Quantized: needs x (..., {columns}), got shape {tuple(x.shape)}")
+        if not x.is_floating_point():
+            raise TypeError(f"Quantized: needs x of real floating-point numbers, got {x.dtype}")
+        if self.q is None or self.scale.shape[0] not in (1, rows):
+            return F.linear(x, self.to_dense().reshape(rows, columns).to(x.dtype))
         a, b = self.parts()
-        if self.q is None or len(self.scale) not in (1, self.matrix_shape[0]):
-            return F.linear(x, self.to_dense().reshape(self.matrix_shape).to(x.dtype))
-        z = x if x.dtype in (torch.float32, torch.float64) else x.float()
-        y = self.q.factor(0).apply(F.linear(self.q.factor(1).adjoint(z), b.to(z.dtype)))
+        z = x.to(torch.promote_types(x.dtype, torch.float32))
+        turned = F.linear(self.q.factor(1).adjoint(z), b.to(z.dtype))  # this product in autocast's
+        y = self.q.factor(0).apply(turned.to(z.dtype))
         y = y if a is None else y + F.linear(z, a.to(z.dtype))
-        return (y * (self.size * self.scale.float())).to(x.dtype)
+        return (y * self.scale.to(z.dtype) * self.size.to(z.dtype)).to(_dtype_of_products(x))
 
     def _scaled(self, w):
-        return (
-            w
-            if self.method == "uniform"
-            else (w.reshape(len(self.scale), -1) * self.scale.float()[:, None]).reshape(w.shape)
-        )
+        if self.method == "uniform":
+            return w
+        return (w.reshape(self.scale.shape[0], -1) * self.scale.float()[:, None]).reshape(w.shape)
 
     def __repr__(self):
         return f"Quantized({self.method}, shape={self.shape}, {self.bits_per_weight:.3f} bits per weight, error {self.error:.3g})"
@@ -125,80 +152,114 @@ def quantize(
     w: Tensor,
     bits: int = 4,
     *,
-    method: str = "pairs",
+    method: str | None = None,
     group: str | int | None = None,
     q: str = "dct",
     generator: torch.Generator | None = None,
 ) -> Quantized:
     """A weight in `bits` bits an entry, by one of the five methods above.
 
-    w: (out, ...), real. bits: 2 to 8, for "pairs" 2 to 4. group: what shares a scale: None the
-    whole matrix, "channel" a row, a number that many neighbours in a row; a group's entries are
-    divided by their root mean square before anything else, while the codebook is common to all
-    ("uniform": each group has a grid of its own). q: a kind of `Rotation`.
+    w: (out, ...), real. bits: 2 to 8, for "pairs" 2 to 4. method: by default "pairs" up to 4 bits,
+    "rotate" above. group: what shares a scale: None the whole matrix, "channel" a row, a number
+    that many neighbours in a row; a group's entries are divided by their root mean square before
+    anything else, while the codebook is common to all ("uniform": each group has a grid of its
+    own). q: a kind of `Rotation`. Raises ValueError for a method, bits, group or kind that do not
+    fit and for entries that are not finite, TypeError for entries that are not real.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> w = torch.randn(64, 64, generator=g)
     >>> quantize(w, 4, generator=g)
     Quantized(pairs, shape=(64, 64), 4.027 bits per weight, error 0.089...)
     """
-    size = linalg.check_dense(w, "quantize")
+    norm = linalg.check_dense(w, "quantize")
+    method, bits = _method(method, bits)
     if w.is_complex():
         raise TypeError(f"quantize: needs real entries, got {w.dtype}")
-    if method not in METHODS:
-        raise ValueError(f"quantize: method must be one of {', '.join(METHODS)}, got {method!r}")
-    top = 4 if method == "pairs" else 8
-    if isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= top:
-        raise ValueError(f"quantize: bits must be 2 to {top} for {method}, got {bits!r}")
     shape, w = tuple(w.shape), w.detach()
-    matrix = w.reshape(shape[0], -1) if w.ndim > 1 else w[None]
-    size = torch.tensor(size / math.sqrt(w.numel()) or 1.0, dtype=torch.float32, device=w.device)
-    if not 0 < float(size) < math.inf:
-        raise ValueError(
-            f"quantize: needs weights whose root mean square is a float32, got a norm of "
-            f"{float(linalg.norm(w)):.3g}"
-        )
+    matrix, size = w.reshape(_matrix_shape(shape)), _size(norm / math.sqrt(w.numel()), w.device)
     z = _grouped((matrix.double() / size).float(), group)
-    converged, rotation, codebook = True, None, torch.empty(0, 1, device=w.device)
+    rotation, converged = None, True
     if method == "uniform":
-        low, high = z.aminmax(dim=1, keepdim=True)
-        scale = torch.cat([low, (high - low) / (2**bits - 1)], 1).half()
-        low, step = scale.float().split(1, 1)
-        codes = ((z - low) / torch.where(step > 0, step, 1)).round().clamp(0, 2**bits - 1)
+        codes, scale = _on_a_grid(z, bits)
+        codebook = torch.empty(0, 1, device=w.device)
     else:
         scale = z.square().mean(1).sqrt().clamp(max=6e4).half()
         z = (z / torch.where(scale > 0, scale, 1).float()[:, None]).reshape(matrix.shape)
         if method != "kmeans":
-            rotation = Rotation(
-                q, tuple(matrix.shape), int(torch.randint(2**31, (), generator=generator))
-            )
-        if method == "kashin":
-            fit = kashin(z, rotation, method="greedy")
-            points, converged = (
-                torch.stack([fit.value.u.flatten(), fit.value.v.flatten()], 1),
-                fit.converged,
-            )
-            codebook = _pairs_of_levels(points, bits)
-        elif method == "pairs":
-            points = F.pad(rotation.adjoint(z).flatten(), (0, z.numel() % 2)).reshape(-1, 2)
-            levels = spiral(2 * bits).to(w.device)
-            if bits < 4 and w.numel() >= 1000 * len(
-                levels
-            ):  # where points are few, fitting them gains more than it stores
-                codebook = kmeans(points, levels)
-        else:
-            points = (z if rotation is None else rotation.adjoint(z)).reshape(-1, 1)
-            codebook = kmeans_line(points[:, 0], 2**bits)[:, None]
-        codebook = codebook.half()
-        codes = nearest(points, codebook.float() if codebook.numel() else levels)
+            rotation = Rotation.random(q, matrix.shape, generator)
+        points, converged = _points(z, method, rotation)
+        codebook = _codebook(points, method, bits).half()
+        levels = codebook.float() if len(codebook) else spiral(2 * bits, device=w.device)
+        codes = nearest(points, levels)
     codes = pack(codes.flatten().to(torch.uint8), _width(method, bits))
-    make = lambda **about: Quantized(
-        codes, codebook.half(), scale, size, method, bits, shape, rotation, w.dtype, **about
-    )
-    error = float(linalg.norm(w.double() - make().to_dense().double())) / (
-        float(linalg.norm(w)) or 1.0
-    )
-    return make(error=error, converged=converged)
+    parts = codes, codebook.half(), scale, size, method, bits, shape, rotation, w.dtype
+    error = float(linalg.norm(w.double() - Quantized(*parts).to_dense().double())) / (norm or 1.0)
+    return Quantized(*parts, error=error, converged=converged)
+
+
+def _dtype_of_products(x) -> torch.dtype:
+    """That of a product of matrices with x: autocast's where it is on, x's otherwise."""
+    kind = x.device.type
+    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(kind):
+        return x.dtype
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def _method(method, bits) -> tuple[str, int]:
+    """Both as they are meant. Raises ValueError where they do not fit."""
+    if method is None:
+        method = "rotate" if is_integer(bits) and bits > 4 else "pairs"
+    if method not in METHODS:
+        raise ValueError(f"quantize: method must be one of {', '.join(METHODS)}, got {method!r}")
+    if not is_integer(bits) or not 2 <= bits <= _top(method):
+        raise ValueError(f"quantize: bits must be 2 to {_top(method)} for {method}, got {bits!r}")
+    return method, int(bits)
+
+
+def _size(rms: float, device) -> Tensor:
+    """The root mean square, 1 of zeros: () float32, or float64 where it leaves that range."""
+    info = torch.finfo(torch.float32)
+    dtype = torch.float32 if not rms or info.tiny <= rms <= info.max else torch.float64
+    return torch.tensor(rms or 1.0, dtype=dtype, device=device)
+
+
+def _on_a_grid(z, bits):
+    """Entries (groups, entries of one) as indices k of low + step k, and (low, step) of each group."""
+    low, high = z.aminmax(dim=1, keepdim=True)
+    scale = torch.cat([low, (high - low) / (2**bits - 1)], 1).half()
+    low, step = scale.float().split(1, 1)
+    return ((z - low) / torch.where(step > 0, step, 1)).round().clamp(0, 2**bits - 1), scale
+
+
+def _points(z, method, rotation) -> tuple[Tensor, bool]:
+    """What is to be near a codebook's entries, (n, 1 or 2), and whether its iteration converged."""
+    if method == "kashin":
+        fit = kashin(z, rotation, method="greedy")
+        return torch.stack([fit.value.u.flatten(), fit.value.v.flatten()], 1), fit.converged
+    z = (z if rotation is None else rotation.adjoint(z)).flatten()
+    if method == "pairs":
+        return F.pad(z, (0, len(z) % 2)).reshape(-1, 2), True
+    return z[:, None], True
+
+
+def _codebook(points, method, bits) -> Tensor:
+    """Levels for these points, (0, 1) where those of the spiral serve."""
+    if method == "kashin":
+        return _pairs_of_levels(points, bits)
+    if method != "pairs":
+        return kmeans_line(points[:, 0], 2**bits)[:, None]
+    if bits < 4 and 2 * len(points) >= 1000 * 4**bits:
+        # where points are few, fitting them gains more than it stores
+        return kmeans(points, spiral(2 * bits, device=points.device))
+    return points.new_empty(0, 1)
+
+
+def _matrix_shape(shape) -> tuple[int, int]:
+    return (1, *shape) if len(shape) == 1 else (shape[0], math.prod(shape[1:]))
+
+
+def _top(method):
+    return 4 if method == "pairs" else 8
 
 
 def _width(method, bits):
@@ -215,7 +276,7 @@ def _grouped(z, group):
         return z.reshape(1, -1)
     if group == "channel":
         return z
-    if isinstance(group, bool) or not isinstance(group, int) or group < 1 or z.shape[1] % group:
+    if not is_integer(group) or group < 1 or z.shape[1] % group:
         raise ValueError(
             f'quantize: group must be None, "channel" or a divisor of the row length {z.shape[1]}, '
             f"got {group!r}"
@@ -289,7 +350,7 @@ def nearest(points: Tensor, centres: Tensor) -> Tensor:
     )
 
 
-def spiral(width: int) -> Tensor:
+def spiral(width: int, *, device=None) -> Tensor:
     """2^width points of the plane for pairs of standard normal numbers, by a formula, on a
     sunflower's spiral.
 
@@ -302,7 +363,7 @@ def spiral(width: int) -> Tensor:
     >>> spiral(8).shape, bool(spiral(8).square().mean() < 2)
     (torch.Size([256, 2]), True)
     """
-    k = torch.arange(2**width, dtype=torch.float64)
+    k = torch.arange(2**width, dtype=torch.float64, device=device)
     r = (-4 * torch.log1p(-(k + 0.5) / 2**width)).sqrt() * (1 - 0.6 / 2 ** (width / 2))
     angle = k * math.pi * (3 - math.sqrt(5))
     return torch.stack([r * angle.cos(), r * angle.sin()], 1).float()
@@ -385,8 +446,13 @@ def unpack(packed: Tensor, width: int, n: int) -> Tensor:
 
 
 class QuantizedLinear(nn.Module):
-    """y = x w_qᵀ + bias; the indices and the codebook are buffers, so they move and are saved with
-    the model.
+    """y = x w_qᵀ + bias: (..., in) -> (..., out).
+
+    weight: the matrix; all that it consists of are buffers, so it moves and is saved with the
+    model. The random numbers of its rotation are buffers too, but what is saved is their seed. A
+    state dict of another method, number of bits or seed is adopted, one of another shape refused.
+    bias: (out,) or None; it is copied and becomes a parameter. Raises TypeError or ValueError for a
+    weight or a bias that is neither.
 
     >>> layer = nn.Linear(32, 16)
     >>> QuantizedLinear(quantize(layer.weight), layer.bias)(torch.ones(3, 32)).shape
@@ -395,34 +461,157 @@ class QuantizedLinear(nn.Module):
 
     def __init__(self, weight: Quantized, bias: Tensor | None = None):
         super().__init__()
-        self.about = {
-            f: getattr(weight, f)
-            for f in ("method", "bits", "shape", "q", "dtype", "error", "converged")
-        }
-        for name in FIELDS:
-            self.register_buffer(name, getattr(weight, name))
+        if not isinstance(weight, Quantized):
+            raise TypeError(f"QuantizedLinear: needs a Quantized, got {type(weight).__name__}")
+        if bias is not None and bias.shape != weight.matrix_shape[:1]:
+            raise ValueError(
+                f"QuantizedLinear: needs a bias of shape {weight.matrix_shape[:1]}, got "
+                f"{tuple(bias.shape)}"
+            )
+        about = _written(weight).to(weight.device)
+        self._hold(weight, dict(zip(FIELDS, weight.tensors())) | {"about": about})
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+
+    def _hold(self, weight: Quantized, stored: dict[str, Tensor]) -> None:
+        """Take over how a weight is put together and its random numbers, and what is stored."""
+        for name in [*self._buffers]:
+            delattr(self, name)
+        self._form = weight.with_tensors(t.to("meta") for t in weight.tensors())
+        for name, t in stored.items():
+            self.register_buffer(name, t)
+        for k, t in enumerate(weight.tensors()[len(FIELDS) :]):
+            self.register_buffer(f"drawn_{k}", t.to(self.codes.device), persistent=False)
 
     @property
     def weight(self) -> Quantized:
-        """The quantised matrix."""
-        return Quantized(*(getattr(self, name) for name in FIELDS), **self.about)
+        """The quantized matrix on the buffers."""
+        return self._form.with_tensors(t for name, t in self._buffers.items() if name != "about")
+
+    @property
+    def in_features(self) -> int:
+        return self._form.matrix_shape[1]
+
+    @property
+    def out_features(self) -> int:
+        return self._form.matrix_shape[0]
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.weight.apply(x)
-        return y if self.bias is None else y + self.bias
+        return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def _apply(self, fn, recurse=True):
         """Moves between devices; `half()` and its like change the bias only, for the buffers are
         what is stored."""
-        kept = {name: getattr(self, name) for name in FIELDS}
+        kept = dict(self._buffers)
         super()._apply(fn, recurse)
-        for name, tensor in kept.items():
-            setattr(self, name, tensor.to(getattr(self, name).device))
+        for name, t in kept.items():
+            if self._buffers[name].dtype != t.dtype:
+                self._buffers[name] = t.to(self._buffers[name].device)
         return self
+
+    def _load_from_state_dict(
+        self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors
+    ):
+        """Adopt the method, the bits and the rotation that are stored, before the numbers are
+        loaded."""
+        stored = {name: state_dict.get(prefix + name) for name in (*FIELDS, "about")}
+        if any(t is not None for t in stored.values()):
+            try:
+                weight = _read(stored, self._form.matrix_shape)
+            except (
+                ValueError
+            ) as error:  # torch gathers what does not fit, and raises it all at once
+                errors.append(f"{prefix.rstrip('.')}: {error}")
+            else:
+                assign = local_metadata.get("assign_to_params_buffers", False)
+                device = (weight if assign else self.codes).device
+                fits = lambda name, t: _like(t) == _like(self._buffers[name])
+                self._hold(
+                    weight,
+                    {
+                        name: self._buffers[name]
+                        if fits(name, t)
+                        else torch.empty_like(t, device=device)
+                        for name, t in stored.items()
+                    },
+                )
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing, unexpected, errors
+        )
 
     def extra_repr(self):
         return repr(self.weight)
+
+
+# what a layer stores beside the tensors: how to put them together
+
+
+def _written(weight: Quantized) -> Tensor:
+    """JSON as bytes, of one length for most, so that states can be copied one into another."""
+    return torch.tensor([*json.dumps(_fields(weight)).encode().ljust(ABOUT)], dtype=torch.uint8)
+
+
+def _fields(weight: Quantized) -> dict:
+    q, kept = weight.q, ("method", "bits", "shape", "error", "converged")
+    return {name: getattr(weight, name) for name in kept} | {
+        "dtype": str(weight.dtype).removeprefix("torch."),
+        "q": q and [q.kind, q.shape, q.seed],
+    }
+
+
+def _read(stored: dict[str, Tensor | None], matrix_shape) -> Quantized:
+    """The weight of the tensors that a layer stores. Raises ValueError for anything else, before
+    anything of a size that the file names is made."""
+    lost = [name for name, t in stored.items() if t is None]
+    if lost:
+        raise ValueError(f"QuantizedLinear: needs all of {', '.join(stored)}, got no {lost[0]}")
+    try:
+        about = json.loads(bytes(stored["about"].tolist()))
+        method, bits = _method(about["method"], about["bits"])
+        shape, dtype = tuple(map(int, about["shape"])), DTYPES[about["dtype"]]
+        error, converged = float(about["error"]), bool(about["converged"])
+        if (got := _matrix_shape(shape)) == matrix_shape:
+            q = about["q"] and Rotation(about["q"][0], got, about["q"][2])
+    except (ValueError, TypeError, LookupError, RecursionError) as caught:
+        raise ValueError(
+            f"QuantizedLinear: needs the description of a quantized matrix, got {caught!r}"
+        ) from None
+    if got != matrix_shape:
+        raise ValueError(f"QuantizedLinear: needs a matrix {matrix_shape}, got {got}")
+    parts = [stored[name] for name in FIELDS]
+    weight = Quantized(*parts, method, bits, shape, q, dtype, error, converged)
+    _check_parts(weight)
+    return weight
+
+
+def _check_parts(weight: Quantized) -> None:
+    """Raises ValueError for tensors that are not those of the method, the bits and the shape."""
+    (m, n), bits, method = weight.matrix_shape, weight.bits, weight.method
+    grid, groups = method == "uniform", len(weight.scale)
+    levels = {
+        "uniform": [(0, 1)],
+        "kashin": [(2**bits, 2)],
+        "pairs": [(0, 1), (4**bits, 2)],
+    }.get(method, [(2**bits, 1)])
+    right = [
+        weight.codes.shape == (-(-_count(method, m * n) * _width(method, bits) // 8),),
+        weight.codes.dtype == torch.uint8,
+        tuple(weight.codebook.shape) in levels,
+        weight.scale.shape == ((groups, 2) if grid else (groups,)),
+        groups == 1 or (groups > 0 and groups % m == 0 and m * n % groups == 0),
+        weight.size.shape == (),
+        (weight.q is None) == (method in ("uniform", "kmeans")),
+    ]
+    if not all(right):
+        shapes = ", ".join(f"{name} {tuple(getattr(weight, name).shape)}" for name in FIELDS)
+        raise ValueError(
+            f"QuantizedLinear: needs the tensors of {method}, {bits} bits, shape {weight.shape}, "
+            f"got {shapes}"
+        )
+
+
+def _like(t):
+    return t.shape, t.dtype
 
 
 @dataclass(frozen=True)
@@ -434,7 +623,7 @@ class Report:
 
     @property
     def bits_per_weight(self) -> float:
-        """Of all quantised layers together, codebooks, norms and seeds counted; biases and other
+        """Of all quantized layers together, codebooks, norms and seeds counted; biases and other
         layers are not."""
         return sum(bits * math.prod(shape) for _, shape, bits, *_ in self.rows) / sum(
             math.prod(r[1]) for r in self.rows
@@ -457,48 +646,47 @@ class Report:
 
 def quantize_model(
     model: nn.Module,
-    names: str | tuple[str, ...] = "*",
+    names="*",
     bits: int = 4,
     *,
-    method: str = "pairs",
+    method: str | None = None,
     group: str | int | None = None,
     q: str = "dct",
     generator: torch.Generator | None = None,
 ) -> Report:
-    """Quantises, in place, the linear layers whose names match, and reports bits per weight and
+    """Quantizes, in place, the linear layers that `names` chooses, and reports bits per weight and
     error.
 
-    names: a pattern such as "encoder.*.dense", or several. The rest as `quantize`. A weight that is
-    tied to another stays as it was there. ValueError when nothing matches.
+    names: a pattern such as "encoder.*.dense", several of them, or a predicate (name, layer) ->
+    bool; chosen are `nn.Linear` and GPT-2's Conv1D, as in `replace_linear`. The rest as `quantize`.
+    Modes, hooks and the bias stay; layers that share a weight share the quantized one. A layer whose
+    weight something else holds too, such as an embedding, or that has a forward of its own, is left
+    as it is, with a warning. Raises ValueError for a pattern that chooses nothing; an error of
+    `quantize` names the layer, and nothing is changed.
 
     >>> model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
     >>> len(quantize_model(model, "0").rows), type(model[0]).__name__, type(model[2]).__name__
     (1, 'QuantizedLinear', 'Linear')
     """
-    patterns = (names,) if isinstance(names, str) else tuple(names)
-    linear = {n: m for n, m in model.named_modules() if n and type(m) is nn.Linear}
-    found = [(n, m) for n, m in linear.items() if any(fnmatch.fnmatch(n, p) for p in patterns)]
-    if not found:
-        raise ValueError(
-            f"quantize_model: needs a pattern that matches a linear layer such as {[*linear][:3]}, "
-            f"got {names!r}"
-        )
-    rows = []
-    for name, layer in found:
-        weight = quantize(layer.weight, bits, method=method, group=group, q=q, generator=generator)
-        _replace(model, name, QuantizedLinear(weight, layer.bias))
+    rows, done = [], {}
+
+    def build(name, layer):
+        shared = layer._parameters.get("weight")
+        weight = done.get(shared)
+        if weight is None:
+            options = dict(method=method, group=group, q=q, generator=generator)
+            weight = quantize(dense_weight(layer), bits, **options)
+        if shared is not None:
+            done[shared] = weight
         rows.append((name, weight.shape, weight.bits_per_weight, weight.error, weight.converged))
+        return QuantizedLinear(weight, current(layer, "bias"))
+
+    replace_layers("quantize_model", model, names, build, LINEAR)
     return Report(tuple(rows))
 
 
-def _replace(model, name, layer):
-    parent, _, child = name.rpartition(".")
-    layer.train(model.get_submodule(name).training)
-    setattr(model.get_submodule(parent), child, layer)
-
-
 def save_quantized(path, model: nn.Module) -> None:
-    """Write a model with its quantised layers to a safetensors file, with a checksum over all of
+    """Write a model with its quantized layers to a safetensors file, with a checksum over all of
     it.
 
     >>> from tempfile import mkdtemp
@@ -508,21 +696,43 @@ def save_quantized(path, model: nn.Module) -> None:
     >>> torch.equal(load_quantized(path, nn.Sequential(nn.Linear(16, 4)))(x), model(x))
     True
     """
-    layers = {
-        n: _written(m.about) for n, m in model.named_modules() if isinstance(m, QuantizedLinear)
-    }
-    tensors = {n: t.detach().cpu().clone().contiguous() for n, t in model.state_dict().items()}
+    layers = {n: _fields(m.weight) for n, m in _everywhere(model) if isinstance(m, QuantizedLinear)}
+    tensors = {n: t.detach().cpu() for n, t in model.state_dict().items()}
     about = json.dumps(layers, sort_keys=True)
-    save_file(tensors, path, metadata={"quantized": about, "sha256": _checksum(tensors, about)})
+    about = {"quantized": about, "sha256": _checksum(tensors, about)}
+    write("save_quantized", path, tensors, about)
 
 
 def load_quantized(path, model: nn.Module) -> nn.Module:
-    """Read what `save_quantized` wrote into a model built as the one that was quantised; changes it
+    """Read what `save_quantized` wrote into a model built as the one that was quantized; changes it
     and returns it.
 
-    A file that is cut off, changed, or of another model is refused with a ValueError, and the model
-    stays as it was.
+    Raises ValueError for a file that is cut off, changed, or of another model, and the model stays
+    as it was.
     """
+    tensors, names = _file(path)
+    layers = {n: m for n, m in _everywhere(model) if is_dense(m) or isinstance(m, QuantizedLinear)}
+    odd = {name for name, _ in _beside(model.state_dict(), names) ^ _beside(tensors, names)}
+    odd |= names - layers.keys()
+    if odd:
+        raise ValueError(
+            f"load_quantized: needs the model that was quantized, got one that differs in "
+            f"{min(odd)}"
+        )
+    made = {}
+    for name in sorted(names):
+        stored = {field: tensors.get(f"{name}.{field}") for field in (*FIELDS, "about")}
+        try:
+            made[layers[name]] = _stand_in(layers[name], stored)
+        except ValueError as error:
+            raise ValueError(f"load_quantized: layer {name}: {error}") from None
+    put(model, made)
+    model.load_state_dict(tensors)
+    return model
+
+
+def _file(path) -> tuple[dict[str, Tensor], set[str]]:
+    """The tensors of a file and the names of the quantized layers, once its checksum is right."""
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
@@ -536,55 +746,28 @@ def load_quantized(path, model: nn.Module) -> nn.Module:
             f"load_quantized: needs a file as save_quantized wrote it, got {Path(path).name} with "
             f"another checksum"
         )
-    layers = json.loads(about["quantized"])
-    plain = {
-        n: t.shape for n, t in model.state_dict().items() if n.rpartition(".")[0] not in layers
-    }
-    held = {n: t.shape for n, t in tensors.items() if n.rpartition(".")[0] not in layers}
-    here = {
-        n: _shape(m) for n, m in model.named_modules() if type(m) in (nn.Linear, QuantizedLinear)
-    }
-    wanted = {n: tuple(fields["shape"]) for n, fields in layers.items()}
-    odd = sorted(
-        {n for n, _ in plain.items() ^ held.items()} | {n for n, _ in wanted.items() - here.items()}
-    )
-    if odd:
-        raise ValueError(
-            f"load_quantized: needs the model that was quantised, got one that differs in {odd[0]}"
-        )
-    for name, fields in layers.items():
-        weight = Quantized(*(tensors[f"{name}.{f}"] for f in FIELDS), **_read(fields))
-        _replace(
-            model, name, QuantizedLinear(weight, tensors.get(f"{name}.bias")).to(_device(model))
-        )
-    model.load_state_dict(tensors)
-    return model
+    return tensors, set(json.loads(about["quantized"]))
 
 
-def _shape(layer):
-    return layer.about["shape"] if isinstance(layer, QuantizedLinear) else tuple(layer.weight.shape)
+def _stand_in(layer, stored) -> QuantizedLinear:
+    """A quantized layer in the place of a dense one, or of another."""
+    held = layer.weight if isinstance(layer, QuantizedLinear) else dense_weight(layer)
+    weight = _read(stored, tuple(getattr(held, "matrix_shape", held.shape)))
+    new = QuantizedLinear(weight, current(layer, "bias")).to(held.device)
+    if isinstance(layer._parameters.get("bias"), nn.Parameter):
+        new.bias = layer.bias
+    return like(layer, new)
 
 
-def _device(model):
-    return next((t.device for t in model.state_dict().values()), torch.device("cpu"))
+def _beside(state, names) -> set[tuple[str, torch.Size]]:
+    """What a state holds beside the weights of the named layers: keys and shapes."""
+    dots = lambda key: (k for k, letter in enumerate(key) if letter == ".")
+    inside = lambda key: any(key[:k] in names and key[k:] != ".bias" for k in dots(key))
+    return {(key, t.shape) for key, t in state.items() if not inside(key)}
 
 
-def _written(about):
-    q = about["q"]
-    return about | {
-        "dtype": str(about["dtype"]).removeprefix("torch."),
-        "q": q and [q.kind, q.shape, q.seed],
-    }
-
-
-def _read(fields):
-    q = fields["q"]
-    q = q and Rotation(q[0], tuple(q[1]), q[2])
-    return fields | {
-        "dtype": getattr(torch, fields["dtype"]),
-        "q": q,
-        "shape": tuple(fields["shape"]),
-    }
+def _everywhere(model):
+    return model.named_modules(remove_duplicate=False)
 
 
 def _checksum(tensors, about):

@@ -1,35 +1,31 @@
 """Papers as programs: one file for a table or figure, at preset "quick" and "full".
 
-A program is a module with `KEY`, under which its files stand, and `run(preset, *, resume=True,
-progress=True) -> Table`; the first line of its docstring says what it makes. `draw(table, ax)`,
-where there is one, draws the table and returns a sentence.
+A file holds its `PROGRAM`, a `Program` that says what is measured and how it is drawn; the first
+line of its docstring says what it makes.
 """
 
 import importlib
 import pkgutil
-from types import ModuleType
 
+from ..files import replaced
 from . import table as tables
+from .program import PRESETS, Program
 
 
-def programs() -> dict[str, ModuleType]:
+def programs() -> dict[str, Program]:
     """All programs of this folder by key.
 
-    >>> programs()["Novikov2015"].__name__
-    'tensorlab.papers.tensorizing'
+    >>> programs()["Novikov2015"].title[:27]
+    'Tensorizing neural networks'
     """
-    modules = [
-        importlib.import_module(f"{__name__}.{info.name}")
-        for info in pkgutil.iter_modules(__path__)
-    ]
-    return {
-        module.KEY: module
-        for module in sorted((m for m in modules if hasattr(m, "KEY")), key=lambda m: m.KEY)
-    }
+    names = [f"{__name__}.{info.name}" for info in pkgutil.iter_modules(__path__)]
+    modules = [importlib.import_module(name) for name in names]
+    found = [module.PROGRAM for module in modules if hasattr(module, "PROGRAM")]
+    return {program.key: program for program in sorted(found, key=lambda program: program.key)}
 
 
-def find(key: str) -> ModuleType:
-    """The program of a key; a wrong key lists those there are."""
+def find(key: str) -> Program:
+    """The program of a key. Raises ValueError, with the keys there are, if there is none."""
     found = programs()
     if key not in found:
         raise ValueError(f"run: needs one of the keys {', '.join(found)}, got {key!r}")
@@ -51,18 +47,18 @@ def run(
     key or preset.
     """
     program = find(key)
-    tables.check_preset(key, preset)
-    if record and preset != "full":
+    if record and preset == PRESETS[0]:
         raise ValueError(f"{key}: needs preset full to be recorded, got {preset!r}")
     table = program.run(preset, resume=resume, progress=progress)
     print(table)
     print(f"csv: {tables.results(key, preset)}")
-    if hasattr(program, "draw"):
+    if program.draw:
         import matplotlib.figure
 
         figure = matplotlib.figure.Figure(figsize=(7, 4.5), layout="constrained")
         sentence = program.draw(table, figure.subplots())
-        figure.savefig(tables.results(key, preset, "png"), dpi=120)
+        with replaced(tables.results(key, preset, "png")) as part:
+            figure.savefig(part, format="png", dpi=120)
         print(f"png: {tables.results(key, preset, 'png')}: {sentence}")
     if record:
         print(f"recorded: {tables.record(table)}")

@@ -24,13 +24,23 @@ from ..formats.tucker import hosvd
 from ..layers.surgery import replace_linear
 from ..methods.admm import ADMM
 from ..models.lenet import LeNet
-from ..models.mlp import accuracy, train
-from .table import Table, check_preset, run_rows
+from ..models.training import accuracy, batches, mean_loss, shuffled_parts, train
+from .program import Program
+from .table import Table
 
-KEY = "Yin2021"
 SIZES = {
-    "quick": {"sets": ("TT", "Tucker"), "ranks": (2,), "seeds": (0, 1, 2), "epochs": 16, "tune": 4},
+    "quick": {
+        "data": "digits",
+        "net": dict(size=8, channels=(8, 16), hidden=64, kernel=3, padding=1),
+        "sets": ("TT", "Tucker"),
+        "ranks": (2,),
+        "seeds": (0, 1, 2),
+        "epochs": 16,
+        "tune": 4,
+    },
     "full": {
+        "data": "MNIST",
+        "net": {},
         "sets": ("TT", "Tucker", "low rank"),
         "ranks": (2, 4),
         "seeds": (0, 1, 2),
@@ -41,85 +51,85 @@ SIZES = {
 RATE, LAYERS, EVERY = 2e-3, ("conv2", "dense1"), 10
 
 
-def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
-    """Rows: set, rank, way, seed; numbers of the two layers, test accuracy in % before the
-    projection, after it and tuned, loss."""
-    check_preset(KEY, preset)
-    size = SIZES[preset]
-    x, y, test_x, test_y = _digits() if preset == "quick" else _mnist()
-    net = (
-        dict(size=8, channels=(8, 16), hidden=64, kernel=3, padding=1) if preset == "quick" else {}
-    )
-
-    @functools.cache
-    def plain(seed, epochs):
-        g = torch.Generator().manual_seed(seed)
-        model = LeNet(generator=g, **net)
-        optimizer = torch.optim.Adam(model.parameters(), RATE)
-        list(train(model, optimizer, x, y, epochs=epochs, generator=g))
-        return model
-
-    def measure(set, rank, way, seed):
-        g, sets = torch.Generator().manual_seed(100 + seed), projections(set, rank)
-        epochs = size["epochs"] if way == "direct" else size["epochs"] // 2
-        model = copy.deepcopy(plain(seed, epochs))
-        optimizer = torch.optim.Adam(model.parameters(), RATE)
-        batches = [
-            rows
-            for _ in range(size["epochs"] - epochs)
-            for rows in torch.randperm(len(y), generator=g).split(100)
-        ]
-        admm = ADMM(model, optimizer, sets, rho=rho(len(batches) // EVERY), every=EVERY)
-        for rows in batches:
-            admm.step(lambda rows=rows: nn.functional.cross_entropy(model(x[rows]), y[rows]))
-        before = accuracy(model, test_x, test_y)
-        primal = max(admm.history[-1].primal.values()) if admm.history else None
-        formats = admm.finish()
-        with torch.no_grad():
-            logits = torch.cat([model(part) for part in test_x.split(1000)])
-        after = int((logits.argmax(1) == test_y).sum()) / len(test_y)
-        loss = float(nn.functional.cross_entropy(logits, test_y))
-        model.conv2.weight.requires_grad_(False)
-        replace_linear(model, "dense1", sets["dense1"])
-        optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], RATE / 2)
-        list(train(model, optimizer, x, y, epochs=size["tune"], generator=g))
-        percent = lambda share: round(100 * share, 2)
-        dense = sum(plain(seed, epochs).get_submodule(name).weight.numel() for name in LAYERS)
-        return {
-            "numbers": sum(f.numel for f in formats.values()),
-            "dense": dense,
-            "before": percent(before),
-            "accuracy": percent(after),
-            "tuned": percent(accuracy(model, test_x, test_y)),
-            "loss": round(loss, 4),
-            "primal": None if primal is None else round(primal, 4),
-        }
-
-    cases = [
+def cases(size: dict) -> list[dict]:
+    """Set, rank, way and seed."""
+    return [
         {"set": s, "rank": r, "way": way, "seed": seed}
         for seed in size["seeds"]
         for r in size["ranks"]
         for s in size["sets"]
         for way in ("direct", "ADMM")
     ]
-    settings = {
-        "epochs": size["epochs"],
-        "tune": size["tune"],
-        "rate": RATE,
-        "steps in a round": EVERY,
+
+
+def measure(size: dict, set: str, rank: int, way: str, seed: int) -> dict:
+    """Numbers of the two layers, test accuracy in % before the projection, after it and tuned, loss
+    right after the projection, primal residual of ADMM."""
+    x, y, test_x, test_y = images(size["data"])
+    g, sets = torch.Generator().manual_seed(100 + seed), projections(set, rank)
+    epochs = size["epochs"] if way == "direct" else size["epochs"] // 2
+    model = plain(size, seed, epochs)
+    dense = sum(model.get_submodule(name).weight.numel() for name in LAYERS)
+    optimizer = torch.optim.Adam(model.parameters(), RATE)
+    rounds = (size["epochs"] - epochs) * -(-len(y) // 100) // EVERY
+    admm = ADMM(model, optimizer, sets, rho=rho(rounds), every=EVERY)
+    for rows in batches(len(y), 100, epochs=size["epochs"] - epochs, generator=g):
+        admm.step(lambda rows=rows: nn.functional.cross_entropy(model(x[rows]), y[rows]))
+    before = accuracy(model, test_x, test_y)
+    primal = max(admm.history[-1].primal.values()) if admm.history else None
+    formats = admm.finish()
+    after, loss = accuracy(model, test_x, test_y), mean_loss(model, test_x, test_y)
+    tune(model, sets["dense1"], x, y, epochs=size["tune"], generator=g)
+    return {
+        "numbers": sum(f.numel for f in formats.values()),
+        "dense": dense,
+        "before": round(100 * before, 2),
+        "accuracy": round(100 * after, 2),
+        "tuned": round(100 * accuracy(model, test_x, test_y), 2),
+        "loss": round(loss, 4),
+        "primal": None if primal is None else round(primal, 4),
     }
-    settings["data"] = f"{len(y)} and {len(test_y)} images"
-    return run_rows(
-        KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress
-    )
+
+
+def settings(size: dict) -> dict:
+    _, y, _, test_y = images(size["data"])
+    kept = {name: size[name] for name in ("epochs", "tune")}
+    fixed = {"rate": RATE, "steps in a round": EVERY}
+    return kept | fixed | {"data": f"{len(y)} and {len(test_y)} images"}
+
+
+def plain(size: dict, seed: int, epochs: int) -> LeNet:
+    """A network trained without constraints; what was trained before is trained no more."""
+    model = LeNet(generator=torch.Generator().manual_seed(seed), **size["net"])
+    key = (repr(size["net"]), size["data"], seed, epochs)
+    if key not in _TRAINED:
+        x, y, *_ = images(size["data"])
+        optimizer = torch.optim.Adam(model.parameters(), RATE)
+        g = torch.Generator().manual_seed(seed)
+        list(train(model, optimizer, x, y, epochs=epochs, generator=g))
+        _TRAINED[key] = copy.deepcopy(model.state_dict())
+    model.load_state_dict(_TRAINED[key])
+    return model
+
+
+_TRAINED = {}
+
+
+def tune(model: LeNet, project, x, y, *, epochs: int, generator: torch.Generator) -> None:
+    """Train on within the set: the factors of the dense layer and all that is not constrained."""
+    model.conv2.weight.requires_grad_(False)
+    replace_linear(model, "dense1", project)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], RATE / 2)
+    list(train(model, optimizer, x, y, epochs=epochs, generator=generator))
 
 
 def projections(set: str, rank: int) -> dict:
     """{layer: project}: a kernel (T, S, h, w) is the three-way tensor T, S, hw as a train, or a
     Tucker tensor with full h and w.
 
-    >>> {name: type(p(torch.randn(s))).__name__ for (name, p), s in zip(projections("TT", 2).items(), ((4, 3, 3, 3), (12, 16)))}
-    {'conv2': 'TT', 'dense1': 'TTMatrix'}
+    >>> sets = projections("TT", 2)
+    >>> type(sets["conv2"](torch.ones(4, 3, 3, 3))), type(sets["dense1"](torch.ones(12, 16)))
+    (<class 'tensorlab.formats.tt.TT'>, <class 'tensorlab.formats.ttmatrix.TTMatrix'>)
     """
     low = lambda w: LowRank.from_dense(w.flatten(1), rank)
     kernel = {
@@ -178,13 +188,13 @@ def draw(table: Table, ax) -> str:
     return f"ADMM gains {least:.1f} to {most:.1f} points over the direct projection."
 
 
-def _digits():
-    x, y = datasets.digits()
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
-    x, y = x[order].float(), y[order]
-    return x[:1300], y[:1300], x[1300:], y[1300:]
+@functools.cache
+def images(name: str) -> tuple[torch.Tensor, ...]:
+    """x, y to train on and x, y to test with."""
+    if name == "MNIST":
+        (x, y), (test_x, test_y) = datasets.mnist("train"), datasets.mnist("test")
+        return x[:4000], y[:4000], test_x[:3000], test_y[:3000]
+    return shuffled_parts(*datasets.digits(), 1300)
 
 
-def _mnist():
-    (x, y), (test_x, test_y) = datasets.mnist("train"), datasets.mnist("test")
-    return x[:4000], y[:4000], test_x[:3000], test_y[:3000]
+PROGRAM = Program("Yin2021", __doc__, SIZES, cases, measure, settings, draw)

@@ -5,10 +5,12 @@ A network 64 -> 128 -> 128 -> 10 on scikit-learn's digits, its two hidden layers
 rank r stores, r (out + in):
 
     dense                           all weights, the yardstick
-    UV, UV in turn                  W = U Vᵀ, gradient steps on both factors at once, or on one and then the other
-    projected, price on rank        dense steps, an SVD of each weight after each: of rank r, or of a rank that has its price
+    UV, UV in turn                  W = U Vᵀ, gradient steps on both factors at once, or in turn
+    projected, price on rank        dense steps, an SVD of each weight after each: of rank r, or of
+                                    a rank that has its price
     SVD, then tuned                 half of the epochs dense, an SVD, the other half on the factors
-    pruned entries, pruned blocks   half of the epochs dense, the smallest fall, the other half with those that stay
+    pruned entries, pruned blocks   half of the epochs dense, the smallest fall, the other half with
+                                    those that stay
     lottery ticket                  trained, pruned, rewound, six times; each time all the epochs
     DLRT, DLRT adaptive             KLS steps of fixed rank, or truncated at theta each fifth step
 
@@ -38,10 +40,11 @@ from ..layers.surgery import replace_linear
 from ..methods.dlrt import DLRT, dlrt_start
 from ..methods.projected import Alternating, Projected, balanced
 from ..methods.pruning import block_masks, hold, lottery
-from ..models.mlp import MLP, accuracy
-from .table import Table, check_preset, run_rows
+from ..models.mlp import MLP
+from ..models.training import accuracy, batches, shuffled_parts
+from .program import Program
+from .table import Table
 
-KEY = "Schotthoefer2022competitors"
 SIZES = {
     "quick": {
         "ranks": (4,),
@@ -64,57 +67,38 @@ SIZES = {
         "rounds": 6,
     },
 }
-BATCH, MOMENTUM, LAYERS, START, EVERY, BLOCK, COUNTED, DIVERGED = (
-    50,
-    0.9,
-    "layers.[01]",
-    32,
-    5,
-    (8, 8),
-    7,
-    1e4,
-)
+BATCH, MOMENTUM, LAYERS = 50, 0.9, "layers.[01]"
+START, EVERY, BLOCK = 32, 5, (8, 8)  # of adaptive DLRT: rank and steps; of pruned blocks
+COUNTED, DIVERGED = 7, 1e4
 
 
-def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
-    """Rows: way, setting, rate, seed; accuracies in %, numbers stored and words of a mask, passes,
-    10^9 multiply-adds, CPU s."""
-    check_preset(KEY, preset)
-    size = SIZES[preset]
-    settings = {
-        "theta": size["thetas"],
-        "price": size["prices"],
-        "rank": size["ranks"],
-        "none": (0,),
-    }
-    cases = [
+def cases(size: dict) -> list[dict]:
+    """Way, setting, rate and seed."""
+    several = {"theta": "thetas", "price": "prices", "rank": "ranks"}
+    chosen = {kind: size[name] for kind, name in several.items()} | {"none": (0,)}
+    return [
         {"way": way, "setting": setting, "rate": rate, "seed": seed}
         for seed in size["seeds"]
         for way, (kind, _) in WAYS.items()
-        for setting in settings[kind]
+        for setting in chosen[kind]
         for rate in size["rates"]
     ]
-    notes = {name: size[name] for name in ("epochs", "width", "rounds")} | {
-        "batch": BATCH,
-        "momentum": MOMENTUM,
-        "data": "digits",
-    }
-    return run_rows(
-        KEY, preset, cases, partial(measure, size), settings=notes, resume=resume, progress=progress
-    )
+
+
+def settings(size: dict) -> dict:
+    kept = {name: size[name] for name in ("epochs", "width", "rounds")}
+    return kept | {"batch": BATCH, "momentum": MOMENTUM, "data": "digits"}
 
 
 def measure(size: dict, way: str, setting, rate: float, seed: int) -> dict:
-    """One training: accuracies, 0 where it diverged, numbers stored in the weights, and its
-    cost."""
+    """One training: accuracies in %, 0 where it diverged, numbers stored and words of a mask, and
+    its cost: passes, 10^9 multiply-adds, CPU s."""
     g = torch.Generator().manual_seed(seed)
     x, y, x_valid, y_valid, x_test, y_test = data(seed)
     model, trainer = network(size["width"], g), Trainer(x, y, rate, g)
+    right = lambda x, y: round(100 * accuracy(model, x, y), 2)
     try:
-        kept, right = (
-            WAYS[way][1](model, trainer, size, setting),
-            lambda x, y: round(100 * accuracy(model, x, y), 2),
-        )
+        kept = WAYS[way][1](model, trainer, size, setting)
     except FloatingPointError:  # which the row says
         kept, right = None, lambda x, y: 0.0
     grid = BLOCK if way == "pruned blocks" else (1, 1)
@@ -205,7 +189,8 @@ class Trainer:
     the others.
 
     >>> g = torch.Generator().manual_seed(0)
-    >>> trainer, model = Trainer(torch.ones(50, 4), torch.zeros(50, dtype=torch.long), 0.1, g), nn.Linear(4, 3, bias=False)
+    >>> x, y, model = torch.ones(50, 4), torch.zeros(50, dtype=torch.long), nn.Linear(4, 3, bias=False)
+    >>> trainer = Trainer(x, y, 0.1, g)
     >>> trainer.fit(model, trainer.sgd(model), epochs=1)
     >>> trainer.passes, trainer.macs == 2 * 50 * 4 * 3
     (1, True)
@@ -220,14 +205,10 @@ class Trainer:
         return Alternating(model, torch.optim.SGD(model.parameters(), self.rate, momentum=MOMENTUM))
 
     def fit(self, model: nn.Module, method, epochs: int) -> None:
-        batches = [
-            rows
-            for _ in range(epochs)
-            for rows in torch.randperm(len(self.y), generator=self.generator).split(BATCH)
-        ]
+        parts = list(batches(len(self.y), BATCH, epochs=epochs, generator=self.generator))
         macs, seconds = [], []
-        for k, rows in enumerate(batches):
-            rate = self.rate * (1 - 0.9 * k / len(batches))
+        for k, rows in enumerate(parts):
+            rate = self.rate * (1 - 0.9 * k / len(parts))
             for group in method.optimizer.param_groups:
                 group["lr"] = rate
             if isinstance(method, DLRT):
@@ -241,8 +222,8 @@ class Trainer:
                 start = time.process_time()
                 step()
                 seconds.append(time.process_time() - start)
-        self.macs += sum(macs) / len(macs) * len(batches)
-        self.seconds += sum(seconds) / max(1, len(seconds)) * len(batches)
+        self.macs += sum(macs) / len(macs) * len(parts)
+        self.seconds += sum(seconds) / max(1, len(seconds)) * len(parts)
 
     def _loss(self, model, x, y):
         self.passes += 1
@@ -259,11 +240,8 @@ class Trainer:
 def data(seed: int) -> tuple:
     """x, y of 1000 images to train on and 300 to choose rates with, split by the seed, and of 497
     to test with, always the same."""
-    x, y = datasets.digits()
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
-    test, rest = order[1300:], order[:1300]
-    rest = rest[torch.randperm(1300, generator=torch.Generator().manual_seed(seed))]
-    return tuple(t for rows in (rest[:1000], rest[1000:], test) for t in (x[rows].float(), y[rows]))
+    x, y, x_test, y_test = shuffled_parts(*datasets.digits(), 1300)
+    return (*shuffled_parts(x, y, 1000, seed=seed), x_test, y_test)
 
 
 # ----------------------------------------------------------------------------------------- the ways
@@ -388,7 +366,7 @@ def _held(model, trainer, masks, epochs):
 
 
 def multiply_adds(step) -> float:
-    """Multiply-adds of the matrix products and factorisations of one call, forward and backward;
+    """Multiply-adds of the matrix products and factorizations of one call, forward and backward;
     elementwise work is left out.
 
     >>> multiply_adds(lambda: torch.ones(5, 4) @ torch.ones(4, 3))
@@ -400,7 +378,7 @@ def multiply_adds(step) -> float:
 
 
 class Counter(TorchDispatchMode):
-    """Adds up FLOPs by torch's own formulas for products, and by FACTORISATIONS.
+    """Adds up FLOPs by torch's own formulas for products, and by FACTORIZATIONS.
 
     Not torch's `FlopCounterMode`: it holds on to parameters, whose shapes DLRT changes within a
     step.
@@ -413,8 +391,8 @@ class Counter(TorchDispatchMode):
         packet = func._overloadpacket
         if packet in flop_registry:
             self.flops += flop_registry[packet](*args, **(kwargs or {}), out_val=out)
-        elif packet in FACTORISATIONS:
-            self.flops += FACTORISATIONS[packet](*args[0].shape)
+        elif packet in FACTORIZATIONS:
+            self.flops += FACTORIZATIONS[packet](*args[0].shape)
         return out
 
 
@@ -425,7 +403,7 @@ def _tall(formula):
 
 
 ATEN = torch.ops.aten
-FACTORISATIONS = {
+FACTORIZATIONS = {
     ATEN.linalg_qr: _tall(lambda m, n: 4 * m * n**2 - 4 * n**3 / 3),
     ATEN._linalg_svd: _tall(lambda m, n: 6 * m * n**2 + 20 * n**3),
     ATEN._linalg_eigh: _tall(lambda m, n: 9 * n**3),
@@ -445,7 +423,8 @@ def stored(model: nn.Module, masks: dict | None = None) -> int:
     product.
 
     >>> from ..layers.linear import FactorizedLinear
-    >>> stored(nn.Sequential(FactorizedLinear(LowRank.randn((6, 5), 2).orthogonal()), nn.Linear(6, 3)))
+    >>> low = FactorizedLinear(LowRank.randn((6, 5), 2).orthogonal())
+    >>> stored(nn.Sequential(low, nn.Linear(6, 3)))
     40
     """
     total = 0
@@ -468,3 +447,6 @@ def mask_words(mask: torch.Tensor) -> int:
     (128, 3)
     """
     return math.ceil(min(mask.numel(), int(mask.sum()) * math.ceil(math.log2(mask.numel()))) / 32)
+
+
+PROGRAM = Program("Schotthoefer2022competitors", __doc__, SIZES, cases, measure, settings, draw)

@@ -1,4 +1,4 @@
-"""A small CNN with factorised convolutions: FLOPs and wall time against accuracy [Lebedev2015]
+"""A small CNN with factorized convolutions: FLOPs and wall time against accuracy [Lebedev2015]
 [Kim2016].
 
 The papers compress networks for ImageNet and for 36 characters; here it is a CNN of three
@@ -14,7 +14,6 @@ import time
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .. import datasets
 from ..layers.conv import (
@@ -27,9 +26,11 @@ from ..layers.conv import (
     tt_conv,
     tucker_conv,
 )
-from .table import Table, check_preset, run_rows
+from ..models import training
+from ..models.training import accuracy, shuffled_parts
+from .program import Program
+from .table import Table
 
-KEY = "Lebedev2015"
 STRUCTURES = {
     "cp": cp_conv,
     "tucker": tucker_conv,
@@ -37,13 +38,27 @@ STRUCTURES = {
     "spatial": spatial_conv,
     "svd": svd_conv,
 }
-SHARES = {"quick": (0.3, 0.2, 0.1), "full": (0.3, 0.2, 0.1, 0.05)}
-SIZES = {"quick": dict(epochs=12, tuning=4, batch=64), "full": dict(epochs=2, tuning=1, batch=128)}
+SIZES = {
+    "quick": {
+        "data": "digits",
+        "shares": (0.3, 0.2, 0.1),
+        "epochs": 12,
+        "tuning": 4,
+        "batch": 64,
+    },
+    "full": {
+        "data": "MNIST",
+        "shares": (0.3, 0.2, 0.1, 0.05),
+        "epochs": 2,
+        "tuning": 1,
+        "batch": 128,
+    },
+}
 LAYERS = ("second", "third")  # the first has one input channel, and a hundredth of the work
 
 
 def small_cnn(side: int = 8, channels=(16, 32, 32), classes: int = 10) -> nn.Sequential:
-    """Three convolutions 3 x 3 and a linear layer, for grey images (n, 1, side, side).
+    """Three convolutions 3 x 3 and a linear layer, for gray images (n, 1, side, side).
 
     >>> small_cnn()(torch.ones(2, 1, 8, 8)).shape
     torch.Size([2, 10])
@@ -66,16 +81,14 @@ def small_cnn(side: int = 8, channels=(16, 32, 32), classes: int = 10) -> nn.Seq
     return model
 
 
-def images(preset: str = "quick") -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def images(name: str = "digits") -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Train and test images (n, 1, side, side) with their digits: a third of scikit-learn's,
     shuffled, for the test."""
-    if preset == "full":
+    if name == "MNIST":
         train, test = datasets.mnist("train"), datasets.mnist("test")
         return train.X[:, None], train.y, test.X[:, None], test.y
     x, y = datasets.digits()
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
-    x, y, n = x.float()[order, None], y[order], 1200
-    return x[:n], y[:n], x[n:], y[n:]
+    return shuffled_parts(x[:, None], y, 1200)
 
 
 @torch.enable_grad()
@@ -83,29 +96,17 @@ def train(
     model: nn.Module, x: Tensor, y: Tensor, *, epochs: int, lr: float, batch: int, seed: int = 0
 ) -> nn.Module:
     """Adam on the cross entropy, the learning rate falling to zero along a cosine."""
-    g = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     steps = epochs * -(-len(x) // batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    model.train()
-    for _ in range(epochs):
-        for rows in torch.randperm(len(x), generator=g).split(batch):
-            optimizer.zero_grad()
-            F.cross_entropy(model(x[rows]), y[rows]).backward()
-            optimizer.step()
-            schedule.step()
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    g = torch.Generator().manual_seed(seed)
+    options = dict(epochs=epochs, batch=batch, scheduler=cosine, generator=g)
+    for _ in training.train(model.train(), optimizer, x, y, **options):
+        pass
     return model.eval()
 
 
-@torch.no_grad()
-def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    """Share of images that are classified rightly."""
-    return sum(
-        int((model(a).argmax(1) == b).sum()) for a, b in zip(x.split(1000), y.split(1000))
-    ) / len(y)
-
-
-def factorised(model: nn.Module, structure: str, share: float, image: Tensor) -> nn.Module:
+def factorized(model: nn.Module, structure: str, share: float, image: Tensor) -> nn.Module:
     """A copy with the second and third convolution in a structure, each at most `share` of its
     FLOPs on an image."""
     sizes, hooks = {}, []
@@ -129,7 +130,7 @@ def factorised(model: nn.Module, structure: str, share: float, image: Tensor) ->
 
 @torch.no_grad()
 def kernel_error(model: nn.Module, reference: nn.Module) -> float:
-    """Relative Frobenius error of the factorised kernels, all together."""
+    """Relative Frobenius error of the factorized kernels, all together."""
     kernels = [
         (conv_kernel(model.get_submodule(n)), reference.get_submodule(n).weight) for n in LAYERS
     ]
@@ -142,82 +143,61 @@ def kernel_error(model: nn.Module, reference: nn.Module) -> float:
 
 
 @functools.cache
-def dense(preset: str) -> nn.Module:
-    """The trained network before anything is factorised; made once."""
-    x, y, *_ = images(preset)
-    sizes = SIZES[preset]
+def dense(data: str, epochs: int, batch: int) -> nn.Module:
+    """The trained network before anything is factorized; made once."""
+    x, y, *_ = images(data)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = small_cnn(x.shape[-1])
-    return train(model, x, y, epochs=sizes["epochs"], lr=3e-3, batch=sizes["batch"])
+    return train(model, x, y, epochs=epochs, lr=3e-3, batch=batch)
 
 
-def run(preset: str = "quick", *, resume: bool = True, progress: bool = True) -> Table:
-    """One row for each structure and share: FLOPs of the network, error of the kernels, accuracy,
-    wall time.
+def cases(size: dict) -> list[dict]:
+    """Network, structure and share of the FLOPs."""
+    network = f"{size['data']} CNN"
+    rows = [(name, share) for share in size["shares"] for name in STRUCTURES]
+    return [dict(network=network, structure=s, share=p) for s, p in [("dense", 1.0), *rows]]
 
-    flops, parameters: dense over factorised, of the whole network. error: relative, of both kernels
+
+def measure(size: dict, network: str, structure: str, share: float) -> dict:
+    """FLOPs of the network, error of the kernels, accuracy, wall time.
+
+    flops, parameters: dense over factorized, of the whole network. error: relative, of both kernels
     together. before, after: accuracy in percent before and after fine-tuning. points: `after` less
     that of the dense network, trained on as long. speedup: wall time of one batch, dense over
-    factorised, in turns.
+    factorized, in turns.
     """
-    check_preset(KEY, preset)
-    network = {"quick": "digits CNN", "full": "MNIST CNN"}[preset]
-    cases = [dict(network=network, structure="dense", share=1.0)]
-    cases += [
-        dict(network=network, structure=name, share=share)
-        for share in SHARES[preset]
-        for name in STRUCTURES
-    ]
-    settings = SIZES[preset] | dict(seed=0)
-    return run_rows(
-        KEY,
-        preset,
-        cases,
-        functools.partial(_row, preset),
-        settings=settings,
-        resume=resume,
-        progress=progress,
-    )
-
-
-def _row(preset, network, structure, share):
-    x, y, test_x, test_y = images(preset)
-    start = dense(preset)
-    model = (
-        copy.deepcopy(start) if structure == "dense" else factorised(start, structure, share, x[:1])
-    )
-    before = accuracy(model, test_x, test_y)
-    error = kernel_error(model, start)
-    sizes = SIZES[preset]
-    train(model, x, y, epochs=sizes["tuning"], lr=1e-3, batch=sizes["batch"], seed=1)
-    after = accuracy(model, test_x, test_y)
+    data, epochs, tuning, batch = (size[k] for k in ("data", "epochs", "tuning", "batch"))
+    x, _, test_x, test_y = images(data)
+    start, whole = dense(data, epochs, batch), tuned_dense(data, epochs, tuning, batch)
+    model = start if structure == "dense" else factorized(start, structure, share, x[:1])
+    tuned = whole if structure == "dense" else tune(model, data, tuning, batch)
+    after = accuracy(tuned, test_x, test_y)
     return dict(
-        flops=_work(start, x) / _work(model, x),
-        parameters=_numel(start) / _numel(model),
-        error=error,
-        before=100 * before,
+        flops=_work(start, x) / _work(tuned, x),
+        parameters=_numel(start) / _numel(tuned),
+        error=kernel_error(model, start),
+        before=100 * accuracy(model, test_x, test_y),
         after=100 * after,
-        points=100 * (after - _tuned(preset)),
-        speedup=speedup(start, model, test_x[:256]),
+        points=100 * (after - accuracy(whole, test_x, test_y)),
+        speedup=speedup(start, tuned, test_x[:256]),
     )
+
+
+def settings(size: dict) -> dict:
+    return {name: size[name] for name in ("epochs", "tuning", "batch")} | {"seed": 0}
+
+
+def tune(model: nn.Module, data: str, epochs: int, batch: int) -> nn.Module:
+    """A copy, trained a little more."""
+    x, y, *_ = images(data)
+    return train(copy.deepcopy(model), x, y, epochs=epochs, lr=1e-3, batch=batch, seed=1)
 
 
 @functools.cache
-def _tuned(preset):
-    """Accuracy of the dense network, fine-tuned as long as the others."""
-    x, y, test_x, test_y = images(preset)
-    sizes = SIZES[preset]
-    model = train(
-        copy.deepcopy(dense(preset)),
-        x,
-        y,
-        epochs=sizes["tuning"],
-        lr=1e-3,
-        batch=sizes["batch"],
-        seed=1,
-    )
-    return accuracy(model, test_x, test_y)
+def tuned_dense(data: str, epochs: int, tuning: int, batch: int) -> nn.Module:
+    """The dense network, trained on as long as the others."""
+    return tune(dense(data, epochs, batch), data, tuning, batch)
 
 
 def _work(model, x):
@@ -249,7 +229,7 @@ def draw(table: Table, ax) -> str:
         points = sorted((row["flops"], row["points"]) for row in table.where(structure=name))
         ax.plot(*zip(*points), label=name, **style(k))
     ax.axhline(-1, color="0.4", lw=1)
-    ax.set(xlabel="FLOPs, dense / factorised", ylabel="accuracy, points from dense", xscale="log")
+    ax.set(xlabel="FLOPs, dense / factorized", ylabel="accuracy, points from dense", xscale="log")
     ax.legend(fontsize=8)
     rows = [row for row in table.rows if row["structure"] != "dense" and row["points"] >= -1]
     if not rows:
@@ -260,3 +240,6 @@ def draw(table: Table, ax) -> str:
         f"{best['flops']:.1f} times fewer "
         f"at {best['points']:+.2f} points, and {best['speedup']:.2f} times the speed."
     )
+
+
+PROGRAM = Program("Lebedev2015", __doc__, SIZES, cases, measure, settings, draw)

@@ -23,9 +23,9 @@ from torch import Tensor
 from .. import datasets
 from ..methods.density import TTDensity
 from ..rng import rand, randn
-from .table import Table, check_preset, run_rows
+from .program import Program
+from .table import Table
 
-KEY = "Novikov2021"
 TOYS = ("moons", "pinwheel", "checkerboard", "eight Gaussians")
 POWER = "POWER, ten weeks"
 KERNELS = (0.02, 0.04, 0.06, 0.08, 0.1, 0.14, 0.2, 0.3)
@@ -63,53 +63,46 @@ class Fitted(NamedTuple):
     chosen: str | None = None
 
 
-def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
-    """Rows: data, method, steps; mean log-density, that of the validation rows and what they chose,
-    shares without one, sliced total variation of samples, seconds of the processor for the fit."""
-    check_preset(KEY, preset)
-    size = SIZES[preset]
-    cases = [
+def cases(size: dict) -> list[dict]:
+    """Data, method and steps."""
+    return [
         {"data": name, "method": method, "steps": steps}
         for name in size["sets"]
         for method, steps in _methods(name, size)
     ]
 
-    def measure(data, method, steps):
-        import sklearn.mixture, sklearn.neighbors  # noqa: E401, F401, I001  before the clock starts
 
-        x, z = _split(data, size)
-        start = (
-            time.process_time()
-        )  # of the processor: what else runs on the machine does not count
-        model = fit(method, x, data, steps, size["parts"])
-        seconds = time.process_time() - start
-        log = model.log(z)
-        outside, negative = (
-            float((log == -math.inf).double().mean()),
-            float(log.isnan().double().mean()),
-        )
-        gap = sliced_tv(model.draw(len(z)), z, generator=torch.Generator().manual_seed(0))
-        held = None if model.validation is None else round(model.validation, 4)
-        return {
-            "log-likelihood": round(float(log[log.isfinite()].mean()), 4),
-            "validation": held,
-            "chosen": model.chosen,
-            "outside": round(outside, 6),
-            "negative": round(negative, 6),
-            "sliced TV": round(gap, 4),
-            "CPU seconds": round(seconds, 2),
-        }
+def measure(size: dict, data: str, method: str, steps: int) -> dict:
+    """Mean log-density, that of the validation rows and what they chose, shares without one, sliced
+    total variation of samples, seconds of the processor for the fit."""
+    import sklearn.mixture, sklearn.neighbors  # noqa: E401, F401, I001  before the clock starts
 
-    settings = {
+    x, z = _split(data, size)
+    start = time.process_time()  # of the processor: what else runs on the machine does not count
+    model = fit(method, x, data, steps, size["parts"])
+    seconds = time.process_time() - start
+    log = model.log(z)
+    gap = sliced_tv(model.draw(len(z)), z, generator=torch.Generator().manual_seed(0))
+    return {
+        "log-likelihood": round(float(log[log.isfinite()].mean()), 4),
+        "validation": None if model.validation is None else round(model.validation, 4),
+        "chosen": model.chosen,
+        "outside": round(float((log == -math.inf).double().mean()), 6),
+        "negative": round(float(log.isnan().double().mean()), 6),
+        "sliced TV": round(gap, 4),
+        "CPU seconds": round(seconds, 2),
+    }
+
+
+def settings(size: dict) -> dict:
+    return {
         "rows of a toy": size["rows"],
         "rows of POWER": size["power rows"],
         "parts": size["parts"],
         "seed": 0,
+        "train on a toy": SETTINGS["toy"],
+        "train on POWER": SETTINGS[POWER],
     }
-    settings |= {"train on a toy": SETTINGS["toy"], "train on POWER": SETTINGS[POWER]}
-    return run_rows(
-        KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress
-    )
 
 
 def _methods(name, size):
@@ -133,7 +126,10 @@ def fit(method: str, x: Tensor, data: str, steps: int = 0, parts=(1, 4, 8)) -> F
     """
     if method.startswith("TTDE"):
         settings = dict(
-            SETTINGS.get(data, SETTINGS["toy"]), model=method.split(", ")[1], steps=steps
+            SETTINGS.get(data, SETTINGS["toy"]),
+            model=method.split(", ")[1],
+            steps=steps,
+            background=0,
         )
         if settings["model"] == "linear":
             settings |= {"rank": min(settings["rank"], 8)}
@@ -143,7 +139,10 @@ def fit(method: str, x: Tensor, data: str, steps: int = 0, parts=(1, 4, 8)) -> F
             return Fitted(model.score_samples, draw)
         step, _, value = max(model.history_, key=lambda row: row[2])
         return Fitted(
-            model.score_samples, draw, value - float(x.std(0).log().sum()), f"step {step}"
+            model.score_samples,
+            draw,
+            value - float(x.std(0, correction=0).log().sum()),
+            f"step {step}",
         )
     from sklearn.mixture import GaussianMixture
     from sklearn.neighbors import KernelDensity
@@ -214,7 +213,7 @@ def toy(name: str, n: int, *, generator: torch.Generator | None = None) -> Tenso
 @functools.lru_cache(maxsize=2)
 def power() -> tuple[Tensor, Tensor]:
     """The rows to learn from and those to be measured on: columns 1 and 3 dropped, noise of the
-    meters' rounding added, a random tenth for the test, standardised by the rest, as is usual for
+    meters' rounding added, a random tenth for the test, standardized by the rest, as is usual for
     POWER."""
     x, g = datasets.tabular("power").X, torch.Generator().manual_seed(0)
     x = x[torch.randperm(len(x), generator=g)][:, [0, 2, 4, 5, 6, 7]]
@@ -245,7 +244,8 @@ def sliced_tv(
 
         1/2 sum over bins |share of a - share of b|,     bins even over the range of both
 
-    >>> sliced_tv(torch.zeros(5, 2), torch.zeros(5, 2) + 1, 3, generator=torch.Generator().manual_seed(0))
+    >>> a, g = torch.zeros(5, 2), torch.Generator().manual_seed(0)
+    >>> sliced_tv(a, a + 1, 3, generator=g)
     1.0
     """
     d = randn(a.shape[1], directions, generator=generator, dtype=a.dtype, device=a.device)
@@ -265,7 +265,7 @@ def draw(table: Table, ax) -> str:
     measured = dict.fromkeys(
         row["data"] for row in table.rows if row.get("CPU seconds") is not None
     )
-    for name, colour in zip(measured, ("C0", "C1", "C2", "C3", "C4")):
+    for name, color in zip(measured, ("C0", "C1", "C2", "C3", "C4")):
         rows = [row for row in table.rows if row["data"] == name]
         points = sorted(
             (row["CPU seconds"], row["log-likelihood"])
@@ -274,9 +274,12 @@ def draw(table: Table, ax) -> str:
         )
         mixtures = [row for row in rows if row["method"].endswith("Gaussians")]
         other = max(mixtures, key=lambda row: row["validation"])["log-likelihood"]
-        ax.plot(*zip(*points), "o-", color=colour, label=name)
-        ax.axhline(other, color=colour, ls=":")
+        ax.plot(*zip(*points), "o-", color=color, label=name)
+        ax.axhline(other, color=color, ls=":")
         said.append(f"{name} {points[-1][1]:.2f} (mixture of Gaussians {other:.2f})")
     ax.set(xlabel="CPU seconds of the fit", ylabel="mean log-density", xscale="log")
     ax.legend()
     return f"After the longest fit: {', '.join(said)}."
+
+
+PROGRAM = Program("Novikov2021", __doc__, SIZES, cases, measure, settings, draw)

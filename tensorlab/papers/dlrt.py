@@ -12,6 +12,7 @@ Preset quick: scikit-learn's digits and small networks. Preset full: MNIST, 5000
 10000 to validate.
 """
 
+import functools
 import time
 from functools import partial
 
@@ -26,12 +27,14 @@ from ..layers.surgery import replace_linear
 from ..methods.dlrt import DLRT, dlrt_start
 from ..methods.projected import Alternating, balanced
 from ..models.lenet import LeNet
-from ..models.mlp import MLP, accuracy
-from .table import Table, check_preset, printed, run_rows
+from ..models.mlp import MLP
+from ..models.training import accuracy, mean_loss, shuffled_parts
+from .program import Program, beside_printed
+from .table import Table
 
-KEY = "Schotthoefer2022"
 SIZES = {
     "quick": {
+        "data": "digits",
         "thetas": {0.1: 0.05, 0.3: 0.05},
         "deep": (0.05, 0.1, 0.3),
         "ranks": (5, 20),
@@ -49,6 +52,7 @@ SIZES = {
         "lenet": dict(size=8, channels=(10, 20), hidden=100, kernel=3, padding=1),
     },
     "full": {
+        "data": "MNIST",
         "thetas": {0.45: 0.1, 0.15: 0.05, 0.3: 0.05, 0.09: 0.05},  # with their rates
         "deep": (0.05, 0.1, 0.15, 0.3),
         "ranks": (5, 20, 50, 100, 250),
@@ -69,56 +73,46 @@ SIZES = {
 RATE, MOMENTUM = 0.05, 0.9
 
 
-def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
-    """Rows: experiment, method, theta, rank, decay, rate, seed; accuracies in %, ranks, counts of
-    numbers, seconds of CPU."""
-    check_preset(KEY, preset)
-    size, none = SIZES[preset], dict.fromkeys(("theta", "rank", "decay"))
-    data = {}  # read when the first row is measured
+NONE = dict.fromkeys(("theta", "rank", "decay"))
 
-    def measure(experiment, seed, **case):
-        if seed not in data:
-            data.clear()
-            data[seed] = (_digits if preset == "quick" else _mnist)(seed)
-        return MEASURE[experiment](size, data[seed], seed, **case)
 
-    lenet = [
-        {"method": "DLRT", **none, "theta": theta, "rate": rate}
-        for theta, rate in size["thetas"].items()
+def cases(size: dict) -> list[dict]:
+    """Experiment, method, theta, rank, decay, rate and seed, first those of the first seed; the
+    dense networks are trained once."""
+    first, *more = size["seeds"]
+    lenets = lambda seed: [
+        _case("LeNet5", "DLRT", rate, seed, theta=theta) for theta, rate in size["thetas"].items()
     ]
-    lenet += [{"method": "dense", **none, "rate": RATE}]
-    first, *more = [
-        [{"experiment": "LeNet5", **case, "seed": seed} for case in lenet] for seed in size["seeds"]
-    ]
-    wide = {"experiment": "5x500", "method": "DLRT", **none, "rate": 2 * RATE, "seed": 0}
-    cases = first + [wide | {"theta": theta} for theta in size["deep"]]
-    timed = [{"method": "DLRT", **none, "rank": r} for r in size["ranks"]] + [
-        {"method": "dense", **none}
-    ]
-    cases += [{"experiment": "time", **case, "rate": RATE, "seed": 0} for case in timed]
-    cases += [
-        row for rows in more for row in rows if row["method"] == "DLRT"
-    ]  # the dense network is trained once
-    cases += [
-        {
-            "experiment": "UV",
-            "method": method,
-            **none,
-            "rank": size["uv rank"],
-            "decay": decay,
-            "rate": rate,
-            "seed": 0,
-        }
+    rows = [*lenets(first), _case("LeNet5", "dense", RATE, first)]
+    rows += [_case("5x500", "DLRT", 2 * RATE, 0, theta=theta) for theta in size["deep"]]
+    rows += [_case("time", "DLRT", RATE, 0, rank=r) for r in size["ranks"]]
+    rows += [_case("time", "dense", RATE, 0)]
+    rows += [row for seed in more for row in lenets(seed)]
+    return rows + [
+        _case("UV", method, rate, 0, rank=size["uv rank"], decay=decay)
         for decay in size["decays"]
         for method in size["methods"]
         for rate in size["rates"]
     ]
+
+
+def _case(experiment, method, rate, seed, **label):
+    return {"experiment": experiment, "method": method, **NONE, **label, "rate": rate, "seed": seed}
+
+
+def measure(size: dict, experiment: str, seed: int, **case) -> dict:
+    """Accuracies in %, ranks, counts of numbers, seconds of CPU, as the experiment has them."""
+    return MEASURE[experiment](size, images(size["data"], seed), seed, **case)
+
+
+def settings(size: dict) -> dict:
     kept = ("epochs", "uv epochs", "uv rows", "width", "start rank", "batch")
-    settings = {name: size[name] for name in kept} | {"momentum": MOMENTUM}
-    table = run_rows(
-        KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress
-    )
-    return table if preset == "quick" else means(table).beside(printed(KEY))
+    return {name: size[name] for name in kept} | {"momentum": MOMENTUM}
+
+
+def finish(table: Table) -> Table:
+    """At preset full the means over seeds, and the printed numbers beside them."""
+    return table if table.notes["preset"] == "quick" else beside_printed(means(table))
 
 
 def means(table: Table) -> Table:
@@ -265,7 +259,7 @@ def train(
             taken += 1
         spent = time.process_time() - start
         yield {
-            "loss": _loss(model, x_valid, y_valid),
+            "loss": mean_loss(model, x_valid, y_valid),
             "test": round(100 * accuracy(model, x_test, y_test), 2),
             "ranks": [m.weight.ranks[0] for m in _layers(model)],
             "counts": counts(model),
@@ -310,14 +304,6 @@ def _cross_entropy(model, x, y):
     return nn.functional.cross_entropy(model(x), y)
 
 
-@torch.no_grad()
-def _loss(model, x: Tensor, y: Tensor) -> float:
-    parts = zip(x.split(1000), y.split(1000))
-    return sum(
-        float(nn.functional.cross_entropy(model(a), b, reduction="sum")) for a, b in parts
-    ) / len(y)
-
-
 def _text(numbers) -> str:
     return " ".join(map(str, numbers))
 
@@ -335,18 +321,18 @@ def draw(table: Table, ax) -> str:
     ax.set(xscale="log", xlabel="numbers stored in the weights", ylabel="test accuracy in %")
     ax.legend()
     low = min(rows, key=lambda row: row["stored"])
-    return f"The smallest network, theta {low['theta']}, stores {low['stored']} numbers and is right on {low['accuracy']} %."
+    return (
+        f"The smallest network, theta {low['theta']}, stores {low['stored']} numbers and is right "
+        f"on {low['accuracy']} %."
+    )
 
 
-def _digits(seed):
-    x, y = datasets.digits()
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
-    x, y = x[order].float(), y[order]
-    return x[:1200], y[:1200], x[1200:1500], y[1200:1500], x[1500:], y[1500:]
+@functools.lru_cache(maxsize=1)
+def images(name: str, seed: int) -> tuple[Tensor, ...]:
+    """x, y to train on, to validate and to test with, split by the seed."""
+    if name == "MNIST":
+        return shuffled_parts(*datasets.mnist("train"), 50_000, seed=seed) + datasets.mnist("test")
+    return shuffled_parts(*datasets.digits(), 1200, 1500, seed=seed)
 
 
-def _mnist(seed):
-    (x, y), (x_test, y_test) = datasets.mnist("train"), datasets.mnist("test")
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
-    some, rest = order[:50000], order[50000:]
-    return x[some], y[some], x[rest], y[rest], x_test, y_test
+PROGRAM = Program("Schotthoefer2022", __doc__, SIZES, cases, measure, settings, draw, finish)

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from .. import datasets
 from ..methods.expmachine import ExponentialMachine
-from .table import Table, check_preset, run_rows
+from .program import Program
+from .table import Table
 
-KEY = "Novikov2016"
 SYNTHETIC, CAR, HIV = "synthetic, d 30, order 6", "Car", "HIV-1"
 FOREST, LOGISTIC = "random forest", "logistic regression"
 MACHINES = {
@@ -54,57 +54,33 @@ SIZES = {
 }
 
 
-def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
-    """Rows: data, method, steps; AUC and accuracy on rows held out, loss on those learned from,
-    seconds a fit, recovery.
+def cases(size: dict) -> list[dict]:
+    """Data, method and steps; Car and HIV-1 where the data folder has them."""
+    rows = [(SYNTHETIC, LOGISTIC, 0), (SYNTHETIC, FOREST, 0)]
+    rows += [(SYNTHETIC, method, steps) for method, steps in size["machines"].items()]
+    there = {row.name for row in datasets.available() if row.where != "missing"}
+    for data in (data for data, name in ((CAR, "car"), (HIV, "hiv")) if name in there):
+        rows += [(data, LOGISTIC, 0)]
+        rows += [(data, m, steps) for m in ("riemannian", "cores") for steps in size[m]]
+    return [{"data": data, "method": method, "steps": steps} for data, method, steps in rows]
 
-    Car and HIV-1: means of the folds, where the data folder has them.
-    """
-    check_preset(KEY, preset)
-    size = SIZES[preset]
-    cases = [
-        {"data": SYNTHETIC, "method": m, "steps": s}
-        for m, s in {LOGISTIC: 0, FOREST: 0, **size["machines"]}.items()
-    ]
-    for data, name in ((CAR, "car"), (HIV, "hiv")):
-        if any(row.name == name and row.where != "missing" for row in datasets.available()):
-            cases += [{"data": data, "method": LOGISTIC, "steps": 0}]
-            cases += [
-                {"data": data, "method": m, "steps": s}
-                for m in ("riemannian", "cores")
-                for s in size[m]
-            ]
 
-    def measure(data, method, steps):
-        if data == SYNTHETIC:
-            return _row(
-                [
-                    fit(
-                        method,
-                        *synthetic(size["rows"]),
-                        dict(MACHINES.get(method, {}), steps=steps, batch=512),
-                        planted(),
-                    )
-                ]
-            )
-        x, y = table(data)
-        fold = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)) % size["folds"]
-        settings = dict(
-            CORES[data],
-            method=method,
-            steps=steps,
-            batch=len(x),
-            categorical=tuple(range(x.shape[1])),
-        )
-        parts = [
-            (x[fold != k], y[fold != k], x[fold == k], y[fold == k]) for k in range(size["folds"])
-        ]
-        return _row([fit(method, *part, settings) for part in parts])
+def measure(size: dict, data: str, method: str, steps: int) -> dict:
+    """AUC and accuracy on rows held out, loss on those learned from, seconds a fit, recovery; of
+    Car and HIV-1 the means over the folds."""
+    if data == SYNTHETIC:
+        chosen = MACHINES.get(method, {}) | {"steps": steps, "batch": 512}
+        return _row([fit(method, *synthetic(size["rows"]), chosen, planted())])
+    x, y = attributes(data)
+    fold = torch.randperm(len(x), generator=torch.Generator().manual_seed(0)) % size["folds"]
+    chosen = CORES[data] | {"method": method, "steps": steps, "batch": len(x)}
+    chosen["categorical"] = tuple(range(x.shape[1]))
+    held = [fold == k for k in range(size["folds"])]
+    return _row([fit(method, x[~k], y[~k], x[k], y[k], chosen) for k in held])
 
-    settings = {"synthetic rows": size["rows"], "folds": size["folds"], "seed": 0}
-    return run_rows(
-        KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress
-    )
+
+def settings(size: dict) -> dict:
+    return {"synthetic rows": size["rows"], "folds": size["folds"], "seed": 0}
 
 
 def _row(fits):
@@ -223,7 +199,7 @@ def synthetic(
 
 
 @functools.lru_cache(maxsize=2)
-def table(data: str) -> tuple[Tensor, Tensor]:
+def attributes(data: str) -> tuple[Tensor, Tensor]:
     """Codes of categories and classes: Car (1: unacceptable) or HIV-1 (1: cleaved)."""
     if data == CAR:
         x, y, *_ = datasets.car()
@@ -236,15 +212,18 @@ def draw(table: Table, ax) -> str:
     """Training loss against the seconds of a fit on Car and HIV-1, Riemannian and core by core; a
     sentence."""
     said = []
-    for data, colour in ((CAR, "C0"), (HIV, "C1")):
+    for data, color in ((CAR, "C0"), (HIV, "C1")):
         for method, mark in (("riemannian", "o-"), ("cores", "s--")):
             points = sorted(
                 (r["seconds"], r["loss"]) for r in table.where(data=data, method=method)
             )
             if points:
-                ax.loglog(*zip(*points), mark, color=colour, label=f"{data}, {method}")
+                ax.loglog(*zip(*points), mark, color=color, label=f"{data}, {method}")
                 said.append(f"{data}, {method} {points[-1][1]:.2g} after {points[-1][0]:.2g} s")
     ax.set(xlabel="seconds of a fit", ylabel="loss on the rows learned from")
     if said:
         ax.legend()
     return f"Loss: {'; '.join(said)}." if said else "Neither Car nor HIV-1 is in the data folder."
+
+
+PROGRAM = Program("Novikov2016", __doc__, SIZES, cases, measure, settings, draw)

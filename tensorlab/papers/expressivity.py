@@ -1,9 +1,9 @@
-"""How wide a network must be to be another: ranks of matricisations of random trains, CP and trees
+"""How wide a network must be to be another: ranks of matricizations of random trains, CP and trees
 [Khrulkov2018].
 
 The scores of a recurrent, a shallow and a deep network with products are <W, f(x_0) o ... o
 f(x_{d-1})>, W a TT, a CP or an HT on the balanced tree [Cohen2016]. A CP of rank R has no
-matricisation of a rank above R, so any of them bounds it from below; with the odd modes as rows and
+matricization of a rank above R, so any of them bounds it from below; with the odd modes as rows and
 the even ones as columns, almost every train of ranks r has rank q^(d/2) or more, q = min(n, r).
 """
 
@@ -17,9 +17,9 @@ from ..formats.cp import CP
 from ..formats.htucker import HT
 from ..formats.tt import TT
 from ..linalg import singular_values
-from .table import Table, check_preset, run_rows
+from .program import Program, beside_printed
+from .table import Table
 
-KEY = "Khrulkov2018"
 RTOL = 1e-13  # singular values below this share of the largest count as zero
 PRIME = 2**30 - 35
 FORMATS = {"TT": TT, "CP": CP, "HT": HT}
@@ -29,46 +29,35 @@ SIZES = {
 }
 
 
-def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
-    """Rows "bound": modes n, ranks r, depth d; the rank in exact arithmetic and the bound.
+BOUND = "CP from TT, bound"
+
+
+def cases(size: dict) -> list[dict]:
+    """What, modes n, ranks r, depth d."""
+    bounds = [
+        (n, r, d) for n, r in ((2, 2), (3, 2), (2, 3), (3, 3), (4, 2)) for d in size["depths"]
+    ]
+    shapes = [(2, 2, 4), (3, 3, 4), (2, 2, 8), (3, 3, 8), (2, 2, 16)]
+    pairs = [f"{to} from {source}" for to in FORMATS for source in FORMATS if to != source]
+    rows = [(BOUND, *shape) for shape in bounds]
+    rows += [(what, *shape) for what in pairs for shape in shapes]
+    return [dict(what=what, n=n, r=r, d=d) for what, n, r, d in rows if n**d <= size["most"]]
+
+
+def measure(size: dict, what: str, n: int, r: int, d: int) -> dict:
+    """Rows "bound": the rank in exact arithmetic and the bound.
 
     Rows "X from Y": the width that a network X needs to be a random Y of width r, from its ranks;
     for CP it is a lower bound.
     """
-    check_preset(KEY, preset)
-    size = SIZES[preset]
-    pairs = [(to, source) for to in FORMATS for source in FORMATS if to != source]
-    shapes = [
-        (n, r, d) for n, r in ((2, 2), (3, 2), (2, 3), (3, 3), (4, 2)) for d in size["depths"]
-    ]
-    cases = [
-        {"what": "CP from TT, bound", "n": n, "r": r, "d": d}
-        for n, r, d in shapes
-        if n**d <= size["most"]
-    ]
-    shapes = [(2, 2, 4), (3, 3, 4), (2, 2, 8), (3, 3, 8), (2, 2, 16)]
-    cases += [
-        {"what": f"{to} from {source}", "n": n, "r": r, "d": d}
-        for to, source in pairs
-        for n, r, d in shapes
-        if n**d <= size["most"]
-    ]
+    if what == BOUND:
+        return {"width": exact_rank(n, r, d), "theory": min(n, r) ** (d // 2)}
+    to, source = what.split(" from ")
+    return {"width": width(to, network(source, n, r, d)), "theory": theory(to, source, r, d)}
 
-    def measure(what, n, r, d):
-        if what == "CP from TT, bound":
-            return {"width": exact_rank(n, r, d), "theory": min(n, r) ** (d // 2)}
-        to, source = what.split(" from ")
-        return {"width": width(to, network(source, n, r, d)), "theory": theory(to, source, r, d)}
 
-    return run_rows(
-        KEY,
-        preset,
-        cases,
-        measure,
-        settings={"seed": 0, "rtol": RTOL},
-        resume=resume,
-        progress=progress,
-    )
+def settings(size: dict) -> dict:
+    return {"seed": 0, "rtol": RTOL}
 
 
 def network(name: str, n: int, r: int, d: int, seed: int = 0) -> Format:
@@ -82,7 +71,7 @@ def network(name: str, n: int, r: int, d: int, seed: int = 0) -> Format:
     )
 
 
-def matricisation(x: Tensor, rows) -> Tensor:
+def matricization(x: Tensor, rows) -> Tensor:
     """The matrix of a tensor with these modes as rows and the others as columns, both in their
     order."""
     rows = list(rows)
@@ -90,19 +79,19 @@ def matricisation(x: Tensor, rows) -> Tensor:
     return x.permute(*rows, *columns).reshape(math.prod(x.shape[k] for k in rows), -1)
 
 
-def matricisation_rank(x: Tensor, rows, rtol: float = RTOL) -> int:
-    """How many singular values of a matricisation exceed rtol times the largest, or what rounding
+def matricization_rank(x: Tensor, rows, rtol: float = RTOL) -> int:
+    """How many singular values of a matricization exceed rtol times the largest, or what rounding
     leaves.
 
-    >>> matricisation_rank(torch.ones(2, 2, 2, 2), (0, 2))
+    >>> matricization_rank(torch.ones(2, 2, 2, 2), (0, 2))
     1
     """
-    s = singular_values(matricisation(x, rows))
+    s = singular_values(matricization(x, rows))
     return int((s > max(rtol, len(s) * torch.finfo(s.dtype).eps) * s[0]).sum())
 
 
 def exact_rank(n: int, r: int, d: int, seed: int = 0, p: int = PRIME) -> int:
-    """The rank of the odd-even matricisation of a random train of integers, modulo a prime: no
+    """The rank of the odd-even matricization of a random train of integers, modulo a prime: no
     rounding, no tolerance.
 
     The rank over the rationals is this or more, so it proves a lower bound for the width of a CP.
@@ -120,7 +109,7 @@ def exact_rank(n: int, r: int, d: int, seed: int = 0, p: int = PRIME) -> int:
             )
             % p
         )
-    return rank_modulo(matricisation(x.reshape((n,) * d), range(0, d, 2)), p)
+    return rank_modulo(matricization(x.reshape((n,) * d), range(0, d, 2)), p)
 
 
 def rank_modulo(a: Tensor, p: int = PRIME) -> int:
@@ -159,7 +148,7 @@ def width(to: str, network: Format) -> int:
             [k for k in range(d) if k // 2 % 2],
             [k for k in range(d) if bin(k).count("1") % 2],
         ]
-    return max(matricisation_rank(x, rows) for rows in cuts)
+    return max(matricization_rank(x, rows) for rows in cuts)
 
 
 def theory(to: str, source: str, r: int, d: int) -> str:
@@ -177,11 +166,11 @@ def theory(to: str, source: str, r: int, d: int) -> str:
 
 
 def growth(name: str, n: int, widths, depths) -> list[tuple[int, int]]:
-    """(depth, rank of the odd-even matricisation) where one width is given, (width, rank) where one
+    """(depth, rank of the odd-even matricization) where one width is given, (width, rank) where one
     depth is."""
     widths, depths = list(widths), list(depths)
     ranks = [
-        matricisation_rank(network(name, n, r, d).to_dense(), range(0, d, 2))
+        matricization_rank(network(name, n, r, d).to_dense(), range(0, d, 2))
         for r in widths
         for d in depths
     ]
@@ -190,7 +179,7 @@ def growth(name: str, n: int, widths, depths) -> list[tuple[int, int]]:
 
 def draw(table: Table, ax) -> str:
     """Measured ranks against the bound q^(d/2); a sentence."""
-    rows = [row for row in table.rows if row["what"] == "CP from TT, bound"]
+    rows = [row for row in table.rows if row["what"] == BOUND and row.get("width") is not None]
     for n, r in sorted({(row["n"], row["r"]) for row in rows}):
         points = sorted(
             (row["d"], row["width"], row["theory"])
@@ -207,3 +196,8 @@ def draw(table: Table, ax) -> str:
     ax.legend()
     held = sum(row["width"] >= row["theory"] for row in rows)
     return f"The bound q^(d/2) (dotted) holds in {held} of {len(rows)} cases."
+
+
+PROGRAM = Program(
+    "Khrulkov2018", __doc__, SIZES, cases, measure, settings, draw, finish=beside_printed
+)

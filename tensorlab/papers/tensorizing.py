@@ -7,6 +7,8 @@ layer of as many numbers, and the dense one. Preset quick: scikit-learn's digits
 Preset full: MNIST with a border of zeros.
 """
 
+import functools
+
 import torch
 
 from .. import datasets
@@ -14,61 +16,47 @@ from ..formats.lowrank import LowRank
 from ..formats.ttmatrix import TTMatrix
 from ..layers.linear import param_groups
 from ..layers.surgery import replace_linear
-from ..models.mlp import MLP, accuracy, train
-from .table import Table, check_preset, printed, run_rows
+from ..models.mlp import MLP
+from ..models.training import accuracy, shuffled_parts, train
+from .program import Program, beside_printed
+from .table import Table
 
-KEY = "Novikov2015"
 MODES = (4, 8, 8, 4)
-CASES = {
-    "quick": [("TT", 1), ("TT", 4), ("TT", 8), ("low rank", 4), ("dense", None)],
-    "full": [
-        ("both TT", 8),
-        ("TT", 8),
-        ("low rank", 4),
-        ("TT", 4),
-        ("both TT", 6),
-        ("TT", 1),
-        ("dense", None),
-    ],
+LAYERS = [("TT", 1), ("TT", 4), ("TT", 8), ("low rank", 4), ("dense", None)]
+SIZES = {
+    "quick": {"data": "digits", "epochs": 15, "layers": LAYERS},
+    "full": {"data": "MNIST", "epochs": 5, "layers": [("both TT", 8), ("both TT", 6), *LAYERS]},
 }
-EPOCHS, RATE, BATCH = {"quick": 15, "full": 5}, 1e-3, 100
+RATE, BATCH = 1e-3, 100
 
 
-def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
-    """Rows: structure and rank of the layers, parameters of the whole network, those of its first
-    layer, test error in %."""
-    check_preset(KEY, preset)
-    x, y, x_test, y_test = _digits() if preset == "quick" else _mnist()
+def cases(size: dict) -> list[dict]:
+    """Structure and rank of the layers."""
+    return [{"structure": structure, "rank": rank} for structure, rank in size["layers"]]
 
-    def measure(structure, rank):
-        g = torch.Generator().manual_seed(0)
-        model = network(structure, rank, g)
-        adam = torch.optim.Adam(param_groups(model, RATE))
-        epochs = EPOCHS[preset]
-        decay = torch.optim.lr_scheduler.LinearLR(adam, 1.0, 0.05, total_iters=epochs)
-        losses = []
-        for loss in train(model, adam, x, y, epochs=epochs, batch=BATCH, generator=g):
-            losses.append(loss)
-            decay.step()
-        first = sum(p.numel() for p in model.layers[0].parameters())
-        return {
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "first layer": first,
-            "error %": round(100 * (1 - accuracy(model, x_test, y_test)), 2),
-            "training loss": round(losses[-1], 4),
-        }
 
-    cases = [{"structure": structure, "rank": rank} for structure, rank in CASES[preset]]
-    settings = {
-        "epochs": EPOCHS[preset],
-        "learning rate": RATE,
-        "batch": BATCH,
-        "training images": len(y),
+def measure(size: dict, structure: str, rank: int | None) -> dict:
+    """Parameters of the whole network, those of its first layer, test error in %."""
+    x, y, x_test, y_test = images(size["data"])
+    g = torch.Generator().manual_seed(0)
+    model = network(structure, rank, g)
+    adam = torch.optim.Adam(param_groups(model, RATE))
+    decay = torch.optim.lr_scheduler.LinearLR(adam, 1.0, 0.05, total_iters=size["epochs"])
+    losses = []
+    for loss in train(model, adam, x, y, epochs=size["epochs"], batch=BATCH, generator=g):
+        losses.append(loss)
+        decay.step()
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "first layer": sum(p.numel() for p in model.layers[0].parameters()),
+        "error %": round(100 * (1 - accuracy(model, x_test, y_test)), 2),
+        "training loss": round(losses[-1], 4),
     }
-    table = run_rows(
-        KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress
-    )
-    return table.beside(printed(KEY)) if preset == "full" else table
+
+
+def settings(size: dict) -> dict:
+    about = {"epochs": size["epochs"], "learning rate": RATE, "batch": BATCH}
+    return about | {"training images": len(images(size["data"])[1])}
 
 
 def network(structure: str, rank: int | None, generator: torch.Generator) -> MLP:
@@ -107,20 +95,24 @@ def draw(table: Table, ax) -> str:
         row for row in table.rows if row["structure"] != "dense" and row.get("error %") is not None
     ]
     best = min(rows, key=lambda row: row["error %"])
-    return f"The best of the small networks, {best['structure']} of rank {best['rank']}, errs on {best['error %']} %."
+    return (
+        f"The best of the small networks, {best['structure']} of rank {best['rank']}, errs on "
+        f"{best['error %']} %."
+    )
 
 
-def _digits():
+@functools.cache
+def images(name: str) -> tuple[torch.Tensor, ...]:
+    """x, y to train on and x, y to test with, images of 32 x 32 pixels."""
+    if name == "MNIST":
+        pad = lambda x: torch.nn.functional.pad(x, (2, 2, 2, 2))
+        pairs = [datasets.mnist(part) for part in ("train", "test")]
+        return tuple(t for x, y in pairs for t in (pad(x), y))
     x, y = datasets.digits()
     x = torch.nn.functional.interpolate(x[:, None].float(), (32, 32), mode="bilinear")[:, 0]
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
-    x, y = x[order], y[order]
-    return x[:1300], y[:1300], x[1300:], y[1300:]
+    return shuffled_parts(x, y, 1300)
 
 
-def _mnist():
-    parts = []
-    for split in ("train", "test"):
-        x, y = datasets.mnist(split)
-        parts += [torch.nn.functional.pad(x, (2, 2, 2, 2)), y]
-    return parts
+PROGRAM = Program(
+    "Novikov2015", __doc__, SIZES, cases, measure, settings, draw, finish=beside_printed
+)

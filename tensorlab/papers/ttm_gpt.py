@@ -8,9 +8,11 @@ is bits per character of the test part. Preset quick: one share, one seed, few s
 shares of 20, 40 and 60 %, three seeds.
 """
 
+import functools
 import statistics
 
 import torch
+from torch import Tensor
 
 from .. import datasets
 from ..formats.lowrank import LowRank
@@ -19,9 +21,9 @@ from ..layers.linear import param_groups
 from ..layers.surgery import layer_report, replace_linear
 from ..models.gpt import GPT, Characters, bits_per_character, train
 from ..multilinear import balanced_shape
-from .table import Table, check_preset, run_rows
+from .program import Program
+from .table import Table
 
-KEY = "Chekalina2023gpt"
 SIZES = {
     "quick": {"shares": (20,), "rates": (3e-3,), "seeds": (0,), "steps": 120, "width": 64},
     "full": {
@@ -35,50 +37,48 @@ SIZES = {
 BATCH, CONTEXT, DEPTH = 8, 64, 2
 
 
-def run(preset: str, *, resume: bool = True, progress: bool = True) -> Table:
-    """Rows: layers, share in %, learning rate, seed, numbers in the blocks' weights, bits per
-    character of valid and test."""
-    check_preset(KEY, preset)
-    size = SIZES[preset]
-    text = Characters(datasets.corpus())
-    tokens = {part: text.encode(text.part(part)) for part in ("train", "valid", "test")}
+def cases(size: dict):
+    """Layers, share in %, learning rate and seed: each rate at seed 0, the other seeds at the best."""
 
-    def measure(layers, share, rate, seed):
-        g = torch.Generator().manual_seed(seed)
-        model = GPT(text.size, width=size["width"], depth=DEPTH, context=CONTEXT, generator=g)
-        if layers != "dense":
-            replace_linear(model, "blocks.*", lambda w: START[layers](w.shape, share / 100, g))
-        adam = torch.optim.Adam(param_groups(model, rate), betas=(0.9, 0.95))
-        for _ in train(model, adam, tokens["train"], steps=size["steps"], batch=BATCH, generator=g):
-            pass
-        numbers = layer_report(model).total("parameters") - model.head.weight.numel()
-        bits = {
-            f"{part} bits": round(bits_per_character(model, tokens[part]), 4)
-            for part in ("valid", "test")
-        }
-        return {"numbers": numbers, **bits}
-
-    def cases(table):
-        for layers, share in [(layers, share) for share in size["shares"] for layers in START] + [
-            ("dense", 100)
-        ]:
+    def rows(table):
+        kinds = [(layers, share) for share in size["shares"] for layers in START]
+        for layers, share in [*kinds, ("dense", 100)]:
+            label = {"layers": layers, "share": share}
             for rate in size["rates"]:
-                yield {"layers": layers, "share": share, "rate": rate, "seed": 0}
-            best = min(
-                table.where(layers=layers, share=share, seed=0), key=lambda row: row["valid bits"]
-            )
+                yield {**label, "rate": rate, "seed": 0}
+            best = min(table.where(**label, seed=0), key=lambda row: row["valid bits"])
             for seed in size["seeds"][1:]:
-                yield {"layers": layers, "share": share, "rate": best["rate"], "seed": seed}
+                yield {**label, "rate": best["rate"], "seed": seed}
 
-    settings = {name: size[name] for name in ("steps", "width")} | {
-        "batch": BATCH,
-        "context": CONTEXT,
-        "depth": DEPTH,
-    }
-    settings["corpus"] = f"pydoc, {len(text.text)} characters"
-    return run_rows(
-        KEY, preset, cases, measure, settings=settings, resume=resume, progress=progress
-    )
+    return rows
+
+
+def measure(size: dict, layers: str, share: int, rate: float, seed: int) -> dict:
+    """Numbers in the blocks' weights, bits per character of valid and test."""
+    text, tokens = corpus()
+    g = torch.Generator().manual_seed(seed)
+    model = GPT(text.size, width=size["width"], depth=DEPTH, context=CONTEXT, generator=g)
+    if layers != "dense":
+        replace_linear(model, "blocks.*", lambda w: START[layers](w.shape, share / 100, g))
+    adam = torch.optim.Adam(param_groups(model, rate), betas=(0.9, 0.95))
+    for _ in train(model, adam, tokens["train"], steps=size["steps"], batch=BATCH, generator=g):
+        pass
+    numbers = layer_report(model).total("parameters") - model.head.weight.numel()
+    bits = lambda part: round(bits_per_character(model, tokens[part]), 4)
+    return {"numbers": numbers, "valid bits": bits("valid"), "test bits": bits("test")}
+
+
+def settings(size: dict) -> dict:
+    kept = {name: size[name] for name in ("steps", "width")}
+    fixed = {"batch": BATCH, "context": CONTEXT, "depth": DEPTH}
+    return kept | fixed | {"corpus": f"pydoc, {len(corpus()[0].text)} characters"}
+
+
+@functools.cache
+def corpus() -> tuple[Characters, dict[str, Tensor]]:
+    """The text, and the tokens of its parts."""
+    text = Characters(datasets.corpus())
+    return text, {part: text.encode(text.part(part)) for part in ("train", "valid", "test")}
 
 
 def summary(table: Table) -> Table:
@@ -148,4 +148,10 @@ def draw(table: Table, ax) -> str:
         for row in best.where(layers="TTM")
         if row["test bits"] < best.where(layers="SVD", share=row["share"])[0]["test bits"]
     ]
-    return f"At equal numbers TTM reads better than SVD at {', '.join(wins) or 'none'} of the shares shown."
+    return (
+        f"At equal numbers TTM reads better than SVD at {', '.join(wins) or 'none'} of the "
+        f"shares shown."
+    )
+
+
+PROGRAM = Program("Chekalina2023gpt", __doc__, SIZES, cases, measure, settings, draw)

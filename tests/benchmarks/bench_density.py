@@ -94,7 +94,7 @@ def main():
     if args.choose:
         p, x, z = data(2)
         for settings in CHOICES:
-            log = tl.TTDensity(**settings).fit(x.float()).score_samples(z.float())
+            log = tl.TTDensity(**settings, background=0).fit(x.float()).score_samples(z.float())
             print(
                 f"{settings}: gap {float(p.log_prob(z).mean() - log[log.isfinite()].mean()):.4f}",
                 flush=True,
@@ -142,7 +142,7 @@ def main():
         if there(name, about):
             continue
         start = time.process_time()
-        model = tl.TTDensity(**settings).fit(x.float())
+        model = tl.TTDensity(**settings, background=0).fit(x.float())
         note(name, time.process_time() - start, model.score_samples(z.float()), about)
     for name, fit in (
         ("one Gaussian", lambda: (gaussian(x), 1)),

@@ -92,3 +92,10 @@ def test_help_needs_neither_jupyter_nor_matplotlib():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]" and "lab" in done.stdout
+
+
+def test_fast_chooses_by_the_environment(monkeypatch):
+    monkeypatch.setenv("TENSORLAB_FAST", "1")
+    assert launcher.fast(10, full=1000) == 10
+    monkeypatch.delenv("TENSORLAB_FAST")
+    assert launcher.fast(10, full=1000) == 1000

@@ -166,9 +166,9 @@ def test_draw_needs_a_sentence():
             figure.subplots()
 
     with pytest.raises(TypeError, match="Silent: needs a sentence from draw, got None"):
-        Silent()
+        Silent().show()
     with pytest.raises(TypeError, match=re.escape("Explorer: needs a method draw(figure, rank)")):
-        Explorer(rank=integer(1, 1, 2))
+        Explorer(rank=integer(1, 1, 2)).show()
 
 
 def test_player_steps_by_hand():

@@ -147,7 +147,9 @@ def test_a_head_tied_to_an_embedding_stays_tied():
     model = GPT(
         11, width=8, depth=1, heads=2, context=4, generator=torch.Generator().manual_seed(0)
     )
-    with pytest.warns(UserWarning, match=r"left as they are.* head \(token\)"):
+    with pytest.warns(
+        UserWarning, match=r"left as they are: head \(shares its weight with token\)"
+    ):
         replace_linear(model, "*", full)
     assert model.head.weight is model.token.weight and isinstance(
         model.blocks[0].up, FactorizedLinear
@@ -247,5 +249,8 @@ def test_a_rank_above_its_bound_is_capped_with_one_warning():
 
 def test_a_tied_head_alone_is_refused():
     model = GPT(11, width=8, depth=1, heads=2, context=4)
-    with pytest.raises(ValueError, match=r"a weight of its own, got those shared: head \(token\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"needs a layer that it can change, got head \(shares its weight with token\)",
+    ):
         replace_linear(model, "head", full)

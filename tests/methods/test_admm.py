@@ -10,7 +10,8 @@ from tensorlab import datasets
 from tensorlab.layers.surgery import replace_linear
 from tensorlab.methods.admm import ADMM
 from tensorlab.models.lenet import LeNet
-from tensorlab.models.mlp import MLP, accuracy, train
+from tensorlab.models.mlp import MLP
+from tensorlab.models.training import accuracy, train
 
 F64 = torch.float64
 
@@ -133,7 +134,8 @@ def test_kernels_go_to_tucker_tensors():
 
 def test_a_layer_out_of_reach_of_the_loss_goes_to_its_set():
     model = nn.ModuleList([linear(), linear(seed=1)])
-    admm = ADMM(model, torch.optim.SGD(model.parameters(), 0.5), {"1.0": rank(1)}, rho=1.0)
+    sets = {"0.0": rank(1), "1.0": rank(1)}
+    admm = ADMM(model, torch.optim.SGD(model.parameters(), 0.5), sets, rho=1.0)
     before = float((model[1][0].weight - admm.z["1.0"]).norm())
     admm.step(lambda: model[0](torch.ones(8, dtype=F64)).sum())
     assert float((model[1][0].weight - admm.z["1.0"]).norm()) == pytest.approx(before / 2)

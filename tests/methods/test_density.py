@@ -31,12 +31,12 @@ def crescent(n=1500, d=2, seed=0):
 
 @pytest.fixture(scope="module")
 def squared():
-    return tl.TTDensity(rank=4, basis=12, steps=4).fit(crescent())
+    return tl.TTDensity(rank=4, basis=12, steps=4, background=0).fit(crescent())
 
 
 @pytest.fixture(scope="module")
 def three():
-    return tl.TTDensity(rank=3, basis=9, steps=2, components=2).fit(crescent(d=3))
+    return tl.TTDensity(rank=3, basis=9, steps=2, components=2, background=0).fit(crescent(d=3))
 
 
 def meter(n=3000, seed=0):
@@ -56,7 +56,17 @@ def meter(n=3000, seed=0):
 
 @pytest.fixture(scope="module")
 def celled():
-    return tl.TTDensity(rank=3, basis=8, steps=2, components=2, cells=25).fit(meter())
+    settings = dict(rank=3, basis=8, steps=2, components=2, cells=25, background=0)
+    return tl.TTDensity(**settings).fit(meter())
+
+
+KINDS = {
+    "squared": {},
+    "cells": dict(cells=20),
+    "linear": dict(model="linear"),
+    "components": dict(components=2),
+    "adam": dict(method="adam", steps=20),
+}
 
 
 def quadrature(edges, points=6):
@@ -93,14 +103,14 @@ def test_splines_are_those_of_scipy(degree, generator):
 
 def test_one_variable_is_a_spline_density():
     x = crescent(d=2)[:, :1]
-    model = tl.TTDensity(rank=3, basis=12, steps=4).fit(x)
+    model = tl.TTDensity(rank=3, basis=12, steps=4, background=0).fit(x)
     points, w = grid(model, [0])
     assert float(model.score_samples(points).exp() @ w) == pytest.approx(1, abs=1e-10)
     assert model.score(x) > stats.norm.logpdf(x.numpy(), x.mean(), x.std()).sum()
 
 
 def test_rank_one_squared_is_a_product_of_its_marginals():
-    model = tl.TTDensity(rank=1, basis=8, steps=0).fit(crescent(d=3))
+    model = tl.TTDensity(rank=1, basis=8, steps=0, background=0).fit(crescent(d=3))
     x = crescent(50, 3, seed=1)
     parts = sum(model.score_samples(x[:, [k]], dims=[k]) for k in range(3))
     assert torch.allclose(model.score_samples(x), parts, atol=1e-10)
@@ -246,18 +256,169 @@ def test_conditional_samples_follow_the_conditional(three):
     )
 
 
+# -- the background
+
+
+def logistic(x, model, k):
+    """The distribution function of the background in variable k."""
+    at = (x - model.background_.centre[k]) / model.background_.size[k]
+    return stats.logistic.cdf(at.numpy())
+
+
+@pytest.mark.parametrize("kind", ["squared", "cells", "components"])
+def test_with_a_background_it_is_a_density_on_the_whole_space(kind):
+    """The integral over the support by quadrature, and beyond it by what SciPy says of logistic
+    variables."""
+    settings = dict(rank=3, basis=8, steps=1, background=0.2) | KINDS[kind]
+    model, bare = (
+        tl.TTDensity(**settings | more).fit(meter(600)) for more in ({}, dict(background=0))
+    )
+    knots = model.splines_.edges.T
+    knots = (model.margins_.back(knots) if model.margins_ else knots).T
+    cuts = [torch.cat([a, b]).unique() for a, b in zip(knots, model.support_)]
+    if model.margins_:
+        cuts = [torch.cat([a, b]).unique() for a, b in zip(cuts, model.margins_.edges)]
+    (x0, w0), (x1, w1) = (quadrature(cut, 8) for cut in cuts)
+    points = torch.cartesian_prod(x0, x1)
+    p = model.score_samples(points).exp().reshape(len(x0), len(x1))
+    within = math.prod(float(np.diff(logistic(model.support_[k], model, k))[0]) for k in (0, 1))
+    assert float(w0 @ p @ w1) == pytest.approx(0.8 + 0.2 * within, abs=1e-4)  # g is no polynomial
+    own = stats.logistic.logpdf(
+        points.numpy(), model.background_.centre.numpy(), model.background_.size.numpy()
+    ).sum(1)
+    mixed = 0.8 * bare.score_samples(points).exp() + 0.2 * torch.as_tensor(own).exp()
+    assert torch.allclose(p.flatten(), mixed, rtol=1e-10)
+    first = 0.8 * bare.score_samples(x0[:, None], dims=[0]).exp() + 0.2 * torch.as_tensor(
+        stats.logistic.pdf(x0.numpy(), model.background_.centre[0], model.background_.size[0])
+    )
+    assert torch.allclose(model.score_samples(x0[:, None], dims=[0]).exp(), first, rtol=1e-10)
+    row = model.score_samples(x1[:, None], given={0: float(x0[9])})
+    assert torch.allclose(row, p[9].log() - first[9].log(), rtol=1e-9, atol=1e-9)
+    far = torch.tensor([[1e3, -1e200]], dtype=torch.float64)
+    assert model.score_samples(far).isfinite().all() and bare.background_.share == 0
+
+
+def test_samples_are_of_trains_and_background():
+    model = tl.TTDensity(rank=3, basis=10, steps=2, background=0.3).fit(crescent())
+    edges = torch.linspace(-40, 40, 4001, dtype=torch.float64)
+    for given in (None, {0: 4.0}):
+        x = model.sample(4000, 0, given=given)
+        p = model.score_samples(edges[:, None], dims=[1], given=given).exp()
+        cdf = torch.cumulative_trapezoid(p, edges)
+        assert float(cdf[-1]) == pytest.approx(1, abs=1e-3)
+        at = lambda t, cdf=cdf: np.interp(t, edges[1:], cdf)
+        assert stats.kstest(x[:, 1].numpy(), at).pvalue > 1e-3
+        assert (x[:, 1] < model.support_[1, 0]).any() or (x[:, 1] > model.support_[1, 1]).any()
+        assert given is None or (x[:, 0] == 4).all()
+
+
+def test_the_background_is_one_row_of_those_there_are():
+    model = tl.TTDensity(rank=2, basis=8, steps=1).fit(crescent(399))
+    assert model.background_.share == 1 / 400
+    x = torch.tensor([[0.0, 0.0], [99.0, 0.0]], dtype=torch.float64)
+    log = model.score_samples(x)  # and no warning
+    assert log.isfinite().all() and model.report(x).outside == 0.5
+    assert model.report(x).mean == pytest.approx(float(log.mean()))
+
+
+def test_cross_validation_selects():
+    """Rows outside of a fold's support, and one far outside, are part of each score; the ring needs
+    a rank that two independent variables have not."""
+    from sklearn.model_selection import GridSearchCV, KFold
+
+    g = torch.Generator().manual_seed(0)
+    angle = 2 * math.pi * torch.rand(600, generator=g, dtype=torch.float64)
+    x = torch.stack([angle.cos(), angle.sin()], 1)
+    x = x + 0.1 * torch.randn(600, 2, generator=g, dtype=torch.float64)
+    x[0] = 20.0
+    folds = KFold(5, shuffle=True, random_state=0)
+    grid = {"rank": [1, 6], "cells": [0, 10]}
+    model = tl.TTDensity(basis=16, steps=3)
+    search = GridSearchCV(model, grid, cv=folds, error_score="raise").fit(x.numpy())
+    scores = search.cv_results_["mean_test_score"]
+    assert np.isfinite(scores).all() and search.best_params_["rank"] == 6
+    bounded = GridSearchCV(model.set_params(background=0), grid, cv=folds)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bounded.fit(x.numpy())
+    assert (bounded.cv_results_["mean_test_score"] == -math.inf).all()  # the data ask the question
+
+
+# -- noise
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.8, 3.0])
+def test_noise_on_the_unit_interval_is_reflected_at_its_ends(noise):
+    """Even rows stay even under reflected noise of any length, and none piles up at an end."""
+    model = tl.TTDensity(cells=4, noise=noise, batch=4000)
+    x = torch.rand(4000, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    moved = model._batch(x, torch.Generator().manual_seed(0))
+    assert (moved >= 0).all() and (moved <= 1).all() and len(moved[:, 0].unique()) == 4000
+    for k in (0, 1):
+        assert stats.kstest(moved[:, k].numpy(), "uniform").pvalue > 1e-3
+    g = torch.Generator().manual_seed(0)  # the same draws
+    rows = torch.randperm(4000, generator=g)
+    free = x[rows] + noise * torch.randn(4000, 2, generator=g, dtype=torch.float64)
+    wave = np.arccos(np.cos(np.pi * free.numpy())) / np.pi  # a triangle from 0 to 1 and back
+    assert np.allclose(moved.numpy(), wave, atol=1e-7)  # arccos squares eps at its ends
+    assert ((free < 0) | (free > 1)).any() and torch.equal(
+        tl.TTDensity(noise=noise)._batch(x, torch.Generator().manual_seed(0)), free
+    )
+
+
+def test_noise_does_not_pile_up_at_the_ends_of_a_density_with_cells():
+    x = torch.rand(2000, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    settings = dict(rank=1, basis=12, cells=10, margin=0.0, noise=0.4, steps=6, holdout=0.0)
+    model = tl.TTDensity(**settings).fit(x)
+    ends = model.score_samples(torch.tensor([[0.002], [0.998]], dtype=torch.float64)).exp()
+    assert (ends - 1).abs().max() < 0.25
+
+
 # -- is invariant
 
 
-@pytest.mark.parametrize("cells", [0, 20])
-def test_shift_and_scale_move_the_density_with_them(cells):
-    x = crescent(600)
-    one, other = (
-        tl.TTDensity(rank=3, basis=10, steps=2, cells=cells).fit(z) for z in (x, 1000 * x + 7)
-    )
-    assert torch.allclose(
-        one.score_samples(x), other.score_samples(1000 * x + 7) + 2 * math.log(1000), atol=1e-6
-    )
+def differences(x, unit, shift, kind):
+    """By how much log-densities, marginals and samples differ in other units."""
+    settings = dict(rank=3, basis=10, steps=2) | KINDS[kind]
+    one, other = (tl.TTDensity(**settings).fit(z) for z in (x, x * unit + shift))
+    z, w, move = x[:50], x[:50] * unit + shift, unit.log()
+    with warnings.catch_warnings():  # of rows where a linear model is negative
+        warnings.simplefilter("ignore")
+        log = one.score_samples(z) - other.score_samples(w) - move.sum()
+        first = one.score_samples(z[:, :1], dims=[0])
+        first = first - other.score_samples(w[:, :1], dims=[0]) - move[0]
+        samples = one.sample(20, 0) - (other.sample(20, 0) - shift) / unit
+    assert int(log.isnan().sum()) < 25
+    return max(float(t[~t.isnan()].abs().max()) for t in (log, first, samples))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "dtype, powers",
+    [
+        (torch.float64, (300,) * 3),
+        (torch.float64, (-300,) * 3),
+        (torch.float64, (600, -600, 0)),
+        (torch.float64, (1000, -1000, 5)),
+        (torch.float32, (60,) * 3),
+        (torch.float32, (-60,) * 3),
+        (torch.float32, (100, -100, 0)),
+    ],
+)
+def test_units_do_not_matter(kind, dtype, powers):
+    """But for the rounding of a chain of sums of logarithms, each no larger than those of the
+    units."""
+    unit = torch.tensor([math.ldexp(1.0, p) for p in powers], dtype=dtype)
+    tolerance = 16 * torch.finfo(dtype).eps * float(unit.log().abs().sum())
+    assert differences(crescent(300, 3).to(dtype), unit, 0.0, kind) < tolerance
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_shift_moves_the_density(kind):
+    """But for what it rounds the data by, times the slopes of the logarithm, here under 100."""
+    unit, shift = torch.full((3,), 1000.0, dtype=torch.float64), 1e6
+    tolerance = 400 * torch.finfo(torch.float64).eps * shift / 1000.0
+    assert differences(crescent(300, 3), unit, shift, kind) < tolerance
 
 
 def test_same_seed_same_numbers_and_learning_helps():
@@ -302,7 +463,8 @@ def test_dtype_is_that_of_the_data(dtype):
 
 @pytest.fixture(scope="module")
 def linear():
-    return tl.TTDensity(rank=4, basis=10, steps=8, model="linear").fit(crescent(800))
+    settings = dict(rank=4, basis=10, steps=8, model="linear", background=0)
+    return tl.TTDensity(**settings).fit(crescent(800))
 
 
 def test_linear_integrates_to_one_and_its_loss_is_the_closed_form(linear):
@@ -388,8 +550,6 @@ def test_says_no_and_loses_nothing():
     ):
         with pytest.raises(ValueError, match=said):
             model.fit(wrong)
-    with pytest.raises(TypeError, match="torch.int64"):
-        model.fit(x.long())
     assert torch.equal(model.score_samples(x), before)
     with pytest.warns(UserWarning, match="300 of 600 rows repeat another"):
         model.fit(torch.cat([x, x]))
@@ -403,6 +563,8 @@ def test_says_no_and_loses_nothing():
         (dict(rank=0), "rank must be at least 1, got 0"),
         (dict(basis=2), "basis must be at least 3, got 2"),
         (dict(lr=-1), "got -1"),
+        (dict(background=0.7), "background must be a number in 0..0.5, got 0.7"),
+        (dict(noise=math.nan), "got nan"),
         (dict(model="linear", components=2), "components=2"),
     ],
 )

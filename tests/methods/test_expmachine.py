@@ -10,7 +10,7 @@ from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 
 import tensorlab as tl
-from tensorlab.methods._screening import standardize
+from tensorlab.methods._estimator import standardize
 from tensorlab.methods.expmachine import (
     as_format,
     core_sweep,

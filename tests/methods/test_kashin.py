@@ -3,6 +3,7 @@ and the Q that stall."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from scipy.fft import dct
 from scipy.linalg import hadamard
 
 import tensorlab as tl
+from tensorlab.methods import kashin as module
 from tensorlab.methods.kashin import KINDS, METHODS, Rotation, kashin_steps
 
 F64 = torch.float64
@@ -227,15 +229,72 @@ def test_an_input_that_is_spiky_in_both_bases_is_not_flat():
 # -- is invariant
 
 
+POWERS = [(F64, p) for p in (-900, -600, 10, 600, 900)] + [
+    (torch.float32, p) for p in (-100, -60, 60, 100)
+]
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_scale_does_not_matter(method):
-    x = randn(200)
-    one = tl.kashin(x, method=method, generator=seeded())
-    for power in (-900, 10, 900):
-        other = tl.kashin(x * 2.0**power, method=method, generator=seeded())
-        assert len(other.history) == len(one.history)
-        assert float(other.value.bound) == pytest.approx(float(one.value.bound), rel=1e-9)
-        assert torch.allclose(other.value.u * 2.0**-power, one.value.u, atol=1e-12)
+@pytest.mark.parametrize(("dtype", "power"), POWERS)
+def test_scale_does_not_matter(method, dtype, power):
+    x = randn(200, dtype=dtype)
+    eps = torch.finfo(dtype).eps
+    one, other = (
+        tl.kashin(x * 2.0**p, method=method, tol=1e-5, generator=seeded()) for p in (0, power)
+    )
+    assert len(other.history) == len(one.history)
+    assert float(other.value.bound) == pytest.approx(float(one.value.bound), rel=16 * eps)
+    assert torch.allclose(other.value.u * 2.0**-power, one.value.u, rtol=0, atol=64 * eps)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("dtype", "power"), POWERS)
+def test_scale_does_not_matter_for_the_states(method, dtype, power):
+    """Items of a batch have scales of their own, and |r| is right where |r|^2 is not a float."""
+    x, modes = randn(3, 40, dtype=dtype), dict(modes=1, method=method)
+    powers = torch.tensor([[0], [power], [-power]], dtype=torch.int32)
+    scaled = tl.linalg.ldexp(x, powers)
+    q = Rotation("dct", (40,), 1)
+    for one, other, _ in zip(
+        kashin_steps(x, q, **modes), kashin_steps(scaled, q, **modes), range(6)
+    ):
+        for a, b in ((one.u, other.u), (one.v, other.v)):
+            assert torch.equal(tl.linalg.ldexp(b, -powers), a)
+        assert torch.equal(tl.linalg.ldexp(other.left, -powers[:, 0]), one.left)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_rows_are_turned_into_no_rows(kind):
+    q = Rotation(kind, (8,), 1)
+    x = torch.ones(0, 8, requires_grad=True)
+    for y in (q.apply(x), q.adjoint(x), Rotation(kind, (8, 4), 1).apply(torch.ones(0, 8, 4))):
+        assert len(y) == 0 and y.shape[-1] in (8, 4)
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_captured_rotation_is_the_one_it_was(kind, monkeypatch):
+    """Its random numbers are drawn when it is made, not when it is called."""
+    monkeypatch.setattr(module, "BLOCK", 64)
+    q, x = Rotation(kind, (16,), 3), randn(3, 16)
+    graph = torch.jit.trace(q.adjoint, x)
+    for many in (x, x, randn(50, 16, seed=1)):
+        assert torch.allclose(graph(many), many @ q.to_dense(), atol=1e-13)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_go_through_many_blocks_of_rows(kind, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", 64)
+    q, x = Rotation(kind, (16,), 3), randn(50, 16).requires_grad_()
+    weight = randn(50, 16, seed=1)
+    (g,) = torch.autograd.grad((q.apply(x) * weight).sum(), x)
+    assert torch.allclose(g, q.adjoint(weight), atol=1e-13)
+
+
+def test_sizes_and_seeds_may_be_of_numpy():
+    q = Rotation("dct", (np.int64(6), np.int64(4)), np.int64(3))
+    assert repr(q) == "Rotation(kind='dct', shape=(6, 4), seed=3)" and hash(q) == hash(q)
+    assert tl.kashin(randn(6, 4), q, modes=np.int64(2), max_iter=np.int64(5)).value.q == q
 
 
 def test_the_seed_decides():
@@ -313,6 +372,9 @@ def test_zeros():
             "needs a rotation of shape (3,), got Rotation",
         ),
         (torch.ones(3), {"tol": 0}, ValueError, "tol must be positive, got 0"),
+        (torch.ones(3), {"modes": 1.0}, ValueError, "modes must be 1 or 2"),
+        (torch.ones(3), {"max_iter": -1}, ValueError, "max_iter must be an integer >= 0, got -1"),
+        (torch.ones(3, device="meta"), {}, ValueError, "got one on the meta device"),
     ],
 )
 def test_says_no(x, options, error, said):

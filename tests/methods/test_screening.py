@@ -9,7 +9,8 @@ import torch
 from scipy.linalg import hadamard
 
 from tensorlab.methods import _screening
-from tensorlab.methods._screening import screen_interactions, standardize
+from tensorlab.methods._estimator import standardize
+from tensorlab.methods._screening import screen_interactions
 
 
 def brute(x, residual, order):

@@ -31,10 +31,9 @@ def test_the_schedule_ends_at_one():
 
 def test_the_program_at_a_small_size(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(
-        admm.SIZES, "quick", {"sets": ("TT",), "ranks": (2,), "seeds": (0,), "epochs": 4, "tune": 1}
-    )
-    table = admm.run("quick", progress=False)
+    small = {"sets": ("TT",), "ranks": (2,), "seeds": (0,), "epochs": 4, "tune": 1}
+    monkeypatch.setitem(admm.SIZES, "quick", admm.SIZES["quick"] | small)
+    table = admm.PROGRAM.run("quick", progress=False)
     assert table["way"] == ["direct", "ADMM"] and table["dense"] == [16 * 8 * 9 + 64 * 64] * 2
     assert all(row["numbers"] < row["dense"] / 4 for row in table.rows)
     direct, ours = table.rows

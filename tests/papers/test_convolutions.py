@@ -17,23 +17,19 @@ pytest.importorskip("sklearn")
 def short():
     """A run of a few rows on a short training."""
     patch = pytest.MonkeyPatch()
-    patch.setitem(convolutions.SIZES, "quick", dict(epochs=3, tuning=1, batch=64))
-    patch.setitem(convolutions.SHARES, "quick", (0.2,))
+    size = dict(data="digits", shares=(0.2,), epochs=3, tuning=1, batch=64)
+    patch.setitem(convolutions.SIZES, "quick", size)
     patch.setattr(convolutions, "STRUCTURES", {"cp": tl.cp_conv, "spatial": tl.spatial_conv})
-    for cached in (convolutions.dense, convolutions._tuned):
-        cached.cache_clear()
     yield
     patch.undo()
-    for cached in (convolutions.dense, convolutions._tuned):
-        cached.cache_clear()
 
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("run"))
-        whole = convolutions.run("quick", progress=False)
-        again = convolutions.run("quick", progress=False)  # every row was there
+        whole = convolutions.PROGRAM.run("quick", progress=False)
+        again = convolutions.PROGRAM.run("quick", progress=False)  # every row was there
         assert again.rows == table.load(table.results("Lebedev2015", "quick")).rows
         return whole
 
@@ -82,14 +78,13 @@ def test_picture(result):
 
 def test_says_no():
     with pytest.raises(ValueError, match="Lebedev2015: needs a preset of quick, full, got 'tiny'"):
-        convolutions.run("tiny")
+        convolutions.PROGRAM.run("tiny")
 
 
 @pytest.mark.slow
 def test_cp_keeps_its_accuracy_at_a_quarter_of_the_flops(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(convolutions.SIZES, "quick", dict(epochs=12, tuning=4, batch=64))
-    for cached in (convolutions.dense, convolutions._tuned):
-        cached.cache_clear()
-    (row,) = convolutions.run("quick", progress=False).where(structure="cp", share=0.2)
+    size = dict(data="digits", shares=(0.2,), epochs=12, tuning=4, batch=64)
+    monkeypatch.setitem(convolutions.SIZES, "quick", size)
+    (row,) = convolutions.PROGRAM.run("quick", progress=False).where(structure="cp", share=0.2)
     assert row["flops"] >= 4 and row["points"] >= -1

@@ -20,14 +20,14 @@ SMALL = {
 
 @pytest.fixture
 def data():
-    return [part[:64] for part in paper._digits(0)]
+    return [part[:64] for part in paper.images("digits", 0)]
 
 
 def test_printed_counts_are_one_factor_and_the_head():
     """The printed column is Σ r (out + 1) and the head, in every row; what must be stored is Σ r
     (out + in)."""
     outs, ins = (20, 50, 500), (25, 500, 800)
-    for row in printed(paper.KEY).where(method="DLRT"):
+    for row in printed("Schotthoefer2022").where(method="DLRT"):
         ranks = [int(r) for r in row["ranks"].split()]
         assert sum(r * (n + 1) for r, n in zip(ranks, outs)) + 5000 == row["one factor"]
         both = sum(r * (n + m) for r, n, m in zip(ranks, outs, ins)) + 5000
@@ -93,10 +93,10 @@ def test_means_over_seeds():
 
 def test_says_no_to_another_preset():
     with pytest.raises(ValueError, match="got 'huge'"):
-        paper.run("huge")
+        paper.PROGRAM.run("huge")
 
 
-def test_rows_are_labelled_once(monkeypatch, tmp_path):
+def test_rows_are_labeled_once(monkeypatch, tmp_path):
     """Every case is asked for once, and a second run asks for none."""
     monkeypatch.chdir(tmp_path)
     asked = []
@@ -107,7 +107,9 @@ def test_rows_are_labelled_once(monkeypatch, tmp_path):
         for name in paper.MEASURE
     }
     monkeypatch.setattr(paper, "MEASURE", fake)
-    monkeypatch.setattr(paper, "_digits", lambda seed: torch.zeros(1))
-    first = paper.run("quick", progress=False)
+    monkeypatch.setattr(paper, "images", lambda name, seed: torch.zeros(1))
+    first = paper.PROGRAM.run("quick", progress=False)
     assert len(asked) == len(set(asked)) == len(first)
-    assert paper.run("quick", progress=False).rows == first.rows and len(asked) == len(first)
+    assert paper.PROGRAM.run("quick", progress=False).rows == first.rows and len(asked) == len(
+        first
+    )

@@ -20,7 +20,7 @@ def small(tmp_path, monkeypatch):
 
 def test_the_program_at_a_small_size(small, monkeypatch, tmp_path):
     monkeypatch.setenv("TENSORLAB_DATA", str(tmp_path))
-    table = expmachine.run("quick", progress=False)
+    table = expmachine.PROGRAM.run("quick", progress=False)
     assert len(table) == 3 and all(0.3 < row["AUC"] < 0.7 for row in table.rows)
     assert (
         expmachine.draw(table, matplotlib.figure.Figure().subplots())
@@ -29,7 +29,7 @@ def test_the_program_at_a_small_size(small, monkeypatch, tmp_path):
 
 
 def test_folds_of_car_and_hiv(small, data_folder):
-    table = expmachine.run("quick", progress=False)
+    table = expmachine.PROGRAM.run("quick", progress=False)
     (cores,), (linear,) = (
         table.where(data="Car", method=m) for m in ("cores", "logistic regression")
     )
@@ -59,7 +59,7 @@ def test_the_screened_machine_recovers_what_was_planted():
 
 
 def test_printed_rows():
-    table = printed(expmachine.KEY)
+    table = printed(expmachine.PROGRAM.key)
     assert table.where(method="ExM rank 30")[0]["AUC"] == 0.91 and set(table["data"]) == {
         expmachine.SYNTHETIC
     }

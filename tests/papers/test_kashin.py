@@ -20,7 +20,7 @@ SMALL = {
 def test_the_program_at_a_small_size(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(kashin.SIZES, "quick", SMALL)
-    table = kashin.run("quick", progress=False)
+    table = kashin.PROGRAM.run("quick", progress=False)
     assert len(table) == 7 and table.rows[0]["method"] == "fp32" and table.rows[0]["error"] == 0
     for bits in (2, 4):
         rows = {row["method"]: row for row in table.where(bits=bits)}
@@ -38,7 +38,7 @@ def test_the_program_at_a_small_size(tmp_path, monkeypatch):
 
 
 def test_printed_rows_are_of_other_models():
-    table = printed(kashin.KEY)
+    table = printed(kashin.PROGRAM.key)
     assert len(table) == 8 and not {kashin.ENCODER, kashin.CHARACTERS} & set(table["model"])
     assert table.where(model="BERT-base", method="kashin")[0]["CoLA"] == 59.65
 

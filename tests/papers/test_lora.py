@@ -49,6 +49,8 @@ def test_the_program_at_a_small_size(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = datasets.corpus()
     monkeypatch.setattr(datasets, "corpus", lambda: text[:30000])
+    lora.texts.cache_clear()
+    lora.pretrained.cache_clear()
     size = {
         "rates": {"other": (1e-2, 3e-2)},
         "seeds": (0, 1),
@@ -59,7 +61,7 @@ def test_the_program_at_a_small_size(tmp_path, monkeypatch):
     monkeypatch.setitem(
         lora.SIZES, "quick", size | {"ways": [("none", 0), ("lora", 2), ("dlrt", 4)]}
     )
-    table = lora.run("quick", progress=False)
+    table = lora.PROGRAM.run("quick", progress=False)
     labels = [(row["way"], row["seed"]) for row in table.rows]
     assert labels == [
         ("none", 0),

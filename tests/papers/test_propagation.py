@@ -18,7 +18,7 @@ def test_peak_bytes_by_hand():
 
 def test_quick_has_the_order_of_the_printed_table(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    table = paper.run("quick", progress=False)
+    table = paper.PROGRAM.run("quick", progress=False)
     assert len(table) == 8 and len(table.where(forward="fixed order")) == 3
     mib = {(row["forward"], row["gradient"]): row["MiB"] for row in table.rows}
     for forward in ("einsum", "fixed order"):
@@ -38,4 +38,4 @@ def test_quick_has_the_order_of_the_printed_table(tmp_path, monkeypatch):
 
 def test_says_no():
     with pytest.raises(ValueError, match="got 'medium'"):
-        paper.run("medium")
+        paper.PROGRAM.run("medium")

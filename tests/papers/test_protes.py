@@ -144,7 +144,7 @@ def test_the_program_end_to_end(tmp_path, monkeypatch):
     monkeypatch.setitem(
         program.SIZES, "quick", {"problems": ("P-03", "P-18"), "budget": 500, "seeds": 2}
     )
-    table = program.run("quick", progress=False)
+    table = program.PROGRAM.run("quick", progress=False)
     assert (
         table["problem"] == ["P-03", "P-18"]
         and (tmp_path / "results" / "Batsheva2023-quick.csv").exists()
@@ -152,12 +152,12 @@ def test_the_program_end_to_end(tmp_path, monkeypatch):
     for row in table.rows:
         assert row["best"] <= row["median"] <= row["worst"] and row["evaluated"] == 500
         assert row["reference"] - 1e-6 <= row["best"] < row["random"] and row["gap %"] >= -1e-3
-    assert program.run("quick", progress=False).rows == table.rows
+    assert program.PROGRAM.run("quick", progress=False).rows == table.rows
     assert len(table.beside(printed("Batsheva2023"))) == 20
     said = program.draw(table, matplotlib.figure.Figure().subplots())
     assert "of 2 problems" in said
     with pytest.raises(ValueError, match="needs a preset of quick, full"):
-        program.run("fast")
+        program.PROGRAM.run("fast")
 
 
 def test_rivals_never_leave_the_feasible_set():

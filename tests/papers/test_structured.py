@@ -8,11 +8,18 @@ import torch
 from tensorlab import datasets
 from tensorlab.layers.linear import param_groups
 from tensorlab.layers.surgery import layer_report
+from tensorlab.models.gpt import Characters
 from tensorlab.models.mlp import MLP
 from tensorlab.papers import structured
 from tensorlab.papers.table import Table
 
-GRID = {"structures": ("dense", "BTT"), "widths": (64,), "rates": (1e-3, 1e-2), "epochs": 2}
+GRID = {
+    "structures": ("dense", "BTT"),
+    "widths": (64,),
+    "rates": (1e-3, 1e-2),
+    "epochs": 2,
+    "text": None,
+}
 
 
 def built(structure, width=256):
@@ -51,7 +58,7 @@ def test_the_rule_gives_a_btt_core_root_width_over_two():
 def test_the_program_at_a_small_size(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(structured.SIZES, "quick", GRID)
-    table = structured.run("quick", progress=False)
+    table = structured.PROGRAM.run("quick", progress=False)
     assert list(zip(table["structure"], table["rule"], table["rate"])) == [
         ("dense", "core", 1e-3),
         ("dense", "core", 1e-2),
@@ -72,12 +79,11 @@ def test_the_program_at_a_small_size(tmp_path, monkeypatch):
 def test_characters_run_at_a_small_size(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = datasets.corpus()
-    monkeypatch.setattr(datasets, "corpus", lambda: text[:40000])
-    monkeypatch.setitem(structured.SIZES, "full", GRID | {"structures": (), "widths": ()})
-    monkeypatch.setattr(
-        structured, "TEXT", {"structures": ("TT",), "width": 64, "rates": (1e-2,), "steps": 8}
-    )
-    table = structured.run("full", progress=False)
+    monkeypatch.setattr(structured, "corpus", lambda: Characters(text[:40000]))
+    small = {"structures": ("TT",), "width": 64, "rates": (1e-2,), "steps": 8}
+    size = GRID | {"structures": (), "widths": (), "text": small}
+    monkeypatch.setitem(structured.SIZES, "full", size)
+    table = structured.PROGRAM.run("full", progress=False)
     assert table["data"] == ["characters"] * 2 and table["rule"] == ["core", "dense"]
     assert all(4 < bits < 8 for bits in table["error"]) and table["error"][0] != table["error"][1]
 

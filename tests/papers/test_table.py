@@ -13,16 +13,8 @@ import pytest
 
 from tensorlab import papers
 from tensorlab.__main__ import main
-from tensorlab.papers.table import (
-    Table,
-    check_preset,
-    load,
-    measured,
-    printed,
-    record,
-    results,
-    run_rows,
-)
+from tensorlab.papers.program import Program, run_rows
+from tensorlab.papers.table import Table, load, measured, printed, record, results
 
 ROWS = [
     {"kind": "a", "rank": 1, "error": 0.5, "note": None},
@@ -152,7 +144,7 @@ def test_labels_of_none_and_floats_are_found_again(here):
 
 PROGRAM = """
 import sys, time
-from tensorlab.papers.table import run_rows
+from tensorlab.papers.program import run_rows
 
 def measure(rank):
     open("asked.txt", "a").write(f"{rank}\\n")
@@ -200,9 +192,7 @@ def test_what_is_recorded_says_when_and_on_what(here):
 @pytest.mark.parametrize("key", papers.programs())
 def test_a_program_says_what_it_makes(key):
     program = papers.find(key)
-    assert any(
-        key.startswith(name) for name in re.findall(r"\[(\w+)\]", program.__doc__.splitlines()[0])
-    )
+    assert any(key.startswith(name) for name in re.findall(r"\[(\w+)\]", program.title))
     with pytest.raises(ValueError, match=f"{key}: needs a preset of quick, full, got 'tiny'"):
         program.run("tiny")
 
@@ -243,7 +233,7 @@ def test_the_command_says_no_in_one_sentence(argv, said, here, monkeypatch):
 @pytest.mark.parametrize(
     "act, error, said",
     [
-        (lambda: check_preset("Name2020", 3), ValueError, "got 3"),
+        (lambda: Program("Name2020", "", {}, None, None).run(3), ValueError, "got 3"),
         (
             lambda: Table("Name2020", [{"a": 1}])["b"],
             KeyError,

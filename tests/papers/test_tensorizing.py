@@ -39,7 +39,7 @@ def test_a_start_has_the_spread_of_the_dense_one(structure, rank, generator):
 
 
 def test_digits_are_32_pixels_wide_and_parted():
-    x, y, x_test, y_test = tensorizing._digits()
+    x, y, x_test, y_test = tensorizing.images("digits")
     assert (
         x.shape == (1300, 32, 32)
         and x_test.shape == (497, 32, 32)
@@ -52,11 +52,14 @@ def test_digits_are_32_pixels_wide_and_parted():
 
 def test_the_program_on_few_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    x, y, *_ = tensorizing._digits()
-    monkeypatch.setattr(tensorizing, "_digits", lambda: (x[:400], y[:400], x[400:700], y[400:700]))
-    monkeypatch.setitem(tensorizing.CASES, "quick", [("TT", 4), ("dense", None)])
-    monkeypatch.setitem(tensorizing.EPOCHS, "quick", 6)
-    table = tensorizing.run("quick", progress=False)
+    x, y, *_ = tensorizing.images("digits")
+    few = (x[:400], y[:400], x[400:700], y[400:700])
+    monkeypatch.setattr(tensorizing, "images", lambda name: few)
+    size = {"data": "digits", "epochs": 6, "layers": [("TT", 4), ("dense", None)]}
+    monkeypatch.setitem(tensorizing.SIZES, "quick", size)
+    table = tensorizing.PROGRAM.run("quick", progress=False)
+    assert table.where(structure="both TT")[0]["error % (printed)"] == 1.9
+    table.rows = [row for row in table.rows if row.get("error %") is not None]
     assert table["structure"] == ["TT", "dense"] and table["first layer"] == [
         16 * 4 * 2 + 2 * 4 * 64 * 4 + 1024,
         1024 * 1025,
@@ -64,8 +67,8 @@ def test_the_program_on_few_images(tmp_path, monkeypatch):
     assert (
         max(table["error %"]) < 45 and (tmp_path / "results" / "Novikov2015-quick.csv").exists()
     )  # 90 is chance
-    again = tensorizing.run("quick", resume=False, progress=False)
-    assert again.rows == table.rows  # one seed, one table
+    again = tensorizing.PROGRAM.run("quick", resume=False, progress=False)
+    assert again.rows[:2] == table.rows  # one seed, one table
 
 
 def test_the_picture_names_the_best():

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tensorlab import datasets
+from tensorlab.models.gpt import Characters
 from tensorlab.papers import ttm_gpt
 from tensorlab.papers.table import Table
 
@@ -70,11 +71,12 @@ def test_the_picture_says_where_ttm_wins():
 
 def test_the_program_at_a_small_size(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    text = datasets.corpus()
-    monkeypatch.setattr(datasets, "corpus", lambda: text[:40000])
+    text = Characters(datasets.corpus()[:40000])
+    tokens = {part: text.encode(text.part(part)) for part in ("train", "valid", "test")}
+    monkeypatch.setattr(ttm_gpt, "corpus", lambda: (text, tokens))
     size = {"shares": (40,), "rates": (1e-3, 1e-2), "seeds": (0, 1), "steps": 6, "width": 16}
     monkeypatch.setitem(ttm_gpt.SIZES, "quick", size)
-    table = ttm_gpt.run("quick", progress=False)
+    table = ttm_gpt.PROGRAM.run("quick", progress=False)
     assert (
         table["seed"] == [0, 0, 1] * 3
         and table["layers"] == ["SVD"] * 3 + ["TTM"] * 3 + ["dense"] * 3
@@ -85,4 +87,4 @@ def test_the_program_at_a_small_size(tmp_path, monkeypatch):
     assert {row["numbers"] for row in table.where(layers="dense")} == {2 * 12 * 16**2}
     asked = []
     monkeypatch.setattr(ttm_gpt, "train", lambda *a, **k: asked.append(a) or [])
-    assert ttm_gpt.run("quick", progress=False).rows == table.rows and not asked
+    assert ttm_gpt.PROGRAM.run("quick", progress=False).rows == table.rows and not asked

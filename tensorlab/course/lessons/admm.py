@@ -15,7 +15,8 @@ from ...layers.surgery import replace_linear
 from ...linalg import singular_values, truncated_svd
 from ...methods.admm import ADMM
 from ...methods.riemannian import RiemannianSGD
-from ...models.mlp import MLP, accuracy, train
+from ...models.mlp import MLP
+from ...models.training import accuracy, batches, train
 from ..checks import Check, gaussian
 from ..digits import digits
 from ..widgets import Player, choice, decimal, integer
@@ -84,7 +85,7 @@ def rounds(
         }
         if len(dense) > count:
             return
-        for rows in torch.randperm(len(y), generator=g).split(100):
+        for rows in batches(len(y), 100, epochs=1, generator=g):
             admm.step(lambda rows=rows: nn.functional.cross_entropy(model(x[rows]), y[rows]))
         admm.update()
 
@@ -171,9 +172,8 @@ def compare(way: str, kind: str, rank: int, *, epochs: int, seed: int = 0) -> tu
         raise ValueError(f"compare: needs one of direct, factors, ADMM and Riemannian, got {way!r}")
     rest = [layer.bias for layer in model.layers] + [model.layers[2].weight]
     method = RiemannianSGD(model, torch.optim.Adam(rest, 3e-3), lr=0.1, momentum=0.9)
-    for _ in range(epochs):
-        for rows in torch.randperm(len(y), generator=g).split(100):
-            method.step(lambda rows=rows: nn.functional.cross_entropy(model(x[rows]), y[rows]))
+    for rows in batches(len(y), 100, epochs=epochs, generator=g):
+        method.step(lambda rows=rows: nn.functional.cross_entropy(model(x[rows]), y[rows]))
     return held_out(model)
 
 

@@ -15,6 +15,7 @@ from ...formats.lowrank import LowRank
 from ...formats.monarch import Monarch
 from ...formats.ttmatrix import TTMatrix
 from ...layers.linear import FactorizedLinear
+from ...models.training import shuffled_parts
 from ...multilinear import balanced_shape
 from ..checks import Check, gaussian
 from ..widgets import Explorer, choice, decimal, integer
@@ -29,11 +30,11 @@ EQUATIONS = {
 }
 
 
-def structure(name: str, n: int, rank: int = 1, **options) -> MatrixFormat:
+def structured(name: str, n: int, rank: int = 1, **options) -> MatrixFormat:
     """A square weight with entries of variance 1. dense: a block train of one core. Monarch: about
     √n blocks, whatever the rank.
 
-    >>> structure("BTT", 16, 2)
+    >>> structured("BTT", 16, 2)
     BlockTT(shape=(16, 16), ranks=(2,), stores 256 of 256)
     """
     modes = balanced_shape(n, 2)
@@ -74,7 +75,7 @@ class StructureExplorer(Explorer):
 
     def draw(self, figure: Figure, structure: str, rank: int, place: float) -> str:
         options = dict(generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        w = globals()["structure"](structure, 16, rank, **options)
+        w = structured(structure, 16, rank, **options)
         left, right = figure.subplots(1, 2)
         seen = plots.shared(
             left, [reach(w, k, place) for k in range(len(w.tensors()))], EQUATIONS[structure], 4
@@ -82,8 +83,8 @@ class StructureExplorer(Explorer):
         s = torch.linalg.svdvals(w.to_dense())
         plots.singular_values(right, {structure: s})
         kept = int((s > 1e-10 * s[0]).sum())
-        cost = f"{w.numel} numbers, a product takes {w.flops(1)} FLOPs"
-        return f"{seen[:-1]}; {structure} stores {cost}, the rank of this one is {kept}."
+        cost = f"stores {w.numel} numbers and takes {w.flops(1)} FLOPs for a product"
+        return f"{seen} {structure} {cost}; the rank of this matrix is {kept}."
 
 
 # -- the experiment: a network with one structured layer, at several widths
@@ -92,7 +93,7 @@ class StructureExplorer(Explorer):
 def network(name: str, width: int, seed: int, rank: int = 2) -> nn.Module:
     """64 pixels -> width -> structured -> 10 classes."""
     torch.manual_seed(seed)
-    weight = structure(name, width, rank, generator=torch.Generator().manual_seed(seed)).initial()
+    weight = structured(name, width, rank, generator=torch.Generator().manual_seed(seed)).initial()
     middle = FactorizedLinear(weight, torch.zeros(width))
     return nn.Sequential(nn.Linear(64, width), nn.ReLU(), middle, nn.ReLU(), nn.Linear(width, 10))
 
@@ -114,8 +115,7 @@ def train(
     """FLOPs for one example and numbers stored of the structured layer, and the loss on held-out
     digits after training."""
     x, y = datasets.digits()
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-    x, y = x[order].flatten(1).float(), y[order]
+    x, y, x_test, y_test = shuffled_parts(x.flatten(1), y, 1400)
     model = network(name, width, seed)
     optimizer, g = torch.optim.Adam(groups(model, lr, right)), torch.Generator().manual_seed(seed)
     for _ in range(steps):
@@ -124,7 +124,7 @@ def train(
         nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
         optimizer.step()
     with torch.no_grad():
-        loss = float(nn.functional.cross_entropy(model(x[1400:]), y[1400:]))
+        loss = float(nn.functional.cross_entropy(model(x_test), y_test))
     return model[2].weight.flops(1), model[2].weight.numel, loss
 
 
@@ -189,21 +189,24 @@ class ScalingExplorer(Explorer):
         (here,) = [row for row in chosen if row[:2] == (structure, n)]
         (other,) = [row for row in self.results if row[:2] == (structure, n) and row[2] != here[2]]
         seen = plots.scaling(figure.subplots(), points, laws, (here[of], here[5]), cost)
-        return f"{structure} of width {n}: loss {here[5]:.3f}, with the other learning rates {other[5]:.3f}.  {seen}"
+        return (
+            f"{structure} of width {n}: loss {here[5]:.3f}, with the other learning rates "
+            f"{other[5]:.3f}.  {seen}"
+        )
 
 
 btt_storage = Check(
     question="A 1024 by 1024 weight is a BlockTT of two cores with modes 32 by 32 and rank 3.  How "
     "many numbers does it store?",
     cases=lambda: [(1024, 3)],
-    right=lambda n, r: structure("BTT", n, r).numel,
+    right=lambda n, r: structured("BTT", n, r).numel,
     mistakes=(
         (
-            lambda n, r: structure("TT", n, r).numel,
+            lambda n, r: structured("TT", n, r).numel,
             "so much TT or low rank holds; here each slice has its own cores.",
         ),
-        (lambda n, r: structure("BTT", n, r).numel // 2, "that is one core; there are two."),
-        (lambda n, r: structure("Monarch", n).numel, "that is rank 1, a Monarch matrix."),
+        (lambda n, r: structured("BTT", n, r).numel // 2, "that is one core; there are two."),
+        (lambda n, r: structured("Monarch", n).numel, "that is rank 1, a Monarch matrix."),
         (lambda n, r: n * n, "those are the entries of the dense weight."),
     ),
     hint="L has an index for each of b, a, c and the bond, R one for c, the bond, b and d: "
@@ -254,7 +257,7 @@ monarch_apply = Check(
 
 
 def _kronecker_sum():
-    return structure(
+    return structured(
         "Kronecker", 16, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     ).to_dense()
 

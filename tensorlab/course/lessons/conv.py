@@ -1,7 +1,6 @@
-"""Lesson 12: factorised convolutions."""
+"""Lesson 12: factorized convolutions."""
 
 import functools
-import os
 
 import torch
 from matplotlib.figure import Figure
@@ -23,6 +22,7 @@ from ...layers.conv import (
 )
 from ...papers import convolutions
 from ..checks import Check, Unusable, call, gaussian
+from ..lab import fast
 from ..widgets import Explorer, choice, integer
 
 STRUCTURES = {
@@ -39,7 +39,7 @@ SIDE = 8  # of the images that the second convolution sees
 def network() -> nn.Sequential:
     """A small CNN trained on scikit-learn's digits, for a short while under TENSORLAB_FAST=1; made
     once."""
-    epochs = 2 if os.environ.get("TENSORLAB_FAST") == "1" else 12
+    epochs = fast(2, full=12)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = convolutions.small_cnn(channels=(8, 16, 24))
@@ -48,7 +48,7 @@ def network() -> nn.Sequential:
 
 
 @functools.lru_cache(64)
-def factorised(structure: str, rank: int) -> nn.Module:
+def factorized(structure: str, rank: int) -> nn.Module:
     """The second convolution of the network in a structure."""
     if structure not in STRUCTURES:
         raise ValueError(f"structure: needs one of {', '.join(STRUCTURES)}, got {structure}")
@@ -60,9 +60,9 @@ def factorised(structure: str, rank: int) -> nn.Module:
 
 @torch.no_grad()
 def kernel_error(structure: str, rank: int) -> float:
-    """Relative Frobenius error of the factorised kernel."""
+    """Relative Frobenius error of the factorized kernel."""
     kernel = network().second.weight
-    return float((conv_kernel(factorised(structure, rank)) - kernel).norm() / kernel.norm())
+    return float((conv_kernel(factorized(structure, rank)) - kernel).norm() / kernel.norm())
 
 
 class ConvExplorer(Explorer):
@@ -76,7 +76,7 @@ class ConvExplorer(Explorer):
 
     @torch.no_grad()
     def draw(self, figure: Figure, structure: str, rank: int) -> str:
-        layer, chain = network().second, factorised(structure, rank)
+        layer, chain = network().second, factorized(structure, rank)
         above, below = figure.subfigures(2, 1, height_ratios=(3, 2))
         seen = plots.chain(above.subplots(), chain)
         one, two, three = below.subplots(1, 3)
@@ -91,9 +91,9 @@ class ConvExplorer(Explorer):
         x = torch.ones(1, layer.in_channels, SIDE, SIDE)
         ratio = sum(conv_flops(layer, x).values()) / sum(conv_flops(chain, x).values())
         return (
-            f"{structure}: {seen[:-1]} instead of {layer.weight.numel()}, {ratio:.2f} times fewer "
-            f"FLOPs, "
-            f"relative error of the kernel {kernel_error(structure, rank):.3f}."
+            f"{structure}: {seen} The layer before had {layer.weight.numel()} weights; there are "
+            f"{ratio:.2f} times fewer FLOPs, and the relative error of the kernel is "
+            f"{kernel_error(structure, rank):.3f}."
         )
 
 
@@ -119,7 +119,8 @@ class TermsExplorer(Explorer):
             found = [next(steps) for _ in range(sweeps)]
             energies[name], errors[name] = [cp_degeneracy(cp) for cp, _ in found], found[-1][1]
         seen = plots.term_energy(figure.subplots(), energies)
-        return f"{seen[:-1]}; relative errors: {', '.join(f'{name} {error:.3f}' for name, error in errors.items())}."
+        listed = ", ".join(f"{name} {error:.3f}" for name, error in errors.items())
+        return f"{seen} Relative errors: {listed}."
 
 
 def diverging() -> torch.Tensor:

@@ -12,7 +12,8 @@ from ...layers.linear import FactorizedLinear
 from ...layers.surgery import replace_linear
 from ...methods.dlrt import DLRT, dlrt_start, kls_step, truncate, usv_step
 from ...methods.projected import balanced
-from ...models.mlp import MLP, accuracy
+from ...models.mlp import MLP
+from ...models.training import accuracy
 from ..checks import Check, call, gaussian
 from ..digits import digits
 from ..widgets import Explorer, Player, choice, decimal, integer
@@ -92,9 +93,9 @@ class RankExplorer(Player):
         left, right = figure.subplots(1, 2)
         said = plots.rank_evolution(left, state["ranks"], self.every)
         plots.singular_values(right, state["spectra"], theta if rule == "tail" else None)
-        loss = "" if state["loss"] is None else f"loss {state['loss']:.3f}, "
-        seen = f"{100 * state['accuracy']:.1f} % of the test are right, {state['numbers']} numbers in three weights"
-        return f"{said[:-1]}; {loss}{seen}."
+        right_now = f"{100 * state['accuracy']:.1f} % of the test images are right"
+        loss = "" if state["loss"] is None else f" and the loss is {state['loss']:.3f}"
+        return f"{said} The three weights hold {state['numbers']} numbers; {right_now}{loss}."
 
 
 def _seen(model, method):

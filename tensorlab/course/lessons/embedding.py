@@ -157,10 +157,9 @@ class VocabularyExplorer(Explorer):
         )
         kept = len({*near} & {*after.topk(8).indices.tolist()})
         return (
-            f"{seen[:-1]}; {w.numel} of {table.numel()} numbers, {w.compression:.1f} times fewer, "
-            f"error {error:.3f} (the best "
-            f"low-rank table of as many: {svd_error(w.numel):.3f}); {kept} of its 8 nearest are "
-            f"nearest still."
+            f"{seen} The train holds {w.numel} of {table.numel()} numbers, {w.compression:.1f} "
+            f"times fewer, with an error of {error:.3f} (the best low-rank table of as many: "
+            f"{svd_error(w.numel):.3f}); {kept} of the 8 nearest words are nearest still."
         )
 
 

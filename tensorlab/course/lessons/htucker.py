@@ -68,7 +68,7 @@ class TreeExplorer(Explorer):
         ht = ht_svd(x, rtol=rtol, tree=whole.tree)
         seen = plots.tree(figure.subplots(), ht, whole.singular_values())
         error = float((ht.to_dense() - x).norm() / x.norm())
-        return f"{seen[:-1]}; asked for a relative error of {rtol:.0e}, it has {error:.1e}."
+        return f"{seen} Asked for a relative error of {rtol:.0e}, it has {error:.1e}."
 
 
 def _storage(d, n, r, root=None):

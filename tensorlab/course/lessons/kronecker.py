@@ -9,13 +9,13 @@ from ...formats.lowrank import LowRank
 from ..checks import Check, gaussian
 from ..widgets import Explorer, choice, integer
 
-NAMES = ("grey flower", "elevation", "MRI slice", "tiled pattern", "random", "random low rank")
+NAMES = ("gray flower", "elevation", "MRI slice", "tiled pattern", "random", "random low rank")
 
 
-def matrix(name: str, n: int = 64) -> torch.Tensor:
+def example_matrix(name: str, n: int = 64) -> torch.Tensor:
     """A matrix of n rows and columns: real ones are cut from the middle, or drawn from a seed.
 
-    >>> matrix("tiled pattern", 8).shape
+    >>> example_matrix("tiled pattern", 8).shape
     torch.Size([8, 8])
     """
     generator = torch.Generator().manual_seed(0)
@@ -32,7 +32,7 @@ def matrix(name: str, n: int = 64) -> torch.Tensor:
     if name not in NAMES:
         raise ValueError(f"matrix: needs one of {', '.join(NAMES)}, got {name}")
     sources = {
-        "grey flower": lambda: datasets.photo("flower").mean(2),
+        "gray flower": lambda: datasets.photo("flower").mean(2),
         "elevation": datasets.elevation,
         "MRI slice": datasets.mri,
     }
@@ -82,7 +82,7 @@ class KroneckerExplorer(Explorer):
         )
 
     def draw(self, figure: Figure, matrix: str, terms: int, rows: int, columns: int) -> str:
-        w = globals()["matrix"](matrix)
+        w = example_matrix(matrix)
         first, second, third = figure.subplots(1, 3, width_ratios=(1, 1, 1.3))
         r = kron_rearrange(w, (rows, columns))
         plots.blocks(first, w, (rows, columns), "w in its blocks")
@@ -171,7 +171,7 @@ best_left = Check(
     right=lambda: next(
         k
         for k in (2, 4, 8, 16, 32)
-        if kron_svd(matrix("tiled pattern"), (k, k), rtol=1e-10).ranks == (1,)
+        if kron_svd(example_matrix("tiled pattern"), (k, k), rtol=1e-10).ranks == (1,)
     ),
     mistakes=(
         (lambda: 1, "that is the number of terms; how large is the left factor?"),

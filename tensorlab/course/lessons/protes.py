@@ -172,7 +172,10 @@ class MarginalsPlayer(Player):
         right.set(xlabel="batch", ylabel="value", title="best so far; line: best known")
         if not state.history:
             return f"{said} Nothing has been asked yet."
-        return f"{said} The best of {state.known} points is {state.history[-1]:.6g}; the best known value is {reference:.6g}."
+        return (
+            f"{said} The best of {state.known} points is {state.history[-1]:.6g}; the best "
+            f"known value is {reference:.6g}."
+        )
 
 
 # ---------------------------------------------------------------------------------------- exercises

@@ -13,7 +13,8 @@ from ...formats.lowrank import LowRank
 from ...layers.linear import redraw
 from ...layers.surgery import replace_linear
 from ...methods.pruning import block_masks, forward_flops, hold, lottery, prune, sparsity
-from ...models.mlp import MLP, accuracy, train
+from ...models.mlp import MLP
+from ...models.training import accuracy, train
 from ..checks import Check, gaussian
 from ..digits import digits
 from ..widgets import Explorer, choice, decimal
@@ -71,8 +72,9 @@ class PruneExplorer(Explorer):
             left, trained().layers[1].weight, masks["layers.1"], "layers.1, 64 x 64"
         )
         plots.shares(right, curves(), "share that falls", "accuracy", (share, here))
-        fell = f"{100 * sparsity(masks):.1f} % of the two hidden weights fall"
-        return f"Of layers.1 {seen[:-1]}; {fell}; without any further training {100 * here:.1f} % of the test are right."
+        fell = f"{100 * sparsity(masks):.1f} % of the two hidden weight matrices are cut"
+        right_now = f"{100 * here:.1f} % of the test images are right"
+        return f"In layers.1 {seen} In all, {fell}; without any further training {right_now}."
 
 
 # -- the experiment

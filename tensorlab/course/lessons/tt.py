@@ -59,7 +59,7 @@ class TrainExplorer(Explorer):
         seen = plots.train(left, tt)
         plots.singular_values(right, plots.unfolding_spectra(x), rtol / math.sqrt(modes - 1))
         error = float((tt.to_dense() - x).norm() / x.norm())
-        return f"{seen[:-1]}; asked for a relative error of {rtol:.0e}, it has {error:.1e}."
+        return f"{seen} Asked for a relative error of {rtol:.0e}, it has {error:.1e}."
 
 
 def _train_storage(shape, ranks, edge=1):

@@ -15,11 +15,11 @@ from ..widgets import Player, choice, integer
 NAMES = ("1 / norm", "ripples", "narrow peak", "jump")
 
 
-def function(name: str, d: int, n: int):
+def example_function(name: str, d: int, n: int):
     """A function of d coordinates in (0, 1] on n points each, as a function of index tensors
     (batch, d).
 
-    >>> function("jump", 2, 4)(torch.tensor([[0, 0], [3, 3]]))
+    >>> example_function("jump", 2, 4)(torch.tensor([[0, 0], [3, 3]]))
     tensor([0., 1.], dtype=torch.float64)
     """
     grid = torch.arange(1, n + 1, dtype=torch.float64) / n
@@ -33,7 +33,7 @@ def function(name: str, d: int, n: int):
 
 
 class CrossExplorer(Player):
-    """Cross approximation sweep by sweep: which fibres it reads, what is still wrong, and what it
+    """Cross approximation sweep by sweep: which fibers it reads, what is still wrong, and what it
     has cost."""
 
     figsize = (9, 3.1)
@@ -51,7 +51,7 @@ class CrossExplorer(Player):
 
     def steps(self, function: str, modes: int, digits: int, bond: int, seed: int):
         """States: the fit, and (evaluations, held-out error) after each sweep so far."""
-        f, n = globals()["function"](function, modes, self.grids[modes]), self.grids[modes]
+        f, n = example_function(function, modes, self.grids[modes]), self.grids[modes]
         g, path = torch.Generator().manual_seed(seed), []
         budget = min(self.budget, n**modes)
         for fit in tt_cross_steps(f, (n,) * modes, rtol=10.0**-digits, budget=budget, generator=g):
@@ -65,7 +65,7 @@ class CrossExplorer(Player):
         if bond >= modes:
             raise ValueError(f"bond: needs a bond in 1..{modes - 1} for {modes} modes, got {bond}")
         n, k = self.grids[modes], bond - 1
-        f = globals()["function"](function, modes, n)
+        f = example_function(function, modes, n)
         left, right = fit.pivots[k]
         at = torch.cat([left[0], right[0]]).repeat(
             n * n, 1
@@ -103,31 +103,31 @@ def _cross(x, i, j):
     return torch.outer(x[:, j], x[i]) / x[i, j]
 
 
-def _fibre_count(shape, ranks, ends=1):
+def _fiber_count(shape, ranks, ends=1):
     r = (ends, *ranks, ends)
     return sum(r[k] * n * r[k + 1] for k, n in enumerate(shape))
 
 
 cross_evaluations = Check(
     question="A tensor of shape (32, 32, 32, 32) has a train of ranks (5, 5, 5).  How many of its "
-    "entries are in the fibres "
+    "entries are in the fibers "
     "T_0, ..., T_3 that an interpolating train is built from?",
     cases=lambda: [((32, 32, 32, 32), (5, 5, 5))],
     right=lambda shape, ranks: TT(gaussian(*zip((1, *ranks), shape, (*ranks, 1)))).numel,
     mistakes=(
         (
             lambda shape, ranks: math.prod(shape),
-            "that is the whole tensor: a cross reads fibres only.",
+            "that is the whole tensor: a cross reads fibers only.",
         ),
         (
-            lambda shape, ranks: _fibre_count(shape, ranks, ends=5),
+            lambda shape, ranks: _fiber_count(shape, ranks, ends=5),
             "nothing stands left of the first mode or right of the last.",
         ),
         (
             lambda shape, ranks: sum(n * r for n, r in zip(shape, (*ranks, 1))),
             "T_k has a choice on its left and one on its right.",
         ),
-        (lambda shape, ranks: sum(shape), "that is one fibre in each mode: rank 1."),
+        (lambda shape, ranks: sum(shape), "that is one fiber in each mode: rank 1."),
     ),
     hint="T_k = f(I_k, :, J_{k+1}) has r_k choices on the left and r_{k+1} on the right of all "
     "values of index k.",

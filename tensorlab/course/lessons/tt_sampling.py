@@ -16,14 +16,14 @@ from ..widgets import Explorer, choice, decimal, integer
 NAMES = ("Ising chain", "two patterns", "one particle (squared)")
 
 
-def distribution(name: str, d: int, coupling: float) -> tuple[TT, bool]:
+def example_distribution(name: str, d: int, coupling: float) -> tuple[TT, bool]:
     """A train over d bits, and whether its entries are to be squared.
 
     Ising chain: exp(coupling) for each pair of equal neighbours, exp(-coupling) for others. Two
     patterns: 0101... or 0011..., each bit of which is right with odds exp(2 coupling). One
     particle: sum over k of cos(2 coupling k) |bit k is the only 1>.
 
-    >>> distribution("Ising chain", 3, 0.0)[0].to_dense().unique()
+    >>> example_distribution("Ising chain", 3, 0.0)[0].to_dense().unique()
     tensor([1.], dtype=torch.float64)
     """
     if name == "Ising chain":
@@ -91,7 +91,7 @@ class DistributionExplorer(Explorer):
         mode: int,
         seed: int,
     ) -> str:
-        x, squared = globals()["distribution"](distribution, modes, coupling)
+        x, squared = example_distribution(distribution, modes, coupling)
         if known != "nothing" and mode >= modes:
             raise ValueError(f"known in mode: needs a mode in 0..{modes - 1}, got {mode}")
         given = {} if known == "nothing" else {mode: int(known[-1])}
@@ -114,7 +114,7 @@ class DistributionExplorer(Explorer):
         if len(free) == 1:
             right.set_axis_off()
             return seen
-        return f"{seen[:-1]}. {plots.covariances(right, second, torch.cov(drawn.T, correction=0))}"
+        return f"{seen} {plots.covariances(right, second, torch.cov(drawn.T, correction=0))}"
 
 
 TABLE = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=torch.float64)
@@ -143,7 +143,7 @@ def _coupling(d=8, wanted=0.75):
     low, high = 0.0, 4.0
     for _ in range(30):
         middle = (low + high) / 2
-        x, _ = distribution("Ising chain", d, middle)
+        x, _ = example_distribution("Ising chain", d, middle)
         alike = float(tt_marginal(tt_condition(x, {0: 1}), d - 2)[1])
         low, high = (middle, high) if alike < wanted else (low, middle)
     return low

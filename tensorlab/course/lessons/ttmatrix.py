@@ -32,10 +32,10 @@ RANKS = (1, 2, 4, 8, 16, 32)
 
 
 @lru_cache
-def weight(name: str, shuffled: bool = False) -> Tensor:
+def example_weight(name: str, shuffled: bool = False) -> Tensor:
     """A matrix of 64 rows and 64 columns, its rows in their order or shuffled.
 
-    >>> weight("1 / (1 + |row - column|)")[0, :3]
+    >>> example_weight("1 / (1 + |row - column|)")[0, :3]
     tensor([1.0000, 0.5000, 0.3333], dtype=torch.float64)
     """
     i = torch.arange(64, dtype=torch.float64)
@@ -75,7 +75,7 @@ def trained(steps: int = 120) -> Tensor:
 def designs(name: str, shuffled: bool) -> dict[str, list[tuple[int, float, int]]]:
     """For each splitting of 64, and for the SVD, (numbers stored, relative error, rank) over the
     ranks."""
-    w = weight(name, shuffled)
+    w = example_weight(name, shuffled)
     error = lambda f: float((f.to_dense() - w).norm() / w.norm())
     found = {}
     for label, modes in MODES.items():
@@ -128,7 +128,7 @@ class Designer(Explorer):
         shuffled: bool,
         proposed: bool,
     ) -> str:
-        w = globals()["weight"](weight, shuffled)
+        w = example_weight(weight, shuffled)
         t = tt_matrix_svd(w, MODES[modes], MODES[modes], rank)
         if proposed:
             modes, rank = proposal(weight, shuffled, t.numel)

@@ -30,13 +30,15 @@ ROWS = [
 )
 def test_one_number_enters_so_many_entries(name, counts):
     generator = torch.Generator().manual_seed(0)
-    w = lesson.structure(name, 16, 1, generator=generator, dtype=torch.float64)
+    w = lesson.structured(name, 16, 1, generator=generator, dtype=torch.float64)
     assert [int(lesson.reach(w, k, 0.4).sum()) for k in range(len(w.tensors()))] == counts
     e = lesson.StructureExplorer()
     e.set(structure=name)
     assert all(f"one of tensor {k} enters {c}" in e.sentence for k, c in enumerate(counts))
     assert f"stores {w.numel} numbers" in e.sentence
-    assert f"the rank of this one is {int(torch.linalg.matrix_rank(w.to_dense()))}." in e.sentence
+    assert (
+        f"the rank of this matrix is {int(torch.linalg.matrix_rank(w.to_dense()))}." in e.sentence
+    )
 
 
 def test_a_wrong_value_is_a_sentence_and_the_picture_stays():
@@ -47,7 +49,7 @@ def test_a_wrong_value_is_a_sentence_and_the_picture_stays():
         assert "rank: needs a whole number in 1..4, got " + wrong in e.status.value
         assert e.view.value == picture and e.value("rank") == 1
     with pytest.raises(ValueError, match="got sparse"):
-        lesson.structure("sparse", 16)
+        lesson.structured("sparse", 16)
 
 
 @pytest.mark.parametrize("law", [(0.5, 2.0, 0.25), (0.0, 3.0, 0.5), (1.0, 10.0, 1.0)])

@@ -1,4 +1,4 @@
-"""The explorers of factorised convolutions: the sentence holds the numbers of the package; a wrong
+"""The explorers of factorized convolutions: the sentence holds the numbers of the package; a wrong
 value is a sentence."""
 
 import re
@@ -29,14 +29,14 @@ def test_the_sentence_is_that_of_the_layer(explorer, structure, rank):
         "TT": tl.tt_conv,
     }[structure](layer, rank)
     weights = sum(p.numel() for p in chain.parameters()) - layer.bias.numel()
-    assert f" {weights} weights instead of {layer.weight.numel()}" in explorer.sentence
+    assert f" {weights} weights. The layer before had {layer.weight.numel()} " in explorer.sentence
     with torch.no_grad():
         x = torch.eye(8 * 9).reshape(
             72, 8, 3, 3
         )  # each entry of the kernel in turn; the pixel in the middle sees them all
         entries = lambda m: m(x)[..., 1, 1] - layer.bias
         error = (entries(chain) - entries(layer)).norm() / entries(layer).norm()
-    assert float(re.search(r"kernel ([\d.]+)\.$", explorer.sentence)[1]) == pytest.approx(
+    assert float(re.search(r"kernel is ([\d.]+)\.$", explorer.sentence)[1]) == pytest.approx(
         float(error), abs=1e-3
     )
     pixels = 64
@@ -74,7 +74,7 @@ def test_terms_grow_without_the_ridge_only():
             [
                 float(n)
                 for n in re.search(
-                    r"sum: ALS ([\d.e+]+), ridge 1e-2 ([\d.e+]+);", e.sentence
+                    r"sum: ALS ([\d.e+]+), ridge 1e-2 ([\d.e+]+)\. ", e.sentence
                 ).groups()
             ]
         )

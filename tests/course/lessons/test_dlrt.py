@@ -9,7 +9,7 @@ from tensorlab.course.lessons import dlrt as lesson
 
 def test_the_player_trains_by_dlrt_and_goes_on_after_a_pause():
     e = lesson.RankExplorer(theta=0.3)
-    assert "After 0 steps the ranks are layers.0 32, layers.1 32, layers.2 32;" in e.sentence
+    assert "After 0 steps the ranks are layers.0 32, layers.1 32, layers.2 32." in e.sentence
     assert e.step() and e.step()
     e.pause()
     assert e.step()
@@ -19,8 +19,10 @@ def test_the_player_trains_by_dlrt_and_goes_on_after_a_pause():
     losses = [next(training) for _ in range(15)]
     ranks = ", ".join(f"{name} {r}" for name, r in dlrt.ranks.items())
     numbers = sum(r * sum(dlrt.layers[name].weight.shape) for name, r in dlrt.ranks.items())
-    assert e.sentence.startswith(f"After 15 steps the ranks are {ranks}; loss {losses[-1]:.3f}, ")
-    assert e.sentence.endswith(f"{numbers} numbers in three weights.")
+    assert e.sentence.startswith(
+        f"After 15 steps the ranks are {ranks}. The three weights hold {numbers} numbers; "
+    )
+    assert e.sentence.endswith(f" and the loss is {losses[-1]:.3f}.")
     assert max(dlrt.ranks.values()) < 32  # they fall at once
 
 

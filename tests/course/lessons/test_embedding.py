@@ -38,7 +38,7 @@ def test_sentence_is_what_dense_algebra_gives(explorer):
     )
     assert (
         f"{2 * 32 * 8 * 9} of 65536 numbers" in said
-        and f"error {float((dense - x).norm() / x.norm()):.3f} (" in said
+        and f"error of {float((dense - x).norm() / x.norm()):.3f} (" in said
     )
     k = 2 * 32 * 8 * 9 // (1024 + 64)
     u, s, vh = torch.linalg.svd(x, full_matrices=False)
@@ -48,7 +48,7 @@ def test_sentence_is_what_dense_algebra_gives(explorer):
         0, torch.tensor(place), -1
     )
     kept = len({*cosine(x).topk(8).indices.tolist()} & {*cosine(dense).topk(8).indices.tolist()})
-    assert f"{kept} of its 8 nearest are nearest still" in said
+    assert f"{kept} of the 8 nearest words are nearest still" in said
 
 
 def test_order_by_meaning_loses_less(explorer):

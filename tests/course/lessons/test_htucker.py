@@ -29,7 +29,7 @@ def test_the_tree_shows_ranks_storage_and_error():
     )
     assert (
         "ranks (0 2 4 6) " in e.sentence
-        and f"asked for a relative error of 1e-03, it has {error:.1e}." in e.sentence
+        and f"Asked for a relative error of 1e-03, it has {error:.1e}." in e.sentence
     )
 
 

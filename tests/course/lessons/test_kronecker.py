@@ -12,7 +12,7 @@ from tensorlab.course.lessons import kronecker as lesson
 def test_the_sentence_says_the_errors_of_both():
     e = lesson.KroneckerExplorer()
     e.set(matrix="random", terms=3, rows=4, columns=16)
-    w = lesson.matrix("random").numpy()
+    w = lesson.example_matrix("random").numpy()
     r = w.reshape(4, 16, 16, 4).transpose(0, 2, 1, 3).reshape(64, 64)
     s, t = np.linalg.svd(r, compute_uv=False), np.linalg.svd(w, compute_uv=False)
     kron, low = (np.linalg.norm(v[3:]) / np.linalg.norm(v) for v in (s, t))
@@ -23,9 +23,9 @@ def test_the_sentence_says_the_errors_of_both():
 def test_the_tile_is_one_product_at_its_own_size_only():
     e = lesson.KroneckerExplorer()
     assert "1 Kronecker terms (128 numbers)" in e.sentence
-    w = lesson.matrix("tiled pattern")
+    w = lesson.example_matrix("tiled pattern")
     assert float((tl.kron_svd(w, (8, 8), 1).to_dense() - w).norm()) < 1e-12
-    assert tl.kron_svd(lesson.matrix("tiled pattern"), (4, 4), rtol=1e-10).ranks != (1,)
+    assert tl.kron_svd(lesson.example_matrix("tiled pattern"), (4, 4), rtol=1e-10).ranks != (1,)
     assert lesson.best_left(8) and not lesson.best_left(16)
 
 
@@ -39,7 +39,7 @@ def test_a_wrong_value_is_a_sentence_and_the_picture_stays():
 
 
 def test_errors_are_tails():
-    w = lesson.matrix("random", 16)
+    w = lesson.example_matrix("random", 16)
     kron, svd = lesson.errors(w, (4, 4), 5)
     assert kron[1][1] == pytest.approx(
         float((tl.kron_svd(w, (4, 4), 2).to_dense() - w).norm() / w.norm())
@@ -54,5 +54,5 @@ def test_right_answer_of_the_function(capsys):
     assert lesson.kron_apply(lambda a, b, x: (a @ x.reshape(a.shape[1], -1) @ b.T).reshape(-1))
     assert lesson.kron_apply(lambda a, b, x: tl.Kronecker((a[None], b[None])).apply(x))
     with pytest.raises(ValueError, match="got marble"):
-        lesson.matrix("marble")
-    assert torch.equal(lesson.matrix("random"), lesson.matrix("random"))
+        lesson.example_matrix("marble")
+    assert torch.equal(lesson.example_matrix("random"), lesson.example_matrix("random"))

@@ -41,7 +41,7 @@ def test_player_says_the_distance_and_takes_the_methods_steps(player):
     a, b = (scipy.spatial.cKDTree(q.numpy()).query(p.numpy())[0] for p, q in ((x, y), (y, x)))
     size = float((x - x.mean(0)).square().sum(1).mean())
     assert f"neighbours {((a**2).mean() + (b**2).mean()) / size:.4f}." in player.sentence
-    assert f"ranks 3, 3, 2, {tt.numel} numbers; after 0 steps" in player.sentence
+    assert f"ranks 3, 3, 2 and {tt.numel} numbers; after 0 steps" in player.sentence
     before = float(re.search(r"neighbours (\S+)\.$", player.sentence)[1])
     for _ in range(3):
         assert player.step()
@@ -97,7 +97,7 @@ def test_rivals_store_no_more_than_the_train():
             assert len(y.unique(dim=0)) <= numbers // 3
     assert float(torch.cdist(found["coreset"][1], x).amin(1).max()) == pytest.approx(
         0, abs=1e-6
-    )  # its centres are points
+    )  # its centers are points
 
 
 def test_permutation_explorer_says_what_dense_algebra_gives():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tensorlab.course.lessons import pruning as lesson
-from tensorlab.models.mlp import accuracy
+from tensorlab.models.training import accuracy
 
 
 @pytest.mark.parametrize("share, block", [(0.0, "entries"), (0.5, "8 x 8"), (0.95, "rows")])
@@ -16,9 +16,9 @@ def test_the_sentence_is_what_the_network_does(share, block):
     w = model.layers[1].weight
     *_, x, y = lesson.digits()
     stay = int((w != 0).sum())
-    assert f"Of layers.1 {stay} of 4096 weights stay" in e.sentence
+    assert f"In layers.1 {stay} of 4096 weights stay" in e.sentence
     right = float((model(x).argmax(1) == y).double().mean())
-    assert f"{100 * right:.1f} % of the test are right." in e.sentence
+    assert f"{100 * right:.1f} % of the test images are right." in e.sentence
     fallen = sum(int((~m).sum()) for m in masks.values())
     assert fallen == pytest.approx(share * 8192, abs=64)
 

@@ -16,7 +16,7 @@ def test_train_shows_ranks_and_error():
     assert "ranks 2, 2, 2 stores" in e.sentence
     e.controls["digits"].value = 3
     error = float((tl.tt_svd(x, rtol=1e-3).to_dense() - x).norm() / x.norm())
-    assert f"asked for a relative error of 1e-03, it has {error:.1e}" in e.sentence
+    assert f"Asked for a relative error of 1e-03, it has {error:.1e}" in e.sentence
     assert e.boxes["digits"].value == "3"
 
 

@@ -22,7 +22,7 @@ def test_says_what_tt_cross_gives(modes):
     assert first.startswith("Sweep 0:") and "ranks " + ", ".join(["1"] * (modes - 1)) in first
     n = e.grids[modes]
     fit = tl.tt_cross(
-        lesson.function("1 / norm", modes, n),
+        lesson.example_function("1 / norm", modes, n),
         (n,) * modes,
         rtol=1e-4,
         budget=min(e.budget, n**modes),
@@ -50,7 +50,9 @@ def test_a_bond_that_is_not_there_is_a_sentence(monkeypatch):
 
 
 def test_functions_by_hand():
-    assert float(lesson.function("1 / norm", 2, 2)(torch.tensor([[1, 1]]))) == pytest.approx(
-        2**-0.5
-    )
-    assert float(lesson.function("narrow peak", 1, 10)(torch.tensor([[2]]))) == pytest.approx(1000)
+    assert float(
+        lesson.example_function("1 / norm", 2, 2)(torch.tensor([[1, 1]]))
+    ) == pytest.approx(2**-0.5)
+    assert float(
+        lesson.example_function("narrow peak", 1, 10)(torch.tensor([[2]]))
+    ) == pytest.approx(1000)

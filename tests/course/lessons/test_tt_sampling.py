@@ -93,7 +93,7 @@ def test_an_impossible_condition_is_a_sentence(monkeypatch):
     picture = e.view.value
     monkeypatch.setattr(
         lesson,
-        "distribution",
+        "example_distribution",
         lambda *_: (lesson.TT([torch.tensor([[[1.0], [0.0]]]).double()] * 4), False),
     )
     e.set(known="a 1", mode=3)
@@ -103,7 +103,7 @@ def test_an_impossible_condition_is_a_sentence(monkeypatch):
     )
     monkeypatch.undo()
     with pytest.raises(ValueError, match="got random"):
-        lesson.distribution("random", 3, 1.0)
+        lesson.example_distribution("random", 3, 1.0)
 
 
 def test_right_answers(capsys):

@@ -9,10 +9,13 @@ from tensorlab.course.lessons import ttmatrix as lesson
 
 
 def said(name, modes, rank, shuffled=False):
-    w = lesson.weight(name, shuffled)
+    w = lesson.example_weight(name, shuffled)
     t = tl.tt_matrix_svd(w, modes, modes, rank)
     error = float((t.to_dense() - w).norm() / w.norm())
-    return f"with ranks {', '.join(map(str, t.ranks))} store {t.numel} of 4096 numbers with a relative error of {error:.2g}. "
+    return (
+        f"with ranks {', '.join(map(str, t.ranks))} store {t.numel} of 4096 numbers with a "
+        f"relative error of {error:.2g}. "
+    )
 
 
 def test_the_designer_shows_storage_error_and_the_fastest_path():
@@ -20,7 +23,7 @@ def test_the_designer_shows_storage_error_and_the_fastest_path():
     name = "1 / (1 + |row - column|)"
     e.set(weight=name, rank=3, tokens=11)
     assert said(name, (4, 4, 4), 3) in e.sentence
-    plan = tl.plans(tl.tt_matrix_svd(lesson.weight(name), (4, 4, 4), (4, 4, 4), 3), 2048)[0]
+    plan = tl.plans(tl.tt_matrix_svd(lesson.example_weight(name), (4, 4, 4), (4, 4, 4), 3), 2048)[0]
     assert f"Of 7 paths {plan.forward} should be fastest" in e.sentence
     assert e.sentence.endswith(f"hold {plan.peak / 2**10:.0f} KiB at the peak.")
     e.controls["shuffled"].value = True
@@ -32,11 +35,12 @@ def test_the_designer_shows_storage_error_and_the_fastest_path():
 def test_shuffled_rows_cost_more():
     for name in lesson.WEIGHTS[:2]:
         w, shuffled = (
-            tl.tt_matrix_svd(lesson.weight(name, s), (8, 8), (8, 8), 2).to_dense()
+            tl.tt_matrix_svd(lesson.example_weight(name, s), (8, 8), (8, 8), 2).to_dense()
             for s in (False, True)
         )
         errors = [
-            float((a - lesson.weight(name, s)).norm()) for a, s in ((w, False), (shuffled, True))
+            float((a - lesson.example_weight(name, s)).norm())
+            for a, s in ((w, False), (shuffled, True))
         ]
         assert errors[1] > 2 * errors[0]
 
@@ -44,7 +48,7 @@ def test_shuffled_rows_cost_more():
 def test_a_proposal_is_never_worse():
     e = lesson.Designer()
     e.set(weight="1 / (1 + |row - column|)", rank=4)
-    w = lesson.weight("1 / (1 + |row - column|)")
+    w = lesson.example_weight("1 / (1 + |row - column|)")
     by_hand = tl.tt_matrix_svd(w, (4, 4, 4), (4, 4, 4), 4)
     modes, rank = lesson.proposal("1 / (1 + |row - column|)", False, by_hand.numel)
     proposed = tl.tt_matrix_svd(w, lesson.MODES[modes], lesson.MODES[modes], rank)
@@ -69,16 +73,17 @@ def test_a_wrong_value_is_a_sentence_and_the_picture_stays():
 
 def test_weights():
     assert torch.equal(
-        lesson.weight("random", True).sort(0).values, lesson.weight("random").sort(0).values
+        lesson.example_weight("random", True).sort(0).values,
+        lesson.example_weight("random").sort(0).values,
     )
-    assert tl.tt_matrix_svd(lesson.weight(lesson.WEIGHTS[0]), (8, 8), (8, 8), rtol=1e-10).ranks == (
-        1,
-    )
+    assert tl.tt_matrix_svd(
+        lesson.example_weight(lesson.WEIGHTS[0]), (8, 8), (8, 8), rtol=1e-10
+    ).ranks == (1,)
     with pytest.raises(ValueError, match="got identity"):
-        lesson.weight("identity")
+        lesson.example_weight("identity")
 
 
-def test_the_trained_layer_has_learnt():
+def test_the_trained_layer_has_learned():
     from tensorlab import datasets
 
     x, w = datasets.digits().X.flatten(1) - 0.3, lesson.trained()

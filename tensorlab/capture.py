@@ -1,0 +1,69 @@
+"""Whether torch records a computation or only runs it.
+
+A function that is compiled, exported, traced or mapped may not read a number, for there may be none
+yet, nor fix a size, for another may follow. Nearly all of tensorlab is written so that it needs
+neither; where it gains by reading (ids that occur twice, ranks, plans for a batch), it asks here
+first. The private parts of torch that this takes are touched in this file only.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+_functorch = torch._C._functorch
+UNKNOWN = 1 << 11  # tokens that a plan is made for where their number is not fixed
+
+
+def readable(x: Tensor) -> bool:
+    """Whether the numbers of a tensor can be read here and now.
+
+    False under `torch.compile`, `torch.export` and `torch.jit.trace`, for what `torch.func.vmap`
+    maps over, and for tensors without numbers (meta, fake).
+
+    >>> readable(torch.ones(2)), readable(torch.ones(2, device="meta"))
+    (True, False)
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    while _functorch.is_functorch_wrapped_tensor(x):
+        if _functorch.is_batchedtensor(x):
+            return False
+        x = _functorch.get_unwrapped(x)
+    return not (x.is_meta or hasattr(x, "fake_mode"))
+
+
+def watched(x: Tensor) -> bool:
+    """Whether torch must see each operation on a tensor: where it is not `readable`, under any
+    transform of `torch.func`, and in forward-mode differentiation.
+
+    A gradient of our own (`torch.autograd.Function`) and operations with `out=` are for the other
+    cases.
+
+    >>> watched(torch.ones(2)), torch.func.grad(lambda x: x * watched(x))(torch.tensor(5.0))
+    (False, tensor(1.))
+    """
+    if not readable(x):
+        return True
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def tokens(x: Tensor) -> int:
+    """For how many tokens (..., n) a way to multiply is chosen: as many as there are, or UNKNOWN
+    where another number may follow.
+
+    >>> tokens(torch.ones(3, 4, 5)), tokens(torch.ones(3, 4, 5, device="meta"))
+    (12, 2048)
+    """
+    return math.prod(x.shape[:-1]) if readable(x) else UNKNOWN
+
+
+def constant(function):
+    """Mark a function whose result depends on sizes and names alone, so that the compiler calls it
+    and does not look into it.
+
+    This is `torch.compiler.assume_constant_result`, which loads the whole compiler only to be named.
+    """
+    function._dynamo_marked_constant = True
+    return function

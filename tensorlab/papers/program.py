@@ -1,0 +1,112 @@
+"""A paper's table or figure as data: the sizes of its presets, the cases of its rows, how a row is
+measured and how the table is drawn. What runs it stands here, once.
+
+A run saves each row as soon as it is there, so one that was killed goes on where it was; rows that
+were made with other settings are measured again.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+from .table import Table, load, printed, results, show, to_value
+
+PRESETS = ("quick", "full")
+
+
+def beside_printed(table: Table) -> Table:
+    """The table with the printed numbers beside ours."""
+    return table.beside(printed(table.key))
+
+
+def as_it_is(table: Table) -> Table:
+    """The table itself: nothing is printed, or rows of another kind."""
+    return table
+
+
+@dataclass(frozen=True)
+class Program:
+    """A table that one command makes again.
+
+    key: under which its files stand, a paper's key and perhaps a word. about: the docstring of its
+    module. sizes: what each preset takes. cases(size): the labels of the rows; or a function of the
+    table, which gives them one by one and may look at the rows before. measure(size, **case): one
+    row without its labels. settings(size): what else the numbers depend on, such as steps and seed.
+    draw(table, ax): draws the table and returns a sentence. finish: what is done to the rows when
+    all are there, such as `beside_printed`.
+
+    >>> squares = Program("Name2020", "Squares of numbers.", {"quick": {"most": 2}},
+    ...                   cases=lambda size: [{"n": n} for n in range(size["most"])],
+    ...                   measure=lambda size, n: {"square": n * n})
+    >>> squares.cases(squares.sizes["quick"])
+    [{'n': 0}, {'n': 1}]
+    """
+
+    key: str
+    about: str
+    sizes: dict[str, dict]
+    cases: Callable[[dict], Iterable[dict] | Callable[[Table], Iterable[dict]]]
+    measure: Callable[..., dict]
+    settings: Callable[[dict], dict] = lambda size: {}
+    draw: Callable[..., str] | None = None
+    finish: Callable[[Table], Table] = as_it_is
+
+    @property
+    def title(self) -> str:
+        """What it makes, in one line."""
+        return " ".join(self.about.split("\n\n")[0].split())
+
+    def run(self, preset: str, *, resume: bool = True, progress: bool = True) -> Table:
+        """The table of a preset; see `run_rows`. Raises ValueError if there is no such preset."""
+        if preset not in PRESETS:
+            need = f"a preset of {', '.join(PRESETS)}"
+            raise ValueError(f"{self.key}: needs {need}, got {preset!r}")
+        size = self.sizes[preset]
+        table = run_rows(
+            self.key,
+            preset,
+            self.cases(size),
+            partial(self.measure, size),
+            settings=self.settings(size),
+            resume=resume,
+            progress=progress,
+        )
+        return self.finish(table)
+
+
+def run_rows(
+    key: str,
+    preset: str,
+    cases: Iterable[dict] | Callable[["Table"], Iterable[dict]],
+    measure: Callable[..., dict],
+    *,
+    settings: dict | None = None,
+    resume: bool = True,
+    progress: bool = True,
+) -> Table:
+    """The table with one row for each case, `case | measure(**case)`.
+
+    key, preset: the file is results/<key>-<preset>.csv where the command is given. resume: keep the
+    rows that are there; those of other cases stay in the file. progress: one line on stderr for
+    each row. The other arguments are those of `Program`, with the size given.
+    """
+    path = results(key, preset)
+    notes = {"preset": preset, **{name: str(value) for name, value in (settings or {}).items()}}
+    old = load(path).rows if resume and path.exists() and load(path).notes == notes else []
+    table = Table(key, [], notes)
+    cases = cases(table) if callable(cases) else list(cases)
+    total = f"/{len(cases)}" if isinstance(cases, list) else ""
+    for number, case in enumerate(cases, 1):
+        labels = {name: to_value(value) for name, value in case.items()}
+        kept = next((row for row in old if labels.items() <= row.items()), None)
+        start = time.perf_counter()
+        table.rows.append(kept or labels | measure(**case))
+        if kept is None:
+            Table(key, table.rows + [row for row in old if row not in table.rows], notes).save(path)
+        if progress:
+            took = f"{time.perf_counter() - start:.1f} s" if kept is None else "was there"
+            what = ", ".join(f"{name} {show(value)}" for name, value in table.rows[-1].items())
+            print(f"{key} {preset} {number}{total}: {what} ({took})", file=sys.stderr, flush=True)
+    return table
