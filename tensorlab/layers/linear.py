@@ -213,7 +213,7 @@ def param_groups(
 
 
 def fan_in(layer: nn.Module) -> int | None:
-    """How many inputs a linear layer has, dense or factorised; None for any other module."""
+    """How many inputs a linear layer has, dense or factorized; None for any other module."""
     if isinstance(layer, FactorizedLinear):
         return layer.in_features
     return dense_weight(layer).shape[1] if is_dense(layer) else None

@@ -190,7 +190,7 @@ def lottery(
 
     A generator: after round k the model holds the trained network of sparsity 1 - (1 - rate)^k, and
     a `Ticket` says what it cost. train: (model, masks) -> number of examples seen; it makes its
-    optimiser and calls `hold`. x: a batch, to count FLOPs with. block: prune blocks. restart: draws
+    optimizer and calls `hold`. x: a batch, to count FLOPs with. block: prune blocks. restart: draws
     other weights instead of w_0, the control that a ticket is compared with.
 
     >>> model, x = nn.Sequential(nn.Linear(5, 4)), torch.ones(3, 5)
