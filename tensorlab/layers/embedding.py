@@ -30,13 +30,16 @@ class TTEmbedding(nn.Module):
 
     weight: the table; its cores are copied and become parameters. padding_idx: a token whose row is
     zero and learns nothing; as no row of a train is free, it is cut from what goes out. Each id is
-    computed once, and so is each prefix that ids share.
+    computed once, and so is each prefix that ids share. Its sizes are read as those of
+    `nn.Embedding`: num_embeddings, embedding_dim.
 
     >>> table = TTMatrix.randn(out=(4, 5), in_=(2, 3), rank=2, generator=torch.Generator().manual_seed(0))
     >>> layer = TTEmbedding(table)
     >>> layer, torch.allclose(layer(torch.tensor([3, 17])), table.to_dense()[[3, 17]], atol=1e-6)
     (TTEmbedding(20, 6, out=(4, 5), in=(2, 3), ranks=(2,), stores 46 of 120), True)
     """
+
+    max_norm, norm_type, scale_grad_by_freq, sparse = None, 2.0, False, False  # as others read it
 
     def __init__(self, weight: TTMatrix, *, padding_idx: int | None = None):
         super().__init__()

@@ -249,7 +249,10 @@ def merge_lora(model: nn.Module) -> nn.Module:
     new ones, so `unmerge_lora` is exact; what is saved lacks them. ValueError for a model without
     adapters.
     """
-    merged = {layer: layer.merged() for layer in _adapted("merge_lora", model).values()}
+    layers = _adapted("merge_lora", model)
+    if "" in layers:
+        raise ValueError("merge_lora: needs a model around its adapted layers, got one of them")
+    merged = {layer: layer.merged() for layer in layers.values()}
     for layer, plain in merged.items():
         plain.__dict__["_unmerged"] = _Unmerged(layer)  # not a child: its parameters are not here
     put(model, merged)

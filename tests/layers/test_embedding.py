@@ -273,7 +273,9 @@ def test_it_has_what_others_read_of_an_embedding():
     trains = TokenTrains.from_dense(torch.ones(5, 8), (2, 2, 2), rank=1)
     for module, sizes in ((layer, (53, 11)), (trains, (5, 8))):
         assert (module.num_embeddings, module.embedding_dim) == sizes
-    assert layer.padding_idx == 3
+    dense = torch.nn.Embedding(53, 11, padding_idx=3)
+    for name in ("padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse"):
+        assert getattr(layer, name) == getattr(dense, name)
 
 
 def test_autocast_leaves_the_dtype_of_a_look_up(device):
