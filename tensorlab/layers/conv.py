@@ -468,6 +468,8 @@ class ConvChain(nn.Sequential):
     """Convolutions one after another that stand in for one: `nn.Sequential`, with the settings of
     the one that it was made from, such as `kernel_size`, `stride` and `out_channels`."""
 
+    __jit_unused_properties__ = ["weight", "bias"]  # TorchScript would compile them too
+
     @property
     def weight(self) -> Tensor:
         """The kernel of the whole, (T, S, kh, kw), computed at each reading."""

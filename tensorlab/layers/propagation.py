@@ -118,7 +118,7 @@ def propagate(weight: MatrixFormat, x: Tensor, strategy: str = "auto") -> Tensor
     if x.dtype != weight.dtype:
         raise ValueError(f"propagate: needs x of dtype {weight.dtype}, got {x.dtype}")
     rows, (out, _) = x.reshape(-1, x.shape[-1]), weight.shape
-    shapes = tuple(tuple(c.shape) for c in weight.cores)
+    shapes = tuple(tuple(map(int, c.shape)) for c in weight.cores)  # in a trace they are tensors
     forward, backward, way = _chosen(
         shapes, max(1, tokens(x)), x.dtype.itemsize, x.device.type, strategy
     )
