@@ -16,7 +16,7 @@ from tensorlab.course.widgets import picture
 matrices = {
     "elevation": datasets.elevation(),
     "MRI slice": datasets.mri(),
-    "grey flower": datasets.photo("flower").mean(2),
+    "gray flower": datasets.photo("flower").mean(2),
     "noise": torch.randn(300, 400, generator=torch.Generator().manual_seed(0), dtype=torch.float64),
 }
 spectra = {name: torch.linalg.svdvals(a) for name, a in matrices.items()}
@@ -51,7 +51,7 @@ for name, a in matrices.items():
 # ## The theorem, checked
 
 # %%
-a, s = matrices["grey flower"], spectra["grey flower"]
+a, s = matrices["gray flower"], spectra["gray flower"]
 for r in (1, 10, 50):
     measured = float((tl.LowRank.from_dense(a, r).to_dense() - a).norm())
     print(

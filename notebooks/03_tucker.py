@@ -72,7 +72,7 @@ for name, algorithm in {
 #
 # ## A photograph
 #
-# With ranks $(r, r, 3)$, beside the SVD of the colours side by side with about as many numbers:
+# With ranks $(r, r, 3)$, beside the SVD of the colors side by side with about as many numbers:
 
 # %%
 h, w, c = photo.shape

@@ -64,8 +64,8 @@ for name, x in {"sum": total, "sin(sum)": total.sin(), "exp(sum)": total.exp()}.
 # %% [markdown]
 # ## Sixteen million numbers
 #
-# A function on a fine grid, its coordinates written in binary: $2^{24}$ entries with 24 modes of size 2 (the *quantised* train).
-# `tt_svd` here never factorises anything of the size of the tensor: it takes small modes off both ends, several at once, and
+# A function on a fine grid, its coordinates written in binary: $2^{24}$ entries with 24 modes of size 2 (the *quantized* train).
+# `tt_svd` here never factorizes anything of the size of the tensor: it takes small modes off both ends, several at once, and
 # finds the leading basis of each slab from its small Gram matrix [RohrigZollner2022].
 
 # %%
@@ -106,7 +106,7 @@ for rtol in (1e-2, 1e-4, 1e-6):
 # %% [markdown]
 # ## When a train does not help
 #
-# Random numbers have full rank: the train then stores more than the tensor. And a photograph as rows, colours, columns is a matrix in
+# Random numbers have full rank: the train then stores more than the tensor. And a photograph as rows, colors, columns is a matrix in
 # all but name, so a train does little more than the SVD (try it in lesson 00).
 
 # %%

@@ -19,7 +19,7 @@ lesson.TreeExplorer()
 # $$ U_t[(i, j), k] = \sum_{a, b} U_l[i, a]\; U_r[j, b]\; B_t[a, b, k], \qquad x = U_{\text{root}} . $$
 #
 # For $d$ modes of size $n$ and ranks $r$ these are $d\,n\,r + (d - 2)\,r^3 + r^2$ numbers, where a train has about $d\,n\,r^2$. The rank
-# of a node is at least that of the matricisation with its indices as rows, and **H-SVD** [Grasedyck2010] reaches it: it cuts
+# of a node is at least that of the matricization with its indices as rows, and **H-SVD** [Grasedyck2010] reaches it: it cuts
 # the nodes from the leaves up, each from what the cuts before have left of $x$. The cuts are commuting orthogonal projections, so their
 # errors add up in squares. There are $2d - 3$ of them, for the two children of the root have the same singular values:
 #

@@ -26,7 +26,7 @@ lesson.CrossExplorer()
 #
 # with $I_k$ a list of $r_k$ left parts of indices and $J_k$ one of right parts. All entries of the $T_k$ together: $\sum_k r_k n_k r_{k+1}$,
 # as many as the train has numbers. The search for pivots reads little more, because the row and column of a new pivot are just
-# what the neighbouring $T_k$ lack.
+# what the neighboring $T_k$ lack.
 
 # %%
 import inspect
@@ -101,7 +101,7 @@ print(
 # %% [markdown]
 # ## The grid can be finer than any memory
 #
-# Write each index in binary: a grid of $2^{30}$ points in each of two variables becomes a train of 60 modes of size 2, the *quantised*
+# Write each index in binary: a grid of $2^{30}$ points in each of two variables becomes a train of 60 modes of size 2, the *quantized*
 # train [Khoromskij2011].
 
 # %%
@@ -164,7 +164,7 @@ print(
 # ## The largest entry
 #
 # A train knows the norm of each of its slices. `tt_argmax` keeps the hundred largest while it fixes one index after the other
-# [Chertkov2022]. With cross approximation before it, this minimises a function of many variables: Ackley's has its minimum at 0.
+# [Chertkov2022]. With cross approximation before it, this minimizes a function of many variables: Ackley's has its minimum at 0.
 
 # %%
 index, value = tl.tt_argmax(-1 * fits["ackley"].value)
@@ -177,7 +177,7 @@ picture(lambda figure: plots.train(figure.subplots(), fits["ackley"].value), fig
 # ## Gradients
 #
 # The cores are built from the values of f, so where these carry a graph, the train does too: derivatives with respect to
-# parameters of the function, with the chosen fibres held fixed.
+# parameters of the function, with the chosen fibers held fixed.
 
 # %%
 width = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)

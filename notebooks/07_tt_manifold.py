@@ -18,7 +18,7 @@ lesson.OneStep()
 # $$ v = \sum_k U_0 \cdots U_{k-1}\, D_k\, V_{k+1} \cdots V_{d-1}, \qquad U_k^H D_k = 0 \;\text{ for } k < d - 1 . $$
 #
 # The condition is the *gauge*: it makes the $D_k$ unique and the terms orthogonal, so that $\langle v, w \rangle = \sum_k \langle D_k,
-# E_k \rangle$. As a train $v$ has ranks $2r$. Three operations make an optimiser [Steinlechner2016]:
+# E_k \rangle$. As a train $v$ has ranks $2r$. Three operations make an optimizer [Steinlechner2016]:
 #
 # * **project** the dense gradient onto the tangent space. It need not be formed: differentiate $f$ of the train of ranks $2r$ by the
 #   $D_k$ and apply the gauge [Novikov2022];

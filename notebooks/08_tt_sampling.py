@@ -103,11 +103,11 @@ for sweep in range(1, max(report) + 1):
         state[:, start::2] = torch.where(up, 1.0, -1.0)[:, start::2]
     if sweep in report:
         print(
-            f"after {sweep:4} sweeps: {walls(state):.5f} of neighbours differ, magnetisation {float(state.mean()):.3f}"
+            f"after {sweep:4} sweeps: {walls(state):.5f} of neighbours differ, magnetization {float(state.mean()):.3f}"
         )
 exact = 2.0 * tl.tt_sample(x, chains, generator=generator) - 1
 print(
-    f"exact samples:     {walls(exact):.5f}, magnetisation {float(exact.mean()):.3f};   on paper {wanted:.5f} and 0"
+    f"exact samples:     {walls(exact):.5f}, magnetization {float(exact.mean()):.3f};   on paper {wanted:.5f} and 0"
 )
 
 # %% [markdown]

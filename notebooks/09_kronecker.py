@@ -35,7 +35,7 @@ import tensorlab as tl
 from tensorlab import plots
 from tensorlab.course.widgets import picture
 
-w = lesson.example_matrix("grey flower")
+w = lesson.example_matrix("gray flower")
 s = torch.linalg.svdvals(tl.kron_rearrange(w, (8, 8)))
 for k in (1, 4, 16):
     error = float((tl.kron_svd(w, (8, 8), k).to_dense() - w).norm())
@@ -69,7 +69,7 @@ for name in lesson.NAMES:
 # products has full rank in general, which no number of terms of an SVD below $n$ has.
 
 # %%
-names = ("grey flower", "random low rank")
+names = ("gray flower", "random low rank")
 curves = {}
 for name in names:
     kron, svd = lesson.errors(lesson.example_matrix(name), (8, 8), 30)

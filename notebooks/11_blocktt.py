@@ -2,7 +2,7 @@
 # # Which numbers should a weight share?
 #
 # A structured matrix holds few numbers and enters each of them in many places, or holds more and shares nothing. Choose a structure: in
-# colour are the entries that *one* stored number enters, one number of each tensor; on the right the singular values.
+# color are the entries that *one* stored number enters, one number of each tensor; on the right the singular values.
 
 # %%
 from tensorlab.course.lab import fast

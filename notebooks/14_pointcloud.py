@@ -65,7 +65,7 @@ for name in fast(lesson.CLOUDS[:1], full=lesson.CLOUDS):
 # %% [markdown]
 # ## At equal numbers
 #
-# A train against k-means and a coreset that store as many numbers, each centre with its count. A train from a cluster order:
+# A train against k-means and a coreset that store as many numbers, each center with its count. A train from a cluster order:
 
 # %%
 n, shape = fast((256, (4, 8, 8)), full=(2048, (8, 16, 16)))

@@ -37,7 +37,7 @@ lesson.RankExplorer()
 # ## One step, seen from above
 #
 # Symmetric 2 by 2 matrices of rank 1 form a cone. From above, the radius is the singular value and the angle that of the vector, doubled.
-# Move the start towards the tip: the step of $U, S, V$ divides by the radius, KLS does not.
+# Move the start toward the tip: the step of $U, S, V$ divides by the radius, KLS does not.
 
 # %%
 lesson.OneStep()
@@ -103,7 +103,7 @@ picture(terms, figsize=(9, 3.2))
 # %% [markdown]
 # ## Three lines of a training loop
 #
-# Any model, any optimiser of torch: put a `LowRank` with its middle factor into the layers, wrap the optimiser, call `step`.
+# Any model, any optimizer of torch: put a `LowRank` with its middle factor into the layers, wrap the optimizer, call `step`.
 
 # %%
 x, y, x_test, y_test = lesson.digits()
@@ -218,7 +218,7 @@ Table("UV", rows)
 # %% [markdown]
 # Lesson 18 has one table of all that competes with it, at equal numbers stored and with the cost of each training.
 #
-# What it costs: numbers held in a step of one 500 by 500 layer (weights, gradients, and momentum of what the optimiser steps), and
+# What it costs: numbers held in a step of one 500 by 500 layer (weights, gradients, and momentum of what the optimizer steps), and
 # CPU time. Memory falls at every rank below about 150; time at small ranks only, below 10 to 20 here and 50 in large batches: two
 # passes, a basis more for each factor and an SVD eat up what the thin products save. `tests/benchmarks/bench_dlrt.py` finds where
 # they cross.

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # How do you train a network whose weights must stay in a set?
 #
-# The set: matrices of a rank, or TT-matrices of given ranks. Press *play*: a trained network is drawn towards it. On the left what a projection would
+# The set: matrices of a rank, or TT-matrices of given ranks. Press *play*: a trained network is drawn toward it. On the left what a projection would
 # lose now (primal, solid), in the middle the accuracy with the weights as they are and after a projection, on the right the singular values.
 
 # %%

@@ -16,7 +16,7 @@ lesson.PruneExplorer()
 #
 # $$ w \leftarrow m \odot w, \qquad m = [\,|w| > t\,], $$
 #
-# and holds them there while training goes on: after each step of the optimiser $w \leftarrow m \odot w$ again, because momentum would bring them
+# and holds them there while training goes on: after each step of the optimizer $w \leftarrow m \odot w$ again, because momentum would bring them
 # back. Why the smallest? Of all masks with so many ones it is the one that changes $w$ least in the Frobenius norm, as the truncated SVD is
 # among the matrices of a rank. It looks at no loss.
 #

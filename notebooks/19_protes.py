@@ -1,7 +1,7 @@
 # %% [markdown]
 # # How do you find the smallest of $2^{50}$ numbers when you may look at ten thousand?
 #
-# Keep a distribution over all of them, look where it points, and move it towards the best of what you saw. The distribution is a
+# Keep a distribution over all of them, look where it points, and move it toward the best of what you saw. The distribution is a
 # train, so it fits into a few hundred numbers, and drawing from it is exact. Press *step*: dots are the points of a batch, rings the
 # best of them, and beside it stands what the model has learned from those.
 
@@ -23,7 +23,7 @@ lesson.LandscapePlayer()
 # $$ p_k(j \mid i_0, \dots, i_{k-1}) = \frac{|q_k\, G_k[j]\, z_{k+1}|}{\sum_{j'} |q_k\, G_k[j']\, z_{k+1}|} . $$
 #
 # Then $\log p(i) = \sum_k \log p_k(i_k)$. The cores begin positive, so that $p = P / \sum P$; steps bring minus signs in, and then the
-# absolute value makes it another distribution, as exactly normalised. One batch of PROTES [Batsheva2023]:
+# absolute value makes it another distribution, as exactly normalized. One batch of PROTES [Batsheva2023]:
 #
 # 1. draw $m$ points and evaluate them;
 # 2. keep the $e$ best, the elite $E$;
@@ -118,7 +118,7 @@ for batch in range(1, fast(6, full=21)):
 # %% [markdown]
 # ## Where it loses
 #
-# *Smooth functions of few variables.* TT-cross reads off the structure from fibres and needs fewer looks: the number of points at
+# *Smooth functions of few variables.* TT-cross reads off the structure from fibers and needs fewer looks: the number of points at
 # which each method first met the proven optimum of the grid.
 
 # %%

@@ -43,7 +43,7 @@ lesson.ConditionExplorer(steps=fast(1, full=6))
 #
 # $$ \int (p_* - q)^2 = \langle A, (D \otimes \dots \otimes D) A \rangle - 2\, \mathbb{E}\, q(x) + \text{const} , $$
 #
-# and is minimised over the trains of fixed ranks by Riemannian descent (lesson 07). But $q$ may be negative.
+# and is minimized over the trains of fixed ranks by Riemannian descent (lesson 07). But $q$ may be negative.
 #
 # Either way each variable can go first through its own distribution function, $u_k = F_k(x_k)$, piecewise linear on cells (`cells=`):
 # $p(x) = p(u) \prod_k F_k'(x_k)$. Peaks and jumps of single variables, such as a meter's whole numbers, are then no business of the

@@ -32,7 +32,7 @@ lesson.WidthExplorer()
 # | deep, windows of two | HT | $u_t[c] = \sum_{ab} u_l[a]\, u_r[b]\, B_t[a, b, c]$ |
 # | shallow, width $R$ | CP | $\sum_{j \le R} w_j \prod_k (f(x_k) F_k)_j$ |
 #
-# A matricisation of a CP of rank $R$ is a sum of $R$ matrices of rank one. So $R$ is at least the rank of every matricisation of $W$. With
+# A matricization of a CP of rank $R$ is a sum of $R$ matrices of rank one. So $R$ is at least the rank of every matricization of $W$. With
 # the modes $0, 2, 4, \dots$ as rows and the others as columns, almost every train of ranks $r$ has the rank [Khrulkov2018]
 #
 # $$ \operatorname{rank} \ge q^{d/2}, \qquad q = \min(n, r) , $$
@@ -45,11 +45,11 @@ for n, r, d in [(2, 2, 4), (2, 2, 8), (3, 3, 6), (3, 2, 8)] + (
     fast([], full=[(2, 2, 12), (2, 3, 12), (3, 3, 8), (4, 2, 8)])
 ):
     x = paper.network("TT", n, r, d).to_dense()
-    cut, odd = (paper.matricisation_rank(x, rows) for rows in (range(d // 2), range(0, d, 2)))
+    cut, odd = (paper.matricization_rank(x, rows) for rows in (range(d // 2), range(0, d, 2)))
     print(f"{n:2} {r:2} {d:2} {cut:16} {odd:13} {min(n, r) ** (d // 2):9}")
 
 # %%
-Code(inspect.getsource(paper.matricisation_rank), language="python")
+Code(inspect.getsource(paper.matricization_rank), language="python")
 
 # %% [markdown]
 # ## The same object
@@ -72,7 +72,7 @@ print(
 # %% [markdown]
 # ## From one network to another
 #
-# The widths that a network needs to be a random one of another kind with width $r$, computed from ranks of matricisations. For TT and HT
+# The widths that a network needs to be a random one of another kind with width $r$, computed from ranks of matricizations. For TT and HT
 # they are exact; for CP they are the largest lower bound of several. In the last column, what the theory says.
 
 # %%

@@ -115,7 +115,7 @@ print(
 #
 # ## A network
 #
-# One call quantises a model by name pattern. Here it is a small one that reads digits; `make llm` installs a sentence encoder of
+# One call quantizes a model by name pattern. Here it is a small one that reads digits; `make llm` installs a sentence encoder of
 # six layers, and `tensorlab run Merkulov2024` sets its scores beside those printed in the paper.
 
 # %%

@@ -3,6 +3,10 @@
 import math
 from numbers import Integral, Real
 
+import numpy as np
+import torch
+from torch import Tensor
+
 
 def is_integer(value) -> bool:
     """Whether this is an integer, Python's or NumPy's; a bool is none.
@@ -34,3 +38,21 @@ def number(who: str, name: str, value, least: float = 0.0) -> float:
     if not real or not least <= value < math.inf:
         raise ValueError(f"{who}: {name} must be a number >= {least:g}, got {value!r}")
     return float(value)
+
+
+def returned(who: str, value, device=None) -> Tensor:
+    """What a user's function returned as a tensor, on `device` unless it is one already; raises
+    TypeError for what is no array of numbers.
+
+    >>> returned("protes", [1.0, 2.5])
+    tensor([1.0000, 2.5000])
+    """
+    if isinstance(value, Tensor):
+        return value
+    try:
+        if isinstance(value, np.ndarray):  # any byte order, any strides
+            value = np.ascontiguousarray(value, value.dtype.newbyteorder("="))
+        return torch.as_tensor(value, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = type(value).__name__
+        raise TypeError(f"{who}: f must return a tensor of numbers, got {kind}") from error

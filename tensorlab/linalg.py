@@ -15,12 +15,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .capture import differentiated, primal, readable, twice
 from .rng import randn
 
 EPS = torch.finfo(torch.float64).eps
 SMALL = 1 << 14  # entries up to which LAPACK's SVD is given the matrix as it is
 BLOCK = 1 << 19  # entries worked on at a time: 4 MiB of float64
 RUN = 128  # rows whose products are summed at once, one after another where BLAS does it so
+UNREAD = "where no number can be read (torch.func.vmap, torch.compile, traces)"
 SKETCH = 256  # shorter side from which a random sketch of the range is tried first
 
 
@@ -42,11 +44,16 @@ def choose_rank(s: Tensor, rank: int | None = None, *, atol: float = 0.0) -> int
 
     Every truncation in tensorlab ends here. The answer is never 0: a zero matrix has one (zero)
     term, so shapes stay regular. s: singular values, descending, shape (n,). Reading them is the
-    one step that is not differentiable.
+    one step that is not differentiable; where they cannot be read (`capture.readable`), r is
+    `rank`.
 
     >>> choose_rank(torch.tensor([4.0, 3.0, 0.1]), atol=0.2), choose_rank(torch.tensor([4.0, 3.0, 0.1]), 1, atol=0.2)
     (2, 1)
     """
+    if not readable(s):
+        if rank is None:
+            raise ValueError(f"choose_rank: needs a rank {UNREAD}, got none")
+        return min(rank, len(s))
     s = s.detach().double()
     top = float(s[0]) if len(s) else 0.0
     if top == 0.0:
@@ -125,6 +132,8 @@ def check_dense(x: Tensor, who: str) -> float:
         )
     if x.is_meta:
         raise ValueError(f"{who}: needs a tensor with numbers, got one on the meta device")
+    if not readable(x):
+        raise ValueError(f"{who}: needs numbers that it can read, got a tensor {UNREAD}")
     x = x.detach()
     if x.dtype == wide(x.dtype):
         size, safe = float(torch.linalg.vector_norm(x)), 1e90
@@ -148,6 +157,22 @@ def check_dense(x: Tensor, who: str) -> float:
             f"{who}: needs a tensor whose norm is a float64, got entries up to {largest}"
         )
     return size
+
+
+def check_cut(x: Tensor, who: str, rank) -> float:
+    """`check_dense` of a tensor that is cut to a rank, which can be done unseen.
+
+    Where its numbers cannot be read the ranks are the caps and entries are taken to be of a size
+    that can be squared: 1.0. Raises ValueError there if `rank` is None.
+
+    >>> check_cut(torch.tensor([3.0, 4.0]), "tt_svd", None)
+    5.0
+    """
+    if not isinstance(x, Tensor) or x.is_meta or readable(x):
+        return check_dense(x, who)
+    if rank is None:
+        raise ValueError(f"{who}: needs a rank {UNREAD}, got rtol alone")
+    return 1.0
 
 
 def safe_scale(largest: float, safe: float = 1e90) -> float:
@@ -309,7 +334,7 @@ def orthogonalize(a: Tensor) -> tuple[Tensor, Tensor]:
     >>> r.diagonal()
     tensor([3., 2.], dtype=torch.float64)
     """
-    q, r = _QR.apply(widen(a))
+    q, r = _apply(_QR, widen(a))
     return q.to(a.dtype), r.to(a.dtype)
 
 
@@ -354,7 +379,7 @@ def triangle(a: Tensor) -> Tensor:
     >>> triangle(torch.tensor([[3.0], [4.0]])).abs()
     tensor([[5.]])
     """
-    if a.requires_grad and torch.is_grad_enabled():
+    if differentiated(a):
         return orthogonalize(a)[1]
     return torch.linalg.qr(widen(a), mode="r").R.to(a.dtype)
 
@@ -385,7 +410,7 @@ def wide_svd(
     >>> wide_svd("LowRank", torch.ones(2, 2, dtype=torch.float16), 1).s
     tensor([2.0000], dtype=torch.float64)
     """
-    size = check_dense(a, who)
+    size = check_cut(a, who, rank)
     if a.ndim != 2:
         raise ValueError(f"{who}: needs a matrix, got shape {tuple(a.shape)}")
     if rtol is not None and atol is not None:
@@ -400,7 +425,7 @@ def wide_svd(
 
 def _svd(a: Tensor, rank: int | None, atol: float) -> SVD:
     if a.numel() <= SMALL:
-        u, s, vh = _SmallSVD.apply(widen(a))
+        u, s, vh = _apply(_SmallSVD, widen(a))
         r = choose_rank(s, rank, atol=atol)
         return SVD(u[:, :r], s[:r], vh[:r])
     if a.shape[0] < a.shape[1]:
@@ -425,17 +450,21 @@ def right_basis(a: Tensor, rank: int | None = None, *, atol: float = 0.0) -> tup
     >>> right_basis(a, atol=1e-12)[1]
     tensor([5.0000e+00, 1.0000e-09], dtype=torch.float64)
     """
+    if not readable(a):  # nor can be seen whether a Gram matrix resolves what is asked for
+        _, s, vh = _apply(_SmallSVD, widen(a))
+        r = choose_rank(s, rank)
+        return vh[:r].mH, s[:r]
     m, n = a.shape
     if m < n:
         u, s = right_basis(a.mH, rank, atol=atol)
         if float(s[0].detach()) == 0.0:
             return torch.eye(n, 1, dtype=u.dtype, device=u.device), s
         return _unit_columns(project(a.mH, u)), s
-    if n > SKETCH and not (a.requires_grad and torch.is_grad_enabled()):
+    if n > SKETCH and not differentiated(a):
         found = _sketched_basis(a, rank, atol)
         if found is not None:
             return found
-    v, s, r = _GramBasis.apply(a, rank, atol)
+    v, s, r = _apply(_GramBasis, a, rank, atol)
     return v[:, :r], s[:r]
 
 
@@ -515,7 +544,8 @@ def psd_root(m: Tensor, tol: float = 0.0) -> Tensor:
     True
     """
     values, vectors = torch.linalg.eigh(m)
-    if not torch.allclose(m, m.mH) or values[..., 0].min() < -tol * values.abs().max():
+    askew = (m - m.mH).abs().max() > 1e-5 * m.abs().max()
+    if askew or values[..., 0].min() < -tol * values.abs().max():
         raise ValueError(
             f"psd_root: needs a positive semidefinite matrix, got the eigenvalues "
             f"{values[..., 0].min():.3g} and up"
@@ -676,9 +706,17 @@ def _over(s: Tensor) -> Tensor:
     return torch.where(zero, torch.zeros_like(s), 1 / torch.where(zero, torch.ones_like(s), s))
 
 
+def _apply(function, *args):
+    """What a Function makes of its arguments, by the one that has a derivative in forward mode too
+    unless torch compiles, which refuses such."""
+    return (function if torch.compiler.is_compiling() else function.Forward).apply(*args)
+
+
 class _GramBasis(torch.autograd.Function):
     """All right singular vectors and values and the rank, with the derivative of an
     eigendecomposition of aᴴa."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(a, rank, atol):
@@ -688,6 +726,7 @@ class _GramBasis(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         ctx.save_for_backward(inputs[0], *output[:2])
+        ctx.save_for_forward(inputs[0], *output[:2])
 
     @staticmethod
     def backward(ctx, gv, gs, _):
@@ -699,15 +738,21 @@ class _GramBasis(torch.autograd.Function):
 
 class _SmallSVD(torch.autograd.Function):
     """Thin SVD by LAPACK; the derivative of [Townsend2016] with `_over_gaps`, so it is finite for
-    equal values."""
+    equal values.
+
+    What u and v turn alike has a gap below, what they turn against each other a sum.
+    """
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(a):
-        return torch.linalg.svd(a, full_matrices=False)
+        return tuple(torch.linalg.svd(a, full_matrices=False))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
         ctx.save_for_backward(*output)
+        ctx.save_for_forward(*output)
 
     @staticmethod
     def backward(ctx, gu, gs, gvh):
@@ -715,8 +760,7 @@ class _SmallSVD(torch.autograd.Function):
         inv, total = _over(s), s + s[:, None]
         ugu, vgv = u.mH @ gu, vh @ gvh.mH
         p, q = ugu - ugu.mH, vgv - vgv.mH
-        # (p_ij s_j + s_i q_ij) / (s_j^2 - s_i^2), parted into what u and v turn alike, with a gap
-        # below, and against each other
+        # (p_ij s_j + s_i q_ij) / (s_j^2 - s_i^2)
         inner = (
             (p + q) * (_over_gaps(s) * total / 2)
             + (p - q) * _over(total) / 2
@@ -729,6 +773,8 @@ class _SmallSVD(torch.autograd.Function):
 
 class _QR(torch.autograd.Function):
     """QR by LAPACK with diag(r) >= 0; the derivative of the product q r in the gauge qᴴ dq = 0."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(a):
@@ -744,14 +790,51 @@ class _QR(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         ctx.save_for_backward(*output)
+        ctx.save_for_forward(*output)
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx, gq, gr):
         q, r = ctx.saved_tensors
         ga = torch.zeros_like(q) @ r if gr is None else q @ gr
-        if (
-            gq is not None and q.shape[0] > q.shape[1]
-        ):  # else q is square and cannot turn out of its range
+        if gq is not None and q.shape[0] > q.shape[1]:  # else q cannot turn out of its range
             ga = ga + (gq - q @ (q.mH @ gq)) @ torch.linalg.pinv(r, rtol=16 * EPS).mH
         return ga
+
+
+class _ForwardGramBasis(_GramBasis):
+    @staticmethod
+    @twice
+    def jvp(ctx, da, *_):
+        a, v, s = ctx.saved_tensors
+        k = project(primal(a), v).mH @ project(da, v)
+        k = k + k.mH
+        return v @ (_over_gaps(s) * k), 0.5 * _over(s) * k.diagonal().real, None
+
+
+class _ForwardSVD(_SmallSVD):
+    @staticmethod
+    @twice
+    def jvp(ctx, da):
+        u, s, vh = ctx.saved_tensors
+        inv, total, dav = _over(s), s + s[:, None], da @ vh.mH
+        m, dau = u.mH @ dav, da.mH @ u
+        alike = (m + m.mH) * (_over_gaps(s) * total / 2)
+        against = (m - m.mH) * _over(total) / 2
+        du = u @ (alike + against) + (dav - u @ m) * inv
+        dv = vh.mH @ (alike - against) + (dau - vh.mH @ m.mH) * inv
+        return du, m.diagonal().real, dv.mH
+
+
+class _ForwardQR(_QR):
+    @staticmethod
+    @twice
+    def jvp(ctx, da):
+        q, r = ctx.saved_tensors
+        dr = q.mH @ da
+        if q.shape[0] == q.shape[1]:
+            return torch.zeros_like(q), dr
+        return (da - q @ dr) @ torch.linalg.pinv(r, rtol=16 * EPS), dr
+
+
+_GramBasis.Forward, _SmallSVD.Forward, _QR.Forward = _ForwardGramBasis, _ForwardSVD, _ForwardQR

@@ -2,6 +2,7 @@
 [KoldaBader2009]."""
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -84,6 +85,8 @@ def khatri_rao(*factors: Tensor) -> Tensor:
 def balanced_shape(n: int, d: int) -> tuple[int, ...]:
     """Factor n into d integers that are as equal as its prime factors allow, largest first.
 
+    Raises ValueError unless n and d are integers from 1 up.
+
     >>> balanced_shape(4096, 4), balanced_shape(640, 3)
     ((8, 8, 8, 8), (10, 8, 8))
     """
@@ -97,11 +100,16 @@ def balanced_shape(n: int, d: int) -> tuple[int, ...]:
 
 
 def prime_factors(n: int) -> tuple[int, ...]:
-    """The prime factors of n, smallest first; of 1, none.
+    """The prime factors of n >= 1, smallest first; of 1, none.
 
     >>> prime_factors(360)
     (2, 2, 2, 3, 3, 5)
     """
+    return _prime_factors(int(n))
+
+
+@lru_cache
+def _prime_factors(n: int) -> tuple[int, ...]:
     primes, p = [], 2
     while n > 1:
         while n % p == 0:
@@ -112,12 +120,18 @@ def prime_factors(n: int) -> tuple[int, ...]:
 
 
 def digit_shape(shape) -> tuple[int, ...]:
-    """The modes of a *quantised* tensor: each mode of `shape` in its prime factors, one digit each
+    """The modes of a *quantized* tensor: each mode of `shape` in its prime factors, one digit each
     [Khoromskij2011].
+
+    Raises ValueError unless the sizes are integers from 1 up; they may be beyond 2^63, where only
+    digits can be indices.
 
     >>> digit_shape((8, 6, 1))
     (2, 2, 2, 2, 3, 1)
     """
+    shape = tuple(shape)
+    if not all(is_integer(n) and n >= 1 for n in shape):
+        raise ValueError(f"digit_shape: needs a shape of integers >= 1, got {shape}")
     return tuple(p for n in shape for p in prime_factors(n) or (1,))
 
 
@@ -125,13 +139,16 @@ def to_digits(index: Tensor, shape) -> Tensor:
     """Multi-indices of `shape` as those of `digit_shape(shape)`, the leading digit of each mode
     first.
 
-    index: (batch, d)  ->  (batch, number of digits).
+    index: (batch, d), integers, negative ones from the end  ->  (batch, number of digits), int64.
+    Raises TypeError or ValueError for an index that is none of this shape, and for a mode beyond
+    2^63.
 
     >>> to_digits(torch.tensor([[5, 3]]), (8, 6))
     tensor([[1, 0, 1, 1, 0]])
     """
+    shape = check_int64("to_digits", shape)
     columns = []
-    for i, n in zip(index.unbind(1), shape, strict=True):
+    for i, n in zip(check_index("to_digits", index, shape).unbind(1), shape):
         for p in prime_factors(n) or (1,):
             n //= p
             columns.append(i // n % p)
@@ -139,11 +156,14 @@ def to_digits(index: Tensor, shape) -> Tensor:
 
 
 def from_digits(digits: Tensor, shape) -> Tensor:
-    """The inverse of `to_digits`.  digits: (batch, number of digits)  ->  (batch, d).
+    """The inverse of `to_digits`, with its errors.  digits: (batch, number of digits)  ->  (batch,
+    d), int64.
 
     >>> from_digits(torch.tensor([[1, 0, 1, 1, 0]]), (8, 6))
     tensor([[5, 3]])
     """
+    shape = check_int64("from_digits", shape)
+    digits = check_index("from_digits", digits, digit_shape(shape))
     columns, out = iter(digits.unbind(1)), []
     for n in shape:
         i = torch.zeros_like(digits[:, 0])
@@ -151,6 +171,50 @@ def from_digits(digits: Tensor, shape) -> Tensor:
             i = i * p + next(columns)
         out.append(i)
     return torch.stack(out, 1)
+
+
+def check_int64(who: str, shape) -> tuple[int, ...]:
+    """The shape as Python integers; raises ValueError for a mode whose indices are not int64.
+
+    >>> check_int64("from_digits", (3, 2**63))
+    (3, 9223372036854775808)
+    """
+    for n in shape:
+        if not is_integer(n) or not 1 <= n <= 2**63:
+            raise ValueError(f"{who}: needs modes of 1 to 2^63, whose indices are int64, got {n}")
+    return tuple(map(int, shape))
+
+
+def check_index(who: str, index, shape, device=None) -> Tensor:
+    """Multi-indices (batch, d) as int64 in 0..n-1, on `device` or where they are; negative ones
+    count from the end.
+
+    Raises TypeError for an index that is not of integers, ValueError for one of another shape or
+    out of range, with its place.
+
+    >>> check_index("at", [[0, -1]], (3, 4))
+    tensor([[0, 3]])
+    """
+    if not isinstance(index, Tensor) or device is not None:
+        index = torch.as_tensor(index, device=device)
+    if index.shape in ((0,), (0, len(shape))):  # an empty list has no dtype to go by
+        return index.new_empty(0, len(shape), dtype=torch.long)
+    if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
+        raise TypeError(f"{who}: needs integer indices, got {index.dtype}")
+    if index.ndim != 2 or index.shape[1] != len(shape):
+        raise ValueError(
+            f"{who}: needs indices of shape (batch, {len(shape)}), got {tuple(index.shape)}"
+        )
+    last, place = torch.tensor([n - 1 for n in shape], device=index.device), index.long()
+    least = -1 - last if index.dtype.is_signed else 0  # beyond 2^63 an unsigned one turns negative
+    wrong = (place < least) | (place > last)
+    if wrong.any():
+        row, mode = wrong.nonzero()[0].tolist()
+        raise ValueError(
+            f"{who}: mode {mode} has indices in 0..{shape[mode] - 1}, got "
+            f"{int(index[row, mode])} in row {row}"
+        )
+    return torch.where(place < 0, place + last + 1, place)
 
 
 def index_keys(index: Tensor, shape) -> list[bytes]:

@@ -1,6 +1,6 @@
 """Pictures: each draws on the `Axes` it is given and returns one sentence that says what is seen.
 
-The colours are those of Okabe and Ito, which colour-blind readers can tell apart; every curve has a
+The colors are those of Okabe and Ito, which color-blind readers can tell apart; every curve has a
 marker and a line style of its own besides.
 """
 
@@ -16,16 +16,16 @@ from torch import Tensor
 from .formats.htucker import HT, leaves
 from .formats.tt import TT
 
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 STYLES = ["o-", "s--", "^:", "d-.", "v-", "x--", "+:"]
 
 
 def style(k: int, n: int = 0) -> dict:
-    """Colour, marker and line of curve k; with n points, only about a dozen markers."""
+    """Color, marker and line of curve k; with n points, only about a dozen markers."""
     marker, line = STYLES[k % len(STYLES)][0], STYLES[k % len(STYLES)][1:]
     every = max(1, n // 12)
     return dict(
-        color=COLOURS[k % len(COLOURS)], marker=marker, ls=line, ms=4, lw=1.4, markevery=every
+        color=COLORS[k % len(COLORS)], marker=marker, ls=line, ms=4, lw=1.4, markevery=every
     )
 
 
@@ -44,7 +44,7 @@ def singular_values(ax: Axes, spectra: dict[str, Tensor], level: float | None = 
 
 
 def image(ax: Axes, x: Tensor, title: str = "") -> str:
-    """A picture (rows, columns) or (rows, columns, 3), clipped to [0, 1] when it is in colour."""
+    """A picture (rows, columns) or (rows, columns, 3), clipped to [0, 1] when it is in color."""
     ax.imshow(
         x.clamp(0, 1) if x.ndim == 3 else x, cmap="cividis", interpolation="nearest", aspect="equal"
     )
@@ -80,7 +80,7 @@ def train(ax: Axes, tt: TT) -> str:
     for k, core in enumerate(tt.cores):
         r, n, q = core.shape
         width = max(0.3, (r + q) / 2)
-        ax.add_patch(Rectangle((x, -n / 2), width, n, fc=COLOURS[5], ec="black", lw=1))
+        ax.add_patch(Rectangle((x, -n / 2), width, n, fc=COLORS[5], ec="black", lw=1))
         ax.text(x + width / 2, -n / 2 - 0.06 * top, str(n), ha="center", va="top", fontsize=8)
         if k < tt.ndim - 1:
             ax.plot([x + width, x + width + gap], [0, 0], color="black", lw=1 + math.log2(q))
@@ -91,7 +91,7 @@ def train(ax: Axes, tt: TT) -> str:
                 ha="center",
                 va="bottom",
                 fontsize=9,
-                color=COLOURS[1],
+                color=COLORS[1],
             )
         x += width + gap
     ax.set_xlim(-gap / 2, x - gap / 2)
@@ -106,7 +106,7 @@ def train(ax: Axes, tt: TT) -> str:
 
 def tree(ax: Axes, ht: HT, spectra: dict[tuple, Tensor] | None = None, most: int = 16) -> str:
     """A tree of modes with a box on each node: its singular values from 1 down to 1e-16 of the
-    largest, those kept in colour.
+    largest, those kept in color.
 
     spectra: by node, those of `ht` by default. Of each the first `most` are drawn; below the box
     stand the modes, in it the rank.
@@ -132,9 +132,9 @@ def tree(ax: Axes, ht: HT, spectra: dict[tuple, Tensor] | None = None, most: int
         s = (1 + (s / s[0].clamp_min(1e-300)).clamp_min(1e-16).log10() / 16).tolist()[:most]
         ax.add_patch(Rectangle((x - 0.4, y), 0.8, 0.8, fc="white", ec="black", lw=0.8))
         for k, height in enumerate(s):
-            kept = dict(color=COLOURS[0]) if k < r else dict(fc="white", ec="0.5", lw=0.6)
+            kept = dict(color=COLORS[0]) if k < r else dict(fc="white", ec="0.5", lw=0.6)
             ax.add_patch(Rectangle((x - 0.4 + 0.8 * k / most, y), 0.8 / most, 0.8 * height, **kept))
-        ax.text(x + 0.37, y + 0.76, str(r), ha="right", va="top", fontsize=10, color=COLOURS[1])
+        ax.text(x + 0.37, y + 0.76, str(r), ha="right", va="top", fontsize=10, color=COLORS[1])
         ax.text(x, y - 0.04, " ".join(map(str, node)), ha="center", va="top", fontsize=8)
     ax.set_xlim(-0.6, ht.ndim - 0.4)
     ax.set_ylim(-1.6 * max(depth.values()) - 0.4, 0.3)
@@ -214,18 +214,18 @@ def blocks(ax: Axes, w: Tensor, grid: tuple[int, int] | None = None, title: str 
 
 
 def shared(ax: Axes, masks: list[Tensor], title: str = "", block: int = 1) -> str:
-    """Which entries of a matrix a stored number enters, one number of each tensor in its own colour
+    """Which entries of a matrix a stored number enters, one number of each tensor in its own color
     and hatching. Lines every `block` entries."""
     for k, line in enumerate((ax.axhline, ax.axvline)):
         for at in range(block, masks[0].shape[k], block):
             line(at, color="0.85", lw=0.8, zorder=0)
     for k, mask in enumerate(masks):
         for i, j in mask.nonzero().tolist():
-            ax.add_patch(Rectangle((j, i), 1, 1, fc=COLOURS[k], alpha=0.5, lw=0))
+            ax.add_patch(Rectangle((j, i), 1, 1, fc=COLORS[k], alpha=0.5, lw=0))
             ax.plot(
                 [j + 0.2, j + 0.8],
                 [[i + 0.2, i + 0.8], [i + 0.8, i + 0.2]][k % 2],
-                color=COLOURS[k],
+                color=COLORS[k],
                 lw=1,
             )
     ax.set(
@@ -280,9 +280,9 @@ def crosses(ax: Axes, x: Tensor, rows, columns, title: str = "") -> str:
     approximation has read it."""
     ax.imshow(x, cmap="cividis", aspect="auto", interpolation="nearest")
     for i in sorted(set(rows)):
-        ax.axhline(i, color=COLOURS[1], lw=0.8)
+        ax.axhline(i, color=COLORS[1], lw=0.8)
     for j in sorted(set(columns)):
-        ax.axvline(j, color=COLOURS[5], lw=0.8, ls="--")
+        ax.axvline(j, color=COLORS[5], lw=0.8, ls="--")
     ax.plot(columns, rows, "o", mfc="none", mec="white", ms=6)
     ax.set_title(title, fontsize=9)
     ax.set(xlabel="second index", ylabel="first index")
@@ -345,10 +345,10 @@ def tangent_step(ax: Axes, x: Tensor, free: Tensor, tangent: Tensor, back: Tenso
         torch.tensor([-0.5, 0.7]) * top, torch.tensor([-0.7, 0.7]) * top, indexing="ij"
     )
     plane = names["x"][:, None, None] + ray[:, None, None] * a + around[:, None, None] * b
-    ax.plot_surface(*plane.numpy(), color=COLOURS[5], alpha=0.35, lw=0)
+    ax.plot_surface(*plane.numpy(), color=COLORS[5], alpha=0.35, lw=0)
     for k, (start, end) in enumerate(zip(names, list(names)[1:])):
         ax.plot(*torch.stack([names[start], names[end]]).T.numpy(), **{**style(k), "marker": ""})
-        ax.plot(*names[end][:, None].numpy(), STYLES[k][0], color=COLOURS[k], label=end, ms=7)
+        ax.plot(*names[end][:, None].numpy(), STYLES[k][0], color=COLORS[k], label=end, ms=7)
     ax.plot(*names["x"][:, None].numpy(), "*", color="black", ms=10, label="x")
     ax.legend(fontsize=8, loc="upper left")
     ax.set(
@@ -395,12 +395,12 @@ def marginals(ax: Axes, exact: Tensor, sampled: Tensor) -> str:
     """Probabilities of a 1 in each mode: bars for the exact ones, beside them hatched bars for the
     frequencies in samples."""
     modes = range(len(exact))
-    ax.bar([k - 0.2 for k in modes], exact.tolist(), 0.4, color=COLOURS[0], label="exact")
+    ax.bar([k - 0.2 for k in modes], exact.tolist(), 0.4, color=COLORS[0], label="exact")
     ax.bar(
         [k + 0.2 for k in modes],
         sampled.tolist(),
         0.4,
-        color=COLOURS[4],
+        color=COLORS[4],
         hatch="///",
         label="samples",
     )
@@ -444,7 +444,7 @@ def chain(ax: Axes, module) -> str:
     channels = [links[0][1], *(link[0] for link in links)]
     top = max(channels)
     for k, n in enumerate(channels):
-        ax.add_patch(Rectangle((k - 0.06, -n / 2), 0.12, n, fc=COLOURS[5], ec="black", lw=1))
+        ax.add_patch(Rectangle((k - 0.06, -n / 2), 0.12, n, fc=COLORS[5], ec="black", lw=1))
         ax.text(k, -n / 2 - 0.03 * top, str(n), ha="center", va="top", fontsize=9)
     for k, (outputs, inputs, kernel, groups) in enumerate(links):
         stored = outputs * inputs // groups * math.prod(kernel)
@@ -452,7 +452,7 @@ def chain(ax: Axes, module) -> str:
         ax.plot(
             [k + 0.06, k + 0.94],
             [0, 0],
-            color=COLOURS[1] if alone else "black",
+            color=COLORS[1] if alone else "black",
             ls="--" if alone else "-",
             lw=1.5,
         )
@@ -490,7 +490,7 @@ def _convolutions(module):
 
 def filters(ax: Axes, kernel: Tensor, title: str = "", level: float | None = None) -> str:
     """A kernel (T, S, kh, kw) as a sheet: row s, column t holds the filter from channel s to
-    channel t; grey is zero."""
+    channel t; gray is zero."""
     t, s, kh, kw = kernel.shape
     sheet = torch.nn.functional.pad(kernel.detach().double(), (0, 1, 0, 1), value=math.nan)
     sheet = sheet.permute(1, 2, 0, 3).reshape(s * (kh + 1), t * (kw + 1))[:-1, :-1]
@@ -527,9 +527,9 @@ def gathered(ax: Axes, table, token: int, word: str = "") -> str:
         below //= n
         digits.append(token // below % n)
         for i in range(n):
-            colour = COLOURS[1] if i == digits[-1] else COLOURS[5]
+            color = COLORS[1] if i == digits[-1] else COLORS[5]
             ax.add_patch(
-                Rectangle((k + 0.15, -(i + 1) / n), 0.7, 0.86 / n, fc=colour, ec="black", lw=0.5)
+                Rectangle((k + 0.15, -(i + 1) / n), 0.7, 0.86 / n, fc=color, ec="black", lw=0.5)
             )
         ax.text(k + 0.5, -1.04, f"{n} slices\n{r} x {m} x {q}", ha="center", va="top", fontsize=8)
         ax.text(
@@ -539,7 +539,7 @@ def gathered(ax: Axes, table, token: int, word: str = "") -> str:
             ha="center",
             va="bottom",
             fontsize=9,
-            color=COLOURS[1],
+            color=COLORS[1],
         )
     ax.set_xlim(0, len(table.cores))
     ax.set_ylim(-1.28, 0.12)
@@ -555,8 +555,8 @@ def neighbours(
 ) -> str:
     """Cosines of a word with its nearest ones before, as filled bars, and after, hatched."""
     for k, (a, b) in enumerate(zip(before, after)):
-        ax.barh(-k + 0.2, a, 0.38, color=COLOURS[0], label="before" if k == 0 else None)
-        ax.barh(-k - 0.2, b, 0.38, color=COLOURS[4], hatch="///", label="after" if k == 0 else None)
+        ax.barh(-k + 0.2, a, 0.38, color=COLORS[0], label="before" if k == 0 else None)
+        ax.barh(-k - 0.2, b, 0.38, color=COLORS[4], hatch="///", label="after" if k == 0 else None)
     ax.set_yticks([-k for k in range(len(words))], words, fontsize=8)
     ax.set(xlabel="cosine", title=f"nearest to {word!r}")
     ax.legend(fontsize=8, loc="lower right")
@@ -570,9 +570,9 @@ def neighbours(
 def clouds(ax: Axes, points: Tensor, train_points: Tensor, title: str = "") -> str:
     """Two clouds in the plane (n, 2): circles for the points, crosses for those of a train."""
     ax.scatter(
-        *points.T.tolist(), s=9, color=COLOURS[0], marker="o", lw=0, alpha=0.6, label="points"
+        *points.T.tolist(), s=9, color=COLORS[0], marker="o", lw=0, alpha=0.6, label="points"
     )
-    ax.scatter(*train_points.T.tolist(), s=12, color=COLOURS[1], marker="x", lw=0.8, label="train")
+    ax.scatter(*train_points.T.tolist(), s=12, color=COLORS[1], marker="x", lw=0.8, label="train")
     ax.set_aspect("equal")
     ax.set_title(title, fontsize=9)
     ax.legend(fontsize=7, loc="upper right")
@@ -581,7 +581,7 @@ def clouds(ax: Axes, points: Tensor, train_points: Tensor, title: str = "") -> s
 
 def operations(ax: Axes, plans, dense: int) -> str:
     """Operations of each forward path over those of the dense product, as bars; the path expected
-    to be fastest in colour.
+    to be fastest in color.
 
     plans: of `layers.propagation.plans`, the fastest first. dense: operations of the product. Of
     many paths ten are drawn.
@@ -595,7 +595,7 @@ def operations(ax: Axes, plans, dense: int) -> str:
         ax.barh(
             k,
             share,
-            color=COLOURS[0] if name == best else "white",
+            color=COLORS[0] if name == best else "white",
             ec="black",
             hatch="" if name == best else "//",
         )
@@ -634,7 +634,7 @@ def zonotope(ax: Axes, q: Tensor) -> str:
             ax.fill(
                 *points.T.numpy(),
                 fc="none",
-                ec=COLOURS[k],
+                ec=COLORS[k],
                 ls=("-", "--", "-")[k],
                 lw=2 if k == 2 else 1.2,
                 label=name,
@@ -647,7 +647,7 @@ def zonotope(ax: Axes, q: Tensor) -> str:
             .div(edges.norm(dim=1))
             .min()
         )
-        ax.add_patch(Circle((0, 0), inside, fc=COLOURS[5], alpha=0.35, lw=0, label="ball inside"))
+        ax.add_patch(Circle((0, 0), inside, fc=COLORS[5], alpha=0.35, lw=0, label="ball inside"))
         ax.set_aspect("equal")
     else:
         pairs = torch.combinations(torch.arange(2 * n))
@@ -655,14 +655,14 @@ def zonotope(ax: Axes, q: Tensor) -> str:
         spans = normals.norm(dim=1) > 1e-9  # parallel edges span no face
         pairs, normals = pairs[spans], normals[spans] / normals[spans].norm(dim=1, keepdim=True)
         along = normals @ edges.T
-        centres = torch.where(along.abs() < 1e-9, 0, along.sign()) @ edges
+        centers = torch.where(along.abs() < 1e-9, 0, along.sign()) @ edges
         square = torch.tensor([[1.0, 1], [1, -1], [-1, -1], [-1, 1]], dtype=q.dtype)
-        faces = [c + square @ edges[pair] for c, pair in zip(centres, pairs)]
+        faces = [c + square @ edges[pair] for c, pair in zip(centers, pairs)]
         ax.add_collection3d(
             Poly3DCollection(
                 [f.numpy() for f in faces] + [-f.numpy() for f in faces],
-                fc=COLOURS[5],
-                ec=COLOURS[2],
+                fc=COLORS[5],
+                ec=COLORS[2],
                 alpha=0.25,
                 lw=0.8,
             )
@@ -672,7 +672,7 @@ def zonotope(ax: Axes, q: Tensor) -> str:
             for a, b in torch.combinations(torch.arange(8)).tolist():
                 if int((signs[a] != signs[b]).sum()) == 1:
                     edge = torch.stack([signs[a], signs[b]]) @ turn.T
-                    ax.plot(*edge.T.numpy(), color=COLOURS[k], ls="-" if k == 0 else "--", lw=1.2)
+                    ax.plot(*edge.T.numpy(), color=COLORS[k], ls="-" if k == 0 else "--", lw=1.2)
         inside, reach = float(along.abs().sum(1).min()), float(edges.abs().sum(0).max())
         ax.set(xlim=(-reach, reach), ylim=(-reach, reach), zlim=(-reach, reach))
         ax.set_box_aspect((1, 1, 1))
@@ -701,7 +701,7 @@ def flat_levels(ax: Axes, u: Tensor, v: Tensor, size: float) -> str:
     for z, name, k, kind in ((u, "u", 0, "stepfilled"), (v, "v", 1, "step")):
         look = dict(alpha=0.55) if k == 0 else dict(lw=1.6)
         ax.hist(
-            (z.flatten() / unit).tolist(), bins, histtype=kind, color=COLOURS[k], label=name, **look
+            (z.flatten() / unit).tolist(), bins, histtype=kind, color=COLORS[k], label=name, **look
         )
     ax.set(xlabel="entry times sqrt(N) / |x|", ylabel="number", yscale="symlog")
     ax.legend(fontsize=8, loc="upper right")
@@ -832,7 +832,7 @@ def landscape(ax: Axes, values: Tensor, points: Tensor, elite: Tensor) -> str:
     picture = ax.imshow(values.T.numpy(), origin="lower", cmap="cividis", aspect="auto")
     ax.figure.colorbar(picture, ax=ax, fraction=0.046)
     ax.plot(*points.T.tolist(), ".", color="white", ms=4, mec="black", mew=0.4, label="batch")
-    ax.plot(*elite.T.tolist(), "o", mfc="none", mec=COLOURS[1], mew=1.6, ms=9, label="elite")
+    ax.plot(*elite.T.tolist(), "o", mfc="none", mec=COLORS[1], mew=1.6, ms=9, label="elite")
     ax.set(xlabel="first index", ylabel="second index", title="the function")
     ax.legend(fontsize=8, loc="upper right")
     i, j = divmod(int(values.argmin()), values.shape[1])
@@ -844,7 +844,7 @@ def density(ax: Axes, p: Tensor, best: tuple[int, int] | None = None) -> str:
     picture = ax.imshow(p.T.numpy(), origin="lower", cmap="viridis", aspect="auto", vmin=0)
     ax.figure.colorbar(picture, ax=ax, fraction=0.046)
     if best is not None:
-        ax.plot(*best, "x", color=COLOURS[1], ms=10, mew=2)
+        ax.plot(*best, "x", color=COLORS[1], ms=10, mew=2)
     ax.set(xlabel="first index", ylabel="second index", title="where the model looks")
     i, j = divmod(int(p.argmax()), p.shape[1])
     return f"The model looks most often at ({i}, {j}), with probability {float(p.max()):.3g}."
@@ -877,7 +877,7 @@ def density_map(ax: Axes, x: Tensor, y: Tensor, p: Tensor, points: Tensor | None
 
     NaN is where a model is not positive: those places are orange, and counted.
     """
-    cmap, none = colormaps["cividis"].with_extremes(bad=COLOURS[1]), p.isnan()
+    cmap, none = colormaps["cividis"].with_extremes(bad=COLORS[1]), p.isnan()
     ax.pcolormesh(x.numpy(), y.numpy(), p.numpy(), cmap=cmap, shading="auto", rasterized=True)
     p = p.masked_fill(none, 0)
     if points is not None:
@@ -968,13 +968,13 @@ def interactions(
     ax: Axes, found: list[tuple[tuple[int, ...], float]], planted, label: str = "coefficient"
 ) -> str:
     """Coefficients of sets of features, or what `label` says, as bars, largest first; those that
-    were planted in another colour."""
+    were planted in another color."""
     planted = set(planted)
     for k, (subset, value) in enumerate(found):
         ax.barh(
             -k,
             value,
-            color=COLOURS[1] if subset in planted else COLOURS[0],
+            color=COLORS[1] if subset in planted else COLORS[0],
             hatch="//" if subset in planted else None,
         )
     ax.axvline(0, color="black", lw=0.8)
@@ -990,7 +990,7 @@ def network_ranks(
     bound: list[tuple[int, float]],
     xlabel: str,
 ) -> str:
-    """Ranks of a matricisation of networks against their depth or width, and a lower bound that
+    """Ranks of a matricization of networks against their depth or width, and a lower bound that
     holds for almost all trains."""
     for k, (name, curve) in enumerate(points.items()):
         ax.plot(*zip(*curve), label=name, **style(k))

@@ -72,7 +72,7 @@ def test_tree_has_a_box_for_each_node_and_a_bar_for_each_value(ax):
     ]
     assert len(ax.lines) == 4 and len(ax.patches) == 4 + sum(map(len, spectra.values()))
     blue = [
-        p for p in ax.patches if p.get_facecolor()[:3] == matplotlib.colors.to_rgb(plots.COLOURS[0])
+        p for p in ax.patches if p.get_facecolor()[:3] == matplotlib.colors.to_rgb(plots.COLORS[0])
     ]
     assert len(blue) == sum(ht.ranks)
     second = (

@@ -309,17 +309,50 @@ class Format:
         signed = index.dtype.is_signed
         least = -size if signed else 0  # beyond 2^63 an unsigned one turns negative
         out = (place < least) | (place >= size)
-        if out.any():
+        if readable(index) and out.any():
             row, mode = out.nonzero()[0].tolist()
             got = int(place[row, mode])
             got = got if signed else got % 2**64
             raise ValueError(
                 f"{who}: mode {mode} has indices in 0..{self.shape[mode] - 1}, got {got} in row {row}"
             )
-        return torch.where(place < 0, place + size, place)
+        place = torch.where(place < 0, place + size, place)
+        return place if readable(index) else _looked_up(place, self.shape)
 
 
-class MatrixFormat(Format):
+class ReadAsMatrix:
+    """What torch's products may be given in the place of a matrix: they get `to_dense()`.
+
+    A layer multiplies without it. But modules of others read a layer's weight, such as an attention
+    that gives it to `torch.nn.functional`, and to them it is a matrix as before. Raises TypeError
+    for all else that torch does with matrices, and where something writes to it.
+    """
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        kwargs, name = kwargs or {}, getattr(function, "__name__", str(function))
+        if name not in _READERS or isinstance(kwargs.get("out"), ReadAsMatrix):
+            raise TypeError(_only_read(cls, name))
+        dense = lambda x: x.to_dense() if isinstance(x, ReadAsMatrix) else x
+        inside = lambda x: type(x)(map(dense, x)) if type(x) in (list, tuple) else dense(x)
+        return function(*map(inside, args), **{key: inside(x) for key, x in kwargs.items()})
+
+    def __getattr__(self, name):
+        if name.endswith("_") and not name.startswith("_") and hasattr(Tensor, name):
+            raise TypeError(_only_read(type(self), name))
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+_PRODUCTS = "linear bilinear matmul __matmul__ __rmatmul__ mm mv addmm addmv einsum tensordot"
+_READERS = {*_PRODUCTS.split(), "cat", "stack", "embedding", "multi_head_attention_forward"}
+
+
+def _only_read(cls, name) -> str:
+    who = cls.__name__
+    return f"{who}: needs a layer whose weight is only multiplied with, got {name} of a {who}"
+
+
+class MatrixFormat(ReadAsMatrix, Format):
     """A format that is a matrix w (out, in) and multiplies.
 
     It states besides: `from_dense(w, ...)`; `_apply(x)`, the product with the rows of a matrix,
@@ -368,6 +401,13 @@ class SplitMatrix(MatrixFormat):
     @property
     def shape(self):
         return self.size or self.padded
+
+
+def _looked_up(index: Tensor, shape) -> Tensor:
+    """The same multi-indices (batch, d), looked up in tables that fail for what is out of range."""
+    zero = index.new_zeros(1)
+    found = [zero.expand(n).gather(0, i) for n, i in zip(shape, index.unbind(1))]
+    return index + torch.stack(found, 1)
 
 
 def check_shape(who: str, shape) -> tuple[int, ...]:

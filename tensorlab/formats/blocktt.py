@@ -78,7 +78,7 @@ class BlockTT(SplitMatrix):
         >>> BlockTT.from_dense(w, rank=4).ranks, bool((BlockTT.from_dense(w, rank=4).to_dense() - w).norm() < 1e-13 * w.norm())
         ((4,), True)
         """
-        who, norm = "BlockTT.from_dense", check_matrix("BlockTT.from_dense", w)
+        who, norm = "BlockTT.from_dense", check_matrix("BlockTT.from_dense", w, rank)
         out, in_, size = split_shape(who, w.shape, cores, out, in_)
         caps = rank_caps(who, rank, rtol, w.shape, len(out) - 1)
         atol = norm * max((rtol or 0.0) / math.sqrt(max(1, len(caps))), zero_level(w.dtype))

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from ..arguments import is_integer
+from ..capture import read, readable
 from ..linalg import (
-    check_dense,
+    check_cut,
     ldexp,
     near_one,
     orthogonalize,
@@ -167,9 +168,7 @@ class HT(Format):
                 u[i], e[i] = near_one(t, 1)
                 continue
             (left, right), (a, b) = (u[k] for k in kids), (e[k] for k in kids)
-            pairs, row[i] = torch.unique(
-                row[kids[0]] * len(right) + row[kids[1]], return_inverse=True
-            )
+            pairs, row[i] = _distinct(row[kids[0]] * len(right) + row[kids[1]])
             some = pairs.split(max(1, BLOCK // t[0].numel()))
             rows = [_rows(t, left[p // len(right)], right[p % len(right)]) for p in some]
             u[i], shift = near_one(torch.cat(rows), 1)
@@ -340,7 +339,7 @@ def ht_svd(x: Tensor, rank=None, *, rtol: float | None = None, tree=None) -> HT:
     >>> ht_svd(1 / (i[:, None, None, None] + i[:, None, None] + i[:, None] + i), rtol=1e-2)
     HT(shape=(8, 8, 8, 8), ranks=(2, 2, 2, 2, 2, 2), stores 84 of 4096)
     """
-    size, d = check_dense(x, "ht_svd"), x.ndim
+    size, d = check_cut(x, "ht_svd", rank), x.ndim
     tree = balanced_tree(d) if tree is None else _check_tree("ht_svd", tree, d)
     caps = [1, *rank_caps("ht_svd", rank, rtol, x.shape, 2 * d - 2)]
     if d == 1:
@@ -392,10 +391,10 @@ def ht_round(ht: HT, rank=None, *, rtol: float | None = None) -> HT:
     d = ht.ndim
     caps = [1, *rank_caps("ht_round", rank, rtol, ht.shape, 2 * d - 2)]
     for t in ht.tensors():
-        check_dense(t, "ht_round")
+        check_cut(t, "ht_round", rank)
     bases, exponent = _orthonormal(ht.to(wide(ht.dtype)))
     share = max((rtol or 0.0) / math.sqrt(max(1, 2 * d - 3)), zero_level(ht.dtype))
-    delta = share * float(torch.linalg.vector_norm(bases[0].detach()))
+    delta = share * read(torch.linalg.vector_norm(bases[0].detach()))
 
     whole = _assemble(bases, ht.tree)
     weights, carry, u = _weights(whole), {}, {}
@@ -526,6 +525,13 @@ def _rows(t: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """The same for pairs of rows: left (m, r_l), right (m, r_r) -> (m, r)."""
     half = (left @ t.flatten(1)).reshape(len(left), *t.shape[1:])
     return (right[:, None] @ half)[:, 0]
+
+
+def _distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The different rows, and where each is among them; all of them where they cannot be read."""
+    if readable(rows):
+        return torch.unique(rows, return_inverse=True)
+    return rows, torch.arange(len(rows), device=rows.device)
 
 
 def _orthonormal(ht: HT):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..capture import read
 from ..linalg import (
     check_dense,
     choose_rank,
@@ -87,7 +88,7 @@ class Kronecker(SplitMatrix):
         (1,)
         """
         who = "Kronecker.from_dense"
-        whole = check_matrix(who, w)
+        whole = check_matrix(who, w, rank)
         out, in_, size = split_shape(who, w.shape, factors, out, in_, least=2)
         (cap,) = rank_caps(who, rank, rtol, w.shape, 1)
         x = _rearranged(pad(w, (math.prod(out), math.prod(in_))), out, in_)
@@ -191,7 +192,8 @@ class Kronecker(SplitMatrix):
         """From the d products of factors; with padding both are formed."""
         if self.shape != self.padded:
             return (self._dense().conj() * other._dense()).sum()
-        return math.prod(a.mH @ b for a, b in zip(self._columns(), other._columns())).sum()
+        grams = [a.mH @ b for a, b in zip(self._columns(), other._columns())]
+        return torch.stack(grams).prod(0).sum()
 
     def _at(self, index):
         rows, columns = index.unbind(1)
@@ -214,8 +216,7 @@ class Kronecker(SplitMatrix):
             fewer = form.ranks < self.ranks or (cap is not None and self.ranks > (cap,))
             return form.to(self.dtype) if fewer else self
         (qa, ra), (qb, rb) = (orthogonalize(c) for c in whole._columns())
-        size = float(whole._norm().detach())
-        u, s, vh = truncated_svd(ra @ rb.mT, cap, atol=(rtol or 0.0) * size)
+        u, s, vh = truncated_svd(ra @ rb.mT, cap, atol=(rtol or 0.0) * read(whole._norm()))
         columns = qa @ (u * s.sqrt()), qb @ (vh.mT * s.sqrt())
         return self.with_tensors(
             c.mT.reshape(-1, *f.shape[1:]).to(f.dtype) for c, f in zip(columns, self.factors)
@@ -257,7 +258,7 @@ def kron_svd(w: Tensor, left, rank: int | None = None, *, rtol: float | None = N
     >>> kron_svd(torch.ones(6, 6), (2, 3), rtol=0.0)
     Kronecker(shape=(6, 6), ranks=(1,), stores 12 of 36)
     """
-    check_matrix("kron_svd", w)
+    check_matrix("kron_svd", w, rank)
     return Kronecker.from_dense(w, rank, rtol=rtol, **_around("kron_svd", w, left))
 
 
@@ -272,7 +273,7 @@ def kron_rearrange(w: Tensor, left) -> Tensor:
     tensor([[3., 4.],
             [6., 8.]])
     """
-    check_matrix("kron_rearrange", w)
+    check_matrix("kron_rearrange", w, rank=1)  # nothing is cut
     modes = _around("kron_rearrange", w, left)
     return _rearranged(pad(w, (math.prod(modes["out"]), math.prod(modes["in_"]))), **modes)
 

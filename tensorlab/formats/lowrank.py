@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..capture import differentiated
 from ..linalg import norm, orthogonalize, project, rank_caps, wide, wide_svd
 from ..rng import randn
 from .base import MatrixFormat, check_same, check_shape
@@ -51,7 +52,7 @@ class LowRank(MatrixFormat):
         u, s, vh = wide_svd("LowRank.from_dense", w, rank, rtol=rtol)
         root = s.sqrt()
         left, right = u * root, vh.mH * root
-        if w.requires_grad and torch.is_grad_enabled():
+        if differentiated(w):
             # uᴴ w v is diag(s), and stays so where the values differ; where they are equal its
             # derivative is full
             rest = (u.mH @ project(w, vh.mH)).fill_diagonal_(0)

@@ -15,16 +15,19 @@ an exact first trial.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
 
+from ..arguments import count, number
 from ..fit import Fit
-from ..linalg import check_dense, rank_caps, safe_scale
-from ..rng import rand, randn
+from ..linalg import check_dense, ldexp, rank_caps, size_exponent
+from ..multilinear import check_index, check_int64
+from ..rng import check_generator, rand, randn
 from .base import check_shape
 from .tt import TT, unfolding_ranks
-from .tt_manifold import Tangent, _frame, _gauged, check_budget, descend
+from .tt_manifold import Tangent, _common, _frame, _gauged, descend
 
 GROW_AFTER = (
     10,
@@ -69,16 +72,19 @@ def tt_complete(
         minimise sum_j |x[index_j] - values_j|^2 over trains, by Riemannian conjugate gradients ("cg") or gradients ("gd")
 
     index: (m, d) integers, negative ones from the end. values: (m,), real or complex floating;
-    places given twice count twice. rank: the ranks, or with `grow` their cap. The start is a random
-    train of positive entries, its cores uniform in [0, 1): one with a sign at random would see
-    nothing of the mean of the data. grow: begin at rank 1 (or at `start`), and where the error
-    stalls add small random directions to every rank under its cap; zeros would be a singular point.
+    places given twice count twice, and where their values differ it is the mean that can be met.
+    rank: the ranks, or with `grow` their cap. The start is a random train of positive entries, its
+    cores uniform in [0, 1): one with a sign at random would see nothing of the mean of the data.
+    grow: begin at rank 1 (or at `start`), and where the error stalls add small random directions to
+    every rank under its cap; zeros would be a singular point. The train has the common dtype of the
+    values and `start`; half precision is descended in float32.
 
     A share `held_out` of the places is not fitted. The value is the train with the least error on
     these, `converged` is whether that error and that on the fitted ones are at most tol, and growth
-    ends when it no longer falls. Errors are relative to the root mean square of all values. tol
-    counts as at least 32 eps of the dtype. Raises ValueError or TypeError for wrong lengths,
-    indices out of range, values that are not finite, and bad arguments.
+    ends when it no longer falls: a claim about observed places, and none about a slice that no
+    place is in. Errors are relative to the root mean square of all values. tol counts as at least
+    32 eps of the dtype. Raises ValueError or TypeError for wrong lengths, indices out of range,
+    values that are not finite, two devices, and bad arguments.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> x = TT.randn((10, 10, 10), 2, generator=g, dtype=torch.float64)
@@ -88,51 +94,45 @@ def tt_complete(
     (True, True)
     """
     who = "tt_complete"
-    shape = check_shape(who, shape)
+    shape = check_int64(who, check_shape(who, shape))
     caps = rank_caps(who, rank, None, shape, len(shape) - 1)
     caps = tuple(min(c, most) for c, most in zip(caps, unfolding_ranks(shape)))
-    size = check_dense(values, who)
+    check_generator(who, generator)
     index = _places(who, index, values, shape)
-    check_budget(who, tol, max_iter)
+    tol, max_iter = number(who, "tol", tol), count(who, "max_iter", max_iter, 0)
     if method not in ("gd", "cg"):
         raise ValueError(f'{who}: method must be "gd" or "cg", got {method!r}')
-    if isinstance(held_out, bool) or not isinstance(held_out, (int, float)) or not 0 < held_out < 1:
+    if isinstance(held_out, bool) or not isinstance(held_out, Real) or not 0 < held_out < 1:
         raise ValueError(f"{who}: held_out must be a share between 0 and 1, got {held_out!r}")
+    dtype = _common(who, values, *([] if start is None else [_given(who, start, shape)]))
+    work = torch.promote_types(dtype, torch.float32)
 
-    scale = safe_scale(size)
-    fitted, held = _split(who, index, values.detach() * scale, shape, held_out, generator)
-    tol = max(tol, 32 * torch.finfo(values.dtype).eps)
-    options = dict(generator=generator, dtype=values.dtype, device=values.device)
+    exponent = int(size_exponent(values.to(work)))  # so that squares stay in the range of floats
+    scaled = ldexp(values.detach().to(work), -exponent)
+    fitted, held = _split(who, index, scaled, shape, held_out, generator)
+    tol = max(tol, 32 * torch.finfo(dtype).eps)
+    options = dict(generator=generator, dtype=work, device=values.device)
     if start is None:
         x = _start(fitted, shape, (1,) * len(caps) if grow else caps, options)
     else:
-        x = _given(who, start, shape, values).scale(scale)
+        x = _times(start.to(work), -exponent)
 
-    history, errors, ranks, best, least, waited = [], [], [], x, math.inf, 0
-    while True:
-        last = not grow or all(r >= c for r, c in zip(x.ranks, caps))
-        before = least
-        for y, error in _stage(fitted, x, method, *(STOP_AFTER if last else GROW_AFTER), tol):
-            x = y
-            history.append(error)
-            errors.append(held.error(x))
-            ranks.append(x.ranks)
-            if errors[-1] < least:
-                best, least, there = x, errors[-1], error
-            if max(errors[-1], error) <= tol or len(history) > max_iter:
-                break
-        waited = 0 if least < before else waited + 1
-        if last or error <= tol or len(history) > max_iter or waited >= PATIENCE:
+    history, errors, ranks, best = [], [], [], (math.inf, math.inf, x)
+    for y, error, out in _growing(fitted, held, x, caps, grow, method, tol, options):
+        history.append(error)
+        errors.append(out)
+        ranks.append(y.ranks)
+        if out < best[0]:
+            best = out, error, y
+        if max(out, error) <= tol or len(history) > max_iter:
             break
-        x = _grown(x, caps, options)
-    return CompletionFit(
-        best.scale(1 / scale),
-        tuple(history),
-        max(least, there) <= tol,
-        tuple(errors),
-        least,
-        tuple(ranks),
-    )
+    least, error, x = best
+    x = _times(x, exponent).to(dtype)
+    if work != dtype:  # what is said is the error of what is given back
+        rounded = _times(x.to(work), -exponent)
+        least, error = held.error(rounded), fitted.error(rounded)
+    done = max(least, error) <= tol
+    return CompletionFit(x, tuple(history), done, tuple(errors), least, tuple(ranks))
 
 
 class Entries:
@@ -226,6 +226,26 @@ def _gather(left: Tensor, right: Tensor, place) -> Tensor:
     return torch.stack([l.mT @ r for l, r in parts], 1)
 
 
+def _growing(
+    fitted: Entries, held: Entries, x: TT, caps, grow: bool, method: str, tol: float, options
+) -> Iterator[tuple[TT, float, float]]:
+    """Descent at growing ranks: (x, training error, held-out error), until the ranks are at their
+    caps and it stalls, or the held-out error no longer falls."""
+    least, waited = math.inf, 0
+    while True:
+        last = not grow or all(r >= c for r, c in zip(x.ranks, caps))
+        before = least
+        window = STOP_AFTER if last else GROW_AFTER
+        for y, error in _stage(fitted, x, method, *window, tol):
+            x, out = y, held.error(y)
+            least = min(least, out)
+            yield x, error, out
+        waited = 0 if least < before else waited + 1
+        if last or error <= tol or waited >= PATIENCE:
+            return
+        x = _grown(x, caps, options)
+
+
 def _stage(
     entries: Entries, x: TT, method: str, window: int, share: float, tol: float
 ) -> Iterator[tuple[TT, float]]:
@@ -241,11 +261,13 @@ def _stage(
 
 
 def _start(entries: Entries, shape, ranks, options) -> TT:
-    """A random train of positive entries, times the number that fits the data best."""
+    """A random train of positive entries, about 1 for any number of modes, times the number that
+    fits the data best."""
     r = (1, *ranks, 1)
-    x = TT(tuple(rand(r[k], n, r[k + 1], **options) / r[k] for k, n in enumerate(shape)))
+    x = TT(tuple(rand(r[k], n, r[k + 1], **options) * (2 / r[k]) for k, n in enumerate(shape)))
     at = entries.at(x)
-    return x.scale(torch.vdot(at, entries.values) / at.abs().square().sum())
+    size = at.abs().square().sum()
+    return x.scale(torch.vdot(at, entries.values) / size) if size > 0 else x
 
 
 def _grown(x: TT, caps, options) -> TT:
@@ -259,6 +281,13 @@ def _grown(x: TT, caps, options) -> TT:
         new[: core.shape[0], :, : core.shape[2]] = core
         cores.append(new)
     return TT(tuple(cores))
+
+
+def _times(x: TT, exponent: int) -> TT:
+    """x * 2^exponent, shared evenly by the cores."""
+    d = x.ndim
+    shares = ((k + 1) * exponent // d - k * exponent // d for k in range(d))
+    return TT(tuple(map(ldexp, x.cores, shares)))
 
 
 def _split(who, index, values, shape, share, generator) -> tuple[Entries, Entries]:
@@ -278,32 +307,22 @@ def _split(who, index, values, shape, share, generator) -> tuple[Entries, Entrie
 
 
 def _places(who, index, values, shape) -> Tensor:
-    """The index as int64 on the device of the values, without negative numbers; says no to what
-    does not fit."""
+    """The index as int64 on the device of the values, without negative numbers; both are checked."""
+    check_dense(values, who)
     index = torch.as_tensor(index, device=values.device)
-    if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
-        raise TypeError(f"{who}: needs integer indices, got {index.dtype}")
     if values.ndim != 1 or index.shape != (len(values), len(shape)):
         raise ValueError(
             f"{who}: needs an index of shape (m, {len(shape)}) and values of shape (m,), "
             f"got {tuple(index.shape)} and {tuple(values.shape)}"
         )
-    size = torch.tensor(shape, device=index.device)
-    out = (index < -size) | (index >= size)
-    if out.any():
-        row, mode = out.nonzero()[0].tolist()
-        raise ValueError(
-            f"{who}: mode {mode} has indices in 0..{shape[mode] - 1}, got {int(index[row, mode])} "
-            f"in row {row}"
-        )
-    return torch.where(index < 0, index + size, index).long()
+    return check_index(who, index, shape)
 
 
-def _given(who, start, shape, values) -> TT:
+def _given(who, start, shape) -> TT:
     """A start that the caller brings, checked."""
-    if not isinstance(start, TT) or start.shape != shape or start.dtype != values.dtype:
-        got = f"{start!r} of {start.dtype}" if isinstance(start, TT) else type(start).__name__
-        raise ValueError(
-            f"{who}: start must be a TT of shape {shape} and {values.dtype}, got {got}"
-        )
+    if not isinstance(start, TT) or start.shape != shape:
+        got = repr(start) if isinstance(start, TT) else type(start).__name__
+        raise ValueError(f"{who}: start must be a TT of shape {shape}, got {got}")
+    for core in start.cores:
+        check_dense(core, f"{who}: start")
     return start

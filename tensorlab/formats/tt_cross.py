@@ -14,20 +14,20 @@ found. These fibres are exactly those that the longer T_k need next.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from numbers import Integral, Real
 
 import torch
 from torch import Tensor
 
+from ..arguments import count, is_integer, number, returned
 from ..fit import Fit
 from ..linalg import EPS, check_dense, near_one, norm, orthogonalize, solve, widen
-from ..multilinear import digit_shape, from_digits, index_keys
-from ..rng import rand, randint
+from ..multilinear import check_int64, digit_shape, from_digits, index_keys
+from ..rng import check_generator, rand, randint
 from .base import check_shape
 from .tt import TT, unfolding_ranks
 
 SAMPLE = 2000  # held-out points at the start, but no more than a tenth of the budget
-LEAST = 20  # held-out points that a claim rests on, or all that there are
+LEAST = 50  # held-out points that a claim rests on, or all that there are
 EXPLORERS = 50  # fresh points at which each sweep looks for what the fibres have missed
 CPU = torch.device("cpu")  # where indices are kept, whatever torch's default device is
 
@@ -37,12 +37,13 @@ class CrossFit(Fit[TT]):
     """A `Fit` of a cross approximation; its history holds the held-out error after each sweep.
 
     evaluations: distinct points that f was asked for, the held-out ones included. error: the last
-    of the history. pivots: for each of the d-1 bonds (I, J), index tensors (r, k) and (r, d-k): the
-    fibres that were chosen.
+    of the history. held_out: how many points it is measured at. pivots: for each of the d-1 bonds
+    (I, J), index tensors (r, k) and (r, d-k): the fibres that were chosen.
     """
 
     evaluations: int = 0
     error: float = math.nan
+    held_out: int = 0
     pivots: tuple[tuple[Tensor, Tensor], ...] = ()
 
 
@@ -59,14 +60,19 @@ def tt_cross(
     """Tensor train of the tensor whose entries a function gives, from few of them
     [Savostyanov2014].
 
-        |x - tt| <= rtol |x|      estimated on held-out random points, which the search never sees; when `converged`
+        |x - tt| <= rtol |x|      estimated at random points that the search has not seen; when `converged`
 
     f: (batch, d) int64 on `device` -> (batch,) real or complex floating; called in batches, never
     twice for a point, never for more than `budget` points in all. quantized: the train has the
     modes of `digit_shape(shape)`, with each index in its prime digits; f still gets plain indices.
-    Ranks grow until the held-out error meets `rtol`; otherwise, when the budget is spent or no
-    pivot is found, the train so far comes back with `converged=False`. A function that is zero at
-    all held-out points is taken for zero.
+    Ranks grow until the error meets `rtol`; otherwise, when the budget is spent or no pivot is
+    found, the train so far comes back with `converged=False`.
+
+    A tenth of the budget, at most 2000 points, is held out. The points that the search comes to, the
+    first pivot among them, no longer count. A claim needs 50 that are left, not all of them zero, or
+    all entries: what is missing is asked for anew, and without it `converged` is False (and the
+    error nan where no point is left). Where all entries are known the error is that of all. A
+    function that is zero wherever the budget lets one look is taken for zero; that too is a claim.
 
     Where the values carry a graph, so does the result: its cores are built from them, with the
     fibres held fixed. Raises ValueError for a bad argument and for values that are not finite,
@@ -95,12 +101,12 @@ def tt_cross_steps(
     [(1,), (2,)]
     """
     who = "tt_cross"
-    shape = check_shape(who, shape)
+    shape = check_int64(who, check_shape(who, shape))
     if not callable(f):
         raise TypeError(f"{who}: f must be a function, got {type(f).__name__}")
-    if isinstance(rtol, bool) or not isinstance(rtol, Real) or not 0 <= rtol < math.inf:
-        raise ValueError(f"{who}: rtol must be a number >= 0, got {rtol!r}")
-    if isinstance(budget, bool) or not isinstance(budget, Integral):
+    check_generator(who, generator)
+    rtol = number(who, "rtol", rtol)
+    if not is_integer(budget):
         raise TypeError(f"{who}: budget must be an integer, got {budget!r}")
     modes, budget = digit_shape(shape) if quantized else shape, int(budget)
     sample = max(1, min(SAMPLE, budget // 10))
@@ -113,7 +119,7 @@ def tt_cross_steps(
     digits = (lambda i: f(from_digits(i, shape))) if quantized else f
     values, fit = _Values(digits, modes, budget, device, generator), None
     try:
-        for fit in _sweeps(values, sample, float(rtol)):
+        for fit in _sweeps(values, sample, rtol):
             yield fit
     except Exception as error:
         error.partial = fit
@@ -125,24 +131,24 @@ def _sweeps(values: "_Values", sample: int, rtol: float) -> Iterator[CrossFit]:
     first = values.first(sample)
     if first is None:
         zero = TT(tuple(values.values.new_zeros(1, n, 1) for n in values.modes))
-        yield CrossFit(zero, (0.0,), True, values.count, 0.0)
+        sure = values.complete or values.count >= LEAST
+        yield CrossFit(zero, (0.0,), sure, values.count, 0.0, values.count)
         return
     state, history, idle = _Cross(values, first), (), 0
-    level = noise = (
-        16 * torch.finfo(values.values.dtype).eps + 48 * EPS
-    )  # rounding of values, of sums
+    unit = float(values.numbers(values(first)).abs())
+    noise = 16 * torch.finfo(values.values.dtype).eps + 48 * EPS  # rounding of values and of sums
+    level = noise
     while True:
         tt = state.train()
-        error, size, enough = values.judge(tt, rtol)
+        error, size, held, enough = values.judge(tt, rtol)
         history = (*history, error)
         done = enough and error <= rtol
-        fit = CrossFit(tt, history, done, values.count, error, state.pivots)
+        fit = CrossFit(tt, history, done, values.count, error, held, state.pivots)
         yield fit
         if done or (idle > 1 and level <= noise):  # in vain in both directions
             return
         # Small pivots taken early would make P_k ill-conditioned for what comes later, so the level
         # falls with the error.
-        unit = float(values.numbers(values(first[None])).abs())
         wanted = 0.1 * level if idle else max(1e-3 * error, 0.03 * rtol) * size / unit
         level = max(noise, min(1.0, wanted))
         try:
@@ -159,7 +165,8 @@ def tt_argmax(tt: TT, *, beam: int = 100) -> tuple[tuple[int, ...], float]:
     :, ..., :], have the largest norms, which an orthogonal train knows without looking further.
     What is so found are entries of large modulus; where the largest of them, c, is negative, the
     same is done for x - c >= 0. The best is moved along its fibres as long as that helps. Exact
-    where the beam holds all; otherwise a good guess, at 8 d n r^2 beam operations.
+    where the beam holds all; otherwise a good guess, at 8 d n r^2 beam operations. Raises TypeError
+    for what is no real train, ValueError for entries that are not finite and for a beam under 1.
 
     >>> from tensorlab import tt_svd
     >>> tt_argmax(tt_svd(torch.tensor([[1.0, -5.0], [3.0, 2.0]]), rtol=0.0))[0]
@@ -169,8 +176,7 @@ def tt_argmax(tt: TT, *, beam: int = 100) -> tuple[tuple[int, ...], float]:
         raise TypeError(f"tt_argmax: needs a TT, got {type(tt).__name__}")
     if tt.dtype.is_complex:
         raise TypeError(f"tt_argmax: needs a real train, got {tt.dtype}")
-    if isinstance(beam, bool) or not isinstance(beam, Integral) or beam < 1:
-        raise ValueError(f"tt_argmax: beam must be an integer >= 1, got {beam!r}")
+    beam = count("tt_argmax", "beam", beam)
     for core in tt.cores:
         check_dense(core, "tt_argmax")
     x = TT(tuple(widen(c.detach()) for c in tt.cores))
@@ -191,11 +197,10 @@ def _beams(x: TT, beam: int) -> Tensor:
     for cores, turn in ((x.orthogonal(0).cores, 1), (_mirrored(x).orthogonal(0).cores, -1)):
         index, v = torch.zeros(1, 0, dtype=torch.long, device=x.device), cores[0].new_ones(1, 1)
         for core in cores:
-            v = torch.tensordot(v, core, 1).flatten(0, 1)
-            size = torch.linalg.vector_norm(v, dim=1)
-            top = size.topk(min(beam, len(size))).indices
+            v, _ = near_one(torch.tensordot(v, core, 1).flatten(0, 1))
+            top = torch.linalg.vector_norm(v, dim=1).topk(min(beam, len(v))).indices
             index = torch.cat([index[top // core.shape[1]], (top % core.shape[1])[:, None]], 1)
-            v = v[top] / size.max().clamp_min(torch.finfo(v.dtype).tiny)
+            v = v[top]
         found.append(index if turn == 1 else index.flip(1))
     return torch.cat(found)
 
@@ -208,18 +213,14 @@ def _climb(x: TT, index: Tensor) -> Tensor:
         seen.add(here)
         right = [x.cores[-1].new_ones(1)]
         for core, i in zip(x.cores[:0:-1], index.flip(0)):
-            right.append(_unit(core[:, i] @ right[-1]))
+            right.append(near_one(core[:, i] @ right[-1])[0])
         left = x.cores[0].new_ones(1)
         for k, core in enumerate(x.cores):
             fibre = torch.tensordot(left, core, 1) @ right.pop()
             if fibre.max() > fibre[index[k]]:
                 index[k] = fibre.argmax()
-            left = _unit(left @ core[:, index[k]])
+            left, _ = near_one(left @ core[:, index[k]])
     return index
-
-
-def _unit(v: Tensor) -> Tensor:
-    return v / torch.linalg.vector_norm(v).clamp_min(torch.finfo(v.dtype).tiny)
 
 
 def _mirrored(x: TT) -> TT:
@@ -287,16 +288,17 @@ class _Values:
         sizes = self.numbers(self.held_at).abs()
         return self.held[sizes.argmax().cpu()] if sizes.any() else None
 
-    def judge(self, tt: TT, rtol: float) -> tuple[float, float, bool]:
-        """Relative error of a train at the held-out points, root mean square of their values, and
-        whether they are enough for a claim: LEAST of them, not all zero, or all that there are."""
+    def judge(self, tt: TT, rtol: float) -> tuple[float, float, int, bool]:
+        """Relative error of a train at the held-out points, root mean square of their values, their
+        number, and whether that is enough for a claim: LEAST, not all zero, or all that there are.
+        """
         while True:
             points, positions = self._apart()
             exact = self.numbers(positions)
             error, size = _error(_at(tt, points), exact)
             enough = self.complete or (len(points) >= LEAST and size > 0)
             if enough or error > rtol or not self.left:
-                return error, size, enough
+                return error, size, len(points), enough
             self.hold(max(LEAST, len(points)))
 
     def missed(self, tt: TT, stuck: bool) -> Tensor:
@@ -359,14 +361,18 @@ class _Values:
         return found.reshape(table)
 
     def _ask(self, points):
-        given = self.f(points.to(self.device))
-        given = torch.as_tensor(given, device=None if isinstance(given, Tensor) else self.device)
+        given = returned("tt_cross", self.f(points.to(self.device)), self.device)
         if given.shape != (len(points),):
             need = f"f to return {len(points)} values for indices of shape {tuple(points.shape)}"
             raise ValueError(f"tt_cross: needs {need}, got shape {tuple(given.shape)}")
         if not (given.is_floating_point() or given.is_complex()):
             raise TypeError(
                 f"tt_cross: needs floating-point or complex values from f, got {given.dtype}"
+            )
+        if self.values is not None and given.device != self.values.device:
+            raise ValueError(
+                f"tt_cross: needs values on one device from f, got {self.values.device} and then "
+                f"{given.device}"
             )
         bad = (~torch.isfinite(given)).nonzero()
         if len(bad):

@@ -11,15 +11,18 @@ so that <v, w> = sum_k <D_k, E_k>, and v as a train has the cores [D_0 U_0], [[V
 along D, gauged, is the Riemannian gradient.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from numbers import Number, Real
 
 import torch
 from torch import Tensor
 
+from ..arguments import count, number
 from ..fit import Fit
-from ..linalg import check_dense
+from ..linalg import check_dense, ldexp, norm, size_exponent
 from .tt import TT, tt_round, unfolding_ranks
 
 ARMIJO = 1e-4  # share of the decrease that the slope promises, with which a step is accepted
@@ -32,8 +35,9 @@ class Tangent:
 
     left: d-1 cores U, left-orthonormal. right: d-1 cores V_1 ... V_{d-1}, right-orthonormal. last:
     the core that makes U_0 ... U_{d-2} last the point itself. deltas: d cores D_k (r_k, n_k,
-    r_{k+1}). Made by `tt_project`, `riemannian_grad`. Vectors at one point add and scale; `dot` and
-    `norm` cost no more than their deltas; `to_tt` is the train of ranks 2r.
+    r_{k+1}). All of one dtype; of two vectors that of `torch.promote_types`. Made by `tt_project`,
+    `riemannian_grad`. Vectors at one point add and scale; `dot` and `norm` cost no more than their
+    deltas; `to_tt` is the train of ranks 2r.
 
     >>> x = TT.randn((4, 5, 6), rank=2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> v = tt_project(x, 3 * x)
@@ -45,6 +49,11 @@ class Tangent:
     right: tuple[Tensor, ...]
     last: Tensor
     deltas: tuple[Tensor, ...]
+    __array_ufunc__ = None  # so that a NumPy number on the left leaves the product to us
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.last.dtype
 
     @property
     def point(self) -> TT:
@@ -62,45 +71,58 @@ class Tangent:
     def __repr__(self):
         return f"Tangent(shape={self.shape}, ranks={self.ranks})"
 
+    def to(self, dtype: torch.dtype) -> "Tangent":
+        """The same vector in another dtype."""
+        cast = lambda cores: tuple(core.to(dtype) for core in cores)
+        return Tangent(cast(self.left), cast(self.right), self.last.to(dtype), cast(self.deltas))
+
     def __add__(self, other: "Tangent") -> "Tangent":
-        self._same(other, "+")
-        return replace(self, deltas=tuple(a + b for a, b in zip(self.deltas, other.deltas)))
+        a, b = self._pair(other, "+")
+        return replace(a, deltas=tuple(map(torch.add, a.deltas, b.deltas)))
 
     def __sub__(self, other: "Tangent") -> "Tangent":
-        return self + -1 * other
+        a, b = self._pair(other, "-")
+        return replace(a, deltas=tuple(map(torch.sub, a.deltas, b.deltas)))
 
     def __neg__(self) -> "Tangent":
         return -1 * self
 
     def __mul__(self, number) -> "Tangent":
-        return replace(self, deltas=tuple(d * number for d in self.deltas))
+        if not isinstance(number, (Number, Tensor)) or getattr(number, "ndim", 0):
+            return NotImplemented
+        plain = not number.is_complex() if isinstance(number, Tensor) else isinstance(number, Real)
+        v = self if plain else self.to(torch.promote_types(self.dtype, torch.complex64))
+        return replace(v, deltas=tuple(d * number for d in v.deltas))
 
     __rmul__ = __mul__
 
     def dot(self, other: "Tangent") -> Tensor:
         """<self, other> = sum_k <D_k, E_k>: the inner product of the tensors, for the gauge makes
         the terms orthogonal."""
-        self._same(other, "dot")
-        return sum(torch.vdot(a.flatten(), b.flatten()) for a, b in zip(self.deltas, other.deltas))
+        a, b = self._pair(other, "dot")
+        return sum(torch.vdot(d.flatten(), e.flatten()) for d, e in zip(a.deltas, b.deltas))
 
     def norm(self) -> Tensor:
-        return torch.linalg.vector_norm(
-            torch.stack([torch.linalg.vector_norm(d) for d in self.deltas])
-        )
+        return norm(torch.stack([norm(d) for d in self.deltas])).to(self.dtype.to_real())
 
     def to_tt(self) -> TT:
         """The vector as a train of ranks 2r."""
         return _train(self.left, self.right, self.deltas)
 
-    def _same(self, other, sign):
-        same = (
+    def _pair(self, other, sign) -> tuple["Tangent", "Tangent"]:
+        """Both vectors in one dtype; ValueError unless they are at the same point."""
+        fits = (
             isinstance(other, Tangent) and other.shape == self.shape and other.ranks == self.ranks
         )
-        if not same or (other.last is not self.last and not torch.equal(other.last, self.last)):
+        if fits:
+            dtype = _common(f"Tangent {sign}", self.last, other.last)
+            a, b = (v if v.dtype == dtype else v.to(dtype) for v in (self, other))
+        if not fits or (a.last is not b.last and not torch.equal(a.last, b.last)):
             raise ValueError(
                 f"Tangent {sign}: needs a vector at the same point, got {other!r}; `transport` it "
                 f"first"
             )
+        return a, b
 
 
 def tt_project(x: TT, z: TT | Tensor) -> Tangent:
@@ -109,8 +131,8 @@ def tt_project(x: TT, z: TT | Tensor) -> Tangent:
         D_k = (1 - U_k U_kᴴ) (U_0 ... U_{k-1})ᴴ z (V_{k+1} ... V_{d-1})ᴴ      no first factor for k = d-1
 
     x: a train; ranks beyond the bounds of its unfoldings are first cut to them. z: of x's shape,
-    (n_0, ..., n_{d-1}) where it is dense. Raises ValueError for another shape, TypeError for
-    another kind of z.
+    (n_0, ..., n_{d-1}) where it is dense. The vector has the common dtype of both, as torch promotes
+    them. Raises ValueError for another shape or device, TypeError for another kind of z.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> x, z = TT.randn((4, 5, 6), 2, generator=g), TT.randn((4, 5, 6), 3, generator=g)
@@ -118,7 +140,12 @@ def tt_project(x: TT, z: TT | Tensor) -> Tangent:
     >>> bool((tt_project(x, v).to_tt() - v).norm() < 1e-5 * v.norm())
     True
     """
-    return _project(_frame(x, "tt_project"), z)
+    who = "tt_project"
+    if not isinstance(z, (TT, Tensor)):
+        raise TypeError(f"{who}: needs a TT or a dense tensor, got {type(z).__name__}")
+    for part in z.cores if isinstance(z, TT) else (z,):
+        check_dense(part, who)
+    return _project(_frame(x, who, z), z)
 
 
 def transport(x: TT, tangent: Tangent) -> Tangent:
@@ -131,7 +158,8 @@ def transport(x: TT, tangent: Tangent) -> Tangent:
     >>> transport(y, tt_project(x, x)).ranks
     (2,)
     """
-    return _project(_frame(x, "transport"), _tangent("transport", tangent).to_tt())
+    z = _tangent("transport", tangent).to_tt()
+    return _project(_frame(x, "transport", z), z)
 
 
 def retract(tangent: Tangent, step: float = 1.0) -> TT:
@@ -139,16 +167,22 @@ def retract(tangent: Tangent, step: float = 1.0) -> TT:
     of x [Steinlechner2016].
 
     It agrees with x + step v up to O(step^2). Ranks fall only where x + step v is of smaller rank
-    to rounding.
+    to rounding. Raises TypeError for a vector that is none, ValueError for a step that is not finite.
 
     >>> x = TT.randn((4, 5, 6), 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> bool((retract(tt_project(x, x), 0.5) - 1.5 * x).norm() < 1e-12 * x.norm())
     True
     """
-    deltas = [step * d for d in _tangent("retract", tangent).deltas]
-    deltas[-1] = deltas[-1] + tangent.last
-    moved = _train(tangent.left, tangent.right, deltas)
-    return tt_round(moved, tangent.ranks) if moved.ndim > 1 else moved
+    if not math.isfinite(abs(step)):
+        raise ValueError(f"retract: step must be a finite number, got {step}")
+    moved = _tangent("retract", tangent) * step
+    deltas = (*moved.deltas[:-1], moved.deltas[-1] + moved.last)
+    if len(deltas) == 1:
+        return TT(deltas)
+    exponent = size_exponent(torch.cat([d.flatten() for d in deltas]))  # the others are near 1
+    deltas = [ldexp(d, -exponent) for d in deltas]
+    first, *others = tt_round(_train(moved.left, moved.right, deltas), tangent.ranks).cores
+    return TT((ldexp(first, exponent), *others))
 
 
 def riemannian_grad(f: Callable[[TT], Tensor], x: TT) -> Tangent:
@@ -160,7 +194,8 @@ def riemannian_grad(f: Callable[[TT], Tensor], x: TT) -> Tangent:
     a function of the tensor (not of its cores) that torch can differentiate; it is called with a
     train of ranks 2r, and once with x, to see whether the values agree. QR stands outside of the
     tape. The cost is a constant times that of f. Raises ValueError for an f that depends on the
-    cores, is not a real scalar, or has no derivative.
+    cores, is not a real scalar, not finite, or has no derivative, TypeError for one that returns no
+    tensor.
 
     >>> x, a = (TT.randn((4, 5, 6), 2, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in (0, 1))
     >>> gradient = riemannian_grad(lambda x: (x - a).dot(x - a) / 2, x)
@@ -181,17 +216,17 @@ def hessian_vector(f: Callable[[TT], Tensor], x: TT, v: Tangent) -> Tangent:
     The Riemannian Hessian has one more term, P (DP[v]) grad f, the curvature of the manifold
     (Weingarten map): it holds the inverse singular values of x and the part of the dense gradient
     that is normal to the manifold, and is left out, as in Gauss-Newton. Where the dense gradient is
-    zero, nothing is missing. f as for `riemannian_grad`; v: a tangent vector at x.
+    zero, nothing is missing. f as for `riemannian_grad`; v: a tangent vector at x, whose common
+    dtype with x is that of the result.
 
     >>> x = TT.randn((4, 5, 6), 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> v = tt_project(x, TT.randn((4, 5, 6), 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
     >>> bool((hessian_vector(lambda x: x.dot(x) / 2, x, v) - v).norm() < 1e-12 * v.norm())
     True
     """
-    here = _frame(x, "hessian_vector")
-    v = _project(
-        here, _tangent("hessian_vector", v).to_tt()
-    )  # as it is, in the cores of this frame
+    z = _tangent("hessian_vector", v).to_tt()
+    here = _frame(x, "hessian_vector", z)
+    v = _project(here, z)  # as it is, in the cores of this frame
     with torch.enable_grad():
         value, first, deltas = _derivative(f, here, "hessian_vector", twice=True)
         along = sum(torch.vdot(a.flatten(), b.flatten()).real for a, b in zip(first, v.deltas))
@@ -217,7 +252,7 @@ def tt_minimize(
     minimum of the parabola through what was found, halved until Armijo holds. f: TT -> real scalar
     tensor, see `riemannian_grad`. The history holds f, at x0 first. converged: |g| <= tol |g at
     x0|; a descent that finds no lower point ends with `converged=False`. Raises ValueError or
-    TypeError for a bad argument, and for an f that depends on the cores or is not finite at x0.
+    TypeError for a bad argument, and for an f that `riemannian_grad` refuses at x0.
 
     >>> a = TT.randn((4, 5, 6), 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> x0 = TT.randn((4, 5, 6), 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -229,17 +264,20 @@ def tt_minimize(
     here = _frame(x0, who)
     if method not in ("gd", "cg"):
         raise ValueError(f'{who}: method must be "gd" or "cg", got {method!r}')
-    check_budget(who, tol, max_iter)
-    value, _ = _value_and_grad(f, here, who)
-    if not math.isfinite(float(value)):
-        raise ValueError(f"{who}: needs a function that is finite at x0, got {float(value)}")
+    tol, max_iter = number(who, "tol", tol), count(who, "max_iter", max_iter, 0)
+    value, gradient = _value_and_grad(f, here, who)
     _check_function(who, f, here.point, value)
+    unit = _unit(float(value), gradient)
+
+    def value_and_grad(x):
+        value, gradient = _value_and_grad(f, _frame(x, who), who)
+        return unit * float(value), unit * gradient
 
     history, first, converged = [], None, False
     for x, value, gradient in descend(  # noqa: B007
-        f, lambda x: _value_and_grad(f, _frame(x, who), who), here.point, method
+        lambda x: unit * float(f(x)), value_and_grad, here.point, method
     ):
-        history.append(value)
+        history.append(value / unit)
         size = float(gradient.norm())
         first = size if first is None else first
         converged = size <= tol * first
@@ -292,8 +330,10 @@ def descend(
 
 def _armijo(f, h: Tangent, value: float, slope: float, t: float) -> tuple[TT, float] | None:
     """A step t from h's point along h that decreases f enough: the trial, and the minimum of the
-    parabola through it."""
+    parabola through it; None where there is none, or t is none."""
     best = None
+    if not 0 < t < math.inf:  # rounding, where the slope is no more than that
+        return None
     for _ in range(40):
         x = retract(h, t)
         new = float(f(x))
@@ -315,21 +355,33 @@ def _armijo(f, h: Tangent, value: float, slope: float, t: float) -> tuple[TT, fl
 # ------------------------------------------------------------------------------------------ frames
 
 
-def _frame(x: TT, who: str) -> Tangent:
+def _frame(x: TT, who: str, *others: TT | Tensor) -> Tangent:
     """The point x, as a tangent vector at itself: orthonormal cores on both sides, D = (0, ..., 0,
-    last)."""
+    last). In the common dtype with what it is to meet; the cores of a real point stay real numbers.
+    """
     if not isinstance(x, TT):
         raise TypeError(f"{who}: needs a TT, got {type(x).__name__}")
     for core in x.cores:
         check_dense(core, who)
-    x = TT(tuple(core.detach() for core in x.cores))
+    dtype = _common(who, x, *others)
+    own = dtype if x.dtype.is_complex else dtype.to_real()
+    x = TT(tuple(core.detach().to(own) for core in x.cores))
     if any(r > most for r, most in zip(x.ranks, unfolding_ranks(x.shape))):
         x = x.orthogonal(
             0
         )  # now no rank is larger than what stands to its right, and soon than what stands to its left
     left = x.orthogonal(x.ndim - 1).cores
     right = TT(left).orthogonal(0).cores
-    return Tangent(left[:-1], right[1:], left[-1], (*map(torch.zeros_like, left[:-1]), left[-1]))
+    here = Tangent(left[:-1], right[1:], left[-1], (*map(torch.zeros_like, left[:-1]), left[-1]))
+    return here if own == dtype else here.to(dtype)
+
+
+def _common(who: str, *parts) -> torch.dtype:
+    """The dtype that torch promotes those of tensors and trains to; ValueError for two devices."""
+    devices = {part.device: None for part in parts}
+    if len(devices) > 1:
+        raise ValueError(f"{who}: needs all on one device, got {' and '.join(map(str, devices))}")
+    return functools.reduce(torch.promote_types, (part.dtype for part in parts))
 
 
 def _tangent(who: str, v) -> Tangent:
@@ -359,14 +411,13 @@ def _gauged(here: Tangent, deltas) -> Tangent:
 
 def _project(here: Tangent, z: TT | Tensor) -> Tangent:
     """`tt_project`, where the frame is at hand."""
-    if not isinstance(z, (TT, Tensor)):
-        raise TypeError(f"tt_project: needs a TT or a dense tensor, got {type(z).__name__}")
     if tuple(z.shape) != here.shape:
         raise ValueError(
             f"tt_project: needs a tensor of the shape {here.shape} of x, got {tuple(z.shape)}"
         )
     if isinstance(z, Tensor):
-        return _project_dense(here, z.to(here.last))
+        return _project_dense(here, z.to(here.dtype))
+    z = z.to(here.dtype)
     ends = [here.last.new_ones(1, 1)]  # the last j modes of z against those of V: (q, r)
     for v, c in zip(reversed(here.right), reversed(z.cores)):
         ends.append(torch.tensordot(c, ends[-1], 1).flatten(1) @ v.flatten(1).mH)
@@ -402,15 +453,11 @@ def _derivative(f, here: Tangent, who: str, twice=False):
     with torch.enable_grad():
         deltas = [d.clone().requires_grad_() for d in here.deltas]
         value = f(_train(here.left, here.right, deltas))
-        if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
-            got = (
-                f"shape {tuple(value.shape)} and {value.dtype}"
-                if isinstance(value, Tensor)
-                else type(value).__name__
-            )
-            raise ValueError(
-                f"{who}: needs a function whose value is one real number in a tensor, got {got}"
-            )
+        need = f"{who}: needs a function whose value is one real number in a tensor, got"
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{need} {type(value).__name__}")
+        if value.numel() != 1 or value.is_complex():
+            raise ValueError(f"{need} shape {tuple(value.shape)} and {value.dtype}")
         if not value.requires_grad:
             raise ValueError(
                 f"{who}: needs a function that torch can differentiate, got a value without a graph"
@@ -427,12 +474,14 @@ def _value_and_grad(f, here: Tangent, who: str) -> tuple[Tensor, Tangent]:
 
 
 def _check_function(who: str, f, x: TT, value: Tensor) -> None:
-    """Says no to an f that differs between two trains of the same tensor: the one of ranks 2r that
-    had `value`, and x.
+    """Refuses an f that is not finite, or differs between two trains of the same tensor: the one of
+    ranks 2r that had `value`, and x.
 
     The factor 2 goes from its last core to its first, so that no norm of a core is the same in
     both.
     """
+    if not math.isfinite(float(value)):
+        raise ValueError(f"{who}: needs a function that is finite at x, got {float(value)}")
     x = TT((2 * x.cores[0], *x.cores[1:-1], x.cores[-1] / 2)) if x.ndim > 1 else x
     with torch.no_grad():
         other = float(f(x))
@@ -450,10 +499,9 @@ def _check_function(who: str, f, x: TT, value: Tensor) -> None:
             )
 
 
-def check_budget(who: str, tol, max_iter) -> None:
-    """Says no to a tolerance that is not a number >= 0, or a number of iterations that is not an
-    integer >= 0."""
-    if isinstance(tol, bool) or not isinstance(tol, (int, float)) or not 0 <= tol < math.inf:
-        raise ValueError(f"{who}: tol must be a number >= 0, got {tol!r}")
-    if isinstance(max_iter, bool) or not isinstance(max_iter, int) or max_iter < 0:
-        raise ValueError(f"{who}: max_iter must be an integer >= 0, got {max_iter!r}")
+def _unit(value: float, gradient: Tangent) -> float:
+    """The power of two that brings the gradient near 1, so that its squares stay in the range of
+    floats, and leaves the value there too."""
+    most = math.frexp(torch.finfo(gradient.dtype).max)[1] - 2
+    value, size = (math.frexp(number)[1] for number in (value, float(gradient.norm())))
+    return math.ldexp(1.0, max(-most, min(-size, most, 1000 - value)))

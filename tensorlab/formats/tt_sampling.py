@@ -16,14 +16,16 @@ scale over- or underflows.
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping
-from numbers import Integral
+from numbers import Number
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..linalg import check_dense, orthogonalize, psd_root, triangle, wide
-from ..rng import rand
+from ..arguments import is_integer
+from ..linalg import check_dense, near_one, orthogonalize, psd_root, triangle, wide, widen
+from ..rng import check_generator, rand
 from .tt import TT
 
 BLOCK = 1 << 22  # numbers held at a time while samples of a squared train are drawn
@@ -57,20 +59,19 @@ def tt_environments(tt: TT, weights=None, *, squared: bool = False) -> Environme
     `batch` in front of right and log; squared also a Gram matrix D_k (n_k, n_k) with D[j, i] =
     <f_j, f_i>, taken as a constant. right[k] has its largest entry in [1/2, 1), so conditionals are
     read off without over- or underflow: those of mode k after a row v are v G_k[i] right[k+1], up
-    to a factor. Raises ValueError or TypeError for weights that do not fit.
+    to a factor. The result has the common dtype of train and weights, as torch promotes them.
+    Raises ValueError or TypeError for weights that do not fit.
 
     >>> x = TT([torch.ones(1, 2, 1)] * 2000)
     >>> right, log = tt_environments(x)
     >>> right[0], (log[0] / math.log(2)).round()
     (tensor([0.5000]), tensor(2001.))
     """
-    cores, shifts = _cores(tt, "tt_environments")
-    right, exponents = _right(
-        cores, shifts, _weights(tt, weights, squared, "tt_environments"), squared
-    )
+    cores, shifts, weights, dtype = _weighted(tt, weights, squared, "tt_environments")
+    right, exponents = _right(cores, shifts, weights, squared)
     logs = (math.log(2) * (e[..., 0, 0] if squared else e[..., 0]) for e in exponents)
     return Environments(
-        tuple(r.to(tt.dtype) for r in right), tuple(log.to(tt.dtype.to_real()) for log in logs)
+        tuple(r.to(dtype) for r in right), tuple(log.to(dtype.to_real()) for log in logs)
     )
 
 
@@ -89,9 +90,9 @@ def tt_sum(tt: TT, weights=None, *, squared: bool = False) -> SignLog:
     >>> sign, log / 1000
     (tensor(1.), tensor(0.4055))
     """
-    cores, shifts = _cores(tt, "tt_sum")
-    sign, log = _sum(cores, shifts, _weights(tt, weights, squared, "tt_sum"), squared)
-    return SignLog(sign.to(tt.dtype), log.to(tt.dtype.to_real()))
+    cores, shifts, weights, dtype = _weighted(tt, weights, squared, "tt_sum")
+    sign, log = _sum(cores, shifts, weights, squared)
+    return SignLog(sign.to(dtype), log.to(dtype.to_real()))
 
 
 def tt_log_prob(tt: TT, index, *, squared: bool = False) -> Tensor:
@@ -140,7 +141,7 @@ def tt_marginal(tt: TT, modes, *, squared: bool = False) -> Tensor:
     """
     who = "tt_marginal"
     cores, shifts = _distribution(tt, who, squared)
-    modes = _modes(tt, (modes,) if isinstance(modes, Integral) else modes, who)
+    modes = _modes(tt, (modes,) if isinstance(modes, Number) else modes, who)
     right, _ = _positive(cores, shifts, squared, who)
     last = max(modes)
     if squared:
@@ -191,7 +192,7 @@ def tt_condition(tt: TT, given: Mapping[int, int], *, squared: bool = False) -> 
     if len(fixed) == tt.ndim:
         raise ValueError(f"{who}: needs a mode that stays free, got all {tt.ndim} given")
     for k, i in fixed.items():
-        if isinstance(i, bool) or not isinstance(i, Integral) or not 0 <= i < tt.shape[k]:
+        if not is_integer(i) or not 0 <= i < tt.shape[k]:
             raise ValueError(f"{who}: mode {k} has indices in 0..{tt.shape[k] - 1}, got {i}")
     free, carry = [], cores[0].new_ones(1, 1)
     for k, core in enumerate(cores):
@@ -234,8 +235,9 @@ def tt_sample(
     """
     who = "tt_sample"
     cores, shifts = _distribution(tt, who, squared)
-    if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
+    if not is_integer(n) or n < 1:
         raise ValueError(f"{who}: needs a number of samples >= 1, got {n}")
+    check_generator(who, generator)
     right, _ = _positive(cores, shifts, squared, who)
     if squared:
         cores = _right_orthonormal(cores)
@@ -269,12 +271,9 @@ def tt_sample(
 
 
 def _near_one(x: Tensor, dim) -> tuple[Tensor, Tensor]:
-    """x / 2^e with the largest entry along `dim` in [1/2, 1), and e, whose `dim` stays with size 1;
-    of zeros e is 0."""
-    exponent = (
-        torch.frexp(x.detach().abs().amax(dim, keepdim=True)).exponent.clamp(-1000, 1000).double()
-    )
-    return x * torch.exp2(-exponent), exponent
+    """`linalg.near_one` with exponents that add up to logarithms: in float64."""
+    y, exponent = near_one(x, dim)
+    return y, exponent.double()
 
 
 def _right(cores, shifts, weights, squared: bool) -> tuple[list[Tensor], list[Tensor]]:
@@ -367,14 +366,14 @@ def _choose_squared(v: Tensor, core: Tensor, u: Tensor) -> tuple[Tensor, Tensor]
 # ------------------------------------------------------------------ what comes in, what is negative
 
 
-def _cores(tt: TT, who: str) -> tuple[list[Tensor], list[int]]:
+def _cores(tt: TT, who: str, dtype=None) -> tuple[list[Tensor], list[int]]:
     """The cores in the dtype that sums are done in, each near 1, and the exponents of two taken
     out."""
     if not isinstance(tt, TT):
         raise TypeError(f"{who}: needs a TT, got {type(tt).__name__}")
     for k, core in enumerate(tt.cores):
         check_dense(core, f"{who}: core {k}")
-    scaled = [_near_one(core.to(wide(tt.dtype)), (0, 1, 2)) for core in tt.cores]
+    scaled = [_near_one(core.to(wide(dtype or tt.dtype)), (0, 1, 2)) for core in tt.cores]
     return [core for core, _ in scaled], [int(e) for _, e in scaled]
 
 
@@ -395,34 +394,46 @@ def _positive(cores, shifts, squared, who) -> tuple[list[Tensor], Tensor]:
     return chain[0], log
 
 
-def _weights(tt, weights, squared, who) -> list[Tensor | None]:
-    if weights is None:
-        return [None] * tt.ndim
-    weights = list(weights)
+def _weighted(tt, weights, squared, who):
+    """The cores near 1, their exponents and the weights in the dtype that sums are done in, and the
+    common dtype of train and weights."""
+    if not isinstance(tt, TT):
+        raise TypeError(f"{who}: needs a TT, got {type(tt).__name__}")
+    weights = [None] * tt.ndim if weights is None else list(weights)
     if len(weights) != tt.ndim:
         raise ValueError(f"{who}: needs {tt.ndim} weights, one for each mode, got {len(weights)}")
-    return [None if w is None else _weight(tt, k, w, squared, who) for k, w in enumerate(weights)]
+    weights = [w if w is None else _weight(tt, k, w, squared, who) for k, w in enumerate(weights)]
+    dtype = tt.dtype
+    for w in weights:
+        dtype = dtype if w is None else torch.promote_types(dtype, w.dtype)
+    if squared:
+        weights = [w if w is None else _root(w, k, who) for k, w in enumerate(weights)]
+    return *_cores(tt, who, dtype), [w if w is None else w.to(wide(dtype)) for w in weights], dtype
 
 
-def _weight(tt, k, w, squared, who):
-    """A weight in the dtype of the cores; squared, a root C of it with C Cᴴ = D transposed, so that
-    it multiplies a core."""
-    n, w = tt.shape[k], torch.as_tensor(w, device=tt.device)
-    if w.is_complex() and not tt.dtype.is_complex:
-        raise TypeError(f"{who}: needs real weights for a real train, got {w.dtype} for mode {k}")
+def _weight(tt, k, w, squared, who) -> Tensor:
+    """A weight as a floating tensor; numbers without a floating dtype take the train's."""
+    if isinstance(w, Tensor) and w.device != tt.device:
+        raise ValueError(f"{who}: needs weights on {tt.device}, got one on {w.device} for mode {k}")
+    own = hasattr(w, "dtype")
+    n, w = tt.shape[k], torch.as_tensor(w if own else np.asarray(w), device=tt.device)
+    if not own or not (w.is_floating_point() or w.is_complex()):
+        w = w.to(tt.dtype.to_complex() if w.is_complex() else tt.dtype)
     fits = w.shape == (n,) or (w.shape == (n, n) if squared else w.ndim == 2 and w.shape[1] == n)
     if not fits:
         other = f"({n}, {n})" if squared else f"(batch, {n})"
         raise ValueError(
             f"{who}: needs a weight of shape ({n},) or {other} for mode {k}, got {tuple(w.shape)}"
         )
-    w = w.to(wide(tt.dtype))
     check_dense(w, f"{who}: weight {k}")
-    if not squared:
-        return w
-    gram = torch.diag(w) if w.ndim == 1 else w.detach().mT
+    return w
+
+
+def _root(w: Tensor, k: int, who: str) -> Tensor:
+    """C with C Cᴴ = D transposed, so that it multiplies a core; D is the weight, or diagonal."""
+    gram = widen(torch.diag(w) if w.ndim == 1 else w.detach().mT)
     try:
-        return psd_root(gram, ROUNDING * torch.finfo(tt.dtype).eps)
+        return psd_root(gram, ROUNDING * torch.finfo(w.dtype).eps)
     except ValueError as error:
         raise ValueError(
             f"{who}: needs weights >= 0 or a positive semidefinite matrix for mode {k}, got neither"
@@ -431,11 +442,7 @@ def _weight(tt, k, w, squared, who):
 
 def _modes(tt, modes, who) -> list[int]:
     modes = list(modes)
-    if (
-        not modes
-        or len(set(modes)) < len(modes)
-        or any(isinstance(k, bool) or not isinstance(k, Integral) for k in modes)
-    ):
+    if not modes or len(set(modes)) < len(modes) or not all(map(is_integer, modes)):
         raise ValueError(f"{who}: needs different modes, one at least, got {modes}")
     if not all(0 <= k < tt.ndim for k in modes):
         raise ValueError(f"{who}: needs modes in 0..{tt.ndim - 1}, got {modes}")

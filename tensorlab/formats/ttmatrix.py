@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..linalg import check_dense
+from ..linalg import check_cut
 from ._modes import check_size, pad_input
 from .base import SplitMatrix, check_same, check_shape
 from .tt import TT, tt_round, tt_svd
@@ -190,7 +190,7 @@ def tt_matrix_svd(w: Tensor, out, in_, rank=None, *, rtol: float | None = None) 
     >>> tt_matrix_svd(1 / (i[:, None] + i), (4, 4), (4, 4), rtol=1e-2)
     TTMatrix(shape=(16, 16), ranks=(2,), stores 64 of 256)
     """
-    check_dense(w, "tt_matrix_svd")
+    check_cut(w, "tt_matrix_svd", rank)
     out, in_ = _modes("tt_matrix_svd", out, in_)
     if w.ndim != 2:
         raise ValueError(f"tt_matrix_svd: needs a matrix, got shape {tuple(w.shape)}")

@@ -9,12 +9,12 @@ train for each token.
 
 import math
 from collections.abc import Callable
-from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from ..arguments import is_integer
 from ..capture import readable, tokens
 from ..formats.base import check_shape
 from ..formats.ttmatrix import TTMatrix, tt_matrix_svd
@@ -98,7 +98,7 @@ class TTEmbedding(nn.Module):
         for name in ("max_norm", "scale_grad_by_freq"):
             if getattr(layer, name):
                 raise TypeError(
-                    f"TTEmbedding: needs an nn.Embedding without {name}, got one with it"
+                    f"TTEmbedding: needs an nn.Embedding without {name}, got one with {name}"
                 )
         table = tt_matrix_svd(current(layer).detach(), out, in_, rank, rtol=rtol)
         return like(layer, cls(table, padding_idx=layer.padding_idx))
@@ -410,8 +410,7 @@ def _ids(who, ids, vocabulary):
 def _padding(who, index, vocabulary):
     if index is None:
         return None
-    whole = isinstance(index, Integral) and not isinstance(index, bool)
-    if not whole or not -vocabulary <= index < vocabulary:
+    if not is_integer(index) or not -vocabulary <= index < vocabulary:
         raise ValueError(
             f"{who}: needs padding_idx in {-vocabulary}..{vocabulary - 1}, got {index}"
         )

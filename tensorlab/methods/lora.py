@@ -18,12 +18,12 @@ import json
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from numbers import Integral
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from ..arguments import is_integer
 from ..formats.base import MatrixFormat, check_same
 from ..formats.lowrank import LowRank
 from ..formats.storage import write
@@ -230,7 +230,7 @@ def add_lora(
     >>> [name for name, p in model.named_parameters() if p.requires_grad]
     ['0.delta.tensors.0', '0.delta.tensors.1', '2.delta.tensors.0', '2.delta.tensors.1']
     """
-    if isinstance(rank, bool) or not isinstance(rank, Integral) or rank < 1:
+    if not is_integer(rank) or rank < 1:
         raise ValueError(f"add_lora: needs an integer rank >= 1, got {rank!r}")
     if kind not in KINDS:
         raise ValueError(f"add_lora: needs a kind of {', '.join(KINDS)}, got {kind!r}")

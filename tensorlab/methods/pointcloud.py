@@ -4,7 +4,7 @@ D).
     cloud[i_1 ... i_d] = G_1[i_1] ... G_d[i_d] G_D,        n = n_1 ... n_d
 
 Two ways to forget the order: losses that do not see it, the sliced Wasserstein distance
-[Bonneel2015] and the distance to nearest neighbours [Fan2017], or a permutation P sought together
+[Bonneel2015] and the distance to nearest neighbors [Fan2017], or a permutation P sought together
 with the train, TT ≈ P A.
 """
 
@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..arguments import is_integer
 from ..fit import Fit
 from ..formats.tt import TT, tt_svd
-from ..linalg import check_dense, rank_caps, right_basis, widen
+from ..linalg import check_dense, norm, rank_caps, right_basis, safe_scale, widen
 from ..multilinear import digit_shape
 from ..rng import randn
+from ._estimator import check_count, check_number
 
 BLOCK = 1 << 22  # distances held at a time
 
@@ -32,21 +32,16 @@ def wasserstein(x: Tensor, y: Tensor, p: float = 2) -> Tensor:
     """W_p^p of the points on a line in each column, by sorting: the mean of |x_(i) - y_(i)|^p.
 
     x: (n, l), y: (m, l) -> (l,). For n != m the two quantile functions, constant between multiples
-    of 1/n and of 1/m, are compared exactly.
+    of 1/n and of 1/m, are compared exactly. Raises ValueError if p < 1, where sorting is not the
+    best match.
 
     >>> wasserstein(torch.tensor([[0.0], [2.0]]), torch.tensor([[3.0], [1.0]]))
     tensor([1.])
     """
-    n, m = len(x), len(y)
-    x, y = x.sort(0).values, y.sort(0).values
-    if n == m:
-        return (x - y).abs().pow(p).mean(0)
-    levels = torch.cat(
-        [torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]
-    ).unique()  # in units of 1 / (n m)
-    mass = torch.diff(levels, prepend=levels.new_zeros(1)).to(x) / (n * m)
-    i, j = ((levels - 1) // m).to(x.device), ((levels - 1) // n).to(x.device)
-    return (mass[:, None] * (x[i] - y[j]).abs().pow(p)).sum(0)
+    x, y = _clouds("wasserstein", x, y)
+    if not p >= 1:
+        raise ValueError(f"wasserstein: needs p >= 1, got {p}")
+    return _wasserstein(x, y, p)
 
 
 def sliced_wasserstein(
@@ -64,51 +59,96 @@ def sliced_wasserstein(
     >>> sliced_wasserstein(x, x.flip(0) + 1, torch.eye(2))
     tensor(2.)
     """
-    x, y = _clouds("sliced_wasserstein", x, y)
+    who = "sliced_wasserstein"
+    x, y = _clouds(who, x, y)
+    if not isinstance(directions, Tensor):
+        check_count(who, "directions", directions, 1)
+    elif directions.ndim != 2 or len(directions) != x.shape[1] or not directions.numel():
+        raise ValueError(
+            f"{who}: needs directions as columns (D, l) with D = {x.shape[1]}, got shape "
+            f"{tuple(directions.shape)}"
+        )
+    return _sliced(x, y, directions, generator)
+
+
+def nearest(x: Tensor, y: Tensor) -> Tensor:
+    """Number of the row of y that is nearest to each row of x. x: (n, D), y: (m, D) -> (n,).
+
+    At most about `BLOCK` distances are held at a time. Distances are compared in float64, from the
+    mean of y. Raises ValueError for NaN and if y has no rows.
+
+    >>> nearest(torch.tensor([[0.0], [5.0]]), torch.tensor([[4.0], [1.0]]))
+    tensor([1, 0])
+    """
+    x, y = _clouds("nearest", x, y, empty=True)
+    for cloud in (x, y) if len(x) else (y,):
+        check_dense(cloud, "nearest")
+    return _nearest(x, y)
+
+
+def chamfer(x: Tensor, y: Tensor) -> Tensor:
+    """Mean squared distance to the nearest neighbor, both ways [Fan2017].
+
+        mean_i min_j |x_i - y_j|^2 + mean_j min_i |x_i - y_j|^2
+
+    x: (n, D), y: (m, D). Differentiable for fixed neighbors, which is where the distance is.
+
+    >>> chamfer(torch.tensor([[0.0], [5.0]]), torch.tensor([[4.0], [1.0], [0.0]]))
+    tensor(1.1667)
+    """
+    return _chamfer(*_clouds("chamfer", x, y))
+
+
+def distortion(x: Tensor, y: Tensor) -> Tensor:
+    """mean_i min_j |x_i - y_j|^2, what k-means makes small. x: (n, D), y: (m, D).
+
+    >>> distortion(torch.tensor([[0.0], [5.0]]), torch.tensor([[4.0], [1.0], [0.0]]))
+    tensor(0.5000)
+    """
+    return _distortion(*_clouds("distortion", x, y))
+
+
+def _wasserstein(x, y, p=2):
+    n, m = len(x), len(y)
+    x, y = x.sort(0).values, y.sort(0).values
+    if n == m:
+        return (x - y).abs().pow(p).mean(0)
+    steps = (torch.arange(1, a + 1, device=x.device) * b for a, b in ((n, m), (m, n)))
+    levels = torch.cat(list(steps)).unique()  # in units of 1 / (n m)
+    mass = torch.diff(levels, prepend=levels.new_zeros(1)).to(x) / (n * m)
+    i, j = (levels - 1) // m, (levels - 1) // n
+    return (mass[:, None] * (x[i] - y[j]).abs().pow(p)).sum(0)
+
+
+def _sliced(x, y, directions, generator):
     if not isinstance(directions, Tensor):
         directions = randn(
             x.shape[1], directions, generator=generator, dtype=x.dtype, device=x.device
         )
         directions = directions / torch.linalg.vector_norm(directions, dim=0)
-    return x.shape[1] * wasserstein(x @ directions, y @ directions).mean()
+    directions = directions.to(x)
+    return x.shape[1] * _wasserstein(x @ directions, y @ directions).mean()
 
 
-def nearest(x: Tensor, y: Tensor) -> Tensor:
-    """Number of the row of y that is nearest to each row of x.  x: (n, D), y: (m, D)  ->  (n,).
-
-    At most about `BLOCK` distances are held at a time.
-
-    >>> nearest(torch.tensor([[0.0], [5.0]]), torch.tensor([[4.0], [1.0]]))
-    tensor([1, 0])
-    """
-    x, y = _clouds("nearest", x, y)
-    x, y = x.detach(), y.detach()
+def _nearest(x, y):
+    """argmin_j |y_j|^2 / 2 - x_i . y_j, about the mean of y and in units of y; without a check, so
+    that nothing waits for a device."""
+    x, y = widen(x.detach()), widen(y.detach())
+    unit = torch.exp2(-y.abs().amax().log2().floor().clamp(-1000, 1000))
+    x, y = x * unit, y * unit
+    center = y.mean(0)
+    x, y = x - center, y - center
     half = y.square().sum(1) / 2
-    return torch.cat(
-        [torch.argmin(half - block @ y.mT, 1) for block in x.split(max(1, BLOCK // len(y)))]
-    )
+    parts = x.split(max(1, BLOCK // len(y)))
+    return torch.cat([torch.argmin(half - part @ y.mT, 1) for part in parts])
 
 
-def chamfer(x: Tensor, y: Tensor) -> Tensor:
-    """Mean squared distance to the nearest neighbour, both ways [Fan2017].
-
-        mean_i min_j |x_i - y_j|^2 + mean_j min_i |x_i - y_j|^2
-
-    x: (n, D), y: (m, D).  Differentiable for fixed neighbours, which is where the distance is.
-
-    >>> chamfer(torch.tensor([[0.0], [5.0]]), torch.tensor([[4.0], [1.0], [0.0]]))
-    tensor(1.1667)
-    """
-    return distortion(x, y) + distortion(y, x)
+def _distortion(x, y):
+    return (x - y[_nearest(x, y)]).square().sum(1).mean()
 
 
-def distortion(x: Tensor, y: Tensor) -> Tensor:
-    """mean_i min_j |x_i - y_j|^2, what k-means makes small.  x: (n, D), y: (m, D).
-
-    >>> distortion(torch.tensor([[0.0], [5.0]]), torch.tensor([[4.0], [1.0], [0.0]]))
-    tensor(0.5000)
-    """
-    return (x - y[nearest(x, y)]).square().sum(1).mean()
+def _chamfer(x, y):
+    return _distortion(x, y) + _distortion(y, x)
 
 
 # ----------------------------------------------------------------------------- the train of a cloud
@@ -120,6 +160,7 @@ def rows(tt: TT) -> Tensor:
     >>> rows(TT.randn((4, 5, 2), rank=3)).shape
     torch.Size([20, 2])
     """
+    _cloud_train("rows", tt)
     return tt.to_dense().reshape(-1, tt.shape[-1])
 
 
@@ -130,6 +171,7 @@ def centres(tt: TT) -> list[Tensor]:
     >>> [c.shape[0] for c in centres(TT.randn((4, 5, 2), rank=3))]
     [4, 20]
     """
+    _cloud_train("centres", tt)
     out, left = [], tt.cores[0].new_ones(1, 1)
     for core, right in zip(tt.cores[:-1], _tails(tt)):
         left = (left @ core.flatten(1)).reshape(-1, core.shape[2])
@@ -149,33 +191,33 @@ def tt_nearest(tt: TT, queries: Tensor, beam: int = 8) -> tuple[Tensor, Tensor]:
     >>> tt_nearest(tt, torch.tensor([[6.2]]))[0]
     tensor([[1, 2]])
     """
-    if not isinstance(tt, TT) or tt.ndim < 2:
-        raise TypeError(
-            f"tt_nearest: needs a TT of at least two modes, the last of them coordinates, got "
-            f"{tt!r}"
-        )
+    who = "tt_nearest"
+    _cloud_train(who, tt)
+    check_count(who, "beam", beam, 1)
+    if not isinstance(queries, Tensor) or not queries.is_floating_point():
+        raise TypeError(f"{who}: needs queries of floating-point numbers, got {_kind(queries)}")
     if queries.ndim != 2 or queries.shape[1] != tt.shape[-1]:
         raise ValueError(
-            f"tt_nearest: needs queries of shape (q, {tt.shape[-1]}), got {tuple(queries.shape)}"
+            f"{who}: needs queries of shape (q, {tt.shape[-1]}), got {tuple(queries.shape)}"
         )
-    if not is_integer(beam) or beam < 1:
-        raise ValueError(f"tt_nearest: needs beam >= 1, got {beam}")
-    q = len(queries)
-    state, index = (
-        queries.new_ones(q, 1, 1),
-        torch.zeros(q, 1, 0, dtype=torch.long, device=queries.device),
-    )
+    q, largest = len(queries), float(tt.norm())
+    if q:
+        largest = max(largest, check_dense(queries, who))
+    dtype = torch.promote_types(tt.dtype, queries.dtype)
+    wider, unit = torch.promote_types(dtype, torch.float32), _unit(largest)
+    queries, tt = queries.to(wider) * unit, tt.to(wider).scale(unit)
+    state = queries.new_ones(q, 1, 1)
+    index = torch.zeros(q, 1, 0, dtype=torch.long, device=queries.device)
     for core, right in zip(tt.cores[:-1], _tails(tt)):
         r, n, s = core.shape
-        state = (state @ core.reshape(r, -1)).reshape(q, -1, s)  # (q, beam n, s)
+        state = (state @ core.reshape(r, -1)).reshape(q, state.shape[1] * n, s)  # (q, beam n, s)
         far = (state @ right - queries[:, None]).square().sum(2)
         new = torch.arange(n, device=queries.device).expand(q, index.shape[1], n)
-        index = torch.cat([index[:, :, None].expand(-1, -1, n, -1), new[..., None]], 3).flatten(
-            1, 2
-        )
+        index = index[:, :, None].expand(-1, -1, n, -1)
+        index = torch.cat([index, new[..., None]], 3).flatten(1, 2)
         far, best = far.topk(min(beam, far.shape[1]), 1, largest=False)
         state, index = _pick(state, best), _pick(index, best)
-    return index[:, 0], far[:, 0]
+    return index[:, 0], (far[:, 0] / unit / unit).to(dtype)
 
 
 def cluster_order(points: Tensor, shape) -> Tensor:
@@ -183,22 +225,21 @@ def cluster_order(points: Tensor, shape) -> Tensor:
     principal directions.
 
     points: (n, D), shape: (n_1, ..., n_d) with product n -> (n,), a permutation. Each index is
-    split by its prime factors.
+    split by its prime factors. Raises ValueError for NaN and for another number of points.
 
     >>> cluster_order(torch.tensor([[0.0], [9.0], [1.0], [8.0]]), (2, 2)).reshape(2, 2).sort(1).values.tolist()
     [[0, 2], [1, 3]]
     """
+    size = _check_points("cluster_order", points)
     shape = _shape("cluster_order", points, shape)
-    points = widen(points)
+    points = widen(points.detach()) * _unit(size)
 
     def split(index, parts):
         if len(index) == 1 or not parts:
             return index
         x = points[index]
         direction = x[1] - x[0] if len(index) == 2 else right_basis(x - x.mean(0), 1)[0][:, 0]
-        direction = (
-            direction * direction[direction.abs().argmax()].sign()
-        )  # the same way in every part
+        direction = direction * direction[direction.abs().argmax()].sign()  # the same way in all
         index = index[torch.argsort(x @ direction, stable=True)]
         return torch.cat([split(part, parts[1:]) for part in index.chunk(parts[0])])
 
@@ -235,20 +276,9 @@ def tt_cloud(
     >>> fit.value.shape, fit.history[-1] < fit.history[0]
     ((4, 4, 4, 2), True)
     """
-    path = tt_cloud_steps(
-        points,
-        shape,
-        rank,
-        wasserstein=wasserstein,
-        neighbours=neighbours,
-        hierarchy=hierarchy,
-        steps=steps,
-        lr=lr,
-        directions=directions,
-        batch=batch,
-        start=start,
-        generator=generator,
-    )
+    settings = dict(wasserstein=wasserstein, neighbours=neighbours, hierarchy=hierarchy)
+    settings |= dict(steps=steps, lr=lr, directions=directions, batch=batch, start=start)
+    path = tt_cloud_steps(points, shape, rank, **settings, generator=generator)
     values, history = zip(*path)
     return Fit(values[-1], history, False)
 
@@ -274,40 +304,55 @@ def tt_cloud_steps(
     >>> len(list(tt_cloud_steps(x, (2, 4), 2, steps=3)))
     4
     """
-    check_dense(points, "tt_cloud")
-    shape = tuple(shape)
-    if points.ndim != 2:
-        raise ValueError(f"tt_cloud: needs points (n, D), got shape {tuple(points.shape)}")
+    who = "tt_cloud"
+    size, shape = _check_points(who, points), tuple(shape)
+    weights = dict(wasserstein=wasserstein, neighbours=neighbours, hierarchy=hierarchy)
+    for name, value in (weights | dict(lr=lr)).items():
+        check_number(who, name, value, 0, math.inf)
+    for name, value in dict(directions=directions, batch=batch).items():
+        check_count(who, name, value, 1)
+    check_count(who, "steps", steps, 0)
     if start not in ("clusters", "random"):
-        raise ValueError(f"tt_cloud: start must be clusters or random, got {start}")
-    caps = rank_caps("tt_cloud", rank, None, (*shape, points.shape[1]), len(shape))
-    scale = (
-        (points - points.mean(0)).square().sum(1).mean().sqrt()
-    )  # so that the loss counts in variances
-    target = points / scale
-    tt = _start(target, shape, caps, start, generator)
-    cores = [core.detach().clone().requires_grad_() for core in tt.cores]
-    sizes = [float(core.detach().square().mean().sqrt()) for core in cores]
-    optimizer = torch.optim.Adam(
-        [dict(params=[core], lr=lr * size) for core, size in zip(cores, sizes)]
-    )
-    for step in range(steps + 1):
-        tt = TT(tuple(cores))
+        raise ValueError(f"{who}: start must be clusters or random, got {start}")
+    if not (wasserstein or neighbours or (hierarchy and len(shape) > 1)):
+        raise ValueError(f"{who}: needs a loss with a weight, got {weights}")
+    caps = rank_caps(who, rank, None, (*shape, points.shape[1]), len(shape))
+    unit, dtype = _unit(size), points.dtype
+    target = points.detach().to(torch.promote_types(dtype, torch.float32)) * unit
+    scale = _deviation(target)  # so that the loss counts in variances
+    target = target / scale
+
+    def loss(tt):
         levels = centres(tt)
         x, y = _sample(target, batch, generator), _sample(levels[-1], batch, generator)
-        loss = target.new_zeros(())
+        value = target.new_zeros(())
         if wasserstein:
-            loss = loss + wasserstein * sliced_wasserstein(x, y, directions, generator=generator)
+            value = value + wasserstein * _sliced(x, y, directions, generator)
         if neighbours:
-            loss = loss + neighbours * chamfer(x, y)
+            value = value + neighbours * _chamfer(x, y)
         if hierarchy and levels[:-1]:
-            loss = loss + hierarchy * sum(distortion(x, c) for c in levels[:-1]) / len(levels[:-1])
-        yield TT(tuple(core.detach() for core in cores)).scale(scale), float(loss.detach())
+            means = [_distortion(x, c) for c in levels[:-1]]
+            value = value + hierarchy * sum(means) / len(means)
+        return value
+
+    path = _descent(_start(target, shape, caps, start, generator), loss, steps, lr)
+    return ((tt.scale(scale / unit).to(dtype), value) for tt, value in path)
+
+
+def _descent(tt: TT, loss, steps, lr):
+    """Adam on the cores, each at a rate in units of its entries that falls to 0: trains and their
+    losses."""
+    cores = [core.detach().clone().requires_grad_() for core in tt.cores]
+    sizes = [float(core.detach().square().mean().sqrt()) for core in cores]
+    optimizer = torch.optim.Adam([dict(params=[c], lr=lr * size) for c, size in zip(cores, sizes)])
+    for step in range(steps + 1):
+        value = loss(TT(tuple(cores)))
+        yield TT(tuple(core.detach() for core in cores)), float(value.detach())
         if step < steps:
             for group, size in zip(optimizer.param_groups, sizes):
                 group["lr"] = lr * size * (1 - step / steps)
             optimizer.zero_grad()
-            loss.backward()
+            value.backward()
             optimizer.step()
 
 
@@ -339,7 +384,7 @@ def tt_permute(
 ) -> Fit[Permuted]:
     """A train and a permutation with TT ≈ P A, each in turn the better for the other.
 
-        minimise |points[order] - rows(tt)|_F
+        minimize |points[order] - rows(tt)|_F
 
     points: (n, D), shape: (n_1, ..., n_d) with product n. order: where to start, `cluster_order` by
     default. The train: TT-SVD, or where it is no better a sweep of least squares from the last one.
@@ -352,32 +397,34 @@ def tt_permute(
     >>> torch.dist(fit.value.restored(), x) < 1e-12
     tensor(True)
     """
-    size = check_dense(points, "tt_permute")
-    shape = _shape("tt_permute", points, shape)
+    who = "tt_permute"
+    size = _check_points(who, points)
+    shape, n = _shape(who, points, shape), len(points)
     full = (*shape, points.shape[1])
-    caps = rank_caps("tt_permute", rank, None, full, len(shape))
-    order = cluster_order(points, shape) if order is None else order
-    if sorted(order.tolist()) != list(range(len(points))):
+    caps = rank_caps(who, rank, None, full, len(shape))
+    for name, value in dict(max_iter=max_iter, block=block).items():
+        check_count(who, name, value, 1)
+    order = cluster_order(points, shape) if order is None else torch.as_tensor(order)
+    if sorted(order.tolist()) != list(range(n)):
         raise ValueError(
-            f"tt_permute: needs an order of the {len(points)} points, got one of shape "
-            f"{tuple(order.shape)}"
+            f"{who}: needs an order of the {n} points, got one of shape {tuple(order.shape)}"
         )
+    unit, order = safe_scale(size), order.to(points.device, torch.int64)
+    points = points.detach() * unit
     tt, history, converged = None, [], False
     for _ in range(max_iter):
         if tt is not None:
             order = _assign(points, rows(tt), order, block, generator)
         x = points[order].reshape(full)
         tried = [tt_svd(x, caps)] if tt is None else [tt_svd(x, caps), _sweep(x, tt)]
-        errors = [
-            float(torch.linalg.vector_norm(t.to_dense() - x)) / size if size else 0.0 for t in tried
-        ]
+        errors = [float(norm(t.to_dense() - x)) / (size * unit or 1.0) for t in tried]
         error = min(errors)
         tt = tried[errors.index(error)]
         history.append(error)
         if len(history) > 1 and history[-2] - error <= tol * error:
             converged = True
             break
-    return Fit(Permuted(tt, order), tuple(history), converged)
+    return Fit(Permuted(tt.scale(1 / unit), order), tuple(history), converged)
 
 
 def assignment(cost: Tensor) -> Tensor:
@@ -385,17 +432,20 @@ def assignment(cost: Tensor) -> Tensor:
     [Kuhn1955].
 
     cost: (n, n) -> (n,). Shortest augmenting paths with potentials u, v: cost - u - v >= 0, and = 0
-    where assigned. At most n^3 operations, in NumPy.
+    where assigned. At most n^3 operations, in NumPy, in float64. Raises ValueError for NaN, Inf and
+    other shapes, TypeError for integers and complex costs.
 
     >>> assignment(torch.tensor([[4.0, 1.0, 3.0], [2.0, 0.0, 5.0], [3.0, 2.0, 2.0]]))
     tensor([1, 0, 2])
     """
-    check_dense(cost, "assignment")
+    size = check_dense(cost, "assignment")
+    if cost.is_complex():
+        raise TypeError(f"assignment: needs real costs, got {cost.dtype}")
     if cost.ndim != 2 or cost.shape[0] != cost.shape[1]:
         raise ValueError(
             f"assignment: needs a square matrix of costs, got shape {tuple(cost.shape)}"
         )
-    c = cost.detach().double().cpu().numpy()
+    c = cost.detach().double().cpu().numpy() * _unit(size)
     n = len(c)
     u = c.min(1)
     v = (c - u[:, None]).min(0)
@@ -431,47 +481,48 @@ def assignment(cost: Tensor) -> Tensor:
 def kmeans(
     points: Tensor, k: int, *, max_iter: int = 50, generator: torch.Generator | None = None
 ) -> Fit[Tensor]:
-    """k centres that make `distortion(points, centres)` small: Lloyd's iteration from far points
+    """k centers that make `distortion(points, centres)` small: Lloyd's iteration from far points
     [Arthur2007].
 
-    points: (n, D) -> (k, D). The start draws each centre with probability as its squared distance
-    to those before. A centre that loses all its points stays. history: the distortion.
+    points: (n, D) -> (k, D). The start draws each center with probability as its squared distance
+    to those before. A center that loses all its points stays. history: the distortion, of the start
+    and after each step; the last is that of the result. Raises ValueError for NaN and for k beyond
+    1..n.
 
     >>> kmeans(torch.tensor([[0.0], [1.0], [9.0], [10.0]]), 2).value.sort(0).values.flatten()
     tensor([0.5000, 9.5000])
     """
-    _some("kmeans", points, k)
-    found = points[torch.randint(len(points), (1,), generator=generator)]
-    far = (points - found).square().sum(1)
-    for _ in range(k - 1):
-        weights = far if float(far.sum()) > 0 else torch.ones_like(far)
-        new = points[
-            torch.multinomial(weights.double().cpu(), 1, generator=generator).to(points.device)
-        ]
-        found, far = torch.cat([found, new]), torch.minimum(far, (points - new).square().sum(1))
-    history, converged = [], False
+    size = _some("kmeans", points, k)
+    check_count("kmeans", "max_iter", max_iter, 1)
+    unit, dtype = _unit(size), points.dtype
+    x = points.detach().to(torch.promote_types(dtype, torch.float32)) * unit
+    found = _spread_out(x, k, generator)
+    own = _nearest(x, found)
+    history, converged = [_within(x, found, own)], False
     for _ in range(max_iter):
-        own = nearest(points, found)
-        history.append(float((points - found[own]).square().sum(1).mean()))
-        if len(history) > 1 and history[-1] >= history[-2] * (1 - 1e-6):
+        count = torch.bincount(own, minlength=k)[:, None].to(x)
+        sums = torch.zeros_like(found).index_add(0, own, x)
+        found = torch.where(count > 0, sums / count.clamp_min(1), found)
+        own = _nearest(x, found)
+        history.append(_within(x, found, own))
+        if history[-1] >= history[-2] * (1 - 1e-6):
             converged = True
             break
-        count = torch.bincount(own, minlength=k)[:, None].to(points)
-        sums = torch.zeros_like(found).index_add(0, own, points)
-        found = torch.where(count > 0, sums / count.clamp_min(1), found)
-    return Fit(found, tuple(history), converged)
+    return Fit((found / unit).to(dtype), tuple(h / unit / unit for h in history), converged)
 
 
 def coreset(points: Tensor, k: int) -> Tensor:
     """Numbers of k points that cover all: each the farthest from those before, at most twice the
     best radius [Gonzalez1985].
 
-    points: (n, D)  ->  (k,).  The first is the one farthest from the mean.
+    points: (n, D) -> (k,). The first is the one farthest from the mean. Raises ValueError for NaN
+    and for k beyond 1..n.
 
     >>> coreset(torch.tensor([[0.0], [1.0], [9.0], [10.0]]), 2)
     tensor([0, 3])
     """
-    _some("coreset", points, k)
+    unit = _unit(_some("coreset", points, k))
+    points = widen(points.detach()) * unit
     far = (points - points.mean(0)).square().sum(1)
     chosen = []
     for step in range(k):
@@ -481,21 +532,58 @@ def coreset(points: Tensor, k: int) -> Tensor:
     return torch.tensor(chosen, device=points.device)
 
 
+def _spread_out(x, k, generator):
+    """k of the points, each drawn with its squared distance to those before as weight."""
+    source = generator.device if generator is not None else None
+    first = torch.randint(len(x), (1,), generator=generator, device=source)
+    found = x[first.to(x.device)]
+    far = (x - found).square().sum(1)
+    for _ in range(k - 1):
+        weights = far if float(far.sum()) > 0 else torch.ones_like(far)
+        place = torch.multinomial(weights.double().to(source or "cpu"), 1, generator=generator)
+        new = x[place.to(x.device)]
+        found, far = torch.cat([found, new]), torch.minimum(far, (x - new).square().sum(1))
+    return found
+
+
+def _within(x, found, own):
+    return float((x - found[own]).square().sum(1).double().mean())
+
+
 # ------------------------------------------------------------------------------------------ helpers
 
 
-def _clouds(who, x, y):
+def _kind(x):
+    return f"a tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+
+
+def _clouds(who, x, y, empty=False):
+    """Two clouds in one dtype; `empty`: the first may have no points."""
+    for cloud in (x, y):
+        if not isinstance(cloud, Tensor) or not cloud.is_floating_point():
+            raise TypeError(f"{who}: needs clouds of real floating numbers, got {_kind(cloud)}")
+    shapes = f"got shapes {tuple(x.shape)} and {tuple(y.shape)}"
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
-        raise ValueError(
-            f"{who}: needs clouds (n, D) and (m, D), got shapes {tuple(x.shape)} and "
-            f"{tuple(y.shape)}"
-        )
-    return x, y
+        raise ValueError(f"{who}: needs clouds (n, D) and (m, D), {shapes}")
+    if not y.numel() or not (x.numel() or empty):
+        raise ValueError(f"{who}: needs clouds with points, {shapes}")
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    return x.to(dtype), y.to(dtype)
+
+
+def _check_points(who, points):
+    """The norm of a cloud of real points."""
+    size = check_dense(points, who)
+    if points.is_complex():
+        raise TypeError(f"{who}: needs real points, got {points.dtype}")
+    if points.ndim != 2:
+        raise ValueError(f"{who}: needs points (n, D), got shape {tuple(points.shape)}")
+    return size
 
 
 def _shape(who, points, shape):
     shape = tuple(shape)
-    if points.ndim != 2 or math.prod(shape) != len(points):
+    if math.prod(shape) != len(points):
         raise ValueError(
             f"{who}: needs points (n, D) with n the product of {shape}, got shape "
             f"{tuple(points.shape)}"
@@ -504,11 +592,36 @@ def _shape(who, points, shape):
 
 
 def _some(who, points, k):
-    check_dense(points, who)
-    if points.ndim != 2 or not 1 <= k <= len(points):
+    """The norm of a cloud that has k points."""
+    size = _check_points(who, points)
+    if check_count(who, "k", k, -math.inf) > len(points) or k < 1:
         raise ValueError(
             f"{who}: needs points (n, D) and 1 <= k <= n, got shape {tuple(points.shape)} and k={k}"
         )
+    return size
+
+
+def _cloud_train(who, tt):
+    if not isinstance(tt, TT) or tt.ndim < 2:
+        got = repr(tt) if isinstance(tt, TT) else _kind(tt)
+        raise TypeError(
+            f"{who}: needs a TT of at least two modes, the last of them coordinates, got {got}"
+        )
+
+
+def _unit(size: float) -> float:
+    """A power of two that brings numbers of this size near 1, so that they can be squared in
+    float32, too; it rounds nothing."""
+    return math.ldexp(1.0, min(max(-math.frexp(size)[1], -1022), 1022)) if size else 1.0
+
+
+def _deviation(points):
+    """The root mean square of the distances from the mean; of points that are all equal their size,
+    or 1."""
+    spread, size = (norm(x) / len(x) ** 0.5 for x in (points - points.mean(0), points))
+    if spread > 8 * torch.finfo(points.dtype).eps * size:
+        return spread.to(points)
+    return (size if size > 0 else torch.ones_like(size)).to(points)
 
 
 def _tails(tt):
@@ -554,8 +667,9 @@ def _assign(points, cloud, order, block, generator):
     source = generator.device if generator is not None else None
     places = torch.randperm(len(order), generator=generator, device=source).to(order.device)
     order = order.clone()
+    mean = widen(points).mean(0)
     for part in places.split(block):
-        x, y = widen(points[order[part]]), widen(cloud[part])
+        x, y = widen(points[order[part]]) - mean, widen(cloud[part]) - mean
         order[part] = order[part][assignment(-(y @ x.mT))]  # |y - x|^2 without what any order adds
     return order
 

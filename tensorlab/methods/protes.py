@@ -18,16 +18,18 @@ changed. A constraint masks all: the model's zeros stay zeros, and no draw leave
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 
 import torch
 from torch import Tensor
 
+from ..arguments import count, is_integer, returned
 from ..fit import Fit
 from ..formats.base import check_shape
 from ..formats.tt import TT
-from ..multilinear import digit_shape, from_digits
-from ..rng import rand
+from ..linalg import check_dense
+from ..multilinear import check_int64, digit_shape, from_digits, index_keys
+from ..rng import check_generator, rand
 
 PATIENCE = 20  # batches without a new point after which a run ends
 DRAWS = (
@@ -76,12 +78,15 @@ class Automaton:
     accept: list[int]
     start: int = 0
 
-    def train(self, shape) -> TT:
+    def train(self, shape, *, device=None) -> TT:
         """The indicator as a train, its ranks the number of states [Batsheva2023]: G[s, i,
         step[s][i]] = 1."""
         states, shape = len(self.step), check_shape("Automaton.train", shape)
         rows = [list(row) for row in self.step]
-        wrong = [t for t in (*sum(rows, []), *self.accept, self.start) if not -1 <= t < states]
+        if not states:
+            raise ValueError("Automaton: needs at least one state, got none")
+        named = (*sum(rows, []), *self.accept, self.start)
+        wrong = [t for t in named if not is_integer(t) or not -1 <= t < states]
         if wrong or min(self.start, *self.accept, 0) < 0:
             raise ValueError(
                 f"Automaton: needs states in 0..{states - 1}, -1 for a forbidden step, got "
@@ -92,10 +97,9 @@ class Automaton:
                 f"Automaton: needs {max(shape)} steps from each state for modes {shape}, got "
                 f"{min(map(len, rows))}"
             )
-        core = torch.zeros(states, max(shape), states + 1, dtype=torch.float64)
-        core.scatter_(
-            2, torch.tensor([row[: max(shape)] for row in rows])[..., None] % (states + 1), 1.0
-        )
+        core = torch.zeros(states, max(shape), states + 1, dtype=torch.float64, device=device)
+        to = torch.tensor([row[: max(shape)] for row in rows], device=device) % (states + 1)
+        core.scatter_(2, to[..., None], 1.0)
         cores = [core[:, :n, :states] for n in shape]
         cores[0] = cores[0][self.start : self.start + 1]
         cores[-1] = cores[-1][:, :, sorted(set(self.accept))].sum(2, keepdim=True)
@@ -177,7 +181,7 @@ class Protes:
 
     `state_dict()` holds tensors and numbers only: `torch.save` it, `torch.load(...,
     weights_only=True)` it, and the search that is made with the same arguments and given it goes on
-    with the same numbers. Arguments as for `protes`.
+    with the same numbers; so does one that is pickled or copied. Arguments as for `protes`.
     """
 
     def __init__(
@@ -197,19 +201,12 @@ class Protes:
         device=None,
         generator=None,
     ):
-        self.shape = check_shape("protes", shape)
-        mutants = batch // 5 if mutants is None and isinstance(batch, Integral) else mutants
-        counts = dict(
-            budget=(budget, 1),
-            rank=(rank, 1),
-            batch=(batch, 1),
-            elite=(elite, 1),
-            mutants=(mutants, 0),
-        )
-        for name, (number, least) in counts.items():
-            if isinstance(number, bool) or not isinstance(number, Integral) or number < least:
-                raise ValueError(f"protes: {name} must be an integer >= {least}, got {number!r}")
-        if elite > batch or mutants > batch:
+        self.shape = check_int64("protes", check_shape("protes", shape))
+        self.budget, self.batch = count("protes", "budget", budget), count("protes", "batch", batch)
+        rank, self.elite = count("protes", "rank", rank), count("protes", "elite", elite)
+        mutants = self.batch // 5 if mutants is None else mutants
+        self.mutants = count("protes", "mutants", mutants, 0)
+        if self.elite > self.batch or self.mutants > self.batch:
             raise ValueError(
                 f"protes: elite and mutants must be at most batch, {batch}, got {elite} and "
                 f"{mutants}"
@@ -217,53 +214,36 @@ class Protes:
         if isinstance(lr, bool) or not isinstance(lr, Real) or not 0 < lr < math.inf:
             raise ValueError(f"protes: lr must be a number > 0, got {lr!r}")
         if dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"protes: dtype must be torch.float32 or torch.float64, got {dtype}")
-        self.budget, self.batch, self.elite, self.mutants, self.lr = (
-            budget,
-            batch,
-            elite,
-            mutants,
-            lr,
-        )
-        self.decode = (
-            (lambda index: from_digits(index, self.shape)) if quantized else (lambda index: index)
-        )
+            raise TypeError(f"protes: dtype must be torch.float32 or torch.float64, got {dtype!r}")
+        check_generator("protes", generator)
+        if generator is None:
+            generator = torch.Generator().manual_seed(int(torch.randint(2**62, (), device="cpu")))
+        self.lr, self.quantized, self.generator = float(lr), quantized, generator
         self.modes = digit_shape(self.shape) if quantized else self.shape
-        self.generator = generator or torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        device = torch.get_default_device() if device is None else torch.device(device)
         self.support = _support(constraint, self.modes, device)  # (d, s, n, s)
-        self.ahead = _ahead(self.support)  # (d, s, n)
-        if not self.ahead[0, 0].any():
+        ahead = _ahead(self.support)  # (d, s, n)
+        if not ahead[0, 0].any():
             raise ValueError(
                 "protes: needs a constraint that admits something, got one that admits nothing"
             )
-        self.ahead, self.moves = (
-            self.ahead.to(dtype),
-            self.support.transpose(1, 2).to(dtype),
-        )  # (d, s, n), (d, n, s, s)
+        self.ahead, self.moves = ahead.to(dtype), self.support.transpose(1, 2).to(dtype)
         self.mask = _blocks(self.support, min(rank, max(1, _widest(self.modes)))).to(dtype)
         if start is None:
-            self.cores = (
-                rand(*self.mask.shape, generator=self.generator, dtype=dtype, device=device)
-                * self.mask
-            )
+            drawn = rand(*self.mask.shape, generator=generator, dtype=dtype, device=device)
+            self.cores = drawn * self.mask
         else:
             self.cores, self.mask = _started(start, self.modes, self.mask, constraint)
-        self.first, self.second, self.updates = (
-            torch.zeros_like(self.cores),
-            torch.zeros_like(self.cores),
-            0,
-        )
-        self._summed = None, None
+        self._begin(device)
+
+    def _begin(self, device) -> None:
+        """Nothing is learned, asked or known."""
+        self.first, self.second = torch.zeros_like(self.cores), torch.zeros_like(self.cores)
+        self.updates, self._summed = 0, (None, None)
         self.points = torch.zeros(0, len(self.modes), dtype=torch.int64, device=device)
         self.known, self.values = set(), torch.zeros(0, dtype=torch.float64, device=device)
-        self.asked, self.samples, self.idle, self.share, self.history, self.reason = (
-            None,
-            0,
-            0,
-            1.0,
-            (),
-            "",
-        )
+        self.asked, self.samples, self.idle, self.share = None, 0, 0, 1.0
+        self.history, self.reason = (), ""
 
     def ask(self) -> Tensor:
         """The next points to evaluate, (m, d) int64 with m <= batch, none asked before; (0, d) when
@@ -286,7 +266,7 @@ class Protes:
         return (
             self.points.new_zeros(0, len(self.shape))
             if self.reason
-            else self.decode(self.asked.clone())
+            else self._plain(self.asked.clone())
         )
 
     def tell(self, values: Tensor) -> None:
@@ -317,7 +297,7 @@ class Protes:
             return None
         i = int(self.values.argmin())
         where = Optimum(
-            tuple(self.decode(self.points[i : i + 1])[0].tolist()), float(self.values[i])
+            tuple(self._plain(self.points[i : i + 1])[0].tolist()), float(self.values[i])
         )
         model = TT(
             tuple(core[:r, :n, :q].clone() for core, r, n, q in zip(self.cores, *self._sizes()))
@@ -390,7 +370,7 @@ class Protes:
             setattr(self, name, state[name])
         self.generator.set_state(state["generator"])
         seen = self.points if self.asked is None else torch.cat([self.points, self.asked])
-        self.known = set(_keys(seen))
+        self.known = set(index_keys(seen, self.modes))
 
     @torch.no_grad()
     def _learn(self, elite: Tensor) -> None:
@@ -435,10 +415,14 @@ class Protes:
             state = self._after(state, k, out[:, k])
         return out
 
+    def _plain(self, index: Tensor) -> Tensor:
+        """Points in the modes of the model as f gets them."""
+        return from_digits(index, self.shape) if self.quantized else index
+
     def _propose(self, points: list[Tensor]) -> None:
         if points:
             self.idle, self.asked = 0, torch.stack(points)
-            self.known.update(_keys(self.asked))
+            self.known.update(index_keys(self.asked, self.modes))
             return
         self.idle += 1
         if self.idle >= PATIENCE:
@@ -448,12 +432,12 @@ class Protes:
         """The points that are neither known nor in `beside`, each once, by their keys."""
         return {
             key: row
-            for key, row in zip(_keys(index), index)
+            for key, row in zip(index_keys(index, self.modes), index)
             if key not in self.known and key not in beside
         }
 
     def _checked(self, values) -> Tensor:
-        values, n = torch.as_tensor(values), len(self.asked)
+        values, n = returned("protes", values, self.asked.device), len(self.asked)
         if values.shape != (n,):
             raise ValueError(
                 f"protes: f must give values of shape ({n},) for an index of shape "
@@ -466,7 +450,7 @@ class Protes:
         if len(wrong):
             raise ValueError(
                 f"protes: f must give numbers or inf, got {float(values[wrong[0, 0]])} at "
-                f"{self.decode(self.asked)[wrong[0, 0]].tolist()}"
+                f"{self._plain(self.asked)[wrong[0, 0]].tolist()}"
             )
         return values.detach().to(self.values)
 
@@ -614,10 +598,6 @@ SPENT = "the budget is spent"
 STATE = "cores first second updates points values asked samples idle share history reason".split()
 
 
-def _keys(index: Tensor) -> list[bytes]:
-    return [row.tobytes() for row in index.to("cpu", torch.int32).numpy()]
-
-
 def _widest(modes) -> int:
     """The largest rank that a train of these modes can need."""
     return max(
@@ -629,9 +609,9 @@ def _support(constraint, modes, device) -> Tensor:
     """Which entries of the constraint's cores are not zero, padded to one shape: (d, s, n, s) bool;
     s = 1 without a constraint."""
     if constraint is None:
-        constraint = TT(tuple(torch.ones(1, n, 1) for n in modes))
+        constraint = TT(tuple(torch.ones(1, n, 1, device=device) for n in modes))
     elif isinstance(constraint, Automaton):
-        constraint = constraint.train(modes)
+        constraint = constraint.train(modes, device=device)
     elif not isinstance(constraint, TT):
         raise TypeError(
             f"protes: constraint must be an Automaton or a TT, got {type(constraint).__name__}"
@@ -685,6 +665,9 @@ def _started(start, modes, mask, constraint) -> tuple[Tensor, Tensor]:
             f"protes: start must have the ranks {mask.shape[1]} that the constraint asks for, got "
             f"{start.ranks}"
         )
+    for core in start.cores:
+        if check_dense(core, "protes: start") == 0:
+            raise ValueError("protes: start must be a train that is not zero, got a core of zeros")
     sized = [core.detach() / core.detach().abs().max() for core in start.cores]
     r = max(1, *start.ranks) if start.ranks else 1
     cores = _padded(sized, r, max(modes), mask.device).to(mask.dtype)

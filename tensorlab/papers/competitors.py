@@ -366,7 +366,7 @@ def _held(model, trainer, masks, epochs):
 
 
 def multiply_adds(step) -> float:
-    """Multiply-adds of the matrix products and factorisations of one call, forward and backward;
+    """Multiply-adds of the matrix products and factorizations of one call, forward and backward;
     elementwise work is left out.
 
     >>> multiply_adds(lambda: torch.ones(5, 4) @ torch.ones(4, 3))
@@ -378,7 +378,7 @@ def multiply_adds(step) -> float:
 
 
 class Counter(TorchDispatchMode):
-    """Adds up FLOPs by torch's own formulas for products, and by FACTORISATIONS.
+    """Adds up FLOPs by torch's own formulas for products, and by FACTORIZATIONS.
 
     Not torch's `FlopCounterMode`: it holds on to parameters, whose shapes DLRT changes within a
     step.
@@ -391,8 +391,8 @@ class Counter(TorchDispatchMode):
         packet = func._overloadpacket
         if packet in flop_registry:
             self.flops += flop_registry[packet](*args, **(kwargs or {}), out_val=out)
-        elif packet in FACTORISATIONS:
-            self.flops += FACTORISATIONS[packet](*args[0].shape)
+        elif packet in FACTORIZATIONS:
+            self.flops += FACTORIZATIONS[packet](*args[0].shape)
         return out
 
 
@@ -403,7 +403,7 @@ def _tall(formula):
 
 
 ATEN = torch.ops.aten
-FACTORISATIONS = {
+FACTORIZATIONS = {
     ATEN.linalg_qr: _tall(lambda m, n: 4 * m * n**2 - 4 * n**3 / 3),
     ATEN._linalg_svd: _tall(lambda m, n: 6 * m * n**2 + 20 * n**3),
     ATEN._linalg_eigh: _tall(lambda m, n: 9 * n**3),

@@ -58,7 +58,7 @@ LAYERS = ("second", "third")  # the first has one input channel, and a hundredth
 
 
 def small_cnn(side: int = 8, channels=(16, 32, 32), classes: int = 10) -> nn.Sequential:
-    """Three convolutions 3 x 3 and a linear layer, for grey images (n, 1, side, side).
+    """Three convolutions 3 x 3 and a linear layer, for gray images (n, 1, side, side).
 
     >>> small_cnn()(torch.ones(2, 1, 8, 8)).shape
     torch.Size([2, 10])

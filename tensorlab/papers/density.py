@@ -213,7 +213,7 @@ def toy(name: str, n: int, *, generator: torch.Generator | None = None) -> Tenso
 @functools.lru_cache(maxsize=2)
 def power() -> tuple[Tensor, Tensor]:
     """The rows to learn from and those to be measured on: columns 1 and 3 dropped, noise of the
-    meters' rounding added, a random tenth for the test, standardised by the rest, as is usual for
+    meters' rounding added, a random tenth for the test, standardized by the rest, as is usual for
     POWER."""
     x, g = datasets.tabular("power").X, torch.Generator().manual_seed(0)
     x = x[torch.randperm(len(x), generator=g)][:, [0, 2, 4, 5, 6, 7]]
@@ -265,7 +265,7 @@ def draw(table: Table, ax) -> str:
     measured = dict.fromkeys(
         row["data"] for row in table.rows if row.get("CPU seconds") is not None
     )
-    for name, colour in zip(measured, ("C0", "C1", "C2", "C3", "C4")):
+    for name, color in zip(measured, ("C0", "C1", "C2", "C3", "C4")):
         rows = [row for row in table.rows if row["data"] == name]
         points = sorted(
             (row["CPU seconds"], row["log-likelihood"])
@@ -274,8 +274,8 @@ def draw(table: Table, ax) -> str:
         )
         mixtures = [row for row in rows if row["method"].endswith("Gaussians")]
         other = max(mixtures, key=lambda row: row["validation"])["log-likelihood"]
-        ax.plot(*zip(*points), "o-", color=colour, label=name)
-        ax.axhline(other, color=colour, ls=":")
+        ax.plot(*zip(*points), "o-", color=color, label=name)
+        ax.axhline(other, color=color, ls=":")
         said.append(f"{name} {points[-1][1]:.2f} (mixture of Gaussians {other:.2f})")
     ax.set(xlabel="CPU seconds of the fit", ylabel="mean log-density", xscale="log")
     ax.legend()

@@ -212,13 +212,13 @@ def draw(table: Table, ax) -> str:
     """Training loss against the seconds of a fit on Car and HIV-1, Riemannian and core by core; a
     sentence."""
     said = []
-    for data, colour in ((CAR, "C0"), (HIV, "C1")):
+    for data, color in ((CAR, "C0"), (HIV, "C1")):
         for method, mark in (("riemannian", "o-"), ("cores", "s--")):
             points = sorted(
                 (r["seconds"], r["loss"]) for r in table.where(data=data, method=method)
             )
             if points:
-                ax.loglog(*zip(*points), mark, color=colour, label=f"{data}, {method}")
+                ax.loglog(*zip(*points), mark, color=color, label=f"{data}, {method}")
                 said.append(f"{data}, {method} {points[-1][1]:.2g} after {points[-1][0]:.2g} s")
     ax.set(xlabel="seconds of a fit", ylabel="loss on the rows learned from")
     if said:

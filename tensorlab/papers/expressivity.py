@@ -1,9 +1,9 @@
-"""How wide a network must be to be another: ranks of matricisations of random trains, CP and trees
+"""How wide a network must be to be another: ranks of matricizations of random trains, CP and trees
 [Khrulkov2018].
 
 The scores of a recurrent, a shallow and a deep network with products are <W, f(x_0) o ... o
 f(x_{d-1})>, W a TT, a CP or an HT on the balanced tree [Cohen2016]. A CP of rank R has no
-matricisation of a rank above R, so any of them bounds it from below; with the odd modes as rows and
+matricization of a rank above R, so any of them bounds it from below; with the odd modes as rows and
 the even ones as columns, almost every train of ranks r has rank q^(d/2) or more, q = min(n, r).
 """
 
@@ -71,7 +71,7 @@ def network(name: str, n: int, r: int, d: int, seed: int = 0) -> Format:
     )
 
 
-def matricisation(x: Tensor, rows) -> Tensor:
+def matricization(x: Tensor, rows) -> Tensor:
     """The matrix of a tensor with these modes as rows and the others as columns, both in their
     order."""
     rows = list(rows)
@@ -79,19 +79,19 @@ def matricisation(x: Tensor, rows) -> Tensor:
     return x.permute(*rows, *columns).reshape(math.prod(x.shape[k] for k in rows), -1)
 
 
-def matricisation_rank(x: Tensor, rows, rtol: float = RTOL) -> int:
-    """How many singular values of a matricisation exceed rtol times the largest, or what rounding
+def matricization_rank(x: Tensor, rows, rtol: float = RTOL) -> int:
+    """How many singular values of a matricization exceed rtol times the largest, or what rounding
     leaves.
 
-    >>> matricisation_rank(torch.ones(2, 2, 2, 2), (0, 2))
+    >>> matricization_rank(torch.ones(2, 2, 2, 2), (0, 2))
     1
     """
-    s = singular_values(matricisation(x, rows))
+    s = singular_values(matricization(x, rows))
     return int((s > max(rtol, len(s) * torch.finfo(s.dtype).eps) * s[0]).sum())
 
 
 def exact_rank(n: int, r: int, d: int, seed: int = 0, p: int = PRIME) -> int:
-    """The rank of the odd-even matricisation of a random train of integers, modulo a prime: no
+    """The rank of the odd-even matricization of a random train of integers, modulo a prime: no
     rounding, no tolerance.
 
     The rank over the rationals is this or more, so it proves a lower bound for the width of a CP.
@@ -109,7 +109,7 @@ def exact_rank(n: int, r: int, d: int, seed: int = 0, p: int = PRIME) -> int:
             )
             % p
         )
-    return rank_modulo(matricisation(x.reshape((n,) * d), range(0, d, 2)), p)
+    return rank_modulo(matricization(x.reshape((n,) * d), range(0, d, 2)), p)
 
 
 def rank_modulo(a: Tensor, p: int = PRIME) -> int:
@@ -148,7 +148,7 @@ def width(to: str, network: Format) -> int:
             [k for k in range(d) if k // 2 % 2],
             [k for k in range(d) if bin(k).count("1") % 2],
         ]
-    return max(matricisation_rank(x, rows) for rows in cuts)
+    return max(matricization_rank(x, rows) for rows in cuts)
 
 
 def theory(to: str, source: str, r: int, d: int) -> str:
@@ -166,11 +166,11 @@ def theory(to: str, source: str, r: int, d: int) -> str:
 
 
 def growth(name: str, n: int, widths, depths) -> list[tuple[int, int]]:
-    """(depth, rank of the odd-even matricisation) where one width is given, (width, rank) where one
+    """(depth, rank of the odd-even matricization) where one width is given, (width, rank) where one
     depth is."""
     widths, depths = list(widths), list(depths)
     ranks = [
-        matricisation_rank(network(name, n, r, d).to_dense(), range(0, d, 2))
+        matricization_rank(network(name, n, r, d).to_dense(), range(0, d, 2))
         for r in widths
         for d in depths
     ]

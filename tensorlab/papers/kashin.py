@@ -1,7 +1,7 @@
-"""Weights in few bits: scores of a quantised sentence encoder and a character model, methods by
+"""Weights in few bits: scores of a quantized sentence encoder and a character model, methods by
 tasks [Merkulov2024].
 
-The paper quantises BERT and RoBERTa on the tasks of GLUE, after tuning on each. Ours is another
+The paper quantizes BERT and RoBERTa on the tasks of GLUE, after tuning on each. Ours is another
 model: a sentence encoder of six layers which was not tuned (Spearman's correlation on STS-B, in %),
 where `make llm` has installed it and the data folder has STS-B, and a small character model trained
 here (bits per character). The printed rows stand below under their own models' names.

@@ -2,7 +2,7 @@
 reference optima.
 
 P-01..10: functions of 7 variables on 16 Chebyshev points each, the domain stretched about its
-centre by drawn numbers, so that the optimum of the grid is not that of the function. P-11..14: 50
+center by drawn numbers, so that the optimum of the grid is not that of the function. P-11..14: 50
 bits. P-15..20: control of x' = x^3 - i(t) by d bits; in the last three every run of ones is at
 least 3 long. The equation is solved by implicit Euler, which is what the solver of the authors does
 to 4e-8.

@@ -177,7 +177,14 @@ def test_cp_finds_the_smallest_rank_of_a_kernel_that_has_one():
 
 @structure
 @pytest.mark.parametrize(
-    "options", [dict(), dict(stride=2, padding=1), dict(dilation=2, padding="same")]
+    "options",
+    [
+        dict(),
+        dict(stride=2, padding=1),
+        dict(dilation=2, padding="same"),
+        dict(dilation=(2, 3)),
+        dict(dilation=3, stride=2, padding=1),
+    ],
 )
 @pytest.mark.parametrize("share", [0.5, 0.2])
 def test_flops_are_within_the_share_and_one_rank_more_is_not(make, options, share):
@@ -201,6 +208,25 @@ def test_flops_are_within_the_share_and_one_rank_more_is_not(make, options, shar
     more = tuple(r + 1 for r in ranks) if isinstance(ranks, tuple) else ranks + 1
     if make is not tt_conv:  # of a train some ranks are full already
         assert sum(conv_flops(make(dense, more), x).values()) > budget
+
+
+@structure
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate", "circular"])
+@pytest.mark.parametrize("kernel, dilation", [((2, 4), (1, 1)), ((4, 3), (1, 2)), ((2, 2), (3, 5))])
+def test_same_padding_of_even_kernels_has_the_odd_one_at_the_end(make, mode, kernel, dilation):
+    dense = layer(3, 4, kernel, dilation=dilation, padding="same", padding_mode=mode)
+    x = image(2, 3, 9, 10)
+    assert torch.allclose(make(dense, FULL)(x), dense(x), rtol=0, atol=1e-10)
+
+
+def test_a_dilated_image_shrinks_in_the_count_of_flops():
+    """With dilation 3 and no padding a 3 x 3 kernel leaves 8 x 6 of 14 x 12 pixels."""
+    dense, size = layer(8, 12, dilation=3), (14, 12)
+    assert conv_flops(dense, image(1, 8, *size)) == {"": 2 * 12 * 8 * 9 * 8 * 6}
+    links = [conv.Link(8, 5, ""), conv.Link(5, 6, "hw"), conv.Link(6, 12, "")]
+    by_hand = 2 * (5 * 8 * 14 * 12 + 6 * 5 * 9 * 8 * 6 + 12 * 6 * 8 * 6)
+    assert conv._cost(dense, links, size) == by_hand
+    assert sum(conv_flops(tucker_conv(dense, (6, 5)), image(1, 8, *size)).values()) == by_hand
 
 
 def test_flops_by_hand():
@@ -329,6 +355,52 @@ def test_state_dict_and_deepcopy(make):
     assert {id(p) for p in copy.deepcopy(one).parameters()}.isdisjoint(
         {id(p) for p in one.parameters()}
     )
+
+
+@structure
+def test_autocast_gives_the_dtype_of_a_convolution(make, device):
+    dense = layer(6, 8, padding=1, dtype=torch.float32).to(device)
+    small, x = make(dense, FULL), image(2, 6, 7, 7, dtype=torch.float32).to(device)
+    exact = torch.autograd.grad(small(x).square().sum(), list(small.parameters()))
+    with torch.autocast(device.type, torch.bfloat16):
+        y, like = small(x), dense(x)
+    grow = 32 * torch.finfo(torch.bfloat16).eps  # a few products, each rounded
+    assert y.dtype == like.dtype == torch.bfloat16
+    want = dense(x).detach()
+    assert float((y.float() - want).detach().norm()) < grow * float(want.norm())
+    got = torch.autograd.grad(y.float().square().sum(), list(small.parameters()))
+    for g, e in zip(got, exact, strict=True):
+        assert g.dtype == torch.float32 and float((g - e).norm()) < grow * float(e.norm())
+
+
+@structure
+@pytest.mark.parametrize("mode", ["zeros", "reflect"])
+def test_an_empty_batch(make, mode):
+    dense = layer(6, 8, padding=1, padding_mode=mode)
+    x = image(0, 6, 7, 7)
+    assert make(dense, 3)(x).shape == dense(x).shape == (0, 8, 7, 7)
+
+
+@structure
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(stride=2, padding=(1, 0)),
+        dict(dilation=(2, 1), padding="same", padding_mode="circular"),
+    ],
+    ids=["strided", "same"],
+)
+def test_it_has_what_others_read_of_a_convolution(make, options):
+    dense = layer(6, 8, (3, 2), **options)
+    small = make(dense, FULL)
+    for name in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation"):
+        assert getattr(small, name) == getattr(dense, name), name
+    for name in ("groups", "padding_mode", "transposed", "output_padding"):
+        assert getattr(small, name) == getattr(dense, name), name
+    assert torch.equal(small.bias, dense.bias) and make(layer(bias=False), 2).bias is None
+    kernel = small.weight if isinstance(small.weight, torch.Tensor) else small.weight.to_dense()
+    assert torch.allclose(kernel.reshape(dense.weight.shape), dense.weight, atol=1e-8)
+    assert copy.deepcopy(small).stride == dense.stride
 
 
 @structure

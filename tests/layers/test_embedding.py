@@ -268,6 +268,54 @@ def test_learns_a_table(generator):
     assert losses[-1] < 0.05 * losses[0]
 
 
+def test_it_has_what_others_read_of_an_embedding():
+    layer = TTEmbedding(table(size=(53, 11)), padding_idx=3)
+    trains = TokenTrains.from_dense(torch.ones(5, 8), (2, 2, 2), rank=1)
+    for module, sizes in ((layer, (53, 11)), (trains, (5, 8))):
+        assert (module.num_embeddings, module.embedding_dim) == sizes
+    assert layer.padding_idx == 3
+
+
+def test_autocast_leaves_the_dtype_of_a_look_up(device):
+    dense = torch.nn.Embedding(60, 12, device=device)
+    layer = TTEmbedding.from_embedding(dense, OUT, IN, rank=3)
+    trains = TokenTrains.from_dense(dense.weight, (3, 4), rank=2)
+    ids = torch.tensor([[3, 17], [59, 3]], device=device)
+    for module in (layer, trains):
+        want = module(ids)
+        with torch.autocast(device.type, torch.bfloat16):
+            got = module(ids)
+            assert got.dtype == dense(ids).dtype == torch.float32 and torch.equal(got, want)
+    h = torch.ones(2, 12, device=device)
+    with torch.autocast(device.type, torch.bfloat16):
+        assert layer.head(h).dtype == functional.linear(h, dense.weight).dtype == torch.bfloat16
+
+
+def test_empty_ids_and_an_empty_head():
+    layer, none = TTEmbedding(table(), padding_idx=1), torch.zeros(0, 3, dtype=torch.long)
+    layer(none).sum().backward()
+    assert layer.head(torch.ones(0, 12, dtype=torch.float64)).shape == (0, 60)
+    trains = TokenTrains.from_dense(torch.ones(5, 8), (2, 2, 2), rank=1)
+    assert trains(none).shape == (0, 3, 8)
+
+
+def test_token_trains_adopt_the_stored_ranks():
+    g = torch.Generator().manual_seed(0)
+    dense = torch.randn(5, 8, generator=g)
+    a, b = (TokenTrains.from_dense(dense, (2, 2, 2), rank=r) for r in (2, 1))
+    mine, ids = list(b.cores), torch.arange(5)
+    b.load_state_dict(a.state_dict())
+    assert all(x is y for x, y in zip(mine, b.cores)) and torch.equal(b(ids), a(ids))
+    assert torch.equal(a.kept, b.kept) and b.numel == a.numel
+    for other in (
+        TokenTrains.from_dense(torch.ones(6, 8), (2, 2, 2), rank=2),
+        TokenTrains.from_dense(torch.ones(5, 12), (2, 3, 2), rank=2),
+    ):
+        with pytest.raises(RuntimeError, match="size mismatch"):
+            b.load_state_dict(other.state_dict())
+        assert torch.equal(b(ids), a(ids))
+
+
 # -- by hand
 
 
@@ -382,7 +430,7 @@ def test_says_no():
         TTEmbedding(torch.ones(3, 3))
     with pytest.raises(ValueError, match=r"padding_idx in -60\.\.59, got 60"):
         TTEmbedding(table(), padding_idx=60)
-    with pytest.raises(TypeError, match="without max_norm, got one with it"):
+    with pytest.raises(TypeError, match="without max_norm, got one with max_norm"):
         TTEmbedding.from_embedding(torch.nn.Embedding(60, 12, max_norm=1.0), OUT, IN, 2)
     with pytest.raises(TypeError, match="got Linear"):
         TTEmbedding.from_embedding(torch.nn.Linear(60, 12), OUT, IN, 2)

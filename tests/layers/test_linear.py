@@ -256,21 +256,39 @@ def test_half_precision(weight, half, generator):
     assert layer.tensors[0].grad.dtype == half
 
 
-@pytest.mark.parametrize(
-    "weight",
-    [low_rank(dtype=torch.float32), train_matrix(dtype=torch.float32)],
-    ids=["LowRank", "TTMatrix"],
-)
-def test_autocast(weight, generator):
-    layer, x = (
-        FactorizedLinear(weight, torch.ones(6)),
-        randn(5, weight.shape[1], generator=generator),
-    )
-    with torch.autocast("cpu", torch.bfloat16):
-        y = layer(x)
-    assert (y.float() - layer(x)).norm() < 8 * torch.finfo(
-        torch.bfloat16
-    ).eps * weight.norm() * x.norm()
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("name", [n for n in MATRICES if not make(n).dtype.is_complex])
+def test_autocast_gives_the_dtype_of_a_dense_layer(name, bias, generator, device):
+    """Values and gradients are those of float32 to the rounding of bfloat16, eps = 2^-7: each of a
+    few products rounds its factors and its result."""
+    weight = make(name, device=device).to(torch.float32)
+    (out, in_), grow = weight.shape, 32 * torch.finfo(torch.bfloat16).eps
+    b = randn(out, generator=generator, device=device, dtype=torch.float32) if bias else None
+    layer, dense = FactorizedLinear(weight, b), nn.Linear(in_, out, bias, device=device)
+    x = randn(5, in_, generator=generator, device=device, dtype=torch.float32).requires_grad_()
+    want, wrt = layer(x), [x, *layer.parameters()]
+    exact = torch.autograd.grad(want.square().sum(), wrt)
+    with torch.autocast(device.type, torch.bfloat16):
+        y, like = layer(x), dense(x)
+        inside = layer(torch.empty(0, 4, in_, device=device))
+    assert y.dtype == like.dtype == inside.dtype == torch.bfloat16 and inside.shape == (0, 4, out)
+    assert float((y.float() - want).detach().norm()) < grow * float(want.detach().norm())
+    got = torch.autograd.grad(y.float().square().sum(), wrt)
+    for g, e, p in zip(got, exact, wrt, strict=True):
+        assert g.dtype == p.dtype and float((g - e).norm()) < grow * float(e.norm())
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 3), (3, 0, 2), (0,)], ids=str)
+@pytest.mark.parametrize("name", MATRICES)
+def test_an_empty_batch(name, shape):
+    weight = make(name)
+    layer = FactorizedLinear(weight, torch.zeros(weight.shape[0], dtype=weight.dtype))
+    x = torch.ones(*shape, weight.shape[1], dtype=weight.dtype, requires_grad=True)
+    y = layer(x)
+    assert y.shape == (*shape, weight.shape[0])
+    y.abs().sum().backward()
+    assert x.grad.shape == x.shape
+    assert all(p.grad is None or not p.grad.any() for p in layer.tensors)
 
 
 def test_the_device_moves(device):

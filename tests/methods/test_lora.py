@@ -215,7 +215,119 @@ def test_the_fused_path_of_torchs_encoder_sees_the_adapter():
         assert not torch.allclose(model(x), before)
 
 
+# -- read by others
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_weight_is_the_effective_one(kind, base):
+    model, x = trained(kind, base), gaussian(7, 12)
+    for layer, x in ((model[0], gaussian(7, 12)), (model[2], gaussian(7, 8))):
+        w = layer.weight if not isinstance(layer.base, Conv1D) else layer.weight.mT
+        assert w.shape == (layer.out_features, layer.in_features)
+        assert torch.allclose(nn.functional.linear(x, w, layer.bias), layer(x), atol=1e-12)
+        assert layer.weight.dtype == F64 and layer.bias is layer.base.bias
+    want = torch.autograd.grad(model[0](x := gaussian(7, 12)).sum(), model[0].delta.tensors[0])
+    y = nn.functional.linear(x, model[0].weight, model[0].bias)
+    got = torch.autograd.grad(y.sum(), model[0].delta.tensors[0])
+    assert torch.allclose(got[0], want[0], atol=1e-10)
+    assert model[4].bias is None
+
+
+def test_a_model_that_reads_its_layers_runs():
+    """As T5 does: it casts to the dtype of a weight, and so reads it."""
+
+    class Reads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wo = nn.Linear(6, 4)
+
+        def forward(self, x):
+            return self.wo(x.to(self.wo.weight.dtype)) + 0 * self.wo.bias
+
+    for kind in KINDS:
+        model = add_lora(Reads(), "wo", 2, kind=kind)
+        assert model(gaussian(3, 6)).shape == (3, 4)
+        assert model.wo.weight.device == model.wo.delta.weight.device
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_autocast_gives_the_dtype_of_a_dense_layer(kind, base, device):
+    """Values and gradients are those of float32 to the rounding of a few products in bfloat16."""
+    model = trained(kind, base).float().to(device)
+    x = gaussian(7, 12).float().to(device)
+    grow = 32 * torch.finfo(torch.bfloat16).eps
+    for layer in (model[0], model[2]):
+        x = x[:, : layer.in_features]
+        wrt = [p for p in layer.parameters() if p.requires_grad]
+        want = layer(x)
+        exact = torch.autograd.grad(want.square().sum(), wrt)
+        with torch.autocast(device.type, torch.bfloat16):
+            y, like = layer(x), layer.base(x)
+        assert y.dtype == like.dtype and (base == "conv1d" or y.dtype == torch.bfloat16)
+        assert float((y.float() - want).detach().norm()) < grow * float(want.detach().norm())
+        for g, e in zip(torch.autograd.grad(y.float().square().sum(), wrt), exact, strict=True):
+            assert g.dtype == torch.float32 and float((g - e).norm()) <= grow * float(e.norm())
+        assert layer(x[:0]).shape == (0, layer.out_features)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_on_a_quantized_base(kind):
+    torch.manual_seed(0)
+    model = add_lora(nn.Sequential(nn.Linear(32, 16)), "0", 2, kind=kind)
+    tl.quantize_model(model, "0.base", 4)
+    with torch.no_grad():
+        for t in model[0].delta.tensors:
+            t.add_(0.05)
+    x = gaussian(7, 32, dtype=torch.float32)
+    want = model(x)
+    assert torch.allclose(want, nn.functional.linear(x, model[0].weight, model[0].bias), atol=1e-4)
+    want.sum().backward()
+    assert all(t.grad is not None for t in model[0].delta.tensors)
+    with pytest.warns(
+        UserWarning, match="merge_lora: a Quantized plus a .* is merged as nn.Linear"
+    ):
+        merge_lora(model)
+    assert torch.allclose(model(x), want, atol=1e-4)
+    assert torch.equal(unmerge_lora(model)(x), want)
+
+
 # -- on disk
+
+
+def test_a_bad_file_changes_no_layer():
+    model = add_lora(network(), "[02]", 2, kind="dora")
+    before = copy.deepcopy(model.state_dict())
+    state = lora_state_dict(trained("dora"))
+    state = {key: t for key, t in state.items() if ".4." not in key}
+    for part, wrong in (
+        ("lora_A.weight", torch.ones(2, 5)),
+        ("lora_magnitude_vector", torch.ones(3)),
+    ):
+        with pytest.raises(ValueError, match="layer '2' needs"):
+            load_lora_state_dict(model, state | {f"base_model.model.2.{part}": wrong.double()})
+        assert all(torch.equal(t, before[key]) for key, t in model.state_dict().items())
+
+
+def test_a_layer_that_is_loaded_keeps_its_mode():
+    """The second factor of LoKr is dense at one rank and thin at another: a new layer stands for
+    it."""
+    state = lora_state_dict(trained("lokr", rank=1))
+    model = add_lora(network(), "[024]", 9, kind="lokr").eval().requires_grad_(False)
+    load_lora_state_dict(model, state)
+    assert not any(m.training for m in model.modules())
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_a_file_for_layers_that_are_not_there(tmp_path):
+    save_lora(tmp_path / "a.safetensors", add_lora(network(), "[02]", 2))
+    model = nn.Sequential(*network()[:2])
+    with pytest.raises(
+        ValueError, match=r"load_lora: needs a name of a linear layer \(0\), got '2'"
+    ):
+        load_lora(tmp_path / "a.safetensors", model)
+    assert isinstance(model[0], nn.Linear) and model[0].weight.requires_grad
 
 
 @pytest.mark.parametrize("base", ["dense", "low rank"])

@@ -341,6 +341,160 @@ def test_kmeans_of_equal_points():
     assert pc.kmeans(torch.ones(5, 2), 3).history[-1] == 0
 
 
+# -- of any size, place and dtype
+
+SHIFTED = {  # an answer that is an index or a train without units, for a cloud and queries
+    "nearest": lambda x, q: pc.nearest(q, x),
+    "cluster_order": lambda x, q: pc.cluster_order(x, (4, 4, 4)),
+    "coreset": lambda x, q: pc.coreset(x, 9),
+    "kmeans": lambda x, q: pc.nearest(x, pc.kmeans(x, 5, generator=seeded()).value),
+    "tt_permute": lambda x, q: pc.tt_permute(x, (8, 8), (3, 2), max_iter=3).value.order,
+    "assignment": lambda x, q: pc.assignment(x[:, :1] - q[:1, :1].T + q[:, 1]),
+}
+SCALED = SHIFTED | {
+    "tt_nearest": lambda x, q: pc.tt_nearest(tl.tt_svd(x.reshape(8, 8, 2), rtol=0.0), q, 4)[0],
+    "tt_permute history": lambda x, q: torch.tensor(
+        pc.tt_permute(x, (8, 8), (3, 2), max_iter=3).history
+    ),
+    "tt_cloud": lambda x, q: torch.tensor(
+        pc.tt_cloud(x, (4, 16), 2, steps=5, generator=seeded()).history
+    ),
+}
+
+
+def seeded():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.mark.parametrize("name", SCALED)
+@pytest.mark.parametrize("dtype, power", [(torch.float64, 600), (torch.float32, 100)], ids=str)
+def test_scale_does_not_matter(name, dtype, power):
+    x, q = ring(64).to(dtype), ring(64, seed=1).to(dtype)
+    for unit in (2.0**power, 2.0**-power):
+        got, want = SCALED[name](x * unit, q * unit), SCALED[name](x, q)
+        assert torch.allclose(got.double(), want.double(), rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["nearest", "coreset", "kmeans", "tt_permute"])
+@pytest.mark.parametrize(
+    "dtype, shift", [(torch.float64, 2.0**20), (torch.float32, 2.0**10)], ids=str
+)
+def test_place_does_not_matter(name, dtype, shift):
+    """Coordinates in 1/4096 or 1/2048: the shift rounds nothing."""
+    x, q = ((ring(64, seed=s) * 2048).round().to(dtype) / 2048 for s in (0, 1))
+    call = SHIFTED[name]
+    if name == "tt_permute":  # of all ranks, so that the train is exact wherever it is
+        call = lambda x, q: pc.tt_permute(x, (8, 8), (8, 2), order=torch.arange(64)).value.order
+    assert torch.equal(call(x + shift, q + shift), call(x, q))
+
+
+def test_neighbors_of_a_dense_cloud_are_those_of_a_tree():
+    """Float32 points a thousandth apart at a distance of a hundred from 0."""
+    x = 100 + 0.001 * gaussian(500, 2).float()
+    y = 100 + 0.001 * gaussian(300, 2, seed=1).float()
+    far, _ = scipy.spatial.cKDTree(y.double().numpy()).query(x.double().numpy())
+    ours = (x.double() - y[pc.nearest(x, y)].double()).norm(dim=1)
+    assert np.array_equal(ours.numpy(), far) or torch.allclose(
+        ours, torch.as_tensor(far), rtol=1e-12
+    )
+
+
+PAIRS = {
+    "wasserstein": pc.wasserstein,
+    "sliced_wasserstein": lambda x, y: pc.sliced_wasserstein(x, y, torch.eye(2)),
+    "chamfer": pc.chamfer,
+    "distortion": pc.distortion,
+    "nearest": pc.nearest,
+}
+ALONE = {
+    "cluster_order": lambda x: pc.cluster_order(x, (8, 8)),
+    "tt_cloud": lambda x: pc.tt_cloud(x, (8, 8), 2, steps=1),
+    "tt_permute": lambda x: pc.tt_permute(x, (8, 8), 2, max_iter=1),
+    "kmeans": lambda x: pc.kmeans(x, 3),
+    "coreset": lambda x: pc.coreset(x, 3),
+    "tt_nearest": lambda x: pc.tt_nearest(tl.TT.randn((8, 8, 2), 2), x),
+}
+BOTH = PAIRS | ALONE
+
+
+def call(name, x, y=None):
+    return BOTH[name](x, ring(64) if y is None else y) if name in PAIRS else BOTH[name](x)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_clouds_of_two_dtypes_are_taken_in_the_wider(name):
+    x, y = ring(64).float(), ring(40, seed=1)
+    assert torch.equal(BOTH[name](x, y), BOTH[name](x.double(), y))
+    assert torch.equal(BOTH[name](y, x), BOTH[name](y, x.double()))
+
+
+def test_a_train_and_queries_of_two_dtypes():
+    tt, q = tl.TT.randn((4, 5, 2), 3, generator=seeded(), dtype=torch.float64), ring(9).float()
+    index, far = pc.tt_nearest(tt, q, 20)
+    assert far.dtype == torch.float64 and torch.equal(index, pc.tt_nearest(tt, q.double(), 20)[0])
+    assert torch.equal(index, pc.tt_nearest(tt.to(torch.float32), q.double(), 20)[0])
+
+
+@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize(
+    "wrong", ["int8", "int64", "bool", "complex64", "list", "empty", "no columns", "NaN", "stack"]
+)
+def test_what_is_no_cloud_is_refused(name, wrong):
+    x = ring(64)
+    table = {
+        "list": x.tolist(),
+        "empty": x[:0],
+        "no columns": x[:, :0],
+        "NaN": x.where(x != x[3, 1], math.nan),
+        "stack": x[None],
+    }
+    bad = table[wrong] if wrong in table else x.to(getattr(torch, wrong))
+    if wrong == "NaN" and name in PAIRS and name != "nearest":
+        assert BOTH[name](bad, x).isnan().any()  # a loss: it is seen, and no device is waited for
+        return
+    if wrong == "empty" and name in ("nearest", "tt_nearest"):
+        found = call(name, bad)
+        assert len(found if name == "nearest" else found[0]) == 0  # nothing is asked
+        return
+    kinds = ("int8", "int64", "bool", "complex64", "list")
+    with pytest.raises(TypeError if wrong in kinds else ValueError, match=f"^{name}: needs "):
+        call(name, bad)
+    if name in PAIRS:
+        with pytest.raises((TypeError, ValueError), match=f"^{name}: needs "):
+            BOTH[name](x, bad)
+
+
+def test_equal_points_are_a_cloud():
+    x = torch.full((64, 2), 0.1)
+    fit = pc.tt_cloud(x, (8, 8), 2, steps=3, generator=seeded())
+    assert fit.history[0] < 1e-12 and max(fit.history) < 0.1  # Adam steps on noise, too
+    assert torch.allclose(pc.rows(fit.value), x, rtol=0.1)
+    zero = pc.tt_cloud(0 * x, (8, 8), 2, steps=3, generator=seeded())
+    assert not pc.rows(zero.value).any() and set(zero.history) == {0.0}
+    assert pc.tt_permute(x, (8, 8), 1).history[-1] < 1e-6
+    assert pc.tt_permute(0 * x, (8, 8), 1).history[-1] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_half_precision_clouds(dtype):
+    """Squares beyond 65504, sums of many: in float32 or wider."""
+    x = (300 * ring(512)).to(dtype)
+    fit = pc.kmeans(x, 4, generator=seeded())
+    wide = pc.kmeans(x.float(), 4, generator=seeded())
+    assert fit.value.dtype == dtype and fit.history == wide.history
+    assert torch.equal(fit.value, wide.value.to(dtype))
+    assert torch.equal(pc.coreset(x, 5), pc.coreset(x.double(), 5))
+    cloud = pc.tt_cloud(x, (8, 64), 2, steps=3, generator=seeded())
+    assert cloud.value.dtype == dtype and all(map(math.isfinite, cloud.history))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 50])
+def test_the_last_distortion_is_that_of_the_centres(steps):
+    x = gaussian(300, 2)
+    fit = pc.kmeans(x, 7, max_iter=steps, generator=seeded())
+    assert fit.history[-1] == pytest.approx(float(pc.distortion(x, fit.value)), rel=1e-12)
+
+
 # -- says no
 
 
@@ -389,10 +543,37 @@ def test_kmeans_of_equal_points():
         (
             lambda: pc.tt_nearest(tl.TT.randn((4, 2), 1), torch.ones(3, 2), 0),
             ValueError,
-            "beam >= 1, got 0",
+            "beam must be at least 1, got 0",
         ),
         (lambda: pc.tt_nearest(torch.ones(3), torch.ones(3, 2)), TypeError, "tensor"),
         (lambda: pc.kmeans(torch.ones(3, 2), 4), ValueError, "k=4"),
+        (lambda: pc.kmeans(torch.ones(3, 2), 1.0), TypeError, "k must be an integer, got 1.0"),
+        (lambda: pc.kmeans(torch.ones(3, 2), 1, max_iter=0), ValueError, "max_iter must be at"),
+        (lambda: pc.tt_permute(torch.ones(4, 2), (4,), 1, max_iter=0), ValueError, "max_iter"),
+        (lambda: pc.tt_permute(torch.ones(4, 2), (4,), 1, block=0), ValueError, "block must be"),
+        (lambda: pc.tt_cloud(torch.ones(4, 2), (4,), 1, steps=-1), ValueError, "got -1"),
+        (lambda: pc.tt_cloud(torch.ones(4, 2), (4,), 1, lr=math.nan), ValueError, "got nan"),
+        (lambda: pc.tt_cloud(torch.ones(4, 2), (4,), 1, batch=0), ValueError, "batch must be"),
+        (
+            lambda: pc.tt_cloud(torch.ones(4, 2), (4,), 1, wasserstein=0, neighbours=0),
+            ValueError,
+            "needs a loss with a weight",
+        ),
+        (lambda: pc.tt_cloud_steps(torch.ones(4, 2), (4,), 1, start=""), ValueError, "start must"),
+        (lambda: pc.wasserstein(torch.ones(3, 1), torch.ones(3, 1), 0.5), ValueError, "p >= 1"),
+        (
+            lambda: pc.sliced_wasserstein(torch.ones(3, 2), torch.ones(3, 2), torch.eye(3)),
+            ValueError,
+            r"D = 2, got shape \(3, 3\)",
+        ),
+        (
+            lambda: pc.sliced_wasserstein(torch.ones(3, 2), torch.ones(3, 2), 0),
+            ValueError,
+            "directions must be at least 1, got 0",
+        ),
+        (lambda: pc.rows(torch.ones(3, 2)), TypeError, "needs a TT of at least two modes"),
+        (lambda: pc.centres(tl.CP.randn((3, 2), 1)), TypeError, "modes, .*, got CP"),
+        (lambda: pc.assignment(torch.ones(2, 2) * 1j), TypeError, "real costs"),
         (lambda: pc.coreset(torch.ones(3, 2), 0), ValueError, "k=0"),
     ],
 )

@@ -34,8 +34,8 @@ def test_the_program_at_a_small_size(tmp_path, monkeypatch):
 def test_toys_are_where_they_should_be(generator):
     n = 2000
     moons = density.toy("moons", n, generator=generator)
-    centres = torch.tensor([[0.0, 0.0], [1.0, 0.5]]).double()
-    assert float((torch.cdist(moons, centres) - 1).abs().amin(1).mean()) < 0.06
+    centers = torch.tensor([[0.0, 0.0], [1.0, 0.5]]).double()
+    assert float((torch.cdist(moons, centers) - 1).abs().amin(1).mean()) < 0.06
     board = density.toy("checkerboard", n, generator=generator)
     squares = ((board + 4) / 2).floor()
     assert (squares.sum(1) % 2 == 0).all() and float(board.abs().max()) <= 4
@@ -52,7 +52,7 @@ def test_sliced_total_variation(generator):
     assert near < 0.08 < 0.5 < far and density.sliced_tv(a, a, 20, generator=generator) == 0
 
 
-def test_power_is_standardised(data_folder):
+def test_power_is_standardized(data_folder):
     train, test = density.power()
     assert train.shape[1] == 6 and len(test) == 8873
     assert torch.allclose(train.mean(0), torch.zeros(6).double(), atol=1e-9)

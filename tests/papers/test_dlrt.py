@@ -96,7 +96,7 @@ def test_says_no_to_another_preset():
         paper.PROGRAM.run("huge")
 
 
-def test_rows_are_labelled_once(monkeypatch, tmp_path):
+def test_rows_are_labeled_once(monkeypatch, tmp_path):
     """Every case is asked for once, and a second run asks for none."""
     monkeypatch.chdir(tmp_path)
     asked = []

@@ -33,7 +33,7 @@ def test_the_program(tmp_path, monkeypatch):
 @pytest.mark.parametrize("n, r, d", [(2, 2, 12), (2, 3, 12), (3, 3, 8), (4, 2, 8), (3, 2, 10)])
 def test_the_bound_up_to_twelve_modes(n, r, d):
     x = expressivity.network("TT", n, r, d).to_dense()
-    found = expressivity.matricisation_rank(x, range(0, d, 2))
+    found = expressivity.matricization_rank(x, range(0, d, 2))
     assert found >= min(n, r) ** (d // 2)
     if n <= r:
         assert found == n ** (d // 2)
@@ -63,7 +63,7 @@ def test_ranks_by_hand():
     i = torch.arange(3.0).double()
     x = i[:, None, None, None] + i[:, None, None] * i[:, None] * i
     assert (
-        expressivity.matricisation_rank(x, (0, 2)) == 2 == expressivity.matricisation_rank(x, (0,))
+        expressivity.matricization_rank(x, (0, 2)) == 2 == expressivity.matricization_rank(x, (0,))
     )
     assert expressivity.growth("CP", 2, [3], [4, 8]) == [(4, 3), (8, 3)]
 

@@ -1,4 +1,4 @@
-"""Lesson 12: factorised convolutions."""
+"""Lesson 12: factorized convolutions."""
 
 import functools
 
@@ -48,7 +48,7 @@ def network() -> nn.Sequential:
 
 
 @functools.lru_cache(64)
-def factorised(structure: str, rank: int) -> nn.Module:
+def factorized(structure: str, rank: int) -> nn.Module:
     """The second convolution of the network in a structure."""
     if structure not in STRUCTURES:
         raise ValueError(f"structure: needs one of {', '.join(STRUCTURES)}, got {structure}")
@@ -60,9 +60,9 @@ def factorised(structure: str, rank: int) -> nn.Module:
 
 @torch.no_grad()
 def kernel_error(structure: str, rank: int) -> float:
-    """Relative Frobenius error of the factorised kernel."""
+    """Relative Frobenius error of the factorized kernel."""
     kernel = network().second.weight
-    return float((conv_kernel(factorised(structure, rank)) - kernel).norm() / kernel.norm())
+    return float((conv_kernel(factorized(structure, rank)) - kernel).norm() / kernel.norm())
 
 
 class ConvExplorer(Explorer):
@@ -76,7 +76,7 @@ class ConvExplorer(Explorer):
 
     @torch.no_grad()
     def draw(self, figure: Figure, structure: str, rank: int) -> str:
-        layer, chain = network().second, factorised(structure, rank)
+        layer, chain = network().second, factorized(structure, rank)
         above, below = figure.subfigures(2, 1, height_ratios=(3, 2))
         seen = plots.chain(above.subplots(), chain)
         one, two, three = below.subplots(1, 3)

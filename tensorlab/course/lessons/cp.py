@@ -147,7 +147,7 @@ khatri_rao = Check(
 degenerate_cosine = Check(
     question="The tensor W = a⊗a⊗b + a⊗b⊗a + b⊗a⊗a, with a, b orthonormal, has CP rank 3.  Fit it "
     "with rank 2 "
-    '(`cp_als`, init="random", tol=0.0) and watch the two terms as the error falls.  Towards which '
+    '(`cp_als`, init="random", tol=0.0) and watch the two terms as the error falls.  Toward which '
     "number does the cosine "
     "between them go?",
     right=lambda: _w_cosine(1e6),

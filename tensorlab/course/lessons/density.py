@@ -18,7 +18,7 @@ NAMES = ("x0", "x1", "x2", "x3")
 
 def table(n: int = 3000) -> Tensor:
     """Four variables: the two of the moons, x2 that tells them apart with noise, and x3 = x0 x1
-    with noise; standardised.
+    with noise; standardized.
 
     >>> table(100).shape
     torch.Size([100, 4])
@@ -164,7 +164,7 @@ gram_step = Check(
     mistakes=(
         (
             lambda core, gram, state: _step(core, torch.diag(gram.diagonal()), state),
-            "only i = j is summed; neighbouring splines overlap, so D is a band.",
+            "only i = j is summed; neighboring splines overlap, so D is a band.",
         ),
         (
             lambda core, gram, state: torch.einsum(
@@ -183,7 +183,7 @@ gram_step = Check(
     ),
     hint="`torch.einsum` with four factors does it: core, gram, state, core; which letters are "
     "summed, and which stay?",
-    moral="d such steps give the normalisation of m^d functions exactly: no sampling and no bound.",
+    moral="d such steps give the normalization of m^d functions exactly: no sampling and no bound.",
 )
 
 root_rank = Check(

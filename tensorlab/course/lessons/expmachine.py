@@ -69,7 +69,7 @@ class InteractionExplorer(Explorer):
         machine, ours, linear = machines(rows, rank, order, flipped, seed)
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         seen = plots.interactions(left, machine.strongest(order, 10), planted(order, seed))
-        right.barh([0, -1], [ours, linear], color=plots.COLOURS[:2])
+        right.barh([0, -1], [ours, linear], color=plots.COLORS[:2])
         right.set(
             yticks=[0, -1],
             yticklabels=["machine", "linear"],

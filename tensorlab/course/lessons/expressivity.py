@@ -9,7 +9,7 @@ from ... import plots
 from ...formats.tt import TT
 from ...linalg import singular_values
 from ...methods.expmachine import rank_one_inner
-from ...papers.expressivity import matricisation, matricisation_rank, network
+from ...papers.expressivity import matricization, matricization_rank, network
 from ..checks import Check, Unusable, call, gaussian
 from ..widgets import Explorer, choice, integer
 
@@ -18,12 +18,12 @@ NAMES = ("TT", "HT", "CP")
 
 @functools.lru_cache(maxsize=512)
 def rank(name: str, n: int, r: int, d: int, seed: int = 0) -> int:
-    """The rank of the odd-even matricisation of a random network.
+    """The rank of the odd-even matricization of a random network.
 
     >>> rank("CP", 2, 3, 6)
     3
     """
-    return matricisation_rank(network(name, n, r, d, seed).to_dense(), range(0, d, 2))
+    return matricization_rank(network(name, n, r, d, seed).to_dense(), range(0, d, 2))
 
 
 class WidthExplorer(Explorer):
@@ -73,8 +73,8 @@ class WidthExplorer(Explorer):
 
 
 def spectrum(name: str, n: int, r: int, d: int, seed: int = 0) -> torch.Tensor:
-    """Singular values of the odd-even matricisation of a random network."""
-    return singular_values(matricisation(network(name, n, r, d, seed).to_dense(), range(0, d, 2)))
+    """Singular values of the odd-even matricization of a random network."""
+    return singular_values(matricization(network(name, n, r, d, seed).to_dense(), range(0, d, 2)))
 
 
 def _cases():
@@ -123,7 +123,7 @@ shallow_width = Check(
         ),
         (lambda n, r, d: r * r, "that is the width of a tree for a train."),
     ),
-    hint="q = min(n, r), and the matricisation with the odd modes as rows has q to the power of "
+    hint="q = min(n, r), and the matricization with the odd modes as rows has q to the power of "
     "what?",
     moral="Width has to grow exponentially with depth to make up for it.",
 )

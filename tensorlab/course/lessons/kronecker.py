@@ -9,7 +9,7 @@ from ...formats.lowrank import LowRank
 from ..checks import Check, gaussian
 from ..widgets import Explorer, choice, integer
 
-NAMES = ("grey flower", "elevation", "MRI slice", "tiled pattern", "random", "random low rank")
+NAMES = ("gray flower", "elevation", "MRI slice", "tiled pattern", "random", "random low rank")
 
 
 def example_matrix(name: str, n: int = 64) -> torch.Tensor:
@@ -32,7 +32,7 @@ def example_matrix(name: str, n: int = 64) -> torch.Tensor:
     if name not in NAMES:
         raise ValueError(f"matrix: needs one of {', '.join(NAMES)}, got {name}")
     sources = {
-        "grey flower": lambda: datasets.photo("flower").mean(2),
+        "gray flower": lambda: datasets.photo("flower").mean(2),
         "elevation": datasets.elevation,
         "MRI slice": datasets.mri,
     }

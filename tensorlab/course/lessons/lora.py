@@ -179,7 +179,7 @@ lora_numbers = Check(
         (lambda: 8 * (768 + 3072) + 64, "there is no middle factor."),
     ),
     hint="A is 8 by 768 and B is 3072 by 8.",
-    moral="Little more than one in a hundred of the weights, and of the optimiser's memory.",
+    moral="Little more than one in a hundred of the weights, and of the optimizer's memory.",
 )
 
 lora_forward = Check(

@@ -20,7 +20,7 @@ def _cut(a, r, keep):
 
 @functools.cache
 def _photo_tails():
-    """For the grey photograph and each rank: the relative error in the Frobenius norm, and in the
+    """For the gray photograph and each rank: the relative error in the Frobenius norm, and in the
     spectral norm."""
     x = datasets.photo("flower").mean(-1)
     s = torch.linalg.eigvalsh(x @ x.T).clamp_min(0).flip(0).sqrt().tolist()
@@ -101,7 +101,7 @@ truncate = Check(
 )
 
 photo_rank = Check(
-    question="Make the flower photograph grey (the mean over its colours).  What is the smallest "
+    question="Make the flower photograph gray (the mean over its colors).  What is the smallest "
     "rank whose relative error is "
     "at most 10 %?",
     right=lambda: first_rank(_photo_tails()[0], 0.1),

@@ -144,18 +144,18 @@ def points_of(name: str) -> Tensor:
 
 
 def rivals(points: Tensor, tt: TT, seed: int = 0) -> dict[str, tuple[int, Tensor]]:
-    """The train's cloud and two others of at most as many numbers: centres of k-means and a
+    """The train's cloud and two others of at most as many numbers: centers of k-means and a
     coreset.
 
-    Each centre is repeated for the points that are nearest to it, with one number more for how many
+    Each center is repeated for the points that are nearest to it, with one number more for how many
     these are.
     """
     k = max(1, min(tt.numel // (points.shape[1] + 1), len(points)))
     found = {"train": (tt.numel, rows(tt))}
     means = kmeans(points, k, generator=torch.Generator().manual_seed(seed)).value
-    for name, centres in (("k-means", means), ("coreset", points[coreset(points, k)])):
-        count = torch.bincount(nearest(points, centres), minlength=k)
-        found[name] = k * (points.shape[1] + 1), centres.repeat_interleave(count, 0)
+    for name, centers in (("k-means", means), ("coreset", points[coreset(points, k)])):
+        count = torch.bincount(nearest(points, centers), minlength=k)
+        found[name] = k * (points.shape[1] + 1), centers.repeat_interleave(count, 0)
     return found
 
 

@@ -28,8 +28,8 @@ def small_photo(name: str) -> torch.Tensor:
 def compressed(name: str, kind: str, rank: int):
     """A photograph in a format, and its relative error.
 
-    SVD: of the colours side by side, (rows, columns x colours). CP: 6 sweeps. Tucker: ranks (r, r,
-    3). TT: of the axes rows, colours, columns, ranks (r, r).
+    SVD: of the colors side by side, (rows, columns x colors). CP: 6 sweeps. Tucker: ranks (r, r,
+    3). TT: of the axes rows, colors, columns, ranks (r, r).
     """
     x = small_photo(name)
     h, w, c = x.shape
@@ -51,7 +51,7 @@ def compressed(name: str, kind: str, rank: int):
 
 
 class PhotoExplorer(Explorer):
-    """Compress a colour photograph by SVD, CP, Tucker or a train, and see stored numbers beside the
+    """Compress a color photograph by SVD, CP, Tucker or a train, and see stored numbers beside the
     error."""
 
     figsize = (9, 2.9)

@@ -33,7 +33,7 @@ def example_function(name: str, d: int, n: int):
 
 
 class CrossExplorer(Player):
-    """Cross approximation sweep by sweep: which fibres it reads, what is still wrong, and what it
+    """Cross approximation sweep by sweep: which fibers it reads, what is still wrong, and what it
     has cost."""
 
     figsize = (9, 3.1)
@@ -103,31 +103,31 @@ def _cross(x, i, j):
     return torch.outer(x[:, j], x[i]) / x[i, j]
 
 
-def _fibre_count(shape, ranks, ends=1):
+def _fiber_count(shape, ranks, ends=1):
     r = (ends, *ranks, ends)
     return sum(r[k] * n * r[k + 1] for k, n in enumerate(shape))
 
 
 cross_evaluations = Check(
     question="A tensor of shape (32, 32, 32, 32) has a train of ranks (5, 5, 5).  How many of its "
-    "entries are in the fibres "
+    "entries are in the fibers "
     "T_0, ..., T_3 that an interpolating train is built from?",
     cases=lambda: [((32, 32, 32, 32), (5, 5, 5))],
     right=lambda shape, ranks: TT(gaussian(*zip((1, *ranks), shape, (*ranks, 1)))).numel,
     mistakes=(
         (
             lambda shape, ranks: math.prod(shape),
-            "that is the whole tensor: a cross reads fibres only.",
+            "that is the whole tensor: a cross reads fibers only.",
         ),
         (
-            lambda shape, ranks: _fibre_count(shape, ranks, ends=5),
+            lambda shape, ranks: _fiber_count(shape, ranks, ends=5),
             "nothing stands left of the first mode or right of the last.",
         ),
         (
             lambda shape, ranks: sum(n * r for n, r in zip(shape, (*ranks, 1))),
             "T_k has a choice on its left and one on its right.",
         ),
-        (lambda shape, ranks: sum(shape), "that is one fibre in each mode: rank 1."),
+        (lambda shape, ranks: sum(shape), "that is one fiber in each mode: rank 1."),
     ),
     hint="T_k = f(I_k, :, J_{k+1}) has r_k choices on the left and r_{k+1} on the right of all "
     "values of index k.",

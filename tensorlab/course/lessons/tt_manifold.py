@@ -164,7 +164,7 @@ def adam(
 
 
 def photograph(side: int) -> Tensor:
-    """A grey square of the flower: (side, side), side a power of 4 that is at most 256."""
+    """A gray square of the flower: (side, side), side a power of 4 that is at most 256."""
     x = datasets.photo("flower").mean(-1)[80:336, 180:436]
     return x.reshape(side, 256 // side, side, 256 // side).mean((1, 3))
 

@@ -93,7 +93,7 @@ mode_product = Check(
 )
 
 photo_tucker_rank = Check(
-    question="Take the flower photograph as a tensor, rows by columns by colours.  With `hosvd` "
+    question="Take the flower photograph as a tensor, rows by columns by colors.  With `hosvd` "
     "and ranks (r, r, 3), what is "
     "the smallest r whose relative error is at most 10 %?",
     right=lambda: first_rank(_photo_errors(), 0.1),
@@ -109,5 +109,5 @@ photo_tucker_rank = Check(
         (lambda: first_rank(_photo_errors(), 0.1) + 1, "very near: a smaller rank will do."),
     ),
     hint="the error falls as r grows: halve the interval until it crosses 10 %.",
-    moral="Compare `compression` with that of the grey photograph at the same error.",
+    moral="Compare `compression` with that of the gray photograph at the same error.",
 )

@@ -1,4 +1,4 @@
-"""The explorers of factorised convolutions: the sentence holds the numbers of the package; a wrong
+"""The explorers of factorized convolutions: the sentence holds the numbers of the package; a wrong
 value is a sentence."""
 
 import re

@@ -97,7 +97,7 @@ def test_rivals_store_no_more_than_the_train():
             assert len(y.unique(dim=0)) <= numbers // 3
     assert float(torch.cdist(found["coreset"][1], x).amin(1).max()) == pytest.approx(
         0, abs=1e-6
-    )  # its centres are points
+    )  # its centers are points
 
 
 def test_permutation_explorer_says_what_dense_algebra_gives():

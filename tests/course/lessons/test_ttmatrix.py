@@ -83,7 +83,7 @@ def test_weights():
         lesson.example_weight("identity")
 
 
-def test_the_trained_layer_has_learnt():
+def test_the_trained_layer_has_learned():
     from tensorlab import datasets
 
     x, w = datasets.digits().X.flatten(1) - 0.3, lesson.trained()
