@@ -267,7 +267,7 @@ class Format:
         (tensors, spec), room = _flatten(self), math.log2(torch.finfo(self.dtype).max) / 2
         sizes = torch.frexp(torch.stack([self._size(t) for t in tensors])).exponent
         far = sizes.abs().sum(0) > room
-        if self.device.type == "cpu" and all(map(readable, tensors)) and not far.any():
+        if self._readable() and not far.any():
             return self
         count = torch.arange(len(tensors) + 1, device=sizes.device)
         count = count.reshape(-1, *[1] * (sizes.ndim - 1))
@@ -277,6 +277,10 @@ class Format:
         across = [] if self._terms in (None, -1) else [1] * (tensors[0].ndim - 1)
         a, b = (half.reshape(*half.shape, *across) for half in halves)
         return _rebuild(type(self), [t * m * n for t, m, n in zip(tensors, a, b)], spec)
+
+    def _readable(self) -> bool:
+        """Whether a number may be read to save work: now, and without waiting for an accelerator."""
+        return self.device.type == "cpu" and all(map(readable, self.tensors()))
 
     def _size(self, t: Tensor) -> Tensor:
         """The largest entry of one of the tensors, of each term where it is a sum of terms."""
