@@ -267,7 +267,7 @@ class Format:
         (tensors, spec), room = _flatten(self), math.log2(torch.finfo(self.dtype).max) / 2
         sizes = torch.frexp(torch.stack([self._size(t) for t in tensors])).exponent
         far = sizes.abs().sum(0) > room
-        if self.device.type == "cpu" and all(map(readable, tensors)) and not far.any():
+        if self._readable() and not far.any():
             return self
         count = torch.arange(len(tensors) + 1, device=sizes.device)
         count = count.reshape(-1, *[1] * (sizes.ndim - 1))
@@ -277,6 +277,10 @@ class Format:
         across = [] if self._terms in (None, -1) else [1] * (tensors[0].ndim - 1)
         a, b = (half.reshape(*half.shape, *across) for half in halves)
         return _rebuild(type(self), [t * m * n for t, m, n in zip(tensors, a, b)], spec)
+
+    def _readable(self) -> bool:
+        """Whether a number may be read to save work: now, and without waiting for an accelerator."""
+        return self.device.type == "cpu" and all(map(readable, self.tensors()))
 
     def _size(self, t: Tensor) -> Tensor:
         """The largest entry of one of the tensors, of each term where it is a sum of terms."""
@@ -316,7 +320,39 @@ class Format:
         return place if readable(index) else _looked_up(place, self.shape)
 
 
-class MatrixFormat(Format):
+class ReadAsMatrix:
+    """What torch's products may be given in the place of a matrix: they get `to_dense()`.
+
+    A layer multiplies without it. But modules of others read a layer's weight, such as an attention
+    that gives it to `torch.nn.functional`, and to them it is a matrix as before. Raises TypeError
+    for all else that torch does with matrices, and where something writes to it.
+    """
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        kwargs, name = kwargs or {}, getattr(function, "__name__", str(function))
+        if name not in _READERS or isinstance(kwargs.get("out"), ReadAsMatrix):
+            raise TypeError(_only_read(cls, name))
+        dense = lambda x: x.to_dense() if isinstance(x, ReadAsMatrix) else x
+        inside = lambda x: type(x)(map(dense, x)) if type(x) in (list, tuple) else dense(x)
+        return function(*map(inside, args), **{key: inside(x) for key, x in kwargs.items()})
+
+    def __getattr__(self, name):
+        if name.endswith("_") and not name.startswith("_") and hasattr(Tensor, name):
+            raise TypeError(_only_read(type(self), name))
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+_PRODUCTS = "linear bilinear matmul __matmul__ __rmatmul__ mm mv addmm addmv einsum tensordot"
+_READERS = {*_PRODUCTS.split(), "cat", "stack", "embedding", "multi_head_attention_forward"}
+
+
+def _only_read(cls, name) -> str:
+    who = cls.__name__
+    return f"{who}: needs a layer whose weight is only multiplied with, got {name} of a {who}"
+
+
+class MatrixFormat(ReadAsMatrix, Format):
     """A format that is a matrix w (out, in) and multiplies.
 
     It states besides: `from_dense(w, ...)`; `_apply(x)`, the product with the rows of a matrix,

@@ -63,7 +63,7 @@ class HT(Format):
         if not whole or any(len(s) != 3 or 0 in s for s in inner) or not self._chained():
             raise ValueError(
                 f"HT: needs factors (n, r) and cores (r_left, r_right, r) that chain to rank 1 on "
-                f"the tree {self.tree}, "
+                f"the tree {reprlib.repr(self.tree)}, "
                 f"got shapes {leaves} and {inner}"
             )
         check_same("HT", self.tensors())
@@ -274,13 +274,23 @@ class HT(Format):
     def _near_one(self) -> tuple["HT", Tensor]:
         """The same tensor as 2^e times one of whose nodes each column is near 1 in size: what a
         column of a basis is too large or too small, the row that takes it in the parent gets."""
+        if self._readable() and self._moderate():
+            return self, torch.zeros((), device=self.device)
         u, e = {}, {}
         for i, t, kids in reversed(self._nodes()):
             shift = sum(e[k].reshape(-1, *[1] * (2 - axis)) for axis, k in enumerate(kids))
-            size = (t.detach().abs().log2() + shift).amax(tuple(range(t.ndim - 1))).ceil()
+            size = t.detach().abs().log2().float() + shift
+            size = size.amax(tuple(range(t.ndim - 1))).ceil()
             e[i] = torch.where(size.isfinite(), size, 0)
             u[i] = ldexp(t, (shift - e[i]).clamp_max(1200))  # beyond it t is zero
         return _assemble([u[i] for i in range(len(u))], self.tree), e[0][0]
+
+    def _moderate(self) -> bool:
+        """Whether the columns of all nodes are so near 1 that no product of them needs exponents."""
+        tensors = [t.detach().abs() for t in self.tensors()]
+        columns = torch.cat([t.amax(tuple(range(t.ndim - 1))) for t in tensors])
+        most = int(torch.frexp(columns).exponent.abs().max())
+        return most * len(tensors) < math.log2(torch.finfo(self.dtype).max) / 4
 
     def _add(self, other):
         pad = torch.nn.functional.pad  # takes the last mode first

@@ -24,7 +24,7 @@ from ..arguments import count, number
 from ..fit import Fit
 from ..linalg import check_dense, ldexp, rank_caps, size_exponent
 from ..multilinear import check_index, check_int64
-from ..rng import rand, randn
+from ..rng import check_generator, rand, randn
 from .base import check_shape
 from .tt import TT, unfolding_ranks
 from .tt_manifold import Tangent, _common, _frame, _gauged, descend
@@ -97,6 +97,7 @@ def tt_complete(
     shape = check_int64(who, check_shape(who, shape))
     caps = rank_caps(who, rank, None, shape, len(shape) - 1)
     caps = tuple(min(c, most) for c, most in zip(caps, unfolding_ranks(shape)))
+    check_generator(who, generator)
     index = _places(who, index, values, shape)
     tol, max_iter = number(who, "tol", tol), count(who, "max_iter", max_iter, 0)
     if method not in ("gd", "cg"):

@@ -22,12 +22,12 @@ from ..arguments import count, is_integer, number, returned
 from ..fit import Fit
 from ..linalg import EPS, check_dense, near_one, norm, orthogonalize, solve, widen
 from ..multilinear import check_int64, digit_shape, from_digits, index_keys
-from ..rng import rand, randint
+from ..rng import check_generator, rand, randint
 from .base import check_shape
 from .tt import TT, unfolding_ranks
 
 SAMPLE = 2000  # held-out points at the start, but no more than a tenth of the budget
-LEAST = 20  # held-out points that a claim rests on, or all that there are
+LEAST = 50  # held-out points that a claim rests on, or all that there are
 EXPLORERS = 50  # fresh points at which each sweep looks for what the fibres have missed
 CPU = torch.device("cpu")  # where indices are kept, whatever torch's default device is
 
@@ -69,10 +69,10 @@ def tt_cross(
     found, the train so far comes back with `converged=False`.
 
     A tenth of the budget, at most 2000 points, is held out. The points that the search comes to, the
-    first pivot among them, no longer count. A claim needs 20 that are left, not all of them zero, or
+    first pivot among them, no longer count. A claim needs 50 that are left, not all of them zero, or
     all entries: what is missing is asked for anew, and without it `converged` is False (and the
     error nan where no point is left). Where all entries are known the error is that of all. A
-    function that is zero wherever the budget can look is taken for zero, with `converged=True`.
+    function that is zero wherever the budget lets one look is taken for zero; that too is a claim.
 
     Where the values carry a graph, so does the result: its cores are built from them, with the
     fibres held fixed. Raises ValueError for a bad argument and for values that are not finite,
@@ -104,6 +104,7 @@ def tt_cross_steps(
     shape = check_int64(who, check_shape(who, shape))
     if not callable(f):
         raise TypeError(f"{who}: f must be a function, got {type(f).__name__}")
+    check_generator(who, generator)
     rtol = number(who, "rtol", rtol)
     if not is_integer(budget):
         raise TypeError(f"{who}: budget must be an integer, got {budget!r}")
@@ -130,7 +131,8 @@ def _sweeps(values: "_Values", sample: int, rtol: float) -> Iterator[CrossFit]:
     first = values.first(sample)
     if first is None:
         zero = TT(tuple(values.values.new_zeros(1, n, 1) for n in values.modes))
-        yield CrossFit(zero, (0.0,), True, values.count, 0.0, values.count)
+        sure = values.complete or values.count >= LEAST
+        yield CrossFit(zero, (0.0,), sure, values.count, 0.0, values.count)
         return
     state, history, idle = _Cross(values, first), (), 0
     unit = float(values.numbers(values(first)).abs())

@@ -16,15 +16,16 @@ scale over- or underflows.
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping
-from numbers import Integral
+from numbers import Number
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..arguments import is_integer
 from ..linalg import check_dense, near_one, orthogonalize, psd_root, triangle, wide, widen
-from ..rng import rand
+from ..rng import check_generator, rand
 from .tt import TT
 
 BLOCK = 1 << 22  # numbers held at a time while samples of a squared train are drawn
@@ -140,7 +141,7 @@ def tt_marginal(tt: TT, modes, *, squared: bool = False) -> Tensor:
     """
     who = "tt_marginal"
     cores, shifts = _distribution(tt, who, squared)
-    modes = _modes(tt, (modes,) if isinstance(modes, Integral) else modes, who)
+    modes = _modes(tt, (modes,) if isinstance(modes, Number) else modes, who)
     right, _ = _positive(cores, shifts, squared, who)
     last = max(modes)
     if squared:
@@ -191,7 +192,7 @@ def tt_condition(tt: TT, given: Mapping[int, int], *, squared: bool = False) -> 
     if len(fixed) == tt.ndim:
         raise ValueError(f"{who}: needs a mode that stays free, got all {tt.ndim} given")
     for k, i in fixed.items():
-        if isinstance(i, bool) or not isinstance(i, Integral) or not 0 <= i < tt.shape[k]:
+        if not is_integer(i) or not 0 <= i < tt.shape[k]:
             raise ValueError(f"{who}: mode {k} has indices in 0..{tt.shape[k] - 1}, got {i}")
     free, carry = [], cores[0].new_ones(1, 1)
     for k, core in enumerate(cores):
@@ -234,8 +235,9 @@ def tt_sample(
     """
     who = "tt_sample"
     cores, shifts = _distribution(tt, who, squared)
-    if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
+    if not is_integer(n) or n < 1:
         raise ValueError(f"{who}: needs a number of samples >= 1, got {n}")
+    check_generator(who, generator)
     right, _ = _positive(cores, shifts, squared, who)
     if squared:
         cores = _right_orthonormal(cores)
@@ -440,11 +442,7 @@ def _root(w: Tensor, k: int, who: str) -> Tensor:
 
 def _modes(tt, modes, who) -> list[int]:
     modes = list(modes)
-    if (
-        not modes
-        or len(set(modes)) < len(modes)
-        or any(isinstance(k, bool) or not isinstance(k, Integral) for k in modes)
-    ):
+    if not modes or len(set(modes)) < len(modes) or not all(map(is_integer, modes)):
         raise ValueError(f"{who}: needs different modes, one at least, got {modes}")
     if not all(0 <= k < tt.ndim for k in modes):
         raise ValueError(f"{who}: needs modes in 0..{tt.ndim - 1}, got {modes}")

@@ -120,9 +120,7 @@ class FactorizedLinear(nn.Module):
                 f"{tuple(x.shape)}"
             )
         y = propagate(self.weight, x, self.strategy)
-        return (
-            y if self.bias is None else y + self.bias.to(y.dtype)
-        )  # autocast's, as F.linear has it
+        return y if self.bias is None else y + self.bias.to(y.dtype)  # one dtype under autocast
 
     @property
     def in_features(self) -> int:
@@ -215,7 +213,7 @@ def param_groups(
 
 
 def fan_in(layer: nn.Module) -> int | None:
-    """How many inputs a linear layer has, dense or factorised; None for any other module."""
+    """How many inputs a linear layer has, dense or factorized; None for any other module."""
     if isinstance(layer, FactorizedLinear):
         return layer.in_features
     return dense_weight(layer).shape[1] if is_dense(layer) else None

@@ -147,9 +147,9 @@ def say_left(who: str, left: dict[str, str]) -> None:
 
 
 def say(text: str) -> None:
-    """A warning at the line outside the package that led to it."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back and frame.f_globals.get("__name__", "").startswith("tensorlab."):
+    """A warning at the line outside the package, and outside torch, that led to it."""
+    level, frame, ours = 1, sys._getframe(), ("tensorlab.", "torch.")
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(ours):
         level, frame = level + 1, frame.f_back
     warnings.warn(text, stacklevel=level)
 

@@ -30,6 +30,7 @@ from ._training import (
     Idle,
     Processes,
     backward,
+    check_reached,
     check_trained,
     check_whole,
     evaluate,
@@ -228,10 +229,12 @@ def transport(state: dict, left: Tensor, right: Tensor) -> dict:
     def squares(v):
         return a @ v @ b.mT + fresh * v.mean((-2, -1), keepdim=True)
 
-    kept = {}
+    kept, shape = {}, (left.shape[1], right.shape[1])
     for key, old in state.items():
         if not isinstance(old, Tensor) or old.ndim == 0:
             kept[key] = old.clone() if isinstance(old, Tensor) else old
+        elif old.dtype != left.dtype or (key not in FACTORS and old.shape != shape):
+            return {}
         elif key in MEANS:
             kept[key] = mean(old)
         elif key in SQUARES and MEAN_OF.get(key) in state:
@@ -357,6 +360,7 @@ class DLRT:
         with self._undone_if_it_fails(before), self._processes.unreduced(layers.values()):
             with spared_buffers(self.model):
                 loss, thin = self._gradients(closure, before)
+            check_reached("DLRT.step", layers, thin)
             self._idle.note(layers, thin)
             moved = list(thin)
             for name in moved:  # what a layer no longer needs is given back before the next turns

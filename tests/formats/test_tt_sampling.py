@@ -399,6 +399,105 @@ def test_the_scale_is_not_seen(scale, squared):
 
 
 @both
+@pytest.mark.parametrize("scale", [2.0**600, 2.0**-600])
+def test_a_multiple_has_the_same_numbers(scale, squared):
+    x = train((3, 4, 5), squared)
+    y = tl.TT((x.cores[0], x.cores[1] * scale, x.cores[2]))
+    index, g = everywhere(x.shape), lambda: torch.Generator().manual_seed(0)
+    logs = (tl.tt_log_prob(z, index, squared=squared) for z in (x, y))
+    size = 2 * 600 * math.log(2)  # of two logarithms whose difference it is
+    assert torch.allclose(*logs, rtol=0, atol=4 * size * torch.finfo(torch.float64).eps)
+    for f in (
+        lambda z: tl.tt_marginal(z, (2, 0), squared=squared),
+        lambda z: tl.tt_condition(z, {1: 2}, squared=squared).to_dense(),
+        lambda z: tl.tt_sample(z, 50, squared=squared, generator=g()),
+        lambda z: tl.tt_environments(z, squared=squared).right[1],
+    ):
+        assert torch.equal(f(y), f(x))
+    w = [torch.full((n,), 2.0**500, dtype=torch.float64) for n in x.shape]
+    one, other = (tl.tt_sum(z, v, squared=squared) for z, v in ((x, None), (y, w)))
+    gap = (1 + squared) * math.log(scale) + 1500 * math.log(2)
+    assert other.sign == one.sign and float(other.log - one.log) == pytest.approx(gap, rel=1e-14)
+
+
+@pytest.mark.parametrize("squared", [False, True])
+def test_weights_of_another_dtype_are_promoted(squared):
+    """A real train with complex weights has complex sums, one of float32 with those of float64 has
+    float64; numbers without a dtype take the train's, with all their digits."""
+    x = train((3, 4), squared)
+    g = torch.Generator().manual_seed(1)
+    w = tl.rng.randn(3, generator=g, dtype=torch.complex128)
+    gram = torch.outer(w, w.conj()) + torch.eye(3)
+    dense = x.to_dense()
+    value = lambda s: complex(s.sign * s.log.exp())
+    if squared:
+        got = tl.tt_sum(x, [gram, None], squared=True)
+        wanted = torch.einsum("ia,ja,ji->", dense + 0j, dense + 0j, gram)
+    else:
+        got = tl.tt_sum(x, [w, None])
+        wanted = (dense * w[:, None]).sum()
+    assert got.sign.dtype == torch.complex128 and got.log.dtype == torch.float64
+    assert value(got) == pytest.approx(complex(wanted), rel=1e-13)
+    right, _ = tl.tt_environments(x, [None, torch.ones(4) + 0j], squared=squared)
+    assert all(r.dtype == torch.complex128 for r in right)
+    single = x.to(torch.float32)
+    assert tl.tt_sum(single, [torch.ones(3).double(), None], squared=squared).log.dtype == (
+        torch.float64
+    )
+    assert tl.tt_sum(single, [[1, 1, 1], None], squared=squared).log.dtype == torch.float32
+    tenth = tl.tt_sum(x, [[0.1] * 3, None], squared=squared).log - tl.tt_sum(x, squared=squared).log
+    assert float(tenth) == pytest.approx(math.log(0.1), rel=1e-14)
+    counts = tl.tt_sum(x, [torch.ones(3, dtype=torch.int64), None], squared=squared)
+    assert torch.equal(counts.log, tl.tt_sum(x, squared=squared).log)
+
+
+@both
+def test_numbers_of_numpy_and_any_integer_dtype(squared):
+    x = train((3, 4), squared)
+    p = tl.tt_marginal(x, 1, squared=squared)
+    assert torch.equal(tl.tt_marginal(x, np.int64(1), squared=squared), p)
+    assert torch.equal(tl.tt_marginal(x, np.array([1]), squared=squared), p)
+    y = tl.tt_condition(x, {np.int64(0): np.uint8(2)}, squared=squared)
+    assert torch.equal(y.to_dense(), tl.tt_condition(x, {0: 2}, squared=squared).to_dense())
+    assert tl.tt_sample(x, np.int64(5), squared=squared).shape == (5, 2)
+    log = tl.tt_log_prob(x, [[2, 3]], squared=squared)
+    for dtype in (torch.uint8, torch.int16, torch.uint16, torch.uint64):
+        index = torch.tensor([[2, 3]], dtype=dtype)
+        assert torch.equal(tl.tt_log_prob(x, index, squared=squared), log)
+
+
+@both
+def test_a_default_device_that_is_not_the_datas(squared):
+    x, g = train((3, 4, 5), squared), lambda: torch.Generator().manual_seed(0)
+    calls = [
+        lambda: tl.tt_sample(x, 9, squared=squared, generator=g()),
+        lambda: tl.tt_log_prob(x, [[0, 1, 2]], squared=squared),
+        lambda: tl.tt_marginal(x, (2, 0), squared=squared),
+        lambda: tl.tt_condition(x, {1: 0}, squared=squared).to_dense(),
+        lambda: tl.tt_sum(x, [None, [1.0, 2.0, 3.0, 4.0], None], squared=squared).log,
+        lambda: tl.tt_environments(x, squared=squared).log[0],
+    ]
+    for call in calls:
+        wanted = call()
+        with torch.device("meta"):
+            got = call()
+        assert torch.equal(got, wanted)
+    with torch.device("meta"):
+        assert tl.tt_sample(x, 9, squared=squared).device.type == "cpu"
+
+
+@both
+@pytest.mark.parametrize("shape", [(1,), (4,), (1, 1, 1), (3, 1, 2)])
+def test_one_mode_and_modes_of_one(shape, squared):
+    x = train(shape, squared)
+    p = distribution(x, squared)
+    log = tl.tt_log_prob(x, everywhere(shape), squared=squared)
+    assert torch.allclose(log.exp(), p.flatten(), rtol=1e-12)
+    assert torch.allclose(tl.tt_marginal(x, 0, squared=squared), p.reshape(shape[0], -1).sum(1))
+    assert tl.tt_sample(x, 7, squared=squared).shape == (7, len(shape))
+
+
+@both
 def test_reversing_the_modes_reverses_everything(squared):
     x = train((3, 4, 5, 2), squared)
     y = tl.TT(tuple(core.permute(2, 1, 0) for core in x.cores[::-1]))
@@ -427,17 +526,16 @@ def test_the_gauge_is_not_seen(squared):
 
 
 def test_squared_keeps_its_digits_for_a_small_difference(generator):
+    """x = 2^-20 y, as a difference of two trains: rounding of a few eps |y| is 2^20 times as large
+    beside x. What squares numbers first, as <x, x> from Gram matrices, has lost 2^40 eps = 2e-4."""
     y = tl.TT.randn((3, 4, 5), 2, generator=generator, dtype=torch.float64)
     first, *rest = y.cores
-    x = tl.TT((first * (1 + 2.0**-40), *rest)) - y
-    assert torch.allclose(
-        tl.tt_marginal(x, (0, 2), squared=True),
-        tl.tt_marginal(y, (0, 2), squared=True),
-        rtol=1e-3,
-        atol=1e-5,
-    )
+    x = tl.TT((first * (1 + 2.0**-20), *rest)) - y
+    tol = 100 * 2.0**20 * torch.finfo(torch.float64).eps  # 2e-8: d cores of r n = 10 rows, twice
+    pair, wanted = (tl.tt_marginal(z, (0, 2), squared=True) for z in (x, y))
+    assert torch.allclose(pair, wanted, rtol=tol, atol=tol * float(wanted.max()))
     gap = tl.tt_sum(x, squared=True).log - tl.tt_sum(y, squared=True).log
-    assert float(gap) == pytest.approx(-80 * math.log(2), abs=1e-3)
+    assert float(gap) == pytest.approx(-40 * math.log(2), abs=tol)
 
 
 # -- by hand
@@ -643,10 +741,17 @@ HALF = tl.TT([torch.tensor([[[0.0], [1.0]]]), torch.ones(1, 3, 1)])
             "positive semidefinite",
         ),
         (
-            lambda: tl.tt_sum(ONES, [torch.ones(2) * 1j, None]),
-            TypeError,
-            "real weights for a real train, got torch.complex64",
+            lambda: tl.tt_sum(ONES, [torch.ones(2, device="meta"), None]),
+            ValueError,
+            "weights on cpu, got one on meta for mode 0",
         ),
+        (
+            lambda: tl.tt_sum(ONES, [1e-20 * torch.ones(2, 2).tril(), None], squared=True),
+            ValueError,
+            "positive semidefinite",
+        ),
+        (lambda: tl.tt_sample(ONES, 2, generator=0), TypeError, "torch.Generator or None .*got 0"),
+        (lambda: tl.tt_marginal(ONES, True), ValueError, r"got \[True\]"),
         (lambda: tl.tt_sum(ONES, [torch.full((2,), math.nan), None]), ValueError, "weight 0.*nan"),
         (
             lambda: tl.tt_sample(tl.TT([torch.full((1, 3, 1), math.nan)]), 1),
