@@ -54,6 +54,11 @@ def _flatten(x):
     return leaves, tuple(spec)
 
 
+def _flatten_with_keys(x):
+    leaves, spec = _flatten(x)
+    return [(_pytree.SequenceKey(k), leaf) for k, leaf in enumerate(leaves)], spec
+
+
 def _rebuild(cls, leaves, spec):
     """Put leaves back without checking them: while torch traces, they may be anything."""
     x, leaves = object.__new__(cls), iter(leaves)
@@ -89,7 +94,10 @@ class Format:
 
     def __init_subclass__(cls):
         _pytree.register_pytree_node(
-            cls, _flatten, lambda leaves, spec: _rebuild(cls, leaves, spec)
+            cls,
+            _flatten,
+            lambda leaves, spec: _rebuild(cls, leaves, spec),
+            flatten_with_keys_fn=_flatten_with_keys,  # older versions of `torch.export` ask for it
         )
 
     def __reduce__(self):

@@ -123,7 +123,7 @@ def propagate(weight: MatrixFormat, x: Tensor, strategy: str = "auto") -> Tensor
         shapes, max(1, tokens(x)), x.dtype.itemsize, x.device.type, strategy
     )
     if watched(x) or backward == "autograd":
-        y = _by_autograd(forward, rows, weight.cores)[:, :out]
+        y = _by_autograd(forward, rows, weight.cores).narrow(1, 0, out)
     else:
         y = _Product.apply(forward, backward, way, out, rows, *weight.cores)
     return y.reshape(*x.shape[:-1], out)
