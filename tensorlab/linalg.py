@@ -231,10 +231,12 @@ def ldexp(x: Tensor, exponent: Tensor | int) -> Tensor:
     >>> ldexp(torch.tensor(2.0**-1000, dtype=torch.float64), 2000).log2()
     tensor(1000., dtype=torch.float64)
     """
+    if isinstance(exponent, int) and exponent == 0:
+        return x
     exponent = torch.as_tensor(exponent, device=x.device)
-    half, most, real = exponent // 2, _most(x.dtype), x.dtype.to_real()
+    half, most = exponent // 2, _most(x.dtype)
     for part in (half, exponent - half):
-        x = x * torch.exp2(part.clamp(1 - most, most).to(real))
+        x = x * torch.exp2(part.clamp(1 - most, most).to(x.real.dtype))
     return x
 
 
@@ -249,8 +251,22 @@ def size_exponent(x: Tensor, dim=None) -> Tensor:
     return torch.frexp(x.amax() if dim is None else x.amax(dim, keepdim=True)).exponent
 
 
+def everywhere(x: Tensor) -> bool:
+    """Whether all of x is true, for every member of what `torch.func.vmap` maps over; False where
+    there are no numbers to read: while torch compiles or traces, and on the meta device.
+
+    To branch on: what needs no care is computed plainly, all else, what is traced among it, with
+    care.
+
+    >>> everywhere(torch.tensor([1.0, 2.0]) > 0), everywhere(torch.empty(2, device="meta") > 0)
+    (True, False)
+    """
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return not (traced or x.is_meta) and bool(_Everywhere.apply(x))
+
+
 def _without(x: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
-    return x * torch.exp2(-exponent.to(x.dtype.to_real())), exponent
+    return x * torch.exp2(-exponent.to(x.real.dtype)), exponent
 
 
 def _most(dtype: torch.dtype) -> int:
@@ -629,6 +645,22 @@ def _over(s: Tensor) -> Tensor:
     """1 / s, and 0 where s is zero to rounding."""
     zero = s <= EPS * s.max()
     return torch.where(zero, torch.zeros_like(s), 1 / torch.where(zero, torch.ones_like(s), s))
+
+
+class _Everywhere(torch.autograd.Function):
+    """x.all(), over what is mapped as well."""
+
+    @staticmethod
+    def forward(x):
+        return x.all()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def vmap(info, in_dims, x):
+        return _Everywhere.apply(x), None
 
 
 class _GramBasis(torch.autograd.Function):
