@@ -171,7 +171,7 @@ def check_cut(x: Tensor, who: str, rank) -> float:
     if not isinstance(x, Tensor) or x.is_meta or readable(x):
         return check_dense(x, who)
     if rank is None:
-        raise ValueError(f"{who}: needs a rank {UNREAD}, got rtol alone")
+        raise ValueError(f"{who}: needs a rank {UNREAD}, got none")
     return 1.0
 
 
@@ -546,7 +546,17 @@ def small_svd(a: Tensor) -> SVD:
     >>> u.shape, s.shape, vh.shape
     (torch.Size([5, 2, 2]), torch.Size([5, 2]), torch.Size([5, 2, 3]))
     """
-    return SVD(*torch.linalg.svd(a, full_matrices=False))
+    return SVD(*_apply(_SmallSVD, a))
+
+
+def root(s: Tensor) -> Tensor:
+    """√s of numbers >= 0, with the derivative 0 where they are 0.
+
+    >>> root(torch.tensor([4.0, 0.0]))
+    tensor([2., 0.])
+    """
+    positive = s > 0
+    return torch.where(positive, torch.where(positive, s, 1.0).sqrt(), 0.0)
 
 
 def psd_root(m: Tensor, tol: float = 0.0) -> Tensor:
@@ -707,8 +717,9 @@ def _over_gaps(s: Tensor) -> Tensor:
     terms out is right for functions of the spans; one of vectors and values together has more,
     which its caller adds (`LowRank.from_dense`, `tt_svd`).
     """
-    gap = (s - s[:, None]) * (s + s[:, None])
-    same = (s - s[:, None]).abs() <= math.sqrt(EPS) * (s + s[:, None])
+    total = s[..., None, :] + s[..., None]
+    step = s[..., None, :] - s[..., None]
+    gap, same = step * total, step.abs() <= math.sqrt(EPS) * total
     return torch.where(
         same, torch.zeros_like(gap), 1 / torch.where(same, torch.ones_like(gap), gap)
     )
@@ -716,7 +727,7 @@ def _over_gaps(s: Tensor) -> Tensor:
 
 def _over(s: Tensor) -> Tensor:
     """1 / s, and 0 where s is zero to rounding."""
-    zero = s <= EPS * s.max()
+    zero = s <= EPS * s.amax(-1, keepdim=True)
     return torch.where(zero, torch.zeros_like(s), 1 / torch.where(zero, torch.ones_like(s), s))
 
 
@@ -751,7 +762,7 @@ class _GramBasis(torch.autograd.Function):
 
 
 class _SmallSVD(torch.autograd.Function):
-    """Thin SVD by LAPACK; the derivative of [Townsend2016] with `_over_gaps`, so it is finite for
+    """Thin SVD by LAPACK, of many matrices at once too; the derivative of [Townsend2016] with `_over_gaps`, so it is finite for
     equal values.
 
     What u and v turn alike has a gap below, what they turn against each other a sum.
@@ -771,18 +782,18 @@ class _SmallSVD(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gu, gs, gvh):
         u, s, vh = ctx.saved_tensors
-        inv, total = _over(s), s + s[:, None]
+        inv, total = _over(s)[..., None, :], s[..., None, :] + s[..., None]
         ugu, vgv = u.mH @ gu, vh @ gvh.mH
         p, q = ugu - ugu.mH, vgv - vgv.mH
         # (p_ij s_j + s_i q_ij) / (s_j^2 - s_i^2)
         inner = (
             (p + q) * (_over_gaps(s) * total / 2)
             + (p - q) * _over(total) / 2
-            + torch.diag(gs).to(u.dtype)
+            + torch.diag_embed(gs).to(u.dtype)
         )
         ga = u @ inner @ vh
         ga = ga + ((gu - u @ ugu) * inv) @ vh
-        return ga + u @ (inv[:, None] * (gvh - (gvh @ vh.mH) @ vh))
+        return ga + u @ (inv.mT * (gvh - (gvh @ vh.mH) @ vh))
 
 
 class _QR(torch.autograd.Function):
@@ -831,13 +842,14 @@ class _ForwardSVD(_SmallSVD):
     @twice
     def jvp(ctx, da):
         u, s, vh = ctx.saved_tensors
-        inv, total, dav = _over(s), s + s[:, None], da @ vh.mH
+        inv, total = _over(s)[..., None, :], s[..., None, :] + s[..., None]
+        dav = da @ vh.mH
         m, dau = u.mH @ dav, da.mH @ u
         alike = (m + m.mH) * (_over_gaps(s) * total / 2)
         against = (m - m.mH) * _over(total) / 2
         du = u @ (alike + against) + (dav - u @ m) * inv
         dv = vh.mH @ (alike - against) + (dau - vh.mH @ m.mH) * inv
-        return du, m.diagonal().real, dv.mH
+        return du, m.diagonal(dim1=-2, dim2=-1).real, dv.mH
 
 
 class _ForwardQR(_QR):

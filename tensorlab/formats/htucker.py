@@ -361,8 +361,8 @@ def ht_svd(x: Tensor, rank=None, *, rtol: float | None = None, tree=None) -> HT:
         axes = (
             axes[k:] + axes[:k]
         )  # the modes of this node come to the front; after the cut they are one, at the back
-        y = y.reshape(math.prod(width[a] for a in axes[len(axes) - k :]), -1).mT
-        matrix = y.reshape(math.prod(width[a] for a in mine), -1).mT
+        y = y.reshape(math.prod([width[a] for a in axes[len(axes) - k :]]), -1).mT
+        matrix = y.reshape(math.prod([width[a] for a in mine]), -1).mT
         v, _ = right_basis(
             matrix, width[1] if i == 2 else _least(caps, i), atol=0.0 if i == 2 else delta
         )

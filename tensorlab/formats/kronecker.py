@@ -10,9 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..capture import read
+from ..capture import read, readable
 from ..linalg import (
-    check_dense,
+    UNREAD,
+    check_cut,
     choose_rank,
     norm,
     orthogonalize,
@@ -95,6 +96,8 @@ class Kronecker(SplitMatrix):
         if len(out) == 2:
             u, s, vh = wide_svd(who, x, cap, rtol=rtol)
             columns = u * s.sqrt(), vh.mT * s.sqrt()
+        elif not readable(w):  # how many terms there are is seen on the way
+            raise ValueError(f"{who}: needs two factors {UNREAD}, got {len(out)}")
         else:
             scale = safe_scale(whole)
             level = max(rtol or 0.0, zero_level(w.dtype))
@@ -209,7 +212,7 @@ class Kronecker(SplitMatrix):
         w."""
         (cap,) = rank_caps("Kronecker.round", rank, rtol, self.shape, 1)
         for f in self.factors:
-            check_dense(f, "Kronecker.round")
+            check_cut(f, "Kronecker.round", rank)
         whole = self.to(wide(self.dtype))._even()
         if len(self.factors) > 2:
             form = Kronecker.from_dense(whole._dense(), rank, rtol=rtol, out=self.out, in_=self.in_)
