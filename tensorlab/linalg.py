@@ -270,7 +270,7 @@ def ldexp(x: Tensor, exponent: Tensor | int) -> Tensor:
     """
     if isinstance(exponent, int) and exponent == 0:
         return x
-    exponent = torch.as_tensor(exponent, device=x.device)
+    exponent = torch.as_tensor(exponent, device=x.device).detach()
     half, most = exponent // 2, _most(x.dtype)
     for part in (half, exponent - half):
         x = x * torch.exp2(part.clamp(1 - most, most).to(real(x.dtype)))

@@ -456,7 +456,8 @@ def _alike(cores, exponent=0, needed=True) -> list[Tensor]:
         largest = torch.stack([core.abs().amax() for core in cores]).double()
         size = largest.log2().clamp_min(-2000).ceil()
         steps = torch.arange(len(cores) + 1, device=size.device)
-        shift = ((size.sum() + exponent) * steps / len(cores)).floor().diff() - size
+        ends = ((size.sum() + exponent) * steps / len(cores)).floor()
+        shift = ends[1:] - ends[:-1] - size
         shift = shift if needed is True else needed * shift
     return [ldexp(core, e) for core, e in zip(cores, shift.unbind())]
 
