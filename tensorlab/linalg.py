@@ -268,7 +268,9 @@ def ldexp(x: Tensor, exponent: Tensor | int) -> Tensor:
     >>> ldexp(torch.tensor(2.0**-1000, dtype=torch.float64), 2000).log2()
     tensor(1000., dtype=torch.float64)
     """
-    exponent = torch.as_tensor(exponent, device=x.device)
+    if isinstance(exponent, int) and exponent == 0:
+        return x
+    exponent = torch.as_tensor(exponent, device=x.device).detach()
     half, most = exponent // 2, _most(x.dtype)
     for part in (half, exponent - half):
         x = x * torch.exp2(part.clamp(1 - most, most).to(real(x.dtype)))
@@ -307,6 +309,18 @@ def spread(tensors, carrier: int, exponent: Tensor | int, dtype: torch.dtype) ->
         ldexp(t, part + rest if k == carrier else part).to(dtype)
         for k, (t, part) in enumerate(zip(tensors, parts))
     ]
+
+
+def everywhere(x: Tensor) -> bool:
+    """Whether all of x is true; False where its numbers cannot be read, see `readable`.
+
+    To branch on: what needs no care is computed plainly, all else, and what torch records, with
+    care.
+
+    >>> everywhere(torch.tensor([1.0, 2.0]) > 0), everywhere(torch.empty(2, device="meta") > 0)
+    (True, False)
+    """
+    return readable(x) and bool(x.all())
 
 
 def _without(x: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:

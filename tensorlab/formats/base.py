@@ -178,8 +178,9 @@ class Format:
         return ratio(math.prod(self.shape), self.numel)
 
     def __repr__(self):
-        dense = digits(math.prod(self.shape))
-        return f"{type(self).__name__}(shape={self.shape}, ranks={self.ranks}, stores {self.numel} of {dense})"
+        sizes = ", ".join(map(digits, self.shape)) + ("," if self.ndim == 1 else "")
+        stores = f"stores {self.numel} of {digits(math.prod(self.shape))}"
+        return f"{type(self).__name__}(shape=({sizes}), ranks={self.ranks}, {stores})"
 
     # -- values
 

@@ -30,7 +30,7 @@ from ..linalg import (
 from ..multilinear import khatri_rao
 from ..rng import randn
 from ._modes import check_matrix, check_size, pad, pad_input, split_shape
-from .base import SplitMatrix, check_same, check_shape
+from .base import SplitMatrix, check_same, check_shape, ratio
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -180,7 +180,7 @@ class Kronecker(SplitMatrix):
         (8.0, 16.0)
         """
         fan_in = [f.shape[2] * (1 if j else f.shape[0]) for j, f in enumerate(self.factors)]
-        return tuple(self.shape[1] / n / len(fan_in) for n in fan_in)
+        return tuple(ratio(self.shape[1], n) / len(fan_in) for n in fan_in)
 
     def _norm(self):
         """Right for nearly cancelling terms too; w is formed only where there is padding to cut."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..linalg import check_cut
 from ._modes import check_size, pad_input
-from .base import SplitMatrix, check_same, check_shape
+from .base import SplitMatrix, check_same, check_shape, ratio
 from .tt import TT, tt_round, tt_svd
 
 
@@ -121,7 +121,7 @@ class TTMatrix(SplitMatrix):
     def lr_multipliers(self) -> tuple[float, ...]:
         """in / (fan-in of the core) / d; the fan-in of a core is r_left in_k [Qiu2024]."""
         return tuple(
-            self.shape[1] / (c.shape[0] * c.shape[2]) / len(self.cores) for c in self.cores
+            ratio(self.shape[1], c.shape[0] * c.shape[2]) / len(self.cores) for c in self.cores
         )
 
     def norm(self) -> Tensor:
