@@ -271,7 +271,7 @@ TIED_HEADS = """GPT2LMHeadModel GPTBigCodeForCausalLM OpenAIGPTLMHeadModel CTRLL
 SAID = {
     **dict.fromkeys([*TIED_HEADS, *TO_SEQUENCES], dict(left=TIED)),
     "SiglipVisionModel": dict(left=READ, adapted=READ),
-    # its linear layer has a forward of its own, and its head is tied
+    # its linear layer overrides forward, and its head is tied
     "FalconForCausalLM": dict(
         refused=r"has a forward of its own \(FalconLinear\)", adapted=r"\(FalconLinear\)"
     ),
@@ -310,7 +310,7 @@ def arguments(model) -> dict:
 
 
 class Masked(nn.Module):
-    """An encoder on sequences of several lengths; what stands behind their ends is no output."""
+    """An encoder on sequences of several lengths; what follows their ends is no output."""
 
     def __init__(self, **options):
         super().__init__()

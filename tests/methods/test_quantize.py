@@ -751,7 +751,7 @@ def test_torchao_int4_is_close_to_our_uniform_groups():
     assert ours.error == pytest.approx(float((theirs - w).norm() / w.norm()), rel=0.05)
 
 
-# -- says no
+# -- refuses
 
 
 @pytest.mark.parametrize(
