@@ -126,7 +126,7 @@ class TTEmbedding(nn.Module):
             with without_autocast(self.cores[0]):  # as a look-up in a table
                 out = tt_rows(table, ids)
             pad = self.padding_idx
-            return out if pad is None else out.masked_fill((ids == pad)[:, None], 0)
+            return out if pad is None else out.masked_fill((ids == pad).unsqueeze(1), 0)
 
         return _look_up(rows, _ids("TTEmbedding", ids, table.shape[0]))
 
@@ -310,7 +310,7 @@ class TokenTrains(nn.Module):
         return _look_up(self._rows, ids)
 
     def _rows(self, ids: Tensor) -> Tensor:
-        out = self.cores[0].index_select(0, ids)[:, 0]  # (b, n_1, r_1)
+        out = self.cores[0].index_select(0, ids).select(1, 0)  # (b, n_1, r_1)
         with without_autocast(self.cores[0]):  # as a look-up in a table
             for core in list(self.cores)[1:]:
                 _, r, n, q = core.shape

@@ -177,7 +177,9 @@ def _multiply(matrix: Tensor, t: Tensor, out: Tensor | None = None) -> Tensor:
     n, _, c = t.shape
     if c == 1:
         return torch.mm(
-            t[:, :, 0], matrix.t(), **({} if out is None else dict(out=out.view(n, len(matrix))))
+            t.select(2, 0),
+            matrix.t(),
+            **({} if out is None else dict(out=out.view(n, len(matrix)))),
         ).unsqueeze(2)
     return torch.bmm(
         matrix.expand(n, -1, -1),
