@@ -270,7 +270,7 @@ def ldexp(x: Tensor, exponent: Tensor | int) -> Tensor:
     """
     if isinstance(exponent, int) and exponent == 0:
         return x
-    exponent = torch.as_tensor(exponent, device=x.device)
+    exponent = torch.as_tensor(exponent, device=x.device).detach()
     half, most = exponent // 2, _most(x.dtype)
     for part in (half, exponent - half):
         x = x * torch.exp2(part.clamp(1 - most, most).to(real(x.dtype)))
@@ -307,7 +307,8 @@ def spread(tensors, carrier: int, exponent: Tensor | int, dtype: torch.dtype) ->
         ]
     count, shared = len(tensors), torch.where(alone, 0, total)
     steps = torch.arange(count + 1, device=total.device)
-    parts, rest = (shared * steps // count).diff(), exponent - shared
+    ends, rest = shared * steps // count, exponent - shared
+    parts = ends[1:] - ends[:-1]
     return [
         ldexp(t, part + rest if k == carrier else part).to(dtype)
         for k, (t, part) in enumerate(zip(tensors, parts))

@@ -220,11 +220,11 @@ VISION = {
     "ConvNextModel": dict(num_stages=2, layer_scale_init_value=1.0, **STAGES),
     "ConvNextV2Model": dict(num_stages=2, **STAGES),
     "ResNetModel": dict(embedding_size=8, **STAGES),
-    "ResNetForImageClassification": dict(embedding_size=8, **STAGES),
-    "RegNetForImageClassification": dict(embedding_size=8, groups_width=4, **STAGES),
-    "BitForImageClassification": dict(embedding_size=8, num_groups=2, **STAGES),
+    "ResNetForImageClassification": dict(embedding_size=8, num_labels=20, **STAGES),
+    "RegNetForImageClassification": dict(embedding_size=8, groups_width=4, num_labels=20, **STAGES),
+    "BitForImageClassification": dict(embedding_size=8, num_groups=2, num_labels=20, **STAGES),
     "MobileNetV2ForImageClassification": dict(
-        depth_multiplier=0.25, image_size=32, initializer_range=0.5
+        depth_multiplier=0.25, image_size=32, initializer_range=0.5, num_labels=20
     ),
     "LevitModel": dict(
         image_size=32,
@@ -271,7 +271,7 @@ TIED_HEADS = """GPT2LMHeadModel GPTBigCodeForCausalLM OpenAIGPTLMHeadModel CTRLL
 SAID = {
     **dict.fromkeys([*TIED_HEADS, *TO_SEQUENCES], dict(left=TIED)),
     "SiglipVisionModel": dict(left=READ, adapted=READ),
-    # its linear layer has a forward of its own, and its head is tied
+    # its linear layer overrides forward, and its head is tied
     "FalconForCausalLM": dict(
         refused=r"has a forward of its own \(FalconLinear\)", adapted=r"\(FalconLinear\)"
     ),
@@ -310,7 +310,7 @@ def arguments(model) -> dict:
 
 
 class Masked(nn.Module):
-    """An encoder on sequences of several lengths; what stands behind their ends is no output."""
+    """An encoder on sequences of several lengths; what follows their ends is no output."""
 
     def __init__(self, **options):
         super().__init__()
@@ -384,7 +384,7 @@ class SqueezeExcite(nn.Module):
 
 
 def classifier(*layers, width):
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * width, 10))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(4 * width, 20))
 
 
 def separable(i, o, stride):
@@ -523,7 +523,7 @@ def test_full_rank_keeps_the_output(case, tmp_path):
     said(lambda: factorize(model), case.left)
     found = outputs(model, case)
     # factors and their products round by a few eps, and each layer hands on what came before it
-    assert change(found, wanted) <= 16 * EPS * len(layers(model, FactorizedLinear))
+    assert change(found, wanted) <= 32 * EPS * len(layers(model, FactorizedLinear))
     with warnings.catch_warnings(action="ignore"):
         other = factorize(built(case, seed=1))
     assert change(outputs(other, case), found) > 0

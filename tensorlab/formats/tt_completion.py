@@ -104,7 +104,7 @@ def tt_complete(
         raise ValueError(f'{who}: method must be "gd" or "cg", got {method!r}')
     if isinstance(held_out, bool) or not isinstance(held_out, Real) or not 0 < held_out < 1:
         raise ValueError(f"{who}: held_out must be a share between 0 and 1, got {held_out!r}")
-    dtype = _common(who, values, *([] if start is None else [_given(who, start, shape)]))
+    dtype = values.dtype if start is None else _given(who, start, shape, values)
     work = torch.promote_types(dtype, torch.float32)
 
     exponent = int(size_exponent(values.to(work)))  # so that squares stay in the range of floats
@@ -318,11 +318,12 @@ def _places(who, index, values, shape) -> Tensor:
     return check_index(who, index, shape)
 
 
-def _given(who, start, shape) -> TT:
-    """A start that the caller brings, checked."""
+def _given(who, start, shape, values) -> torch.dtype:
+    """The common dtype of the values and a start that the caller brings, which is checked."""
     if not isinstance(start, TT) or start.shape != shape:
         got = repr(start) if isinstance(start, TT) else type(start).__name__
         raise ValueError(f"{who}: start must be a TT of shape {shape}, got {got}")
+    dtype = _common(who, values, start)
     for core in start.cores:
         check_dense(core, f"{who}: start")
-    return start
+    return dtype

@@ -109,8 +109,8 @@ class FactorizedLinear(nn.Module):
             need = f"a {kind.__name__} of shape {self._form.shape} with {len(self.tensors)} tensors"
             got = f"{type(weight).__name__} of shape {tuple(weight.shape)} with {len(weight.tensors())}"
             raise ValueError(f"FactorizedLinear.set_weight: needs {need}, got {got}")
-        new = [_copy(t).to(p) for p, t in zip(self.tensors, weight.tensors())]
-        put(self, self.tensors, new)
+        mine = list(self.tensors)
+        put(self, mine, [_copy(t).to(p) for p, t in zip(mine, weight.tensors())])
         self._form = weight.to("meta")
 
     def forward(self, x: Tensor) -> Tensor:

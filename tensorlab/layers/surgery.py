@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..formats.base import MatrixFormat, digits
+from ..formats.base import ReadAsMatrix, digits
 from ..linalg import wide
 from .dense import (
     CONVS,
@@ -428,8 +428,8 @@ def layer_report(model: nn.Module, reference: nn.Module | None = None) -> LayerR
 
         error = |w - w_reference| / |w_reference|     in the Frobenius norm
 
-    Any module whose `weight` is a matrix format is listed, and every dense linear layer; one that
-    stands in two places once.
+    Any module whose `weight` is a matrix format or quantized is listed, and every dense linear
+    layer; one that stands in two places once. Of packed indices the bytes are counted.
 
     >>> from tensorlab import LowRank
     >>> print(layer_report(replace_linear(nn.Sequential(nn.Linear(8, 6, bias=False)), "0", LowRank.from_dense, rank=2)))
@@ -443,7 +443,7 @@ def layer_report(model: nn.Module, reference: nn.Module | None = None) -> LayerR
         weight = _weight(layer, name in dense)
         if weight is None:
             continue
-        factorised = isinstance(weight, MatrixFormat)
+        factorised = isinstance(weight, ReadAsMatrix)
         held = weight.tensors() if factorised else parameters_of(layer) or (weight,)
         new = [t for t in held if t not in seen]
         seen |= set(held)
@@ -463,12 +463,12 @@ def layer_report(model: nn.Module, reference: nn.Module | None = None) -> LayerR
     return LayerReport(tuple(rows))
 
 
-def _weight(layer, dense) -> MatrixFormat | Tensor | None:
+def _weight(layer, dense) -> ReadAsMatrix | Tensor | None:
     """The weight of a layer that the report lists, None of any other."""
     if dense:
         return dense_weight(layer)
     held = None if parametrize.is_parametrized(layer) else getattr(layer, "weight", None)
-    return held if isinstance(held, MatrixFormat) else None
+    return held if isinstance(held, ReadAsMatrix) else None
 
 
 def _error(name, weight, layer) -> float | None:
@@ -483,7 +483,7 @@ def _error(name, weight, layer) -> float | None:
 
 def _matrix(weight) -> Tensor:
     """A weight as a matrix in float64; a kernel (out, in, ...) has one row for each output."""
-    return (weight.to_dense() if isinstance(weight, MatrixFormat) else weight.flatten(1)).to(
+    return (weight.to_dense() if isinstance(weight, ReadAsMatrix) else weight.flatten(1)).to(
         wide(weight.dtype)
     )
 

@@ -44,16 +44,16 @@ def gets_gradient(layer: nn.Module) -> bool:
     return any(p.grad is not None for p in parameters_of(layer))
 
 
-def unfrozen(who: str, layers: dict[str, nn.Module]) -> dict[str, nn.Module]:
-    """The layers, by name, whose `tensors` are trained. Raises ValueError where one is frozen in
+def unfrozen(who: str, tensors: dict[str, list[Tensor]]) -> list[str]:
+    """The names of the layers whose tensors are trained. Raises ValueError where one is frozen in
     part, or all are frozen."""
-    moves = {name: [t.requires_grad for t in layer.tensors] for name, layer in layers.items()}
+    moves = {name: [t.requires_grad for t in ts] for name, ts in tensors.items()}
     for name, move in moves.items():
         if any(move) and not all(move):
             raise ValueError(f"{who}: needs layer {name!r} trained or frozen, got it in part")
     if not any(map(all, moves.values())):
-        raise ValueError(f"{who}: needs a layer to train, got {', '.join(layers)} frozen")
-    return {name: layer for name, layer in layers.items() if all(moves[name])}
+        raise ValueError(f"{who}: needs a layer to train, got {', '.join(tensors)} frozen")
+    return [name for name, move in moves.items() if all(move)]
 
 
 def group_of(optimizer, p: Tensor) -> dict:

@@ -324,7 +324,7 @@ def kashin(
         frame:    (u, v) += clip((r, Qᵀr) / 2, level |r| / sqrt(N)): truncation in the frame (I, Q) [LyubarskiiVershynin2010]
 
     x: vectors (..., N) or matrices (..., m, n), as many last `modes` as say 1 or 2 (by default 2
-    where there are 2); what stands before is a batch. q: a kind of `Rotation` to be drawn, or one.
+    where there are 2); those before are a batch. q: a kind of `Rotation` to be drawn, or one.
     It ends when |r| <= tol |x| for all items, or after max_iter steps with `converged=False`: Q was
     too near to the identity, or x one of the few that Q does not fit. What is left of r is added to
     u, so that x = u + Q v to rounding. No gradients. history: the largest |r| / |x| after each

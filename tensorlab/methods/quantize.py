@@ -86,16 +86,24 @@ class Quantized(ReadAsMatrix):
         """stored_bits over the number of entries."""
         return self.stored_bits / math.prod(self.shape)
 
-    def tensors(self) -> tuple[Tensor, ...]:
-        """Its tensors, the random numbers of the rotation after the others."""
-        drawn = () if self.q is None else self.q.drawn
-        return (*(getattr(self, name) for name in FIELDS), *drawn)
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """None are free: (), as in a report of layers."""
+        return ()
 
-    def with_tensors(self, tensors) -> "Quantized":
-        """The same on other tensors, in the order of `tensors()`."""
-        codes, codebook, scale, size, *drawn = tensors
-        q = None if self.q is None else replace(self.q, drawn=tuple(drawn))
-        return replace(self, codes=codes, codebook=codebook, scale=scale, size=size, q=q)
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Those that are stored: codes, codebook, scale, size."""
+        return tuple(getattr(self, name) for name in FIELDS)
+
+    def with_tensors(self, tensors, drawn=None) -> "Quantized":
+        """The same on other tensors. drawn: the random numbers of the rotation, as they are by
+        default."""
+        q = self.q if self.q is None or drawn is None else replace(self.q, drawn=tuple(drawn))
+        return replace(self, **dict(zip(FIELDS, tensors, strict=True)), q=q)
+
+    def flops(self, batch: int) -> int:
+        """Multiplications and additions of `apply` without the rotation, as of a dense matrix."""
+        return 2 * batch * math.prod(self.matrix_shape) * (2 if self.method == "kashin" else 1)
 
     def parts(self) -> tuple[Tensor, Tensor | None]:
         """The matrices (a, b) of w = size · scale ⊙ (a + Q1 b Q2ᵀ), None for one that is absent;
@@ -470,16 +478,19 @@ class QuantizedLinear(nn.Module):
         """Take over how a weight is put together and its random numbers, and what is stored."""
         for name in [*self._buffers]:
             delattr(self, name)
-        self._form = weight.with_tensors(t.to("meta") for t in weight.tensors())
+        drawn = () if weight.q is None else weight.q.drawn
+        meta = lambda tensors: [t.to("meta") for t in tensors]
+        self._form = weight.with_tensors(meta(weight.tensors()), meta(drawn))
         for name, t in stored.items():
             self.register_buffer(name, t)
-        for k, t in enumerate(weight.tensors()[len(FIELDS) :]):
+        for k, t in enumerate(drawn):
             self.register_buffer(f"drawn_{k}", t.to(self.codes.device), persistent=False)
 
     @property
     def weight(self) -> Quantized:
         """The quantized matrix on the buffers."""
-        return self._form.with_tensors(t for name, t in self._buffers.items() if name != "about")
+        drawn = (t for name, t in self._buffers.items() if name.startswith("drawn"))
+        return self._form.with_tensors((getattr(self, name) for name in FIELDS), drawn)
 
     @property
     def in_features(self) -> int:
@@ -646,8 +657,8 @@ def quantize_model(
     names: a pattern such as "encoder.*.dense", several of them, or a predicate (name, layer) ->
     bool; chosen are `nn.Linear` and GPT-2's Conv1D, as in `replace_linear`. The rest as `quantize`.
     Modes, hooks and the bias stay; layers that share a weight share the quantized one. A layer whose
-    weight something else holds too, such as an embedding, or that has a forward of its own, is left
-    as it is, with a warning. Raises ValueError for a pattern that chooses nothing; an error of
+    weight something else holds too, such as an embedding, or whose class overrides `forward`, is
+    left as it is, with a warning. Raises ValueError for a pattern that chooses nothing; an error of
     `quantize` names the layer, and nothing is changed.
 
     >>> model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))

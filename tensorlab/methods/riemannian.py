@@ -110,7 +110,8 @@ class RiemannianSGD:
     def _trained(self) -> dict[str, FactorizedLinear]:
         """The layers that are not frozen."""
         check_whole("RiemannianSGD", self.model, self.optimizer)
-        return unfrozen("RiemannianSGD", self.layers)
+        tensors = {name: list(layer.tensors) for name, layer in self.layers.items()}
+        return {name: self.layers[name] for name in unfrozen("RiemannianSGD", tensors)}
 
     def _gradients(self, closure, rest):
         """The loss, the point and Riemannian gradient of each layer, and the gradients of the rest,

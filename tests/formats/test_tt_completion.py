@@ -3,6 +3,7 @@ teneva, and what is honest."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from tensors import noisy_train, relative_error
@@ -167,26 +168,80 @@ def test_same_seed_same_numbers_and_any_scale():
     index = places(x.shape, 400, g())
     runs = [
         tl.tt_complete(index, s * x.at(index), x.shape, 2, generator=g())
-        for s in (1.0, 1.0, 1024.0, 2.0**600)
+        for s in (1.0, 1.0, 1024.0, 2.0**600, 2.0**-600)
     ]
-    assert runs[0].history == runs[1].history == pytest.approx(runs[2].history, rel=1e-6)
-    for run, s in zip(runs, (1.0, 1.0, 1024.0, 2.0**600)):
-        assert run.converged and relative_error((run.value / s).to_dense(), x.to_dense()) < 1e-8
+    for run, s in zip(runs, (1.0, 1.0, 1024.0, 2.0**600, 2.0**-600)):
+        assert run.history == runs[0].history and run.held_out == runs[0].held_out
+        assert run.ranks == runs[0].ranks and run.converged
+        assert relative_error((run.value * (1 / s)).to_dense(), x.to_dense()) < 1e-8
+    single = lambda s: tl.tt_complete(
+        index, s * x.at(index).float(), x.shape, 2, generator=g(), max_iter=40
+    )
+    assert single(2.0**-100).history == single(2.0**90).history == single(1.0).history
 
 
 @pytest.mark.parametrize(
-    ("dtype", "bound"), [(torch.float32, 1e-4), (torch.complex128, 1e-8)], ids=str
+    ("dtype", "bound"),
+    [
+        (torch.float16, 0.1),
+        (torch.bfloat16, 0.8),
+        (torch.float32, 1e-4),
+        (torch.complex64, 1e-4),
+        (torch.complex128, 1e-8),
+    ],
+    ids=str,
 )
 def test_dtypes(dtype, bound):
+    """The bound: what is fitted is met to 32 eps at most, and twice as much elsewhere."""
     g = torch.Generator().manual_seed(7)
-    x = tl.TT.randn((8, 8, 8), 2, generator=g, dtype=dtype)
+    x = tl.TT.randn((8, 8, 8), 2, generator=g, dtype=torch.promote_types(dtype, torch.float32))
     index = places(x.shape, 400, g)
-    fit = tl.tt_complete(index, x.at(index), x.shape, 2, generator=g)
-    assert (
-        fit.value.dtype == dtype
-        and fit.converged
-        and relative_error(fit.value.to_dense(), x.to_dense()) < bound
+    fit = tl.tt_complete(index, x.at(index).to(dtype), x.shape, 2, generator=g)
+    assert fit.value.dtype == dtype and fit.converged
+    assert relative_error(fit.value.to(x.dtype).to_dense(), x.to_dense()) < bound
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+def test_the_error_is_that_of_what_is_given_back(dtype):
+    """Of the train after it was rounded to the dtype of the values, which in half precision is what
+    most of the error is made of."""
+    g = torch.Generator().manual_seed(8)
+    x = gaussian((6, 6, 6), 2, g)
+    index = torch.cartesian_prod(*map(torch.arange, x.shape))
+    values = (x.at(index) * 100).to(dtype)
+    fit = tl.tt_complete(index, values, x.shape, 2, held_out=0.5, tol=1e-9, generator=g)
+    wide = fit.value.to(torch.float64).at(index) - values.double()
+    whole = float(wide.norm() / values.double().norm())
+    fitted = fit.history[fit.held_out.index(min(fit.held_out))]
+    # half of the places are held out: the square of the whole error is the mean of both
+    assert whole == pytest.approx(math.sqrt((fit.error**2 + fitted**2) / 2), rel=0.5)
+    assert fit.error > 0.1 * torch.finfo(dtype).eps
+
+
+def test_values_and_start_are_promoted():
+    g = torch.Generator().manual_seed(9)
+    x = gaussian((5, 5, 5), 2, g)
+    index = torch.cartesian_prod(*map(torch.arange, x.shape))
+    values = x.at(index)
+    run = lambda v, start: tl.tt_complete(
+        index, v, x.shape, 2, start=start, tol=1e-6, max_iter=50, generator=g
     )
+    assert run(values.float(), x).value.dtype == torch.float64
+    assert run(values, x.to(torch.float32)).value.dtype == torch.float64
+    fit = run(values, x.to(torch.complex64))
+    assert fit.value.dtype == torch.complex128 and fit.converged
+    with pytest.raises(ValueError, match="tt_complete: needs all on one device, got cpu and meta"):
+        run(values, tl.TT.randn(x.shape, 2, device="meta"))
+
+
+def test_a_default_device_that_is_not_the_datas():
+    g = lambda: torch.Generator().manual_seed(10)
+    x = gaussian((5, 5, 5), 2, g())
+    index = torch.cartesian_prod(*map(torch.arange, x.shape))
+    run = lambda i: tl.tt_complete(i, x.at(index), x.shape, 2, generator=g())
+    with torch.device("meta"):
+        fits = run(index), run(index.tolist())
+    assert all(fit.history == run(index).history for fit in fits)
 
 
 def test_the_cost_falls_at_each_step_of_a_rank():
@@ -256,6 +311,77 @@ def test_noise_ends_growth_and_the_best_train_is_given_back():
     assert fit.error == min(fit.held_out) and float((fit.value - x).norm() / x.norm()) < 0.1
 
 
+@pytest.mark.parametrize("method", ["cg", "gd"])
+@pytest.mark.parametrize("copies", [2, 3])
+def test_places_given_twice_with_different_values_have_their_mean(method, copies):
+    index = torch.tensor([[0, 0], [1, 1]]).repeat_interleave(copies, 0)
+    values = torch.randn(
+        2 * copies, dtype=torch.float64, generator=torch.Generator().manual_seed(3)
+    )
+    fit = tl.tt_complete(
+        index, values, (2, 2), 1, method=method, generator=torch.Generator().manual_seed(0)
+    )
+    found = fit.value.at(torch.tensor([[0, 0], [1, 1]]))
+    gaps = (found - values.reshape(2, copies).mean(1)).abs()
+    assert not fit.converged and float(gaps.min()) < 1e-9  # at the place that is not held out
+    rest = values.reshape(2, copies)[gaps.argmin()]
+    unit = values.square().mean().sqrt()
+    assert min(fit.history) == pytest.approx(
+        float((rest - rest.mean()).square().mean().sqrt() / unit), rel=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        torch.full((60,), 3.7, dtype=torch.float64),
+        torch.arange(60).lt(30).double(),
+        torch.arange(60).eq(7).double(),
+        -torch.ones(60, dtype=torch.float64),
+    ],
+    ids=["constant", "half of them zero", "one is not zero", "negative"],
+)
+def test_plain_data(values):
+    index = torch.cartesian_prod(*map(torch.arange, (3, 4, 5)))
+    fit = tl.tt_complete(index, values, (3, 4, 5), 3, generator=torch.Generator().manual_seed(0))
+    error = relative_error(fit.value.at(index), values)
+    assert error < 1e-7 if fit.converged else len(values.unique()) > 1 and error < 1.0 + 1e-9
+
+
+def test_a_slice_that_no_place_is_in_is_left_out_of_the_claim():
+    g = torch.Generator().manual_seed(13)
+    x = gaussian((5, 6, 6), 2, g)
+    index = torch.cartesian_prod(torch.arange(1, 5), torch.arange(6), torch.arange(6))
+    fit = tl.tt_complete(index, x.at(index), x.shape, 2, generator=g)
+    dense, found = x.to_dense(), fit.value.to_dense()
+    assert fit.converged and relative_error(found[1:], dense[1:]) < 1e-8
+    assert torch.isfinite(found).all() and relative_error(found[:1], dense[:1]) > 0.1
+
+
+def test_numbers_of_numpy_and_any_integer_dtype():
+    g = lambda: torch.Generator().manual_seed(14)
+    x = gaussian((5, 5, 5), 2, g())
+    index = torch.cartesian_prod(*map(torch.arange, x.shape))
+    run = lambda i, shape=x.shape, rank=2, **o: tl.tt_complete(
+        i, x.at(index), shape, rank, generator=g(), **o
+    )
+    one = run(index, max_iter=5, tol=0.25, held_out=0.25)
+    numbers = dict(max_iter=np.int64(5), tol=np.float32(0.25), held_out=np.float32(0.25))
+    other = run(index.numpy(), np.array(x.shape), np.int32(2), **numbers)
+    assert other.history == one.history
+    for dtype in (torch.uint8, torch.uint16, torch.int32):
+        assert run(index.to(dtype)).history == run(index).history
+
+
+def test_many_modes_end_with_finite_numbers():
+    g = torch.Generator().manual_seed(15)
+    index = torch.randint(0, 2, (20, 1500), generator=g)
+    values = 1.0 + index[:, 0].double()
+    fit = tl.tt_complete(index, values, (2,) * 1500, 1, generator=g, max_iter=0)
+    at = fit.value.at(index)  # a product of so many numbers in [0, 1) is no float
+    assert torch.isfinite(at).all() and at.any() and math.isfinite(fit.error)
+
+
 def test_zeros():
     index = torch.cartesian_prod(*map(torch.arange, (3, 4, 5)))
     fit = tl.tt_complete(index, torch.zeros(60), (3, 4, 5), 2)
@@ -309,6 +435,8 @@ ONES, INDEX = torch.ones(5), torch.tensor([[0, 0], [1, 1], [2, 2], [0, 1], [2, 3
         ((INDEX, ONES, (3, 4), 0), ValueError, "at least 1, got 0"),
         ((INDEX, ONES, (3, 4), (1, 2)), ValueError, r"1 entry .*got \(1, 2\)"),
         ((INDEX, ONES, (3, 4.0), 1), ValueError, r"got \(3, 4.0\)"),
+        ((INDEX, ONES, (2**64, 4), 1), ValueError, r"1 to 2\^63, .*got 18446744073709551616"),
+        ((INDEX, [1.0] * 5, (3, 4), 1), TypeError, "needs a torch tensor, got list"),
     ],
     ids=str,
 )
@@ -328,6 +456,7 @@ def test_says_no_to_data(arguments, error, said):
         (dict(max_iter=2.5), "got 2.5"),
         (dict(start=torch.ones(3, 4)), "got Tensor"),
         (dict(start=tl.TT.randn((4, 3), 1)), r"shape \(3, 4\), got TT\(shape=\(4, 3\)"),
+        (dict(start=tl.TT.randn((3, 4), 1) * math.nan), "start: needs finite entries, got nan"),
     ],
     ids=str,
 )
@@ -335,3 +464,8 @@ def test_says_no_to_options(options, said):
     with pytest.raises(ValueError, match=said) as caught:
         tl.tt_complete(INDEX, ONES, (3, 4), 1, **options)
     assert str(caught.value).startswith("tt_complete: ") and "\n" not in str(caught.value)
+
+
+def test_says_no_to_a_generator_that_is_none():
+    with pytest.raises(TypeError, match="tt_complete: needs a torch.Generator or None .*got 0"):
+        tl.tt_complete(INDEX, ONES, (3, 4), 1, generator=0)

@@ -83,7 +83,8 @@ def riemannian(part=slice(None), wrap=lambda model: model):
     wrapped = wrap(model)
     for x, y in batches(part):
         method.step(lambda: error(wrapped, x, y))  # noqa: B023
-    return {"state": model.state_dict()}
+    held = [m for m in model if isinstance(m, tl.FactorizedLinear)]
+    return {"state": {str(k): m.weight.to_dense().detach() for k, m in enumerate(held)}}
 
 
 def set_by_hand(part=slice(None), wrap=lambda model: model):

@@ -716,6 +716,17 @@ def test_an_error_names_the_layer_and_nothing_is_changed():
     assert all(type(m) is not tl.QuantizedLinear for m in model.modules())
 
 
+def test_a_report_of_layers_lists_quantized_ones():
+    model = network()
+    dense, quantized = copy.deepcopy(model), tl.quantize_model(model, "0", 4, generator=seeded())
+    report, weight = tl.layer_report(model, dense), model[0].weight
+    row = report["0"]
+    assert [r.name for r in report.rows] == ["0", "2.0", "3"] and row.kind == "Quantized"
+    assert row.bytes == (weight.stored_bits - 64) // 8  # without the seed
+    assert row.flops == 2 * 32 * 48 and row.shape == (48, 32) and "Quantized" in str(report)
+    assert row.error == pytest.approx(quantized.error, rel=1e-6) and report["3"].error == 0
+
+
 def test_files_keep_shared_and_transposed_layers(tmp_path):
     def build():
         inner = nn.Linear(32, 32)
@@ -751,7 +762,7 @@ def test_torchao_int4_is_close_to_our_uniform_groups():
     assert ours.error == pytest.approx(float((theirs - w).norm() / w.norm()), rel=0.05)
 
 
-# -- says no
+# -- refuses
 
 
 @pytest.mark.parametrize(
