@@ -13,7 +13,7 @@ from torch.utils import _pytree
 
 from ..arguments import is_integer
 from ..capture import readable
-from ..linalg import ldexp, real, size_exponent, wide, widen
+from ..linalg import ldexp, real, size_exponent, spread, wide, widen
 
 
 def is_data(field) -> bool:
@@ -206,8 +206,12 @@ class Format:
         """The multiple by a number."""
         plain = not number.is_complex() if isinstance(number, Tensor) else isinstance(number, Real)
         dtype = self.dtype if plain else torch.promote_types(self.dtype, torch.complex64)
-        tensors = list(self._cast(dtype).tensors())
-        tensors[self._carrier] = tensors[self._carrier] * number
+        tensors, carrier = list(self._cast(dtype).tensors()), self._carrier
+        power = 0 if isinstance(number, Tensor) else math.frexp(abs(number))[1]
+        if abs(power) > math.log2(torch.finfo(dtype).max) / 2:  # more than one tensor may hold
+            tensors = spread(self._cast(dtype)._even().tensors(), carrier, power, dtype)
+            number = number * 2.0 ** (power // 2 - power) * 2.0 ** -(power // 2)
+        tensors[carrier] = tensors[carrier] * number
         return self.with_tensors(tensors)
 
     # -- arithmetic
@@ -445,8 +449,8 @@ def distance(x: Tensor, form: Format, mask: Tensor | None = None) -> float:
     0. mask: True for the entries that count.
 
     >>> from tensorlab import LowRank
-    >>> distance(torch.eye(2), LowRank(torch.eye(2, 1), torch.eye(2, 1))) ** 2
-    0.5000000000000001
+    >>> distance(torch.tensor([[3.0, 0.0], [0.0, 4.0]]), LowRank(3 * torch.eye(2, 1), torch.eye(2, 1)))
+    0.8
     """
     exponent = size_exponent(x)
     x, dense = (ldexp(widen(t), -exponent) for t in (x, form.to(wide(x.dtype)).to_dense()))
