@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from ..arguments import is_integer
-from ..capture import readable
+from ..capture import known, readable
 from ..linalg import ldexp, real, size_exponent, spread, wide, widen
 
 
@@ -293,7 +293,7 @@ class Format:
 
     def _readable(self) -> bool:
         """Whether a number may be read to save work: now, and without waiting for an accelerator."""
-        return self.device.type == "cpu" and all(map(readable, self.tensors()))
+        return self.device.type == "cpu" and all(map(known, self.tensors()))
 
     def _size(self, t: Tensor) -> Tensor:
         """The largest entry of one of the tensors, of each term where it is a sum of terms."""

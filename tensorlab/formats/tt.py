@@ -13,15 +13,16 @@ import torch
 from torch import Tensor
 
 from ..arguments import is_integer
-from ..capture import readable
+from ..capture import differentiated, known, read, readable
 from ..linalg import (
-    check_dense,
+    check_cut,
     in_range,
     ldexp,
     near_one,
     orthogonalize,
     project,
     rank_caps,
+    real,
     right_basis,
     safe_scale,
     size_exponent,
@@ -105,7 +106,7 @@ class TT(Format):
             _, weights, _, exponent = _from_left(cores, _triangle, care)
             return weights[-1][0].abs(), exponent
 
-        return ldexp(*_in_range([cores], compute))[0].to(self.dtype.to_real())
+        return ldexp(*_in_range([cores], compute))[0].to(real(self.dtype))
 
     def dot(self, other: "TT") -> Tensor:
         """<self, other> = sum of conj(self) * other, in d (r^2 q + r q^2) n operations."""
@@ -126,22 +127,14 @@ class TT(Format):
         return ldexp(*_in_range([ours, theirs], compute)).to(self.dtype)
 
     def at(self, index) -> Tensor:
-        """Entries at many multi-indices: (batch, d) -> (batch,).
-
-        The batch is sorted by its index in each mode in turn, so that a mode costs one matrix
-        product per index value and no core is gathered once per entry.
-        """
+        """Entries at many multi-indices: (batch, d) -> (batch,)."""
         index, cores = self._index(index), _singles(self.cores)
 
         def compute(care):
             (first, *rest), exponent = _gauged(cores, care)
             v = first[0].index_select(0, index[:, 0])  # (batch, r)
             for core, i in zip(rest, index.unbind(1)[1:]):
-                counts = torch.bincount(i, minlength=core.shape[1]).tolist()
-                order = torch.argsort(i)
-                parts = v.index_select(0, order).split(counts)
-                v = torch.cat([p @ m for p, m in zip(parts, core.unbind(1))])
-                v = torch.empty_like(v).index_copy(0, order, v)
+                v = _times_slices(v, core, i)
                 if care:
                     v, shift = in_range(v, 1)
                     exponent = exponent + shift
@@ -210,7 +203,7 @@ def tt_svd(x: Tensor, rank=None, *, rtol: float | None = None) -> TT:
     >>> tt_svd(1 / (i[:, None, None] + i[:, None] + i), rtol=1e-2)
     TT(shape=(8, 8, 8), ranks=(2, 2), stores 64 of 512)
     """
-    size = check_dense(x, "tt_svd")
+    size = check_cut(x, "tt_svd", rank)
     caps = rank_caps("tt_svd", rank, rtol, x.shape, x.ndim - 1)
     scale = safe_scale(size)
     modes, dtype = list(x.shape), x.dtype
@@ -259,7 +252,7 @@ def tt_round(tt: TT, rank=None, *, rtol: float | None = None) -> TT:
         raise TypeError(f"tt_round: needs a TT, got {type(tt).__name__}")
     caps = rank_caps("tt_round", rank, rtol, tt.shape, tt.ndim - 1)
     for core in tt.cores:
-        check_dense(core, "tt_round")
+        check_cut(core, "tt_round", rank)
     share = max((rtol or 0.0) / math.sqrt(max(1, tt.ndim - 1)), zero_level(tt.dtype))
     cores = _wide(tt.cores)
 
@@ -276,7 +269,7 @@ def tt_round(tt: TT, rank=None, *, rtol: float | None = None) -> TT:
             exponent = exponent + shift
         rows = core.flatten(1)
         weighed, _ = near_one(weights[k] @ rows)  # the unfolding at this bond, up to an isometry
-        size = float(torch.linalg.matrix_norm(weighed.detach()))
+        size = read(torch.linalg.matrix_norm(weighed))
         v, _ = right_basis(weighed, caps[k - 1], atol=share * size)
         cores[k], carry = v.mH.reshape(-1, *core.shape[1:]), rows @ v
     cores[0] = torch.tensordot(cores[0], carry, 1)
@@ -307,7 +300,7 @@ def _weight(y: Tensor, s: Tensor) -> Tensor:
     """The root of yᴴ y: diag(s), but where values of s are equal its derivative is a full block. y:
     (m, k), s: (k,)."""
     weight = torch.diag(s).to(y.dtype)
-    if not (y.requires_grad and torch.is_grad_enabled()):
+    if not differentiated(y):
         return weight
     total = s + s[:, None]
     rest = (y.mH @ y).fill_diagonal_(0) / torch.where(total > 0, total, torch.ones_like(total))
@@ -333,6 +326,20 @@ def _split(slab: Tensor, weight: Tensor, caps, delta: float) -> list[Tensor]:
     return [slab.reshape(k, modes[0], b), *cores]
 
 
+def _times_slices(v: Tensor, core: Tensor, i: Tensor) -> Tensor:
+    """v[b] core[:, i_b] for each of a batch: (batch, r), (r, n, q), (batch,) -> (batch, q).
+
+    The batch is sorted by its index, so that there is one product for each value and no slice is
+    gathered for each entry; where the index cannot be read they are.
+    """
+    if not readable(i):
+        return torch.bmm(v[:, None], core.transpose(0, 1).index_select(0, i))[:, 0]
+    counts, order = torch.bincount(i, minlength=core.shape[1]).tolist(), torch.argsort(i)
+    parts = v.index_select(0, order).split(counts)
+    v = torch.cat([p @ m for p, m in zip(parts, core.unbind(1))])
+    return torch.empty_like(v).index_copy(0, order, v)
+
+
 def _mirror(core: Tensor) -> Tensor:
     return core.permute(2, 1, 0)
 
@@ -351,9 +358,11 @@ def _in_range(trains, compute):
     smallest of them times what the cores that follow make of it, and shows unless the value is far
     larger. A zero is believed where nothing grows by more than a quarter of the exponents.
     """
-    if not all(readable(core) for cores in trains for core in cores):
+    if not all(known(core) for cores in trains for core in cores):
         return compute(True)
     out = compute(False)
+    if not known(out[0]):  # the places are mapped, and not the trains
+        return compute(True)
     value, most = out[0].detach().abs(), _most(out[0])
     swing, least = _swing(trains, value.amin() if value.numel() else value.new_ones(()))
     if least == 0.0 and swing < most / 4:
