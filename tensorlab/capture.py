@@ -17,6 +17,22 @@ _functorch = torch._C._functorch
 UNKNOWN = 1 << 11  # tokens that a plan is made for where their number is not fixed
 
 
+def known(x: Tensor) -> bool:
+    """Whether the numbers of a weight can be read: as `readable`, and in a `torch.jit.trace` too,
+    which keeps the weights that it finds.
+
+    >>> known(torch.ones(2)), known(torch.ones(2, device="meta"))
+    (True, False)
+    """
+    if torch.compiler.is_compiling():
+        return False
+    while _functorch.is_functorch_wrapped_tensor(x):
+        if _functorch.is_batchedtensor(x):
+            return False
+        x = _functorch.get_unwrapped(x)
+    return not (x.is_meta or hasattr(x, "fake_mode"))
+
+
 def readable(x: Tensor) -> bool:
     """Whether the numbers of a tensor can be read here and now.
 
@@ -26,13 +42,7 @@ def readable(x: Tensor) -> bool:
     >>> readable(torch.ones(2)), readable(torch.ones(2, device="meta"))
     (True, False)
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return False
-    while _functorch.is_functorch_wrapped_tensor(x):
-        if _functorch.is_batchedtensor(x):
-            return False
-        x = _functorch.get_unwrapped(x)
-    return not (x.is_meta or hasattr(x, "fake_mode"))
+    return not torch.jit.is_tracing() and known(x)
 
 
 def watched(x: Tensor) -> bool:

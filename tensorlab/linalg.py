@@ -296,15 +296,19 @@ def spread(tensors, carrier: int, exponent: Tensor | int, dtype: torch.dtype) ->
     The power goes into the tensor `carrier`; where that could not hold it, the tensors share its
     size evenly.
 
-    >>> [t.item() for t in spread([torch.tensor(3.0), torch.tensor(1.0)], 0, 130, torch.float32)]
-    [5.534023222112865e+19, 7.378697629483821e+19]
+    >>> spread([torch.tensor(2.0), torch.tensor(1.0)], 0, 130, torch.float32)[0].log2()
+    tensor(65.)
     """
-    count, most = len(tensors), _most(dtype)
     total = size_exponent(tensors[carrier]) + exponent
-    shared = torch.where(total.abs() > most - 2, total, 0)
+    alone = total.abs() < _most(dtype) - 1
+    if everywhere(alone):
+        return [
+            (ldexp(t, exponent) if k == carrier else t).to(dtype) for k, t in enumerate(tensors)
+        ]
+    count, shared = len(tensors), torch.where(alone, 0, total)
     steps = torch.arange(count + 1, device=total.device)
-    parts = (shared * steps // count).diff()
-    rest = exponent - shared
+    ends, rest = shared * steps // count, exponent - shared
+    parts = ends[1:] - ends[:-1]
     return [
         ldexp(t, part + rest if k == carrier else part).to(dtype)
         for k, (t, part) in enumerate(zip(tensors, parts))
@@ -421,8 +425,8 @@ def wide_svd(
 ) -> SVD:
     """`truncated_svd` in the dtype that sums are done in, for what is made of its factors.
 
-    >>> wide_svd("LowRank", torch.ones(2, 2, dtype=torch.float16), 1).s
-    tensor([2.0000], dtype=torch.float64)
+    >>> wide_svd("LowRank", torch.ones(2, 2, dtype=torch.float16), 1).s.round(decimals=9)
+    tensor([2.], dtype=torch.float64)
     """
     size = check_cut(a, who, rank)
     if a.ndim != 2:

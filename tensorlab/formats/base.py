@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from ..arguments import is_integer
-from ..capture import readable
-from ..linalg import ldexp, real, size_exponent, wide, widen
+from ..capture import known, readable
+from ..linalg import ldexp, real, size_exponent, spread, wide, widen
 
 
 def is_data(field) -> bool:
@@ -54,6 +54,11 @@ def _flatten(x):
     return leaves, tuple(spec)
 
 
+def _flatten_with_keys(x):
+    leaves, spec = _flatten(x)
+    return [(_pytree.SequenceKey(k), leaf) for k, leaf in enumerate(leaves)], spec
+
+
 def _rebuild(cls, leaves, spec):
     """Put leaves back without checking them: while torch traces, they may be anything."""
     x, leaves = object.__new__(cls), iter(leaves)
@@ -89,7 +94,10 @@ class Format:
 
     def __init_subclass__(cls):
         _pytree.register_pytree_node(
-            cls, _flatten, lambda leaves, spec: _rebuild(cls, leaves, spec)
+            cls,
+            _flatten,
+            lambda leaves, spec: _rebuild(cls, leaves, spec),
+            flatten_with_keys_fn=_flatten_with_keys,  # older versions of `torch.export` ask for it
         )
 
     def __reduce__(self):
@@ -198,8 +206,12 @@ class Format:
         """The multiple by a number."""
         plain = not number.is_complex() if isinstance(number, Tensor) else isinstance(number, Real)
         dtype = self.dtype if plain else torch.promote_types(self.dtype, torch.complex64)
-        tensors = list(self._cast(dtype).tensors())
-        tensors[self._carrier] = tensors[self._carrier] * number
+        tensors, carrier = list(self._cast(dtype).tensors()), self._carrier
+        power = 0 if isinstance(number, Tensor) else math.frexp(abs(number))[1]
+        if abs(power) > math.log2(torch.finfo(dtype).max) / 2:  # more than one tensor may hold
+            tensors = spread(self._cast(dtype)._even().tensors(), carrier, power, dtype)
+            number = number * 2.0 ** (power // 2 - power) * 2.0 ** -(power // 2)
+        tensors[carrier] = tensors[carrier] * number
         return self.with_tensors(tensors)
 
     # -- arithmetic
@@ -281,7 +293,7 @@ class Format:
 
     def _readable(self) -> bool:
         """Whether a number may be read to save work: now, and without waiting for an accelerator."""
-        return self.device.type == "cpu" and all(map(readable, self.tensors()))
+        return self.device.type == "cpu" and all(map(known, self.tensors()))
 
     def _size(self, t: Tensor) -> Tensor:
         """The largest entry of one of the tensors, of each term where it is a sum of terms."""
@@ -437,8 +449,8 @@ def distance(x: Tensor, form: Format, mask: Tensor | None = None) -> float:
     0. mask: True for the entries that count.
 
     >>> from tensorlab import LowRank
-    >>> distance(torch.eye(2), LowRank(torch.eye(2, 1), torch.eye(2, 1))) ** 2
-    0.5000000000000001
+    >>> distance(torch.tensor([[3.0, 0.0], [0.0, 4.0]]), LowRank(3 * torch.eye(2, 1), torch.eye(2, 1)))
+    0.8
     """
     exponent = size_exponent(x)
     x, dense = (ldexp(widen(t), -exponent) for t in (x, form.to(wide(x.dtype)).to_dense()))

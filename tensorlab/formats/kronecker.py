@@ -162,7 +162,7 @@ class Kronecker(SplitMatrix):
             z = z.reshape(batch * before, f.shape[2], r, z.shape[1] // r).permute(2, 0, 1, 3)
             z = (f[:, None] @ z).flatten(2).transpose(0, 1).flatten(1)
         z = z.reshape(batch, first.shape[2] * r, z.shape[1] // r)
-        return (first.permute(1, 2, 0).flatten(1) @ z).flatten(1)[:, : self.shape[0]]
+        return (first.permute(1, 2, 0).flatten(1) @ z).flatten(1).narrow(1, 0, self.shape[0])
 
     def flops(self, batch: int) -> int:
         total, before, after = 0, self.padded[1], 1

@@ -7,23 +7,26 @@ already the first pass over the data shrinks it [RohrigZollner2022].
 
 import math
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from ..arguments import is_integer
+from ..capture import differentiated, known, read, readable
 from ..linalg import (
-    check_dense,
-    everywhere,
+    check_cut,
     in_range,
     ldexp,
     near_one,
     orthogonalize,
     project,
     rank_caps,
+    real,
     right_basis,
     safe_scale,
     size_exponent,
+    spread,
     triangle,
     truncated_svd,
     wide,
@@ -87,12 +90,9 @@ class TT(Format):
         return tuple(c.shape[0] for c in self.cores[1:])
 
     def to_dense(self) -> Tensor:
-        cores = _singles(self.cores)
-        sizes = _sizes(cores)
-        if not everywhere(_swing(sizes) < _most(cores[0]) / 2):
-            cores = _alike(cores)
-        out = cores[0].reshape(-1, cores[0].shape[2])
-        for core in cores[1:]:
+        first, *rest = TT(_singles(self.cores))._even().cores
+        out = first.reshape(-1, first.shape[2])
+        for core in rest:
             r, _, q = core.shape
             out = (out @ core.reshape(r, -1)).reshape(-1, q)
         return out.reshape(self.shape).to(self.dtype)
@@ -106,7 +106,7 @@ class TT(Format):
             _, weights, _, exponent = _from_left(cores, _triangle, care)
             return weights[-1][0].abs(), exponent
 
-        return ldexp(*_in_range(_sizes(cores), compute))[0].to(self.dtype.to_real())
+        return ldexp(*_in_range([cores], compute))[0].to(real(self.dtype))
 
     def dot(self, other: "TT") -> Tensor:
         """<self, other> = sum of conj(self) * other, in d (r^2 q + r q^2) n operations."""
@@ -124,31 +124,23 @@ class TT(Format):
                     exponent = exponent + shift
             return e[0, 0], exponent
 
-        return ldexp(*_in_range(_sizes(ours) + _sizes(theirs), compute)).to(self.dtype)
+        return ldexp(*_in_range([ours, theirs], compute)).to(self.dtype)
 
     def at(self, index) -> Tensor:
-        """Entries at many multi-indices: (batch, d) -> (batch,).
-
-        The batch is sorted by its index in each mode in turn, so that a mode costs one matrix
-        product per index value and no core is gathered once per entry.
-        """
+        """Entries at many multi-indices: (batch, d) -> (batch,)."""
         index, cores = self._index(index), _singles(self.cores)
 
         def compute(care):
             (first, *rest), exponent = _gauged(cores, care)
             v = first[0].index_select(0, index[:, 0])  # (batch, r)
             for core, i in zip(rest, index.unbind(1)[1:]):
-                counts = torch.bincount(i, minlength=core.shape[1]).tolist()
-                order = torch.argsort(i)
-                parts = v.index_select(0, order).split(counts)
-                v = torch.cat([p @ m for p, m in zip(parts, core.unbind(1))])
-                v = torch.empty_like(v).index_copy(0, order, v)
+                v = _times_slices(v, core, i)
                 if care:
                     v, shift = in_range(v, 1)
                     exponent = exponent + shift
             return v, exponent
 
-        return ldexp(*_in_range(_sizes(cores), compute))[:, 0].to(self.dtype)
+        return ldexp(*_in_range([cores], compute))[:, 0].to(self.dtype)
 
     def orthogonal(self, center: int = 0) -> "TT":
         """The same train with orthonormal cores on both sides of `center`, which alone carries the
@@ -170,8 +162,8 @@ class TT(Format):
             return torch.linalg.vector_norm(core), exponent, made
 
         one = cores[0].new_ones(1, 1)
-        _, exponent, cores = _in_range(_sizes(cores), compute)
-        return TT(_narrow(cores, center, self.dtype, exponent))
+        _, exponent, cores = _in_range([cores], compute)
+        return TT(spread(cores, center, exponent, self.dtype))
 
     def round(self, rank=None, *, rtol: float | None = None) -> "TT":
         return tt_round(self, rank, rtol=rtol)
@@ -190,7 +182,7 @@ class TT(Format):
         return TT((*cores, torch.cat([self.cores[-1], other.cores[-1]], 0)))
 
     def _times(self, other):
-        pairs = zip(_even(self.cores), _even(other.cores))
+        pairs = zip(self.cores, other.cores)
         return TT(
             tuple(torch.einsum("anb,cnd->acnbd", a, b).flatten(3).flatten(0, 1) for a, b in pairs)
         )
@@ -211,7 +203,7 @@ def tt_svd(x: Tensor, rank=None, *, rtol: float | None = None) -> TT:
     >>> tt_svd(1 / (i[:, None, None] + i[:, None] + i), rtol=1e-2)
     TT(shape=(8, 8, 8), ranks=(2, 2), stores 64 of 512)
     """
-    size = check_dense(x, "tt_svd")
+    size = check_cut(x, "tt_svd", rank)
     caps = rank_caps("tt_svd", rank, rtol, x.shape, x.ndim - 1)
     scale = safe_scale(size)
     modes, dtype = list(x.shape), x.dtype
@@ -237,7 +229,7 @@ def tt_svd(x: Tensor, rank=None, *, rtol: float | None = None) -> TT:
             cores = _split(slab, _weight(y, s), caps[lo - p : lo - 1][::-1], delta)
             left, y = left + [_mirror(c) for c in cores][::-1], y.mT
     middle = y.reshape(a, modes[lo], b).to(wide(dtype))
-    return TT(_narrow([*left, middle, *right], len(left), dtype, 1 - math.frexp(scale)[1]))
+    return TT(spread([*left, middle, *right], len(left), 1 - math.frexp(scale)[1], dtype))
 
 
 def tt_round(tt: TT, rank=None, *, rtol: float | None = None) -> TT:
@@ -260,7 +252,7 @@ def tt_round(tt: TT, rank=None, *, rtol: float | None = None) -> TT:
         raise TypeError(f"tt_round: needs a TT, got {type(tt).__name__}")
     caps = rank_caps("tt_round", rank, rtol, tt.shape, tt.ndim - 1)
     for core in tt.cores:
-        check_dense(core, "tt_round")
+        check_cut(core, "tt_round", rank)
     share = max((rtol or 0.0) / math.sqrt(max(1, tt.ndim - 1)), zero_level(tt.dtype))
     cores = _wide(tt.cores)
 
@@ -268,7 +260,7 @@ def tt_round(tt: TT, rank=None, *, rtol: float | None = None) -> TT:
         _, weights, gauged, exponent = _from_left(cores, _triangle, care)
         return torch.linalg.vector_norm(weights[-1]), exponent, weights, gauged, care
 
-    _, exponent, weights, cores, care = _in_range(_sizes(cores), compute)
+    _, exponent, weights, cores, care = _in_range([cores], compute)
     carry = cores[0].new_ones(1, 1)
     for k in range(tt.ndim - 1, 0, -1):
         core = torch.tensordot(cores[k], carry, 1)  # (r_k, n_k, q)
@@ -277,11 +269,11 @@ def tt_round(tt: TT, rank=None, *, rtol: float | None = None) -> TT:
             exponent = exponent + shift
         rows = core.flatten(1)
         weighed, _ = near_one(weights[k] @ rows)  # the unfolding at this bond, up to an isometry
-        size = float(torch.linalg.matrix_norm(weighed.detach()))
+        size = read(torch.linalg.matrix_norm(weighed))
         v, _ = right_basis(weighed, caps[k - 1], atol=share * size)
         cores[k], carry = v.mH.reshape(-1, *core.shape[1:]), rows @ v
     cores[0] = torch.tensordot(cores[0], carry, 1)
-    return TT(_narrow(cores, 0, tt.dtype, exponent))
+    return TT(spread(cores, 0, exponent, tt.dtype))
 
 
 def unfolding_ranks(shape) -> tuple[int, ...]:
@@ -308,7 +300,7 @@ def _weight(y: Tensor, s: Tensor) -> Tensor:
     """The root of yᴴ y: diag(s), but where values of s are equal its derivative is a full block. y:
     (m, k), s: (k,)."""
     weight = torch.diag(s).to(y.dtype)
-    if not (y.requires_grad and torch.is_grad_enabled()):
+    if not differentiated(y):
         return weight
     total = s + s[:, None]
     rest = (y.mH @ y).fill_diagonal_(0) / torch.where(total > 0, total, torch.ones_like(total))
@@ -334,6 +326,20 @@ def _split(slab: Tensor, weight: Tensor, caps, delta: float) -> list[Tensor]:
     return [slab.reshape(k, modes[0], b), *cores]
 
 
+def _times_slices(v: Tensor, core: Tensor, i: Tensor) -> Tensor:
+    """v[b] core[:, i_b] for each of a batch: (batch, r), (r, n, q), (batch,) -> (batch, q).
+
+    The batch is sorted by its index, so that there is one product for each value and no slice is
+    gathered for each entry; where the index cannot be read they are.
+    """
+    if not readable(i):
+        return torch.bmm(v[:, None], core.transpose(0, 1).index_select(0, i))[:, 0]
+    counts, order = torch.bincount(i, minlength=core.shape[1]).tolist(), torch.argsort(i)
+    parts = v.index_select(0, order).split(counts)
+    v = torch.cat([p @ m for p, m in zip(parts, core.unbind(1))])
+    return torch.empty_like(v).index_copy(0, order, v)
+
+
 def _mirror(core: Tensor) -> Tensor:
     return core.permute(2, 1, 0)
 
@@ -344,30 +350,39 @@ def _mirror(core: Tensor) -> Tensor:
 FAR = 2.0**40  # more than any exponent
 
 
-def _in_range(sizes: Tensor, compute):
+def _in_range(trains, compute):
     """compute(care) -> value, exponent, ...: plainly where no product on the way leaves the floats
     in a way that the value shows, else with care, that is with exponents of two beside.
 
-    sizes: of `_sizes`, of all that is multiplied. What is lost under the floats is at most the
-    smallest of them, times what the cores that follow make of it.
+    trains: the cores of all that are multiplied. What is lost under the floats is at most the
+    smallest of them times what the cores that follow make of it, and shows unless the value is far
+    larger. A zero is believed where nothing grows by more than a quarter of the exponents.
     """
+    if not all(known(core) for cores in trains for core in cores):
+        return compute(True)
     out = compute(False)
-    value, swing, most = out[0].detach(), _swing(sizes), _most(sizes)
-    lost = swing - most + 20 - math.log2(torch.finfo(sizes.dtype).eps)
-    sure = (value.abs().log2() > lost) | (value == 0) & (swing < most / 4)
-    return out if everywhere(sure & (swing < most - 23)) else compute(True)
+    if not known(out[0]):  # the places are mapped, and not the trains
+        return compute(True)
+    value, most = out[0].detach().abs(), _most(out[0])
+    swing, least = _swing(trains, value.amin() if value.numel() else value.new_ones(()))
+    if least == 0.0 and swing < most / 4:
+        least = float((value + (value == 0)).amin())
+    lost = 2.0 ** (swing - most + 20) / torch.finfo(value.dtype).eps
+    return out if swing < most - 23 and least > lost else compute(True)
 
 
-def _sizes(cores) -> Tensor:
-    """log2 of the norms of the cores, (d,): that of a product is at most the sum."""
+def _swing(trains, value: Tensor) -> tuple[float, float]:
+    """log2 of what the first or the last few cores of trains multiply by, at most, and the number
+    in `value`; inf and 0 where they are not finite."""
     with torch.no_grad():
-        norms = torch.stack([torch.linalg.vector_norm(core) for core in cores])
-        return norms.log2().clamp_min(-_most(norms) / 2)  # under that squares underflow
-
-
-def _swing(sizes: Tensor) -> Tensor:
-    """log2 of what the first or the last few cores multiply by, at most."""
-    return torch.cat([sizes.cumsum(0), sizes.flip(0).cumsum(0)]).amax().clamp_min(0)
+        norms = [torch.linalg.vector_norm(core) for cores in trains for core in cores]
+        *norms, value = torch.stack([*norms, value.to(norms[0].dtype)]).tolist()
+    if not math.isfinite(sum(norms) + value):
+        return math.inf, 0.0
+    least = math.sqrt(torch.finfo(trains[0][0].dtype).tiny)  # squares under it are lost
+    sizes = [math.log2(max(norm, least)) for norm in norms]
+    sizes = [sum(sizes[k :: len(trains[0])]) for k in range(len(trains[0]))]
+    return max(0.0, *accumulate(sizes), *accumulate(sizes[::-1])), value
 
 
 def _exponents(cores) -> list[Tensor]:
@@ -443,32 +458,3 @@ def _singles(cores) -> list[Tensor]:
 def _most(core: Tensor) -> int:
     """The largest power of two of its dtype, by its exponent."""
     return math.frexp(torch.finfo(core.dtype).max)[1] - 1
-
-
-def _even(cores):
-    """The same train, by cores that may be multiplied with others of the kind."""
-    return cores if everywhere(_sizes(cores).abs() < _most(cores[0]) / 3) else _alike(cores)
-
-
-def _alike(cores, exponent=0, needed=True) -> list[Tensor]:
-    """The train times 2^exponent; where that is `needed`, by cores of one size."""
-    with torch.no_grad():
-        largest = torch.stack([core.abs().amax() for core in cores]).double()
-        size = largest.log2().clamp_min(-2000).ceil()
-        steps = torch.arange(len(cores) + 1, device=size.device)
-        ends = ((size.sum() + exponent) * steps / len(cores)).floor()
-        shift = ends[1:] - ends[:-1] - size
-        shift = shift if needed is True else needed * shift
-    return [ldexp(core, e) for core, e in zip(cores, shift.unbind())]
-
-
-def _narrow(cores, center: int, dtype, exponent) -> tuple[Tensor, ...]:
-    """Cast to `dtype` and multiply by 2^exponent: the core at `center`, or all alike where one
-    could not hold it."""
-    middle, size = near_one(cores[center])
-    size = size + exponent
-    alone = size.abs() < math.frexp(torch.finfo(dtype).max)[1] - 2
-    cores = [*cores[:center], ldexp(middle, alone * size), *cores[center + 1 :]]
-    if not everywhere(alone):
-        cores = _alike(cores, ~alone * size, ~alone)
-    return tuple(core.to(dtype) for core in cores)

@@ -108,7 +108,7 @@ class TTMatrix(SplitMatrix):
             columns //= i
             t = core.permute(1, 3, 0, 2).reshape(o * q, r * i) @ t.reshape(rows, r * i, columns)
             rows = rows * o
-        return t.reshape(x.shape[0], self.padded[0])[:, : self.shape[0]]
+        return t.reshape(x.shape[0], self.padded[0]).narrow(1, 0, self.shape[0])
 
     def flops(self, batch: int) -> int:
         total, rows, columns = 0, 1, self.padded[1]

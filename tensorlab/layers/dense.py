@@ -260,9 +260,10 @@ def computes(hook) -> bool:
 
 def _hook(layer, name):
     """The older hook that computes a tensor of the layer, None without one."""
-    found = filter(computes, layer._forward_pre_hooks.values())
-    named = lambda hook: getattr(hook, "name", None) or getattr(hook, "_tensor_name", None)
-    return next((hook for hook in found if named(hook) == name), None)
+    for hook in filter(computes, layer._forward_pre_hooks.values()):
+        if name == (getattr(hook, "name", None) or getattr(hook, "_tensor_name", None)):
+            return hook
+    return None
 
 
 @contextmanager

@@ -126,7 +126,7 @@ class TTEmbedding(nn.Module):
             with without_autocast(self.cores[0]):  # as a look-up in a table
                 out = tt_rows(table, ids)
             pad = self.padding_idx
-            return out if pad is None else out.masked_fill((ids == pad)[:, None], 0)
+            return out if pad is None else out.masked_fill((ids == pad).unsqueeze(1), 0)
 
         return _look_up(rows, _ids("TTEmbedding", ids, table.shape[0]))
 
@@ -203,7 +203,7 @@ def tt_rows(table: TTMatrix, ids: Tensor) -> Tensor:
         slices = core.transpose(0, 1).reshape(n, r, m * q).index_select(0, prefix - n * before)
         state = (state @ slices).reshape(-1, state.shape[1] * m, q)  # (prefixes, in_1 ... in_k, q)
         before = prefix
-    return state[:, : table.shape[1], 0]
+    return state.select(2, 0).narrow(1, 0, table.shape[1])
 
 
 def head_flops(table: TTMatrix, batch: int) -> dict[str, int]:
@@ -310,13 +310,13 @@ class TokenTrains(nn.Module):
         return _look_up(self._rows, ids)
 
     def _rows(self, ids: Tensor) -> Tensor:
-        out = self.cores[0].index_select(0, ids)[:, 0]  # (b, n_1, r_1)
+        out = self.cores[0].index_select(0, ids).select(1, 0)  # (b, n_1, r_1)
         with without_autocast(self.cores[0]):  # as a look-up in a table
             for core in list(self.cores)[1:]:
                 _, r, n, q = core.shape
                 out = out @ core.index_select(0, ids).reshape(-1, r, n * q)
                 out = out.reshape(-1, out.shape[1] * n, q)  # (b, n_1 ... n_k, r_k)
-        return out[:, :, 0]
+        return out.select(2, 0)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         """Adopt the ranks that are stored, before the cores themselves are loaded; the tokens and

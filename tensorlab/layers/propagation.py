@@ -123,7 +123,7 @@ def propagate(weight: MatrixFormat, x: Tensor, strategy: str = "auto") -> Tensor
         shapes, max(1, tokens(x)), x.dtype.itemsize, x.device.type, strategy
     )
     if watched(x) or backward == "autograd":
-        y = _by_autograd(forward, rows, weight.cores)[:, :out]
+        y = _by_autograd(forward, rows, weight.cores).narrow(1, 0, out)
     else:
         y = _Product.apply(forward, backward, way, out, rows, *weight.cores)
     return y.reshape(*x.shape[:-1], out)
@@ -177,7 +177,9 @@ def _multiply(matrix: Tensor, t: Tensor, out: Tensor | None = None) -> Tensor:
     n, _, c = t.shape
     if c == 1:
         return torch.mm(
-            t[:, :, 0], matrix.t(), **({} if out is None else dict(out=out.view(n, len(matrix))))
+            t.select(2, 0),
+            matrix.t(),
+            **({} if out is None else dict(out=out.view(n, len(matrix)))),
         ).unsqueeze(2)
     return torch.bmm(
         matrix.expand(n, -1, -1),

@@ -33,7 +33,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
-from torch.utils.checkpoint import checkpoint
 
 from ..formats.tt import TT
 from ..formats.tt_manifold import descend, riemannian_grad
@@ -816,6 +815,7 @@ def _mean_log(cores, orders, splines: Splines, where: Where) -> Tensor:
 
 def _mean_value(cores, where: Where) -> Tensor:
     """mean_n q(x_n), a block of rows at a time, each computed again for its gradient."""
+    from torch.utils.checkpoint import checkpoint  # loads sympy in older versions of torch
 
     def part(interval, values, *cores):
         row = values.new_ones(len(interval), 1)

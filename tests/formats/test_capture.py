@@ -70,33 +70,6 @@ def stacked(formats):
     return _pytree.tree_map(lambda *tensors: torch.stack(tensors), *formats)
 
 
-# Trains choose between two ways by the sizes of their numbers, which nobody can read where many are
-# mapped or compiled at once; these rows are open, and the book says so.
-STILL_OPEN = {
-    "test_many_at_once[TT-round]",
-    "test_many_at_once[TTMatrix-round]",
-    "test_many_at_once[TTMatrix with padding-round]",
-    "test_many_at_once[TT of one mode-round]",
-    "test_places_may_be_mapped_too[TT]",
-    "test_places_may_be_mapped_too[TTMatrix]",
-    "test_places_may_be_mapped_too[TTMatrix with padding]",
-    "test_decompositions_to_a_rank[tt_svd]",
-    "test_decompositions_to_a_rank[TTMatrix]",
-    "test_where_nothing_can_be_read_the_caps_are_the_ranks[tt_svd]",
-    "test_where_nothing_can_be_read_the_caps_are_the_ranks[TTMatrix]",
-    "test_all_operations_are_compiled_whole[TT]",
-    "test_all_operations_are_compiled_whole[TTMatrix with padding]",
-    "test_all_operations_are_compiled_whole[TTMatrix]",
-    "test_all_operations_are_compiled_whole[TT of one mode]",
-}
-
-
-@pytest.fixture(autouse=True)
-def open_row(request):
-    if request.node.name in STILL_OPEN:
-        request.applymarker(pytest.mark.xfail(reason="open: trains of any size", strict=False))
-
-
 # -- one at a time
 
 

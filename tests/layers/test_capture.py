@@ -384,11 +384,3 @@ def test_the_book_has_this_table():
 
 if __name__ == "__main__":
     print(table())
-
-
-@pytest.fixture(autouse=True)
-def open_row(request):
-    """Trains of any size need 2^x, which the older ONNX exporter does not have."""
-    tables = ("LoRALinear, dora on a TTMatrix", "TTEmbedding.head", "TTEmbedding.head with padding")
-    if request.node.name in {f"test_layers[{name}-ONNX]" for name in tables}:
-        request.applymarker(pytest.mark.xfail(reason="open: exp2 in ONNX", strict=False))
