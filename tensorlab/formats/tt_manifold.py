@@ -15,12 +15,12 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from numbers import Number, Real
+from numbers import Number
 
 import torch
 from torch import Tensor
 
-from ..arguments import count, number
+from ..arguments import count, number, scalar
 from ..fit import Fit
 from ..linalg import check_dense, ldexp, norm, size_exponent
 from .tt import TT, tt_round, unfolding_ranks
@@ -90,7 +90,8 @@ class Tangent:
     def __mul__(self, number) -> "Tangent":
         if not isinstance(number, (Number, Tensor)) or getattr(number, "ndim", 0):
             return NotImplemented
-        plain = not number.is_complex() if isinstance(number, Tensor) else isinstance(number, Real)
+        number = scalar(number)
+        plain = not number.is_complex() if isinstance(number, Tensor) else isinstance(number, float)
         v = self if plain else self.to(torch.promote_types(self.dtype, torch.complex64))
         return replace(v, deltas=tuple(d * number for d in v.deltas))
 
