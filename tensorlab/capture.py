@@ -6,6 +6,7 @@ neither; where it gains by reading (ids that occur twice, ranks, plans for a bat
 first. The private parts of torch that this takes are touched in this file only.
 """
 
+import functools
 import math
 
 import torch
@@ -49,6 +50,26 @@ def watched(x: Tensor) -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
+def differentiated(x: Tensor) -> bool:
+    """Whether what is made of a tensor is to be differentiated or transformed: where autograd
+    records it, and where it is `watched`.
+
+    >>> differentiated(torch.ones(2)), differentiated(torch.ones(2, requires_grad=True))
+    (False, True)
+    """
+    return (x.requires_grad and torch.is_grad_enabled()) or watched(x)
+
+
+def read(x: Tensor) -> float:
+    """The number in a tensor, for decisions that fall back on something else where it cannot be
+    read; 0.0 there.
+
+    >>> read(torch.tensor(3.0)), read(torch.tensor(3.0, device="meta"))
+    (3.0, 0.0)
+    """
+    return float(x.detach()) if readable(x) else 0.0
+
+
 def tokens(x: Tensor) -> int:
     """For how many tokens (..., n) a way to multiply is chosen: as many as there are, or UNKNOWN
     where another number may follow.
@@ -57,6 +78,24 @@ def tokens(x: Tensor) -> int:
     (12, 2048)
     """
     return math.prod(x.shape[:-1]) if readable(x) else UNKNOWN
+
+
+def primal(x: Tensor) -> Tensor:
+    """A tensor without its tangent of forward mode."""
+    return forward_ad.unpack_dual(x).primal
+
+
+def twice(rule):
+    """The rule of a Function for forward mode, made such that it can be differentiated in forward
+    mode once more: torch turns that off within a rule, and second derivatives are silently wrong.
+    """
+
+    @functools.wraps(rule)
+    def jvp(ctx, *tangents):
+        with forward_ad._set_fwd_grad_enabled(True):
+            return rule(ctx, *tangents)
+
+    return jvp
 
 
 def constant(function):

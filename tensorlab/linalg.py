@@ -15,12 +15,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .capture import differentiated, primal, readable, twice
 from .rng import randn
 
 EPS = torch.finfo(torch.float64).eps
 SMALL = 1 << 14  # entries up to which LAPACK's SVD is given the matrix as it is
 BLOCK = 1 << 19  # entries worked on at a time: 4 MiB of float64
 RUN = 128  # rows whose products are summed at once, one after another where BLAS does it so
+UNREAD = "where no number can be read (torch.func.vmap, torch.compile, traces)"
 SKETCH = 256  # shorter side from which a random sketch of the range is tried first
 
 
@@ -42,11 +44,16 @@ def choose_rank(s: Tensor, rank: int | None = None, *, atol: float = 0.0) -> int
 
     Every truncation in tensorlab ends here. The answer is never 0: a zero matrix has one (zero)
     term, so shapes stay regular. s: singular values, descending, shape (n,). Reading them is the
-    one step that is not differentiable.
+    one step that is not differentiable; where they cannot be read (`capture.readable`), r is
+    `rank`.
 
     >>> choose_rank(torch.tensor([4.0, 3.0, 0.1]), atol=0.2), choose_rank(torch.tensor([4.0, 3.0, 0.1]), 1, atol=0.2)
     (2, 1)
     """
+    if not readable(s):
+        if rank is None:
+            raise ValueError(f"choose_rank: needs a rank {UNREAD}, got none")
+        return min(rank, len(s))
     s = s.detach().double()
     top = float(s[0]) if len(s) else 0.0
     if top == 0.0:
@@ -125,6 +132,8 @@ def check_dense(x: Tensor, who: str) -> float:
         )
     if x.is_meta:
         raise ValueError(f"{who}: needs a tensor with numbers, got one on the meta device")
+    if not readable(x):
+        raise ValueError(f"{who}: needs numbers that it can read, got a tensor {UNREAD}")
     x = x.detach()
     if x.dtype == wide(x.dtype):
         size, safe = float(torch.linalg.vector_norm(x)), 1e90
@@ -148,6 +157,22 @@ def check_dense(x: Tensor, who: str) -> float:
             f"{who}: needs a tensor whose norm is a float64, got entries up to {largest}"
         )
     return size
+
+
+def check_cut(x: Tensor, who: str, rank) -> float:
+    """`check_dense` of a tensor that is cut to a rank, which can be done unseen.
+
+    Where its numbers cannot be read the ranks are the caps and entries are taken to be of a size
+    that can be squared: 1.0. Raises ValueError there if `rank` is None.
+
+    >>> check_cut(torch.tensor([3.0, 4.0]), "tt_svd", None)
+    5.0
+    """
+    if not isinstance(x, Tensor) or x.is_meta or readable(x):
+        return check_dense(x, who)
+    if rank is None:
+        raise ValueError(f"{who}: needs a rank {UNREAD}, got none")
+    return 1.0
 
 
 def safe_scale(largest: float, safe: float = 1e90) -> float:
@@ -243,7 +268,9 @@ def ldexp(x: Tensor, exponent: Tensor | int) -> Tensor:
     >>> ldexp(torch.tensor(2.0**-1000, dtype=torch.float64), 2000).log2()
     tensor(1000., dtype=torch.float64)
     """
-    exponent = torch.as_tensor(exponent, device=x.device)
+    if isinstance(exponent, int) and exponent == 0:
+        return x
+    exponent = torch.as_tensor(exponent, device=x.device).detach()
     half, most = exponent // 2, _most(x.dtype)
     for part in (half, exponent - half):
         x = x * torch.exp2(part.clamp(1 - most, most).to(real(x.dtype)))
@@ -284,6 +311,18 @@ def spread(tensors, carrier: int, exponent: Tensor | int, dtype: torch.dtype) ->
     ]
 
 
+def everywhere(x: Tensor) -> bool:
+    """Whether all of x is true; False where its numbers cannot be read, see `readable`.
+
+    To branch on: what needs no care is computed plainly, all else, and what torch records, with
+    care.
+
+    >>> everywhere(torch.tensor([1.0, 2.0]) > 0), everywhere(torch.empty(2, device="meta") > 0)
+    (True, False)
+    """
+    return readable(x) and bool(x.all())
+
+
 def _without(x: Tensor, exponent: Tensor) -> tuple[Tensor, Tensor]:
     return x * torch.exp2(-exponent.to(real(x.dtype))), exponent
 
@@ -309,7 +348,7 @@ def orthogonalize(a: Tensor) -> tuple[Tensor, Tensor]:
     >>> r.diagonal()
     tensor([3., 2.], dtype=torch.float64)
     """
-    q, r = _QR.apply(widen(a))
+    q, r = _apply(_QR, widen(a))
     return q.to(a.dtype), r.to(a.dtype)
 
 
@@ -354,7 +393,7 @@ def triangle(a: Tensor) -> Tensor:
     >>> triangle(torch.tensor([[3.0], [4.0]])).abs()
     tensor([[5.]])
     """
-    if a.requires_grad and torch.is_grad_enabled():
+    if differentiated(a):
         return orthogonalize(a)[1]
     return torch.linalg.qr(widen(a), mode="r").R.to(a.dtype)
 
@@ -385,7 +424,7 @@ def wide_svd(
     >>> wide_svd("LowRank", torch.ones(2, 2, dtype=torch.float16), 1).s
     tensor([2.0000], dtype=torch.float64)
     """
-    size = check_dense(a, who)
+    size = check_cut(a, who, rank)
     if a.ndim != 2:
         raise ValueError(f"{who}: needs a matrix, got shape {tuple(a.shape)}")
     if rtol is not None and atol is not None:
@@ -400,7 +439,7 @@ def wide_svd(
 
 def _svd(a: Tensor, rank: int | None, atol: float) -> SVD:
     if a.numel() <= SMALL:
-        u, s, vh = _SmallSVD.apply(widen(a))
+        u, s, vh = _apply(_SmallSVD, widen(a))
         r = choose_rank(s, rank, atol=atol)
         return SVD(u[:, :r], s[:r], vh[:r])
     if a.shape[0] < a.shape[1]:
@@ -425,17 +464,21 @@ def right_basis(a: Tensor, rank: int | None = None, *, atol: float = 0.0) -> tup
     >>> right_basis(a, atol=1e-12)[1]
     tensor([5.0000e+00, 1.0000e-09], dtype=torch.float64)
     """
+    if not readable(a):  # nor can be seen whether a Gram matrix resolves what is asked for
+        _, s, vh = _apply(_SmallSVD, widen(a))
+        r = choose_rank(s, rank)
+        return vh[:r].mH, s[:r]
     m, n = a.shape
     if m < n:
         u, s = right_basis(a.mH, rank, atol=atol)
         if float(s[0].detach()) == 0.0:
             return torch.eye(n, 1, dtype=u.dtype, device=u.device), s
         return _unit_columns(project(a.mH, u)), s
-    if n > SKETCH and not (a.requires_grad and torch.is_grad_enabled()):
+    if n > SKETCH and not differentiated(a):
         found = _sketched_basis(a, rank, atol)
         if found is not None:
             return found
-    v, s, r = _GramBasis.apply(a, rank, atol)
+    v, s, r = _apply(_GramBasis, a, rank, atol)
     return v[:, :r], s[:r]
 
 
@@ -503,7 +546,17 @@ def small_svd(a: Tensor) -> SVD:
     >>> u.shape, s.shape, vh.shape
     (torch.Size([5, 2, 2]), torch.Size([5, 2]), torch.Size([5, 2, 3]))
     """
-    return SVD(*torch.linalg.svd(a, full_matrices=False))
+    return SVD(*_apply(_SmallSVD, a))
+
+
+def root(s: Tensor) -> Tensor:
+    """√s of numbers >= 0, with the derivative 0 where they are 0.
+
+    >>> root(torch.tensor([4.0, 0.0]))
+    tensor([2., 0.])
+    """
+    positive = s > 0
+    return torch.where(positive, torch.where(positive, s, 1.0).sqrt(), 0.0)
 
 
 def psd_root(m: Tensor, tol: float = 0.0) -> Tensor:
@@ -664,8 +717,9 @@ def _over_gaps(s: Tensor) -> Tensor:
     terms out is right for functions of the spans; one of vectors and values together has more,
     which its caller adds (`LowRank.from_dense`, `tt_svd`).
     """
-    gap = (s - s[:, None]) * (s + s[:, None])
-    same = (s - s[:, None]).abs() <= math.sqrt(EPS) * (s + s[:, None])
+    total = s[..., None, :] + s[..., None]
+    step = s[..., None, :] - s[..., None]
+    gap, same = step * total, step.abs() <= math.sqrt(EPS) * total
     return torch.where(
         same, torch.zeros_like(gap), 1 / torch.where(same, torch.ones_like(gap), gap)
     )
@@ -673,13 +727,21 @@ def _over_gaps(s: Tensor) -> Tensor:
 
 def _over(s: Tensor) -> Tensor:
     """1 / s, and 0 where s is zero to rounding."""
-    zero = s <= EPS * s.max()
+    zero = s <= EPS * s.amax(-1, keepdim=True)
     return torch.where(zero, torch.zeros_like(s), 1 / torch.where(zero, torch.ones_like(s), s))
+
+
+def _apply(function, *args):
+    """What a Function makes of its arguments, by the one that has a derivative in forward mode too
+    unless torch compiles, which refuses such."""
+    return (function if torch.compiler.is_compiling() else function.Forward).apply(*args)
 
 
 class _GramBasis(torch.autograd.Function):
     """All right singular vectors and values and the rank, with the derivative of an
     eigendecomposition of aᴴa."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(a, rank, atol):
@@ -689,6 +751,7 @@ class _GramBasis(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         ctx.save_for_backward(inputs[0], *output[:2])
+        ctx.save_for_forward(inputs[0], *output[:2])
 
     @staticmethod
     def backward(ctx, gv, gs, _):
@@ -699,37 +762,44 @@ class _GramBasis(torch.autograd.Function):
 
 
 class _SmallSVD(torch.autograd.Function):
-    """Thin SVD by LAPACK; the derivative of [Townsend2016] with `_over_gaps`, so it is finite for
-    equal values."""
+    """Thin SVD by LAPACK, of many matrices at once too; the derivative of [Townsend2016] with `_over_gaps`, so it is finite for
+    equal values.
+
+    What u and v turn alike has a gap below, what they turn against each other a sum.
+    """
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(a):
-        return torch.linalg.svd(a, full_matrices=False)
+        return tuple(torch.linalg.svd(a, full_matrices=False))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
         ctx.save_for_backward(*output)
+        ctx.save_for_forward(*output)
 
     @staticmethod
     def backward(ctx, gu, gs, gvh):
         u, s, vh = ctx.saved_tensors
-        inv, total = _over(s), s + s[:, None]
+        inv, total = _over(s)[..., None, :], s[..., None, :] + s[..., None]
         ugu, vgv = u.mH @ gu, vh @ gvh.mH
         p, q = ugu - ugu.mH, vgv - vgv.mH
-        # (p_ij s_j + s_i q_ij) / (s_j^2 - s_i^2), parted into what u and v turn alike, with a gap
-        # below, and against each other
+        # (p_ij s_j + s_i q_ij) / (s_j^2 - s_i^2)
         inner = (
             (p + q) * (_over_gaps(s) * total / 2)
             + (p - q) * _over(total) / 2
-            + torch.diag(gs).to(u.dtype)
+            + torch.diag_embed(gs).to(u.dtype)
         )
         ga = u @ inner @ vh
         ga = ga + ((gu - u @ ugu) * inv) @ vh
-        return ga + u @ (inv[:, None] * (gvh - (gvh @ vh.mH) @ vh))
+        return ga + u @ (inv.mT * (gvh - (gvh @ vh.mH) @ vh))
 
 
 class _QR(torch.autograd.Function):
     """QR by LAPACK with diag(r) >= 0; the derivative of the product q r in the gauge qᴴ dq = 0."""
+
+    generate_vmap_rule = True
 
     @staticmethod
     def forward(a):
@@ -745,14 +815,52 @@ class _QR(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         ctx.save_for_backward(*output)
+        ctx.save_for_forward(*output)
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx, gq, gr):
         q, r = ctx.saved_tensors
         ga = torch.zeros_like(q) @ r if gr is None else q @ gr
-        if (
-            gq is not None and q.shape[0] > q.shape[1]
-        ):  # else q is square and cannot turn out of its range
+        if gq is not None and q.shape[0] > q.shape[1]:  # else q cannot turn out of its range
             ga = ga + (gq - q @ (q.mH @ gq)) @ torch.linalg.pinv(r, rtol=16 * EPS).mH
         return ga
+
+
+class _ForwardGramBasis(_GramBasis):
+    @staticmethod
+    @twice
+    def jvp(ctx, da, *_):
+        a, v, s = ctx.saved_tensors
+        k = project(primal(a), v).mH @ project(da, v)
+        k = k + k.mH
+        return v @ (_over_gaps(s) * k), 0.5 * _over(s) * k.diagonal().real, None
+
+
+class _ForwardSVD(_SmallSVD):
+    @staticmethod
+    @twice
+    def jvp(ctx, da):
+        u, s, vh = ctx.saved_tensors
+        inv, total = _over(s)[..., None, :], s[..., None, :] + s[..., None]
+        dav = da @ vh.mH
+        m, dau = u.mH @ dav, da.mH @ u
+        alike = (m + m.mH) * (_over_gaps(s) * total / 2)
+        against = (m - m.mH) * _over(total) / 2
+        du = u @ (alike + against) + (dav - u @ m) * inv
+        dv = vh.mH @ (alike - against) + (dau - vh.mH @ m.mH) * inv
+        return du, m.diagonal(dim1=-2, dim2=-1).real, dv.mH
+
+
+class _ForwardQR(_QR):
+    @staticmethod
+    @twice
+    def jvp(ctx, da):
+        q, r = ctx.saved_tensors
+        dr = q.mH @ da
+        if q.shape[0] == q.shape[1]:
+            return torch.zeros_like(q), dr
+        return (da - q @ dr) @ torch.linalg.pinv(r, rtol=16 * EPS), dr
+
+
+_GramBasis.Forward, _SmallSVD.Forward, _QR.Forward = _ForwardGramBasis, _ForwardSVD, _ForwardQR

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .arguments import is_integer
+from .capture import readable
 
 
 def unfold(x: Tensor, mode: int) -> Tensor:
@@ -189,8 +190,8 @@ def check_index(who: str, index, shape, device=None) -> Tensor:
     """Multi-indices (batch, d) as int64 in 0..n-1, on `device` or where they are; negative ones
     count from the end.
 
-    Raises TypeError for an index that is not of integers, ValueError for one of another shape or
-    out of range, with its place.
+    Raises TypeError for an index that is not of integers, ValueError for one of another shape or,
+    where its numbers can be read, out of range, with its place.
 
     >>> check_index("at", [[0, -1]], (3, 4))
     tensor([[0, 3]])
@@ -212,7 +213,7 @@ def check_index(who: str, index, shape, device=None) -> Tensor:
     # An unsigned one beyond 2^63 turns negative, and the end of a mode beyond it is no int64.
     least = bound([-n if index.dtype.is_signed and n <= 2**63 else 0 for n in shape])
     wrong = (place < least) | (place > last)
-    if wrong.any():
+    if readable(index) and wrong.any():
         row, mode = wrong.nonzero()[0].tolist()
         raise ValueError(
             f"{who}: mode {mode} has indices in 0..{shape[mode] - 1}, got "

@@ -351,8 +351,14 @@ def test_get_stores_compressed_files_as_they_are(home, site, monkeypatch):
     (root, address), raw = site, gzip.compress(ROWS, mtime=7)
     (root / "raw.csv.gz").write_bytes(raw)
     _offer(monkeypatch, address, raw, "raw.csv.gz")
-    datasets.get("abalone")
-    assert (home / "tabular/abalone.csv.gz").read_bytes() == raw
+    before = os.umask(0o027)
+    try:
+        datasets.get("abalone")
+    finally:
+        os.umask(before)
+    stored = home / "tabular/abalone.csv.gz"
+    assert stored.read_bytes() == raw
+    assert sys.platform == "win32" or stored.stat().st_mode & 0o777 == 0o640
 
 
 def test_another_sum_is_refused_and_nothing_kept(home, site, monkeypatch):

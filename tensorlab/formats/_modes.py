@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import is_integer
-from ..linalg import check_dense
+from ..linalg import check_cut
 from ..multilinear import balanced_shape
 from .base import check_shape
 
@@ -64,9 +64,9 @@ def check_size(who: str, size, padded) -> tuple[int, int] | None:
     return None if size == padded else size
 
 
-def check_matrix(who: str, w: Tensor) -> float:
-    """The norm of a dense matrix; says no to anything else."""
-    norm = check_dense(w, who)
+def check_matrix(who: str, w: Tensor, rank) -> float:
+    """The norm of a dense matrix that is cut to a rank, as `check_cut`; refuses anything else."""
+    norm = check_cut(w, who, rank)
     if w.ndim != 2:
         raise ValueError(f"{who}: needs a matrix, got shape {tuple(w.shape)}")
     return norm

@@ -171,8 +171,9 @@ class Format:
         return ratio(math.prod(self.shape), self.numel)
 
     def __repr__(self):
-        dense = digits(math.prod(self.shape))
-        return f"{type(self).__name__}(shape={self.shape}, ranks={self.ranks}, stores {self.numel} of {dense})"
+        sizes = ", ".join(map(digits, self.shape)) + ("," if self.ndim == 1 else "")
+        stores = f"stores {self.numel} of {digits(math.prod(self.shape))}"
+        return f"{type(self).__name__}(shape=({sizes}), ranks={self.ranks}, {stores})"
 
     # -- values
 
@@ -269,7 +270,7 @@ class Format:
         (tensors, spec), room = _flatten(self), math.log2(torch.finfo(self.dtype).max) / 2
         sizes = torch.frexp(torch.stack([self._size(t) for t in tensors])).exponent
         far = sizes.abs().sum(0) > room
-        if self.device.type == "cpu" and all(map(readable, tensors)) and not far.any():
+        if self._readable() and not far.any():
             return self
         count = torch.arange(len(tensors) + 1, device=sizes.device)
         count = count.reshape(-1, *[1] * (sizes.ndim - 1))
@@ -279,6 +280,10 @@ class Format:
         across = [] if self._terms in (None, -1) else [1] * (tensors[0].ndim - 1)
         a, b = (half.reshape(*half.shape, *across) for half in halves)
         return _rebuild(type(self), [t * m * n for t, m, n in zip(tensors, a, b)], spec)
+
+    def _readable(self) -> bool:
+        """Whether a number may be read to save work: now, and without waiting for an accelerator."""
+        return self.device.type == "cpu" and all(map(readable, self.tensors()))
 
     def _size(self, t: Tensor) -> Tensor:
         """The largest entry of one of the tensors, of each term where it is a sum of terms."""
@@ -291,10 +296,44 @@ class Format:
     def _index(self, index) -> Tensor:
         """Multi-indices (batch, d) of integers, checked against the shape; negative ones count from
         the end."""
-        return check_index(f"{type(self).__name__}.at", index, self.shape, self.device)
+        index = torch.as_tensor(index, device=self.device)
+        place = check_index(f"{type(self).__name__}.at", index, self.shape)
+        return place if readable(index) else _looked_up(place, self.shape)
 
 
-class MatrixFormat(Format):
+class ReadAsMatrix:
+    """What torch's products may be given in the place of a matrix: they get `to_dense()`.
+
+    A layer multiplies without it. But modules of others read a layer's weight, such as an attention
+    that gives it to `torch.nn.functional`, and to them it is a matrix as before. Raises TypeError
+    for all else that torch does with matrices, and where something writes to it.
+    """
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        kwargs, name = kwargs or {}, getattr(function, "__name__", str(function))
+        if name not in _READERS or isinstance(kwargs.get("out"), ReadAsMatrix):
+            raise TypeError(_only_read(cls, name))
+        dense = lambda x: x.to_dense() if isinstance(x, ReadAsMatrix) else x
+        inside = lambda x: type(x)(map(dense, x)) if type(x) in (list, tuple) else dense(x)
+        return function(*map(inside, args), **{key: inside(x) for key, x in kwargs.items()})
+
+    def __getattr__(self, name):
+        if name.endswith("_") and not name.startswith("_") and hasattr(Tensor, name):
+            raise TypeError(_only_read(type(self), name))
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+_PRODUCTS = "linear bilinear matmul __matmul__ __rmatmul__ mm mv addmm addmv einsum tensordot"
+_READERS = {*_PRODUCTS.split(), "cat", "stack", "embedding", "multi_head_attention_forward"}
+
+
+def _only_read(cls, name) -> str:
+    who = cls.__name__
+    return f"{who}: needs a layer whose weight is only multiplied with, got {name} of a {who}"
+
+
+class MatrixFormat(ReadAsMatrix, Format):
     """A format that is a matrix w (out, in) and multiplies.
 
     It states besides: `from_dense(w, ...)`; `_apply(x)`, the product with the rows of a matrix,
@@ -343,6 +382,13 @@ class SplitMatrix(MatrixFormat):
     @property
     def shape(self):
         return self.size or self.padded
+
+
+def _looked_up(index: Tensor, shape) -> Tensor:
+    """The same multi-indices (batch, d), looked up in tables that fail for what is out of range."""
+    zero = index.new_zeros(1)
+    found = [zero.expand(n).gather(0, i) for n, i in zip(shape, index.unbind(1))]
+    return index + torch.stack(found, 1)
 
 
 def check_shape(who: str, shape) -> tuple[int, ...]:

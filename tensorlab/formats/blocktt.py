@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..linalg import choose_rank, norm, rank_caps, safe_scale, small_svd, wide, zero_level
+from ..linalg import choose_rank, norm, rank_caps, root, safe_scale, small_svd, wide, zero_level
 from ..rng import randn
 from ._modes import check_matrix, check_size, pad, pad_input, split_shape
 from .base import SplitMatrix, check_same
@@ -78,7 +78,7 @@ class BlockTT(SplitMatrix):
         >>> BlockTT.from_dense(w, rank=4).ranks, bool((BlockTT.from_dense(w, rank=4).to_dense() - w).norm() < 1e-13 * w.norm())
         ((4,), True)
         """
-        who, norm = "BlockTT.from_dense", check_matrix("BlockTT.from_dense", w)
+        who, norm = "BlockTT.from_dense", check_matrix("BlockTT.from_dense", w, rank)
         out, in_, size = split_shape(who, w.shape, cores, out, in_)
         caps = rank_caps(who, rank, rtol, w.shape, len(out) - 1)
         atol = norm * max((rtol or 0.0) / math.sqrt(max(1, len(caps))), zero_level(w.dtype))
@@ -245,7 +245,7 @@ def _slice_svds(w: Tensor, out, in_, caps, atol: float, scale: float) -> tuple[T
         if (
             k == len(caps) - 1
         ):  # the last two cores are balanced; before, what is left must weigh what it stands for
-            u, s = u * s.sqrt(), s.sqrt()
+            u, s = u * root(s), root(s)
         cores.append(u.reshape(I, O, n, r, m, q).permute(0, 1, 3, 4, 2, 5))
         rest, r = (s.mT * vh).permute(0, 2, 3, 1, 4).reshape(I * n, q, O, -1), q
     cores.append(rest.reshape(math.prod(in_[:-1]), 1, r, out[-1], in_[-1], 1) / scale)

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from ..arguments import is_integer
+from ..capture import read, readable
 from ..linalg import (
-    check_dense,
+    check_cut,
     ldexp,
     near_one,
     orthogonalize,
@@ -62,7 +63,7 @@ class HT(Format):
         if not whole or any(len(s) != 3 or 0 in s for s in inner) or not self._chained():
             raise ValueError(
                 f"HT: needs factors (n, r) and cores (r_left, r_right, r) that chain to rank 1 on "
-                f"the tree {self.tree}, "
+                f"the tree {reprlib.repr(self.tree)}, "
                 f"got shapes {leaves} and {inner}"
             )
         check_same("HT", self.tensors())
@@ -167,9 +168,7 @@ class HT(Format):
                 u[i], e[i] = near_one(t, 1)
                 continue
             (left, right), (a, b) = (u[k] for k in kids), (e[k] for k in kids)
-            pairs, row[i] = torch.unique(
-                row[kids[0]] * len(right) + row[kids[1]], return_inverse=True
-            )
+            pairs, row[i] = _distinct(row[kids[0]] * len(right) + row[kids[1]])
             some = pairs.split(max(1, BLOCK // t[0].numel()))
             rows = [_rows(t, left[p // len(right)], right[p % len(right)]) for p in some]
             u[i], shift = near_one(torch.cat(rows), 1)
@@ -275,13 +274,23 @@ class HT(Format):
     def _near_one(self) -> tuple["HT", Tensor]:
         """The same tensor as 2^e times one of whose nodes each column is near 1 in size: what a
         column of a basis is too large or too small, the row that takes it in the parent gets."""
+        if self._readable() and self._moderate():
+            return self, torch.zeros((), device=self.device)
         u, e = {}, {}
         for i, t, kids in reversed(self._nodes()):
             shift = sum(e[k].reshape(-1, *[1] * (2 - axis)) for axis, k in enumerate(kids))
-            size = (t.detach().abs().log2() + shift).amax(tuple(range(t.ndim - 1))).ceil()
+            size = t.detach().abs().log2().float() + shift
+            size = size.amax(tuple(range(t.ndim - 1))).ceil()
             e[i] = torch.where(size.isfinite(), size, 0)
             u[i] = ldexp(t, (shift - e[i]).clamp_max(1200))  # beyond it t is zero
         return _assemble([u[i] for i in range(len(u))], self.tree), e[0][0]
+
+    def _moderate(self) -> bool:
+        """Whether the columns of all nodes are so near 1 that no product of them needs exponents."""
+        tensors = [t.detach().abs() for t in self.tensors()]
+        columns = torch.cat([t.amax(tuple(range(t.ndim - 1))) for t in tensors])
+        most = int(torch.frexp(columns).exponent.abs().max())
+        return most * len(tensors) < math.log2(torch.finfo(self.dtype).max) / 4
 
     def _add(self, other):
         pad = torch.nn.functional.pad  # takes the last mode first
@@ -330,7 +339,7 @@ def ht_svd(x: Tensor, rank=None, *, rtol: float | None = None, tree=None) -> HT:
     >>> ht_svd(1 / (i[:, None, None, None] + i[:, None, None] + i[:, None] + i), rtol=1e-2)
     HT(shape=(8, 8, 8, 8), ranks=(2, 2, 2, 2, 2, 2), stores 84 of 4096)
     """
-    size, d = check_dense(x, "ht_svd"), x.ndim
+    size, d = check_cut(x, "ht_svd", rank), x.ndim
     tree = balanced_tree(d) if tree is None else _check_tree("ht_svd", tree, d)
     caps = [1, *rank_caps("ht_svd", rank, rtol, x.shape, 2 * d - 2)]
     if d == 1:
@@ -352,8 +361,8 @@ def ht_svd(x: Tensor, rank=None, *, rtol: float | None = None, tree=None) -> HT:
         axes = (
             axes[k:] + axes[:k]
         )  # the modes of this node come to the front; after the cut they are one, at the back
-        y = y.reshape(math.prod(width[a] for a in axes[len(axes) - k :]), -1).mT
-        matrix = y.reshape(math.prod(width[a] for a in mine), -1).mT
+        y = y.reshape(math.prod([width[a] for a in axes[len(axes) - k :]]), -1).mT
+        matrix = y.reshape(math.prod([width[a] for a in mine]), -1).mT
         v, _ = right_basis(
             matrix, width[1] if i == 2 else _least(caps, i), atol=0.0 if i == 2 else delta
         )
@@ -382,10 +391,10 @@ def ht_round(ht: HT, rank=None, *, rtol: float | None = None) -> HT:
     d = ht.ndim
     caps = [1, *rank_caps("ht_round", rank, rtol, ht.shape, 2 * d - 2)]
     for t in ht.tensors():
-        check_dense(t, "ht_round")
+        check_cut(t, "ht_round", rank)
     bases, exponent = _orthonormal(ht.to(wide(ht.dtype)))
     share = max((rtol or 0.0) / math.sqrt(max(1, 2 * d - 3)), zero_level(ht.dtype))
-    delta = share * float(torch.linalg.vector_norm(bases[0].detach()))
+    delta = share * read(torch.linalg.vector_norm(bases[0].detach()))
 
     whole = _assemble(bases, ht.tree)
     weights, carry, u = _weights(whole), {}, {}
@@ -516,6 +525,13 @@ def _rows(t: Tensor, left: Tensor, right: Tensor) -> Tensor:
     """The same for pairs of rows: left (m, r_l), right (m, r_r) -> (m, r)."""
     half = (left @ t.flatten(1)).reshape(len(left), *t.shape[1:])
     return (right[:, None] @ half)[:, 0]
+
+
+def _distinct(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The different rows, and where each is among them; all of them where they cannot be read."""
+    if readable(rows):
+        return torch.unique(rows, return_inverse=True)
+    return rows, torch.arange(len(rows), device=rows.device)
 
 
 def _orthonormal(ht: HT):

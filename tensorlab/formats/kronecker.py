@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..capture import read, readable
 from ..linalg import (
-    check_dense,
+    UNREAD,
+    check_cut,
     choose_rank,
     norm,
     orthogonalize,
@@ -28,7 +30,7 @@ from ..linalg import (
 from ..multilinear import khatri_rao
 from ..rng import randn
 from ._modes import check_matrix, check_size, pad, pad_input, split_shape
-from .base import SplitMatrix, check_same, check_shape
+from .base import SplitMatrix, check_same, check_shape, ratio
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -87,13 +89,15 @@ class Kronecker(SplitMatrix):
         (1,)
         """
         who = "Kronecker.from_dense"
-        whole = check_matrix(who, w)
+        whole = check_matrix(who, w, rank)
         out, in_, size = split_shape(who, w.shape, factors, out, in_, least=2)
         (cap,) = rank_caps(who, rank, rtol, w.shape, 1)
         x = _rearranged(pad(w, (math.prod(out), math.prod(in_))), out, in_)
         if len(out) == 2:
             u, s, vh = wide_svd(who, x, cap, rtol=rtol)
             columns = u * s.sqrt(), vh.mT * s.sqrt()
+        elif not readable(w):  # how many terms there are is seen on the way
+            raise ValueError(f"{who}: needs two factors {UNREAD}, got {len(out)}")
         else:
             scale = safe_scale(whole)
             level = max(rtol or 0.0, zero_level(w.dtype))
@@ -176,7 +180,7 @@ class Kronecker(SplitMatrix):
         (8.0, 16.0)
         """
         fan_in = [f.shape[2] * (1 if j else f.shape[0]) for j, f in enumerate(self.factors)]
-        return tuple(self.shape[1] / n / len(fan_in) for n in fan_in)
+        return tuple(ratio(self.shape[1], n) / len(fan_in) for n in fan_in)
 
     def _norm(self):
         """Right for nearly cancelling terms too; w is formed only where there is padding to cut."""
@@ -191,7 +195,8 @@ class Kronecker(SplitMatrix):
         """From the d products of factors; with padding both are formed."""
         if self.shape != self.padded:
             return (self._dense().conj() * other._dense()).sum()
-        return math.prod(a.mH @ b for a, b in zip(self._columns(), other._columns())).sum()
+        grams = [a.mH @ b for a, b in zip(self._columns(), other._columns())]
+        return torch.stack(grams).prod(0).sum()
 
     def _at(self, index):
         rows, columns = index.unbind(1)
@@ -207,15 +212,14 @@ class Kronecker(SplitMatrix):
         w."""
         (cap,) = rank_caps("Kronecker.round", rank, rtol, self.shape, 1)
         for f in self.factors:
-            check_dense(f, "Kronecker.round")
+            check_cut(f, "Kronecker.round", rank)
         whole = self.to(wide(self.dtype))._even()
         if len(self.factors) > 2:
             form = Kronecker.from_dense(whole._dense(), rank, rtol=rtol, out=self.out, in_=self.in_)
             fewer = form.ranks < self.ranks or (cap is not None and self.ranks > (cap,))
             return form.to(self.dtype) if fewer else self
         (qa, ra), (qb, rb) = (orthogonalize(c) for c in whole._columns())
-        size = float(whole._norm().detach())
-        u, s, vh = truncated_svd(ra @ rb.mT, cap, atol=(rtol or 0.0) * size)
+        u, s, vh = truncated_svd(ra @ rb.mT, cap, atol=(rtol or 0.0) * read(whole._norm()))
         columns = qa @ (u * s.sqrt()), qb @ (vh.mT * s.sqrt())
         return self.with_tensors(
             c.mT.reshape(-1, *f.shape[1:]).to(f.dtype) for c, f in zip(columns, self.factors)
@@ -257,7 +261,7 @@ def kron_svd(w: Tensor, left, rank: int | None = None, *, rtol: float | None = N
     >>> kron_svd(torch.ones(6, 6), (2, 3), rtol=0.0)
     Kronecker(shape=(6, 6), ranks=(1,), stores 12 of 36)
     """
-    check_matrix("kron_svd", w)
+    check_matrix("kron_svd", w, rank)
     return Kronecker.from_dense(w, rank, rtol=rtol, **_around("kron_svd", w, left))
 
 
@@ -272,7 +276,7 @@ def kron_rearrange(w: Tensor, left) -> Tensor:
     tensor([[3., 4.],
             [6., 8.]])
     """
-    check_matrix("kron_rearrange", w)
+    check_matrix("kron_rearrange", w, rank=1)  # nothing is cut
     modes = _around("kron_rearrange", w, left)
     return _rearranged(pad(w, (math.prod(modes["out"]), math.prod(modes["in_"]))), **modes)
 

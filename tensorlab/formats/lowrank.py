@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..linalg import norm, orthogonalize, project, rank_caps, wide, wide_svd
+from ..capture import differentiated
+from ..linalg import norm, orthogonalize, project, rank_caps, root, wide, wide_svd
 from ..rng import randn
 from .base import MatrixFormat, check_same, check_shape
 
@@ -49,13 +50,13 @@ class LowRank(MatrixFormat):
         meets it, capped.
         """
         u, s, vh = wide_svd("LowRank.from_dense", w, rank, rtol=rtol)
-        root = s.sqrt()
-        left, right = u * root, vh.mH * root
-        if w.requires_grad and torch.is_grad_enabled():
+        weight = root(s)
+        left, right = u * weight, vh.mH * weight
+        if differentiated(w):
             # uᴴ w v is diag(s), and stays so where the values differ; where they are equal its
             # derivative is full
             rest = (u.mH @ project(w, vh.mH)).fill_diagonal_(0)
-            rest = rest / (root + root[:, None]).clamp_min(torch.finfo(root.dtype).tiny)
+            rest = rest / (weight + weight[:, None]).clamp_min(torch.finfo(s.dtype).tiny)
             rest = rest - rest.detach()
             left, right = left + u @ rest, right + vh.mH @ rest.mH
         return cls(left.to(w.dtype), right.to(w.dtype))

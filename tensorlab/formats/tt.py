@@ -14,14 +14,20 @@ from torch import Tensor
 from ..arguments import is_integer
 from ..linalg import (
     check_dense,
+    everywhere,
+    in_range,
+    ldexp,
+    near_one,
     orthogonalize,
     project,
     rank_caps,
     right_basis,
     safe_scale,
+    size_exponent,
     triangle,
     truncated_svd,
     wide,
+    widen,
     zero_level,
 )
 from ..rng import randn
@@ -81,36 +87,44 @@ class TT(Format):
         return tuple(c.shape[0] for c in self.cores[1:])
 
     def to_dense(self) -> Tensor:
-        out = self.cores[0].reshape(-1, self.cores[0].shape[2])
-        for core in self.cores[1:]:
+        cores = _singles(self.cores)
+        sizes = _sizes(cores)
+        if not everywhere(_swing(sizes) < _most(cores[0]) / 2):
+            cores = _alike(cores)
+        out = cores[0].reshape(-1, cores[0].shape[2])
+        for core in cores[1:]:
             r, _, q = core.shape
             out = (out @ core.reshape(r, -1)).reshape(-1, q)
-        return out.reshape(self.shape)
+        return out.reshape(self.shape).to(self.dtype)
 
     def norm(self) -> Tensor:
-        """Frobenius norm by orthogonalisation: right to full accuracy for differences too, and for
-        any d and scale."""
-        r, exponent = self.cores[0].new_ones(1, 1).to(wide(self.dtype)), 0
-        for core in self.cores:
-            r, shift = _near_one(triangle(torch.tensordot(r, core.to(r.dtype), 1).flatten(0, 1)))
-            exponent += shift
-        size = torch.linalg.matrix_norm(r)
-        for part in (
-            exponent // 2,
-            exponent - exponent // 2,
-        ):  # in two steps: 2^exponent alone may not be a float
-            size = size * math.ldexp(1.0, min(part, 1023))
-        return size.to(self.dtype.to_real())
+        """Frobenius norm by orthogonalization: right to full accuracy for differences too, and for
+        any d, scale and grading."""
+        cores = _wide(self.cores)
+
+        def compute(care):
+            _, weights, _, exponent = _from_left(cores, _triangle, care)
+            return weights[-1][0].abs(), exponent
+
+        return ldexp(*_in_range(_sizes(cores), compute))[0].to(self.dtype.to_real())
 
     def dot(self, other: "TT") -> Tensor:
         """<self, other> = sum of conj(self) * other, in d (r^2 q + r q^2) n operations."""
         self, other = self._pair(other, "dot")
-        e = self.cores[0].new_ones(1, 1)
-        for a, b in zip(self.cores, other.cores):
-            e = a.conj().reshape(-1, a.shape[2]).mT @ (e @ b.reshape(b.shape[0], -1)).reshape(
-                -1, b.shape[2]
-            )
-        return e.reshape(())
+        ours, theirs = _singles(self.cores), _singles(other.cores)
+
+        def compute(care):
+            (left, i), (right, j) = _gauged(ours, care), _gauged(theirs, care)
+            e, exponent = left[0].new_ones(1, 1), i + j
+            for a, b in zip(left, right):
+                b = (e @ b.reshape(b.shape[0], -1)).reshape(-1, b.shape[2])
+                e = a.conj().reshape(-1, a.shape[2]).mT @ b
+                if care:
+                    e, shift = in_range(e)
+                    exponent = exponent + shift
+            return e[0, 0], exponent
+
+        return ldexp(*_in_range(_sizes(ours) + _sizes(theirs), compute)).to(self.dtype)
 
     def at(self, index) -> Tensor:
         """Entries at many multi-indices: (batch, d) -> (batch,).
@@ -118,30 +132,46 @@ class TT(Format):
         The batch is sorted by its index in each mode in turn, so that a mode costs one matrix
         product per index value and no core is gathered once per entry.
         """
-        index = self._index(index)
-        v = self.cores[0][0].index_select(0, index[:, 0])  # (batch, r)
-        for core, i in zip(self.cores[1:], index.unbind(1)[1:]):
-            counts = torch.bincount(i, minlength=core.shape[1]).tolist()
-            order = torch.argsort(i)
-            parts = v.index_select(0, order).split(counts)
-            v = torch.cat([p @ m for p, m in zip(parts, core.unbind(1))])
-            v = torch.empty_like(v).index_copy(0, order, v)
-        return v[:, 0]
+        index, cores = self._index(index), _singles(self.cores)
+
+        def compute(care):
+            (first, *rest), exponent = _gauged(cores, care)
+            v = first[0].index_select(0, index[:, 0])  # (batch, r)
+            for core, i in zip(rest, index.unbind(1)[1:]):
+                counts = torch.bincount(i, minlength=core.shape[1]).tolist()
+                order = torch.argsort(i)
+                parts = v.index_select(0, order).split(counts)
+                v = torch.cat([p @ m for p, m in zip(parts, core.unbind(1))])
+                v = torch.empty_like(v).index_copy(0, order, v)
+                if care:
+                    v, shift = in_range(v, 1)
+                    exponent = exponent + shift
+            return v, exponent
+
+        return ldexp(*_in_range(_sizes(cores), compute))[:, 0].to(self.dtype)
 
     def orthogonal(self, center: int = 0) -> "TT":
         """The same train with orthonormal cores on both sides of `center`, which alone carries the
-        norm."""
+        norm; where it cannot hold it, all share its power of two."""
         d = self.ndim
         if not is_integer(center) or not 0 <= center < d:
             raise ValueError(f"TT.orthogonal: center must be in 0..{d - 1}, got {center}")
-        cores = list(self.cores)
-        for k in range(center):
-            cores[k], cores[k + 1] = _push_right(cores[k], cores[k + 1])
-        for k in range(d - 1, center, -1):
-            cores[k], cores[k - 1] = (
-                _mirror(c) for c in _push_right(_mirror(cores[k]), _mirror(cores[k - 1]))
-            )
-        return TT(tuple(cores))
+        cores = _wide(self.cores)
+
+        def compute(care):
+            left, (*_, w), _, e = _from_left(cores[:center], orthogonalize, care, one)
+            mirrored = [_mirror(core) for core in cores[:center:-1]]
+            right, (*_, v), _, f = _from_left(mirrored, orthogonalize, care, one)
+            core, exponent = cores[center], 0
+            if care:
+                core, exponent = _gauge(core, *_exponents([core]), e[:, None] + f, (0, 1))
+            core = torch.tensordot(torch.tensordot(w, core, 1), v, ([2], [1]))
+            made = [*left, core, *(_mirror(core) for core in right[::-1])]
+            return torch.linalg.vector_norm(core), exponent, made
+
+        one = cores[0].new_ones(1, 1)
+        _, exponent, cores = _in_range(_sizes(cores), compute)
+        return TT(_narrow(cores, center, self.dtype, exponent))
 
     def round(self, rank=None, *, rtol: float | None = None) -> "TT":
         return tt_round(self, rank, rtol=rtol)
@@ -160,7 +190,7 @@ class TT(Format):
         return TT((*cores, torch.cat([self.cores[-1], other.cores[-1]], 0)))
 
     def _times(self, other):
-        pairs = zip(self.cores, other.cores)
+        pairs = zip(_even(self.cores), _even(other.cores))
         return TT(
             tuple(torch.einsum("anb,cnd->acnbd", a, b).flatten(3).flatten(0, 1) for a, b in pairs)
         )
@@ -207,7 +237,7 @@ def tt_svd(x: Tensor, rank=None, *, rtol: float | None = None) -> TT:
             cores = _split(slab, _weight(y, s), caps[lo - p : lo - 1][::-1], delta)
             left, y = left + [_mirror(c) for c in cores][::-1], y.mT
     middle = y.reshape(a, modes[lo], b).to(wide(dtype))
-    return TT(tuple(_narrow([*left, middle, *right], len(left), dtype, 1 - math.frexp(scale)[1])))
+    return TT(_narrow([*left, middle, *right], len(left), dtype, 1 - math.frexp(scale)[1]))
 
 
 def tt_round(tt: TT, rank=None, *, rtol: float | None = None) -> TT:
@@ -218,8 +248,9 @@ def tt_round(tt: TT, rank=None, *, rtol: float | None = None) -> TT:
 
     From left to right the triangular factor of all that stands left of each bond (no q is formed);
     from right to left the leading basis of each core so weighed. Exact ranks are found: of x + 2x
-    at rtol=1e-10 come the ranks of x. The cores come right-orthonormal, the norm in the first.
-    Trains of any length: every factor is kept near 1 in size.
+    at rtol=1e-10 come the ranks of x. The cores come right-orthonormal, the norm in the first; where
+    it cannot hold it, all share its power of two. Trains of any length and bonds of any grading:
+    every factor is kept near 1 in size.
 
     >>> x = TT.randn((4, 5, 6), rank=2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> tt_round(x + 2 * x, rtol=1e-10).ranks
@@ -231,25 +262,26 @@ def tt_round(tt: TT, rank=None, *, rtol: float | None = None) -> TT:
     for core in tt.cores:
         check_dense(core, "tt_round")
     share = max((rtol or 0.0) / math.sqrt(max(1, tt.ndim - 1)), zero_level(tt.dtype))
-    cores = [core.to(wide(tt.dtype)) for core in tt.cores]
+    cores = _wide(tt.cores)
 
-    weights = [cores[0].new_ones(1, 1)]
-    for core in cores[:-1]:
-        weights.append(_near_one(triangle(torch.tensordot(weights[-1], core, 1).flatten(0, 1)))[0])
-    carry, exponent = cores[0].new_ones(1, 1), 0
-    for k in range(tt.ndim - 1, -1, -1):
-        core, shift = _near_one(torch.tensordot(cores[k], carry, 1))  # (r_k, n_k, q)
-        exponent += shift
-        if k == 0:
-            cores[0] = core
-            break
+    def compute(care):
+        _, weights, gauged, exponent = _from_left(cores, _triangle, care)
+        return torch.linalg.vector_norm(weights[-1]), exponent, weights, gauged, care
+
+    _, exponent, weights, cores, care = _in_range(_sizes(cores), compute)
+    carry = cores[0].new_ones(1, 1)
+    for k in range(tt.ndim - 1, 0, -1):
+        core = torch.tensordot(cores[k], carry, 1)  # (r_k, n_k, q)
+        if care:
+            core, shift = near_one(core)
+            exponent = exponent + shift
         rows = core.flatten(1)
-        weighed = weights[k] @ rows  # the unfolding of the train at this bond, up to an isometry
-        v, _ = right_basis(
-            weighed, caps[k - 1], atol=share * float(torch.linalg.matrix_norm(weighed.detach()))
-        )
+        weighed, _ = near_one(weights[k] @ rows)  # the unfolding at this bond, up to an isometry
+        size = float(torch.linalg.matrix_norm(weighed.detach()))
+        v, _ = right_basis(weighed, caps[k - 1], atol=share * size)
         cores[k], carry = v.mH.reshape(-1, *core.shape[1:]), rows @ v
-    return TT(tuple(_narrow(cores, 0, tt.dtype, exponent)))
+    cores[0] = torch.tensordot(cores[0], carry, 1)
+    return TT(_narrow(cores, 0, tt.dtype, exponent))
 
 
 def unfolding_ranks(shape) -> tuple[int, ...]:
@@ -302,31 +334,141 @@ def _split(slab: Tensor, weight: Tensor, caps, delta: float) -> list[Tensor]:
     return [slab.reshape(k, modes[0], b), *cores]
 
 
-def _push_right(core: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
-    """Make a core left-orthonormal and hand its triangular factor to the next."""
-    r, n, q = core.shape
-    basis, factor = orthogonalize(core.reshape(r * n, q))
-    return basis.reshape(r, n, -1), torch.tensordot(factor, following, 1)
-
-
 def _mirror(core: Tensor) -> Tensor:
     return core.permute(2, 1, 0)
 
 
-def _near_one(x: Tensor) -> tuple[Tensor, int]:
-    """x / 2^e with largest entry near 1, and e: so that long products neither over- nor
-    underflow."""
-    exponent = math.frexp(float(torch.linalg.vector_norm(x.detach(), math.inf)))[1]
-    return x * math.ldexp(1.0, -exponent), exponent
+# -------------------------------------------------------------------------------------------- range
 
 
-def _narrow(cores, center: int, dtype, exponent: int):
+FAR = 2.0**40  # more than any exponent
+
+
+def _in_range(sizes: Tensor, compute):
+    """compute(care) -> value, exponent, ...: plainly where no product on the way leaves the floats
+    in a way that the value shows, else with care, that is with exponents of two beside.
+
+    sizes: of `_sizes`, of all that is multiplied. What is lost under the floats is at most the
+    smallest of them, times what the cores that follow make of it.
+    """
+    out = compute(False)
+    value, swing, most = out[0].detach(), _swing(sizes), _most(sizes)
+    lost = swing - most + 20 - math.log2(torch.finfo(sizes.dtype).eps)
+    sure = (value.abs().log2() > lost) | (value == 0) & (swing < most / 4)
+    return out if everywhere(sure & (swing < most - 23)) else compute(True)
+
+
+def _sizes(cores) -> Tensor:
+    """log2 of the norms of the cores, (d,): that of a product is at most the sum."""
+    with torch.no_grad():
+        norms = torch.stack([torch.linalg.vector_norm(core) for core in cores])
+        return norms.log2().clamp_min(-_most(norms) / 2)  # under that squares underflow
+
+
+def _swing(sizes: Tensor) -> Tensor:
+    """log2 of what the first or the last few cores multiply by, at most."""
+    return torch.cat([sizes.cumsum(0), sizes.flip(0).cumsum(0)]).amax().clamp_min(0)
+
+
+def _exponents(cores) -> list[Tensor]:
+    """The exponents of two of max_n |core[a, n, b]|, (r, q) in float64 for each core; of zeros
+    about -FAR."""
+    with torch.no_grad():
+        largest = [core.abs().amax(1) for core in cores]
+        x = torch.cat([t.flatten() for t in largest]).double()
+        e = x.log2().clamp_min(1 - _most(cores[0])).ceil() + (x.sign() - 1) * FAR
+    return [t.reshape(x.shape) for t, x in zip(e.split([x.numel() for x in largest]), largest)]
+
+
+def _gauge(core: Tensor, size: Tensor, shift: Tensor, dim=0) -> tuple[Tensor, Tensor]:
+    """core[a, :, b] 2^(shift_ab - top) and top, which makes the largest entry along `dim` about 1.
+
+    size: of `_exponents`. shift: (r, 1) or (r, q): each part of what a bond sums has an exponent of
+    its own, and so may be of any size. top: (q,), or one number for dim=(0, 1).
+    """
+    top = (size + shift).amax(dim)
+    return ldexp(core, (shift - top)[:, None]), top
+
+
+def _gauged(cores, care: bool):
+    """With care: a train whose first few cores have a product near 1, column by column, and the
+    power of two that the given one is of it."""
+    if not care:
+        return cores, 0
+    out, sizes = [], _exponents(cores)
+    exponent = torch.zeros_like(sizes[0][:, 0])
+    for core, size in zip(cores, sizes):
+        core, exponent = _gauge(core, size, exponent[:, None])
+        out.append(core)
+    return out, exponent[0]
+
+
+def _from_left(cores, factor, care: bool, one: Tensor | None = None):
+    """Of the first cores of a train, one after another, what stands left of the bond behind: q w.
+
+    factor: t -> q, w with t = q w and orthonormal columns in q. Returns the q (rows, n, k) or None,
+    the w (k, r), first of all `one`, the cores, and an exponent. With care: what stands left is
+    q w diag(2^exponent), columns of w are near 1, and the cores are in the gauge in which they
+    multiply the q w. So a bond may be graded by any power.
+    """
+    w = cores[0].new_ones(1, 1) if one is None else one
+    bases, weights, out, exponent = [], [w], [], torch.zeros_like(w[0].real) if care else 0
+    for core, size in zip(cores, _exponents(cores) if care and len(cores) else cores):
+        if care:
+            core, exponent = _gauge(core, size, exponent[:, None])
+        q, w = factor(torch.tensordot(w, core, 1).flatten(0, 1))
+        if care:
+            shift = size_exponent(w, 0)[0].to(exponent.dtype)
+            back, exponent = torch.exp2(-shift), exponent + shift
+            w, core = w * back, core * back
+        bases.append(q if q is None else q.unflatten(0, (len(weights[-1]), -1)))
+        weights.append(w)
+        out.append(core)
+    return bases, weights, out, exponent
+
+
+def _triangle(t: Tensor) -> tuple[None, Tensor]:
+    return None, triangle(t)
+
+
+def _wide(cores) -> list[Tensor]:
+    return [widen(core) for core in cores]
+
+
+def _singles(cores) -> list[Tensor]:
+    """Half precision in 32 bits: it has too few powers of two for products."""
+    return [core if core.dtype.itemsize > 2 else core.float() for core in cores]
+
+
+def _most(core: Tensor) -> int:
+    """The largest power of two of its dtype, by its exponent."""
+    return math.frexp(torch.finfo(core.dtype).max)[1] - 1
+
+
+def _even(cores):
+    """The same train, by cores that may be multiplied with others of the kind."""
+    return cores if everywhere(_sizes(cores).abs() < _most(cores[0]) / 3) else _alike(cores)
+
+
+def _alike(cores, exponent=0, needed=True) -> list[Tensor]:
+    """The train times 2^exponent; where that is `needed`, by cores of one size."""
+    with torch.no_grad():
+        largest = torch.stack([core.abs().amax() for core in cores]).double()
+        size = largest.log2().clamp_min(-2000).ceil()
+        steps = torch.arange(len(cores) + 1, device=size.device)
+        ends = ((size.sum() + exponent) * steps / len(cores)).floor()
+        shift = ends[1:] - ends[:-1] - size
+        shift = shift if needed is True else needed * shift
+    return [ldexp(core, e) for core, e in zip(cores, shift.unbind())]
+
+
+def _narrow(cores, center: int, dtype, exponent) -> tuple[Tensor, ...]:
     """Cast to `dtype` and multiply by 2^exponent: the core at `center`, or all alike where one
     could not hold it."""
-    size = exponent + math.frexp(float(cores[center].detach().abs().max()))[1]
-    if abs(size) >= math.frexp(torch.finfo(dtype).max)[1] - 2:
-        shift = size // len(cores)
-        cores = [c * math.ldexp(1.0, shift) for c in cores]
-        exponent -= shift * len(cores)
-    cores[center] = cores[center] * math.ldexp(1.0, exponent)
-    return [c.to(dtype) for c in cores]
+    middle, size = near_one(cores[center])
+    size = size + exponent
+    alone = size.abs() < math.frexp(torch.finfo(dtype).max)[1] - 2
+    cores = [*cores[:center], ldexp(middle, alone * size), *cores[center + 1 :]]
+    if not everywhere(alone):
+        cores = _alike(cores, ~alone * size, ~alone)
+    return tuple(core.to(dtype) for core in cores)

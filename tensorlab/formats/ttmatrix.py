@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..linalg import check_dense
+from ..linalg import check_cut
 from ._modes import check_size, pad_input
-from .base import SplitMatrix, check_same, check_shape
+from .base import SplitMatrix, check_same, check_shape, ratio
 from .tt import TT, tt_round, tt_svd
 
 
@@ -121,7 +121,7 @@ class TTMatrix(SplitMatrix):
     def lr_multipliers(self) -> tuple[float, ...]:
         """in / (fan-in of the core) / d; the fan-in of a core is r_left in_k [Qiu2024]."""
         return tuple(
-            self.shape[1] / (c.shape[0] * c.shape[2]) / len(self.cores) for c in self.cores
+            ratio(self.shape[1], c.shape[0] * c.shape[2]) / len(self.cores) for c in self.cores
         )
 
     def norm(self) -> Tensor:
@@ -190,7 +190,7 @@ def tt_matrix_svd(w: Tensor, out, in_, rank=None, *, rtol: float | None = None) 
     >>> tt_matrix_svd(1 / (i[:, None] + i), (4, 4), (4, 4), rtol=1e-2)
     TTMatrix(shape=(16, 16), ranks=(2,), stores 64 of 256)
     """
-    check_dense(w, "tt_matrix_svd")
+    check_cut(w, "tt_matrix_svd", rank)
     out, in_ = _modes("tt_matrix_svd", out, in_)
     if w.ndim != 2:
         raise ValueError(f"tt_matrix_svd: needs a matrix, got shape {tuple(w.shape)}")

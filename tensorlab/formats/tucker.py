@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from ..arguments import count
+from ..capture import read
 from ..fit import Fit
 from ..linalg import (
+    check_cut,
     check_dense,
     near_one,
     norm,
@@ -89,7 +91,7 @@ class Tucker(Format):
         orthogonal form."""
         caps = rank_caps("Tucker.round", rank, rtol, self.shape, self.ndim)
         for t in self.tensors():
-            check_dense(t, "Tucker.round")
+            check_cut(t, "Tucker.round", rank)
         whole = self.to(wide(self.dtype)).orthogonal()
         core, exponent = near_one(whole.core)
         small = _truncate(core, caps, rtol, self.dtype)
@@ -139,7 +141,7 @@ def hosvd(x: Tensor, rank=None, *, rtol: float | None = None) -> Tucker:
     >>> hosvd(torch.ones(4, 5, 6), rtol=1e-3).ranks
     (1, 1, 1)
     """
-    size = check_dense(x, "hosvd")
+    size = check_cut(x, "hosvd", rank)
     caps = rank_caps("hosvd", rank, rtol, x.shape, x.ndim)
     dtype, scale = x.dtype, safe_scale(size)
     x = x if scale == 1.0 else x * scale
@@ -165,7 +167,7 @@ def st_hosvd(x: Tensor, rank=None, *, rtol: float | None = None) -> Tucker:
     >>> st_hosvd(torch.ones(4, 5, 6), rtol=1e-3)
     Tucker(shape=(4, 5, 6), ranks=(1, 1, 1), stores 16 of 120)
     """
-    size = check_dense(x, "st_hosvd")
+    size = check_cut(x, "st_hosvd", rank)
     caps = rank_caps("st_hosvd", rank, rtol, x.shape, x.ndim)
     scale = safe_scale(size)
     tucker = _truncate(x if scale == 1.0 else x * scale, caps, rtol, x.dtype)
@@ -209,9 +211,8 @@ def hooi(x: Tensor, rank, *, tol: float = 1e-8, max_iter: int = 50) -> Fit[Tucke
 def _truncate(x: Tensor, caps, rtol, dtype) -> Tucker:
     """`st_hosvd` in float64 of a tensor of moderate size; the mode at the front is cut and goes to
     the back."""
-    delta = float(torch.linalg.vector_norm(x.detach(), dtype=wide(x.dtype))) * _share(
-        rtol, x.ndim, dtype
-    )
+    size = read(torch.linalg.vector_norm(x.detach(), dtype=wide(x.dtype)))
+    delta = size * _share(rtol, x.ndim, dtype)
     core, factors = x, []
     for cap in caps:
         matrix = core.reshape(core.shape[0], -1).mT  # (the others, n_k)

@@ -7,14 +7,14 @@ from torch.autograd.graph import increment_version
 from torch.nn.parallel import DistributedDataParallel
 
 
-def put(module: nn.Module, parameters, tensors) -> None:
+def put(module: nn.Module, parameters: list[Tensor], tensors: list[Tensor]) -> None:
     """Give each parameter of a module the numbers of a tensor of its dtype and device, of any
     shape; the `Parameter` objects stay, their gradients go.
 
-    A graph made before holds the old numbers: its backward raises RuntimeError, as it does after an
-    optimizer's step. DistributedDataParallel takes the new shapes in at its next forward.
+    A graph made before is stale: its backward raises RuntimeError, as it does after an optimizer's
+    step. DistributedDataParallel takes the new shapes in at its next forward. Raises ValueError for
+    parameters that are sharded.
     """
-    parameters, tensors = list(parameters), list(tensors)
     if is_sharded(parameters):
         raise ValueError(
             f"{type(module).__name__}: needs whole parameters to change its weight, got shards; "

@@ -8,14 +8,14 @@ channels are mixed by 1 x 1 convolutions. [Lebedev2015] [Kim2016] [Jaderberg2014
 
 import math
 from collections.abc import Callable, Iterator
-from numbers import Integral, Real
+from numbers import Real
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..arguments import count, number
+from ..arguments import count, is_integer, number
 from ..fit import Fit
 from ..formats.base import distance
 from ..formats.cp import CP, cp_als_steps
@@ -373,9 +373,9 @@ def _tucker2(kernel: Tensor, caps, rtol, sweeps: int = 10):
 def _caps(who, layer, links, rank, rtol, flops, size, ladder):
     """Caps of the ranks from `rank`, `rtol` and `flops`; ladder: all ranks in question, from the
     smallest to full."""
-    full = ladder[-1]
+    full, shape = ladder[-1], (layer.out_channels, layer.in_channels, *layer.kernel_size)
     if flops is None:
-        caps = rank_caps(who, rank, rtol, layer.weight.shape, len(full))
+        caps = rank_caps(who, rank, rtol, shape, len(full))
         return tuple(min(c or m, m) for c, m in zip(caps, full))
     if isinstance(flops, bool) or not isinstance(flops, Real) or not flops > 0:
         raise ValueError(
@@ -390,7 +390,7 @@ def _caps(who, layer, links, rank, rtol, flops, size, ladder):
         raise ValueError(
             f"{who}: rank 1 costs {least:.3g} of the layer at size {tuple(size)}, got flops={flops}"
         )
-    given = rank_caps(who, rank, 0.0 if rtol is None else rtol, layer.weight.shape, len(full))
+    given = rank_caps(who, rank, 0.0 if rtol is None else rtol, shape, len(full))
     return tuple(min(c or m, m) for c, m in zip(given, found[-1]))
 
 
@@ -467,6 +467,8 @@ _SETTINGS = (
 class ConvChain(nn.Sequential):
     """Convolutions one after another that stand in for one: `nn.Sequential`, with the settings of
     the one that it was made from, such as `kernel_size`, `stride` and `out_channels`."""
+
+    __jit_unused_properties__ = ["weight", "bias"]  # TorchScript would compile them too
 
     @property
     def weight(self) -> Tensor:
@@ -549,7 +551,7 @@ class FactorizedConv2d(FactorizedLinear):
                 f"FactorizedConv2d: needs a LowRank as weight, got {type(weight).__name__}"
             )
         super().__init__(weight, bias)
-        pair = lambda value: (int(value),) * 2 if isinstance(value, Integral) else tuple(value)
+        pair = lambda value: (int(value),) * 2 if is_integer(value) else tuple(value)
         self.kernel_size, self.stride = pair(kernel_size), pair(stride)
         self.dilation, self.padding_mode = pair(dilation), padding_mode
         self.padding = padding if isinstance(padding, str) else pair(padding)

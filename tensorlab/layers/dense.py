@@ -279,7 +279,9 @@ def _in_eval(module):
 def without_autocast(t: Tensor):
     """A context in which products have the dtype of their factors, on the device of a tensor."""
     kind = t.device.type
-    return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
 
 
 def _kind(layer) -> str:

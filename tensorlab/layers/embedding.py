@@ -9,12 +9,12 @@ train for each token.
 
 import math
 from collections.abc import Callable
-from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from ..arguments import is_integer
 from ..capture import readable, tokens
 from ..formats.base import check_shape
 from ..formats.ttmatrix import TTMatrix, tt_matrix_svd
@@ -30,13 +30,16 @@ class TTEmbedding(nn.Module):
 
     weight: the table; its cores are copied and become parameters. padding_idx: a token whose row is
     zero and learns nothing; as no row of a train is free, it is cut from what goes out. Each id is
-    computed once, and so is each prefix that ids share.
+    computed once, and so is each prefix that ids share. Its sizes are read as those of
+    `nn.Embedding`: num_embeddings, embedding_dim.
 
     >>> table = TTMatrix.randn(out=(4, 5), in_=(2, 3), rank=2, generator=torch.Generator().manual_seed(0))
     >>> layer = TTEmbedding(table)
     >>> layer, torch.allclose(layer(torch.tensor([3, 17])), table.to_dense()[[3, 17]], atol=1e-6)
     (TTEmbedding(20, 6, out=(4, 5), in=(2, 3), ranks=(2,), stores 46 of 120), True)
     """
+
+    max_norm, norm_type, scale_grad_by_freq, sparse = None, 2.0, False, False  # as others read it
 
     def __init__(self, weight: TTMatrix, *, padding_idx: int | None = None):
         super().__init__()
@@ -98,7 +101,7 @@ class TTEmbedding(nn.Module):
         for name in ("max_norm", "scale_grad_by_freq"):
             if getattr(layer, name):
                 raise TypeError(
-                    f"TTEmbedding: needs an nn.Embedding without {name}, got one with it"
+                    f"TTEmbedding: needs an nn.Embedding without {name}, got one with {name}"
                 )
         table = tt_matrix_svd(current(layer).detach(), out, in_, rank, rtol=rtol)
         return like(layer, cls(table, padding_idx=layer.padding_idx))
@@ -410,8 +413,7 @@ def _ids(who, ids, vocabulary):
 def _padding(who, index, vocabulary):
     if index is None:
         return None
-    whole = isinstance(index, Integral) and not isinstance(index, bool)
-    if not whole or not -vocabulary <= index < vocabulary:
+    if not is_integer(index) or not -vocabulary <= index < vocabulary:
         raise ValueError(
             f"{who}: needs padding_idx in {-vocabulary}..{vocabulary - 1}, got {index}"
         )

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..formats.base import MatrixFormat
+from ..formats.base import MatrixFormat, digits
 from ..rng import rand, randn
 from ._parameters import put
 from .dense import (
@@ -109,8 +109,8 @@ class FactorizedLinear(nn.Module):
             need = f"a {kind.__name__} of shape {self._form.shape} with {len(self.tensors)} tensors"
             got = f"{type(weight).__name__} of shape {tuple(weight.shape)} with {len(weight.tensors())}"
             raise ValueError(f"FactorizedLinear.set_weight: needs {need}, got {got}")
-        new = [_copy(t).to(p) for p, t in zip(self.tensors, weight.tensors())]
-        put(self, self.tensors, new)
+        mine = list(self.tensors)
+        put(self, mine, [_copy(t).to(p) for p, t in zip(mine, weight.tensors())])
         self._form = weight.to("meta")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -120,9 +120,7 @@ class FactorizedLinear(nn.Module):
                 f"{tuple(x.shape)}"
             )
         y = propagate(self.weight, x, self.strategy)
-        return (
-            y if self.bias is None else y + self.bias.to(y.dtype)
-        )  # autocast's, as F.linear has it
+        return y if self.bias is None else y + self.bias.to(y.dtype)  # one dtype under autocast
 
     @property
     def in_features(self) -> int:
@@ -140,10 +138,9 @@ class FactorizedLinear(nn.Module):
 
     def extra_repr(self):
         w = self._form
-        stores = (
-            f"ranks={w.ranks}, stores {w.numel} of {w.shape[0] * w.shape[1]}, rate {self.rate:.3g}"
-        )
-        return f"{type(w).__name__}, in={w.shape[1]}, out={w.shape[0]}, {stores}, bias={self.bias is not None}"
+        out, n, dense = map(digits, (*w.shape, w.shape[0] * w.shape[1]))
+        stores = f"ranks={w.ranks}, stores {w.numel} of {dense}, rate {self.rate:.3g}"
+        return f"{type(w).__name__}, in={n}, out={out}, {stores}, bias={self.bias is not None}"
 
     def __repr__(self):
         return f"{type(self).__name__}({self.extra_repr()})"
@@ -215,7 +212,7 @@ def param_groups(
 
 
 def fan_in(layer: nn.Module) -> int | None:
-    """How many inputs a linear layer has, dense or factorised; None for any other module."""
+    """How many inputs a linear layer has, dense or factorized; None for any other module."""
     if isinstance(layer, FactorizedLinear):
         return layer.in_features
     return dense_weight(layer).shape[1] if is_dense(layer) else None

@@ -113,11 +113,12 @@ def propagate(weight: MatrixFormat, x: Tensor, strategy: str = "auto") -> Tensor
                 f"path, got {strategy!r}"
             )
         return weight.apply(x)
-    weight, x = _autocast(weight, x)
+    if (dtype := autocast_dtype(x)) is not None:
+        weight, x = weight.to(dtype), x.to(dtype)
     if x.dtype != weight.dtype:
         raise ValueError(f"propagate: needs x of dtype {weight.dtype}, got {x.dtype}")
     rows, (out, _) = x.reshape(-1, x.shape[-1]), weight.shape
-    shapes = tuple(tuple(c.shape) for c in weight.cores)
+    shapes = tuple(tuple(map(int, c.shape)) for c in weight.cores)  # in a trace they are tensors
     forward, backward, way = _chosen(
         shapes, max(1, tokens(x)), x.dtype.itemsize, x.device.type, strategy
     )
@@ -128,13 +129,18 @@ def propagate(weight: MatrixFormat, x: Tensor, strategy: str = "auto") -> Tensor
     return y.reshape(*x.shape[:-1], out)
 
 
-def _autocast(weight, x):
-    """Both in the dtype of autocast, where it is on."""
-    kind = x.device.type
-    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
-        return weight, x
-    dtype = torch.get_autocast_dtype(kind)
-    return weight.to(dtype), x.to(dtype)
+def autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """The dtype that autocast multiplies x in, None where it leaves x alone: where it is off, and
+    for float64 and complex numbers.
+
+    >>> with torch.autocast("cpu", torch.bfloat16):
+    ...     autocast_dtype(torch.ones(2)), autocast_dtype(torch.ones(2, dtype=torch.float64))
+    (torch.bfloat16, None)
+    """
+    kind = x.device.type  # no autocast is there for meta, and not all versions trace the question
+    on = not x.is_meta and torch.is_autocast_enabled(kind)
+    cast = on and x.is_floating_point() and x.dtype != torch.float64
+    return torch.get_autocast_dtype(kind) if cast else None
 
 
 # ----------------------------------------------------------------------------------------- the walk

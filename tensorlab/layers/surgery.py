@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from ..formats.base import MatrixFormat
+from ..formats.base import MatrixFormat, digits
 from ..linalg import wide
 from .dense import (
     CONVS,
@@ -147,9 +147,9 @@ def say_left(who: str, left: dict[str, str]) -> None:
 
 
 def say(text: str) -> None:
-    """A warning at the line outside the package that led to it."""
-    level, frame = 1, sys._getframe()
-    while frame.f_back and frame.f_globals.get("__name__", "").startswith("tensorlab."):
+    """A warning at the line outside the package, and outside torch, that led to it."""
+    level, frame, ours = 1, sys._getframe(), ("tensorlab.", "torch.")
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(ours):
         level, frame = level + 1, frame.f_back
     warnings.warn(text, stacklevel=level)
 
@@ -402,16 +402,16 @@ class LayerReport:
         lines = [head]
         for row in self.rows:
             error = "" if row.error is None else f"{row.error:.2e}"
-            shape, ranks = "x".join(map(str, row.shape)), " ".join(map(str, row.ranks))
+            shape, ranks = "x".join(map(digits, row.shape)), " ".join(map(str, row.ranks))
             rate = f"{row.rate:.3f}" if row.dense else ""
-            counts = [str(row.parameters), rate, str(row.flops), str(row.bytes)]
+            counts = [digits(row.parameters), rate, digits(row.flops), digits(row.bytes)]
             lines.append([row.name, row.kind, shape, ranks, *counts, error])
         rate = self.total("parameters") / max(1, self.total("dense"))
         counts = [
-            str(self.total("parameters")),
+            digits(self.total("parameters")),
             f"{rate:.3f}",
-            str(self.total("flops")),
-            str(self.total("bytes")),
+            digits(self.total("flops")),
+            digits(self.total("bytes")),
         ]
         lines.append(["total", "", "", "", *counts, ""])
         wide = [max(map(len, column)) for column in zip(*lines)]

@@ -71,6 +71,10 @@ class Estimator:
             classifier_tags=ClassifierTags(multi_class=False) if classifier else None,
         )
 
+    def _more_tags(self):  # what scikit-learn 1.5 asks for in place of these
+        classifier = self._estimator_type == "classifier"
+        return {"binary_only": classifier, "requires_y": classifier}
+
     def _fitted(self, name: str):
         if not hasattr(self, name):
             unfitted = sklearn_class("NotFittedError", Unfitted)

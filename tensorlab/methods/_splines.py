@@ -155,7 +155,7 @@ class Background:
 
         g(x) = prod_k e^-z_k / (s_k (1 + e^-z_k)^2),     z_k = (x_k - c_k) / s_k     (logistic)
 
-    share: of the mass, 0 for none. centre, size: c and s, (d,).
+    share: of the mass, 0 for none. center, size: c and s, (d,).
 
     >>> g = Background(0.5, torch.zeros(1), torch.ones(1))
     >>> g.log(torch.tensor([[0.0]]), [0]).exp()
@@ -163,12 +163,12 @@ class Background:
     """
 
     share: float
-    centre: Tensor
+    center: Tensor
     size: Tensor
 
     def log(self, x: Tensor, dims) -> Tensor:
         """log g of the variables dims at x (n, len(dims)): (n,)."""
-        z = ((x - self.centre[dims]) / self.size[dims]).abs()
+        z = ((x - self.center[dims]) / self.size[dims]).abs()
         return -(z + 2 * (-z).exp().log1p() + self.size[dims].log()).sum(1)
 
     def draw(self, n: int, generator) -> Tensor:
@@ -176,7 +176,7 @@ class Background:
         u = rand(
             n, len(self.size), generator=generator, dtype=torch.float64, device=self.size.device
         )
-        return self.centre + self.size * u.clamp_min(1e-300).logit().to(self.size)
+        return self.center + self.size * u.clamp_min(1e-300).logit().to(self.size)
 
     def mixed(self, log: Tensor, sign: Tensor, own: Tensor) -> Tensor:
         """log((1 - share) sign e^log + share e^own), NaN where that is negative."""

@@ -44,16 +44,16 @@ def gets_gradient(layer: nn.Module) -> bool:
     return any(p.grad is not None for p in parameters_of(layer))
 
 
-def unfrozen(who: str, layers: dict[str, nn.Module]) -> dict[str, nn.Module]:
-    """The layers, by name, whose `tensors` are trained. Raises ValueError where one is frozen in
+def unfrozen(who: str, tensors: dict[str, list[Tensor]]) -> list[str]:
+    """The names of the layers whose tensors are trained. Raises ValueError where one is frozen in
     part, or all are frozen."""
-    moves = {name: [t.requires_grad for t in layer.tensors] for name, layer in layers.items()}
+    moves = {name: [t.requires_grad for t in ts] for name, ts in tensors.items()}
     for name, move in moves.items():
         if any(move) and not all(move):
             raise ValueError(f"{who}: needs layer {name!r} trained or frozen, got it in part")
     if not any(map(all, moves.values())):
-        raise ValueError(f"{who}: needs a layer to train, got {', '.join(layers)} frozen")
-    return {name: layer for name, layer in layers.items() if all(moves[name])}
+        raise ValueError(f"{who}: needs a layer to train, got {', '.join(tensors)} frozen")
+    return [name for name, move in moves.items() if all(move)]
 
 
 def group_of(optimizer, p: Tensor) -> dict:
@@ -130,29 +130,29 @@ def _reenters(loss: Tensor) -> bool:
     return False
 
 
-class Idle:
-    """Counts the steps in a row in which a layer has had no gradient.
+def check_reached(who: str, asked, reached) -> None:
+    """Raises ValueError where none of the layers to train, by name, has a gradient."""
+    if not reached:
+        raise ValueError(
+            f"{who}: closure needs to return a loss that depends on a layer to train, got no "
+            f"gradient for any of {', '.join(asked)}"
+        )
 
-    `note` raises ValueError where no layer has one, and warns once of a layer that has had none for
-    `IDLE` steps.
-    """
+
+class Idle:
+    """Counts the steps in a row in which a layer has had no gradient, and warns once of a layer that
+    has had none for `IDLE` steps."""
 
     def __init__(self, who: str):
         self.who, self.steps = who, Counter()
 
     def note(self, asked, reached) -> None:
         """asked: names of the layers to train. reached: those of them that have a gradient."""
-        if not reached:
-            raise ValueError(
-                f"{self.who}.step: closure needs to return a loss that depends on a layer to train, "
-                f"got no gradient for any of {', '.join(asked)}"
-            )
         for name in asked:
             self.steps[name] = 0 if name in reached else self.steps[name] + 1
             if self.steps[name] == IDLE:
                 warnings.warn(
-                    f"{self.who}: layer {name!r} has had no gradient for {IDLE} steps and is not "
-                    f"trained",
+                    f"{self.who}: layer {name!r} has had no gradient of the loss for {IDLE} steps",
                     stacklevel=3,
                 )
 
@@ -232,8 +232,8 @@ class Processes:
         flags = torch.tensor([g is not None for g in gradients], device=leaves[0].device).float()
         distributed.all_reduce(flags, group=group)
         whole = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, leaves)]
-        for dtype in dict.fromkeys(g.dtype for g in whole):  # one message for all of a kind
-            kind = [g for g in whole if g.dtype == dtype]
+        for like in dict.fromkeys((g.dtype, g.device) for g in whole):  # one message for each kind
+            kind = [g for g in whole if (g.dtype, g.device) == like]
             flat = torch.cat([g.flatten() for g in kind]) / group.size()
             distributed.all_reduce(flat, group=group)
             for g, part in zip(kind, flat.split([g.numel() for g in kind])):

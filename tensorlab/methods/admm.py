@@ -3,7 +3,7 @@
 
     min loss(W)  such that W in S           S: matrices of a rank, TT-matrices or Tucker tensors of given ranks, ...
 
-    W  <-  steps of an optimiser on  loss(W) + ρ/2 |W - Z + U|²          many of them, not one
+    W  <-  steps of an optimizer on  loss(W) + ρ/2 |W - Z + U|²          many of them, not one
     Z  <-  Π_S(W + U)                                                    an SVD, a TT-SVD, an HOSVD
     U  <-  U + W - Z                                                     the scaled dual variable
 
@@ -14,15 +14,15 @@ neither needs to fall at each round: they are recorded.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 
+from ..arguments import count
 from ..formats.base import Format
 from ..layers.dense import dense_weight, write_weights
 from ..layers.surgery import WEIGHTS, choose, settable
-from ._training import Idle, check_trained, evaluate, gets_gradient, weights_of
+from ._training import Idle, check_reached, check_trained, evaluate, gets_gradient, weights_of
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class ADMM:
     its set, such as `lambda w: LowRank.from_dense(w, 4)`, `lambda w:
     tt_matrix_svd(w, (4, 8), (8, 8), 3)`, or for kernels `lambda w: hosvd(w, r)`. rho: the penalty,
     a number or round -> number; about 1e-3 to 1e-1, raised as the rounds go on, for `every` steps
-    of an optimiser between two rounds, about an epoch. When ρ changes, U is scaled so that ρ U, the
-    multiplier, stays [Boyd2011, sec. 3.4]. Weight decay pulls W away from Z: leave it out. A layer that the optimizer
-    does not train is left as it is, with a warning. Raises ValueError for a pattern that chooses
-    nothing and for a computed weight that cannot take every value.
+    of an optimizer between two rounds, about an epoch. When ρ changes, U is scaled so that ρ U, the
+    multiplier, stays [Boyd2011, sec. 3.4]. Weight decay pulls W away from Z: leave it out. A layer
+    that the optimizer does not train is left as it is, with a warning. Raises ValueError for a
+    pattern that chooses nothing and for a computed weight that cannot take every value.
 
     >>> from tensorlab import LowRank
     >>> model = nn.Sequential(nn.Linear(6, 5))
@@ -66,10 +66,8 @@ class ADMM:
         rho: float | Callable[[int], float],
         every: int | None = None,
     ):
-        whole = isinstance(every, Integral) and not isinstance(every, bool)
-        if every is not None and (not whole or every < 1):
-            raise ValueError(f"ADMM: needs an integer every >= 1 or None, got {every!r}")
-        self.optimizer, self.every = optimizer, every
+        self.optimizer = optimizer
+        self.every = None if every is None else count("ADMM", "every", every)
         self._rho = rho if callable(rho) else lambda round: rho
         chosen, self._sets = {}, {}
         for pattern, project in sets.items():
@@ -88,17 +86,20 @@ class ADMM:
         self.u = {name: torch.zeros_like(z) for name, z in self.z.items()}
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
-        """A step of the optimiser on loss + ρ/2 |W - Z + U|²; after each `every` steps an `update`.
+        """A step of the optimizer on loss + ρ/2 |W - Z + U|²; after each `every` steps an `update`.
         Returns the loss alone.
 
         closure: computes and returns the loss of the batch, no backward. Raises ValueError if it has
-        no gradient, or depends on no weight with a set.
+        no gradient, or depends on no weight with a set; one of several that it does not depend on
+        goes to its set.
         """
         check_trained("ADMM", self.optimizer, weights_of(self.layers))
         self.optimizer.zero_grad(set_to_none=True)
         loss = evaluate("ADMM.step", closure)
         loss.backward()
-        self._idle.note(self.layers, {n for n, m in self.layers.items() if gets_gradient(m)})
+        reached = {name for name, layer in self.layers.items() if gets_gradient(layer)}
+        check_reached("ADMM.step", self.layers, reached)
+        self._idle.note(self.layers, reached)
         for name, layer in self.layers.items():  # the gradient of the penalty, ρ (W - Z + U)
             w = dense_weight(layer)
             torch.autograd.backward(w, self.rho * (w.detach() - self.z[name] + self.u[name]))

@@ -17,6 +17,10 @@ exact [Dolgov2020].
 Where single variables have peaks and jumps, each goes first through its own distribution function
 u_k = F_k(x_k), piecewise linear on cells (`Margins`), and the train is left with how they hang
 together: p(x) = p(u) prod_k F_k'(x_k).
+
+Splines end where the data end. A small share of the mass lies in a wide density that is nowhere
+zero (`Background`), so that every row has a likelihood; it is a product over the variables, so all
+of the above stays exact.
 """
 
 import math
@@ -651,21 +655,21 @@ def product_mixture(
 
 
 def _cells(x: Tensor, rank: int, generator) -> Tensor:
-    """Cells of k-means: centres drawn with their squared distance to those before as weight, then
+    """Cells of k-means: centers drawn with their squared distance to those before as weight, then
     moved three times; (n, rank)."""
-    centres, far = [], torch.ones_like(x[:, 0])
+    centers, far = [], torch.ones_like(x[:, 0])
     for _ in range(rank):
         place = torch.multinomial(
             far if far.sum() > 0 else torch.ones_like(far), 1, generator=generator
         )
-        centres.append(x[place[0]])
-        gap = (x - centres[-1]).square().sum(1)
-        far = torch.minimum(far, gap) if len(centres) > 1 else gap
-    centres = torch.stack(centres)
+        centers.append(x[place[0]])
+        gap = (x - centers[-1]).square().sum(1)
+        far = torch.minimum(far, gap) if len(centers) > 1 else gap
+    centers = torch.stack(centers)
     for _ in range(3):
-        cell = torch.nn.functional.one_hot(torch.cdist(x, centres).argmin(1), rank).to(x)
+        cell = torch.nn.functional.one_hot(torch.cdist(x, centers).argmin(1), rank).to(x)
         count = cell.sum(0)[:, None]
-        centres = torch.where(count > 0, cell.T @ x / count.clamp_min(1), centres)
+        centers = torch.where(count > 0, cell.T @ x / count.clamp_min(1), centers)
     return 0.9 * cell + 0.1 / rank
 
 

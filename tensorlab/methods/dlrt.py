@@ -19,6 +19,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ from ._training import (
     Idle,
     Processes,
     backward,
+    check_reached,
     check_trained,
     check_whole,
     evaluate,
@@ -219,19 +221,25 @@ def transport(state: dict, left: Tensor, right: Tensor) -> dict:
     >>> new["step"], round(float(new["exp_avg"]), 6), round(float(new["exp_avg_sq"]), 6)
     (3, 0.0, 1.0)
     """
-    a, b = left.abs().square(), right.abs().square()
-    fresh = (1 - a.sum(1, keepdim=True) @ b.sum(1, keepdim=True).mT).clamp_min(0)
+
+    @cache
+    def shares():
+        a, b = left.abs().square(), right.abs().square()
+        return a, b, (1 - a.sum(1, keepdim=True) @ b.sum(1, keepdim=True).mT).clamp_min(0)
 
     def mean(m):
         return (left @ m @ right.mH).contiguous()
 
     def squares(v):
+        a, b, fresh = shares()
         return a @ v @ b.mT + fresh * v.mean((-2, -1), keepdim=True)
 
-    kept = {}
+    kept, shape = {}, (left.shape[1], right.shape[1])
     for key, old in state.items():
         if not isinstance(old, Tensor) or old.ndim == 0:
             kept[key] = old.clone() if isinstance(old, Tensor) else old
+        elif old.dtype != left.dtype or (key not in FACTORS and old.shape != shape):
+            return {}
         elif key in MEANS:
             kept[key] = mean(old)
         elif key in SQUARES and MEAN_OF.get(key) in state:
@@ -324,11 +332,11 @@ class DLRT:
         self.min_rank, self.max_rank, self.steps = min_rank, max_rank, 0
         self._processes, self._idle = Processes(), Idle("DLRT")
         _check_optimizer(optimizer, fixed=theta is None or every > 1)
-        for layer in self._trained().values():
-            w = _detached(layer)
+        for name, factors in self._trained().items():
+            w = _detached(factors)
             if not _is_orthonormal(w):
-                layer.set_weight(w.orthogonal())
-                optimizer.state.pop(layer.tensors[2], None)
+                self.layers[name].set_weight(w.orthogonal())
+                optimizer.state.pop(factors[2], None)
 
     @property
     def ranks(self) -> dict[str, int]:
@@ -337,7 +345,10 @@ class DLRT:
 
     def spectra(self) -> dict[str, Tensor]:
         """The singular values of each layer, by name: those of its middle factor, descending."""
-        return {name: small_svd(widen(_detached(layer).s)).s for name, layer in self.layers.items()}
+        return {
+            name: small_svd(widen(layer.tensors[2].detach())).s
+            for name, layer in self.layers.items()
+        }
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
         """One KLS step of every layer, and one step of the optimizer; returns the loss before it.
@@ -347,37 +358,40 @@ class DLRT:
         what the optimizer keeps for them are as before the step. Raises ValueError if the loss has
         no gradient, depends on no low-rank layer, or is not finite.
         """
-        layers, step = self._trained(), self.steps + 1
+        factors, step = self._trained(), self.steps + 1
         adapt = self.theta is not None and step % self.every == 0
-        before = {name: _detached(layer) for name, layer in layers.items()}
+        before = {name: _detached(ts) for name, ts in factors.items()}
         if step % STRAIGHTEN == 0:
             before = {
                 name: LowRank(_straight(w.u), _straight(w.v), w.s) for name, w in before.items()
             }
-        with self._undone_if_it_fails(before), self._processes.unreduced(layers.values()):
+        with self._kept(before) as kept, self._processes.unreduced(self.layers.values()):
             with spared_buffers(self.model):
                 loss, thin = self._gradients(closure, before)
-            self._idle.note(layers, thin)
+            check_reached("DLRT.step", factors, thin)
+            self._idle.note(factors, thin)
             moved = list(thin)
             for name in moved:  # what a layer no longer needs is given back before the next turns
-                self._turn(name, before, *thin.pop(name), adapt)
+                kept[name] = self._turn(name, before.pop(name), *thin.pop(name), adapt)
             self._step_s(closure)
             for name in moved:
-                self._check(name, layers[name].tensors[2].detach())
+                self._check(name, factors[name][2].detach())
             for name in moved:
                 self._truncate(name, adapt)
-                del before[name]
+                del kept[name]
         self.steps = step
         return loss
 
-    def _trained(self) -> dict[str, FactorizedLinear]:
-        """The layers that are not frozen, after a look at what may have changed since the last
-        step."""
+    def _trained(self) -> dict[str, list[Tensor]]:
+        """u, v and s of the layers that are not frozen, after a look at what may have changed since
+        the last step."""
         check_whole("DLRT", self.model, self.optimizer)
-        layers = unfrozen("DLRT", self.layers)
-        middle = {f"middle factor of layer {name!r}": m.tensors[2] for name, m in layers.items()}
+        factors = {name: list(layer.tensors) for name, layer in self.layers.items()}
+        names = unfrozen("DLRT", factors)
+        middle = {f"middle factor of layer {name!r}": factors[name][2] for name in names}
         check_trained("DLRT", self.optimizer, middle)
-        return layers
+        self._factors = factors
+        return {name: factors[name] for name in names}
 
     def _gradients(self, closure, before):
         """The loss, and G V and Gᴴ U of each layer, from one pass through the model.
@@ -390,50 +404,50 @@ class DLRT:
         doubled = [name for name in before if sigma[name] is None]
         for name in doubled:
             w = before[name]
-            one = torch.eye(2 * w.ranks[0], dtype=w.dtype, device=w.device)
+            one = torch.eye(2 * len(w.s)).to(w.s)
             both = torch.cat([w.u @ w.s, w.u], 1), torch.cat([w.v, torch.zeros_like(w.v)], 1)
             self.layers[name].set_weight(LowRank(*both, one))
         try:
             loss = evaluate("DLRT.step", closure)
-            leaves = [t for name in before for t in list(self.layers[name].tensors)[:2]]
+            leaves = [t for name in before for t in self._factors[name][:2]]
             found = self._processes.mean(backward(loss, leaves), leaves)
         finally:
             for name in doubled:
                 self.layers[name].set_weight(before[name])
+        self._forget_gradients()
         out = {}
         for (name, w), gu, gv in zip(before.items(), found[::2], found[1::2]):
-            self._without_gradients(name)
             if gu is not None:  # a layer that the loss does not reach stays as it is
-                r, d = w.ranks[0], sigma[name]
+                r, d = len(w.s), sigma[name]
                 out[name] = (gu[:, :r], gv[:, r:]) if d is None else (gu / d, gv / d)
                 self._check(name, *out[name])
         return loss.detach(), out
 
-    def _turn(self, name, before, gk, gl, adapt):
-        """The K and L steps of a layer: new bases, in which the optimizer then steps s."""
-        w = before[name]
-        if adapt:
-            self._put(name, *augment(w, gk, gl))
-            u, v, _ = _detached(self.layers[name]).tensors()  # hold the old bases as they were
-            before[name] = LowRank(u[:, : w.ranks[0]], v[:, : w.ranks[0]], w.s)
-        else:
+    def _turn(self, name, w, gk, gl, adapt):
+        """The K and L steps of a layer: new bases, in which the optimizer then steps s. Returns w as
+        it was, in the first columns of the new bases where they hold it."""
+        if not adapt:
             h = self._rate(name)
             self._put(name, *turn(w, w.u @ w.s - h * gk, w.v @ w.s.mH - h * gl))
+            return w.u, w.v, w.s
+        self._put(name, *augment(w, gk, gl))
+        u, v = (t.detach()[:, : len(w.s)] for t in self._factors[name][:2])
+        return u, v, w.s
 
     def _rate(self, name):
         """How far K and L move along their gradients: as the optimizer's group of s says now."""
-        group = group_of(self.optimizer, self.layers[name].tensors[2])
+        group = group_of(self.optimizer, self._factors[name][2])
         return (-1 if group.get("maximize") else 1) * self.multiplier * group["lr"]
 
     def _truncate(self, name, adapt):
         limits = dict(rule=self.rule, min_rank=self.min_rank, max_rank=self.max_rank)
-        w = _detached(self.layers[name])
+        w = _detached(self._factors[name])
         self._put(name, *truncate(w, self.theta if adapt else None, **limits))
 
     def _step_s(self, closure):
         """The optimizer's step on middle factors, biases and dense layers; u and v stand still."""
         self.optimizer.zero_grad(set_to_none=True)
-        bases = {id(t) for layer in self.layers.values() for t in list(layer.tensors)[:2]}
+        bases = {id(t) for factors in self._factors.values() for t in factors[:2]}
         rest = [
             p
             for g in self.optimizer.param_groups
@@ -441,34 +455,35 @@ class DLRT:
             if id(p) not in bases and p.requires_grad
         ]
         found = self._processes.mean(backward(evaluate("DLRT.step", closure), rest), rest)
-        for name in self.layers:
-            self._without_gradients(name)
+        self._forget_gradients()
         for p, g in zip(rest, found):
             p.grad = g
         self.optimizer.step()
 
-    def _without_gradients(self, name):
-        for t in list(self.layers[name].tensors)[:2]:
-            t.grad = None
+    def _forget_gradients(self):
+        for u, v, _ in self._factors.values():
+            u.grad = v.grad = None
 
     def _put(self, name, w, left, right):
         """Give a layer its new weight, and its optimizer's state the new coordinates: s' = left s
         rightᴴ."""
         self.layers[name].set_weight(w)
-        s = self.layers[name].tensors[2]
+        s = self._factors[name][2]
         if state := self.optimizer.state.get(s):
             self.optimizer.state[s] = transport(state, left, right)
 
     @contextmanager
-    def _undone_if_it_fails(self, before) -> Iterator[None]:
-        """Layers, and what the optimizer keeps for their s, are as before where the block raises."""
-        middle = {name: self.layers[name].tensors[2] for name in before}
+    def _kept(self, before) -> Iterator[dict]:
+        """u, v and s of each layer; where the block raises, those that are left in it, and what the
+        optimizer keeps for their s, are put back."""
+        kept = {name: (w.u, w.v, w.s) for name, w in before.items()}
+        middle = {name: self._factors[name][2] for name in before}
         states = {name: self.optimizer.state.get(s) for name, s in middle.items()}
         try:
-            yield
+            yield kept
         except BaseException:
-            for name, w in before.items():
-                self.layers[name].set_weight(w)
+            for name, tensors in kept.items():
+                self.layers[name].set_weight(LowRank(*tensors))
                 if states[name] is None:
                     self.optimizer.state.pop(middle[name], None)
                 else:
@@ -559,8 +574,8 @@ def _check_optimizer(optimizer, fixed: bool):
         raise ValueError(f"DLRT: needs learning rates in the optimizer's groups, got {got} without")
 
 
-def _detached(layer) -> LowRank:
-    return LowRank(*(t.detach() for t in layer.tensors))
+def _detached(factors) -> LowRank:
+    return LowRank(*(t.detach() for t in factors))
 
 
 def _straight(q: Tensor) -> Tensor:

@@ -368,7 +368,7 @@ def two_classes(who: str, y, n: int) -> tuple[np.ndarray, np.ndarray]:
         raise TypeError(f"{who}: needs classes that can be compared: {error}") from error
     if len(classes) > 2 and classes.dtype.kind == "f" and (classes % 1 != 0).any():
         raise ValueError(
-            f"{who}: needs two classes, got {len(classes)} values, a continuous target"
+            f"{who}: needs two classes, got {len(classes)} values; Unknown label type: continuous"
         )
     if len(classes) != 2:
         raise ValueError(
@@ -483,7 +483,7 @@ def linear_start(
 def screened_terms(
     x: Tensor, phi: list[Tensor], sign: Tensor, numeric: list[int], order: int, count: int
 ) -> list[Tensor]:
-    """The `count` products of standardised columns that go best with the residual of the linear
+    """The `count` products of standardized columns that go best with the residual of the linear
     model [FanLv2008].
 
     Factors (n_k, q), q <= count: column j holds (-mean_k, 1) / deviation_k where k is in the set
@@ -505,7 +505,7 @@ def _linear_table(phi):
 
 
 def logistic(table: Tensor, sign: Tensor, ridge: float = 1e-3) -> Tensor:
-    """The w (m,) that minimises mean log(1 + exp(-s table w)) + ridge / 2 |w|^2, after eight Newton
+    """The w (m,) that minimizes mean log(1 + exp(-s table w)) + ridge / 2 |w|^2, after eight Newton
     steps. table: (n, m).
 
     >>> logistic(torch.ones(4, 1), torch.tensor([1.0, 1.0, 1.0, -1.0]), 1e-9)  # log 3

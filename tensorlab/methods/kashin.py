@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .. import linalg, rng
 from ..arguments import count, is_integer
+from ..capture import readable
 from ..fit import Fit
 
 METHODS = ("greedy", "two_two", "frame")
@@ -123,7 +124,7 @@ def _by_rows(f: Callable) -> Callable:
     them."""
 
     def run(x):
-        if _captured():
+        if not readable(x):  # a number of blocks would be that of this batch
             return f(x)
         if x.numel() == 0:  # FFT libraries may refuse a transform of no rows
             return x
@@ -134,12 +135,6 @@ def _by_rows(f: Callable) -> Callable:
         return torch.cat([f(part) for part in rows.split(few)]).reshape(x.shape)
 
     return run
-
-
-def _captured() -> bool:
-    """Whether a graph is being written down, in which a number of blocks would be that of one
-    batch."""
-    return torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
 def _wide(x):

@@ -18,12 +18,12 @@ import json
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from numbers import Integral
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from ..arguments import is_integer
 from ..formats.base import MatrixFormat, check_same
 from ..formats.lowrank import LowRank
 from ..formats.storage import write
@@ -230,7 +230,7 @@ def add_lora(
     >>> [name for name, p in model.named_parameters() if p.requires_grad]
     ['0.delta.tensors.0', '0.delta.tensors.1', '2.delta.tensors.0', '2.delta.tensors.1']
     """
-    if isinstance(rank, bool) or not isinstance(rank, Integral) or rank < 1:
+    if not is_integer(rank) or rank < 1:
         raise ValueError(f"add_lora: needs an integer rank >= 1, got {rank!r}")
     if kind not in KINDS:
         raise ValueError(f"add_lora: needs a kind of {', '.join(KINDS)}, got {kind!r}")
@@ -249,7 +249,10 @@ def merge_lora(model: nn.Module) -> nn.Module:
     new ones, so `unmerge_lora` is exact; what is saved lacks them. ValueError for a model without
     adapters.
     """
-    merged = {layer: layer.merged() for layer in _adapted("merge_lora", model).values()}
+    layers = _adapted("merge_lora", model)
+    if "" in layers:
+        raise ValueError("merge_lora: needs a model around its adapted layers, got one of them")
+    merged = {layer: layer.merged() for layer in layers.values()}
     for layer, plain in merged.items():
         plain.__dict__["_unmerged"] = _Unmerged(layer)  # not a child: its parameters are not here
     put(model, merged)

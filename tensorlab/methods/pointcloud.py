@@ -4,7 +4,7 @@ D).
     cloud[i_1 ... i_d] = G_1[i_1] ... G_d[i_d] G_D,        n = n_1 ... n_d
 
 Two ways to forget the order: losses that do not see it, the sliced Wasserstein distance
-[Bonneel2015] and the distance to nearest neighbours [Fan2017], or a permutation P sought together
+[Bonneel2015] and the distance to nearest neighbors [Fan2017], or a permutation P sought together
 with the train, TT ≈ P A.
 """
 
@@ -136,8 +136,8 @@ def _nearest(x, y):
     x, y = widen(x.detach()), widen(y.detach())
     unit = torch.exp2(-y.abs().amax().log2().floor().clamp(-1000, 1000))
     x, y = x * unit, y * unit
-    centre = y.mean(0)
-    x, y = x - centre, y - centre
+    center = y.mean(0)
+    x, y = x - center, y - center
     half = y.square().sum(1) / 2
     parts = x.split(max(1, BLOCK // len(y)))
     return torch.cat([torch.argmin(half - part @ y.mT, 1) for part in parts])
@@ -384,7 +384,7 @@ def tt_permute(
 ) -> Fit[Permuted]:
     """A train and a permutation with TT ≈ P A, each in turn the better for the other.
 
-        minimise |points[order] - rows(tt)|_F
+        minimize |points[order] - rows(tt)|_F
 
     points: (n, D), shape: (n_1, ..., n_d) with product n. order: where to start, `cluster_order` by
     default. The train: TT-SVD, or where it is no better a sweep of least squares from the last one.
@@ -481,11 +481,11 @@ def assignment(cost: Tensor) -> Tensor:
 def kmeans(
     points: Tensor, k: int, *, max_iter: int = 50, generator: torch.Generator | None = None
 ) -> Fit[Tensor]:
-    """k centres that make `distortion(points, centres)` small: Lloyd's iteration from far points
+    """k centers that make `distortion(points, centres)` small: Lloyd's iteration from far points
     [Arthur2007].
 
-    points: (n, D) -> (k, D). The start draws each centre with probability as its squared distance
-    to those before. A centre that loses all its points stays. history: the distortion, of the start
+    points: (n, D) -> (k, D). The start draws each center with probability as its squared distance
+    to those before. A center that loses all its points stays. history: the distortion, of the start
     and after each step; the last is that of the result. Raises ValueError for NaN and for k beyond
     1..n.
 

@@ -10,17 +10,26 @@ between two trainings.
 """
 
 from collections.abc import Callable
-from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 
+from ..arguments import count
 from ..formats.lowrank import LowRank
 from ..layers.dense import dense_weight, parameters_of, write_weights
 from ..layers.linear import FactorizedLinear
 from ..layers.surgery import WEIGHTS, choose, settable
 from ..linalg import choose_rank, truncated_svd
-from ._training import Idle, check_trained, evaluate, gets_gradient, group_of, weights_of
+from ._training import (
+    Idle,
+    backward,
+    check_reached,
+    check_trained,
+    evaluate,
+    gets_gradient,
+    group_of,
+    weights_of,
+)
 
 
 def prox_rank(w: Tensor, price: float) -> tuple[Tensor, int]:
@@ -73,10 +82,8 @@ class Projected:
                 f"Projected: needs one of rank, rtol and price, got rank={rank}, rtol={rtol}, "
                 f"price={price}"
             )
-        if isinstance(every, bool) or not isinstance(every, Integral) or every < 1:
-            raise ValueError(f"Projected: needs an integer every >= 1, got {every!r}")
+        self.optimizer, self.every = optimizer, count("Projected", "every", every)
         self.layers = settable("Projected", choose("Projected", model, names, WEIGHTS), optimizer)
-        self.optimizer, self.every = optimizer, every
         self.rank, self.rtol, self.price = rank, rtol, price
         self.steps, self.ranks, self._idle = 0, {}, Idle("Projected")
 
@@ -90,7 +97,9 @@ class Projected:
         self.optimizer.zero_grad(set_to_none=True)
         loss = evaluate("Projected.step", closure)
         loss.backward()
-        self._idle.note(self.layers, {n for n, m in self.layers.items() if gets_gradient(m)})
+        reached = {name for name, layer in self.layers.items() if gets_gradient(layer)}
+        check_reached("Projected.step", self.layers, reached)
+        self._idle.note(self.layers, reached)
         self.optimizer.step()
         self.steps += 1
         if self.steps % self.every == 0:
@@ -163,17 +172,20 @@ class Alternating:
             )
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
-        """One step of the optimiser on all parameters, or one on each half; returns the loss before
+        """One step of the optimizer on all parameters, or one on each half; returns the loss before
         it."""
         losses = []
         for part in self.turns:
             self.optimizer.zero_grad(set_to_none=True)
             losses.append(evaluate("Alternating.step", closure))
-            losses[-1].backward(inputs=part)
-            if all(p.grad is None for p in part):
+            found = backward(losses[-1], part)
+            if all(g is None for g in found):
                 raise ValueError(
                     "Alternating.step: closure needs to return a loss that depends on the parameters "
                     "of each turn, got none of them in it"
                 )
+            self.optimizer.zero_grad(set_to_none=True)
+            for p, g in zip(part, found):
+                p.grad = g
             self.optimizer.step()
         return losses[0].detach()

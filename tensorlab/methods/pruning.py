@@ -10,11 +10,11 @@ example (one forward, two backward), of kept weights and of all.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 
+from ..arguments import is_integer
 from ..layers.dense import current, dense_weight, is_conv1d, write_weights
 from ..layers.surgery import WEIGHTS, choose, layer_flops, settable
 from ._training import check_trained, weights_of
@@ -190,15 +190,14 @@ def lottery(
 
     A generator: after round k the model holds the trained network of sparsity 1 - (1 - rate)^k, and
     a `Ticket` says what it cost. train: (model, masks) -> number of examples seen; it makes its
-    optimiser and calls `hold`. x: a batch, to count FLOPs with. block: prune blocks. restart: draws
+    optimizer and calls `hold`. x: a batch, to count FLOPs with. block: prune blocks. restart: draws
     other weights instead of w_0, the control that a ticket is compared with.
 
     >>> model, x = nn.Sequential(nn.Linear(5, 4)), torch.ones(3, 5)
     >>> [round(t.sparsity, 2) for t in lottery(model, lambda model, masks: 3, "*", x, rounds=2, rate=0.5)]
     [0.0, 0.5, 0.75]
     """
-    whole = isinstance(rounds, Integral) and not isinstance(rounds, bool)
-    if not 0 < rate < 1 or not whole or rounds < 1:
+    if not 0 < rate < 1 or not is_integer(rounds) or rounds < 1:
         raise ValueError(
             f"lottery: needs 0 < rate < 1 and an integer rounds >= 1, got rate={rate} and "
             f"rounds={rounds}"
@@ -230,8 +229,7 @@ def _masks(who, model, names, share, block, across, before):
         raise ValueError(f"{who}: needs a sparsity in 0 <= sparsity < 1, got {share}")
     if across not in ("model", "layer"):
         raise ValueError(f'{who}: needs across="model" or "layer", got {across!r}')
-    whole = lambda n: isinstance(n, Integral) and not isinstance(n, bool) and n >= 1
-    if len(tuple(block)) != 2 or not all(map(whole, block)):
+    if len(tuple(block)) != 2 or not all(is_integer(n) and n >= 1 for n in block):
         raise ValueError(f"{who}: needs a block (rows, columns) of integers >= 1, got {block}")
     layers = settable(who, choose(who, model, names, WEIGHTS))
     weights = {name: dense_weight(layer).detach() for name, layer in layers.items()}

@@ -24,9 +24,11 @@ from torch import Tensor, nn
 
 from .. import linalg
 from ..arguments import is_integer
+from ..formats.base import ReadAsMatrix
 from ..formats.storage import write
 from ..layers.dense import current, dense_weight, is_dense
 from ..layers.linear import like
+from ..layers.propagation import autocast_dtype
 from ..layers.surgery import LINEAR, put
 from ..layers.surgery import replace as replace_layers
 from .kashin import Rotation, kashin
@@ -42,14 +44,14 @@ DTYPES = {
 
 
 @dataclass(frozen=True, eq=False)
-class Quantized:
+class Quantized(ReadAsMatrix):
     """A matrix as packed indices into a codebook: w ≈ size · scale ⊙ (values, rotated back where
     there is a q).
 
     codes: uint8, indices of `width` bits without gaps. codebook: (levels, 1 or 2) float16, empty
     where a formula gives it. scale: float16, one number for each group of entries ((low, step) for
-    "uniform"). size: () float32, float64 where it leaves that range, the root mean square. error: |w - w_q| / |w| when it was made.
-    converged: False when Kashin's iteration ended early.
+    "uniform"). size: () float32, float64 where it leaves that range, the root mean square. error:
+    |w - w_q| / |w| when it was made. converged: False when Kashin's iteration ended early.
     """
 
     codes: Tensor
@@ -137,7 +139,7 @@ class Quantized:
         turned = F.linear(self.q.factor(1).adjoint(z), b.to(z.dtype))  # this product in autocast's
         y = self.q.factor(0).apply(turned.to(z.dtype))
         y = y if a is None else y + F.linear(z, a.to(z.dtype))
-        return (y * self.scale.to(z.dtype) * self.size.to(z.dtype)).to(_dtype_of_products(x))
+        return (y * self.scale.to(z.dtype) * self.size.to(z.dtype)).to(autocast_dtype(x) or x.dtype)
 
     def _scaled(self, w):
         if self.method == "uniform":
@@ -195,14 +197,6 @@ def quantize(
     parts = codes, codebook.half(), scale, size, method, bits, shape, rotation, w.dtype
     error = float(linalg.norm(w.double() - Quantized(*parts).to_dense().double())) / (norm or 1.0)
     return Quantized(*parts, error=error, converged=converged)
-
-
-def _dtype_of_products(x) -> torch.dtype:
-    """That of a product of matrices with x: autocast's where it is on, x's otherwise."""
-    kind = x.device.type
-    if x.dtype == torch.float64 or not torch.amp.is_autocast_available(kind):
-        return x.dtype
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def _method(method, bits) -> tuple[str, int]:
@@ -512,32 +506,28 @@ class QuantizedLinear(nn.Module):
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors
     ):
-        """Adopt the method, the bits and the rotation that are stored, before the numbers are
-        loaded."""
         stored = {name: state_dict.get(prefix + name) for name in (*FIELDS, "about")}
         if any(t is not None for t in stored.values()):
             try:
-                weight = _read(stored, self._form.matrix_shape)
-            except (
-                ValueError
-            ) as error:  # torch gathers what does not fit, and raises it all at once
-                errors.append(f"{prefix.rstrip('.')}: {error}")
-            else:
-                assign = local_metadata.get("assign_to_params_buffers", False)
-                device = (weight if assign else self.codes).device
-                fits = lambda name, t: _like(t) == _like(self._buffers[name])
-                self._hold(
-                    weight,
-                    {
-                        name: self._buffers[name]
-                        if fits(name, t)
-                        else torch.empty_like(t, device=device)
-                        for name, t in stored.items()
-                    },
-                )
+                self._adopt(stored, local_metadata.get("assign_to_params_buffers", False))
+            except ValueError as error:
+                errors.append(f"{prefix.rstrip('.')}: {error}")  # torch raises all at once
+                return
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing, unexpected, errors
         )
+
+    def _adopt(self, stored: dict[str, Tensor | None], assign: bool) -> None:
+        """Take over the method, the bits and the rotation that are stored, with room for the
+        numbers: they are loaded after this."""
+        weight = _read(stored, self._form.matrix_shape)
+        device = (weight if assign else self).codes.device
+        room = {}
+        for name, t in stored.items():
+            mine = self.get_buffer(name)
+            fits = (mine.shape, mine.dtype) == (t.shape, t.dtype)
+            room[name] = mine if fits else torch.empty_like(t, device=device)
+        self._hold(weight, room)
 
     def extra_repr(self):
         return repr(self.weight)
@@ -608,10 +598,6 @@ def _check_parts(weight: Quantized) -> None:
             f"QuantizedLinear: needs the tensors of {method}, {bits} bits, shape {weight.shape}, "
             f"got {shapes}"
         )
-
-
-def _like(t):
-    return t.shape, t.dtype
 
 
 @dataclass(frozen=True)

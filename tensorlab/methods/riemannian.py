@@ -24,7 +24,7 @@ from ..formats.tt import TT
 from ..formats.tt_manifold import Tangent, retract, transport, tt_project
 from ..formats.ttmatrix import TTMatrix
 from ..layers.linear import FactorizedLinear
-from ._training import Idle, Processes, backward, check_whole, evaluate, unfrozen
+from ._training import Idle, Processes, backward, check_reached, check_whole, evaluate, unfrozen
 
 
 class RiemannianSGD:
@@ -73,13 +73,12 @@ class RiemannianSGD:
         self._trained()
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
-        """One step of every layer and of the optimiser, from one evaluation; returns the loss
+        """One step of every layer and of the optimizer, from one evaluation; returns the loss
         before it.
 
         closure: computes and returns the loss of the batch, no backward. Raises ValueError if it has
         no gradient, or depends on no layer to train.
         """
-        layers = self._trained()
         self.steps += 1
         held = {id(t) for m in self.layers.values() for t in m.tensors}
         rest = [
@@ -88,8 +87,8 @@ class RiemannianSGD:
             for p in group["params"]
             if id(p) not in held and p.requires_grad
         ]
-        with self._processes.unreduced(layers.values()):
-            loss, gradients, others = self._gradients(closure, layers, rest)
+        with self._processes.unreduced(self.layers.values()):
+            loss, gradients, others = self._gradients(closure, rest)
         self.optimizer.zero_grad(set_to_none=True)
         for p, g in zip(rest, others):
             p.grad = g
@@ -111,15 +110,17 @@ class RiemannianSGD:
     def _trained(self) -> dict[str, FactorizedLinear]:
         """The layers that are not frozen."""
         check_whole("RiemannianSGD", self.model, self.optimizer)
-        return unfrozen("RiemannianSGD", self.layers)
+        tensors = {name: list(layer.tensors) for name, layer in self.layers.items()}
+        return {name: self.layers[name] for name in unfrozen("RiemannianSGD", tensors)}
 
-    def _gradients(self, closure, layers, rest):
+    def _gradients(self, closure, rest):
         """The loss, the point and Riemannian gradient of each layer, and the gradients of the rest,
         from one pass.
 
         At x = U_0 ... U_{d-2} D_{d-1} written as the tangent train of ranks 2r with D = (0, ..., 0,
         last), the derivative along each D_k stands in a block of core k's gradient.
         """
+        layers = self._trained()
         before = {
             name: m.weight.with_tensors(t.detach() for t in m.tensors) for name, m in layers.items()
         }
@@ -140,11 +141,12 @@ class RiemannianSGD:
             part, start = found[start : start + len(ts)], start + len(ts)
             if part[0] is not None:  # a layer that the loss does not reach stays as it is
                 gradients[name] = points[name], _riemannian(here[name], _cores(before[name], part))
+        check_reached("RiemannianSGD.step", layers, gradients)
         self._idle.note(layers, gradients)
         return loss.detach(), gradients, found[start:]
 
     def state_dict(self) -> dict:
-        """What a checkpoint needs besides the model's: the optimiser's state, the steps, and the
+        """What a checkpoint needs besides the model's: the optimizer's state, the steps, and the
         momentum as trains."""
         trains = {name: [t.clone() for t in v.to_tt().cores] for name, v in self.velocity.items()}
         return {"steps": self.steps, "optimizer": self.optimizer.state_dict(), "velocity": trains}

@@ -5,7 +5,9 @@ A file is csv with `# name: value` lines on top, which say what the rows were ma
 
 import csv
 import datetime
+import itertools
 import platform
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,6 +88,7 @@ class Table:
 
     def __str__(self):
         lines = [self.columns] + [[show(row.get(c)) for c in self.columns] for row in self.rows]
+        lines = [[" ".join(text.splitlines()) for text in line] for line in lines]
         wide = [max(map(len, column)) for column in zip(*lines)]
         right = [all(isinstance(row.get(c), int) for row in self.rows) for c in self.columns]
         pad = lambda line: "  ".join(
@@ -95,11 +98,18 @@ class Table:
 
     def _repr_markdown_(self):
         line = lambda cells: "| " + " | ".join(cells) + " |"
-        rows = [line(show(row.get(c)) for c in self.columns) for row in self.rows]
-        return "\n".join([line(self.columns), line("---" for _ in self.columns), *rows])
+        rows = [line(_markdown(show(row.get(c))) for c in self.columns) for row in self.rows]
+        head = [line(map(_markdown, self.columns)), line("---" for _ in self.columns)]
+        return "\n".join(head + rows) if self.columns else ""
 
     def save(self, path) -> Path:
-        """Write it as csv; the file changes all at once, so that no kill leaves half a row."""
+        """Write it as csv; the file changes all at once, so that no kill leaves half a row.
+
+        Raises ValueError for a note that a line `# name: value` cannot hold.
+        """
+        for name, value in self.notes.items():
+            if ": " in name or len(f"{name}: {value}.".splitlines()) > 1:
+                raise ValueError(f"Table.save: needs notes of one line, got {name!r}: {value!r}")
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replaced(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
@@ -112,12 +122,14 @@ class Table:
 
 def load(path) -> Table:
     """A table from its csv file; numbers come back as int or float, an empty cell as None."""
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    notes = dict(line[2:].split(": ", 1) for line in lines if line.startswith("# "))
-    rows = csv.DictReader(line for line in lines if not line.startswith("# "))
-    return Table(
-        Path(path).stem, [{name: _value(text) for name, text in row.items()} for row in rows], notes
-    )
+    notes = {}
+    with open(path, newline="", encoding="utf-8") as file:
+        while (line := file.readline()).startswith("# "):
+            name, value = line[2:].rstrip("\r\n").split(": ", 1)
+            notes[name] = value
+        rows = list(csv.DictReader(itertools.chain([line], file)))
+    rows = [{name: _value(text) for name, text in row.items()} for row in rows]
+    return Table(Path(path).stem, rows, notes)
 
 
 def results(key: str, preset: str, ending: str = "csv") -> Path:
@@ -171,7 +183,7 @@ def _text(value) -> str:
 def _value(text: str):
     for kind in (int, float):
         try:
-            return kind(text)
+            return kind(text) if "_" not in text and text == text.strip() else text
         except ValueError:
             pass
     return text or None
@@ -189,3 +201,13 @@ def to_value(value):
 def show(value) -> str:
     """A cell as a reader sees it: floats with four digits."""
     return f"{value:.4g}" if isinstance(value, float) else _text(value)
+
+
+def _markdown(text: str) -> str:
+    """Text that a cell of a Markdown table shows as it is.
+
+    >>> print(_markdown("71 | 70 of a_b*"))
+    71 \\| 70 of a\\_b\\*
+    """
+    text = re.sub(r"([\\`*_{}\[\]<>|~$&#!])", r"\\\1", text)
+    return re.sub(r"\r\n|\r|\n", "<br>", text)

@@ -71,6 +71,8 @@ def numbers(method, rank):
     second = sum(
         (m + n) * q + 3 * q * q for m, n in WIDE
     )  # the bases; S, its gradient and its momentum
+    if method == "fixed rank":  # the weight before, for a step that fails; else the bases hold it
+        second += sum((m + n) * rank + rank**2 for m, n in WIDE)
     return max(first + turning, second)
 
 

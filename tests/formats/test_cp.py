@@ -203,6 +203,53 @@ def test_masked_nonnegative_fit(generator):
     assert relative_error(fit.value.to_dense(), x) < 1e-2
 
 
+@pytest.mark.parametrize("dtype", [torch.complex128, torch.complex64])
+def test_masked_fit_of_complex_numbers(dtype, generator):
+    _, x = planted((7, 8, 9), 2, dtype=dtype)
+    mask = torch.rand(x.shape, generator=generator) < 0.7
+    fit = tl.cp_als(x, 2, mask=mask, tol=1e-12, max_iter=300)
+    level = max(1e-11, 100 * torch.finfo(dtype).eps)  # tol, or what complex64 can hold
+    assert fit.history[-1] < level and relative_error(fit.value.to_dense(), x) < 10 * level
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128, torch.complex64])
+def test_normalized_is_the_same_tensor(dtype, generator):
+    cp = tl.CP.randn((4, 5, 6), 4, generator=generator, dtype=dtype)
+    turned = torch.tensor([-1.0, 2.0, 0.0, -3.0], dtype=dtype)
+    turned = turned * torch.exp(1j * torch.arange(4)).to(dtype) if dtype.is_complex else turned
+    for scale in (1.0, 2.0**-40):
+        cp = tl.CP(turned * scale, cp.factors)
+        unit = cp.normalized()
+        assert relative_error(unit.to_dense(), cp.to_dense()) < 8 * torch.finfo(dtype).eps
+        weights = unit.weights
+        assert torch.equal(weights, weights.abs().to(dtype)) and float(weights[-1].abs()) == 0
+        assert bool((weights.abs().diff() <= 0).all())
+        for f in unit.factors:
+            lengths = torch.linalg.vector_norm(f[:, :3], dim=0)
+            assert torch.allclose(lengths, torch.ones_like(lengths))
+
+
+def test_terms_that_grow_and_shrink_stay_in_range():
+    big, small = torch.tensor([2.0**600, 2.0**-600], dtype=torch.float64), 2.0**40
+    factors = [f.expand(2, 2) for f in (big, big, big.flip(0), big.flip(0))]
+    cp = tl.CP(torch.ones(2, dtype=torch.float64) * small, tuple(f.clone() for f in factors))
+    index = torch.zeros(1, 4, dtype=torch.long)
+    assert float(cp.at(index)) == 2 * small and float(cp.to_dense()[0, 0, 0, 0]) == 2 * small
+    assert float(cp.norm()) == pytest.approx(8 * small, rel=1e-14)
+    assert float(cp.dot(cp)) == pytest.approx(64 * small**2, rel=1e-14)
+    assert relative_error(cp.normalized().to_dense(), cp.to_dense()) < 1e-15
+
+
+def test_many_modes_and_sizes_of_one():
+    cp = tl.cp_als(torch.full((1,) * 40, 3.0, dtype=torch.float64), 1).value
+    assert float(cp.at([[0] * 40])) == pytest.approx(3, rel=1e-14)
+    ones = [torch.ones(10, 1, dtype=torch.float64)] * 400
+    last = torch.tensor([[1.0], [-1.0]] + 8 * [[0.0]], dtype=torch.float64)
+    one, other = (tl.CP(torch.ones(1).double(), fs) for fs in (ones, [*ones[:-1], last]))
+    assert float(one.dot(other)) == 0  # not inf times 0
+    assert float(one.norm()) == pytest.approx(1e200, rel=1e-12)
+
+
 def test_a_full_mask_changes_nothing():
     _, x = planted((6, 7, 8), 3, noise=0.1)
     init, whole = start((6, 7, 8), 3), torch.ones(6, 7, 8, dtype=torch.bool)

@@ -217,3 +217,40 @@ def test_a_complex_start_for_real_data_is_refused():
     with pytest.raises(ValueError, match="init needs real numbers .*, got torch.complex128"):
         tl.cp_als(torch.ones(3, 4), 2, init=init)
     assert math.isfinite(tl.cp_als(torch.ones(3, 4) * 1j, 2, init=init).history[-1])
+
+
+# -- bounds, where every cut loses about its share
+
+CUTS = {
+    "tt_svd": lambda x, t: tl.tt_svd(x, rtol=t),
+    "hosvd": lambda x, t: tl.hosvd(x, rtol=t),
+    "st_hosvd": lambda x, t: tl.st_hosvd(x, rtol=t),
+    "ht_svd": lambda x, t: tl.ht_svd(x, rtol=t),
+    "ht_svd on a linear tree": lambda x, t: tl.ht_svd(x, rtol=t, tree=tl.linear_tree(x.ndim)),
+    "tt_round": lambda x, t: tl.tt_svd(x, rtol=0.0).round(rtol=t),
+    "ht_round": lambda x, t: tl.ht_svd(x, rtol=0.0).round(rtol=t),
+    "Tucker.round": lambda x, t: tl.hosvd(x, rtol=0.0).round(rtol=t),
+    "TTMatrix": lambda x, t: tl.tt_matrix_svd(x.reshape(64, 64), (4,) * 3, (4,) * 3, rtol=t),
+}
+
+
+def loose(d, delta, dtype):
+    """A corner of 1, and in each two neighbouring modes one entry of delta, whose direction is seen
+    by no other: each cut that may lose delta loses another one."""
+    x = torch.zeros((8,) * d, dtype=dtype)
+    x[(0,) * d] = 1
+    for k in range(d - 1):
+        x[tuple(k + 1 if j in (k, k + 1) else 0 for j in range(d))] = delta
+    return x
+
+
+@pytest.mark.parametrize("name", CUTS)
+@pytest.mark.parametrize("dtype", [F64, torch.complex128], ids=str)
+def test_the_bound_holds_where_every_cut_loses_its_share(name, dtype):
+    used = []
+    for delta in np.linspace(0.02, 0.11, 31):
+        x = loose(4, delta, dtype)
+        dense = CUTS[name](x, 0.1).to_dense().reshape(x.shape)
+        used.append(relative_error(dense, x) / 0.1)
+    assert max(used) <= 1
+    assert max(used) > 0.7  # a smaller share would waste ranks

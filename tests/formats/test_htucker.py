@@ -1,8 +1,10 @@
 """Hierarchical Tucker: against dense singular values, the train on a linear tree, tntorch, and the
 bounds of the docstrings."""
 
+import copy
 import itertools
 import math
+import pickle
 
 import pytest
 import tntorch
@@ -16,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tensorlab as tl
 from tensorlab.formats import htucker
+from tensorlab.formats.htucker import HT
 
 DTYPES = [
     torch.float64,
@@ -473,7 +476,7 @@ def test_the_tree_is_metadata(tmp_path, generator):
     leaves, spec = _pytree.tree_flatten(x)
     assert len(leaves) == 7 and _pytree.tree_unflatten(leaves, spec).tree == x.tree
     other = _pytree.tree_flatten(tl.HT(x.factors, x.cores, (2, (0, (1, 3)))))[1]
-    assert spec != other and hash(x.tree) != hash(other)
+    assert spec != other and hash(x.tree) == hash((2, (0, (3, 1))))
     tl.save(tmp_path / "x", x)
     y = tl.load(tmp_path / "x")
     assert y.tree == x.tree and torch.equal(y.to_dense(), x.to_dense())
@@ -627,3 +630,128 @@ def test_says_no_to_trees_and_formats(make, error, said):
     with pytest.raises(error, match=said) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+# -- deep trees
+
+
+def deep(d, n=2):
+    ones = torch.ones(n, 1, dtype=torch.float64)
+    return tl.HT(
+        [ones] * d, [torch.ones(1, 1, 1, dtype=torch.float64)] * (d - 1), tl.linear_tree(d)
+    )
+
+
+def test_a_deep_tree_is_stored_copied_and_compared(tmp_path):
+    d = 1500
+    x, zeros = deep(d), torch.zeros(1, d, dtype=torch.long)
+    tl.save(tmp_path / "x", x)
+    copies = [tl.load(tmp_path / "x"), pickle.loads(pickle.dumps(x)), copy.deepcopy(x)]
+    leaves, spec = _pytree.tree_flatten(x)
+    copies.append(_pytree.tree_unflatten(leaves, spec))
+    for y in copies:
+        assert HT.packed(y.tree) == HT.packed(x.tree)
+        assert (x + y).ranks[:2] == (2, 2) and (x * y).ranks[:2] == (1, 1)
+    assert float((x + copies[0]).at(zeros)) == 2
+    assert _pytree.tree_flatten(copies[0])[1] == spec and isinstance(hash(spec), int)
+    assert len(x.train()) == d
+
+
+def test_a_deep_tree_that_does_not_fit_is_refused_in_a_line():
+    x = deep(1500)
+    other = tl.HT(x.factors, x.cores, tl.linear_tree(tuple(range(1500))[::-1]))
+    for call in (
+        lambda: x + other,
+        lambda: other.train(),
+        lambda: tl.HT(x.factors[:-1], x.cores, x.tree),
+        lambda: tl.HT(x.factors, x.cores[:-1], x.tree),
+        lambda: tl.ht_svd(torch.ones(2, 2), 1, tree=x.tree),
+        lambda: tl.ht_svd(torch.ones(2, 2), 1, tree=nest(2000)),
+    ):
+        with pytest.raises(ValueError) as caught:
+            call()
+        assert len(str(caught.value).split(", got shapes")[0]) < 400
+        assert "\n" not in str(caught.value)
+
+
+def nest(depth):
+    tree = 0
+    for _ in range(depth):
+        tree = (tree,)
+    return tree
+
+
+@given(case=shapes_and_trees)
+@settings(max_examples=50, deadline=None, derandomize=True)
+def test_a_packed_tree_is_the_tree(case):
+    _, tree = case
+    nodes = HT.packed(tree)
+    assert HT.unpacked(nodes) == tree == HT.unpacked(tree)
+    assert all(type(n) is int for n in nodes)
+
+
+@pytest.mark.parametrize("nodes", [(-1, 0), (-1, -1, 0, 1), (-1, 0, 1, 2), (-1,)])
+def test_a_damaged_tree_is_refused(nodes, tmp_path):
+    with pytest.raises(ValueError):
+        HT.unpacked(nodes)
+    x = tl.HT.randn((3, 4), 2)
+    about = {"format": "HT", "complex": "False", "tree": str(list(nodes))}
+    tensors = {"factors.0": x.factors[0], "factors.1": x.factors[1], "cores.0": x.cores[0]}
+    save_file({n: t.contiguous() for n, t in tensors.items()}, tmp_path / "x", metadata=about)
+    with pytest.raises(ValueError, match="load: needs the tensors of a HT"):
+        tl.load(tmp_path / "x")
+
+
+def test_files_with_nested_trees_are_read(tmp_path):
+    x = tl.HT.randn((3, 4, 2), 2)
+    tensors = {f"factors.{k}": t for k, t in enumerate(x.factors)}
+    tensors |= {f"cores.{k}": t for k, t in enumerate(x.cores)}
+    about = {"format": "HT", "complex": "False", "tree": "[0, [1, 2]]"}
+    save_file({n: t.contiguous() for n, t in tensors.items()}, tmp_path / "x", metadata=about)
+    y = tl.load(tmp_path / "x")
+    assert y.tree == x.tree == (0, (1, 2)) and torch.equal(y.to_dense(), x.to_dense())
+
+
+# -- the range of floats
+
+
+@pytest.mark.parametrize(
+    "d, tree",
+    [
+        (340, tl.balanced_tree),
+        pytest.param(340, tl.linear_tree, marks=pytest.mark.slow),
+        pytest.param(1400, tl.balanced_tree, marks=pytest.mark.slow),
+        pytest.param(1400, tl.linear_tree, marks=pytest.mark.slow),
+    ],
+)
+def test_long_tensors_whose_bonds_are_graded_are_rounded(d, tree):
+    ones = torch.ones(10, 1, dtype=torch.float64)  # their norm is 10^(d/2), up to 10^700
+    x = tl.HT([ones] * d, [torch.ones(1, 1, 1, dtype=torch.float64)] * (d - 1), tree(d))
+    index = torch.full((1, d), 7)
+    y = x.round(rtol=1e-6)
+    level = 1e-13 * d
+    assert float(y.at(index)) == pytest.approx(1, rel=level)
+    assert float(x.orthogonal().at(index)) == pytest.approx(1, rel=level)
+    both = y + x  # one term orthonormal, the other of ones: bonds graded by up to 1e350
+    assert float(both.at(index)) == pytest.approx(2, rel=level)
+    rounded = both.round(rtol=1e-6)
+    assert float(rounded.at(index)) == pytest.approx(2, rel=level) and set(rounded.ranks) == {1}
+    if d == 340:
+        assert float(both.norm()) == pytest.approx(2e170, rel=level)
+
+
+def test_a_norm_beyond_the_floats_is_shared_by_all_nodes():
+    ones = torch.ones(10, 1, dtype=torch.float64)
+    one, z = torch.ones(1, 1, 1, dtype=torch.float64), torch.zeros(1, 640, dtype=torch.long)
+    x = tl.HT([ones] * 640, [one] * 639, tl.balanced_tree(640))  # its norm is 1e320
+    assert float(x.at(z)) == 1 and float(x.round(rtol=1e-6).at(z)) == pytest.approx(1, rel=1e-11)
+
+
+def test_values_in_range_of_factors_far_from_it():
+    big, small = (torch.full((2, 1), s, dtype=torch.float64) for s in (1e10, 1e-10))
+    one = torch.ones(1, 1, 1, dtype=torch.float64)
+    x = tl.HT([big] * 40 + [small] * 40, [one] * 79, tl.balanced_tree(80))  # all entries 1
+    assert float(x.at(torch.zeros(1, 80, dtype=torch.long))) == pytest.approx(1, rel=1e-13)
+    assert float(x.dot(x)) == pytest.approx(2.0**80, rel=1e-13)
+    assert float(x.norm()) == pytest.approx(2.0**40, rel=1e-13)
+    assert float((x - x.round(rtol=0.0)).norm()) <= 1e-12 * 2.0**40

@@ -1,5 +1,6 @@
 """Files: whole or not at all, and never a word of code from them."""
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -161,3 +162,38 @@ def test_a_state_says_no(path):
         save_file({"0": torch.zeros(2)}, path, metadata={"state": text})
         with pytest.raises(ValueError, match="load_state: needs a file of save_state"):
             tl.load_state(path)
+
+
+ODD = {
+    "sparse": (torch.eye(3).to_sparse(), "a tensor of layout torch.sparse_coo"),
+    "sparse rows": (torch.eye(3).to_sparse_csr(), "a tensor of layout torch.sparse_csr"),
+    "meta": (torch.empty(3, device="meta"), "a tensor on the meta device"),
+    "nested": (torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), "a nested tensor"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_tensors_that_cannot_be_stored_are_refused(path, name):
+    odd, said = ODD[name]
+    path.write_text("old")
+    with pytest.raises(TypeError, match=f"^save_state: needs dense tensors .*, got {said} as '0'$"):
+        tl.save_state(path, {"a": [odd]})
+    if name == "meta":
+        with pytest.raises(TypeError, match="^save: needs dense tensors .*, got .* as 'cores.0'$"):
+            tl.save(path, tl.TT.randn((3, 4), 2).to("meta"))
+    assert path.read_text() == "old" and [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_numbers_of_numpy_are_numbers(path):
+    state = {"n": np.int64(3), "x": np.float32(0.5), np.int32(7): np.uint8(1)}
+    tl.save_state(path, state)
+    again = tl.load_state(path)
+    assert again == {"n": 3, "x": 0.5, 7: 1} and all(
+        type(v) in (int, float) for v in again.values()
+    )
+
+
+def test_halves_of_complex_numbers_are_stored(path):
+    z = torch.tensor([1 + 2j, 3 - 1j]).to(torch.complex32)
+    tl.save_state(path, {"z": z})
+    assert torch.equal(torch.view_as_real(tl.load_state(path)["z"]), torch.view_as_real(z))

@@ -70,6 +70,21 @@ def test_order_of_errors():
     assert fit.history[-1] == pytest.approx(best, rel=1e-10)
 
 
+def test_hooi_of_complex_numbers_is_stationary(generator):
+    x = torch.randn(7, 8, 9, generator=generator, dtype=torch.complex128)
+    fit = tl.hooi(x, (2, 3, 2), tol=1e-14, max_iter=500)
+    assert fit.history[-1] == pytest.approx(relative_error(fit.value.to_dense(), x), rel=1e-12)
+    assert fit.history[-1] <= relative_error(tl.st_hosvd(x, (2, 3, 2)).to_dense(), x)
+    assert all(b <= a + 1e-14 for a, b in zip(fit.history, fit.history[1:]))
+    for k, f in enumerate(fit.value.factors):  # each spans the leading vectors, the others held
+        y = x
+        for j, g in enumerate(fit.value.factors):
+            y = y if j == k else tl.mode_product(y, g.mH, j)
+        best = torch.linalg.svd(unfold(y, k)).U[:, : f.shape[1]]
+        cosines = torch.linalg.svdvals(f.mH @ best)
+        assert torch.allclose(cosines, torch.ones_like(cosines), atol=1e-6)
+
+
 def test_hooi_reaches_tensorly():
     x = noisy_train((12, 13, 14), 9, 0.2, seed=2)
     tensorly.set_backend("numpy")

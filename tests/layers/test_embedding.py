@@ -273,7 +273,9 @@ def test_it_has_what_others_read_of_an_embedding():
     trains = TokenTrains.from_dense(torch.ones(5, 8), (2, 2, 2), rank=1)
     for module, sizes in ((layer, (53, 11)), (trains, (5, 8))):
         assert (module.num_embeddings, module.embedding_dim) == sizes
-    assert layer.padding_idx == 3
+    dense = torch.nn.Embedding(53, 11, padding_idx=3)
+    for name in ("padding_idx", "max_norm", "norm_type", "scale_grad_by_freq", "sparse"):
+        assert getattr(layer, name) == getattr(dense, name)
 
 
 def test_autocast_leaves_the_dtype_of_a_look_up(device):
@@ -430,7 +432,7 @@ def test_says_no():
         TTEmbedding(torch.ones(3, 3))
     with pytest.raises(ValueError, match=r"padding_idx in -60\.\.59, got 60"):
         TTEmbedding(table(), padding_idx=60)
-    with pytest.raises(TypeError, match="without max_norm, got one with it"):
+    with pytest.raises(TypeError, match="without max_norm, got one with max_norm"):
         TTEmbedding.from_embedding(torch.nn.Embedding(60, 12, max_norm=1.0), OUT, IN, 2)
     with pytest.raises(TypeError, match="got Linear"):
         TTEmbedding.from_embedding(torch.nn.Linear(60, 12), OUT, IN, 2)

@@ -196,6 +196,11 @@ def test_autocast():
         and close(y.float(), propagate(w, x), 0.05)
         and w.cores[1].grad.dtype == torch.float32
     )
+    for dtype in (torch.float64, torch.complex64):  # which autocast leaves alone
+        w, x = layer((4, 2, 3), (2, 3, 4), dtype=dtype), tokens(7, 24, dtype)
+        with torch.autocast("cpu", torch.bfloat16):
+            y = propagate(w, x)
+        assert y.dtype == dtype and close(y, propagate(w, x))
 
 
 @pytest.mark.parametrize(

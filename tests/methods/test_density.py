@@ -261,7 +261,7 @@ def test_conditional_samples_follow_the_conditional(three):
 
 def logistic(x, model, k):
     """The distribution function of the background in variable k."""
-    at = (x - model.background_.centre[k]) / model.background_.size[k]
+    at = (x - model.background_.center[k]) / model.background_.size[k]
     return stats.logistic.cdf(at.numpy())
 
 
@@ -284,12 +284,12 @@ def test_with_a_background_it_is_a_density_on_the_whole_space(kind):
     within = math.prod(float(np.diff(logistic(model.support_[k], model, k))[0]) for k in (0, 1))
     assert float(w0 @ p @ w1) == pytest.approx(0.8 + 0.2 * within, abs=1e-4)  # g is no polynomial
     own = stats.logistic.logpdf(
-        points.numpy(), model.background_.centre.numpy(), model.background_.size.numpy()
+        points.numpy(), model.background_.center.numpy(), model.background_.size.numpy()
     ).sum(1)
     mixed = 0.8 * bare.score_samples(points).exp() + 0.2 * torch.as_tensor(own).exp()
     assert torch.allclose(p.flatten(), mixed, rtol=1e-10)
     first = 0.8 * bare.score_samples(x0[:, None], dims=[0]).exp() + 0.2 * torch.as_tensor(
-        stats.logistic.pdf(x0.numpy(), model.background_.centre[0], model.background_.size[0])
+        stats.logistic.pdf(x0.numpy(), model.background_.center[0], model.background_.size[0])
     )
     assert torch.allclose(model.score_samples(x0[:, None], dims=[0]).exp(), first, rtol=1e-10)
     row = model.score_samples(x1[:, None], given={0: float(x0[9])})

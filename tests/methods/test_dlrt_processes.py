@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import distributed as dist
 from torch import nn
+from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
 import tensorlab as tl
@@ -82,7 +83,8 @@ def riemannian(part=slice(None), wrap=lambda model: model):
     wrapped = wrap(model)
     for x, y in batches(part):
         method.step(lambda: error(wrapped, x, y))  # noqa: B023
-    return {"state": model.state_dict()}
+    held = [m for m in model if isinstance(m, tl.FactorizedLinear)]
+    return {"state": {str(k): m.weight.to_dense().detach() for k, m in enumerate(held)}}
 
 
 def set_by_hand(part=slice(None), wrap=lambda model: model):
@@ -96,6 +98,9 @@ def set_by_hand(part=slice(None), wrap=lambda model: model):
             ).orthogonal()
         )
     wrapped, optimizer, seen = wrap(model), torch.optim.SGD(model.parameters(), 0.05), []
+    reduced, hook = [], default_hooks.allreduce_hook
+    if wrapped is not model:
+        wrapped.register_comm_hook(None, lambda s, bucket: reduced.append(1) or hook(s, bucket))
     for k, (x, y) in enumerate(batches(part)):
         if k == 2:
             model[0].set_weight(
@@ -108,17 +113,18 @@ def set_by_hand(part=slice(None), wrap=lambda model: model):
         error(wrapped, x, y).backward()
         optimizer.step()
         seen.append(model[0].weight.ranks)
-    return {"state": model.state_dict(), "ranks": seen}
+    return {"state": model.state_dict(), "ranks": seen, "reduced": len(reduced)}
 
 
 def statistics(part=slice(None), wrap=lambda model: model):
-    """Running statistics are those of the first process's rows, counted once a step."""
+    """Running statistics before the last step and after it."""
     model = nn.Sequential(nn.BatchNorm1d(6, dtype=F64), *network())
     wrapped = wrap(model)
     method = tl.DLRT(wrapped, SGD(model), theta=0.05)
     for x, y in batches(part):
+        before = {name: b.clone() for name, b in model.named_buffers()}
         method.step(lambda: error(wrapped, x, y))  # noqa: B023
-    return {"buffers": dict(model.named_buffers())}
+    return {"before": before, "after": dict(model.named_buffers())}
 
 
 def refusals():
@@ -197,13 +203,18 @@ def test_ranks_set_by_hand_or_loaded(both):
     assert whole["ranks"] == [(3,)] * 2 + [(2,)] * 2 + [(5,)] * 2
     for half in both:
         assert half["set_by_hand"]["ranks"] == whole["ranks"]
+        assert half["set_by_hand"]["reduced"] >= STEPS  # hooks of communication go along
         assert same(half["set_by_hand"]["state"], whole["state"])
 
 
-def test_running_statistics_are_the_first_process_s(both):
-    buffers = both[0]["statistics"]["buffers"]
-    assert same(buffers, statistics(slice(0, None, 2))["buffers"])
-    assert int(buffers["0.num_batches_tracked"]) == STEPS
+def test_running_statistics_start_from_the_first_process_s(both):
+    """As without DLRT: each step takes them from there, and counts the rows of its own once."""
+    first, second = (half["statistics"] for half in both)
+    assert same(first["after"], statistics(slice(0, None, 2))["after"])
+    assert int(first["after"]["0.num_batches_tracked"]) == STEPS
+    *_, (x, _) = batches(slice(1, None, 2))
+    mean = 0.9 * first["before"]["0.running_mean"] + 0.1 * x.mean(0)
+    assert torch.allclose(second["after"]["0.running_mean"], mean, rtol=1e-12)
 
 
 def test_what_cannot_be_is_refused_before_the_first_step(both):

@@ -318,7 +318,7 @@ def test_a_column_of_classes_is_taken_with_a_warning():
     [
         (["a"] * 60, ValueError, r"needs two classes, got 1: \['a'\]"),
         (list("abc") * 20, ValueError, "needs two classes, got 3: .*Only binary classification"),
-        (np.linspace(0, 1, 60), ValueError, "got 60 values, a continuous target"),
+        (np.linspace(0, 1, 60), ValueError, "got 60 values; Unknown label type: continuous"),
         (None, ValueError, "requires y to be passed"),
         ([0, 1] * 20, ValueError, r"a class for each of the 60 rows, got y \(40,\)"),
         ([[0, 1]] * 60, ValueError, r"got y \(60, 2\)"),

@@ -287,8 +287,9 @@ def test_on_a_quantized_base(kind):
     assert all(t.grad is not None for t in model[0].delta.tensors)
     with pytest.warns(
         UserWarning, match="merge_lora: a Quantized plus a .* is merged as nn.Linear"
-    ):
+    ) as said:
         merge_lora(model)
+    assert [w.filename for w in said] == [__file__]
     assert torch.allclose(model(x), want, atol=1e-4)
     assert torch.equal(unmerge_lora(model)(x), want)
 
@@ -420,6 +421,7 @@ def test_the_integrator_adapts_the_rank():
             "needs layers without an adapter, got '0' for the adapted 0",
         ),
         (lambda m: merge_lora(m), "needs a model with adapters, got Sequential without one"),
+        (lambda m: merge_lora(add_lora(m, "0", 2)[0]), "needs a model around its adapted layers"),
         (lambda m: unmerge_lora(m), "needs a model that merge_lora has changed"),
         (
             lambda m: load_lora_state_dict(add_lora(m, "0", 2), {"0.lora_A": torch.ones(1)}),

@@ -388,15 +388,35 @@ def test_place_does_not_matter(name, dtype, shift):
     assert torch.equal(call(x + shift, q + shift), call(x, q))
 
 
-def test_neighbors_of_a_dense_cloud_are_those_of_a_tree():
-    """Float32 points a thousandth apart at a distance of a hundred from 0."""
-    x = 100 + 0.001 * gaussian(500, 2).float()
-    y = 100 + 0.001 * gaussian(300, 2, seed=1).float()
-    far, _ = scipy.spatial.cKDTree(y.double().numpy()).query(x.double().numpy())
-    ours = (x.double() - y[pc.nearest(x, y)].double()).norm(dim=1)
-    assert np.array_equal(ours.numpy(), far) or torch.allclose(
-        ours, torch.as_tensor(far), rtol=1e-12
-    )
+def far_off(dtype, shift, step):
+    """Points a few `step` apart at a distance of `shift` from 0, without rounding."""
+    x, y = ((gaussian(n, 2, seed=n) * 64).round() * (step / 64) for n in (500, 300))
+    return (shift + x).to(dtype), (shift + y).to(dtype)
+
+
+def twins(dtype, shift, step):
+    """Each point twice, a small step apart, in a cloud of size 1, and queries that are nearer to
+    one of the two."""
+    x = gaussian(300, 2).to(dtype)
+    y = torch.cat([x, x + step])
+    return torch.cat([x + 0.3 * step, x + 0.7 * step]), y
+
+
+@pytest.mark.parametrize(
+    "make, dtype, shift, step",
+    [
+        (far_off, torch.float32, 2.0**10, 2.0**-7),
+        (far_off, torch.float64, 2.0**20, 2.0**-20),
+        (twins, torch.float32, 0.0, 1e-5),
+        (twins, torch.float64, 0.0, 1e-6),
+    ],
+)
+def test_neighbors_are_those_of_a_tree(make, dtype, shift, step):
+    x, y = make(dtype, shift, step)
+    x64, y64 = x.double(), y.double()
+    far, _ = scipy.spatial.cKDTree(y64.numpy() - shift).query(x64.numpy() - shift)
+    ours = (x64 - y64[pc.nearest(x, y)]).norm(dim=1)
+    assert torch.allclose(ours, torch.as_tensor(far), rtol=1e-9, atol=0.0)
 
 
 PAIRS = {

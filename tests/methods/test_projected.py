@@ -99,7 +99,7 @@ def test_projects_only_now_and_then():
         ),
         (
             lambda: Projected(nn.Sequential(nn.Linear(2, 2)), None, "*", rank=1, every=0),
-            "every >= 1, got 0",
+            "every must be an integer >= 1, got 0",
         ),
         (
             lambda: Alternating(nn.Linear(2, 2), None, turns=True),

@@ -61,7 +61,7 @@ def test_the_gradient_is_the_projected_dense_one(kind, dtype):
     w = model.layers[0].weight
     dense = dense_gradient(model, loss)
     method = RiemannianSGD(model, sgd(model), lr=0.1)
-    _, found, _ = method._gradients(loss, method.layers, [])
+    _, found, _ = method._gradients(loss, [])
     x, g = found["layers.0"]
     if isinstance(w, tl.TTMatrix):
         (m, n), (a, b) = w.shape, w.padded

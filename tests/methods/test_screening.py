@@ -97,6 +97,25 @@ def test_shift_and_scale_of_columns_and_residual_change_nothing(generator):
     )
 
 
+@pytest.mark.parametrize("dtype, power", [(torch.float64, 600), (torch.float32, 100)])
+def test_powers_of_two_change_no_digit(dtype, power, generator):
+    x = torch.randn(300, 5, generator=generator, dtype=dtype)
+    residual = torch.randn(300, generator=generator, dtype=torch.float64)
+    one = screen_interactions(x, residual, 3, 9)
+    for unit in (2.0**power, 2.0**-power):
+        assert screen_interactions(x * unit, residual / unit, 3, 9) == one
+
+
+def test_arrays_of_any_layout_are_tables(generator):
+    x = torch.randint(-9, 9, (60, 4), generator=generator)
+    residual = (x[:, 0] * x[:, 1]).double()
+    want = screen_interactions(x.double(), residual - residual.mean(), 2, 3)
+    y, r = x.numpy()[::-1], (residual - residual.mean()).numpy().astype(">f8")[::-1]
+    assert screen_interactions(x, (residual - residual.mean()).tolist(), 2, 3) == want
+    again = screen_interactions(y, r, 2, 3)
+    assert [s for s, _ in again] == [s for s, _ in want]
+
+
 def test_permuted_columns_permute_the_sets(generator):
     x = torch.randn(200, 7, generator=generator, dtype=torch.float64)
     residual = torch.randn(200, generator=generator, dtype=torch.float64)

@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import tensorlab as tl
 from tensorlab.methods._training import IDLE
@@ -78,7 +79,6 @@ def test_a_closure_that_trains_nothing(name, case):
             return
         if name == "Alternating in turn":
             said = "depends on the parameters of each turn"
-    before = [p.detach().clone() for p in network(METHODS[name][0]).parameters()]
     before = [p.detach().clone() for p in model.parameters()]
     with pytest.raises(ValueError, match=said):
         method.step(lambda: closure(model))
@@ -98,6 +98,32 @@ def test_a_step_trains_where_gradients_are_off_around_it(name):
                 method.step(lambda: loss(model))  # noqa: B023
         ends.append(loss(model).item())
     assert ends[0] == ends[1] < start
+
+
+@every_method
+def test_living_graphs_are_no_hindrance(name):
+    ends = []
+    for alive in (False, True):
+        torch.manual_seed(0)
+        (model, method), graphs = made(name), []
+        for _ in range(4):
+            graphs += [loss(model)] * alive
+            method.step(lambda: loss(model))  # noqa: B023
+        ends.append(loss(model).item())
+    assert ends[0] == ends[1]
+
+
+@every_method
+def test_reentrant_checkpointing_trains_as_the_other(name):
+    ends, x = [], X.clone().requires_grad_()
+    for reentrant in (False, True):
+        torch.manual_seed(0)
+        model, method = made(name)
+        out = lambda: model[2:](checkpoint(model[:2], x, use_reentrant=reentrant))  # noqa: B023
+        for _ in range(4):
+            method.step(lambda: (out() - Y).square().mean())  # noqa: B023
+        ends.append(loss(model).item())
+    assert ends[0] == pytest.approx(ends[1], rel=1e-12)
 
 
 @every_method
@@ -151,7 +177,7 @@ def test_a_layer_without_a_gradient_for_long_is_named_once(name):
             method.step(lambda k=k: (model[:1](X) ** 2).sum() if k else loss(model))
     said = [str(w.message) for w in said if "no gradient" in str(w.message)]
     assert said == [
-        f"{name.split(',')[0]}: layer '2' has had no gradient for {IDLE} steps and is not trained"
+        f"{name.split(',')[0]}: layer '2' has had no gradient of the loss for {IDLE} steps"
     ]
 
 

@@ -64,6 +64,77 @@ def test_text_and_markdown_of_a_table():
     assert len(table) == 2 and table.where(rank=2, kind="bcd") == [{"kind": "bcd", "rank": 2}]
 
 
+NASTY = [
+    "71 71 | 70 70",
+    "a\\",
+    "a\\|b\\\\|",
+    "||",
+    "*a* **b** _c_ __d__ ~~e~~ a_b_c",
+    "`code` ``x`",
+    "<b>bold</b> <script> &lt; & &#124;",
+    "[link](http://x.y) ![picture](z)",
+    "$x_1$ and $$y$$ \\(z\\)",
+    "# head",
+    "- item + 1. one > quote",
+    "---",
+    ":--",
+    "{a} {{b}}",
+    'a "quoted", text',
+]
+
+
+def cells(html):
+    """The texts of the cells of the one table in a page, line by line."""
+    import xml.etree.ElementTree as tree
+
+    table = tree.fromstring(f"<page>{html.replace('<br>', '<br/>')}</page>").find("table")
+    return [["".join(c.itertext()).strip() for c in row] for row in table.iter("tr")]
+
+
+@pytest.mark.parametrize("renderer", ["markdown_it", "mistune"])
+def test_markdown_shows_every_text_as_it_is(renderer):
+    """By the two renderers that Jupyter's tools come with."""
+    if renderer == "mistune":
+        render = pytest.importorskip("mistune").create_markdown(
+            escape=False, plugins=["table", "strikethrough", "url"]
+        )
+    else:
+        render = pytest.importorskip("markdown_it").MarkdownIt("commonmark")
+        render = render.enable(["table", "strikethrough"]).render
+    rows = [{f"c{text}": text, "two | three": 0.5, "ranks": f"{text}|{text}"} for text in NASTY]
+    for row in rows:
+        got = cells(render(Table("Name2020", [row])._repr_markdown_()))
+        assert got == [list(row), [str(value) for value in row.values()]]
+    whole = Table("Name2020", [{"a": text, "b|": 1, "c": None} for text in NASTY])
+    got = cells(render(whole._repr_markdown_()))
+    assert got == [["a", "b|", "c"], *([text, "1", ""] for text in NASTY)]
+
+
+def test_lines_within_a_cell_stay_in_it():
+    table = Table("Name2020", [{"a": "one\ntwo\r\nthree", "b": 1}])
+    assert table._repr_markdown_().splitlines()[2:] == ["| one<br>two<br>three | 1 |"]
+    assert str(table).splitlines() == ["a              b", "one two three  1"]
+    assert Table("Name2020")._repr_markdown_() == str(Table("Name2020")) == ""
+
+
+@pytest.mark.parametrize(
+    "text", [*NASTY, "# 5: x", "one\ntwo", "a\u2028b\x85c", "1_000", " 7", "x, y"]
+)
+def test_csv_gives_every_text_back(tmp_path, text):
+    table = Table("Name2020", [{text: text, "x": 1}, {text: None, "x": 0.5}], {"note": "a: b"})
+    if text.startswith("# "):
+        table = Table("Name2020", [{"x": text, "y": text}], {"note": "a: b"})
+    again = load(table.save(tmp_path / "Name2020.csv"))
+    assert (again.rows, again.notes) == (table.rows, table.notes)
+
+
+@pytest.mark.parametrize("notes", [{"a": "one\ntwo"}, {"a: b": "c"}, {"a\n": "c"}, {"a": "\u2028"}])
+def test_a_note_that_no_line_holds_is_refused(tmp_path, notes):
+    with pytest.raises(ValueError, match=r"^Table\.save: needs notes of one line, got '"):
+        Table("Name2020", ROWS, notes).save(tmp_path / "Name2020.csv")
+    assert not list(tmp_path.iterdir())
+
+
 # -- is invariant
 
 
@@ -209,9 +280,9 @@ def test_printed_rows_have_labels_of_their_own(key):
 
 def test_the_command_lists_them(capsys):
     main(["papers"])
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(
-        papers.programs()
-    )
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(papers.programs())
+    assert all(re.search(r"\[\w+\].*\.$", line) for line in lines)  # whole sentences
 
 
 @pytest.mark.parametrize(
