@@ -40,6 +40,17 @@ def number(who: str, name: str, value, least: float = 0.0) -> float:
     return float(value)
 
 
+def scalar(value) -> float | complex | Tensor:
+    """A number as Python has it, a tensor as it is: torch takes NumPy's complex numbers for real.
+
+    >>> scalar(np.complex64(2j)), scalar(np.float32(2))
+    (2j, 2.0)
+    """
+    if isinstance(value, Tensor):
+        return value
+    return float(value) if isinstance(value, Real) else complex(value)
+
+
 def returned(who: str, value, device=None) -> Tensor:
     """What a user's function returned as a tensor, on `device` unless it is one already; raises
     TypeError for what is no array of numbers.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .arguments import is_integer
+from .capture import readable
 
 
 def unfold(x: Tensor, mode: int) -> Tensor:
@@ -189,14 +190,16 @@ def check_index(who: str, index, shape, device=None) -> Tensor:
     """Multi-indices (batch, d) as int64 in 0..n-1, on `device` or where they are; negative ones
     count from the end.
 
-    Raises TypeError for an index that is not of integers, ValueError for one of another shape or
-    out of range, with its place.
+    Raises TypeError for an index that is not of integers, ValueError for one of another shape or,
+    where its numbers can be read, out of range, with its place.
 
     >>> check_index("at", [[0, -1]], (3, 4))
     tensor([[0, 3]])
     """
     if not isinstance(index, Tensor) or device is not None:
         index = torch.as_tensor(index, device=device)
+    if index.is_meta:
+        raise ValueError(f"{who}: needs tensors with numbers, got some on the meta device")
     if index.shape in ((0,), (0, len(shape))):  # an empty list has no dtype to go by
         return index.new_empty(0, len(shape), dtype=torch.long)
     if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
@@ -205,14 +208,16 @@ def check_index(who: str, index, shape, device=None) -> Tensor:
         raise ValueError(
             f"{who}: needs indices of shape (batch, {len(shape)}), got {tuple(index.shape)}"
         )
-    last, place = torch.tensor([n - 1 for n in shape], device=index.device), index.long()
-    least = -1 - last if index.dtype.is_signed else 0  # beyond 2^63 an unsigned one turns negative
+    bound = lambda ends: torch.tensor(ends, dtype=torch.long, device=index.device)
+    last, place = bound([min(n, 2**63) - 1 for n in shape]), index.long()
+    # An unsigned one beyond 2^63 turns negative, and the end of a mode beyond it is no int64.
+    least = bound([-n if index.dtype.is_signed and n <= 2**63 else 0 for n in shape])
     wrong = (place < least) | (place > last)
-    if wrong.any():
+    if readable(index) and wrong.any():
         row, mode = wrong.nonzero()[0].tolist()
         raise ValueError(
             f"{who}: mode {mode} has indices in 0..{shape[mode] - 1}, got "
-            f"{int(index[row, mode])} in row {row}"
+            f"{index[row].tolist()[mode]} in row {row}"
         )
     return torch.where(place < 0, place + last + 1, place)
 

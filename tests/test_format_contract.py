@@ -244,7 +244,8 @@ def test_multiples_by_any_number(name, dtype):
         (np.int64(-2), dtype),
     ]
     numbers += [(torch.tensor(2.0, dtype=torch.float64), dtype), (1j, whole)]
-    numbers += [(np.complex128(1 + 2j), whole), (torch.tensor(2j), whole)]
+    numbers += [(np.complex128(1 + 2j), whole), (np.complex64(1 + 2j), whole)]
+    numbers += [(torch.tensor(2j), whole)]
     for number, wanted in numbers:
         for y in (number * x, x * number):
             assert type(y) is type(x) and y.dtype == wanted

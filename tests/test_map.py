@@ -28,7 +28,12 @@ GROUND = {"arguments", "capture", "rng", "linalg", "multilinear", "fit", "files"
 # Within a layer only along the drawn arrows: who is imported <- by whom. "*" is every module of the
 # layer.
 ARROWS = {
-    "ground": {"arguments": {"*"}, "capture": {"linalg"}, "files": {"*"}, "rng": {"linalg"}},
+    "ground": {
+        "arguments": {"*"},
+        "capture": {"linalg", "multilinear"},
+        "files": {"*"},
+        "rng": {"linalg"},
+    },
     "formats": {
         "base": {"*"},
         "tt": {"tt_cross", "tt_manifold", "tt_completion", "tt_sampling", "ttmatrix"},

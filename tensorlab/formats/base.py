@@ -4,16 +4,17 @@ operators; pytrees."""
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from numbers import Number, Real
+from numbers import Number
 from typing import get_args, get_origin
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from ..arguments import is_integer
+from ..arguments import is_integer, scalar
 from ..capture import known, readable
 from ..linalg import ldexp, real, size_exponent, spread, wide, widen
+from ..multilinear import check_index
 
 
 def is_data(field) -> bool:
@@ -204,7 +205,8 @@ class Format:
 
     def scale(self, number) -> "Format":
         """The multiple by a number."""
-        plain = not number.is_complex() if isinstance(number, Tensor) else isinstance(number, Real)
+        number = scalar(number)
+        plain = not number.is_complex() if isinstance(number, Tensor) else isinstance(number, float)
         dtype = self.dtype if plain else torch.promote_types(self.dtype, torch.complex64)
         tensors, carrier = list(self._cast(dtype).tensors()), self._carrier
         power = 0 if isinstance(number, Tensor) else math.frexp(abs(number))[1]
@@ -306,30 +308,8 @@ class Format:
     def _index(self, index) -> Tensor:
         """Multi-indices (batch, d) of integers, checked against the shape; negative ones count from
         the end."""
-        who = f"{type(self).__name__}.at"
         index = torch.as_tensor(index, device=self.device)
-        if index.is_meta:
-            raise ValueError(f"{who}: needs tensors with numbers, got some on the meta device")
-        if index.shape in ((0,), (0, self.ndim)):  # an empty list has no dtype to go by
-            return index.new_empty(0, self.ndim, dtype=torch.long)
-        if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
-            raise TypeError(f"{who}: needs integer indices, got {index.dtype}")
-        if index.ndim != 2 or index.shape[1] != self.ndim:
-            raise ValueError(
-                f"{who}: needs indices of shape (batch, {self.ndim}), got {tuple(index.shape)}"
-            )
-        size, place = torch.tensor(self.shape, device=index.device), index.long()
-        signed = index.dtype.is_signed
-        least = -size if signed else 0  # beyond 2^63 an unsigned one turns negative
-        out = (place < least) | (place >= size)
-        if readable(index) and out.any():
-            row, mode = out.nonzero()[0].tolist()
-            got = int(place[row, mode])
-            got = got if signed else got % 2**64
-            raise ValueError(
-                f"{who}: mode {mode} has indices in 0..{self.shape[mode] - 1}, got {got} in row {row}"
-            )
-        place = torch.where(place < 0, place + size, place)
+        place = check_index(f"{type(self).__name__}.at", index, self.shape)
         return place if readable(index) else _looked_up(place, self.shape)
 
 

@@ -26,7 +26,7 @@ from ..linalg import check_dense, ldexp, rank_caps, size_exponent
 from ..multilinear import check_index, check_int64
 from ..rng import check_generator, rand, randn
 from .base import check_shape
-from .tt import TT, unfolding_ranks
+from .tt import TT, _narrow, unfolding_ranks
 from .tt_manifold import Tangent, _common, _frame, _gauged, descend
 
 GROW_AFTER = (
@@ -115,7 +115,7 @@ def tt_complete(
     if start is None:
         x = _start(fitted, shape, (1,) * len(caps) if grow else caps, options)
     else:
-        x = _times(start.to(work), -exponent)
+        x = TT(_narrow(start.cores, 0, work, -exponent))
 
     history, errors, ranks, best = [], [], [], (math.inf, math.inf, x)
     for y, error, out in _growing(fitted, held, x, caps, grow, method, tol, options):
@@ -127,9 +127,9 @@ def tt_complete(
         if max(out, error) <= tol or len(history) > max_iter:
             break
     least, error, x = best
-    x = _times(x, exponent).to(dtype)
+    x = TT(_narrow(x.cores, 0, dtype, exponent))
     if work != dtype:  # what is said is the error of what is given back
-        rounded = _times(x.to(work), -exponent)
+        rounded = TT(_narrow(x.cores, 0, work, -exponent))
         least, error = held.error(rounded), fitted.error(rounded)
     done = max(least, error) <= tol
     return CompletionFit(x, tuple(history), done, tuple(errors), least, tuple(ranks))
@@ -281,13 +281,6 @@ def _grown(x: TT, caps, options) -> TT:
         new[: core.shape[0], :, : core.shape[2]] = core
         cores.append(new)
     return TT(tuple(cores))
-
-
-def _times(x: TT, exponent: int) -> TT:
-    """x * 2^exponent, shared evenly by the cores."""
-    d = x.ndim
-    shares = ((k + 1) * exponent // d - k * exponent // d for k in range(d))
-    return TT(tuple(map(ldexp, x.cores, shares)))
 
 
 def _split(who, index, values, shape, share, generator) -> tuple[Entries, Entries]:

@@ -28,6 +28,7 @@ from .tt import TT, unfolding_ranks
 
 SAMPLE = 2000  # held-out points at the start, but no more than a tenth of the budget
 LEAST = 50  # held-out points that a claim rests on, or all that there are
+MOST = 200_000  # held-out points at the end, where all so far are zero
 EXPLORERS = 50  # fresh points at which each sweep looks for what the fibres have missed
 CPU = torch.device("cpu")  # where indices are kept, whatever torch's default device is
 
@@ -72,7 +73,8 @@ def tt_cross(
     first pivot among them, no longer count. A claim needs 50 that are left, not all of them zero, or
     all entries: what is missing is asked for anew, and without it `converged` is False (and the
     error nan where no point is left). Where all entries are known the error is that of all. A
-    function that is zero wherever the budget lets one look is taken for zero; that too is a claim.
+    function that is zero at 200 000 points, or wherever the budget lets one look, is taken for zero;
+    that too is a claim.
 
     Where the values carry a graph, so does the result: its cores are built from them, with the
     fibres held fixed. Raises ValueError for a bad argument and for values that are not finite,
@@ -219,7 +221,7 @@ def _climb(x: TT, index: Tensor) -> Tensor:
             fibre = torch.tensordot(left, core, 1) @ right.pop()
             if fibre.max() > fibre[index[k]]:
                 index[k] = fibre.argmax()
-            left, _ = near_one(left @ core[:, index[k]])
+            left = left @ core[:, index[k]]
     return index
 
 
@@ -279,11 +281,11 @@ class _Values:
         self.held_at = torch.cat([self.held_at, self._find(new)])
 
     def first(self, sample: int) -> Tensor | None:
-        """The largest of `sample` held-out points; of more where these are zero, and None where all
-        are that the budget holds beside one fibre in each mode."""
+        """The largest of `sample` held-out points; of up to MOST where these are zero, and None where
+        all are that the budget holds beside one fibre in each mode."""
         fibres = 0 if self.budget >= self.total else sum(self.modes) - len(self.modes)
         self.hold(sample)
-        while not self.values.any() and self.left > fibres:
+        while not self.values.any() and self.left > fibres and self.count < MOST:
             self.hold(min(self.count, self.left - fibres))
         sizes = self.numbers(self.held_at).abs()
         return self.held[sizes.argmax().cpu()] if sizes.any() else None
@@ -297,7 +299,7 @@ class _Values:
             exact = self.numbers(positions)
             error, size = _error(_at(tt, points), exact)
             enough = self.complete or (len(points) >= LEAST and size > 0)
-            if enough or error > rtol or not self.left:
+            if enough or error > rtol or not self.left or len(self.held) >= MOST:
                 return error, size, len(points), enough
             self.hold(max(LEAST, len(points)))
 

@@ -15,12 +15,12 @@ import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from numbers import Number, Real
+from numbers import Number
 
 import torch
 from torch import Tensor
 
-from ..arguments import count, number
+from ..arguments import count, number, scalar
 from ..fit import Fit
 from ..linalg import check_dense, ldexp, norm, size_exponent
 from .tt import TT, tt_round, unfolding_ranks
@@ -90,7 +90,8 @@ class Tangent:
     def __mul__(self, number) -> "Tangent":
         if not isinstance(number, (Number, Tensor)) or getattr(number, "ndim", 0):
             return NotImplemented
-        plain = not number.is_complex() if isinstance(number, Tensor) else isinstance(number, Real)
+        number = scalar(number)
+        plain = not number.is_complex() if isinstance(number, Tensor) else isinstance(number, float)
         v = self if plain else self.to(torch.promote_types(self.dtype, torch.complex64))
         return replace(v, deltas=tuple(d * number for d in v.deltas))
 
@@ -177,12 +178,8 @@ def retract(tangent: Tangent, step: float = 1.0) -> TT:
         raise ValueError(f"retract: step must be a finite number, got {step}")
     moved = _tangent("retract", tangent) * step
     deltas = (*moved.deltas[:-1], moved.deltas[-1] + moved.last)
-    if len(deltas) == 1:
-        return TT(deltas)
-    exponent = size_exponent(torch.cat([d.flatten() for d in deltas]))  # the others are near 1
-    deltas = [ldexp(d, -exponent) for d in deltas]
-    first, *others = tt_round(_train(moved.left, moved.right, deltas), tangent.ranks).cores
-    return TT((ldexp(first, exponent), *others))
+    x = _train(*_even(moved.left, moved.right, deltas))
+    return tt_round(x, tangent.ranks) if x.ndim > 1 else x
 
 
 def riemannian_grad(f: Callable[[TT], Tensor], x: TT) -> Tangent:
@@ -400,6 +397,17 @@ def _train(left, right, deltas) -> TT:
     return TT((*cores, torch.cat([right[-1], deltas[-1]], 0)))
 
 
+def _even(left, right, deltas):
+    """The same sum with all blocks of its train of one size, so that no bond is graded by the size
+    of the tensor and no product on the way is larger."""
+    d = len(deltas)
+    exponent = size_exponent(torch.cat([delta.flatten() for delta in deltas]))
+    shares = [exponent * (k + 1) // d - exponent * k // d for k in range(d)]
+    left = [ldexp(u, share) for u, share in zip(left, shares)]
+    right = [ldexp(v, share) for v, share in zip(right, shares[1:])]
+    return left, right, [ldexp(x, share - exponent) for x, share in zip(deltas, shares)]
+
+
 def _gauged(here: Tangent, deltas) -> Tangent:
     """The tangent vector of what the D_k are before the gauge: D_k - U_k U_kᴴ D_k for k < d-1."""
     gauged = []
@@ -452,7 +460,7 @@ def _derivative(f, here: Tangent, who: str, twice=False):
     """f at the point, its derivative by the deltas (before the gauge), and the deltas."""
     with torch.enable_grad():
         deltas = [d.clone().requires_grad_() for d in here.deltas]
-        value = f(_train(here.left, here.right, deltas))
+        value = f(_train(*_even(here.left, here.right, deltas)))
         need = f"{who}: needs a function whose value is one real number in a tensor, got"
         if not isinstance(value, Tensor):
             raise TypeError(f"{need} {type(value).__name__}")
@@ -477,12 +485,12 @@ def _check_function(who: str, f, x: TT, value: Tensor) -> None:
     """Refuses an f that is not finite, or differs between two trains of the same tensor: the one of
     ranks 2r that had `value`, and x.
 
-    The factor 2 goes from its last core to its first, so that no norm of a core is the same in
-    both.
+    A factor goes from its last core to its first, so that no norm of a core is the same in both; 3,
+    for powers of two are shared out already.
     """
     if not math.isfinite(float(value)):
         raise ValueError(f"{who}: needs a function that is finite at x, got {float(value)}")
-    x = TT((2 * x.cores[0], *x.cores[1:-1], x.cores[-1] / 2)) if x.ndim > 1 else x
+    x = TT((3 * x.cores[0], *x.cores[1:-1], x.cores[-1] / 3)) if x.ndim > 1 else x
     with torch.no_grad():
         other = float(f(x))
         level = math.sqrt(torch.finfo(value.dtype).eps)

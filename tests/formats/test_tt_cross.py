@@ -221,6 +221,8 @@ def test_one_mode_one_entry_and_zero():
     assert fit.converged and float(fit.value.norm()) == 0.0 and fit.held_out > 450
     fit = tl.tt_cross(lambda i: torch.zeros(len(i)), (9, 9, 9), rtol=1e-3, budget=70)
     assert not fit.converged and fit.held_out < 50  # too few to take it for zero
+    fit = tl.tt_cross(lambda i: torch.zeros(len(i)), (9,) * 9, rtol=1e-3, budget=10**9)
+    assert fit.converged and fit.evaluations < 500_000  # and enough
 
 
 @pytest.mark.parametrize("d", [40, 300])
@@ -258,6 +260,19 @@ def test_a_multiple_is_the_same_run_in_other_dtypes(dtype):
     )
     one, other = run(1.0), run(scale)
     assert one.converged and other.history == one.history and other.value.ranks == one.value.ranks
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_the_error_is_that_of_the_train_as_it_is_stored(dtype):
+    """In half precision, most of the error is that of cores rounded to the dtype of the values."""
+    grid, function = FUNCTIONS["1/norm"]
+    fit = tl.tt_cross(
+        lambda i: function(grid[i]).to(dtype), (10,) * 4, rtol=0.02, budget=10_000, generator=gen()
+    )
+    index = torch.cartesian_prod(*[torch.arange(10)] * 4)
+    stored = fit.value.to(torch.float64).at(index)
+    true = relative_error(stored, function(grid[index]).to(dtype).double())
+    assert fit.value.dtype == dtype and fit.error == pytest.approx(true, rel=0.3)
 
 
 def test_values_far_below_one_and_far_above():
@@ -592,6 +607,17 @@ def test_argmax_of_a_multiple_is_at_the_same_place(beam, scale):
         x = x - 3.0 * tl.TT(tuple(torch.ones_like(c[:1, :, :1]) for c in x.cores))
         index, value = tl.tt_argmax(x, beam=beam)
         assert tl.tt_argmax(x * scale, beam=beam) == (index, value * scale)
+
+
+@pytest.mark.parametrize("up", [2.0**40, 2.0**-40])
+def test_argmax_of_cores_whose_products_leave_the_floats_on_the_way(up):
+    """Forty cores 2^40 times as large, and forty as much smaller: the entries are the same."""
+    x = tl.TT.randn((3,) * 80, 2, generator=gen(7), dtype=torch.float64)
+    y = tl.TT(tuple(c * (up if k < 40 else 1 / up) for k, c in enumerate(x.cores)))
+    for sign in (1.0, -1.0):
+        index, value = tl.tt_argmax(x * sign, beam=1)
+        other, same = tl.tt_argmax(y * sign, beam=1)
+        assert other == index and same == pytest.approx(value, rel=1e-10)
 
 
 def test_argmax_finds_the_one_entry_that_is_less_negative():

@@ -3,6 +3,7 @@ the SVD of matrices."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from tensors import relative_error
@@ -233,6 +234,108 @@ def test_the_gradient_costs_a_constant_times_the_function():
     assert max(ratios) < 20 and ratios[2] < 1.5 * ratios[0]
 
 
+WIDTHS = [torch.float32, torch.float64, torch.complex64, torch.complex128]
+
+
+@pytest.mark.parametrize("b", WIDTHS, ids=str)
+@pytest.mark.parametrize("a", WIDTHS, ids=str)
+def test_two_dtypes_meet_in_the_one_that_torch_promotes_them_to(a, b):
+    """The result is that of both in this dtype: nothing of an imaginary part or of digits is lost."""
+    x, z = train((4, 5, 6), 2, 0, a), train((4, 5, 6), 3, 1, b)
+    dtype = torch.promote_types(a, b)
+    tol = 1e3 * torch.finfo(dtype).eps
+    f = lambda t: t.dot(t).real / 2  # its Hessian is 1
+    wanted = tl.tt_project(x.to(dtype), z.to(dtype)).to_tt().to_dense()
+    size = float(wanted.norm())
+    for v in (
+        tl.tt_project(x, z),
+        tl.tt_project(x, z.to(dtype).to_dense()),
+        tl.hessian_vector(f, x, tl.tt_project(x, z)),
+        tl.hessian_vector(f, x, tl.tt_project(x.to(dtype), z)),
+    ):
+        assert v.dtype == dtype and {d.dtype for d in (*v.left, *v.right, *v.deltas)} == {dtype}
+        assert float((v.to_tt().to_dense() - wanted).norm()) < tol * size
+    u = tl.tt_project(z, z)
+    v, w = tl.transport(x, u), tl.tt_project(x.to(dtype), u.to_tt().to(dtype))
+    assert v.dtype == dtype and float((v.to_tt() - w.to_tt()).norm()) < tol * size
+    assert tl.retract(v, 0.1).dtype == dtype
+
+
+def test_at_full_rank_a_real_point_holds_all_of_a_complex_tensor():
+    z = dense((4, 5, 6), dtype=torch.complex128)
+    x = tl.tt_svd(z.real.contiguous(), rtol=0.0)
+    assert relative_error(tl.tt_project(x, z).to_tt().to_dense(), z) < 1e-14
+    assert relative_error(tl.tt_project(x, tl.tt_svd(z, rtol=0.0)).to_tt().to_dense(), z) < 1e-13
+
+
+def test_real_and_complex_vectors_at_one_point_add():
+    x, z = train((4, 5, 6), 2), dense((4, 5, 6), dtype=torch.complex128)
+    real, complex_ = tl.tt_project(x, z.real.contiguous()), tl.tt_project(x, z)
+    rest = (complex_ - real) - 1j * tl.tt_project(x, z.imag.contiguous())
+    assert rest.dtype == torch.complex128 and float(rest.norm()) < 1e-13 * float(complex_.norm())
+    assert complex(real.dot(complex_)) == pytest.approx(
+        complex(real.to(torch.complex128).dot(complex_)), rel=1e-14
+    )
+    assert (1j * real).dtype == (np.complex64(1j) * real).dtype == torch.complex128
+    assert (np.float64(2) * real).dtype == (real * torch.tensor(2.0)).dtype == torch.float64
+    with pytest.raises(TypeError):
+        real * "2"
+
+
+@pytest.mark.parametrize("scale", [2.0**600, 2.0**-600])
+def test_a_multiple_has_the_same_tangent_space(scale):
+    times = lambda t: tl.TT((*t.cores[:-1], t.cores[-1] * scale))
+    x, z, y = train((4, 5, 6), 2), train((4, 5, 6), 3, 1), train((4, 5, 6), 2, 2)
+    one, other = tl.tt_project(x, z), tl.tt_project(times(x), times(z))
+    gap = lambda a, b: float((a.to_dense() / scale - b.to_dense()).norm() / b.to_dense().norm())
+    assert float(other.norm()) == float(one.norm()) * scale
+    assert gap(other.to_tt(), one.to_tt()) < 1e-14
+    assert gap(tl.transport(times(y), other).to_tt(), tl.transport(y, one).to_tt()) < 1e-14
+    assert gap(tl.retract(other, 0.3), tl.retract(one, 0.3)) < 1e-14
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_descent_of_any_scale_takes_the_same_steps(dtype):
+    a, x0 = train((4, 5, 6), 2, 0, dtype), train((4, 5, 6), 2, 1, dtype)
+    run = lambda c: tl.tt_minimize(lambda x: c * (x - a).dot(x - a), x0, max_iter=12)
+    one = run(1.0)
+    for c in (2.0**90, 2.0**-90) if dtype == torch.float32 else (2.0**1000, 2.0**-950):
+        assert run(c).history == tuple(c * h for h in one.history)
+    if dtype == torch.float64:
+        for c in (2.0**600, 2.0**-600):
+            times = lambda t, c=c ** (1 / 3): tl.TT(tuple(core * c for core in t.cores))
+            b, y0 = times(a), times(x0)
+            fit = tl.tt_minimize(lambda x, b=b: (x - b).norm(), y0, max_iter=8)
+            wanted = tl.tt_minimize(lambda x: (x - a).norm(), x0, max_iter=8)
+            assert fit.history == pytest.approx([c * h for h in wanted.history], rel=1e-6)
+
+
+def test_numbers_of_numpy_are_numbers():
+    a, x0 = train((4, 5, 6), 2), train((4, 5, 6), 2, 1)
+    run = lambda **o: tl.tt_minimize(lambda x: (x - a).dot(x - a), x0, **o).history
+    assert run(max_iter=np.int64(3), tol=np.float32(0.5)) == run(max_iter=3, tol=0.5)
+
+
+def test_a_default_device_that_is_not_the_datas():
+    x, z = train((4, 5, 6), 2), train((4, 5, 6), 2, 1)
+    f = lambda t: (t - z).dot(t - z)
+    with torch.device("meta"):
+        v = tl.tt_project(x, z.to_dense())
+        sizes = [float(t.norm()) for t in (v, tl.transport(z, v), tl.riemannian_grad(f, x))]
+        fit = tl.tt_minimize(f, x, max_iter=3)
+    assert all(math.isfinite(s) for s in sizes) and fit.history[-1] < fit.history[0]
+
+
+@pytest.mark.parametrize("shape", [(1,), (5,), (1, 1, 1), (3, 1, 4)])
+def test_one_mode_and_modes_of_one(shape):
+    x, z = train(shape, 1), train(shape, 1, 1)
+    v = tl.tt_project(x, z)
+    y = tl.retract(v, 1e-3).to_dense() - x.to_dense() - 1e-3 * v.to_tt().to_dense()
+    assert float(y.norm()) < 1e-5 * float(z.norm())  # the second order
+    fit = tl.tt_minimize(lambda t: (t - z).dot(t - z), x)
+    assert fit.converged and relative_error(fit.value.to_dense(), z.to_dense()) < 1e-4
+
+
 def test_scaling_the_function_or_the_tensor_changes_no_step():
     a, x0 = train((4, 5, 6), 2), train((4, 5, 6), 2, 1)
     runs = [
@@ -347,6 +450,36 @@ def _x():
             r"one real number in a tensor, got shape \(4, 5\)",
         ),
         (lambda: tl.riemannian_grad(lambda x: 3.0, _x()), TypeError, "got float"),
+        (lambda: tl.riemannian_grad(lambda x: None, _x()), TypeError, "got NoneType"),
+        (lambda: tl.tt_minimize(lambda x: None, _x()), TypeError, "tt_minimize: .*got NoneType"),
+        (
+            lambda: tl.hessian_vector(lambda x: None, _x(), tl.tt_project(_x(), _x())),
+            TypeError,
+            "hessian_vector: .*got NoneType",
+        ),
+        (
+            lambda: tl.riemannian_grad(lambda x: x.dot(x) * math.inf, _x()),
+            ValueError,
+            "finite at x, got inf",
+        ),
+        (
+            lambda: tl.tt_project(_x(), torch.full((4, 5), math.nan)),
+            ValueError,
+            r"finite entries, got nan at index \(0, 0\)",
+        ),
+        (
+            lambda: tl.tt_project(_x(), tl.TT.randn((4, 5), 1) * math.inf),
+            ValueError,
+            "finite entries",
+        ),
+        (
+            lambda: tl.transport(_x().to("meta"), tl.tt_project(_x(), _x())),
+            ValueError,
+            "meta",
+        ),
+        (lambda: tl.retract(tl.tt_project(_x(), _x()), math.nan), ValueError, "finite .*got nan"),
+        (lambda: tl.retract(_x()), TypeError, "got TT"),
+        (lambda: tl.tt_minimize(lambda x: x.dot(x), _x(), max_iter=True), ValueError, "got True"),
         (lambda: tl.riemannian_grad(lambda x: x.dot(x) * 1j, _x()), ValueError, "complex128"),
         (
             lambda: tl.riemannian_grad(lambda x: x.dot(x).detach(), _x()),
@@ -361,7 +494,7 @@ def _x():
         (
             lambda: tl.tt_minimize(lambda x: x.dot(x) * math.nan, _x()),
             ValueError,
-            "finite at x, got nan",
+            "tt_minimize: needs a function that is finite at x, got nan",
         ),
         (
             lambda: tl.tt_minimize(lambda x: x.dot(x), _x(), method="newton"),

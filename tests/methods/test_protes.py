@@ -1,7 +1,9 @@
 """PROTES: against dense distributions, autograd and enumeration; constraints never leak; what goes
 wrong is one sentence."""
 
+import copy
 import math
+import pickle
 from itertools import groupby
 
 import numpy as np
@@ -202,6 +204,94 @@ def test_saved_and_resumed_it_is_the_same_run(tmp_path):
     assert search.history == whole.history[:6]
 
 
+@pytest.mark.parametrize(
+    "again", [lambda s: pickle.loads(pickle.dumps(s)), copy.deepcopy, copy.copy], ids=str
+)
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("options", [{}, dict(quantized=True), dict(constraint=RUNS)], ids=str)
+def test_pickled_or_copied_it_is_the_same_run(options, asked, again):
+    shape = (2,) * 9 if "constraint" in options else (12, 6, 5)
+    run = lambda: tl.Protes(shape, budget=250, batch=30, elite=5, generator=generator(2), **options)
+    step = lambda s: s.tell(bowl(s.ask()))
+    one, search = run(), run()
+    for _ in range(3):
+        step(one), step(search)
+    if asked:
+        one.ask(), search.ask()
+    other, told = again(search), len(search.values)
+    while len(one.ask()):
+        assert torch.equal(other.ask(), one.ask())
+        step(one), step(other)
+        assert torch.equal(other.cores, one.cores)
+    assert not len(other.ask())
+    assert other.fit().history == one.fit().history and other.fit().reason == one.fit().reason
+    assert len(search.values) == told  # the one that was copied is not disturbed
+
+
+@pytest.mark.parametrize("f", [lambda b: b * 1e200, lambda b: b * 1e-200, lambda b: b - 1e200])
+def test_values_of_any_size_are_the_same_search(f):
+    """Values of 1e±200 and, where 1e200 is taken away, ties alone."""
+    runs = [
+        tl.protes(lambda i, f=f: f(bowl(i)), (5,) * 6, budget=400, batch=40, generator=generator(4))
+        for f in (lambda b: b, f, lambda b: 0 * b)
+    ]
+    model = (torch.cat([c.flatten() for c in run.model.cores]) for run in runs)
+    one, other, ties = model
+    best = float(f(bowl(torch.tensor([runs[1].value.index]))))
+    assert runs[1].value.value == best and math.isfinite(best)
+    assert torch.equal(other, ties if best == -1e200 else one)
+
+
+def test_numbers_of_numpy_are_numbers():
+    run = lambda integer, real: tl.protes(
+        bowl,
+        np.array([4] * 40),  # whose product no int64 holds
+        budget=integer(300),
+        rank=integer(3),
+        batch=integer(50),
+        elite=integer(6),
+        mutants=integer(7),
+        lr=real(0.0625),
+        generator=generator(),
+    )
+    one, other = run(int, float), run(np.uint16, np.float32)
+    assert one.history == other.history and type(other.evaluations) is int
+
+
+def test_a_default_device_that_is_not_the_datas():
+    start = tl.TT.randn((2,) * 8, 4, generator=generator(), dtype=torch.float64)
+    plain = dict(budget=100, batch=20, elite=4, device="cpu")
+    options = [{}, dict(constraint=RUNS), dict(start=start), dict(quantized=True)]
+    for option in options:
+        run = lambda o=option: tl.protes(bowl, (2,) * 8, generator=generator(), **plain, **o)
+        wanted = run()
+        with torch.device("meta"):
+            assert run().history == wanted.history
+    with torch.device("meta"):
+        fit = tl.protes(lambda i: (i.numpy() - 2.0).sum(1), (5,) * 4, **plain)
+    assert fit.evaluations == 100 and fit.model.device.type == "cpu"
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 1, 1), (5,), (3, 1, 4)])
+def test_one_mode_and_modes_of_one(shape):
+    fit = tl.protes(bowl, shape, budget=100, generator=generator())
+    assert fit.evaluations == math.prod(shape) and fit.converged
+    assert fit.value.value == float(bowl(everywhere(shape)).min())
+
+
+def test_a_mode_of_more_than_int32_holds():
+    asked = []
+    f = lambda i: asked.append(i) or -i.double().sum(1)
+    with pytest.raises(ValueError, match="modes of 1 to 2\\^63, whose indices are int64"):
+        tl.protes(f, (2**64, 3), budget=10, quantized=True)
+    assert not asked
+    fit = tl.protes(f, (2**63, 3), budget=1000, quantized=True, generator=generator())
+    points = torch.cat(asked)
+    assert int(points.min()) >= 0 and int(points.max()) > 2**62
+    assert len(points.unique(dim=0)) == 1000
+    assert fit.value.value == float(-torch.tensor(fit.value.index).double().sum()) < -(2.0**62)
+
+
 def test_points_are_asked_once_and_counted():
     asked = []
     fit = tl.protes(
@@ -340,6 +430,15 @@ def test_a_constraint_by_a_train_of_any_modes():
             dict(constraint=tl.Automaton([[0]], [0])),
             "needs 2 steps from each state for modes (2, 2, 2), got 1",
         ),
+        (dict(constraint=tl.Automaton([], [])), "Automaton: needs at least one state, got none"),
+        (
+            dict(constraint=tl.Automaton([[0.5, 0]], [0])),
+            "needs states in 0..0, -1 for a forbidden step, got 0.5",
+        ),
+        (dict(dtype="float64"), "torch.float32 or torch.float64, got 'float64'"),
+        (dict(generator=0), "protes: needs a torch.Generator or None as generator, got 0"),
+        (dict(start=tl.TT([torch.zeros(1, 2, 1)] * 3)), "start must be a train that is not zero"),
+        (dict(start=tl.TT([torch.full((1, 2, 1), math.nan)] * 3)), "start: needs finite entries"),
         (dict(start=torch.ones(2)), "start must be a TT, got Tensor"),
         (
             dict(start=tl.TT([torch.ones(1, 2, 1)] * 2)),
@@ -362,6 +461,8 @@ def test_arguments_that_do_not_fit(wrong, said):
     [
         (lambda i: bowl(i)[:-1], "f must give values of shape (20,)"),
         (lambda i: bowl(i)[:, None], "got (20, 1)"),
+        (lambda i: None, "f must return a tensor of numbers, got NoneType"),
+        (lambda i: "no", "f must return a tensor of numbers, got str"),
         (lambda i: bowl(i).long(), "f must give floating values, got torch.int64"),
         (
             lambda i: torch.where(bowl(i) >= 0, math.nan, 0.0),
