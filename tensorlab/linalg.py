@@ -514,8 +514,8 @@ def solve_gram(gram: Tensor, b: Tensor) -> Tensor:
     ridge = r * torch.finfo(gram.dtype).eps * torch.eye(r, dtype=gram.dtype, device=gram.device)
     scaled = d * gram * d.mT + ridge
     factor, info = torch.linalg.cholesky_ex(scaled)
-    if info.any():  # indefinite by its own rounding
-        return d * torch.linalg.solve(scaled, d * b)
+    if info.any():  # indefinite, or singular, by its own rounding
+        return d * (torch.linalg.pinv(scaled, hermitian=True) @ (d * b))
     return d * torch.cholesky_solve(d * b, factor)
 
 

@@ -373,3 +373,11 @@ def test_fit_says_how_it_went():
         repr(tl.Fit(1, (0.5, 0.25), False))
         == "Fit(value=1, 2 iterations, last 0.25, not converged)"
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_a_gram_matrix_that_is_singular_with_its_ridge_is_solved(dtype):
+    off = 1 + 2 * linalg.EPS  # rounding of two equal columns; the ridge makes all four equal
+    gram = torch.tensor([[1, off], [off, 1]], dtype=dtype)
+    x = linalg.solve_gram(gram, torch.ones(2, 1, dtype=dtype))
+    assert torch.allclose(x, torch.full_like(x, 0.5), rtol=1e-12)

@@ -106,20 +106,22 @@ class CP(Format):
 
     def normalized(self) -> "CP":
         """The same tensor with unit columns in the factors and the weights descending; weights real
-        and >= 0 as far as the terms allow (signs and phases stay in the first factor)."""
-        weights, exponent = near_one(self.weights.abs(), ())
-        size = torch.where(weights > 0, self.weights.abs(), 1)
-        units = []
-        for f in self.factors:
+        and >= 0 as far as the terms allow (signs and phases stay in the first factor). Where the
+        dtype cannot hold the weights, the factors share their size."""
+        given, *factors = self.to(wide(self.dtype)).tensors()
+        size = torch.where(given == 0, 1, given.abs())
+        (weights, exponent), units = near_one(given.abs(), ()), []
+        for f in factors:
             y, shift = near_one(f, 0)
             length = torch.linalg.vector_norm(y, dim=0)
             units.append(y / torch.where(length > 0, length, 1))
             weights, more = near_one(weights * length, ())
             exponent = exponent + shift[0] + more
-        units[0] = units[0] * (self.weights / size)
+        units[0] = units[0] * (given / size)
         weights = ldexp(weights, exponent)
         order = weights.detach().argsort(descending=True)
-        return CP(weights[order].to(self.dtype), tuple(u[:, order] for u in units))
+        ordered = CP(weights[order].to(given.dtype), tuple(u[:, order] for u in units))
+        return CP(*_narrow(ordered, 0, self.dtype))
 
     def _add(self, other):
         pairs = zip(self.factors, other.factors)
