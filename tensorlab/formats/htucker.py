@@ -285,6 +285,13 @@ class HT(Format):
             u[i] = ldexp(t, (shift - e[i]).clamp_max(1200))  # beyond it t is zero
         return _assemble([u[i] for i in range(len(u))], self.tree), e[0][0]
 
+    def _even(self):
+        whole, exponent = self._near_one()
+        if whole is self:
+            return self
+        bases = [t for _, t, _ in whole._nodes()]
+        return _assemble(spread(bases, 0, exponent.int(), self.dtype), self.tree)
+
     def _moderate(self) -> bool:
         """Whether the columns of all nodes are so near 1 that no product of them needs exponents."""
         tensors = [t.detach().abs() for t in self.tensors()]
