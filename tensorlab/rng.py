@@ -42,6 +42,7 @@ def randint(n: int, *shape: int, generator: torch.Generator | None = None, devic
     >>> bool((randint(5, 100, generator=torch.Generator().manual_seed(0)) < 5).all())
     True
     """
+    check_generator("randint", generator)
     source = generator.device if generator is not None else device
     return torch.randint(n, shape, generator=generator, device=source).to(device)
 

@@ -25,7 +25,7 @@ from ..linalg import (
     wide,
 )
 from ..multilinear import khatri_rao, unfold
-from ..rng import rand, randn
+from ..rng import check_generator, rand, randn
 from .base import Format, check_same, check_shape, distance
 
 LETTERS = ascii_letters.replace("r", "")
@@ -196,6 +196,7 @@ def _sweeps(x, rank, init, nonnegative, mask, generator):
     x = x if mask is None else x.masked_fill(~mask, 0)  # what is unknown may be anything, NaN too
     size = check_dense(x, "cp_als")
     (r,) = rank_caps("cp_als", rank, None, x.shape, 1)
+    check_generator("cp_als", generator)
     if nonnegative and x.is_complex():
         raise TypeError(f"cp_als: a nonnegative fit needs real entries, got {x.dtype}")
     dtype = x.dtype

@@ -33,6 +33,7 @@ from ..linalg import (
     zero_level,
 )
 from ..multilinear import khatri_rao, unfold
+from ..rng import check_generator
 from .dense import check_plain, current, dense_weight, is_lazy
 from .linear import FactorizedLinear, like
 from .surgery import CONV2D, layer_flops, replace, say
@@ -278,6 +279,7 @@ def _stable_sweeps(x, rank, ridge, init, generator):
         raise ValueError(f"cp_stable: needs at least 2 modes, got shape {tuple(x.shape)}")
     (r,) = rank_caps("cp_stable", rank, None, x.shape, 1)
     ridge = number("cp_stable", "ridge", ridge)
+    check_generator("cp_stable", generator)
     if length == 0.0 or r >= x.numel() // max(x.shape):
         yield _in_dtype(*_fibres(widen(x.detach()), r), 1.0, x.dtype), 0.0, 0.0
         return
@@ -383,6 +385,7 @@ def _caps(who, layer, links, rank, rtol, flops, size, ladder):
         )
     if not isinstance(size, (tuple, list)) or len(size) != 2:
         raise ValueError(f"{who}: flops needs the size=(height, width) of the images, got {size}")
+    size = tuple(map(int, size))
     budget = flops * _cost(layer, [Link(layer.in_channels, layer.out_channels, "hw")], size)
     found = [r for r in ladder if _cost(layer, links(r), size) <= budget]
     if not found:

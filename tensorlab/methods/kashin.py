@@ -68,9 +68,7 @@ class Rotation:
         >>> Rotation.random("dct", (6,), torch.Generator().manual_seed(0))
         Rotation(kind='dct', shape=(6,), seed=...)
         """
-        device = None if generator is None else generator.device
-        seed = torch.randint(2**31, (), generator=generator, device=device)
-        return cls(kind, tuple(shape), int(seed))
+        return cls(kind, tuple(shape), int(rng.randint(2**31, generator=generator)))
 
     def maps(self, like: Tensor) -> tuple[Callable, Callable]:
         """The functions v -> Q v and x -> Qᵀ x for tensors of the dtype and on the device of

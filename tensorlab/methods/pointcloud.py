@@ -19,7 +19,7 @@ from ..fit import Fit
 from ..formats.tt import TT, tt_svd
 from ..linalg import check_dense, norm, rank_caps, right_basis, safe_scale, widen
 from ..multilinear import digit_shape
-from ..rng import randn
+from ..rng import check_generator, randn
 from ._estimator import check_count, check_number
 
 BLOCK = 1 << 22  # distances held at a time
@@ -398,12 +398,12 @@ def tt_permute(
     tensor(True)
     """
     who = "tt_permute"
+    check_generator(who, generator)
     size = _check_points(who, points)
     shape, n = _shape(who, points, shape), len(points)
     full = (*shape, points.shape[1])
     caps = rank_caps(who, rank, None, full, len(shape))
-    for name, value in dict(max_iter=max_iter, block=block).items():
-        check_count(who, name, value, 1)
+    max_iter, block = check_count(who, "max_iter", max_iter, 1), check_count(who, "block", block, 1)
     order = cluster_order(points, shape) if order is None else torch.as_tensor(order)
     if sorted(order.tolist()) != list(range(n)):
         raise ValueError(

@@ -231,6 +231,7 @@ def _masks(who, model, names, share, block, across, before):
         raise ValueError(f'{who}: needs across="model" or "layer", got {across!r}')
     if len(tuple(block)) != 2 or not all(is_integer(n) and n >= 1 for n in block):
         raise ValueError(f"{who}: needs a block (rows, columns) of integers >= 1, got {block}")
+    block = tuple(map(int, block))
     layers = settable(who, choose(who, model, names, WEIGHTS))
     weights = {name: dense_weight(layer).detach() for name, layer in layers.items()}
     before = {name: _earlier(who, layers, name, mask) for name, mask in (before or {}).items()}
