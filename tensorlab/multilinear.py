@@ -16,7 +16,7 @@ def unfold(x: Tensor, mode: int) -> Tensor:
     last one fastest.
 
     x: (n_0, ..., n_{d-1}) -> (n_mode, product of the others). `fold(unfold(x, k), k, x.shape)` is
-    x. The columns stand in row-major order, not in the column-major order of [KoldaBader2009].
+    x. The columns are in row-major order, not in the column-major order of [KoldaBader2009].
 
     >>> unfold(torch.arange(24).reshape(2, 3, 4), 1).shape
     torch.Size([3, 8])

@@ -55,7 +55,8 @@ def split_shape(who: str, shape, d, out=None, in_=None, least: int = 1):
 
 
 def check_size(who: str, size, padded) -> tuple[int, int] | None:
-    """The size as it is stored: None where nothing is padded; says no to one that does not fit."""
+    """The size as it is stored: None where nothing is padded. Raises ValueError for one that does
+    not fit."""
     size = check_shape(who, size)
     if len(size) != 2 or size[0] > padded[0] or size[1] > padded[1]:
         raise ValueError(

@@ -80,11 +80,11 @@ class Format:
     tensors; a field of another type is metadata, such as a tree of modes, and is made of numbers,
     strings and tuples.
 
-    It states `shape`, `ranks`, the formulas `_dense`, `_norm`, `_at`, `_dot`, and what arithmetic it
-    has: `_add`, `_times`. This class adds what they share: checks, dtypes, and that no product leaves
-    the range of floats on the way to a number within it. `_check` refuses tensors that do not fit. A
-    format is a pytree, so `torch.func` and `torch.compile` see through it. It may share tensors with
-    another: `2 * x` copies only the one that it changes.
+    It states `shape`, `ranks`, the formulas `_dense`, `_norm`, `_at`, `_dot`, and what arithmetic
+    it has: `_add`, `_times`. This class adds what they share: checks, dtypes, and that no product
+    leaves the range of floats on the way to a number within it. `_check` refuses tensors that do
+    not fit. A format is a pytree, so `torch.func` and `torch.compile` see through it. It may share
+    tensors with another: `2 * x` copies only the one that it changes.
 
     Formats of two dtypes are brought to that of `torch.promote_types` first, and a complex multiple
     of a real format is complex.
@@ -382,8 +382,8 @@ class MatrixFormat(ReadAsMatrix, Format):
 class SplitMatrix(MatrixFormat):
     """A matrix whose row and column index are split into modes: `out` and `in_`, tuples of sizes.
 
-    size: (out, in) where these are less than the products of the modes, None where not; what stands
-    beyond is padding.
+    size: (out, in) where these are less than the products of the modes, None where not; the rest is
+    padding.
     """
 
     @property
@@ -404,7 +404,7 @@ def _looked_up(index: Tensor, shape) -> Tensor:
 
 
 def check_shape(who: str, shape) -> tuple[int, ...]:
-    """The shape as a tuple of Python integers; raises ValueError unless it has modes, of sizes >= 1."""
+    """The shape as a tuple of Python integers; raises ValueError unless all are >= 1."""
     sizes = tuple(shape) if isinstance(shape, Iterable) else ()
     if not sizes or not all(is_integer(n) and n >= 1 for n in sizes):
         raise ValueError(f"{who}: needs a shape of integers >= 1, got {shape}")
@@ -412,7 +412,7 @@ def check_shape(who: str, shape) -> tuple[int, ...]:
 
 
 def check_same(who: str, tensors) -> None:
-    """Says no to tensors of several dtypes or devices, or of a dtype that is not floating."""
+    """Raises ValueError for tensors of several dtypes or devices, TypeError for integers."""
     kinds = {(t.dtype, t.device) for t in tensors}
     if len(kinds) > 1:
         raise ValueError(

@@ -29,8 +29,9 @@ class BlockTT(SplitMatrix):
     out_{k+1} ... out_{d-1}, r_0 = r_d = 1. ranks: the d-1 free ones. For two cores, w is a BlockTT
     of rank r if each of its slices [:, b, c, :] has rank at most r: a TT-matrix has all slices in
     one common span, a Monarch matrix of √n blocks has r = 1, and any matrix is had at r = √n. size:
-    (out, in) where these are less than the products of the modes: what stands beyond is stored,
-    counted in `numel`, and cut. [Qiu2024, Appendix C]. ValueError for cores that do not chain.
+    (out, in) where these are less than the products of the modes: the padding is stored,
+    counted in `numel`, and cut [Qiu2024, Appendix C]. Raises ValueError for cores that do not
+    chain.
 
     >>> BlockTT.randn((16, 16), rank=2, generator=torch.Generator().manual_seed(0))
     BlockTT(shape=(16, 16), ranks=(2,), stores 256 of 256)

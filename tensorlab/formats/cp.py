@@ -80,7 +80,7 @@ class CP(Format):
         return ((left * self.weights) @ khatri_rao(*right).mT).reshape(self.shape)
 
     def _norm(self):
-        """By orthogonalising the Khatri-Rao product mode by mode: right for nearly cancelling terms
+        """By orthogonalizing the Khatri-Rao product mode by mode: right for nearly cancelling terms
         too."""
         r, exponent = self.weights[None], 0
         for f in self.factors:
@@ -148,7 +148,7 @@ def cp_als(
 ) -> Fit[CP]:
     """CP decomposition by alternating least squares [KoldaBader2009, Fig. 3.3].
 
-        minimise | mask * (x - sum_r w_r a_r ∘ b_r ∘ c_r ∘ ...) |
+        minimize | mask * (x - sum_r w_r a_r ∘ b_r ∘ c_r ∘ ...) |
 
     x: (n_0, ..., n_{d-1}). Stops when the relative error changes by less than `tol`; history holds
     the relative error after each sweep, with a mask that of the observed entries; the last is that
@@ -210,7 +210,7 @@ def _sweeps(x, rank, init, nonnegative, mask, generator):
     while True:
         products = _mttkrps(x, factors) if mask is None else _masked_products(x, mask, factors)
         for k, m, gamma in products:
-            # minimise | x_(k) - a KRᵀ |, KR the Khatri-Rao product of the others: a Γ = m
+            # minimize | x_(k) - a KRᵀ |, KR the Khatri-Rao product of the others: a Γ = m
             if gamma is None:
                 gamma = math.prod(grams[:k] + grams[k + 1 :], start=torch.ones_like(grams[0]))
             a = _hals(m, gamma, factors[k] * weights) if nonnegative else _solve_rows(m, gamma)

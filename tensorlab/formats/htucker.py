@@ -77,7 +77,7 @@ class HT(Format):
     @classmethod
     def randn(cls, shape, rank, *, tree=None, generator=None, dtype=None, device=None) -> "HT":
         """Gaussian factors and cores, scaled so that the entries have variance 1; ranks are capped
-        by the matricisations'.
+        by the matricizations'.
 
         tree: balanced by default.
         """
@@ -135,7 +135,7 @@ class HT(Format):
         return x.permute([order.index(k) for k in range(self.ndim)])
 
     def norm(self) -> Tensor:
-        """Frobenius norm by orthogonalisation: right to full accuracy for differences too, and for
+        """Frobenius norm by orthogonalization: right to full accuracy for differences too, and for
         any d and scale."""
         (whole, exponent), r = self.to(wide(self.dtype))._near_one(), {}
         for i, t, kids in reversed(whole._nodes()):
@@ -182,7 +182,7 @@ class HT(Format):
         return _assemble(spread(bases, 0, exponent, self.dtype), self.tree)
 
     def singular_values(self) -> dict[tuple[int, ...], Tensor]:
-        """Singular values of the matricisation of each node: its modes as rows, all others as
+        """Singular values of the matricization of each node: its modes as rows, all others as
         columns [Grasedyck2010].
 
         The tensor is not formed: they are those of the weights that stand above the orthonormal
@@ -293,7 +293,7 @@ class HT(Format):
         return _assemble(spread(bases, 0, exponent.int(), self.dtype), self.tree)
 
     def _moderate(self) -> bool:
-        """Whether the columns of all nodes are so near 1 that no product of them needs exponents."""
+        """Whether all columns are so near 1 that no product of them needs exponents."""
         tensors = [t.detach().abs() for t in self.tensors()]
         columns = torch.cat([t.amax(tuple(range(t.ndim - 1))) for t in tensors])
         most = int(torch.frexp(columns).exponent.abs().max())
@@ -386,7 +386,7 @@ def ht_round(ht: HT, rank=None, *, rtol: float | None = None) -> HT:
         |ht - result| <= (rtol + 64 eps) |ht|      when `rank` does not cut earlier, and <= sqrt(2d - 3) times the best error
 
     The bases are made orthonormal from the leaves up; from the root down the weight of each node,
-    the part of its matricisation that stands above its basis; then each node is cut as `ht_svd`
+    the part of its matricization that stands above its basis; then each node is cut as `ht_svd`
     does it. Of x + 2x at rtol=1e-10 come the ranks of x.
 
     >>> x = HT.randn((4, 5, 6, 7), rank=2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -556,7 +556,7 @@ def _orthonormal(ht: HT):
 
 
 def _weights(ht: HT):
-    """Of each node W_t (r, q) with W_t W_tᴴ = G_t, the reduced Gramian: its matricisation is U_t
+    """Of each node W_t (r, q) with W_t W_tᴴ = G_t, the reduced Gramian: its matricization is U_t
     W_t times an isometry."""
     w = {0: ht.factors[0].new_ones(1, 1)}
     for i, t, kids in ht._nodes():

@@ -38,8 +38,8 @@ class Kronecker(SplitMatrix):
     """w = sum_k F_0[k] ⊗ F_1[k] ⊗ ... ⊗ F_{d-1}[k].
 
     factors: d tensors (terms, out_j, in_j). ranks: (terms,). size: (out, in) where these are less
-    than the products of the factors' sizes: what stands beyond is stored, counted in `numel`, and
-    cut. ValueError for factors that do not fit.
+    than the products of the factors' sizes: the padding is stored, counted in `numel`, and cut.
+    Raises ValueError for factors that do not fit.
 
     >>> Kronecker.randn((16, 24), rank=2, generator=torch.Generator().manual_seed(0))
     Kronecker(shape=(16, 24), ranks=(2,), stores 80 of 384)
@@ -252,7 +252,7 @@ class Kronecker(SplitMatrix):
 def kron_svd(w: Tensor, left, rank: int | None = None, *, rtol: float | None = None) -> Kronecker:
     """The nearest sum of `rank` Kronecker products, in the Frobenius norm [VanLoanPitsianis1993].
 
-        minimise | w - sum_k A_k ⊗ B_k |  =  | R(w) - sum_k vec(A_k) vec(B_k)ᵀ |,      R = `kron_rearrange`
+        minimize | w - sum_k A_k ⊗ B_k |  =  | R(w) - sum_k vec(A_k) vec(B_k)ᵀ |,      R = `kron_rearrange`
 
     w: (out, in). left: the (rows, columns) of the A_k; those of the B_k are what is left, rounded
     up, and zeros are padded. The smallest rank that meets `rtol`, capped by `rank`. ValueError or
@@ -297,8 +297,8 @@ def _rearranged(w: Tensor, out, in_) -> Tensor:
 
 
 def _successive(x: Tensor, cap: int | None, atol: float) -> list[Tensor]:
-    """Orthogonal rank-one terms of a tensor near 1 in size by successive SVDs, the largest: a matrix
-    (n_j, terms) for each mode."""
+    """Orthogonal rank-one terms of a tensor near 1 in size by successive SVDs, the largest: a
+    matrix (n_j, terms) for each mode."""
     *units, last = _terms(x)
     weights = torch.linalg.vector_norm(last, dim=0)
     order = weights.detach().argsort(descending=True)

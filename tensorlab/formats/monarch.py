@@ -2,7 +2,7 @@
 
 They are the block tensor trains whose grid of slices is b by b and whose rank is the least that
 makes the middle as wide as the matrix; with √n blocks, that of rank 1. So `BlockTT` multiplies and
-truncates, and here stands the view as a product.
+truncates, and this module adds the view as a product.
 """
 
 from dataclasses import dataclass

@@ -30,8 +30,8 @@ FORMATS = {
 def save(path, x: Format) -> None:
     """Write a format to a safetensors file, whole or not at all.
 
-    The tensors are named field or field.k after the dataclass; the class name stands in the
-    metadata, and fields that are not tensors stand there as JSON. Complex tensors are stored as
+    The tensors are named field or field.k after the dataclass; the class name is in the
+    metadata, and so are fields that are not tensors, as JSON. Complex tensors are stored as
     pairs of real numbers.
 
     >>> from tempfile import mkdtemp
@@ -80,10 +80,10 @@ def load(path, *, device="cpu") -> Format:
 
 def save_state(path, state) -> None:
     """Write a checkpoint to a safetensors file, whole or not at all: what `state_dict` of a model,
-    an optimiser or a `DLRT` gives.
+    an optimizer or a `DLRT` gives.
 
     state: dicts, lists and tuples, one in another, of tensors, numbers, texts and None. The tensors
-    are numbered, and stand in the file as such; the rest is JSON beside them. Raises TypeError for
+    are numbered; the rest is JSON beside them. Raises TypeError for
     anything else.
 
     >>> from tempfile import mkdtemp
@@ -149,8 +149,8 @@ def _unpacked(x, tensors: dict):
 def write(who: str, path, tensors, about: dict[str, str]) -> None:
     """Write named tensors and metadata to a safetensors file, whole or not at all.
 
-    The tensors are copied, so views and shared memory do no harm. Raises TypeError for tensors whose
-    numbers cannot be stored.
+    The tensors are copied, so views and shared memory do no harm. Raises TypeError for tensors
+    whose numbers cannot be stored.
     """
     for name, t in tensors.items():
         if (odd := _odd(t)) is not None:

@@ -3,7 +3,7 @@ rows and one of the columns.
 
 Everything but the product with a vector is that of the tensor train of the interleaved tensor, so
 `TT` does it. How to multiply well, over which path and with what kept for the gradient, is
-`layers.propagation`; here stands the plain reference.
+`layers.propagation`; this is the plain reference.
 """
 
 import math
@@ -24,8 +24,8 @@ class TTMatrix(SplitMatrix):
     product of matrices.
 
     cores: d tensors, core k of shape (r_k, out_k, in_k, r_{k+1}) with r_0 = r_d = 1. ranks: the d-1
-    free ones. size: (out, in) where these are less than the products of the modes; what stands
-    beyond is padding: stored, counted in `numel`, and cut.
+    free ones. size: (out, in) where these are less than the products of the modes; the
+    padding is stored, counted in `numel`, and cut.
 
     >>> TTMatrix.randn(out=(4, 5), in_=(3, 2), rank=2, generator=torch.Generator().manual_seed(0))
     TTMatrix(shape=(20, 6), ranks=(2,), stores 44 of 120)

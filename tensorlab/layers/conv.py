@@ -74,8 +74,9 @@ def cp_conv(
 
     r (S + kh + kw + T) numbers. The fit is `cp_stable`, which takes ridge, tol and max_iter; each
     term's norm is shared equally by its four factors, and a warning is given where `cp_degeneracy`
-    exceeds DEGENERATE. rank, rtol, flops, size: as in `tucker_conv`; for rtol the ranks 1, 2, 4, ...
-    are tried and the last gap is bisected. Exact from rank T S kh kw / (the largest of these) on.
+    exceeds DEGENERATE. rank, rtol, flops, size: as in `tucker_conv`; for rtol the ranks 1, 2, 4,
+    ... are tried and the last gap is bisected. Exact from rank T S kh kw / (the largest of these)
+    on.
 
     >>> layer = nn.Conv2d(8, 16, 3, padding=1)
     >>> [tuple(c.weight.shape) for c in cp_conv(layer, 5)]
@@ -233,11 +234,11 @@ def cp_stable(
     With the other factors at unit columns a mode solves a (Γ + ridge I) = m: a ridge on the normal
     equations, and the objective never grows. A best CP need not exist [DeSilvaLim2008]: without the
     price terms may grow and cancel; that a small energy at the same error is what makes a CP of a
-    kernel train is [Phan2020], where the error is held and the sensitivity minimised. Stops when the
-    root of the objective, relative to |x|, changes by less than `tol`. history: relative error after
-    each sweep, the last that of the value. init: as in `cp_als`. ridge=0.0 is plain `cp_als`, in
-    float64. From the rank x.numel() / max(x.shape) on the answer is exact and needs no sweep: one term for each fibre
-    along the longest mode.
+    kernel train is [Phan2020], where the error is held and the sensitivity minimized. Stops when
+    the root of the objective, relative to |x|, changes by less than `tol`. history: relative error
+    after each sweep, the last that of the value. init: as in `cp_als`. ridge=0.0 is plain `cp_als`,
+    in float64. From the rank x.numel() / max(x.shape) on the answer is exact and needs no sweep:
+    one term for each fiber along the longest mode.
 
     >>> x = CP.randn((5, 6, 7), 2, generator=torch.Generator().manual_seed(0)).to_dense()
     >>> cp_stable(x, 2, ridge=1e-6).history[-1] < 1e-3
@@ -281,7 +282,7 @@ def _stable_sweeps(x, rank, ridge, init, generator):
     ridge = number("cp_stable", "ridge", ridge)
     check_generator("cp_stable", generator)
     if length == 0.0 or r >= x.numel() // max(x.shape):
-        yield _in_dtype(*_fibres(widen(x.detach()), r), 1.0, x.dtype), 0.0, 0.0
+        yield _in_dtype(*_fibers(widen(x.detach()), r), 1.0, x.dtype), 0.0, 0.0
         return
     y = widen(x.detach()) / length
     start, _ = next(cp_als_steps(y, r, init=init, generator=generator))
@@ -306,8 +307,8 @@ def _in_dtype(weights, factors, length: float, dtype) -> CP:
     return CP(weights, tuple(factors))
 
 
-def _fibres(x: Tensor, r: int):
-    """Weights and factors of the CP with one term for each fibre along the longest mode, which is
+def _fibers(x: Tensor, r: int):
+    """Weights and factors of the CP with one term for each fiber along the longest mode, which is
     exact; the first r terms, largest first."""
     long = max(range(x.ndim), key=lambda k: x.shape[k])
     others = [n for k, n in enumerate(x.shape) if k != long]

@@ -43,7 +43,7 @@ def trees(draw, d):
 shapes_and_trees = shapes.flatmap(lambda shape: st.tuples(st.just(shape), trees(len(shape))))
 
 
-def matricisation(x, modes):
+def matricization(x, modes):
     """The modes of a node as rows, all others as columns."""
     rest = [k for k in range(x.ndim) if k not in modes]
     return x.permute(*modes, *rest).reshape(math.prod(x.shape[k] for k in modes), -1)
@@ -143,7 +143,7 @@ def test_a_tucker_tensor_of_three_modes(generator):
     kind=st.sampled_from(["full", "rank 2", "view"]),
     dtype=st.sampled_from(DTYPES[:4]),
 )
-def test_singular_values_are_those_of_the_matricisations(case, kind, dtype):
+def test_singular_values_are_those_of_the_matricizations(case, kind, dtype):
     shape, tree = case
     x = tensor(kind, shape, dtype)
     shape = x.shape
@@ -152,7 +152,7 @@ def test_singular_values_are_those_of_the_matricisations(case, kind, dtype):
     values = ht.singular_values()
     assert tuple(values) == ht.nodes and len(ht.nodes) == 2 * len(shape) - 2
     for node, s in values.items():
-        wanted = torch.linalg.svdvals(matricisation(dense, node))
+        wanted = torch.linalg.svdvals(matricization(dense, node))
         assert s.dtype == dtype.to_real() and len(s) <= len(wanted)
         wanted, got = wanted / dense.norm(), s.double() / dense.norm()
         assert torch.allclose(got, wanted[: len(s)], atol=64 * torch.finfo(dtype).eps)
@@ -187,7 +187,7 @@ def test_ht_svd_keeps_its_bound(case, kind, dtype, rtol):
     assert ht.shape == x.shape and ht.dtype == x.dtype and ht.tree == tree
     assert within(ht, x, rtol)
     for node, r in zip(ht.nodes, ht.ranks, strict=True):
-        assert type(r) is int and 1 <= r <= min(matricisation(x, node).shape)
+        assert type(r) is int and 1 <= r <= min(matricization(x, node).shape)
     assert ht.ranks[:1] == ht.ranks[1:2]  # the children of the root
     if (
         kind == "rank 2"
@@ -208,7 +208,7 @@ def test_the_error_is_within_sqrt_2d_3_of_the_best(case, cap, kind, rounded):
     x = tensor(kind, shape)
     ht = tl.ht_svd(x, rtol=0.0, tree=tree).round(cap) if rounded else tl.ht_svd(x, cap, tree=tree)
     tails = [
-        float(torch.linalg.svdvals(matricisation(x, ht.nodes[i]))[cap:].norm())
+        float(torch.linalg.svdvals(matricization(x, ht.nodes[i]))[cap:].norm())
         for i in cuts(ht.nodes)
     ]
     error, noise = float((ht.to_dense() - x).norm()), 1e-13 * float(x.norm())
@@ -273,7 +273,7 @@ class Recorder(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("tree", [None, tl.linear_tree(4)], ids=["balanced", "linear"])
-def test_only_small_matrices_are_factorised(tree):
+def test_only_small_matrices_are_factorized(tree):
     x = noisy_train((24, 20, 22, 26), 3, 1e-6)
     with Recorder() as seen:
         ht = tl.ht_svd(x, rtol=1e-4, tree=tree)
