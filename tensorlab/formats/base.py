@@ -360,14 +360,15 @@ class MatrixFormat(ReadAsMatrix, Format):
 
         Raises ValueError for an x of another width or on another device.
         """
-        (out, n), first, who = self.shape, self.tensors()[0], f"{type(self).__name__}.apply"
+        (out, n), w, first, who = self.shape, self, self.tensors()[0], type(self).__name__
         if x.ndim < 1 or x.shape[-1] != n:
-            raise ValueError(f"{who}: needs x of shape (..., {n}), got {tuple(x.shape)}")
+            raise ValueError(f"{who}.apply: needs x of shape (..., {n}), got {tuple(x.shape)}")
         if x.device != first.device:
-            raise ValueError(f"{who}: needs x on {first.device}, got one on {x.device}")
-        dtype = torch.promote_types(x.dtype, first.dtype)
-        y = self._cast(dtype)._apply(x.to(dtype).reshape(-1, n))
-        return y.reshape(*x.shape[:-1], out)
+            raise ValueError(f"{who}.apply: needs x on {first.device}, got one on {x.device}")
+        if x.dtype != first.dtype:
+            dtype = torch.promote_types(x.dtype, first.dtype)
+            w, x = self._cast(dtype), x.to(dtype)
+        return w._apply(x.reshape(-1, n)).reshape(*x.shape[:-1], out)
 
     def initial(self) -> "MatrixFormat":
         """What `randn` drew, scaled to be the start of a layer: entries of variance 1 / (3 in), as

@@ -634,3 +634,28 @@ def test_factorized_conv_says_no():
         cp_stable(torch.ones(3), 2)
     with pytest.raises(ValueError, match="cp_stable: max_iter must be an integer >= 1, got 0"):
         cp_stable(torch.ones(3, 3, 3), 2, max_iter=0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_without_a_price_cp_stable_is_cp_als(seed):
+    drawn = torch.Generator().manual_seed(seed)
+    x = tl.CP.randn((8, 9, 10), 3, generator=drawn, dtype=torch.float64).to_dense()
+    for tol in (1e-8, 1e-4):
+        plain, fit = tl.cp_als(x, 3, tol=tol), tl.cp_stable(x, 3, ridge=0.0, tol=tol)
+        # its first sweep is the start, so the histories are one sweep apart
+        assert fit.history[:-1] == pytest.approx(plain.history[1:-1], rel=1e-4, abs=1e-10)
+        assert fit.converged and len(fit.history) == len(plain.history) - 1
+    default = tl.cp_stable(x, 3, ridge=0.0)
+    assert default.history[-1] == pytest.approx(tl.cp_als(x, 3).history[-1], rel=1e-3)
+
+
+def test_cp_conv_passes_its_tolerance_on():
+    torch.manual_seed(0)
+    layer, sweeps = nn.Conv2d(6, 8, 3), {}
+    for tol in (1e-1, 1e-8):
+        steps = tl.cp_stable(layer.weight.detach(), 3, tol=tol, generator=g())
+        sweeps[tol] = len(steps.history)
+        chain = tl.cp_conv(layer, 3, tol=tol, generator=g())
+        error = float((tl.conv_kernel(chain) - layer.weight).norm() / layer.weight.norm())
+        assert error == pytest.approx(steps.history[-1], rel=1e-4)
+    assert sweeps[1e-1] < sweeps[1e-8]
