@@ -22,11 +22,11 @@ from torch import Tensor
 
 from ..arguments import count, number
 from ..fit import Fit
-from ..linalg import check_dense, ldexp, rank_caps, size_exponent
+from ..linalg import check_dense, ldexp, rank_caps, size_exponent, spread
 from ..multilinear import check_index, check_int64
 from ..rng import check_generator, rand, randn
 from .base import check_shape
-from .tt import TT, _narrow, unfolding_ranks
+from .tt import TT, unfolding_ranks
 from .tt_manifold import Tangent, _common, _frame, _gauged, descend
 
 GROW_AFTER = (
@@ -115,7 +115,7 @@ def tt_complete(
     if start is None:
         x = _start(fitted, shape, (1,) * len(caps) if grow else caps, options)
     else:
-        x = TT(_narrow(start.cores, 0, work, -exponent))
+        x = TT(spread(start.to(work).cores, 0, -exponent, work))
 
     history, errors, ranks, best = [], [], [], (math.inf, math.inf, x)
     for y, error, out in _growing(fitted, held, x, caps, grow, method, tol, options):
@@ -127,9 +127,9 @@ def tt_complete(
         if max(out, error) <= tol or len(history) > max_iter:
             break
     least, error, x = best
-    x = TT(_narrow(x.cores, 0, dtype, exponent))
+    x = TT(spread(x.cores, 0, exponent, dtype))
     if work != dtype:  # what is said is the error of what is given back
-        rounded = TT(_narrow(x.cores, 0, work, -exponent))
+        rounded = TT(spread(x.cores, 0, -exponent, work))
         least, error = held.error(rounded), fitted.error(rounded)
     done = max(least, error) <= tol
     return CompletionFit(x, tuple(history), done, tuple(errors), least, tuple(ranks))
