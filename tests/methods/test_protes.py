@@ -205,10 +205,16 @@ def test_saved_and_resumed_it_is_the_same_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "again", [lambda s: pickle.loads(pickle.dumps(s)), copy.deepcopy, copy.copy], ids=str
+    "again",
+    [lambda s: pickle.loads(pickle.dumps(s)), copy.deepcopy, copy.copy],
+    ids=["pickle", "deepcopy", "copy"],
 )
 @pytest.mark.parametrize("asked", [True, False])
-@pytest.mark.parametrize("options", [{}, dict(quantized=True), dict(constraint=RUNS)], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, dict(quantized=True), dict(constraint=RUNS)],
+    ids=["plain", "quantized", "constraint"],
+)
 def test_pickled_or_copied_it_is_the_same_run(options, asked, again):
     shape = (2,) * 9 if "constraint" in options else (12, 6, 5)
     run = lambda: tl.Protes(shape, budget=250, batch=30, elite=5, generator=generator(2), **options)
