@@ -39,6 +39,8 @@ ARROWS = {
         "tt": {"tt_cross", "tt_manifold", "tt_completion", "tt_sampling", "ttmatrix"},
         "tt_manifold": {"tt_completion"},
         "blocktt": {"monarch"},
+        "cp": {"cp_stable"},
+        "modes": {"blocktt", "kronecker", "monarch", "ttmatrix"},
         "*": {"storage", "exchange"},
     },
     "layers": {

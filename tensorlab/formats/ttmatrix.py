@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..linalg import check_cut
-from ._modes import check_size, pad_input
 from .base import SplitMatrix, check_same, check_shape, ratio
+from .modes import check_size, pad_input
 from .tt import TT, tt_round, tt_svd
 
 

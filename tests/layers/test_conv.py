@@ -16,14 +16,13 @@ from tensorly.decomposition import partial_tucker
 from torch import nn
 
 import tensorlab as tl
+from tensorlab.formats.cp_stable import cp_degeneracy, cp_stable
 from tensorlab.layers import conv
 from tensorlab.layers.conv import (
     FactorizedConv2d,
     conv_flops,
     conv_kernel,
     cp_conv,
-    cp_degeneracy,
-    cp_stable,
     replace_conv,
     spatial_conv,
     svd_conv,
