@@ -119,7 +119,7 @@ def tucker_conv(
     flops: the largest ranks whose chain costs at most this share of the layer on images of `size`
     (height, width). Together: the smallest of them. Any stride, padding, dilation and padding mode;
     what is frozen stays frozen, and a computed weight (weight_norm, a mask) is taken as it is now.
-    Raises ValueError unless groups=1, TypeError for a layer with a forward of its own.
+    Raises ValueError unless groups=1, TypeError for a layer that overrides `forward`.
 
     >>> chain = tucker_conv(nn.Conv2d(8, 16, 3, stride=2, padding=1), (6, 4))
     >>> [tuple(c.weight.shape) for c in chain], chain[1].stride
@@ -645,7 +645,7 @@ def replace_conv(model: nn.Module, names, make: Callable[[nn.Conv2d], nn.Module]
     names: a pattern of `fnmatch` such as "blocks.*.conv2", several of them, or a predicate (name,
     layer) -> bool. Modes, freezing, hooks and the bias stay; convolutions that share a kernel share
     the new one, and a layer that stands in two places is made once. One whose kernel something else
-    holds too, or that has a forward of its own, is left as it is, with a warning. Raises ValueError
+    holds too, or that overrides `forward`, is left as it is, with a warning. Raises ValueError
     for a pattern that chooses nothing; an error of `make` names the layer, and nothing is changed.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))

@@ -68,7 +68,7 @@ class FactorizedLinear(nn.Module):
         layer: `nn.Linear`, or GPT-2's Conv1D, which holds w transposed; what is frozen stays
         frozen, and a computed weight (weight_norm, a mask) is taken as it is now. make: w (out, in)
         -> MatrixFormat; with `rank` it is called as make(w, rank), and warns where the format keeps
-        less than the rank asked for. Raises TypeError for a layer with a forward of its own.
+        less than the rank asked for. Raises TypeError for a layer that overrides `forward`.
 
         >>> from tensorlab import LowRank
         >>> dense = nn.Linear(8, 6)
@@ -220,7 +220,7 @@ def fan_in(layer: nn.Module) -> int | None:
 
 def factorize(layer: nn.Module, make: Callable, rank=None) -> MatrixFormat:
     """The format that `make` gives for a dense layer's weight. Raises TypeError for a layer that is
-    not linear or has a forward of its own, ValueError for a format of another shape."""
+    not linear or overrides `forward`, ValueError for a format of another shape."""
     if not is_dense(layer):
         raise TypeError(
             f"FactorizedLinear: needs nn.Linear or a transposed Conv1D, got {type(layer).__name__}"

@@ -214,7 +214,7 @@ def replace_linear(
     layer) -> bool. Chosen are `nn.Linear` and GPT-2's Conv1D. With `rank` it calls make(w, rank)
     and warns, once, of layers that keep less. Modes, freezing, hooks and the bias stay; layers that
     share a weight share the new one. A layer whose weight something else holds too, such as an
-    embedding, or that has a forward of its own, is left as it is, with a warning. Raises ValueError
+    embedding, or that overrides `forward`, is left as it is, with a warning. Raises ValueError
     for a pattern that chooses nothing; an error of `make` names the layer, and nothing is changed.
 
     >>> from tensorlab import LowRank
