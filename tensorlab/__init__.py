@@ -57,7 +57,8 @@ from .layers.conv import (
 )
 from .layers.embedding import TokenTrains, TTEmbedding
 from .layers.linear import FactorizedLinear, param_groups
-from .layers.propagation import plans, propagate
+from .layers.plans import plans
+from .layers.propagation import propagate
 from .layers.surgery import layer_report, linear_layers, replace_linear
 from .linalg import truncated_svd
 from .methods._screening import screen_interactions

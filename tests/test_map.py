@@ -43,6 +43,7 @@ ARROWS = {
     },
     "layers": {
         "dense": {"linear", "surgery", "conv", "embedding"},
+        "plans": {"propagation"},
         "propagation": {"linear"},
         "linear": {"surgery", "conv", "embedding"},
         "surgery": {"conv"},
