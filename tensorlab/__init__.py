@@ -49,7 +49,6 @@ from .layers.conv import (
     cp_conv,
     cp_degeneracy,
     cp_stable,
-    replace_conv,
     spatial_conv,
     svd_conv,
     tt_conv,
@@ -59,7 +58,9 @@ from .layers.embedding import TokenTrains, TTEmbedding
 from .layers.linear import FactorizedLinear, param_groups
 from .layers.plans import plans
 from .layers.propagation import propagate
-from .layers.surgery import layer_report, linear_layers, replace_linear
+from .layers.report import layer_report
+from .layers.select import linear_layers
+from .layers.surgery import replace_conv, replace_linear
 from .linalg import truncated_svd
 from .methods._screening import screen_interactions
 from .methods.admm import ADMM

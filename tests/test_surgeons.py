@@ -20,7 +20,7 @@ from torch.nn.utils import prune as torch_prune
 import tensorlab as tl
 from tensorlab.layers.conv import FactorizedConv2d
 from tensorlab.layers.linear import FactorizedLinear
-from tensorlab.layers.surgery import LINEAR, choose
+from tensorlab.layers.select import LINEAR, choose
 from tensorlab.methods.admm import ADMM
 from tensorlab.methods.lora import LoRALinear
 from tensorlab.methods.projected import Projected
@@ -874,7 +874,7 @@ def test_operations_of_every_layer_by_hand():
             return x
 
     n, places = 2 * 6, 2 * 3 * 5  # rows of x; pixels that come out of a convolution
-    got = tl.layers.surgery.layer_flops(Net(), torch.ones(2, 6, 6))
+    got = tl.layers.report.layer_flops(Net(), torch.ones(2, 6, 6))
     assert got == {
         "m.linear": 2 * 30 * n,
         "m.turned": 2 * 30 * n,

@@ -147,6 +147,15 @@ def is_trained(layer: nn.Module, name: str = "weight") -> bool:
     return any(p.requires_grad for p in parameters_of(layer, name))
 
 
+def like(layer: nn.Module, new: nn.Module) -> nn.Module:
+    """A module that stands in for a layer, made to train as it does: its mode, and frozen where the
+    layer is."""
+    for name, p in new.named_parameters():
+        if not is_trained(layer, "bias" if name.endswith("bias") else "weight"):
+            p.requires_grad_(False)
+    return new.train(layer.training)
+
+
 # ---------------------------------------------------------------------------- weights are written
 
 

@@ -20,8 +20,7 @@ from ..formats.base import check_shape
 from ..formats.ttmatrix import TTMatrix, tt_matrix_svd
 from ..linalg import check_dense, choose_rank, rank_caps, small_svd, widen, zero_level
 from ._parameters import put
-from .dense import check_plain, current, without_autocast
-from .linear import like
+from .dense import check_plain, current, like, without_autocast
 
 
 class TTEmbedding(nn.Module):

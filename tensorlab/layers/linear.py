@@ -21,7 +21,7 @@ from .dense import (
     current,
     dense_weight,
     is_dense,
-    is_trained,
+    like,
     parameters_of,
     write_weights,
 )
@@ -246,15 +246,6 @@ def less_than(weight: MatrixFormat, rank) -> bool:
         if isinstance(rank, (tuple, list))
         else max(ranks, default=1) < rank
     )
-
-
-def like(layer: nn.Module, new: nn.Module) -> nn.Module:
-    """A module that stands in for a layer, made to train as it does: its mode, and frozen where the
-    layer is."""
-    for name, p in new.named_parameters():
-        if not is_trained(layer, "bias" if name.endswith("bias") else "weight"):
-            p.requires_grad_(False)
-    return new.train(layer.training)
 
 
 @torch.no_grad()

@@ -32,10 +32,11 @@ from ..layers.dense import (
     is_computed,
     is_conv1d,
     is_dense,
+    like,
     without_autocast,
 )
-from ..layers.linear import FactorizedLinear, like
-from ..layers.surgery import LINEAR, Kind, choose, fit, is_factorized, put, say, unfit_layers
+from ..layers.linear import FactorizedLinear
+from ..layers.select import LINEAR, Kind, choose, fit, is_factorized, put, say, unfit_layers
 from ..linalg import norm, orthogonalize
 from ..multilinear import balanced_shape
 from ..rng import randn

@@ -24,12 +24,12 @@ from tensorlab.layers.conv import (
     cp_conv,
     cp_degeneracy,
     cp_stable,
-    replace_conv,
     spatial_conv,
     svd_conv,
     tt_conv,
     tucker_conv,
 )
+from tensorlab.layers.surgery import replace_conv
 
 STRUCTURES = {
     "cp": cp_conv,
