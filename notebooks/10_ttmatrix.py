@@ -45,7 +45,7 @@ Code(inspect.getsource(tl.TTMatrix.apply), language="python")
 #
 # `tl.plans` counts, for each path and each way to differentiate, the operations, the bytes that are saved for the gradient, and the
 # bytes alive at the peak. The seconds come from the operations at the speed that sizes as these allow, from the bytes that are moved,
-# and from the number of calls; the constants stand in `layers/propagation.py`. `tl.propagate` takes the fastest.
+# and from the number of calls; the constants stand in `layers/plans.py`. `tl.propagate` takes the fastest.
 
 # %%
 tokens = fast(256, full=2048)

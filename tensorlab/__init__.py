@@ -48,7 +48,6 @@ from .layers.conv import (
     conv_flops,
     conv_kernel,
     cp_conv,
-    replace_conv,
     spatial_conv,
     svd_conv,
     tt_conv,
@@ -56,8 +55,11 @@ from .layers.conv import (
 )
 from .layers.embedding import TokenTrains, TTEmbedding
 from .layers.linear import FactorizedLinear, param_groups
-from .layers.propagation import plans, propagate
-from .layers.surgery import layer_report, linear_layers, replace_linear
+from .layers.plans import plans
+from .layers.propagation import propagate
+from .layers.report import layer_report
+from .layers.select import linear_layers
+from .layers.surgery import replace_conv, replace_linear
 from .linalg import truncated_svd
 from .methods._screening import screen_interactions
 from .methods.admm import ADMM

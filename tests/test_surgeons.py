@@ -1,5 +1,5 @@
 """Every function that replaces layers or writes to their weights, on every model that is not plain:
-computed weights, forwards of one's own, hooks, ties, frozen parts, fused encoders, no numbers.
+computed weights, overridden forwards, hooks, ties, frozen parts, fused encoders, no numbers.
 
 Each keeps the right numbers, or refuses in one sentence before anything has changed.
 """
@@ -20,7 +20,7 @@ from torch.nn.utils import prune as torch_prune
 import tensorlab as tl
 from tensorlab.layers.conv import FactorizedConv2d
 from tensorlab.layers.linear import FactorizedLinear
-from tensorlab.layers.surgery import LINEAR, choose
+from tensorlab.layers.select import LINEAR, choose
 from tensorlab.methods.admm import ADMM
 from tensorlab.methods.lora import LoRALinear
 from tensorlab.methods.projected import Projected
@@ -326,7 +326,7 @@ def test_the_lottery_of_a_computed_weight(how):
     assert shares == pytest.approx([0.0, 0.5, 0.75])
 
 
-# --------------------------------------------------------------------------- forwards of one's own
+# --------------------------------------------------------------------------- overridden forwards
 
 
 class Scaled(nn.Linear):
@@ -363,11 +363,11 @@ OWN = {
 
 @pytest.mark.parametrize("which", [0, 1])
 @replacer
-def test_a_forward_of_its_own_is_refused_with_nothing_changed(kind, act, which):
+def test_an_overridden_forward_is_refused_with_nothing_changed(kind, act, which):
     torch.manual_seed(0)
     layer = OWN[kind][which]()
     model, before = nn.Sequential(layer), state(layer)
-    with pytest.raises((ValueError, TypeError), match="has a forward of its own"):
+    with pytest.raises((ValueError, TypeError), match="overrides forward"):
         act(model)
     assert model[0] is layer and same(before, state(layer))
     assert all(p.requires_grad for p in layer.parameters())
@@ -389,7 +389,7 @@ def test_beside_others_it_is_left_and_named(act):
     model = nn.ModuleList(model)
     x = torch.randn(3, 6)
     want = [model[k](x) for k in (0, 1, 3)]
-    said = r"left as they are: 1 \(has a forward of its own \(Scaled\)\), 2 \(has no weights before"
+    said = r"left as they are: 1 \(overrides forward \(Scaled\)\), 2 \(has no weights before"
     with pytest.warns(UserWarning, match=said):
         act(model)
     assert type(model[1]) is Scaled
@@ -397,7 +397,7 @@ def test_beside_others_it_is_left_and_named(act):
         assert torch.allclose(model[k](x), y, atol=1e-5)
 
 
-def test_masks_and_projections_do_not_mind_a_forward_of_its_own():
+def test_masks_and_projections_do_not_mind_an_overridden_forward():
     torch.manual_seed(0)
     model, x = nn.Sequential(Scaled(6, 6)), torch.randn(3, 6)
     pruned(model)
@@ -407,12 +407,12 @@ def test_masks_and_projections_do_not_mind_a_forward_of_its_own():
     assert int(torch.linalg.matrix_rank(model[0].weight)) == 2
 
 
-def test_an_embedding_with_a_forward_of_its_own():
+def test_an_embedding_that_overrides_forward():
     class Shifted(nn.Embedding):
         def forward(self, ids):
             return super().forward(ids) + 1
 
-    with pytest.raises(TypeError, match=r"TTEmbedding: .* a forward of its own \(Shifted\)"):
+    with pytest.raises(TypeError, match=r"TTEmbedding: .* overrides forward \(Shifted\)"):
         tl.TTEmbedding.from_embedding(Shifted(20, 6), (4, 5), (2, 3), 2)
     with pytest.raises(TypeError, match="TTEmbedding: needs .* without scale_grad_by_freq"):
         dense = nn.Embedding(20, 6, scale_grad_by_freq=True)
@@ -874,7 +874,7 @@ def test_operations_of_every_layer_by_hand():
             return x
 
     n, places = 2 * 6, 2 * 3 * 5  # rows of x; pixels that come out of a convolution
-    got = tl.layers.surgery.layer_flops(Net(), torch.ones(2, 6, 6))
+    got = tl.layers.report.layer_flops(Net(), torch.ones(2, 6, 6))
     assert got == {
         "m.linear": 2 * 30 * n,
         "m.turned": 2 * 30 * n,

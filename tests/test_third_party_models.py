@@ -273,7 +273,7 @@ SAID = {
     "SiglipVisionModel": dict(left=READ, adapted=READ),
     # its linear layer overrides forward, and its head is tied
     "FalconForCausalLM": dict(
-        refused=r"has a forward of its own \(FalconLinear\)", adapted=r"\(FalconLinear\)"
+        refused=r"overrides forward \(FalconLinear\)", adapted=r"\(FalconLinear\)"
     ),
     "ResNetModel": dict(refused=r"needs a name of a (dense )?linear layer \(none\)", bare=True),
 }
@@ -626,7 +626,7 @@ def test_convolutions_at_full_rank_keep_the_output(name, make):
     wanted = outputs(model, case)
     act = lambda: tl.replace_conv(model, lambda _, m: m.groups == 1, lambda m: make(m, rtol=0.0))
     if "Bit" in name:
-        with pytest.raises(ValueError, match="^replace_conv: .*has a forward of its own"):
+        with pytest.raises(ValueError, match="^replace_conv: .*overrides forward"):
             act()
         return
     act()

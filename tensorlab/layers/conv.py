@@ -28,9 +28,10 @@ from ..linalg import (
     zero_level,
 )
 from ..multilinear import unfold
-from .dense import check_plain, current, dense_weight, is_lazy
-from .linear import FactorizedLinear, like
-from .surgery import CONV2D, layer_flops, replace, say
+from .dense import check_plain, current, dense_weight, is_lazy, like
+from .linear import FactorizedLinear
+from .report import layer_flops
+from .select import say
 
 DEGENERATE = 100.0  # a CP whose terms have this many times the energy of their sum is warned of
 
@@ -112,7 +113,7 @@ def tucker_conv(
     flops: the largest ranks whose chain costs at most this share of the layer on images of `size`
     (height, width). Together: the smallest of them. Any stride, padding, dilation and padding mode;
     what is frozen stays frozen, and a computed weight (weight_norm, a mask) is taken as it is now.
-    Raises ValueError unless groups=1, TypeError for a layer with a forward of its own.
+    Raises ValueError unless groups=1, TypeError for a layer that overrides `forward`.
 
     >>> chain = tucker_conv(nn.Conv2d(8, 16, 3, stride=2, padding=1), (6, 4))
     >>> [tuple(c.weight.shape) for c in chain], chain[1].stride
@@ -506,20 +507,3 @@ def svd_conv(
     ladder = [(r,) for r in range(1, min(t, kernel[0].numel()) + 1)]
     (cap,) = _caps("svd_conv", layer, links, rank, rtol, flops, size, ladder)
     return FactorizedConv2d.from_conv(layer, lambda w: LowRank.from_dense(w, cap, rtol=rtol))
-
-
-def replace_conv(model: nn.Module, names, make: Callable[[nn.Conv2d], nn.Module]) -> nn.Module:
-    """Put make(layer) in the place of every convolution that `names` chooses; changes the model and
-    returns it.
-
-    names: a pattern of `fnmatch` such as "blocks.*.conv2", several of them, or a predicate (name,
-    layer) -> bool. Modes, freezing, hooks and the bias stay; convolutions that share a kernel share
-    the new one, and a layer that stands in two places is made once. One whose kernel something else
-    holds too, or that has a forward of its own, is left as it is, with a warning. Raises ValueError
-    for a pattern that chooses nothing; an error of `make` names the layer, and nothing is changed.
-
-    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
-    >>> [type(part).__name__ for part in replace_conv(model, "2", lambda layer: spatial_conv(layer, 4))]
-    ['Conv2d', 'ReLU', 'ConvChain']
-    """
-    return replace("replace_conv", model, names, lambda name, layer: make(layer), CONV2D)

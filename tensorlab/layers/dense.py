@@ -45,7 +45,7 @@ def is_lazy(layer: nn.Module) -> bool:
     return any(isinstance(p, nn.parameter.UninitializedParameter) for p in layer.parameters())
 
 
-def has_own_forward(layer: nn.Module) -> bool:
+def overrides_forward(layer: nn.Module) -> bool:
     """Whether a layer computes something other than the linear map, convolution or look-up of its
     kind.
 
@@ -54,7 +54,7 @@ def has_own_forward(layer: nn.Module) -> bool:
 
     >>> layer = nn.Linear(2, 2)
     >>> layer.forward = lambda x: 2 * x
-    >>> has_own_forward(layer), has_own_forward(nn.Linear(2, 2))
+    >>> overrides_forward(layer), overrides_forward(nn.Linear(2, 2))
     (True, False)
     """
     mine = type(layer)
@@ -74,8 +74,8 @@ def _is_gpt2s(cls) -> bool:
 
 
 def check_plain(who: str, layer: nn.Module) -> None:
-    """Raises TypeError for a layer that no other layer can stand in for: one with a forward of its
-    own or without its weights."""
+    """Raises TypeError for a layer that no other layer can stand in for: one that overrides
+    `forward` or is without its weights."""
     if why := unfit(layer):
         raise TypeError(f"{who}: needs a layer that does what its kind does, got one that {why}")
 
@@ -84,7 +84,7 @@ def unfit(layer: nn.Module) -> str:
     """Why no other layer can stand in for this one, an empty string where one can."""
     if is_lazy(layer):
         return f"has no weights before its first input ({type(layer).__name__})"
-    return f"has a forward of its own ({type(layer).__name__})" if has_own_forward(layer) else ""
+    return f"overrides forward ({type(layer).__name__})" if overrides_forward(layer) else ""
 
 
 # ------------------------------------------------------------------------------ weights are read
@@ -145,6 +145,15 @@ def parameters_of(layer: nn.Module, name: str = "weight") -> list[nn.Parameter]:
 def is_trained(layer: nn.Module, name: str = "weight") -> bool:
     """Whether a layer's weight or bias moves in training."""
     return any(p.requires_grad for p in parameters_of(layer, name))
+
+
+def like(layer: nn.Module, new: nn.Module) -> nn.Module:
+    """A module that stands in for a layer, made to train as it does: its mode, and frozen where the
+    layer is."""
+    for name, p in new.named_parameters():
+        if not is_trained(layer, "bias" if name.endswith("bias") else "weight"):
+            p.requires_grad_(False)
+    return new.train(layer.training)
 
 
 # ---------------------------------------------------------------------------- weights are written

@@ -20,8 +20,7 @@ from ..formats.base import check_shape
 from ..formats.ttmatrix import TTMatrix, tt_matrix_svd
 from ..linalg import check_dense, choose_rank, rank_caps, small_svd, widen, zero_level
 from ._parameters import put
-from .dense import check_plain, current, without_autocast
-from .linear import like
+from .dense import check_plain, current, like, without_autocast
 
 
 class TTEmbedding(nn.Module):
@@ -87,8 +86,8 @@ class TTEmbedding(nn.Module):
         """The table of a dense layer by `tt_matrix_svd`, to a rank or a relative error; its
         padding_idx stays, and a frozen table stays frozen.
 
-        Raises TypeError for another layer, one with max_norm or scale_grad_by_freq, or with a
-        forward of its own.
+        Raises TypeError for another layer, one with max_norm or scale_grad_by_freq, or one
+        that overrides `forward`.
 
         >>> dense = nn.Embedding(20, 6, padding_idx=0)
         >>> layer = TTEmbedding.from_embedding(dense, (4, 5), (2, 3), rtol=1e-6)

@@ -21,7 +21,7 @@ from .dense import (
     current,
     dense_weight,
     is_dense,
-    is_trained,
+    like,
     parameters_of,
     write_weights,
 )
@@ -68,7 +68,7 @@ class FactorizedLinear(nn.Module):
         layer: `nn.Linear`, or GPT-2's Conv1D, which holds w transposed; what is frozen stays
         frozen, and a computed weight (weight_norm, a mask) is taken as it is now. make: w (out, in)
         -> MatrixFormat; with `rank` it is called as make(w, rank), and warns where the format keeps
-        less than the rank asked for. Raises TypeError for a layer with a forward of its own.
+        less than the rank asked for. Raises TypeError for a layer that overrides `forward`.
 
         >>> from tensorlab import LowRank
         >>> dense = nn.Linear(8, 6)
@@ -220,7 +220,7 @@ def fan_in(layer: nn.Module) -> int | None:
 
 def factorize(layer: nn.Module, make: Callable, rank=None) -> MatrixFormat:
     """The format that `make` gives for a dense layer's weight. Raises TypeError for a layer that is
-    not linear or has a forward of its own, ValueError for a format of another shape."""
+    not linear or overrides `forward`, ValueError for a format of another shape."""
     if not is_dense(layer):
         raise TypeError(
             f"FactorizedLinear: needs nn.Linear or a transposed Conv1D, got {type(layer).__name__}"
@@ -246,15 +246,6 @@ def less_than(weight: MatrixFormat, rank) -> bool:
         if isinstance(rank, (tuple, list))
         else max(ranks, default=1) < rank
     )
-
-
-def like(layer: nn.Module, new: nn.Module) -> nn.Module:
-    """A module that stands in for a layer, made to train as it does: its mode, and frozen where the
-    layer is."""
-    for name, p in new.named_parameters():
-        if not is_trained(layer, "bias" if name.endswith("bias") else "weight"):
-            p.requires_grad_(False)
-    return new.train(layer.training)
 
 
 @torch.no_grad()

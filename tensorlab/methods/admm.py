@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..arguments import count
 from ..formats.base import Format
 from ..layers.dense import dense_weight, write_weights
-from ..layers.surgery import WEIGHTS, choose, settable
+from ..layers.select import WEIGHTS, choose, settable
 from ._training import Idle, check_reached, check_trained, evaluate, gets_gradient, weights_of
 
 

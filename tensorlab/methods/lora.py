@@ -32,10 +32,11 @@ from ..layers.dense import (
     is_computed,
     is_conv1d,
     is_dense,
+    like,
     without_autocast,
 )
-from ..layers.linear import FactorizedLinear, like
-from ..layers.surgery import LINEAR, Kind, choose, fit, is_factorized, put, say, unfit_layers
+from ..layers.linear import FactorizedLinear
+from ..layers.select import LINEAR, Kind, choose, fit, is_factorized, put, say, unfit_layers
 from ..linalg import orthogonalize
 from ..multilinear import balanced_shape
 from ..rng import randn
@@ -160,8 +161,8 @@ def add_lora(
     `nn.Linear`, GPT-2's Conv1D, `FactorizedLinear` and `QuantizedLinear`. kind: one of "lora",
     "rslora", "dora", "lokr" and "dlrt", see the module's head. alpha: the scale is alpha / rank, of
     "rslora" alpha / √rank. With "lokr" the factors are as square as the sizes allow, and the second
-    is dense where the rank would not make it smaller. The layer's hooks see the sum. A layer with a
-    forward of its own is left as it is, with a warning. Raises ValueError for a name that chooses
+    is dense where the rank would not make it smaller. The layer's hooks see the sum. A layer that
+    overrides `forward` is left as it is, with a warning. Raises ValueError for a name that chooses
     nothing, a layer with an adapter, a rank that is no integer >= 1, an unknown kind.
 
     >>> model = add_lora(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)), "*", 2)

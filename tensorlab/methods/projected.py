@@ -18,7 +18,7 @@ from ..arguments import count
 from ..formats.lowrank import LowRank
 from ..layers.dense import dense_weight, parameters_of, write_weights
 from ..layers.linear import FactorizedLinear
-from ..layers.surgery import WEIGHTS, choose, settable
+from ..layers.select import WEIGHTS, choose, settable
 from ..linalg import choose_rank, truncated_svd
 from ._training import (
     Idle,

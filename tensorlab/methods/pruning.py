@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from ..arguments import is_integer
 from ..layers.dense import current, dense_weight, is_conv1d, write_weights
-from ..layers.surgery import WEIGHTS, choose, layer_flops, settable
+from ..layers.report import layer_flops
+from ..layers.select import WEIGHTS, choose, settable
 from ._training import check_trained, weights_of
 
 

@@ -26,10 +26,9 @@ from .. import linalg
 from ..arguments import is_integer
 from ..formats.base import ReadAsMatrix
 from ..formats.storage import write
-from ..layers.dense import current, dense_weight, is_dense
-from ..layers.linear import like
+from ..layers.dense import current, dense_weight, is_dense, like
 from ..layers.propagation import autocast_dtype
-from ..layers.surgery import LINEAR, put
+from ..layers.select import LINEAR, put
 from ..layers.surgery import replace as replace_layers
 from .kashin import Rotation, kashin
 

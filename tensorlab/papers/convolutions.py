@@ -20,12 +20,12 @@ from ..layers.conv import (
     conv_flops,
     conv_kernel,
     cp_conv,
-    replace_conv,
     spatial_conv,
     svd_conv,
     tt_conv,
     tucker_conv,
 )
+from ..layers.surgery import replace_conv
 from ..models import training
 from ..models.training import accuracy, shuffled_parts
 from .program import Program

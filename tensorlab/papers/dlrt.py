@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from .. import datasets
 from ..formats.lowrank import LowRank
-from ..layers.conv import FactorizedConv2d, replace_conv
+from ..layers.conv import FactorizedConv2d
 from ..layers.linear import FactorizedLinear
-from ..layers.surgery import replace_linear
+from ..layers.surgery import replace_conv, replace_linear
 from ..methods.dlrt import DLRT, dlrt_start
 from ..methods.projected import Alternating, balanced
 from ..models.lenet import LeNet

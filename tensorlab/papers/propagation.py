@@ -24,7 +24,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..formats.ttmatrix import TTMatrix
-from ..layers.propagation import plans, propagate
+from ..layers.plans import plans
+from ..layers.propagation import propagate
 from .program import Program, beside_printed
 from .table import Table
 

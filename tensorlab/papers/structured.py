@@ -22,7 +22,8 @@ from ..formats.lowrank import LowRank
 from ..formats.monarch import Monarch
 from ..formats.ttmatrix import TTMatrix
 from ..layers.linear import param_groups
-from ..layers.surgery import layer_report, replace_linear
+from ..layers.report import layer_report
+from ..layers.surgery import replace_linear
 from ..models.gpt import GPT, Characters, bits_per_character
 from ..models.gpt import train as train_gpt
 from ..models.mlp import MLP

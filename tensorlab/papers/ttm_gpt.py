@@ -18,7 +18,8 @@ from .. import datasets
 from ..formats.lowrank import LowRank
 from ..formats.ttmatrix import TTMatrix
 from ..layers.linear import param_groups
-from ..layers.surgery import layer_report, replace_linear
+from ..layers.report import layer_report
+from ..layers.surgery import replace_linear
 from ..models.gpt import GPT, Characters, bits_per_character, train
 from ..multilinear import balanced_shape
 from .program import Program

@@ -23,12 +23,12 @@ from tensorlab.layers.conv import (
     conv_flops,
     conv_kernel,
     cp_conv,
-    replace_conv,
     spatial_conv,
     svd_conv,
     tt_conv,
     tucker_conv,
 )
+from tensorlab.layers.surgery import replace_conv
 
 STRUCTURES = {
     "cp": cp_conv,

@@ -1,5 +1,5 @@
 """Dense layers as torch holds them: computed weights are read fresh and written through their
-parameters, and a forward of one's own is seen."""
+parameters, and an overridden forward is seen."""
 
 import warnings
 
@@ -14,9 +14,9 @@ from tensorlab.layers.dense import (
     check_writable,
     current,
     dense_weight,
-    has_own_forward,
     is_computed,
     is_trained,
+    overrides_forward,
     parameters_of,
     write_weights,
 )
@@ -235,10 +235,10 @@ def exchanged():
     [lambda: Scaled(4, 4), lambda: Turned(4, 4), lambda: Padded(2, 2, 1), exchanged]
     + [lambda: Shifted(4, 4)],
 )
-def test_a_forward_of_its_own(make):
+def test_a_layer_that_overrides_forward(make):
     m = make()
-    assert has_own_forward(m)
-    with pytest.raises(TypeError, match=rf"has a forward of its own \({type(m).__name__}\)"):
+    assert overrides_forward(m)
+    with pytest.raises(TypeError, match=rf"overrides forward \({type(m).__name__}\)"):
         check_plain("example", m)
 
 
@@ -250,5 +250,5 @@ def test_an_inherited_forward():
     lazy(torch.ones(1, 2))
     plain = [Named(4, 4), Conv1D(4, 4), attention, lazy, nn.Conv2d(2, 2, 1), nn.Embedding(3, 3)]
     for m in [*plain, *(layer(how) for how in COMPUTED)]:
-        assert not has_own_forward(m)
+        assert not overrides_forward(m)
         check_plain("example", m)

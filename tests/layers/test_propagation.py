@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import tensorlab as tl
-from tensorlab.layers import propagation
-from tensorlab.layers.propagation import BACKWARDS, Path, paths, plans, propagate
+from tensorlab.layers import plans as model
+from tensorlab.layers.plans import BACKWARDS, Path, choose_plan, paths, plans
+from tensorlab.layers.propagation import propagate
 from tensorlab.papers.propagation import peak_bytes
 
 SHAPES = [
@@ -43,9 +44,9 @@ def test_every_plan_gives_the_dense_product_and_its_gradients(
     out, in_, size, dtype, chunk, monkeypatch
 ):
     monkeypatch.setattr(
-        propagation, "CPU", propagation.CPU._replace(chunk=chunk)
+        model, "CPU", model.CPU._replace(chunk=chunk)
     )  # 1 byte: the smallest chunks, 16 tokens
-    propagation._choose.cache_clear()
+    choose_plan.cache_clear()
     w = layer(out, in_, size, dtype=dtype)
     x = tokens(42, w.shape[1], dtype).reshape(2, 21, -1).requires_grad_()
     y = x @ w.to_dense().mT
@@ -58,7 +59,7 @@ def test_every_plan_gives_the_dense_product_and_its_gradients(
             assert close(a, b), (path, backward)
     for strategy in ("auto", *BACKWARDS, *map(str, paths(len(out)))):
         assert close(propagate(w, x, strategy), y)
-    propagation._choose.cache_clear()
+    choose_plan.cache_clear()
 
 
 @pytest.mark.parametrize("backward", BACKWARDS)
@@ -258,7 +259,7 @@ def test_auto_is_the_plan_that_is_expected_to_be_fastest():
     for rank, batch in ((1, 4096), (2, 2048), (8, 2048), (64, 64), (64, 1)):
         w = tl.TTMatrix.randn(out=(12, 16, 16), in_=(8, 8, 12), rank=rank)
         shapes = tuple(tuple(c.shape) for c in w.cores)
-        forward, backward, way = propagation._choose(shapes, batch, 4, "cpu", "auto")
+        forward, backward, way = choose_plan(shapes, batch, 4, "cpu", "auto")
         seconds = {
             plan.forward: plan.seconds for plan in plans(w, batch) if plan.backward == "recompute"
         }

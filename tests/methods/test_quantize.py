@@ -674,12 +674,12 @@ class Scaled(nn.Linear):
         return 2 * super().forward(x)
 
 
-def test_a_layer_with_a_forward_of_its_own_is_left_with_a_warning():
+def test_a_layer_that_overrides_forward_is_left_with_a_warning():
     model = nn.Sequential(Scaled(4, 4), nn.Linear(4, 4))
     with pytest.warns(UserWarning, match="quantize_model: left as they are: 0 .*Scaled"):
         tl.quantize_model(model)
     assert type(model[0]) is Scaled and type(model[1]) is tl.QuantizedLinear
-    with pytest.raises(ValueError, match="quantize_model: .*forward of its own"):
+    with pytest.raises(ValueError, match="quantize_model: .*overrides forward"):
         tl.quantize_model(model, "0")
 
 

@@ -7,7 +7,7 @@ import torch
 
 from tensorlab import datasets
 from tensorlab.layers.linear import param_groups
-from tensorlab.layers.surgery import layer_report
+from tensorlab.layers.report import layer_report
 from tensorlab.models.gpt import Characters
 from tensorlab.models.mlp import MLP
 from tensorlab.papers import structured

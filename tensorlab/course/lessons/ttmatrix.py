@@ -10,7 +10,7 @@ from torch import Tensor
 from ... import datasets, plots
 from ...formats.lowrank import LowRank
 from ...formats.ttmatrix import TTMatrix, tt_matrix_svd
-from ...layers.propagation import plans
+from ...layers.plans import plans
 from ...rng import randn
 from ..checks import Check, gaussian
 from ..widgets import Explorer, choice, integer, toggle
