@@ -60,7 +60,6 @@ from .layers.linear import FactorizedLinear, param_groups
 from .layers.propagation import plans, propagate
 from .layers.surgery import layer_report, linear_layers, replace_linear
 from .linalg import truncated_svd
-from .methods._screening import screen_interactions
 from .methods.admm import ADMM
 from .methods.density import TTDensity
 from .methods.dlrt import DLRT, dlrt_start, kls_step, usv_step
@@ -96,6 +95,7 @@ from .methods.quantize import (
     save_quantized,
 )
 from .methods.riemannian import RiemannianSGD
+from .methods.screening import screen_interactions
 from .multilinear import (
     balanced_shape,
     digit_shape,

@@ -22,7 +22,7 @@ from ..arguments import count
 from ..formats.base import Format
 from ..layers.dense import dense_weight, write_weights
 from ..layers.surgery import WEIGHTS, choose, settable
-from ._training import Idle, check_reached, check_trained, evaluate, gets_gradient, weights_of
+from .training import Idle, check_reached, check_trained, evaluate, gets_gradient, weights_of
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ..formats.lowrank import LowRank
 from ..layers.linear import FactorizedLinear
 from ..linalg import choose_rank, extend_basis, orthonormal, small_svd, widen, zero_level
-from ._training import (
+from .training import (
     Idle,
     Processes,
     backward,

@@ -20,7 +20,7 @@ from ..layers.dense import dense_weight, parameters_of, write_weights
 from ..layers.linear import FactorizedLinear
 from ..layers.surgery import WEIGHTS, choose, settable
 from ..linalg import choose_rank, truncated_svd
-from ._training import (
+from .training import (
     Idle,
     backward,
     check_reached,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..arguments import is_integer
 from ..layers.dense import current, dense_weight, is_conv1d, write_weights
 from ..layers.surgery import WEIGHTS, choose, layer_flops, settable
-from ._training import check_trained, weights_of
+from .training import check_trained, weights_of
 
 
 def magnitude_masks(

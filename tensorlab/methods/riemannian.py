@@ -24,7 +24,7 @@ from ..formats.tt import TT
 from ..formats.tt_manifold import Tangent, retract, transport, tt_project
 from ..formats.ttmatrix import TTMatrix
 from ..layers.linear import FactorizedLinear
-from ._training import Idle, Processes, backward, check_reached, check_whole, evaluate, unfrozen
+from .training import Idle, Processes, backward, check_reached, check_whole, evaluate, unfrozen
 
 
 class RiemannianSGD:

@@ -9,12 +9,12 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import tensorlab as tl
-from tensorlab.methods._training import IDLE
 from tensorlab.methods.admm import ADMM
 from tensorlab.methods.dlrt import DLRT, dlrt_start
 from tensorlab.methods.projected import Alternating, Projected
 from tensorlab.methods.pruning import block_masks, hold, lottery, magnitude_masks, prune, sparsity
 from tensorlab.methods.riemannian import RiemannianSGD
+from tensorlab.methods.training import IDLE
 
 F64 = torch.float64
 
