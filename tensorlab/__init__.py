@@ -61,6 +61,7 @@ from .layers.propagation import plans, propagate
 from .layers.surgery import layer_report, linear_layers, replace_linear
 from .linalg import truncated_svd
 from .methods.admm import ADMM
+from .methods.codes import Quantized, quantize
 from .methods.density import TTDensity
 from .methods.dlrt import DLRT, dlrt_start, kls_step, usv_step
 from .methods.expmachine import ExponentialMachine, rank_one_inner
@@ -86,14 +87,8 @@ from .methods.pointcloud import (
 from .methods.projected import Alternating, Projected, prox_rank
 from .methods.protes import Automaton, Optimum, Protes, ProtesFit, protes
 from .methods.pruning import Ticket, block_masks, hold, lottery, magnitude_masks, prune
-from .methods.quantize import (
-    Quantized,
-    QuantizedLinear,
-    load_quantized,
-    quantize,
-    quantize_model,
-    save_quantized,
-)
+from .methods.quantize import QuantizedLinear, quantize_model
+from .methods.quantized_storage import load_quantized, save_quantized
 from .methods.riemannian import RiemannianSGD
 from .methods.screening import screen_interactions
 from .multilinear import (

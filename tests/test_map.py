@@ -51,7 +51,9 @@ ARROWS = {
     },
     "methods": {
         "weighted": {"weighted_ttm"},
-        "kashin": {"quantize"},
+        "kashin": {"codes"},
+        "codes": {"quantize", "quantized_storage"},
+        "quantize": {"quantized_storage"},
         "training": {"admm", "dlrt", "projected", "pruning", "riemannian"},
         "estimator": {"density", "expmachine", "screening"},
         "splines": {"density"},
