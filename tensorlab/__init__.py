@@ -84,7 +84,7 @@ from .methods.pointcloud import (
     tt_nearest,
     tt_permute,
 )
-from .methods.projected import Alternating, Projected, prox_rank
+from .methods.projected import FactorSGD, Projected, prox_rank
 from .methods.protes import Automaton, Optimum, Protes, ProtesFit, protes
 from .methods.pruning import Ticket, block_masks, hold, lottery, magnitude_masks, prune
 from .methods.quantize import QuantizedLinear, quantize_model
@@ -226,7 +226,7 @@ __all__ = [
     "kls_step",
     "usv_step",
     "Projected",
-    "Alternating",
+    "FactorSGD",
     "prox_rank",
     # adapters; constraints; masks
     "add_lora",

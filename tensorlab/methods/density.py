@@ -327,7 +327,7 @@ class TTDensity(Estimator):
                     )
                     cores[:] = [core.permute(2, 1, 0) for core in cores[::-1]]
         if kept is None:
-            raise ValueError("TTDensity.fit: needs steps that stay finite, got none")
+            raise FloatingPointError("TTDensity.fit: needs steps that stay finite, got none")
         return [TT(tuple(core.contiguous() for core in train)) for train in kept], tuple(history)
 
     def _batch(self, x, generator):
@@ -364,7 +364,7 @@ class TTDensity(Estimator):
             loss.backward()
             adam.step()
         if kept is None:
-            raise ValueError(
+            raise FloatingPointError(
                 f"TTDensity.fit: needs steps that stay finite, got none with lr={self.lr}"
             )
         return [TT(tuple(train)) for train in kept], tuple(history)
