@@ -22,6 +22,7 @@ from ..layers.surgery import WEIGHTS, choose, settable
 from ..linalg import choose_rank, truncated_svd
 from .training import (
     Idle,
+    TrainingMethod,
     backward,
     check_finite,
     check_reached,
@@ -29,6 +30,7 @@ from .training import (
     evaluate,
     gets_gradient,
     group_of,
+    rank_of,
     weights_of,
 )
 
@@ -48,7 +50,7 @@ def prox_rank(w: Tensor, price: float) -> tuple[Tensor, int]:
     return (u[:, :r] * s[:r]) @ vh[:r], r
 
 
-class Projected:
+class Projected(TrainingMethod):
     """Trains dense weights and keeps them of low rank by an SVD of each, every step or every few
     [Yang2020].
 
@@ -86,7 +88,7 @@ class Projected:
         self.optimizer, self.every = optimizer, count("Projected", "every", every)
         self.layers = settable("Projected", choose("Projected", model, names, WEIGHTS), optimizer)
         self.rank, self.rtol, self.price = rank, rtol, price
-        self.steps, self.ranks, self._idle = 0, {}, Idle("Projected")
+        self.steps, self._ranks, self._idle = 0, {}, Idle("Projected")
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
         """A step of the optimizer, then the projection of each weight, a kernel flattened to (T, S
@@ -108,6 +110,21 @@ class Projected:
             self._project()
         return loss.detach()
 
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The rank of each weight at the last projection, by name."""
+        return dict(self._ranks)
+
+    def state_dict(self) -> dict:
+        """What a checkpoint needs besides the model's: the optimizer's state, the steps and the
+        ranks."""
+        return super().state_dict() | {"ranks": self.ranks}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on where `state_dict` was taken; the model's own state is loaded first."""
+        super().load_state_dict(state)
+        self._ranks = dict(state["ranks"])
+
     @torch.no_grad()
     def _project(self) -> None:
         low = {}
@@ -116,10 +133,10 @@ class Projected:
             check_finite("Projected", name, self.steps, w)
             if self.price is None:
                 u, s, vh = truncated_svd(w.flatten(1), self.rank, rtol=self.rtol)
-                near, self.ranks[name] = (u * s) @ vh, len(s)
+                near, self._ranks[name] = (u * s) @ vh, len(s)
             else:
                 length = group_of(self.optimizer, parameters_of(layer)[0])["lr"] * self.every
-                near, self.ranks[name] = prox_rank(w.flatten(1), self.price * length)
+                near, self._ranks[name] = prox_rank(w.flatten(1), self.price * length)
             low[name] = near.view_as(w)
         write_weights("Projected", self.layers, low)
 
@@ -136,7 +153,7 @@ def balanced(w: LowRank) -> LowRank:
     return LowRank(w.u.detach() @ root, w.v.detach() @ root)
 
 
-class FactorSGD:
+class FactorSGD(TrainingMethod):
     """Trains what there is by gradient steps: all parameters at once, or first the left factors,
     then the right ones.
 
@@ -153,14 +170,17 @@ class FactorSGD:
     """
 
     def __init__(self, model: nn.Module, optimizer, *, alternate: bool = False):
-        layers = [m for m in model.modules() if isinstance(m, FactorizedLinear)]
+        self.layers = {
+            name: m for name, m in model.named_modules() if isinstance(m, FactorizedLinear)
+        }
+        layers = list(self.layers.values())
         many = [len(m.tensors) for m in layers if len(m.tensors) != 2]
         if alternate and (many or not layers):
             raise ValueError(
                 f"FactorSGD: needs layers of two factors to alternate, got "
                 f"{many[0] if many else 'no factors'}"
             )
-        self.optimizer = optimizer
+        self.optimizer, self.steps = optimizer, 0
         every = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         right = {id(m.tensors[1]) for m in layers}
         self.turns = (
@@ -191,4 +211,10 @@ class FactorSGD:
             for p, g in zip(part, found):
                 p.grad = g
             self.optimizer.step()
+        self.steps += 1
         return losses[0].detach()
+
+    @property
+    def ranks(self) -> dict[str, int | tuple[int, ...]]:
+        """The rank of each layer that holds a format, by name; it never changes."""
+        return {name: rank_of(layer.weight) for name, layer in self.layers.items()}
