@@ -132,7 +132,7 @@ class RiemannianSGD(TrainingMethod):
         before = {
             name: m.weight.with_tensors(t.detach() for t in m.tensors) for name, m in layers.items()
         }
-        points = {name: as_train(w) for name, w in before.items()}
+        points = {name: w.to_tt() for name, w in before.items()}
         here = {name: tt_project(x, x) for name, x in points.items()}
         for name, w in before.items():
             self.layers[name].set_weight(_like(w, here[name].to_tt()))
@@ -177,19 +177,6 @@ class RiemannianSGD(TrainingMethod):
             name: Tangent(**{part: held(value) for part, value in parts.items()})
             for name, parts in state["velocity"].items()
         }
-
-
-def as_train(w: LowRank | TTMatrix) -> TT:
-    """A weight as a tensor train: of a `LowRank` u vᴴ with the cores u and vᴴ, of a `TTMatrix` its
-    own.
-
-    >>> as_train(LowRank.randn((5, 4), 2))
-    TT(shape=(5, 4), ranks=(2,), stores 18 of 20)
-    """
-    if isinstance(w, TTMatrix):
-        return w.train
-    w = w.merged()
-    return TT((w.u[None], w.v.mH[:, :, None]))
 
 
 def _like(w, x: TT):
