@@ -51,6 +51,25 @@ def scalar(value) -> float | complex | Tensor:
     return float(value) if isinstance(value, Real) else complex(value)
 
 
+def is_real(number: float | complex | Tensor) -> bool:
+    """Whether a `scalar` is real, by its type.
+
+    >>> is_real(2.0), is_real(2j), is_real(torch.tensor(2j))
+    (True, False, False)
+    """
+    return not number.is_complex() if isinstance(number, Tensor) else isinstance(number, float)
+
+
+def values_of(who: str, f, index: Tensor):
+    """What a user's function gives at an index. Raises RuntimeError from what it raises, which stays
+    as it is."""
+    try:
+        return f(index)
+    except Exception as error:
+        got = f"{type(error).__name__}: {error}"
+        raise RuntimeError(f"{who}: needs the values of f, got {got}") from error
+
+
 def returned(who: str, value, device=None) -> Tensor:
     """What a user's function returned as a tensor, on `device` unless it is one already; raises
     TypeError for what is no array of numbers.

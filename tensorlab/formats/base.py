@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from ..arguments import is_integer, scalar
+from ..arguments import is_integer, is_real, scalar
 from ..capture import known, readable
 from ..linalg import ldexp, real, size_exponent, spread, wide, widen
 from ..multilinear import check_index
@@ -206,12 +206,14 @@ class Format:
     def scale(self, number) -> "Format":
         """The multiple by a number."""
         number = scalar(number)
-        plain = not number.is_complex() if isinstance(number, Tensor) else isinstance(number, float)
-        dtype = self.dtype if plain else torch.promote_types(self.dtype, torch.complex64)
-        tensors, carrier = list(self._cast(dtype).tensors()), self._carrier
+        dtype = self.dtype
+        if not is_real(number):
+            dtype = torch.promote_types(dtype, torch.complex64)
+        form, carrier = self._cast(dtype), self._carrier
+        tensors = list(form.tensors())
         power = 0 if isinstance(number, Tensor) else math.frexp(abs(number))[1]
         if abs(power) > math.log2(torch.finfo(dtype).max) / 2:  # more than one tensor may hold
-            tensors = spread(self._cast(dtype)._even().tensors(), carrier, power, dtype)
+            tensors = spread(form._even().tensors(), carrier, power, dtype)
             number = number * 2.0 ** (power // 2 - power) * 2.0 ** -(power // 2)
         tensors[carrier] = tensors[carrier] * number
         return self.with_tensors(tensors)
@@ -308,9 +310,8 @@ class Format:
     def _index(self, index) -> Tensor:
         """Multi-indices (batch, d) of integers, checked against the shape; negative ones count from
         the end."""
-        index = torch.as_tensor(index, device=self.device)
-        place = check_index(f"{type(self).__name__}.at", index, self.shape)
-        return place if readable(index) else _looked_up(place, self.shape)
+        place = check_index(f"{type(self).__name__}.at", index, self.shape, self.device)
+        return place if readable(place) else _looked_up(place, self.shape)
 
 
 class ReadAsMatrix:

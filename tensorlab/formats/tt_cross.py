@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..arguments import count, is_integer, number, returned
+from ..arguments import count, is_integer, number, returned, values_of
 from ..fit import Fit
 from ..linalg import EPS, check_dense, near_one, norm, orthogonalize, solve, widen
 from ..multilinear import check_int64, digit_shape, from_digits, index_keys
@@ -78,8 +78,8 @@ def tt_cross(
 
     Where the values carry a graph, so does the result: its cores are built from them, with the
     fibres held fixed. Raises ValueError for a bad argument and for values that are not finite,
-    TypeError for values that are not floating; what f raises goes through. Each of these carries
-    the `CrossFit` so far as `.partial` (None before the first train).
+    TypeError for values that are not floating, RuntimeError from what f raises. Each of these
+    carries the `CrossFit` so far as `.partial` (None before the first train).
 
     >>> f = lambda index: 1 / (1 + index.double().sum(1))
     >>> fit = tt_cross(f, (20,) * 6, rtol=1e-4, budget=20_000, generator=torch.Generator().manual_seed(0))
@@ -123,7 +123,7 @@ def tt_cross_steps(
     try:
         for fit in _sweeps(values, sample, rtol):
             yield fit
-    except Exception as error:
+    except (ValueError, TypeError, RuntimeError) as error:  # what f raises is the cause of the last
         error.partial = fit
         raise
 
@@ -363,7 +363,9 @@ class _Values:
         return found.reshape(table)
 
     def _ask(self, points):
-        given = returned("tt_cross", self.f(points.to(self.device)), self.device)
+        given = returned(
+            "tt_cross", values_of("tt_cross", self.f, points.to(self.device)), self.device
+        )
         if given.shape != (len(points),):
             need = f"f to return {len(points)} values for indices of shape {tuple(points.shape)}"
             raise ValueError(f"tt_cross: needs {need}, got shape {tuple(given.shape)}")

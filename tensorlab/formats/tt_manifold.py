@@ -20,7 +20,7 @@ from numbers import Number
 import torch
 from torch import Tensor
 
-from ..arguments import count, number, scalar
+from ..arguments import count, is_real, number, scalar
 from ..fit import Fit
 from ..linalg import check_dense, ldexp, norm, size_exponent
 from .tt import TT, tt_round, unfolding_ranks
@@ -91,8 +91,7 @@ class Tangent:
         if not isinstance(number, (Number, Tensor)) or getattr(number, "ndim", 0):
             return NotImplemented
         number = scalar(number)
-        plain = not number.is_complex() if isinstance(number, Tensor) else isinstance(number, float)
-        v = self if plain else self.to(torch.promote_types(self.dtype, torch.complex64))
+        v = self if is_real(number) else self.to(torch.promote_types(self.dtype, torch.complex64))
         return replace(v, deltas=tuple(d * number for d in v.deltas))
 
     __rmul__ = __mul__

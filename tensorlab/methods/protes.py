@@ -23,7 +23,7 @@ from numbers import Real
 import torch
 from torch import Tensor
 
-from ..arguments import count, is_integer, returned
+from ..arguments import count, is_integer, returned, values_of
 from ..fit import Fit
 from ..formats.base import check_shape
 from ..formats.tt import TT
@@ -162,23 +162,11 @@ def protes(
     )
     try:
         while len(index := search.ask()):
-            values = _values(f, index, search)
-            search.tell(values)
-    except (ValueError, TypeError) as error:  # of `tell`; what f raises is the cause of another
+            search.tell(values_of("protes", f, index))
+    except (ValueError, TypeError, RuntimeError) as error:  # what f raises is the cause of the last
         error.partial = search.fit()
         raise
     return search.fit()
-
-
-def _values(f, index: Tensor, search: "Protes"):
-    """f at the points. Raises RuntimeError from what f raises, which stays as it is."""
-    try:
-        return f(index)
-    except Exception as error:
-        got = f"{type(error).__name__}: {error}"
-        failed = RuntimeError(f"protes: needs the values of f, got {got}")
-        failed.partial = search.fit()
-        raise failed from error
 
 
 class Protes:

@@ -416,18 +416,19 @@ def test_no_budget_is_exceeded(budget):
         assert fit.evaluations == len(f.asked) <= budget and fit.value.shape == (9, 9, 9)
 
 
-def test_what_the_function_raises_comes_back_with_the_train_so_far():
+def test_what_the_function_raises_is_the_cause_of_an_error_with_the_train_so_far():
     grid, function = FUNCTIONS["1/norm"]
-    calls = []
+    calls, own = [], OSError("the solver died")
 
     def f(index):
         calls.append(len(index))
         if sum(calls) > 12_000:
-            raise OSError("the solver died")
+            raise own
         return function(grid[index])
 
-    with pytest.raises(OSError, match="the solver died") as caught:
+    with pytest.raises(RuntimeError, match="tt_cross: .*the solver died") as caught:
         tl.tt_cross(f, (N,) * 6, rtol=1e-8, budget=90_000, generator=gen())
+    assert caught.value.__cause__ is own and not hasattr(own, "partial")
     partial = caught.value.partial
     assert isinstance(partial, tl.CrossFit) and not partial.converged and len(partial.history) > 1
     assert true_error(partial, function, grid) < 0.1
@@ -435,7 +436,7 @@ def test_what_the_function_raises_comes_back_with_the_train_so_far():
     def broken(index):
         raise OSError
 
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(RuntimeError, match="OSError") as caught:
         tl.tt_cross(broken, (4, 4), rtol=1e-2, budget=100)
     assert caught.value.partial is None
 
