@@ -42,6 +42,7 @@ ARROWS = {
         "*": {"storage", "exchange"},
     },
     "layers": {
+        "holding": {"linear", "embedding"},
         "dense": {"select", "report", "linear", "surgery", "conv", "embedding"},
         "select": {"surgery", "report", "conv"},
         "report": {"conv"},
