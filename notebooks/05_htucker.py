@@ -59,7 +59,7 @@ for name in lesson.TreeExplorer.names:
 x = lesson.functions("1 / (1 + sum)", 6)
 ht = tl.ht_svd(x, rtol=1e-8, tree=tl.linear_tree(6))
 print(
-    f"tree {ht.tree}: ranks {tl.TT(ht.train()).ranks}\ntrain: {' ' * 22}ranks {tl.tt_svd(x, rtol=1e-8).ranks}"
+    f"tree {ht.tree}: ranks {ht.to_tt().ranks}\ntrain: {' ' * 22}ranks {tl.tt_svd(x, rtol=1e-8).ranks}"
 )
 
 # %% [markdown]

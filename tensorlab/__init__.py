@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from .fit import Fit
 from .formats.blocktt import BlockTT
 from .formats.cp import CP, cp_als, cp_als_steps
+from .formats.cp_stable import cp_degeneracy, cp_stable
 from .formats.exchange import from_tensorly, from_tntorch, to_tensorly, to_tntorch
 from .formats.htucker import HT, balanced_tree, ht_round, ht_svd, linear_tree
 from .formats.kronecker import Kronecker, kron_rearrange, kron_svd
@@ -47,8 +48,6 @@ from .layers.conv import (
     conv_flops,
     conv_kernel,
     cp_conv,
-    cp_degeneracy,
-    cp_stable,
     spatial_conv,
     svd_conv,
     tt_conv,

@@ -36,9 +36,19 @@ ARROWS = {
     },
     "formats": {
         "base": {"*"},
-        "tt": {"tt_cross", "tt_manifold", "tt_completion", "tt_sampling", "ttmatrix"},
+        "tt": {
+            "tt_cross",
+            "tt_manifold",
+            "tt_completion",
+            "tt_sampling",
+            "ttmatrix",
+            "lowrank",
+            "htucker",
+        },
         "tt_manifold": {"tt_completion"},
         "blocktt": {"monarch"},
+        "cp": {"cp_stable"},
+        "modes": {"blocktt", "kronecker", "monarch", "ttmatrix"},
         "*": {"storage", "exchange"},
     },
     "layers": {

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from ..linalg import choose_rank, norm, rank_caps, root, safe_scale, small_svd, wide, zero_level
 from ..rng import randn
-from ._modes import check_matrix, check_size, pad, pad_input, split_shape
 from .base import SplitMatrix, check_same
+from .modes import check_matrix, check_size, pad, pad_input, split_shape
 
 
 @dataclass(frozen=True, eq=False, repr=False)

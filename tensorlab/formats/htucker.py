@@ -33,6 +33,7 @@ from ..linalg import (
 )
 from ..rng import randn
 from .base import Format, check_same, check_shape
+from .tt import TT
 
 BLOCK = 1 << 20  # entries of an intermediate result of `HT.at`
 
@@ -218,23 +219,25 @@ class HT(Format):
         factors = (first[..., 0], *(eye(len(c)) for c in middle), last[:, 0])
         return cls(factors, (eye(first.shape[1])[..., None], *middle), linear_tree(len(cores)))
 
-    def train(self) -> tuple[Tensor, ...]:
-        """The cores (r_left, n, r_right) of the tensor train that an HT on the tree (0, (1, (2,
-        ...))) is.
+    def to_tt(self) -> TT:
+        """The tensor train that an HT on the tree (0, (1, (2, ...))) is, with the ranks of its
+        inner nodes.
 
-        >>> [tuple(c.shape) for c in HT.randn((4, 5, 6), 2, tree=linear_tree(3)).train()]
-        [(1, 4, 2), (2, 5, 2), (2, 6, 1)]
+        Raises ValueError for any other tree.
+
+        >>> HT.randn((4, 5, 6), 2, tree=linear_tree(3)).to_tt()
+        TT(shape=(4, 5, 6), ranks=(2, 2), stores 40 of 120)
         """
         if self.packed(self.tree) != self.packed(linear_tree(self.ndim)):
             need = reprlib.repr(linear_tree(self.ndim))
-            raise ValueError(f"HT.train: needs the tree {need}, got {reprlib.repr(self.tree)}")
+            raise ValueError(f"HT.to_tt: needs the tree {need}, got {reprlib.repr(self.tree)}")
         if self.ndim == 1:
-            return (self.factors[0][None],)
+            return TT((self.factors[0][None],))
         first = self.factors[0] @ self.cores[0][..., 0]
         middle = (
             torch.einsum("na,abr->rnb", f, c) for f, c in zip(self.factors[1:-1], self.cores[1:])
         )
-        return (first[None], *middle, self.factors[-1].mT[..., None])
+        return TT((first[None], *middle, self.factors[-1].mT[..., None]))
 
     @staticmethod
     def packed(tree):

@@ -29,8 +29,8 @@ from ..linalg import (
 )
 from ..multilinear import khatri_rao
 from ..rng import randn
-from ._modes import check_matrix, check_size, pad, pad_input, split_shape
 from .base import SplitMatrix, check_same, check_shape, ratio
+from .modes import check_matrix, check_size, pad, pad_input, split_shape
 
 
 @dataclass(frozen=True, eq=False, repr=False)

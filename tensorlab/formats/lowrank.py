@@ -10,6 +10,7 @@ from ..capture import differentiated
 from ..linalg import norm, orthogonalize, project, rank_caps, root, wide, wide_svd
 from ..rng import randn
 from .base import MatrixFormat, check_same, check_shape
+from .tt import TT
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -119,6 +120,15 @@ class LowRank(MatrixFormat):
         """The same matrix as two factors: s goes into u."""
         even = self._even()
         return LowRank(even._left(), even.v)
+
+    def to_tt(self) -> TT:
+        """The tensor train of two modes, out and in, with the cores u s and vᴴ.
+
+        >>> LowRank.randn((5, 4), 2).to_tt()
+        TT(shape=(5, 4), ranks=(2,), stores 18 of 20)
+        """
+        w = self.merged()
+        return TT((w.u[None], w.v.mH[:, :, None]))
 
     def round(self, rank: int | None = None, *, rtol: float | None = None) -> "LowRank":
         """The best w of lower rank, from the SVD of the small middle factor; balanced factors as in

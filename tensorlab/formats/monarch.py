@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..arguments import is_integer
-from ._modes import split_shape
 from .base import check_shape
 from .blocktt import BlockTT
+from .modes import split_shape
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -228,7 +228,7 @@ def tt_svd(x: Tensor, rank=None, *, rtol: float | None = None) -> TT:
             y, a, lo = project(matrix, v), len(s), lo + p
             cores = _split(slab, _weight(y, s), caps[lo - p : lo - 1][::-1], delta)
             left, y = left + [_mirror(c) for c in cores][::-1], y.mT
-    middle = y.reshape(a, modes[lo], b).to(wide(dtype))
+    middle = y.reshape(a, modes[lo], b).to(wide(dtype), copy=y is x)  # one mode: x itself
     return TT(spread([*left, middle, *right], len(left), 1 - math.frexp(scale)[1], dtype))
 
 
@@ -367,8 +367,10 @@ def _in_range(trains, compute):
     swing, least = _swing(trains, value.amin() if value.numel() else value.new_ones(()))
     if least == 0.0 and swing < most / 4:
         least = float((value + (value == 0)).amin())
+    if swing >= most - 23:
+        return compute(True)
     lost = 2.0 ** (swing - most + 20) / torch.finfo(value.dtype).eps
-    return out if swing < most - 23 and least > lost else compute(True)
+    return out if least > lost else compute(True)
 
 
 def _swing(trains, value: Tensor) -> tuple[float, float]:

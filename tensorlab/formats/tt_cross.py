@@ -141,7 +141,7 @@ def _sweeps(values: "_Values", sample: int, rtol: float) -> Iterator[CrossFit]:
     noise = 16 * torch.finfo(values.values.dtype).eps + 48 * EPS  # rounding of values and of sums
     level = noise
     while True:
-        tt = state.train()
+        tt = state.to_tt()
         error, size, held, enough = values.judge(tt, rtol)
         history = (*history, error)
         done = enough and error <= rtol
@@ -406,7 +406,7 @@ class _Cross:
     def pivots(self):
         return tuple(zip(self.left[1:], self.right[1:]))
 
-    def train(self) -> TT:
+    def to_tt(self) -> TT:
         """The interpolating train, with the graph and the dtype of the values."""
         values = self.values.values
         cores = [

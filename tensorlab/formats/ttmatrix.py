@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..linalg import check_cut
-from ._modes import check_size, pad_input
 from .base import SplitMatrix, check_same, check_shape, ratio
+from .modes import check_size, pad_input
 from .tt import TT, tt_round, tt_svd
 
 
@@ -88,14 +88,17 @@ class TTMatrix(SplitMatrix):
     def ranks(self):
         return tuple(c.shape[0] for c in self.cores[1:])
 
-    @property
-    def train(self) -> TT:
-        """The tensor train of the interleaved tensor, modes out_k in_k, padding included."""
+    def to_tt(self) -> TT:
+        """The tensor train of the interleaved tensor, modes out_k in_k, padding included.
+
+        >>> TTMatrix.randn(out=(2, 3), in_=(4, 5), rank=2).to_tt()
+        TT(shape=(8, 15), ranks=(2,), stores 46 of 120)
+        """
         return TT(tuple(c.flatten(1, 2) for c in self.cores))
 
     def to_dense(self) -> Tensor:
         d, (m, n) = len(self.cores), self.shape
-        x = self.train.to_dense().reshape([k for pair in zip(self.out, self.in_) for k in pair])
+        x = self.to_tt().to_dense().reshape([k for pair in zip(self.out, self.in_) for k in pair])
         return x.permute(*range(0, 2 * d, 2), *range(1, 2 * d, 2)).reshape(self.padded)[:m, :n]
 
     def _apply(self, x):
@@ -125,12 +128,12 @@ class TTMatrix(SplitMatrix):
         )
 
     def norm(self) -> Tensor:
-        return self._inside().train.norm()
+        return self._inside().to_tt().norm()
 
     def dot(self, other: "TTMatrix") -> Tensor:
         """<self, other> = sum of conj(self) * other, in the trains."""
         a, b = self._pair(other, "dot")
-        return a._inside().train.dot(b.train)
+        return a._inside().to_tt().dot(b.to_tt())
 
     def at(self, index) -> Tensor:
         """Entries at many indices: (batch, 2) -> (batch,)."""
@@ -139,12 +142,12 @@ class TTMatrix(SplitMatrix):
         for m, n in zip(self.out[::-1], self.in_[::-1]):
             digits.append(rows % m * n + columns % n)
             rows, columns = rows // m, columns // n
-        return self.train.at(torch.stack(digits[::-1], 1))
+        return self.to_tt().at(torch.stack(digits[::-1], 1))
 
     def round(self, rank=None, *, rtol: float | None = None) -> "TTMatrix":
         """The TT-matrix of smallest ranks within a tolerance, `tt_round` of its train; padding is
         first set to zero."""
-        return self._like(tt_round(self._inside().train, rank, rtol=rtol))
+        return self._like(tt_round(self._inside().to_tt(), rank, rtol=rtol))
 
     def _same(self, other, sign):
         super()._same(other, sign)
@@ -155,10 +158,10 @@ class TTMatrix(SplitMatrix):
             )
 
     def _add(self, other):
-        return self._like(self.train + other.train)
+        return self._like(self.to_tt() + other.to_tt())
 
     def _times(self, other):
-        return self._like(self.train * other.train)
+        return self._like(self.to_tt() * other.to_tt())
 
     def _like(self, train):
         return _from_train(train, self.out, self.in_, self.size)
@@ -173,7 +176,7 @@ class TTMatrix(SplitMatrix):
             torch.einsum("amb,cnd->acmnbd", a, b).flatten(4).flatten(0, 1).flatten(1, 2)
             for a, b in pairs
         ]
-        return self._like(self.train * TT(tuple(c.to(self.dtype).to(self.device) for c in ones)))
+        return self._like(self.to_tt() * TT(tuple(c.to(self.dtype).to(self.device) for c in ones)))
 
 
 def tt_matrix_svd(w: Tensor, out, in_, rank=None, *, rtol: float | None = None) -> TTMatrix:

@@ -7,7 +7,7 @@ channels are mixed by 1 x 1 convolutions. [Lebedev2015] [Kim2016] [Jaderberg2014
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from numbers import Real
 from typing import NamedTuple
 
@@ -15,10 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..arguments import count, is_integer, number
-from ..fit import Fit
-from ..formats.base import distance
-from ..formats.cp import CP, cp_als_steps
+from ..arguments import is_integer
+from ..formats.cp_stable import RIDGE, cp_degeneracy, cp_stable
 from ..formats.lowrank import LowRank
 from ..formats.tt import tt_svd, unfolding_ranks
 from ..linalg import (
@@ -26,21 +24,16 @@ from ..linalg import (
     rank_caps,
     right_basis,
     safe_scale,
-    solve_gram,
-    spread,
-    wide,
     widen,
     zero_level,
 )
-from ..multilinear import khatri_rao, unfold
-from ..rng import check_generator
+from ..multilinear import unfold
 from .dense import check_plain, current, dense_weight, is_lazy, like
 from .linear import FactorizedLinear
 from .report import layer_flops
 from .select import say
 
 DEGENERATE = 100.0  # a CP whose terms have this many times the energy of their sum is warned of
-RIDGE = 1e-3
 
 
 class Link(NamedTuple):
@@ -197,129 +190,6 @@ def spatial_conv(
     w = LowRank.from_dense(kernel.permute(1, 2, 0, 3).reshape(s * kh, t * kw), cap, rtol=rtol)
     first, second = w.u.reshape(s, kh, -1), w.v.conj().reshape(t, kw, -1)
     return _chain(layer, links(w.ranks), [first.permute(2, 0, 1), second.permute(0, 2, 1)])
-
-
-# ------------------------------------------------------------------------------------ the stable CP
-
-
-def cp_degeneracy(cp: CP) -> float:
-    """Energy of the terms over the energy of their sum: sum_r |term_r|^2 / |cp|^2.
-
-    1 for orthogonal terms, 1/r for r equal ones; it grows without bound where terms grow and
-    cancel. The terms of a chain of convolutions are what training moves: this is the factor by
-    which their noise outweighs the kernel's.
-
-    >>> unit = torch.eye(3)
-    >>> round(cp_degeneracy(CP(torch.ones(3), (unit, unit, unit))), 6)
-    1.0
-    """
-    energy = widen(cp.normalized().weights).abs().square().sum()
-    return float(energy / cp.norm().double().square())
-
-
-def cp_stable(
-    x: Tensor,
-    rank: int,
-    *,
-    ridge: float = RIDGE,
-    init: str | CP = "hosvd",
-    tol: float = 1e-8,
-    max_iter: int = 200,
-    generator: torch.Generator | None = None,
-) -> Fit[CP]:
-    """CP whose terms cannot diverge: alternating least squares with a price on the energy of the
-    terms.
-
-        minimise |x - sum_r term_r|^2 + ridge sum_r |term_r|^2,    so that    sum_r |term_r|^2 <= |x|^2 / ridge
-
-    With the other factors at unit columns a mode solves a (Γ + ridge I) = m: a ridge on the normal
-    equations, and the objective never grows. A best CP need not exist [DeSilvaLim2008]: without the
-    price terms may grow and cancel; that a small energy at the same error is what makes a CP of a
-    kernel train is [Phan2020], where the error is held and the sensitivity minimized. Stops when
-    the root of the objective, relative to |x|, changes by less than `tol`. history: relative error
-    after each sweep, the last that of the value. init: as in `cp_als`. ridge=0.0 is plain `cp_als`,
-    in float64. From the rank x.numel() / max(x.shape) on the answer is exact and needs no sweep:
-    one term for each fiber along the longest mode.
-
-    >>> x = CP.randn((5, 6, 7), 2, generator=torch.Generator().manual_seed(0)).to_dense()
-    >>> cp_stable(x, 2, ridge=1e-6).history[-1] < 1e-3
-    True
-    """
-    max_iter = count("cp_stable", "max_iter", max_iter)
-    sweeps, history, costs = _stable_sweeps(x, rank, ridge, init, generator), [], []
-    converged = False
-    while not converged and len(history) < max_iter:
-        cp, error, energy = next(sweeps)
-        history.append(error)
-        costs.append(math.sqrt(error**2 + ridge * energy))  # without a price `cp_als`'s error
-        converged = error == 0.0 or (len(costs) > 1 and abs(costs[-2] - costs[-1]) < tol)
-    history[-1] = distance(x, cp)  # with what rounding to x.dtype adds
-    return Fit(cp, tuple(history), converged)
-
-
-def cp_stable_steps(
-    x: Tensor, rank: int, *, ridge: float = RIDGE, init="hosvd", generator=None
-) -> Iterator[tuple[CP, float]]:
-    """The sweeps of `cp_stable`, one after another: pairs of the CP so far, with unit columns, and
-    its relative error.
-
-    init: as in `cp_als`, whose first sweep is the start.
-
-    >>> cp, error = next(cp_stable_steps(torch.ones(3, 4, 5), 1))
-    >>> round(error, 2)
-    0.0
-    """
-    for cp, error, _ in _stable_sweeps(x, rank, ridge, init, generator):
-        yield cp, error if cp.dtype == wide(cp.dtype) else distance(x, cp)
-
-
-def _stable_sweeps(x, rank, ridge, init, generator):
-    """Triples of the CP, and of its relative error and the energy of its terms before rounding to
-    x.dtype."""
-    length = check_dense(x, "cp_stable")
-    if x.ndim < 2:
-        raise ValueError(f"cp_stable: needs at least 2 modes, got shape {tuple(x.shape)}")
-    (r,) = rank_caps("cp_stable", rank, None, x.shape, 1)
-    ridge = number("cp_stable", "ridge", ridge)
-    check_generator("cp_stable", generator)
-    if length == 0.0 or r >= x.numel() // max(x.shape):
-        yield _in_dtype(*_fibers(widen(x.detach()), r), 1.0, x.dtype), 0.0, 0.0
-        return
-    y = widen(x.detach()) / length
-    start, _ = next(cp_als_steps(y, r, init=init, generator=generator))
-    factors, price = list(start.normalized().factors), ridge * torch.eye(r).to(y)
-    while True:
-        for k in range(x.ndim):
-            kr = khatri_rao(*factors[:k], *factors[k + 1 :])
-            a = solve_gram(
-                (kr.mT @ kr.conj() + price).mT, (unfold(y, k) @ kr.conj()).mT
-            ).mT  # a (Γ + ridge I) = m
-            weights = torch.linalg.vector_norm(a, dim=0)
-            factors[k] = a / torch.where(weights > 0, weights, torch.ones_like(weights))
-        error = float(torch.linalg.vector_norm(unfold(y, k) - a @ kr.mT))
-        energy = float(weights.square().sum())
-        yield _in_dtype(weights, factors, length, x.dtype), error, energy
-
-
-def _in_dtype(weights, factors, length: float, dtype) -> CP:
-    """`length` times a CP, in `dtype`."""
-    mantissa, exponent = math.frexp(length)
-    weights, *factors = spread([weights * mantissa, *factors], 0, exponent, dtype)
-    return CP(weights, tuple(factors))
-
-
-def _fibers(x: Tensor, r: int):
-    """Weights and factors of the CP with one term for each fiber along the longest mode, which is
-    exact; the first r terms, largest first."""
-    long = max(range(x.ndim), key=lambda k: x.shape[k])
-    others = [n for k, n in enumerate(x.shape) if k != long]
-    index = torch.cartesian_prod(*(torch.arange(n, device=x.device) for n in others)).reshape(
-        -1, len(others)
-    )
-    factors = [F.one_hot(i, n).mT.to(x.dtype) for i, n in zip(index.unbind(1), others)]
-    factors.insert(long, unfold(x, long))
-    cp = CP(torch.ones_like(factors[long][0]), tuple(factors)).normalized()
-    return cp.weights[:r], [f[:, :r] for f in cp.factors]
 
 
 def _smallest(fit, cap, rtol):

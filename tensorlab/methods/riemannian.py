@@ -125,7 +125,7 @@ class RiemannianSGD:
         before = {
             name: m.weight.with_tensors(t.detach() for t in m.tensors) for name, m in layers.items()
         }
-        points = {name: as_train(w) for name, w in before.items()}
+        points = {name: w.to_tt() for name, w in before.items()}
         here = {name: tt_project(x, x) for name, x in points.items()}
         with meanwhile(layers, {n: _like(w, here[n].to_tt()) for n, w in before.items()}):
             loss = evaluate("RiemannianSGD.step", closure)
@@ -151,24 +151,11 @@ class RiemannianSGD:
         """Go on where `state_dict` was taken; the model's own state is loaded first."""
         self.steps = state["steps"]
         self.optimizer.load_state_dict(state["optimizer"])
-        weight = {name: as_train(self.layers[name].weight) for name in state["velocity"]}
+        weight = {name: self.layers[name].weight.to_tt() for name in state["velocity"]}
         self.velocity = {
             name: tt_project(weight[name], TT(tuple(cores)))
             for name, cores in state["velocity"].items()
         }
-
-
-def as_train(w: LowRank | TTMatrix) -> TT:
-    """A weight as a tensor train: of a `LowRank` u vᴴ with the cores u and vᴴ, of a `TTMatrix` its
-    own.
-
-    >>> as_train(LowRank.randn((5, 4), 2))
-    TT(shape=(5, 4), ranks=(2,), stores 18 of 20)
-    """
-    if isinstance(w, TTMatrix):
-        return w.train
-    w = w.merged()
-    return TT((w.u[None], w.v.mH[:, :, None]))
 
 
 def _like(w, x: TT):

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from .. import datasets
-from ..formats._modes import near_shape
 from ..formats.lowrank import LowRank
+from ..formats.modes import near_shape
 from ..formats.tt import tt_svd
 from ..formats.ttmatrix import tt_matrix_svd
 from ..formats.tucker import hosvd

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tensors import RTOLS, relative_error
 
 import tensorlab as tl
-from tensorlab.formats._modes import near_shape, split_shape
+from tensorlab.formats.modes import near_shape, split_shape
 
 F64 = dict(dtype=torch.float64)
 

@@ -110,7 +110,7 @@ def test_the_last_error_is_that_of_the_value(name, dtype, kind):
 def test_steps_in_half_precision_report_what_they_yield():
     for dtype in (torch.float16, torch.bfloat16):
         x = given((5, 6, 4), dtype)
-        for steps in (tl.cp_als_steps, tl.layers.conv.cp_stable_steps):
+        for steps in (tl.cp_als_steps, tl.formats.cp_stable.cp_stable_steps):
             for _, (cp, error) in zip(range(4), steps(x, 2)):
                 assert error == pytest.approx(missed(cp, x), rel=1e-6)
 

@@ -93,7 +93,7 @@ def test_a_linear_tree_gives_the_train(ranks, generator):
     bond = {(1, 2, 3): ranks[0], (2, 3): ranks[1], (3,): ranks[2]}
     ht = tl.ht_svd(x, tuple(bond.get(node, 9) for node in nodes), tree=tree)
     assert torch.allclose(ht.to_dense(), from_the_right(x, ranks), atol=1e-12)
-    train = tl.TT(ht.train())
+    train = ht.to_tt()
     assert train.ranks == ranks and relative_error(train.to_dense(), ht.to_dense()) < 1e-14
     ours, theirs = (
         relative_error(t.to_dense(), x) for t in (train, tl.tt_svd(x, ranks))
@@ -108,7 +108,7 @@ def test_a_linear_tree_has_the_ranks_of_tt_svd_and_tntorch(x):
     for rtol in (1e-10, 1e-4):
         ht, tt = tl.ht_svd(x, rtol=rtol, tree=tl.linear_tree(4)), tl.tt_svd(x, rtol=rtol)
         theirs = tntorch.round_tt(tntorch.Tensor(x), eps=rtol)
-        assert tl.TT(ht.train()).ranks == tt.ranks == tuple(theirs.ranks_tt[1:-1].tolist())
+        assert ht.to_tt().ranks == tt.ranks == tuple(theirs.ranks_tt[1:-1].tolist())
         assert relative_error(ht.to_dense(), theirs.torch()) <= 2 * rtol
         assert relative_error(ht.to_dense(), tt.to_dense()) <= 2 * rtol
 
@@ -118,8 +118,8 @@ def test_trains_there_and_back(generator):
         tt = tl.TT.randn(shape, 3, generator=generator, dtype=torch.complex128)
         ht = tl.HT.from_train(tt.cores)
         assert relative_error(ht.to_dense(), tt.to_dense()) < 1e-15
-        assert all(torch.allclose(a, b) for a, b in zip(ht.train()[1:], tt.cores[1:]))
-        back = tl.TT(ht.round(rtol=0.0).train())
+        assert all(torch.allclose(a, b) for a, b in zip(ht.to_tt().cores[1:], tt.cores[1:]))
+        back = ht.round(rtol=0.0).to_tt()
         assert back.ranks == tt.ranks and relative_error(back.to_dense(), tt.to_dense()) < 1e-14
 
 
@@ -610,7 +610,7 @@ u, c = torch.zeros(3, 2), torch.zeros(2, 2, 1)
             r"HT \+: needs an HT on the tree \(0, \(1, 2\)\), got one on \(\(0, 1\), 2\)",
         ),
         (
-            lambda: tl.HT.randn((3, 3, 3), 2, tree=((0, 1), 2)).train(),
+            lambda: tl.HT.randn((3, 3, 3), 2, tree=((0, 1), 2)).to_tt(),
             ValueError,
             r"got \(\(0, 1\), 2\)",
         ),
@@ -654,7 +654,7 @@ def test_a_deep_tree_is_stored_copied_and_compared(tmp_path):
         assert (x + y).ranks[:2] == (2, 2) and (x * y).ranks[:2] == (1, 1)
     assert float((x + copies[0]).at(zeros)) == 2
     assert _pytree.tree_flatten(copies[0])[1] == spec and isinstance(hash(spec), int)
-    assert len(x.train()) == d
+    assert x.to_tt().ndim == d
 
 
 def test_a_deep_tree_that_does_not_fit_is_refused_in_a_line():
@@ -662,7 +662,7 @@ def test_a_deep_tree_that_does_not_fit_is_refused_in_a_line():
     other = tl.HT(x.factors, x.cores, tl.linear_tree(tuple(range(1500))[::-1]))
     for call in (
         lambda: x + other,
-        lambda: other.train(),
+        lambda: other.to_tt(),
         lambda: tl.HT(x.factors[:-1], x.cores, x.tree),
         lambda: tl.HT(x.factors, x.cores[:-1], x.tree),
         lambda: tl.ht_svd(torch.ones(2, 2), 1, tree=x.tree),

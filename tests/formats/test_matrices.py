@@ -7,7 +7,7 @@ import torch
 import tensorlab as tl
 from cases import FORMATS, make
 from tensorlab.formats.base import MatrixFormat
-from tensorlab.methods.lora import LoKr
+from tensorlab.formats.lokr import LoKr
 
 
 def lokr(b=True, seed=0, dtype=torch.float64):

@@ -20,7 +20,8 @@ from torch.func import functional_call
 from torch.jit.frontend import FrontendError
 
 import tensorlab as tl
-from tensorlab.methods.lora import KINDS, LoKr
+from tensorlab.formats.lokr import LoKr
+from tensorlab.methods.lora import KINDS
 
 BOOK = Path(__file__).parents[2] / "docs" / "capture.md"
 

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 import tensorlab as tl
+from tensorlab.formats.lokr import LoKr
 from tensorlab.layers.surgery import replace_linear
 from tensorlab.methods.dlrt import DLRT
 from tensorlab.methods.lora import (
     KINDS,
-    LoKr,
     LoRALinear,
     add_lora,
     load_lora,

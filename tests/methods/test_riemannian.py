@@ -9,7 +9,7 @@ from torch import nn
 
 import tensorlab as tl
 from tensorlab.layers.surgery import replace_linear
-from tensorlab.methods.riemannian import RiemannianSGD, as_train
+from tensorlab.methods.riemannian import RiemannianSGD
 from tensorlab.models.mlp import MLP
 
 F64 = torch.float64
@@ -73,7 +73,7 @@ def test_the_gradient_is_the_projected_dense_one(kind, dtype):
             .permute(pairs)
             .reshape([i * j for i, j in zip(w.out, w.in_)])
         )
-    want = tl.tt_project(as_train(w), dense)
+    want = tl.tt_project(w.to_tt(), dense)
     assert float((g - want).norm()) < 1e-12 * float(want.norm())
     assert torch.equal(
         model.layers[0].weight.tensors()[0], w.tensors()[0]

@@ -8,13 +8,12 @@ from torch import nn
 
 from ... import plots
 from ...formats.cp import CP, cp_als_steps
+from ...formats.cp_stable import cp_degeneracy, cp_stable_steps
 from ...formats.lowrank import LowRank
 from ...layers.conv import (
     conv_flops,
     conv_kernel,
     cp_conv,
-    cp_degeneracy,
-    cp_stable_steps,
     spatial_conv,
     svd_conv,
     tt_conv,

@@ -187,7 +187,7 @@ def _case(out, in_, ranks, batch):
 def _interleaved(cores, x):
     """The product with a matrix whose indices were left in the order of the cores."""
     w = TTMatrix(cores)
-    return x @ w.train.to_dense().reshape(w.shape).mT
+    return x @ w.to_tt().to_dense().reshape(w.shape).mT
 
 
 def _turned(cores, x):
