@@ -47,8 +47,9 @@ ARROWS = {
         },
         "tt_manifold": {"tt_completion"},
         "blocktt": {"monarch"},
+        "kronecker": {"lokr"},
         "cp": {"cp_stable"},
-        "modes": {"blocktt", "kronecker", "monarch", "ttmatrix"},
+        "modes": {"blocktt", "kronecker", "lokr", "monarch", "ttmatrix"},
         "*": {"storage", "exchange"},
     },
     "layers": {

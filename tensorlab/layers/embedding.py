@@ -71,7 +71,7 @@ class TTEmbedding(Holding):
         >>> TTEmbedding.randn(25000, 256, (25, 30, 40), (4, 8, 8), 16)
         TTEmbedding(25000, 256, out=(25, 30, 40), in=(4, 8, 8), ranks=(16, 16), stores 68160 of 6400000)
         """
-        options = dict(size=(vocabulary, width), generator=generator, dtype=dtype, device=device)
+        options = dict(shape=(vocabulary, width), generator=generator, dtype=dtype, device=device)
         table = TTMatrix.randn(out=out, in_=in_, rank=rank, **options)
         std = math.sqrt(2 / (vocabulary + width)) if std is None else std
         share = std ** (1 / len(table.cores))

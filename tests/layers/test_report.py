@@ -27,7 +27,7 @@ def test_the_error_is_that_of_the_truncated_svd():
 
 def test_a_report_by_hand():
     model = mlp(8, 4, 6, dtype=torch.float32)
-    replace_linear(model, "1", lambda w: TTMatrix.from_dense(w, (2, 3), (2, 2), 2))
+    replace_linear(model, "1", lambda w: TTMatrix.from_dense(w, 2, out=(2, 3), in_=(2, 2)))
     report = layer_report(model, mlp(8, 4, 6, dtype=torch.float32))
     dense, tt = report.rows
     assert (dense.kind, dense.parameters, dense.flops, dense.bytes, dense.rate) == (
