@@ -605,7 +605,7 @@ def test_a_report_of_ties_can_be_printed():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model[1].weight = model[0].weight
     report = tl.layer_report(model)
-    assert str(report).splitlines()[2].split() == ["1", "dense", "4x4", "0", "32", "0"]
+    assert str(report).splitlines()[2].split() == ["1", "dense", "4x4", "0", "0", "32", "0"]
     assert np.isnan(report["1"].rate) and report.total("parameters") == 16
     computed = nn.Sequential(*(parametrizations.weight_norm(nn.Linear(4, 4)) for _ in range(5)))
     rows = tl.layer_report(computed).rows

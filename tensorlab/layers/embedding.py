@@ -129,6 +129,20 @@ class TTEmbedding(Holding):
 
         return _look_up(rows, _ids("TTEmbedding", ids, table.shape[0]))
 
+    def flops(self, batch: int) -> int:
+        """Operations of so many tokens that share no prefix, two for each multiply-add: each core
+        adds its columns to the state.
+
+        >>> TTEmbedding(TTMatrix.randn(out=(4, 5), in_=(2, 3), rank=2)).flops(1)
+        32
+        """
+        total, columns = 0, 1
+        for core in self.weight.cores:
+            r, _, m, q = core.shape
+            total += 2 * batch * columns * r * m * q
+            columns *= m
+        return total
+
     def head(self, h: Tensor) -> Tensor:
         """The logits of a tied output layer, h Eᵀ: (..., width) -> (..., vocabulary), over the path
         of fewest operations.
@@ -341,6 +355,15 @@ class TokenTrains(nn.Module):
     @property
     def embedding_dim(self) -> int:
         return math.prod(core.shape[2] for core in self.cores)
+
+    def flops(self, batch: int) -> int:
+        """Operations of so many tokens, two for each multiply-add, at the ranks that are padded."""
+        total, columns = 0, self.cores[0].shape[2]
+        for core in list(self.cores)[1:]:
+            _, r, n, q = core.shape
+            total += 2 * batch * columns * r * n * q
+            columns *= n
+        return total
 
     @property
     def numel(self) -> int:
