@@ -201,9 +201,7 @@ for decay in fast((1, 10), full=(1, 2, 10)):
             if name == "U V":
                 lesson.balance(model)
             sgd = torch.optim.SGD(model.parameters(), rate)
-            method = (
-                tl.Alternating(model, sgd) if name == "U V" else tl.DLRT(model, sgd, theta=None)
-            )
+            method = tl.FactorSGD(model, sgd) if name == "U V" else tl.DLRT(model, sgd, theta=None)
             for _ in lesson.training(model, method, g, fast(1, full=5)):
                 pass
             best[name] = max(

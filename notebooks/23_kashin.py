@@ -141,11 +141,13 @@ for bits in fast((2, 4), full=(2, 3, 4)):
     for method in lesson.QUANTIZERS:
         model = MLP((64, 128, 128, 10))
         model.load_state_dict(state)
-        report = tl.quantize_model(
+        tl.quantize_model(
             model, bits=bits, method=method, generator=torch.Generator().manual_seed(0)
         )
+        report = tl.layer_report(model)
+        stored = 8 * report.total("bytes") / report.total("dense")
         print(
-            f"{bits} bits {method:8} {report.bits_per_weight:.2f} bits per weight, {100 * accuracy(model, X_test, y_test):.1f} % right"
+            f"{bits} bits {method:8} {stored:.2f} bits per weight, {100 * accuracy(model, X_test, y_test):.1f} % right"
         )
 
 # %% [markdown]

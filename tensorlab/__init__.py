@@ -62,8 +62,8 @@ from .layers.report import layer_report
 from .layers.select import linear_layers
 from .layers.surgery import replace_conv, replace_linear
 from .linalg import truncated_svd
-from .methods._screening import screen_interactions
 from .methods.admm import ADMM
+from .methods.codes import Quantized, quantize
 from .methods.density import TTDensity
 from .methods.dlrt import DLRT, dlrt_start, kls_step, usv_step
 from .methods.expmachine import ExponentialMachine, rank_one_inner
@@ -86,18 +86,13 @@ from .methods.pointcloud import (
     tt_nearest,
     tt_permute,
 )
-from .methods.projected import Alternating, Projected, prox_rank
+from .methods.projected import FactorSGD, Projected, prox_rank
 from .methods.protes import Automaton, Optimum, Protes, ProtesFit, protes
 from .methods.pruning import Ticket, block_masks, hold, lottery, magnitude_masks, prune
-from .methods.quantize import (
-    Quantized,
-    QuantizedLinear,
-    load_quantized,
-    quantize,
-    quantize_model,
-    save_quantized,
-)
+from .methods.quantize import QuantizedLinear, quantize_model
+from .methods.quantized_storage import load_quantized, save_quantized
 from .methods.riemannian import RiemannianSGD
+from .methods.screening import screen_interactions
 from .multilinear import (
     balanced_shape,
     digit_shape,
@@ -234,7 +229,7 @@ __all__ = [
     "kls_step",
     "usv_step",
     "Projected",
-    "Alternating",
+    "FactorSGD",
     "prox_rank",
     # adapters; constraints; masks
     "add_lora",

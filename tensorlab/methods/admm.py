@@ -22,7 +22,15 @@ from ..arguments import count
 from ..formats.base import Format
 from ..layers.dense import dense_weight, write_weights
 from ..layers.select import WEIGHTS, choose, settable
-from ._training import Idle, check_reached, check_trained, evaluate, gets_gradient, weights_of
+from .training import (
+    Idle,
+    check_finite,
+    check_reached,
+    check_trained,
+    evaluate,
+    gets_gradient,
+    weights_of,
+)
 
 
 @dataclass(frozen=True)
@@ -79,10 +87,13 @@ class ADMM:
         self.layers = settable("ADMM", chosen, optimizer)
         self.steps, self.history, self._idle = 0, [], Idle("ADMM")
         self.rho = self._checked(0)
-        self.z = {
-            name: self._project(name, dense_weight(layer).detach())[1]
-            for name, layer in self.layers.items()
-        }
+        weights = {name: dense_weight(layer).detach() for name, layer in self.layers.items()}
+        for name, w in weights.items():
+            if not bool(torch.isfinite(w).all()):
+                raise ValueError(
+                    f"ADMM: needs finite weights, got some that are not in layer {name!r}"
+                )
+        self.z = {name: self._project(name, w)[1] for name, w in weights.items()}
         self.u = {name: torch.zeros_like(z) for name, z in self.z.items()}
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
@@ -91,7 +102,7 @@ class ADMM:
 
         closure: computes and returns the loss of the batch, no backward. Raises ValueError if it has
         no gradient, or depends on no weight with a set; one of several that it does not depend on
-        goes to its set.
+        goes to its set. Raises FloatingPointError if the training diverges.
         """
         check_trained("ADMM", self.optimizer, weights_of(self.layers))
         self.optimizer.zero_grad(set_to_none=True)
@@ -153,11 +164,7 @@ class ADMM:
         return rho
 
     def _project(self, name, w) -> tuple[Format, Tensor]:
-        if not bool(torch.isfinite(w).all()):
-            raise ValueError(
-                f"ADMM: needs finite weights, got some that are not in layer {name!r} at step "
-                f"{self.steps}"
-            )
+        check_finite("ADMM", name, self.steps, w)
         form = self._sets[name](w)
         z = form.to_dense() if isinstance(form, Format) else None
         if z is None or z.numel() != w.numel():

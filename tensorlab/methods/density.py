@@ -34,22 +34,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from ..arguments import count
 from ..formats.tt import TT
 from ..formats.tt_manifold import descend, riemannian_grad
 from ..formats.tt_sampling import tt_environments, tt_sum
 from ..linalg import orthogonalize
 from ..rng import rand, randn
-from ._estimator import (
+from .estimator import (
     Estimator,
     check_choice,
-    check_count,
-    check_number,
+    check_within,
     like,
     read_table,
     seeded,
     standardize,
 )
-from ._splines import Background, Margins, Splines, Where, invert, spline_edges
+from .splines import Background, Margins, Splines, Where, invert, spline_edges
 
 EM_ROWS = 20_000  # that the start looks at
 CHUNK = 1 << 21  # numbers of an intermediate result, by which rows are taken at a time
@@ -244,7 +244,7 @@ class TTDensity(Estimator):
         """
         who = "TTDensity.sample"
         fixed, _ = self._variables(who, (), given)
-        n = check_count(who, "n_samples", n_samples, 1)
+        n = count(who, "n_samples", n_samples, 1)
         generator = seeded(who, random_state, self.splines_.edges.device)
         shares = self._shares(fixed)
         if not shares.isfinite().all():
@@ -252,9 +252,9 @@ class TTDensity(Estimator):
         chosen = torch.multinomial(shares, n, True, generator=generator)
         *counts, rest = torch.bincount(chosen, minlength=len(shares)).tolist()
         inner, parts, negative = self._inner_values(fixed)[0], [], 0.0
-        for c, count in enumerate(counts):
-            for rows in range(0, count, step := self._rows_at_once(1)):
-                part, clipped = self._draw(c, min(step, count - rows), inner, generator)
+        for c, many in enumerate(counts):
+            for rows in range(0, many, step := self._rows_at_once(1)):
+                part, clipped = self._draw(c, min(step, many - rows), inner, generator)
                 parts.append(self.margins_.back(part) if self.margins_ else part)
                 negative = max(negative, clipped)
         if rest:
@@ -327,7 +327,7 @@ class TTDensity(Estimator):
                     )
                     cores[:] = [core.permute(2, 1, 0) for core in cores[::-1]]
         if kept is None:
-            raise ValueError("TTDensity.fit: needs steps that stay finite, got none")
+            raise FloatingPointError("TTDensity.fit: needs steps that stay finite, got none")
         return [TT(tuple(core.contiguous() for core in train)) for train in kept], tuple(history)
 
     def _batch(self, x, generator):
@@ -364,7 +364,7 @@ class TTDensity(Estimator):
             loss.backward()
             adam.step()
         if kept is None:
-            raise ValueError(
+            raise FloatingPointError(
                 f"TTDensity.fit: needs steps that stay finite, got none with lr={self.lr}"
             )
         return [TT(tuple(train)) for train in kept], tuple(history)
@@ -506,17 +506,17 @@ class TTDensity(Estimator):
         check_choice(who, "knots", self.knots, ("quantile", "uniform"))
         check_choice(who, "method", self.method, ("natural", "adam"))
         for name, least in dict(rank=1, degree=1, components=1, cells=0, em_steps=0).items():
-            check_count(who, name, getattr(self, name), least)
+            count(who, name, getattr(self, name), least)
         for name, least in dict(basis=self.degree + 1, steps=0, batch=1).items():
-            check_count(who, name, getattr(self, name), least)
+            count(who, name, getattr(self, name), least)
         if self.model == "linear" and self.components > 1:
             raise ValueError(
                 f"{who}: a linear model has one component, got components={self.components}"
             )
         for name, high in dict(margin=10, noise=10, holdout=0.9, lr=10).items():
-            check_number(who, name, getattr(self, name), 0, high)
+            check_within(who, name, getattr(self, name), 0, high)
         if self.background is not None:
-            check_number(who, "background", self.background, 0, 0.5)
+            check_within(who, "background", self.background, 0, 0.5)
 
     def _data(self, X) -> tuple[Tensor, Tensor, Tensor, torch.Generator]:
         """Rows without units, their means and deviations, and the generator, all checked."""

@@ -16,7 +16,6 @@ the gradient, not three.
 """
 
 import inspect
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -28,10 +27,11 @@ from ..formats.lowrank import LowRank
 from ..layers.holding import meanwhile
 from ..layers.linear import FactorizedLinear
 from ..linalg import choose_rank, extend_basis, orthonormal, small_svd, widen, zero_level
-from ._training import (
+from .training import (
     Idle,
     Processes,
     backward,
+    check_finite,
     check_reached,
     check_trained,
     check_whole,
@@ -287,7 +287,7 @@ class DLRT:
     Learning rates are the optimizer's, as they are at the step. Where the rank is fixed K and L
     move by the rate of s times `multiplier`; where it is adaptive the span of [U | K1] does not
     depend on it. K and L have no momentum: beside an optimizer with momentum β, 1 / (1 - β) lets
-    them keep pace. lr: no longer used.
+    them keep pace.
 
     What the optimizer keeps for s goes along when the bases turn, see `transport`.
 
@@ -318,16 +318,8 @@ class DLRT:
         every: int = 1,
         min_rank: int = 2,
         max_rank: int | None = None,
-        lr: float | None = None,
     ):
         _check_settings(theta, multiplier, rule, every, min_rank, max_rank)
-        if lr is not None:
-            warnings.warn(
-                "DLRT: lr is no longer used, K and L move by the optimizer's learning rate times "
-                "`multiplier`",
-                DeprecationWarning,
-                stacklevel=2,
-            )
         self.model, self.optimizer, self.layers = model, optimizer, _low_rank_layers(model)
         self.theta, self.multiplier, self.rule, self.every = theta, multiplier, rule, every
         self.min_rank, self.max_rank, self.steps = min_rank, max_rank, 0
@@ -357,7 +349,7 @@ class DLRT:
         closure: computes and returns the loss of the batch, no backward; it is called twice, and
         buffers such as running statistics change once. If it fails, at either call, the layers and
         what the optimizer keeps for them are as before the step. Raises ValueError if the loss has
-        no gradient, depends on no low-rank layer, or is not finite.
+        no gradient or depends on no low-rank layer, FloatingPointError if the training diverges.
         """
         factors, step = self._trained(), self.steps + 1
         adapt = self.theta is not None and step % self.every == 0
@@ -376,7 +368,7 @@ class DLRT:
                 kept[name] = self._turn(name, before.pop(name), *thin.pop(name), adapt)
             self._step_s(closure)
             for name in moved:
-                self._check(name, factors[name][2].detach())
+                check_finite("DLRT", name, step, factors[name][2].detach())
             for name in moved:
                 self._truncate(name, adapt)
                 del kept[name]
@@ -418,7 +410,7 @@ class DLRT:
             if gu is not None:  # a layer that the loss does not reach stays as it is
                 r, d = len(w.s), sigma[name]
                 out[name] = (gu[:, :r], gv[:, r:]) if d is None else (gu / d, gv / d)
-                self._check(name, *out[name])
+                check_finite("DLRT", name, self.steps + 1, *out[name])
         return loss.detach(), out
 
     def _turn(self, name, w, gk, gl, adapt):
@@ -487,13 +479,6 @@ class DLRT:
                 else:
                     self.optimizer.state[middle[name]] = states[name]
             raise
-
-    def _check(self, name, *tensors):
-        if not all(bool(torch.isfinite(t.sum())) for t in tensors):
-            raise ValueError(
-                f"DLRT: needs finite numbers, got some that are not in layer {name!r} at step "
-                f"{self.steps + 1}"
-            )
 
     def state_dict(self) -> dict:
         """What a checkpoint needs besides `model.state_dict()`, for `save_state`: the optimizer's

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from ..arguments import count, number
 from ..formats.base import Format
 from ..formats.cp import CP
 from ..formats.htucker import HT, balanced_tree
@@ -34,18 +35,16 @@ from ..formats.tt import TT
 from ..formats.tt_manifold import descend, riemannian_grad
 from ..linalg import orthogonalize, solve_gram
 from ..rng import randn
-from ._estimator import (
+from .estimator import (
     Estimator,
     check_choice,
-    check_count,
-    check_number,
     like,
     read_table,
     seeded,
     sklearn_class,
     standardize,
 )
-from ._screening import screen_interactions
+from .screening import screen_interactions
 
 CHUNK = 1 << 22  # numbers of an intermediate result, by which objects are taken at a time
 
@@ -299,9 +298,9 @@ class ExponentialMachine(Estimator):
                 f'{who}: method {self.method!r} needs format "tt", got {self.format!r}'
             )
         for name, least in (("rank", 2), ("order", 2), ("steps", 1), ("batch", 1)):
-            check_count(who, name, getattr(self, name), least)
+            count(who, name, getattr(self, name), least)
         for name in ("lr", "ridge", "spread"):
-            check_number(who, name, getattr(self, name), 0, math.inf)
+            number(who, name, getattr(self, name))
 
     def _data(self, X, y) -> tuple[Tensor, Tensor, np.ndarray, torch.Generator]:
         """Rows, -1 or 1 for the class of each, the classes, and the generator, all checked."""

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..arguments import count, number
 from ..fit import Fit
 from ..formats.tt import TT, tt_svd
 from ..linalg import check_dense, norm, rank_caps, right_basis, safe_scale, widen
 from ..multilinear import digit_shape
 from ..rng import check_generator, randn
-from ._estimator import check_count, check_number
 
 BLOCK = 1 << 22  # distances held at a time
 
@@ -62,7 +62,7 @@ def sliced_wasserstein(
     who = "sliced_wasserstein"
     x, y = _clouds(who, x, y)
     if not isinstance(directions, Tensor):
-        check_count(who, "directions", directions, 1)
+        count(who, "directions", directions, 1)
     elif directions.ndim != 2 or len(directions) != x.shape[1] or not directions.numel():
         raise ValueError(
             f"{who}: needs directions as columns (D, l) with D = {x.shape[1]}, got shape "
@@ -193,7 +193,7 @@ def tt_nearest(tt: TT, queries: Tensor, beam: int = 8) -> tuple[Tensor, Tensor]:
     """
     who = "tt_nearest"
     _cloud_train(who, tt)
-    check_count(who, "beam", beam, 1)
+    count(who, "beam", beam, 1)
     if not isinstance(queries, Tensor) or not queries.is_floating_point():
         raise TypeError(f"{who}: needs queries of floating-point numbers, got {_kind(queries)}")
     if queries.ndim != 2 or queries.shape[1] != tt.shape[-1]:
@@ -308,10 +308,10 @@ def tt_cloud_steps(
     size, shape = _check_points(who, points), tuple(shape)
     weights = dict(wasserstein=wasserstein, neighbours=neighbours, hierarchy=hierarchy)
     for name, value in (weights | dict(lr=lr)).items():
-        check_number(who, name, value, 0, math.inf)
+        number(who, name, value)
     for name, value in dict(directions=directions, batch=batch).items():
-        check_count(who, name, value, 1)
-    check_count(who, "steps", steps, 0)
+        count(who, name, value, 1)
+    count(who, "steps", steps, 0)
     if start not in ("clusters", "random"):
         raise ValueError(f"{who}: start must be clusters or random, got {start}")
     if not (wasserstein or neighbours or (hierarchy and len(shape) > 1)):
@@ -403,7 +403,7 @@ def tt_permute(
     shape, n = _shape(who, points, shape), len(points)
     full = (*shape, points.shape[1])
     caps = rank_caps(who, rank, None, full, len(shape))
-    max_iter, block = check_count(who, "max_iter", max_iter, 1), check_count(who, "block", block, 1)
+    max_iter, block = count(who, "max_iter", max_iter, 1), count(who, "block", block, 1)
     order = cluster_order(points, shape) if order is None else torch.as_tensor(order)
     if sorted(order.tolist()) != list(range(n)):
         raise ValueError(
@@ -493,16 +493,16 @@ def kmeans(
     tensor([0.5000, 9.5000])
     """
     size = _some("kmeans", points, k)
-    check_count("kmeans", "max_iter", max_iter, 1)
+    count("kmeans", "max_iter", max_iter, 1)
     unit, dtype = _unit(size), points.dtype
     x = points.detach().to(torch.promote_types(dtype, torch.float32)) * unit
     found = _spread_out(x, k, generator)
     own = _nearest(x, found)
     history, converged = [_within(x, found, own)], False
     for _ in range(max_iter):
-        count = torch.bincount(own, minlength=k)[:, None].to(x)
+        many = torch.bincount(own, minlength=k)[:, None].to(x)
         sums = torch.zeros_like(found).index_add(0, own, x)
-        found = torch.where(count > 0, sums / count.clamp_min(1), found)
+        found = torch.where(many > 0, sums / many.clamp_min(1), found)
         own = _nearest(x, found)
         history.append(_within(x, found, own))
         if history[-1] >= history[-2] * (1 - 1e-6):
@@ -594,7 +594,7 @@ def _shape(who, points, shape):
 def _some(who, points, k):
     """The norm of a cloud that has k points."""
     size = _check_points(who, points)
-    if check_count(who, "k", k, -math.inf) > len(points) or k < 1:
+    if count(who, "k", k) > len(points):
         raise ValueError(
             f"{who}: needs points (n, D) and 1 <= k <= n, got shape {tuple(points.shape)} and k={k}"
         )

@@ -1,7 +1,7 @@
 """What low-rank training is compared with: factors trained as they are, projection after each step,
 a price on the rank.
 
-    Alternating     W = U Vᴴ, gradient steps on the factors: all at once, or U and then V            [Schotthoefer2022]
+    FactorSGD       W = U Vᴴ, gradient steps on the factors: all at once, or U and then V            [Schotthoefer2022]
     Projected       W dense; after a step  W <- argmin_{rank X <= r} |X - W|                          [Yang2020]
                     or a proximal step of a price c on the rank, W <- argmin_X ½ |X - W|² + c rank X  [IdelbayevCarreira2020]
 
@@ -20,9 +20,10 @@ from ..layers.dense import dense_weight, parameters_of, write_weights
 from ..layers.linear import FactorizedLinear
 from ..layers.select import WEIGHTS, choose, settable
 from ..linalg import choose_rank, truncated_svd
-from ._training import (
+from .training import (
     Idle,
     backward,
+    check_finite,
     check_reached,
     check_trained,
     evaluate,
@@ -91,7 +92,8 @@ class Projected:
         """A step of the optimizer, then the projection of each weight, a kernel flattened to (T, S
         kh kw); returns the loss.
 
-        Raises ValueError if the loss has no gradient, or depends on no weight to project.
+        Raises ValueError if the loss has no gradient, or depends on no weight to project, and
+        FloatingPointError if the training diverges.
         """
         check_trained("Projected", self.optimizer, weights_of(self.layers))
         self.optimizer.zero_grad(set_to_none=True)
@@ -111,6 +113,7 @@ class Projected:
         low = {}
         for name, layer in self.layers.items():
             w = dense_weight(layer)
+            check_finite("Projected", name, self.steps, w)
             if self.price is None:
                 u, s, vh = truncated_svd(w.flatten(1), self.rank, rtol=self.rtol)
                 near, self.ranks[name] = (u * s) @ vh, len(s)
@@ -133,28 +136,28 @@ def balanced(w: LowRank) -> LowRank:
     return LowRank(w.u.detach() @ root, w.v.detach() @ root)
 
 
-class Alternating:
+class FactorSGD:
     """Trains what there is by gradient steps: all parameters at once, or first the left factors,
     then the right ones.
 
-    model: with layers on a `LowRank` of two factors, or on none. turns: two evaluations a step: in
+    model: with layers on a `LowRank` of two factors, or on none. alternate: two evaluations a step: in
     the first all of u and all else move, in the second all of v. Its effective step in W = U Vᴴ is
     G V Vᴴ + U Uᴴ G: it grows and shrinks with the factors.
 
     >>> from tensorlab import LowRank
     >>> model = FactorizedLinear(LowRank.randn((5, 4), 2))
-    >>> method = Alternating(model, torch.optim.SGD(model.parameters(), 0.001), turns=True)
+    >>> method = FactorSGD(model, torch.optim.SGD(model.parameters(), 0.001), alternate=True)
     >>> loss = method.step(lambda: model(torch.eye(4)).square().sum())
     >>> bool(model(torch.eye(4)).square().sum() < loss)
     True
     """
 
-    def __init__(self, model: nn.Module, optimizer, *, turns: bool = False):
+    def __init__(self, model: nn.Module, optimizer, *, alternate: bool = False):
         layers = [m for m in model.modules() if isinstance(m, FactorizedLinear)]
         many = [len(m.tensors) for m in layers if len(m.tensors) != 2]
-        if turns and (many or not layers):
+        if alternate and (many or not layers):
             raise ValueError(
-                f"Alternating: needs layers of two factors to take turns, got "
+                f"FactorSGD: needs layers of two factors to alternate, got "
                 f"{many[0] if many else 'no factors'}"
             )
         self.optimizer = optimizer
@@ -162,12 +165,12 @@ class Alternating:
         right = {id(m.tensors[1]) for m in layers}
         self.turns = (
             [[p for p in every if id(p) not in right], [p for p in every if id(p) in right]]
-            if turns
+            if alternate
             else [every]
         )
         if not all(self.turns):
             raise ValueError(
-                "Alternating: needs an optimizer with parameters to train in each turn, got one "
+                "FactorSGD: needs an optimizer with parameters to train in each turn, got one "
                 "without"
             )
 
@@ -177,11 +180,11 @@ class Alternating:
         losses = []
         for part in self.turns:
             self.optimizer.zero_grad(set_to_none=True)
-            losses.append(evaluate("Alternating.step", closure))
+            losses.append(evaluate("FactorSGD.step", closure))
             found = backward(losses[-1], part)
             if all(g is None for g in found):
                 raise ValueError(
-                    "Alternating.step: closure needs to return a loss that depends on the parameters "
+                    "FactorSGD.step: closure needs to return a loss that depends on the parameters "
                     "of each turn, got none of them in it"
                 )
             self.optimizer.zero_grad(set_to_none=True)

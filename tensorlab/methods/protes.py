@@ -138,7 +138,7 @@ def protes(
     have the modes of `digit_shape(shape)`, each index in its prime digits; f gets plain ones.
 
     Raises ValueError or TypeError for a bad argument, and for values of the wrong shape, not
-    floating, NaN or -inf; what f raises goes through. From the first batch on, each of these
+    floating, NaN or -inf; RuntimeError from what f raises. From the first batch on, each of these
     carries the `ProtesFit` so far as `.partial`.
 
     >>> fit = protes(lambda i: (i - 3).square().sum(1).double(), (8,) * 10, budget=6000, generator=torch.Generator().manual_seed(0))
@@ -162,11 +162,23 @@ def protes(
     )
     try:
         while len(index := search.ask()):
-            search.tell(f(index))
-    except Exception as error:
+            values = _values(f, index, search)
+            search.tell(values)
+    except (ValueError, TypeError) as error:  # of `tell`; what f raises is the cause of another
         error.partial = search.fit()
         raise
     return search.fit()
+
+
+def _values(f, index: Tensor, search: "Protes"):
+    """f at the points. Raises RuntimeError from what f raises, which stays as it is."""
+    try:
+        return f(index)
+    except Exception as error:
+        got = f"{type(error).__name__}: {error}"
+        failed = RuntimeError(f"protes: needs the values of f, got {got}")
+        failed.partial = search.fit()
+        raise failed from error
 
 
 class Protes:

@@ -18,7 +18,7 @@ from ..arguments import is_integer
 from ..layers.dense import current, dense_weight, is_conv1d, write_weights
 from ..layers.report import layer_flops
 from ..layers.select import WEIGHTS, choose, settable
-from ._training import check_trained, weights_of
+from .training import check_trained, weights_of
 
 
 def magnitude_masks(

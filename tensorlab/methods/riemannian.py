@@ -25,7 +25,16 @@ from ..formats.tt_manifold import Tangent, retract, transport, tt_project
 from ..formats.ttmatrix import TTMatrix
 from ..layers.holding import meanwhile
 from ..layers.linear import FactorizedLinear
-from ._training import Idle, Processes, backward, check_reached, check_whole, evaluate, unfrozen
+from .training import (
+    Idle,
+    Processes,
+    backward,
+    check_finite,
+    check_reached,
+    check_whole,
+    evaluate,
+    unfrozen,
+)
 
 
 class RiemannianSGD:
@@ -78,7 +87,7 @@ class RiemannianSGD:
         before it.
 
         closure: computes and returns the loss of the batch, no backward. Raises ValueError if it has
-        no gradient, or depends on no layer to train.
+        no gradient, or depends on no layer to train, FloatingPointError if the training diverges.
         """
         self.steps += 1
         held = {id(t) for m in self.layers.values() for t in m.tensors}
@@ -97,12 +106,9 @@ class RiemannianSGD:
         for name, (x, g) in gradients.items():
             old = self.velocity.get(name)
             v = g if old is None else self.momentum * transport(x, old) + g
+            check_finite("RiemannianSGD", name, self.steps, *(self.lr * d for d in v.deltas))
             x = retract(v, -self.lr)
-            if not all(bool(torch.isfinite(c).all()) for c in x.cores):
-                where = f"layer {name!r} at step {self.steps}"
-                raise ValueError(
-                    f"RiemannianSGD: needs finite numbers, got some that are not in {where}"
-                )
+            check_finite("RiemannianSGD", name, self.steps, *x.cores)
             if self.momentum:
                 self.velocity[name] = v
             self.layers[name].set_weight(_like(self.layers[name].weight, x))

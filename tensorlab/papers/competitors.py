@@ -38,7 +38,7 @@ from ..formats.lowrank import LowRank
 from ..layers.linear import FactorizedLinear
 from ..layers.surgery import replace_linear
 from ..methods.dlrt import DLRT, dlrt_start
-from ..methods.projected import Alternating, Projected, balanced
+from ..methods.projected import FactorSGD, Projected, balanced
 from ..methods.pruning import block_masks, hold, lottery
 from ..models.mlp import MLP
 from ..models.training import accuracy, batches, shuffled_parts
@@ -202,7 +202,7 @@ class Trainer:
 
     def sgd(self, model: nn.Module):
         """SGD with momentum on all parameters, as something with a `step(closure)`."""
-        return Alternating(model, torch.optim.SGD(model.parameters(), self.rate, momentum=MOMENTUM))
+        return FactorSGD(model, torch.optim.SGD(model.parameters(), self.rate, momentum=MOMENTUM))
 
     def fit(self, model: nn.Module, method, epochs: int) -> None:
         parts = list(batches(len(self.y), BATCH, epochs=epochs, generator=self.generator))
@@ -211,10 +211,6 @@ class Trainer:
             rate = self.rate * (1 - 0.9 * k / len(parts))
             for group in method.optimizer.param_groups:
                 group["lr"] = rate
-            if isinstance(method, DLRT):
-                method.lr = rate / (
-                    1 - MOMENTUM
-                )  # K and L have no momentum: a step of theirs is what momentum adds up to
             step = partial(method.step, partial(self._loss, model, self.x[rows], self.y[rows]))
             if k % COUNTED == 0:
                 macs.append(multiply_adds(step))
@@ -267,7 +263,7 @@ def factors(model, trainer, size, rank, *, turns=False):
         model, LAYERS, lambda w: balanced(dlrt_start(w.shape, rank, generator=trainer.generator))
     )
     method = trainer.sgd(model)
-    trainer.fit(model, Alternating(model, method.optimizer, turns=turns), size["epochs"])
+    trainer.fit(model, FactorSGD(model, method.optimizer, alternate=turns), size["epochs"])
 
 
 def projected(model, trainer, size, rank):

@@ -25,7 +25,7 @@ from ..layers.conv import FactorizedConv2d
 from ..layers.linear import FactorizedLinear
 from ..layers.surgery import replace_conv, replace_linear
 from ..methods.dlrt import DLRT, dlrt_start
-from ..methods.projected import Alternating, balanced
+from ..methods.projected import FactorSGD, balanced
 from ..models.lenet import LeNet
 from ..models.mlp import MLP
 from ..models.training import accuracy, mean_loss, shuffled_parts
@@ -216,9 +216,7 @@ def uv(size, data, seed, method, rank, decay, rate, **_) -> dict:
     way = stepper(model, method, rate, None, 0.0)
     try:
         seen = list(train(model, way, data, size["uv epochs"], size["batch"], g, rate))
-    except ValueError as error:
-        if "finite" not in str(error):
-            raise
+    except FloatingPointError as error:
         return {"accuracy": 0.0, "by epoch": str(error)}  # diverged, which the row says
     return {
         "accuracy": max(s["test"] for s in seen),
@@ -240,7 +238,7 @@ def stepper(
     sgd = torch.optim.SGD(model.parameters(), rate, momentum=momentum)
     if method == "DLRT":
         return DLRT(model, sgd, theta=theta)
-    return Alternating(model, sgd, turns=method == "UV in turn")
+    return FactorSGD(model, sgd, alternate=method == "UV in turn")
 
 
 def train(

@@ -9,12 +9,14 @@ here (bits per character). The printed rows stand below under their own models' 
 
 import functools
 import importlib.util
+import math
 
 import torch
 
 from .. import datasets
+from ..methods.codes import METHODS
 from ..methods.kashin import KINDS, kashin
-from ..methods.quantize import METHODS, quantize_model
+from ..methods.quantize import QuantizedLinear, quantize_model
 from ..models.bert import load_encoder, similarity_spearman
 from ..models.gpt import GPT, Characters, bits_per_character, train
 from .program import Program
@@ -50,14 +52,21 @@ def measure(size: dict, model: str, bits: int, method: str) -> dict:
     about = {"bits per weight": 32.0, "error": 0.0, "not converged": 0}
     if method != "fp32":
         generator = torch.Generator().manual_seed(0)
-        report = quantize_model(net, names, bits, method=method, generator=generator)
-        about = {
-            "bits per weight": round(report.bits_per_weight, 4),
-            "error": round(report.error, 4),
-            "not converged": sum(not row[-1] for row in report.rows),
-        }
+        about = _stored(quantize_model(net, names, bits, method=method, generator=generator))
     name = "STS-B" if model == ENCODER else "bits per character"
     return about | {"STS-B": None, "bits per character": None} | {name: round(score(net), 4)}
+
+
+def _stored(model) -> dict:
+    """What the quantized layers of a model store in all, the worst error, and who did not
+    converge."""
+    weights = [m.weight for m in model.modules() if isinstance(m, QuantizedLinear)]
+    bits = sum(w.stored_bits for w in weights) / sum(math.prod(w.shape) for w in weights)
+    return {
+        "bits per weight": round(bits, 4),
+        "error": round(max(w.error for w in weights), 4),
+        "not converged": sum(not w.converged for w in weights),
+    }
 
 
 def settings(size: dict) -> dict:

@@ -53,7 +53,7 @@ def methods(rank):
             tl.DLRT(adaptive, sgd(adaptive), theta=0.0, min_rank=rank, max_rank=rank),
         ),
         "fixed rank": (fixed, tl.DLRT(fixed, sgd(fixed), theta=None)),
-        "dense": (dense, tl.Alternating(dense, sgd(dense))),
+        "dense": (dense, tl.FactorSGD(dense, sgd(dense))),
     }
 
 

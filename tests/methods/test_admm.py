@@ -210,7 +210,7 @@ def test_the_formats_are_the_start_of_fine_tuning():
                 m[0].weight.data.fill_(float("nan")),
                 ADMM(m, o, {"0": rank(2)}, rho=1.0),
             ],
-            "layer '0' at step 0",
+            "finite weights, got some that are not in layer '0'",
         ),
     ],
 )

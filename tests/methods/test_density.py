@@ -12,8 +12,8 @@ from scipy.interpolate import BSpline
 from sklearn.base import clone
 
 import tensorlab as tl
-from tensorlab.methods._splines import Margins, Splines, spline_edges
 from tensorlab.methods.density import product_mixture
+from tensorlab.methods.splines import Margins, Splines, spline_edges
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")
 
@@ -560,8 +560,8 @@ def test_says_no_and_loses_nothing():
     [
         (dict(model="cubed"), "'cubed'"),
         (dict(knots="even"), "'even'"),
-        (dict(rank=0), "rank must be at least 1, got 0"),
-        (dict(basis=2), "basis must be at least 3, got 2"),
+        (dict(rank=0), "rank must be an integer >= 1, got 0"),
+        (dict(basis=2), "basis must be an integer >= 3, got 2"),
         (dict(lr=-1), "got -1"),
         (dict(background=0.7), "background must be a number in 0..0.5, got 0.7"),
         (dict(noise=math.nan), "got nan"),
@@ -580,7 +580,7 @@ def test_says_no_to_questions_it_cannot_answer(squared):
         (lambda: squared.score_samples(x, dims=(0, 0)), r"got dims \[0, 0\]"),
         (lambda: squared.score_samples(x[:, :1], given={0: 99.0}), "variable 0 has its support in"),
         (lambda: squared.sample(2, given={0: 0.0, 1: 0.0}), "got all 2 given"),
-        (lambda: squared.sample(0), "at least 1, got 0"),
+        (lambda: squared.sample(0), "n_samples must be an integer >= 1, got 0"),
         (lambda: squared.set_params(ranks=3), "got 'ranks'"),
     ):
         with pytest.raises(ValueError, match=said):

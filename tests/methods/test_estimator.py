@@ -16,7 +16,7 @@ from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.utils import estimator_checks
 
 import tensorlab as tl
-from tensorlab.methods._estimator import read_table, seeded, standardize
+from tensorlab.methods.estimator import read_table, seeded, standardize
 
 
 def rows(n=60, d=3, seed=0):

@@ -10,7 +10,7 @@ from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 
 import tensorlab as tl
-from tensorlab.methods._estimator import standardize
+from tensorlab.methods.estimator import standardize
 from tensorlab.methods.expmachine import (
     as_format,
     core_sweep,
@@ -264,8 +264,8 @@ def test_says_no_and_loses_nothing(machine):
         (dict(method="sgd"), "'sgd'"),
         (dict(format="cp", method="cores"), 'needs format "tt"'),
         (dict(start="random"), """start must be "linear" or "screened", got 'random'"""),
-        (dict(order=1), "order must be at least 2"),
-        (dict(rank=1), "rank must be at least 2, got 1"),
+        (dict(order=1), "order must be an integer >= 2"),
+        (dict(rank=1), "rank must be an integer >= 2, got 1"),
         (dict(lr=-1), "got -1"),
         (dict(categorical=(9,)), r"got \(9,\)"),
     ],

@@ -563,12 +563,20 @@ def test_the_last_distortion_is_that_of_the_centres(steps):
         (
             lambda: pc.tt_nearest(tl.TT.randn((4, 2), 1), torch.ones(3, 2), 0),
             ValueError,
-            "beam must be at least 1, got 0",
+            "beam must be an integer >= 1, got 0",
         ),
         (lambda: pc.tt_nearest(torch.ones(3), torch.ones(3, 2)), TypeError, "tensor"),
         (lambda: pc.kmeans(torch.ones(3, 2), 4), ValueError, "k=4"),
-        (lambda: pc.kmeans(torch.ones(3, 2), 1.0), TypeError, "k must be an integer, got 1.0"),
-        (lambda: pc.kmeans(torch.ones(3, 2), 1, max_iter=0), ValueError, "max_iter must be at"),
+        (
+            lambda: pc.kmeans(torch.ones(3, 2), 1.0),
+            ValueError,
+            "k must be an integer >= 1, got 1.0",
+        ),
+        (
+            lambda: pc.kmeans(torch.ones(3, 2), 1, max_iter=0),
+            ValueError,
+            "max_iter must be an integer >= 1, got 0",
+        ),
         (lambda: pc.tt_permute(torch.ones(4, 2), (4,), 1, max_iter=0), ValueError, "max_iter"),
         (lambda: pc.tt_permute(torch.ones(4, 2), (4,), 1, block=0), ValueError, "block must be"),
         (lambda: pc.tt_cloud(torch.ones(4, 2), (4,), 1, steps=-1), ValueError, "got -1"),
@@ -589,12 +597,12 @@ def test_the_last_distortion_is_that_of_the_centres(steps):
         (
             lambda: pc.sliced_wasserstein(torch.ones(3, 2), torch.ones(3, 2), 0),
             ValueError,
-            "directions must be at least 1, got 0",
+            "directions must be an integer >= 1, got 0",
         ),
         (lambda: pc.rows(torch.ones(3, 2)), TypeError, "needs a TT of at least two modes"),
         (lambda: pc.centres(tl.CP.randn((3, 2), 1)), TypeError, "modes, .*, got CP"),
         (lambda: pc.assignment(torch.ones(2, 2) * 1j), TypeError, "real costs"),
-        (lambda: pc.coreset(torch.ones(3, 2), 0), ValueError, "k=0"),
+        (lambda: pc.coreset(torch.ones(3, 2), 0), ValueError, "k must be an integer >= 1, got 0"),
     ],
 )
 def test_says_no(run, error, said):

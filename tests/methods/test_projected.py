@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 import tensorlab as tl
-from tensorlab.methods.projected import Alternating, Projected, balanced, prox_rank
+from tensorlab.methods.projected import FactorSGD, Projected, balanced, prox_rank
 
 F64 = torch.float64
 
@@ -60,7 +60,7 @@ def test_turns_are_two_steps_of_half_the_factors():
     later = torch.autograd.grad(loss(u1, v), (v,))[0]
     for turns, right in ((False, gv), (True, later)):
         layer = tl.FactorizedLinear(w)
-        first = Alternating(layer, sgd(layer, 0.01), turns=turns).step(
+        first = FactorSGD(layer, sgd(layer, 0.01), alternate=turns).step(
             lambda layer=layer: (layer(x) - y).square().sum()
         )
         assert first.item() == pytest.approx(loss(u, v).item())
@@ -102,14 +102,14 @@ def test_projects_only_now_and_then():
             "every must be an integer >= 1, got 0",
         ),
         (
-            lambda: Alternating(nn.Linear(2, 2), None, turns=True),
-            "two factors to take turns, got no factors",
+            lambda: FactorSGD(nn.Linear(2, 2), None, alternate=True),
+            "two factors to alternate, got no factors",
         ),
         (
-            lambda: Alternating(
-                tl.FactorizedLinear(tl.LowRank.randn((4, 3), 2).orthogonal()), None, turns=True
+            lambda: FactorSGD(
+                tl.FactorizedLinear(tl.LowRank.randn((4, 3), 2).orthogonal()), None, alternate=True
             ),
-            "to take turns, got 3",
+            "to alternate, got 3",
         ),
     ],
 )

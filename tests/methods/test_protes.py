@@ -491,17 +491,18 @@ def test_values_that_do_not_fit_lose_nothing(values, said, good):
         assert told.value.partial is None
 
 
-def test_what_f_raises_goes_through_and_carries_the_fit():
-    calls = []
+def test_what_f_raises_is_the_cause_of_an_error_that_carries_the_fit():
+    calls, own = [], KeyError("the machine is down")
 
     def f(index):
         calls.append(index)
         if len(calls) == 4:
-            raise KeyError("the machine is down")
+            raise own
         return bowl(index)
 
-    with pytest.raises(KeyError, match="the machine is down") as told:
+    with pytest.raises(RuntimeError, match="protes: .*the machine is down") as told:
         tl.protes(f, (5,) * 6, budget=400, generator=generator())
+    assert told.value.__cause__ is own and not hasattr(own, "partial")
     assert told.value.partial.evaluations == 300 and len(told.value.partial.history) == 3
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from scipy.linalg import hadamard
 
-from tensorlab.methods import _screening
-from tensorlab.methods._estimator import standardize
-from tensorlab.methods._screening import screen_interactions
+from tensorlab.methods import screening
+from tensorlab.methods.estimator import standardize
+from tensorlab.methods.screening import screen_interactions
 
 
 def brute(x, residual, order):
@@ -29,7 +29,7 @@ def brute(x, residual, order):
 @pytest.mark.parametrize("dtype, atol", [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 @pytest.mark.parametrize("d, order", [(2, 2), (5, 2), (6, 3), (7, 4), (7, 5), (7, 7)])
 def test_every_correlation_is_that_of_brute_force(d, order, dtype, atol, generator, monkeypatch):
-    monkeypatch.setattr(_screening, "CHUNK", 100)  # many chunks of rows
+    monkeypatch.setattr(screening, "CHUNK", 100)  # many chunks of rows
     x = torch.randn(60, d, generator=generator, dtype=dtype) * 3 + 1
     residual = torch.randn(60, generator=generator, dtype=dtype)
     found = screen_interactions(x, residual, order, 10_000)
@@ -133,8 +133,8 @@ def test_says_no(generator):
     nan = residual.clone()
     nan[3] = math.nan
     for args, said in (
-        ((x, residual, 1, 1), "order must be at least 2, got 1"),
-        ((x, residual, 2, 0), "count must be at least 1, got 0"),
+        ((x, residual, 1, 1), "order must be an integer >= 2, got 1"),
+        ((x, residual, 2, 0), "count must be an integer >= 1, got 0"),
         ((x, residual[:9], 2, 1), r"each of the 20 rows, got shape \(9,\)"),
         ((x, nan, 2, 1), r"got nan at index \(3,\)"),
         (
@@ -144,6 +144,6 @@ def test_says_no(generator):
     ):
         with pytest.raises(ValueError, match=said):
             screen_interactions(*args)
-    with pytest.raises(TypeError, match="order must be an integer, got 2.0"):
+    with pytest.raises(ValueError, match="order must be an integer >= 2, got 2.0"):
         screen_interactions(x, residual, 2.0, 1)
     assert screen_interactions(x[:, :1], residual, 3, 5) == []  # one column has no products

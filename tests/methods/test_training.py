@@ -9,12 +9,12 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import tensorlab as tl
-from tensorlab.methods._training import IDLE
 from tensorlab.methods.admm import ADMM
 from tensorlab.methods.dlrt import DLRT, dlrt_start
-from tensorlab.methods.projected import Alternating, Projected
+from tensorlab.methods.projected import FactorSGD, Projected
 from tensorlab.methods.pruning import block_masks, hold, lottery, magnitude_masks, prune, sparsity
 from tensorlab.methods.riemannian import RiemannianSGD
+from tensorlab.methods.training import IDLE
 
 F64 = torch.float64
 
@@ -34,8 +34,8 @@ METHODS = {  # name: how layers "0" and "2" are made, and the method
     "RiemannianSGD": (low, lambda m, o: RiemannianSGD(m, o, lr=0.1)),
     "ADMM": (None, lambda m, o: ADMM(m, o, {"[02]": low}, rho=0.1, every=2)),
     "Projected": (None, lambda m, o: Projected(m, o, ["0", "2"], rank=2)),
-    "Alternating": (low, lambda m, o: Alternating(m, o)),
-    "Alternating in turn": (low, lambda m, o: Alternating(m, o, turns=True)),
+    "FactorSGD": (low, lambda m, o: FactorSGD(m, o)),
+    "FactorSGD in turn": (low, lambda m, o: FactorSGD(m, o, alternate=True)),
 }
 every_method = pytest.mark.parametrize("name", METHODS)
 
@@ -75,14 +75,14 @@ def test_a_closure_that_trains_nothing(name, case):
     closure, said = CLOSURES[case]
     model, method = made(name)
     if case == "of something else":  # for those that train everything it is a training
-        if name == "Alternating":
+        if name == "FactorSGD":
             return
-        if name == "Alternating in turn":
+        if name == "FactorSGD in turn":
             said = "depends on the parameters of each turn"
     before = [p.detach().clone() for p in model.parameters()]
     with pytest.raises(ValueError, match=said):
         method.step(lambda: closure(model))
-    if name != "Alternating in turn":  # whose first turn is over by then
+    if name != "FactorSGD in turn":  # whose first turn is over by then
         assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before))
 
 
@@ -168,7 +168,7 @@ def test_a_layer_is_trained_whole_or_not_at_all(name):
     assert all(torch.equal(a, b) for a, b in zip(before, model[0].tensors))
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if "Alternating" not in n])
+@pytest.mark.parametrize("name", [n for n in METHODS if "FactorSGD" not in n])
 def test_a_layer_without_a_gradient_for_long_is_named_once(name):
     model, method = made(name)
     with warnings.catch_warnings(record=True) as said:
@@ -179,6 +179,17 @@ def test_a_layer_without_a_gradient_for_long_is_named_once(name):
     assert said == [
         f"{name.split(',')[0]}: layer '2' has had no gradient of the loss for {IDLE} steps"
     ]
+
+
+@pytest.mark.parametrize("name", [n for n in METHODS if "FactorSGD" not in n])
+def test_divergence_is_a_floating_point_error_that_names_the_layer(name):
+    model, method = made(name, lr=1e30)
+    if name == "RiemannianSGD":
+        method.lr = 1e300
+    who = name.split(",")[0]
+    with pytest.raises(FloatingPointError, match=f"^{who}: needs finite .* layer '[02]' at step"):
+        for _ in range(20):
+            method.step(lambda: loss(model))
 
 
 @pytest.mark.parametrize(

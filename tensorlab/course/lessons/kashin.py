@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ... import plots
+from ...methods.codes import METHODS as QUANTIZERS
+from ...methods.codes import quantize
 from ...methods.kashin import KINDS, METHODS, Rotation, kashin_steps
-from ...methods.quantize import METHODS as QUANTIZERS
-from ...methods.quantize import quantize
 from ..checks import Check, gaussian
 from ..widgets import Explorer, Player, choice, decimal, integer
 

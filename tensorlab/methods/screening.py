@@ -18,8 +18,9 @@ from bisect import bisect_right
 import torch
 from torch import Tensor
 
+from .. import arguments
 from ..linalg import check_dense
-from ._estimator import check_count, read_numbers, read_table, standardize
+from .estimator import read_numbers, read_table, standardize
 
 SETS = 1 << 24  # sets that are screened at most: half a gigabyte of sums
 CHUNK = 1 << 21  # numbers of a table of products, by which rows are taken at a time
@@ -43,8 +44,8 @@ def screen_interactions(
     """
     who = "screen_interactions"
     x = read_table(who, x)
-    (n, d), order = x.shape, check_count(who, "order", order, 2)
-    check_count(who, "count", count, 1)
+    (n, d), order = x.shape, arguments.count(who, "order", order, 2)
+    arguments.count(who, "count", count)
     total = sum(math.comb(d, size) for size in range(2, min(order, d) + 1))
     if total > SETS:
         raise ValueError(

@@ -130,6 +130,15 @@ def _reenters(loss: Tensor) -> bool:
     return False
 
 
+def check_finite(who: str, name: str, step: int, *tensors: Tensor) -> None:
+    """Raises FloatingPointError where the numbers of a layer are no longer finite at this step: the
+    training has diverged."""
+    if not all(bool(torch.isfinite(t.sum())) for t in tensors):
+        raise FloatingPointError(
+            f"{who}: needs finite numbers, got some that are not in layer {name!r} at step {step}"
+        )
+
+
 def check_reached(who: str, asked, reached) -> None:
     """Raises ValueError where none of the layers to train, by name, has a gradient."""
     if not reached:

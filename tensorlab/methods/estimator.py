@@ -3,13 +3,13 @@ and tables read as tensors."""
 
 import importlib
 import inspect
-import math
 import warnings
-from numbers import Real
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ..arguments import number
 
 
 class Unfitted(ValueError, AttributeError):
@@ -279,31 +279,16 @@ def seeded(who: str, random_state, device) -> torch.Generator:
     return torch.Generator(device).manual_seed(int(random_state))
 
 
-def check_count(who: str, name: str, value, least: int) -> int:
-    """An integer parameter.
+def check_within(who: str, name: str, value, least: float, most: float) -> float:
+    """The value as a Python float; raises ValueError unless it is a number in least..most.
 
-    Raises TypeError for anything but an integer, and ValueError if it is below `least`.
-
-    >>> check_count("fit", "rank", 3, 1)
-    3
-    """
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{who}: {name} must be an integer, got {value!r}")
-    if value < least:
-        raise ValueError(f"{who}: {name} must be at least {least}, got {value}")
-    return int(value)
-
-
-def check_number(who: str, name: str, value, low: float, high: float) -> None:
-    """Raises ValueError if a parameter is not a finite real number in low..high.
-
-    >>> check_number("fit", "lr", -1, 0, 10)
+    >>> check_within("fit", "share", 2, 0, 1)
     Traceback (most recent call last):
-    ValueError: fit: lr must be a number in 0..10, got -1
+    ValueError: fit: share must be a number in 0..1, got 2
     """
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not (number and math.isfinite(value) and low <= value <= high):
-        raise ValueError(f"{who}: {name} must be a number in {low}..{high}, got {value!r}")
+    if number(who, name, value, least) > most:
+        raise ValueError(f"{who}: {name} must be a number in {least}..{most}, got {value!r}")
+    return float(value)
 
 
 def check_choice(who: str, name: str, value, choices: tuple[str, ...]) -> None:

@@ -1,0 +1,112 @@
+"""Quantized models in safetensors files, with a checksum over all of it."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from ..formats.storage import write
+from ..layers.dense import current, dense_weight, is_dense, like
+from ..layers.select import put
+from .codes import FIELDS, description, from_stored
+from .quantize import QuantizedLinear
+
+
+def save_quantized(path, model: nn.Module) -> None:
+    """Write a model with its quantized layers to a safetensors file, with a checksum over all of
+    it.
+
+    >>> from tempfile import mkdtemp
+    >>> from tensorlab import quantize_model
+    >>> model, path = nn.Sequential(nn.Linear(16, 4)), mkdtemp() + "/q.safetensors"
+    >>> x, model = torch.ones(16), quantize_model(model)
+    >>> save_quantized(path, model)
+    >>> torch.equal(load_quantized(path, nn.Sequential(nn.Linear(16, 4)))(x), model(x))
+    True
+    """
+    layers = {
+        n: description(m.weight) for n, m in _everywhere(model) if isinstance(m, QuantizedLinear)
+    }
+    tensors = {n: t.detach().cpu() for n, t in model.state_dict().items()}
+    about = json.dumps(layers, sort_keys=True)
+    about = {"quantized": about, "sha256": _checksum(tensors, about)}
+    write("save_quantized", path, tensors, about)
+
+
+def load_quantized(path, model: nn.Module) -> nn.Module:
+    """Read what `save_quantized` wrote into a model built as the one that was quantized; changes it
+    and returns it.
+
+    Raises ValueError for a file that is cut off, changed, or of another model, and the model stays
+    as it was.
+    """
+    tensors, names = _file(path)
+    layers = {n: m for n, m in _everywhere(model) if is_dense(m) or isinstance(m, QuantizedLinear)}
+    odd = {name for name, _ in _beside(model.state_dict(), names) ^ _beside(tensors, names)}
+    odd |= names - layers.keys()
+    if odd:
+        raise ValueError(
+            f"load_quantized: needs the model that was quantized, got one that differs in "
+            f"{min(odd)}"
+        )
+    made = {}
+    for name in sorted(names):
+        stored = {field: tensors.get(f"{name}.{field}") for field in (*FIELDS, "about")}
+        try:
+            made[layers[name]] = _stand_in(layers[name], stored)
+        except ValueError as error:
+            raise ValueError(f"load_quantized: layer {name}: {error}") from None
+    put(model, made)
+    model.load_state_dict(tensors)
+    return model
+
+
+def _file(path) -> tuple[dict[str, Tensor], set[str]]:
+    """The tensors of a file and the names of the quantized layers, once its checksum is right."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(
+            f"load_quantized: needs a whole safetensors file, got {Path(path).name}: {error}"
+        ) from None
+    if "quantized" not in about or about.get("sha256") != _checksum(tensors, about["quantized"]):
+        raise ValueError(
+            f"load_quantized: needs a file as save_quantized wrote it, got {Path(path).name} with "
+            f"another checksum"
+        )
+    return tensors, set(json.loads(about["quantized"]))
+
+
+def _stand_in(layer, stored) -> QuantizedLinear:
+    """A quantized layer in the place of a dense one, or of another."""
+    held = layer.weight if isinstance(layer, QuantizedLinear) else dense_weight(layer)
+    weight = from_stored(stored, tuple(getattr(held, "matrix_shape", held.shape)))
+    new = QuantizedLinear(weight, current(layer, "bias")).to(held.device)
+    if isinstance(layer._parameters.get("bias"), nn.Parameter):
+        new.bias = layer.bias
+    return like(layer, new)
+
+
+def _beside(state, names) -> set[tuple[str, torch.Size]]:
+    """What a state holds beside the weights of the named layers: keys and shapes."""
+    dots = lambda key: (k for k, letter in enumerate(key) if letter == ".")
+    inside = lambda key: any(key[:k] in names and key[k:] != ".bias" for k in dots(key))
+    return {(key, t.shape) for key, t in state.items() if not inside(key)}
+
+
+def _everywhere(model):
+    return model.named_modules(remove_duplicate=False)
+
+
+def _checksum(tensors, about):
+    digest = hashlib.sha256(about.encode())
+    for name in sorted(tensors):
+        t = tensors[name].contiguous()
+        digest.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
+        digest.update(t.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
