@@ -185,7 +185,7 @@ def test_every_path_of_the_map_exists():
 def test_every_module_has_a_row():
     listed = {path for row in table() for path in paths(row["module"])}
     homes = ("formats.", "layers.", "methods.", "parallel.")
-    apart = {"formats.base", "formats.storage", "formats.exchange", "formats._modes"}
+    apart = {"formats.base", "formats.storage", "formats.exchange"}
     missing = [
         str(path.relative_to(ROOT))
         for name, path in modules()
@@ -225,7 +225,7 @@ def test_imports_point_down():
         ("methods.lora", "methods.dlrt", False),
         ("methods.training", "methods.dlrt", True),
         ("methods.training", "methods.lora", False),
-        ("formats._modes", "formats.cp", False),
+        ("formats.modes", "formats.cp", False),
     ],
 )
 def test_arrows(low, high, allowed):

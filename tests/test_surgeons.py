@@ -257,7 +257,7 @@ def test_what_cannot_be_pruned_is_refused_with_nothing_changed(kind, how):
 
 WRITE = {
     "Projected rank": lambda m, o: Projected(m, o, "0", rank=2),
-    "Projected price": lambda m, o: Projected(m, o, "0", price=100.0),
+    "Projected penalty": lambda m, o: Projected(m, o, "0", penalty=100.0),
     "ADMM": lambda m, o: ADMM(m, o, {"0": lambda w: full2(w)}, rho=0.5, every=1),
 }
 
@@ -619,7 +619,7 @@ def test_what_the_optimizer_does_not_train_is_left_and_named(method):
     kept = model[0].weight.clone()
     makers = {
         "Projected rank": lambda m, o: Projected(m, o, "*", rank=2),
-        "Projected price": lambda m, o: Projected(m, o, "*", price=100.0),
+        "Projected penalty": lambda m, o: Projected(m, o, "*", penalty=100.0),
         "ADMM": lambda m, o: ADMM(m, o, {"*": full2}, rho=0.5),
     }
     said = r"left as they are: 0 \(the optimizer does not train it\)"

@@ -24,11 +24,13 @@ from ..layers.dense import dense_weight, write_weights
 from ..layers.select import WEIGHTS, choose, settable
 from .training import (
     Idle,
+    TrainingMethod,
     check_finite,
     check_reached,
     check_trained,
     evaluate,
     gets_gradient,
+    rank_of,
     weights_of,
 )
 
@@ -43,7 +45,7 @@ class Residuals:
     dual: dict[str, float]
 
 
-class ADMM:
+class ADMM(TrainingMethod):
     """Trains dense weights towards sets: `step` moves W, `update` Z and U, `finish` puts the
     projections in [Yin2021].
 
@@ -85,7 +87,7 @@ class ADMM:
         if not chosen:
             raise ValueError("ADMM: needs a set for at least one layer, got none")
         self.layers = settable("ADMM", chosen, optimizer)
-        self.steps, self.history, self._idle = 0, [], Idle("ADMM")
+        self.steps, self.history, self._ranks, self._idle = 0, [], {}, Idle("ADMM")
         self.rho = self._checked(0)
         weights = {name: dense_weight(layer).detach() for name, layer in self.layers.items()}
         for name, w in weights.items():
@@ -157,6 +159,26 @@ class ADMM:
         write_weights("ADMM", self.layers, dense)
         return formats
 
+    @property
+    def ranks(self) -> dict[str, int | tuple[int, ...]]:
+        """The ranks of the last projection of each layer, by name."""
+        return dict(self._ranks)
+
+    def state_dict(self) -> dict:
+        """What a checkpoint needs besides the model's: the optimizer's state, the steps, Z and U,
+        and the rounds so far with the next ρ."""
+        rounds = [[r.rho, dict(r.primal), dict(r.dual)] for r in self.history]
+        z, u = ({name: t.clone() for name, t in ts.items()} for ts in (self.z, self.u))
+        more = {"z": z, "u": u, "rho": self.rho, "history": rounds, "ranks": self.ranks}
+        return super().state_dict() | more
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on where `state_dict` was taken; the model's own state is loaded first."""
+        super().load_state_dict(state)
+        self.z, self.u = ({n: t.clone() for n, t in state[key].items()} for key in ("z", "u"))
+        self.rho, self._ranks = state["rho"], dict(state["ranks"])
+        self.history = [Residuals(*parts) for parts in state["history"]]
+
     def _checked(self, round):
         rho = float(self._rho(round))
         if not 0 < rho < float("inf"):
@@ -177,4 +199,5 @@ class ADMM:
                 f"ADMM: layer {name!r} needs a project that gives a format of {tuple(w.shape)}'s "
                 f"entries, got {got}"
             )
+        self._ranks[name] = rank_of(form)
         return form, z.reshape(w.shape)

@@ -30,6 +30,7 @@ from ..linalg import choose_rank, extend_basis, orthonormal, small_svd, widen, z
 from .training import (
     Idle,
     Processes,
+    TrainingMethod,
     backward,
     check_finite,
     check_reached,
@@ -274,7 +275,7 @@ def _whole(parts: Tensor, like: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------- the training
 
 
-class DLRT:
+class DLRT(TrainingMethod):
     """Trains a model whose layers hold a `LowRank` with its middle factor, without ever leaving low
     rank [Schotthoefer2022].
 
@@ -479,17 +480,6 @@ class DLRT:
                 else:
                     self.optimizer.state[middle[name]] = states[name]
             raise
-
-    def state_dict(self) -> dict:
-        """What a checkpoint needs besides `model.state_dict()`, for `save_state`: the optimizer's
-        state and the number of steps."""
-        return {"steps": self.steps, "optimizer": self.optimizer.state_dict()}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Go on where `state_dict` was taken; the model's own state, its ranks with it, is loaded
-        first."""
-        self.steps = state["steps"]
-        self.optimizer.load_state_dict(state["optimizer"])
 
 
 def _check_settings(theta, multiplier, rule, every, min_rank, max_rank):

@@ -1,9 +1,9 @@
 """What low-rank training is compared with: factors trained as they are, projection after each step,
-a price on the rank.
+a penalty on the rank.
 
     FactorSGD       W = U Vᴴ, gradient steps on the factors: all at once, or U and then V            [Schotthoefer2022]
     Projected       W dense; after a step  W <- argmin_{rank X <= r} |X - W|                          [Yang2020]
-                    or a proximal step of a price c on the rank, W <- argmin_X ½ |X - W|² + c rank X  [IdelbayevCarreira2020]
+                    or a proximal step of a penalty c on the rank, W <- argmin_X ½ |X - W|² + c rank X  [IdelbayevCarreira2020]
 
 To train, cut by an SVD and train on is `replace_linear(model, names, LowRank.from_dense, rank)`
 between two trainings.
@@ -22,6 +22,7 @@ from ..layers.select import WEIGHTS, choose, settable
 from ..linalg import choose_rank, truncated_svd
 from .training import (
     Idle,
+    TrainingMethod,
     backward,
     check_finite,
     check_reached,
@@ -29,32 +30,33 @@ from .training import (
     evaluate,
     gets_gradient,
     group_of,
+    rank_of,
     weights_of,
 )
 
 
-def prox_rank(w: Tensor, price: float) -> tuple[Tensor, int]:
-    """argmin_X ½ |X - W|² + price · rank X, and its rank: a singular value is worth keeping when σ²
-    / 2 > price.
+def prox_rank(w: Tensor, penalty: float) -> tuple[Tensor, int]:
+    """argmin_X ½ |X - W|² + penalty · rank X, and its rank: a singular value is worth keeping when σ²
+    / 2 > penalty.
 
     w: (out, in).  At least one value stays, as `choose_rank` never gives 0.
 
-    >>> prox_rank(torch.diag(torch.tensor([3.0, 1.0])), price=2.0)
+    >>> prox_rank(torch.diag(torch.tensor([3.0, 1.0])), penalty=2.0)
     (tensor([[3., 0.],
             [0., 0.]]), 1)
     """
     u, s, vh = truncated_svd(w, rtol=0.0)
-    r = choose_rank(s, max(1, int((s > (2 * price) ** 0.5).sum())))
+    r = choose_rank(s, max(1, int((s > (2 * penalty) ** 0.5).sum())))
     return (u[:, :r] * s[:r]) @ vh[:r], r
 
 
-class Projected:
+class Projected(TrainingMethod):
     """Trains dense weights and keeps them of low rank by an SVD of each, every step or every few
     [Yang2020].
 
     names: patterns of `fnmatch`, or a predicate (name, layer) -> bool, for the linear layers, GPT-2's
     Conv1D among them, and the convolutions. One of rank (an int), rtol (relative error of a
-    projection) and price (what one rank costs in the loss [IdelbayevCarreira2020], taken as a
+    projection) and penalty (what one rank costs in the loss [IdelbayevCarreira2020], taken as a
     proximal step of length lr). It holds the full weight and its full gradient: what is saved is
     saved after the training. A layer that the optimizer does not train is left as it is, with a
     warning. Raises ValueError for a pattern that chooses nothing and for a computed weight that
@@ -75,18 +77,18 @@ class Projected:
         *,
         rank: int | None = None,
         rtol: float | None = None,
-        price: float | None = None,
+        penalty: float | None = None,
         every: int = 1,
     ):
-        if sum(k is not None for k in (rank, rtol, price)) != 1:
+        if sum(k is not None for k in (rank, rtol, penalty)) != 1:
             raise ValueError(
-                f"Projected: needs one of rank, rtol and price, got rank={rank}, rtol={rtol}, "
-                f"price={price}"
+                f"Projected: needs one of rank, rtol and penalty, got rank={rank}, rtol={rtol}, "
+                f"penalty={penalty}"
             )
         self.optimizer, self.every = optimizer, count("Projected", "every", every)
         self.layers = settable("Projected", choose("Projected", model, names, WEIGHTS), optimizer)
-        self.rank, self.rtol, self.price = rank, rtol, price
-        self.steps, self.ranks, self._idle = 0, {}, Idle("Projected")
+        self.rank, self.rtol, self.penalty = rank, rtol, penalty
+        self.steps, self._ranks, self._idle = 0, {}, Idle("Projected")
 
     def step(self, closure: Callable[[], Tensor]) -> Tensor:
         """A step of the optimizer, then the projection of each weight, a kernel flattened to (T, S
@@ -108,18 +110,33 @@ class Projected:
             self._project()
         return loss.detach()
 
+    @property
+    def ranks(self) -> dict[str, int]:
+        """The rank of each weight at the last projection, by name."""
+        return dict(self._ranks)
+
+    def state_dict(self) -> dict:
+        """What a checkpoint needs besides the model's: the optimizer's state, the steps and the
+        ranks."""
+        return super().state_dict() | {"ranks": self.ranks}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on where `state_dict` was taken; the model's own state is loaded first."""
+        super().load_state_dict(state)
+        self._ranks = dict(state["ranks"])
+
     @torch.no_grad()
     def _project(self) -> None:
         low = {}
         for name, layer in self.layers.items():
             w = dense_weight(layer)
             check_finite("Projected", name, self.steps, w)
-            if self.price is None:
+            if self.penalty is None:
                 u, s, vh = truncated_svd(w.flatten(1), self.rank, rtol=self.rtol)
-                near, self.ranks[name] = (u * s) @ vh, len(s)
+                near, self._ranks[name] = (u * s) @ vh, len(s)
             else:
                 length = group_of(self.optimizer, parameters_of(layer)[0])["lr"] * self.every
-                near, self.ranks[name] = prox_rank(w.flatten(1), self.price * length)
+                near, self._ranks[name] = prox_rank(w.flatten(1), self.penalty * length)
             low[name] = near.view_as(w)
         write_weights("Projected", self.layers, low)
 
@@ -136,7 +153,7 @@ def balanced(w: LowRank) -> LowRank:
     return LowRank(w.u.detach() @ root, w.v.detach() @ root)
 
 
-class FactorSGD:
+class FactorSGD(TrainingMethod):
     """Trains what there is by gradient steps: all parameters at once, or first the left factors,
     then the right ones.
 
@@ -153,14 +170,17 @@ class FactorSGD:
     """
 
     def __init__(self, model: nn.Module, optimizer, *, alternate: bool = False):
-        layers = [m for m in model.modules() if isinstance(m, FactorizedLinear)]
+        self.layers = {
+            name: m for name, m in model.named_modules() if isinstance(m, FactorizedLinear)
+        }
+        layers = list(self.layers.values())
         many = [len(m.tensors) for m in layers if len(m.tensors) != 2]
         if alternate and (many or not layers):
             raise ValueError(
                 f"FactorSGD: needs layers of two factors to alternate, got "
                 f"{many[0] if many else 'no factors'}"
             )
-        self.optimizer = optimizer
+        self.optimizer, self.steps = optimizer, 0
         every = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         right = {id(m.tensors[1]) for m in layers}
         self.turns = (
@@ -191,4 +211,10 @@ class FactorSGD:
             for p, g in zip(part, found):
                 p.grad = g
             self.optimizer.step()
+        self.steps += 1
         return losses[0].detach()
+
+    @property
+    def ranks(self) -> dict[str, int | tuple[int, ...]]:
+        """The rank of each layer that holds a format, by name; it never changes."""
+        return {name: rank_of(layer.weight) for name, layer in self.layers.items()}

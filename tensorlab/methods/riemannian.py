@@ -28,16 +28,18 @@ from ..layers.linear import FactorizedLinear
 from .training import (
     Idle,
     Processes,
+    TrainingMethod,
     backward,
     check_finite,
     check_reached,
     check_whole,
     evaluate,
+    rank_of,
     unfrozen,
 )
 
 
-class RiemannianSGD:
+class RiemannianSGD(TrainingMethod):
     """Stochastic gradient descent with momentum on the manifolds of the model's `LowRank` and
     `TTMatrix` layers.
 
@@ -147,20 +149,29 @@ class RiemannianSGD:
         self._idle.note(layers, gradients)
         return loss.detach(), gradients, found[start:]
 
+    @property
+    def ranks(self) -> dict[str, int | tuple[int, ...]]:
+        """The rank of each layer, by name; those of a train are several."""
+        return {name: rank_of(layer.weight) for name, layer in self.layers.items()}
+
     def state_dict(self) -> dict:
-        """What a checkpoint needs besides the model's: the optimizer's state, the steps, and the
-        momentum as trains."""
-        trains = {name: [t.clone() for t in v.to_tt().cores] for name, v in self.velocity.items()}
-        return {"steps": self.steps, "optimizer": self.optimizer.state_dict(), "velocity": trains}
+        """What a checkpoint needs besides the model's: the optimizer's state, the steps, the
+        learning rate, and the momentum at the point where it was computed."""
+        copied = lambda value: [t.clone() for t in value] if isinstance(value, tuple) else value
+        momentum = {
+            name: {part: copied(value) for part, value in vars(v).items()}
+            for name, v in self.velocity.items()
+        }
+        return super().state_dict() | {"lr": self.lr, "velocity": momentum}
 
     def load_state_dict(self, state: dict) -> None:
         """Go on where `state_dict` was taken; the model's own state is loaded first."""
-        self.steps = state["steps"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        weight = {name: self.layers[name].weight.to_tt() for name in state["velocity"]}
+        super().load_state_dict(state)
+        self.lr = state["lr"]
+        held = lambda value: tuple(value) if isinstance(value, list) else value
         self.velocity = {
-            name: tt_project(weight[name], TT(tuple(cores)))
-            for name, cores in state["velocity"].items()
+            name: Tangent(**{part: held(value) for part, value in parts.items()})
+            for name, parts in state["velocity"].items()
         }
 
 

@@ -2,6 +2,7 @@
 that would do nothing says so; and gradients that several processes have in common."""
 
 import warnings
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,10 +12,54 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
+from ..formats.base import Format
 from ..layers.dense import parameters_of
 from ..layers.holding import in_processes, is_sharded
 
 IDLE = 20  # steps in a row without a gradient after which a layer is named
+
+# ---------------------------------------------------------------------------------------- the protocol
+
+
+class TrainingMethod(ABC):
+    """What every training method can do: one step, the ranks that it has reached, one checkpoint.
+
+    optimizer: the one of torch's that the method steps; learning rates are its groups'. steps: how
+    many there have been. A closure computes and returns the loss of the batch, without a backward.
+    """
+
+    optimizer: torch.optim.Optimizer
+    steps: int
+
+    @abstractmethod
+    def step(self, closure: Callable[[], Tensor]) -> Tensor:
+        """One step of the training; returns the loss before it, detached."""
+
+    @property
+    @abstractmethod
+    def ranks(self) -> dict[str, int | tuple[int, ...]]:
+        """The rank of each layer that is kept low, by name; several where its format has several."""
+
+    def state_dict(self) -> dict:
+        """What a checkpoint needs besides `model.state_dict()`, for `save_state`."""
+        return {"steps": self.steps, "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on where `state_dict` was taken, bit for bit; the model's own state, its ranks with it,
+        is loaded first."""
+        self.steps = state["steps"]
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def rank_of(w: Format) -> int | tuple[int, ...]:
+    """The rank of a format, or its ranks where it has several.
+
+    >>> from tensorlab import TT, LowRank
+    >>> rank_of(LowRank.randn((5, 4), 2)), rank_of(TT.randn((3, 4, 5), 2))
+    (2, (2, 2))
+    """
+    return w.ranks[0] if len(w.ranks) == 1 else w.ranks
+
 
 # ------------------------------------------------------------------------------- before the first step
 

@@ -278,7 +278,7 @@ def projected(model, trainer, size, rank):
 
 
 def priced(model, trainer, size, price):
-    method = Projected(model, trainer.sgd(model).optimizer, LAYERS, price=price)
+    method = Projected(model, trainer.sgd(model).optimizer, LAYERS, penalty=price)
     trainer.fit(model, method, size["epochs"])
     _as_factors(model, method.ranks)
 

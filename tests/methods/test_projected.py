@@ -1,4 +1,4 @@
-"""What DLRT is compared with: factors by plain gradients, projection by an SVD, a price on the
+"""What DLRT is compared with: factors by plain gradients, projection by an SVD, a penalty on the
 rank."""
 
 import pytest
@@ -40,13 +40,13 @@ def test_a_convolution_is_cut_as_its_flattened_kernel():
     assert 1 <= r < 8 and int(torch.linalg.matrix_rank(model[0].weight.flatten(1))) == r
 
 
-@pytest.mark.parametrize("price", [0.01, 0.5, 3.0])
-def test_no_rank_has_a_lower_price(price):
+@pytest.mark.parametrize("penalty", [0.01, 0.5, 3.0])
+def test_no_rank_has_a_lower_price(penalty):
     w = gaussian(6, 5)
-    x, r = prox_rank(w, price)
+    x, r = prox_rank(w, penalty)
     s = torch.linalg.svdvals(w)
-    costs = [float(s[k:].square().sum()) / 2 + price * k for k in range(1, 6)]
-    assert float((x - w).square().sum()) / 2 + price * r == pytest.approx(min(costs))
+    costs = [float(s[k:].square().sum()) / 2 + penalty * k for k in range(1, 6)]
+    assert float((x - w).square().sum()) / 2 + penalty * r == pytest.approx(min(costs))
 
 
 def test_turns_are_two_steps_of_half_the_factors():
@@ -87,11 +87,11 @@ def test_projects_only_now_and_then():
     [
         (
             lambda: Projected(nn.Sequential(nn.Linear(2, 2)), None, "*"),
-            "needs one of rank, rtol and price, got rank=None",
+            "needs one of rank, rtol and penalty, got rank=None",
         ),
         (
-            lambda: Projected(nn.Sequential(nn.Linear(2, 2)), None, "*", rank=1, price=1.0),
-            "got rank=1, rtol=None, price=1.0",
+            lambda: Projected(nn.Sequential(nn.Linear(2, 2)), None, "*", rank=1, penalty=1.0),
+            "got rank=1, rtol=None, penalty=1.0",
         ),
         (
             lambda: Projected(nn.Sequential(nn.Linear(2, 2)), None, "head", rank=1),

@@ -222,12 +222,12 @@ def test_nothing_chosen_is_said(act, said):
         act(model, torch.optim.SGD(model.parameters(), 0.1))
 
 
-def test_the_price_of_a_rank_follows_the_rate_of_its_weight():
+def test_the_penalty_of_a_rank_follows_the_rate_of_its_weight():
     """The proximal step is as long as the optimizer's own, in the group that holds the weight."""
     model = nn.Sequential(nn.Linear(4, 4, dtype=F64))
     sigma = torch.tensor([4.0, 3.0, 2.0, 1.0], dtype=F64)
     model[0].weight.data = torch.diag(sigma)
     groups = [{"params": [model[0].bias], "lr": 1e-6}, {"params": [model[0].weight], "lr": 0.5}]
-    method = Projected(model, torch.optim.SGD(groups, 0.1), "0", price=5.0)
+    method = Projected(model, torch.optim.SGD(groups, 0.1), "0", penalty=5.0)
     method.step(lambda: 0 * model(torch.eye(4, dtype=F64)).sum())
     assert method.ranks == {"0": 2}  # σ² > 2 · 0.5 · 5
