@@ -18,6 +18,7 @@ from .formats.cp_stable import cp_degeneracy, cp_stable
 from .formats.exchange import from_tensorly, from_tntorch, to_tensorly, to_tntorch
 from .formats.htucker import HT, balanced_tree, ht_round, ht_svd, linear_tree
 from .formats.kronecker import Kronecker, kron_rearrange, kron_svd
+from .formats.lokr import LoKr
 from .formats.lowrank import LowRank
 from .formats.monarch import Monarch
 from .formats.storage import load, load_state, save, save_state
@@ -143,6 +144,7 @@ __all__ = [
     "kron_rearrange",
     "Monarch",
     "BlockTT",
+    "LoKr",
     # their algorithms
     "cp_als",
     "cp_als_steps",

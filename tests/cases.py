@@ -22,7 +22,7 @@ FORMATS = {
     "HT of one mode": lambda **o: tl.HT.randn((6,), 1, **o),
     "TTMatrix": lambda **o: tl.TTMatrix.randn(out=(2, 3, 2), in_=(3, 1, 2), rank=(3, 2), **o),
     "TTMatrix with padding": lambda **o: tl.TTMatrix.randn(
-        out=(2, 4), in_=(3, 2), rank=3, size=(7, 5), **o
+        out=(2, 4), in_=(3, 2), rank=3, shape=(7, 5), **o
     ),
     "Kronecker": lambda **o: tl.Kronecker.randn((6, 8), 2, **o),
     "Kronecker with padding": lambda **o: tl.Kronecker.randn((5, 7), 2, **o),

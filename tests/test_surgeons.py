@@ -605,7 +605,7 @@ def test_a_report_of_ties_can_be_printed():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model[1].weight = model[0].weight
     report = tl.layer_report(model)
-    assert str(report).splitlines()[2].split() == ["1", "dense", "4x4", "0", "32", "0"]
+    assert str(report).splitlines()[2].split() == ["1", "dense", "4x4", "0", "0", "32", "0"]
     assert np.isnan(report["1"].rate) and report.total("parameters") == 16
     computed = nn.Sequential(*(parametrizations.weight_norm(nn.Linear(4, 4)) for _ in range(5)))
     rows = tl.layer_report(computed).rows
@@ -714,6 +714,7 @@ class Odd(nn.Module):
 NAMED = {
     "replace_linear": (lambda m, n: tl.replace_linear(m, n, full), {"attention", "mix", "rnn"}),
     "add_lora": (lambda m, n: tl.add_lora(m, n, 2), {"attention", "mix", "rnn"}),
+    "quantize_model": (lambda m, n: tl.quantize_model(m, n, 4), {"attention", "mix", "rnn"}),
     "replace_conv": (
         lambda m, n: tl.replace_conv(m, n, lambda c: tl.svd_conv(c, 1)),
         {"up", "line"},
@@ -958,3 +959,129 @@ def test_a_merge_is_undone_in_the_dtype_of_the_model(base, dtype):
     tl.unmerge_lora(tl.merge_lora(model).to(dtype))
     assert {t.dtype for t in model.state_dict().values()} == {dtype}
     assert model(torch.ones(2, 6, dtype=dtype)).dtype == dtype
+
+
+# ------------------------------------------------------------ one contract for all of them together
+
+
+def trained(make):
+    """A method that trains, made on a model and stepped once; the model."""
+
+    def act(model, names):
+        method, x = make(model, names), data("linear")
+        method.step(lambda: model(x).square().mean())
+        return model
+
+    return act
+
+
+def in_low_rank(m, names):
+    return tl.replace_linear(m, names, lambda w: tl.LowRank.from_dense(w, 3).orthogonal())
+
+
+def masked(m, names):
+    return tl.prune(m, tl.magnitude_masks(m, names, 0.5))
+
+
+# name -> what it does to the linear layers that names choose; whether the layer object stays
+CONTRACT = {
+    "replace_linear": (lambda m, names: tl.replace_linear(m, names, full), False),
+    "add_lora": (lambda m, names: tl.add_lora(m, names, 2), False),
+    "add_lora dora": (lambda m, names: tl.add_lora(m, names, 2, kind="dora"), False),
+    "merge_lora": (lambda m, names: tl.merge_lora(tl.add_lora(m, names, 2)), False),
+    "quantize_model": (lambda m, names: tl.quantize_model(m, names, 8), False),
+    "prune": (masked, True),
+    "Projected": (trained(lambda m, names: Projected(m, sgd(m), names, rank=2)), True),
+    "ADMM": (trained(lambda m, n: ADMM(m, sgd(m), {n: full2}, rho=0.5)), True),
+    "DLRT": (trained(lambda m, n: tl.DLRT(in_low_rank(m, n), sgd(m), theta=0.1)), False),
+    "RiemannianSGD": (
+        trained(lambda m, n: tl.RiemannianSGD(tl.replace_linear(m, n, full2), sgd(m), lr=0.1)),
+        False,
+    ),
+}
+WRITES = {"prune", "Projected", "ADMM"}  # to the weight that there is
+
+contract = pytest.mark.parametrize("act, stays", CONTRACT.values(), ids=CONTRACT)
+
+
+def chain():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6), nn.Linear(6, 6)).to(F64)
+
+
+@contract
+def test_a_layer_under_two_names_is_changed_once_and_stays_one(act, stays):
+    torch.manual_seed(0)
+    layer = nn.Linear(6, 6, dtype=F64)
+    model = nn.Sequential(layer, nn.Tanh(), layer)
+    act(model, "0")
+    assert model[0] is model[2] and (model[0] is layer) is stays
+    assert len(tl.layer_report(model).rows) == 1
+    x = data("linear")
+    assert torch.equal(model[0](x), model[2](x))
+
+
+@contract
+def test_a_predicate_chooses_as_a_pattern_does(act, stays):
+    a, b = chain(), chain()
+    torch.manual_seed(1)
+    act(a, "2")
+    torch.manual_seed(1)
+    act(b, lambda name, layer: name == "2")
+    assert [type(m) for m in a] == [type(m) for m in b]
+    assert [row.kind for row in tl.layer_report(a).rows] == [
+        row.kind for row in tl.layer_report(b).rows
+    ]
+    x = data("linear")
+    assert torch.allclose(a(x), b(x), atol=1e-12)
+
+
+@contract
+def test_what_is_left_alone_keeps_all_that_it_has(act, stays):
+    """Frozen parts, modes, dtype and the layers that were not chosen."""
+    model = chain().eval()
+    model[3].requires_grad_(False)
+    kept, before = model[3], state(model[3])
+    act(model, "0")
+    assert model[3] is kept and same(before, state(kept))
+    assert not any(p.requires_grad for p in kept.parameters())
+    assert not any(m.training for m in model.modules())
+    assert {p.dtype for p in model.parameters()} == {F64}
+    assert model(data("linear")).dtype == F64
+    report = tl.layer_report(model)
+    assert [row.name for row in report.rows] == ["0", "2", "3"] and "total" in str(report)
+
+
+@pytest.mark.parametrize("name", [n for n in CONTRACT if not n[0].isupper()])
+@pytest.mark.parametrize("masked_input", [False, True])
+def test_an_encoder_layer_in_eval_runs_and_attends_as_before(name, masked_input):
+    act, _ = CONTRACT[name]
+    torch.manual_seed(0)
+    make = dict(dropout=0.1, batch_first=True, dtype=torch.float32)
+    model = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, **make)).eval()
+    copied = copy.deepcopy(model)
+    act(model, ["0.linear1", "0.linear2"])
+    mask = torch.arange(5) >= torch.tensor([[5], [3]]) if masked_input else None
+    x = torch.randn(2, 5, 8)
+    with torch.no_grad():
+        got = model[0](x, src_key_padding_mask=mask)
+        attended = model[0].self_attn(x, x, x, key_padding_mask=mask)[0]
+        want = copied[0].self_attn(x, x, x, key_padding_mask=mask)[0]
+    assert torch.isfinite(got).all() and torch.equal(attended, want)
+    for p in (n for n, _ in model.named_parameters() if "linear" not in n):
+        assert torch.equal(model.get_parameter(p), copied.get_parameter(p))
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+@pytest.mark.parametrize("how", ["weight_norm", "orthogonal"])
+def test_a_parametrized_model_is_changed_or_refused_whole(name, how):
+    act, _ = CONTRACT[name]
+    model = network("linear", how)
+    before = state(model)
+    if name in WRITES and how not in SETTABLE:
+        with pytest.raises(ValueError, match="needs a weight that can be set, got layer '0'"):
+            act(model, "0")
+        assert same(state(model), before)
+        return
+    act(model, "0")
+    assert model(data("linear")).isfinite().all() and len(tl.layer_report(model).rows) == 1

@@ -5,8 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..linalg import norm
-from .base import MatrixFormat, check_same
+from ..linalg import norm, rank_caps, root, wide_svd
+from ..multilinear import balanced_shape
+from ..rng import randn
+from .base import MatrixFormat, check_same, check_shape
+from .kronecker import Kronecker
+from .modes import check_matrix
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -36,6 +40,41 @@ class LoKr(MatrixFormat):
                 f"{got}"
             )
 
+    @classmethod
+    def from_dense(cls, w: Tensor, rank: int) -> "LoKr":
+        """The nearest Kronecker product, its second factor then cut to a rank: two truncated SVDs,
+        of the rearranged matrix and of that factor.
+
+        Each step is the best, both together need not be. w: (out, in); the sizes are split as
+        evenly as they factor. rank: a cap. Raises ValueError or TypeError for a bad rank or matrix.
+
+        >>> w = torch.kron(torch.ones(2, 3), torch.eye(4, 5))
+        >>> LoKr.from_dense(w, 4), bool((LoKr.from_dense(w, 4).to_dense() - w).norm() < 1e-5)
+        (LoKr(shape=(8, 15), ranks=(4,), stores 42 of 120), True)
+        """
+        check_matrix("LoKr.from_dense", w, rank)
+        (o2, o1), (i2, i1) = (balanced_shape(n, 2) for n in w.shape)
+        blocks = w.reshape(o1, o2, i1, i2).transpose(1, 2)  # (o1, i1, o2, i2)
+        u, s, vh = wide_svd("LoKr.from_dense", blocks.reshape(o1 * i1, o2 * i2), 1)
+        w1, second = u * root(s), root(s) * vh
+        u, s, vh = wide_svd("LoKr.from_dense", second.reshape(o2, i2), rank)
+        return cls(w1.reshape(o1, i1), u * root(s), root(s)[:, None] * vh).to(w.dtype)
+
+    @classmethod
+    def randn(cls, shape, rank: int, *, generator=None, dtype=None, device=None) -> "LoKr":
+        """Gaussian factors, scaled so that the entries of w have variance 1.
+
+        >>> LoKr.randn((6, 8), 2)
+        LoKr(shape=(6, 8), ranks=(2,), stores 18 of 48)
+        """
+        shape = check_shape("LoKr.randn", shape)
+        if len(shape) != 2:
+            raise ValueError(f"LoKr.randn: needs a shape (out, in), got {shape}")
+        (o2, o1), (i2, i1) = (balanced_shape(n, 2) for n in shape)
+        (r,) = rank_caps("LoKr.randn", rank, None, shape, 1)
+        draw = lambda *size: randn(*size, generator=generator, dtype=dtype, device=device)
+        return cls(draw(o1, i1), draw(o2, r), draw(r, i2) / r**0.5)
+
     @property
     def shape(self):
         return (self.w1.shape[0] * self.a.shape[0], self.w1.shape[1] * self._last().shape[1])
@@ -43,6 +82,28 @@ class LoKr(MatrixFormat):
     @property
     def ranks(self):
         return (min(self.a.shape),)
+
+    def to_kronecker(self) -> Kronecker:
+        """The same matrix as a sum of one Kronecker product, which a sum of several may join.
+
+        >>> w = LoKr(torch.ones(2, 3), torch.ones(8, 2), torch.ones(2, 9))
+        >>> w.to_kronecker(), (w + w).ranks
+        (Kronecker(shape=(16, 27), ranks=(1,), stores 78 of 432), (2,))
+        """
+        second = self.a if self.b is None else self.a @ self.b
+        return Kronecker((self.w1[None], second[None]))
+
+    def _add(self, other):
+        return self.to_kronecker() + other.to_kronecker()
+
+    def _times(self, other):
+        return self.to_kronecker() * other.to_kronecker()
+
+    def _dot(self, other):
+        return self.to_kronecker().dot(other.to_kronecker())
+
+    def _at(self, index):
+        return self.to_kronecker().at(index)
 
     def _dense(self):
         return torch.kron(self.w1, self.a if self.b is None else self.a @ self.b)

@@ -14,6 +14,7 @@ from .blocktt import BlockTT
 from .cp import CP
 from .htucker import HT
 from .kronecker import Kronecker
+from .lokr import LoKr
 from .lowrank import LowRank
 from .monarch import Monarch
 from .tt import TT
@@ -23,7 +24,7 @@ from .tucker import Tucker
 # what a file may hold
 FORMATS = {
     cls.__name__: cls
-    for cls in (LowRank, CP, Tucker, TT, HT, TTMatrix, Kronecker, Monarch, BlockTT)
+    for cls in (LowRank, CP, Tucker, TT, HT, TTMatrix, Kronecker, LoKr, Monarch, BlockTT)
 }
 
 

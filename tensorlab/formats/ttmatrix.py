@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..linalg import check_cut
 from .base import SplitMatrix, check_same, check_shape, ratio
-from .modes import check_size, pad_input
+from .modes import check_matrix, check_size, pad_input, split_shape
 from .tt import TT, tt_round, tt_svd
 
 
@@ -53,26 +53,44 @@ class TTMatrix(SplitMatrix):
             check_size("TTMatrix", self.size, self.padded)
 
     @classmethod
-    def from_dense(cls, w: Tensor, out, in_, rank=None, *, rtol: float | None = None) -> "TTMatrix":
-        """`tt_matrix_svd`."""
+    def from_dense(
+        cls, w: Tensor, rank=None, *, rtol: float | None = None, cores: int = 2, out=None, in_=None
+    ) -> "TTMatrix":
+        """`tt_matrix_svd`, by default with modes out and in_ of `cores` nearly equal sizes.
+
+        >>> TTMatrix.from_dense(torch.ones(6, 8), rtol=0.0)
+        TTMatrix(shape=(6, 8), ranks=(1,), stores 16 of 48)
+        """
+        check_matrix("TTMatrix.from_dense", w, rank)
+        out, in_, _ = split_shape("TTMatrix.from_dense", w.shape, cores, out, in_)
         return tt_matrix_svd(w, out, in_, rank, rtol=rtol)
 
     @classmethod
     def randn(
-        cls, *, out, in_, rank, size=None, generator=None, dtype=None, device=None
+        cls,
+        shape=None,
+        rank=None,
+        *,
+        cores: int = 2,
+        out=None,
+        in_=None,
+        generator=None,
+        dtype=None,
+        device=None,
     ) -> "TTMatrix":
         """Gaussian cores, scaled so that the entries of w have variance 1; ranks are capped by the
-        unfoldings'."""
-        out, in_ = _modes("TTMatrix.randn", out, in_)
-        train = TT.randn(
-            [m * n for m, n in zip(out, in_)], rank, generator=generator, dtype=dtype, device=device
-        )
-        return _from_train(
-            train,
-            out,
-            in_,
-            size and check_size("TTMatrix.randn", size, (math.prod(out), math.prod(in_))),
-        )
+        unfoldings'.
+
+        shape: (out, in); None: the products of the modes. out, in_: the modes; None: `cores` nearly
+        equal sizes each. Raises ValueError where both are missing or do not fit.
+        """
+        if shape is None:
+            out, in_ = _modes("TTMatrix.randn", out, in_)
+            shape = math.prod(out), math.prod(in_)
+        out, in_, size = split_shape("TTMatrix.randn", shape, cores, out, in_)
+        modes = [m * n for m, n in zip(out, in_)]
+        train = TT.randn(modes, rank, generator=generator, dtype=dtype, device=device)
+        return _from_train(train, out, in_, size)
 
     @property
     def out(self) -> tuple[int, ...]:

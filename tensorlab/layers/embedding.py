@@ -19,11 +19,11 @@ from ..capture import readable, tokens
 from ..formats.base import check_shape
 from ..formats.ttmatrix import TTMatrix, tt_matrix_svd
 from ..linalg import check_dense, choose_rank, rank_caps, small_svd, widen, zero_level
-from ._parameters import put
 from .dense import check_plain, current, like, without_autocast
+from .holding import Holding, reshaped, set_tensors
 
 
-class TTEmbedding(nn.Module):
+class TTEmbedding(Holding):
     """ids (...,) -> (..., width): rows of a TT-matrix of shape (vocabulary, width), gathered
     without ever forming it.
 
@@ -38,15 +38,15 @@ class TTEmbedding(nn.Module):
     (TTEmbedding(20, 6, out=(4, 5), in=(2, 3), ranks=(2,), stores 46 of 120), True)
     """
 
+    held = "cores"
     max_norm, norm_type, scale_grad_by_freq, sparse = None, 2.0, False, False  # as others read it
 
     def __init__(self, weight: TTMatrix, *, padding_idx: int | None = None):
-        super().__init__()
         if not isinstance(weight, TTMatrix):
             raise TypeError(f"TTEmbedding: needs a TTMatrix, got {type(weight).__name__}")
-        self.padding_idx = _padding("TTEmbedding", padding_idx, weight.shape[0])
-        self._form = weight.to("meta")  # how to put the cores together; holds no numbers
-        self.cores = nn.ParameterList(core.detach().clone() for core in weight.cores)
+        padding_idx = _padding("TTEmbedding", padding_idx, weight.shape[0])
+        super().__init__(weight)
+        self.padding_idx = padding_idx
 
     @classmethod
     def randn(
@@ -71,7 +71,7 @@ class TTEmbedding(nn.Module):
         >>> TTEmbedding.randn(25000, 256, (25, 30, 40), (4, 8, 8), 16)
         TTEmbedding(25000, 256, out=(25, 30, 40), in=(4, 8, 8), ranks=(16, 16), stores 68160 of 6400000)
         """
-        options = dict(size=(vocabulary, width), generator=generator, dtype=dtype, device=device)
+        options = dict(shape=(vocabulary, width), generator=generator, dtype=dtype, device=device)
         table = TTMatrix.randn(out=out, in_=in_, rank=rank, **options)
         std = math.sqrt(2 / (vocabulary + width)) if std is None else std
         share = std ** (1 / len(table.cores))
@@ -113,10 +113,10 @@ class TTEmbedding(nn.Module):
     def embedding_dim(self) -> int:
         return self._form.shape[1]
 
-    @property
-    def weight(self) -> TTMatrix:
-        """The table on the parameters themselves, the row at padding_idx as the train has it."""
-        return self._form.with_tensors(self.cores)
+    def _fits(self, weight) -> bool:
+        """A token keeps its digits, so the sizes of the modes stay."""
+        form = self._form
+        return super()._fits(weight) and (weight.out, weight.in_) == (form.out, form.in_)
 
     def forward(self, ids: Tensor) -> Tensor:
         table = self.weight
@@ -128,6 +128,20 @@ class TTEmbedding(nn.Module):
             return out if pad is None else out.masked_fill((ids == pad).unsqueeze(1), 0)
 
         return _look_up(rows, _ids("TTEmbedding", ids, table.shape[0]))
+
+    def flops(self, batch: int) -> int:
+        """Operations of so many tokens that share no prefix, two for each multiply-add: each core
+        adds its columns to the state.
+
+        >>> TTEmbedding(TTMatrix.randn(out=(4, 5), in_=(2, 3), rank=2)).flops(1)
+        32
+        """
+        total, columns = 0, 1
+        for core in self.weight.cores:
+            r, _, m, q = core.shape
+            total += 2 * batch * columns * r * m * q
+            columns *= m
+        return total
 
     def head(self, h: Tensor) -> Tensor:
         """The logits of a tied output layer, h Eᵀ: (..., width) -> (..., vocabulary), over the path
@@ -162,19 +176,6 @@ class TTEmbedding(nn.Module):
 
     def __repr__(self):
         return f"{type(self).__name__}({self.extra_repr()})"
-
-    def _load_from_state_dict(self, state_dict, prefix, *args):
-        """Adopt the ranks that are stored, before the cores themselves are loaded; the Parameter
-        objects stay."""
-        stored = [state_dict.get(f"{prefix}cores.{k}") for k in range(len(self.cores))]
-        if all(core is not None for core in stored):
-            form = TTMatrix(
-                tuple(core.to("meta", self._form.dtype) for core in stored), self._form.size
-            )
-            if (form.out, form.in_) == (self._form.out, self._form.in_):
-                self._form = form
-                _resize(self, stored)
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def tt_rows(table: TTMatrix, ids: Tensor) -> Tensor:
@@ -323,8 +324,9 @@ class TokenTrains(nn.Module):
         stored = [state_dict.get(f"{prefix}cores.{k}") for k in range(len(self.cores))]
         sizes = lambda cores: [(len(core), core.shape[2]) for core in cores]
         if all(core is not None and core.ndim == 4 for core in stored):
-            if sizes(stored) == sizes(self.cores):
-                _resize(self, stored)
+            mine = list(self.cores)
+            if sizes(stored) == sizes(mine) and reshaped(mine, stored):
+                set_tensors(self, mine, [m.data.new_empty(c.shape) for m, c in zip(mine, stored)])
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extended(self, table: Tensor, rank=None, *, rtol: float | None = None) -> "TokenTrains":
@@ -353,6 +355,15 @@ class TokenTrains(nn.Module):
     @property
     def embedding_dim(self) -> int:
         return math.prod(core.shape[2] for core in self.cores)
+
+    def flops(self, batch: int) -> int:
+        """Operations of so many tokens, two for each multiply-add, at the ranks that are padded."""
+        total, columns = 0, self.cores[0].shape[2]
+        for core in list(self.cores)[1:]:
+            _, r, n, q = core.shape
+            total += 2 * batch * columns * r * n * q
+            columns *= n
+        return total
 
     @property
     def numel(self) -> int:
@@ -385,12 +396,6 @@ def _look_up(rows: Callable, ids: Tensor) -> Tensor:
         return rows(own)[place]
     found = rows(ids.flatten())
     return found.reshape(*ids.shape, found.shape[1])
-
-
-def _resize(module, stored) -> None:
-    """The cores get the shapes of stored tensors; the Parameter objects stay."""
-    if any(mine.shape != core.shape for mine, core in zip(module.cores, stored)):
-        put(module, module.cores, [m.data.new_empty(c.shape) for m, c in zip(module.cores, stored)])
 
 
 def _ids(who, ids, vocabulary):

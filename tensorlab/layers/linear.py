@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from ..formats.base import MatrixFormat, digits
 from ..rng import rand, randn
-from ._parameters import put
 from .dense import (
     CONVS,
     check_plain,
@@ -25,10 +24,11 @@ from .dense import (
     parameters_of,
     write_weights,
 )
+from .holding import Holding, copied
 from .propagation import propagate
 
 
-class FactorizedLinear(nn.Module):
+class FactorizedLinear(Holding):
     """y = w x + b, with w (out, in) a matrix format: (..., in) -> (..., out).
 
     weight: the format; its tensors are copied and become parameters. bias: (out,) or None.
@@ -44,7 +44,6 @@ class FactorizedLinear(nn.Module):
     """
 
     def __init__(self, weight: MatrixFormat, bias: Tensor | None = None, *, strategy: str = "auto"):
-        super().__init__()
         if not isinstance(weight, MatrixFormat):
             raise TypeError(
                 f"FactorizedLinear: needs a matrix format as weight, got {type(weight).__name__}"
@@ -54,10 +53,9 @@ class FactorizedLinear(nn.Module):
                 f"FactorizedLinear: needs a bias of shape {weight.shape[:1]}, got "
                 f"{tuple(bias.shape)}"
             )
+        super().__init__(weight)
         self.strategy = strategy
-        self._form = weight.to("meta")  # how to put the tensors together; holds no numbers
-        self.tensors = nn.ParameterList(_copy(t) for t in weight.tensors())
-        self.bias = None if bias is None else nn.Parameter(_copy(bias))
+        self.bias = None if bias is None else nn.Parameter(copied(bias))
 
     @classmethod
     def from_linear(
@@ -84,34 +82,6 @@ class FactorizedLinear(nn.Module):
                 stacklevel=2,
             )
         return like(layer, cls(weight, current(layer, "bias"), strategy=strategy))
-
-    @property
-    def weight(self) -> MatrixFormat:
-        """The format on the parameters themselves: gradients flow into them."""
-        return self._form.with_tensors(self.tensors)
-
-    @torch.no_grad()
-    def set_weight(self, weight: MatrixFormat) -> None:
-        """Put another weight of the same kind in, its ranks may differ: the `Parameter` objects
-        stay, their gradients go.
-
-        It may be called while graphs are alive, and under DistributedDataParallel by all processes
-        alike: its next forward takes the new ranks in. The state that an optimizer keeps is the
-        caller's to reset or to transport. Raises ValueError for another kind or shape of weight,
-        and for parameters that `fully_shard` has sharded.
-        """
-        kind = type(self._form)
-        if (
-            type(weight) is not kind
-            or weight.shape != self._form.shape
-            or len(weight.tensors()) != len(self.tensors)
-        ):
-            need = f"a {kind.__name__} of shape {self._form.shape} with {len(self.tensors)} tensors"
-            got = f"{type(weight).__name__} of shape {tuple(weight.shape)} with {len(weight.tensors())}"
-            raise ValueError(f"FactorizedLinear.set_weight: needs {need}, got {got}")
-        mine = list(self.tensors)
-        put(self, mine, [_copy(t).to(p) for p, t in zip(mine, weight.tensors())])
-        self._form = weight.to("meta")
 
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-1:] != self._form.shape[1:]:
@@ -144,24 +114,6 @@ class FactorizedLinear(nn.Module):
 
     def __repr__(self):
         return f"{type(self).__name__}({self.extra_repr()})"
-
-    def _load_from_state_dict(
-        self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors
-    ):
-        """Adopt the ranks that are stored, before the tensors themselves are loaded."""
-        stored = [state_dict.get(f"{prefix}tensors.{k}") for k in range(len(self.tensors))]
-        if all(t is not None for t in stored) and any(
-            t.shape != p.shape for t, p in zip(stored, self.tensors)
-        ):
-            try:
-                self.set_weight(self._form.with_tensors(t.to(self._form.dtype) for t in stored))
-            except (
-                ValueError
-            ) as error:  # torch gathers what does not fit, and raises it all at once
-                errors.append(f"{prefix.rstrip('.')}: {error}")
-        super()._load_from_state_dict(
-            state_dict, prefix, local_metadata, strict, missing, unexpected, errors
-        )
 
 
 def param_groups(
@@ -272,7 +224,3 @@ def redraw(model: nn.Module, generator: torch.Generator | None) -> nn.Module:
         if (b := getattr(layer, "bias", None)) is not None:
             b.copy_((2 * rand(*b.shape, **options) - 1) * bound)
     return model
-
-
-def _copy(t: Tensor) -> Tensor:
-    return t.detach().clone(memory_format=torch.contiguous_format)

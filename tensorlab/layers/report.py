@@ -2,7 +2,9 @@
 of layer [Qiu2024]."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,20 +12,21 @@ from torch.nn.utils import parametrize
 
 from ..formats.base import ReadAsMatrix, digits
 from ..linalg import wide
-from .dense import CONVS, dense_weight, is_dense, parameters_of
-from .select import TRANSPOSED, WEIGHTS, is_factorized, linear_layers
+from .dense import CONVS, current, dense_weight, is_dense, is_lazy, parameters_of
+from .select import TRANSPOSED, WEIGHTS, is_factorized
 
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One linear layer: numbers stored and those of the dense weight, FLOPs for one input vector,
-    bytes, relative error."""
+    """One layer: numbers stored, how many of them are not zero, numbers of the dense weight, FLOPs
+    for one input vector or one place of an image, bytes, relative error."""
 
     name: str
     kind: str
     shape: tuple[int, ...]
     ranks: tuple
     parameters: int
+    nonzero: int
     dense: int
     flops: int
     bytes: int
@@ -38,7 +41,7 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class LayerReport:
-    """The rows of all linear layers of a model, and their sums."""
+    """The rows of all layers of a model that have a weight, and their sums."""
 
     rows: tuple[LayerRow, ...]
 
@@ -49,21 +52,23 @@ class LayerReport:
         return found[name]
 
     def total(self, what: str) -> int:
-        """The sum of a column: "parameters", "dense", "flops" or "bytes"."""
+        """The sum of a column: "parameters", "nonzero", "dense", "flops" or "bytes"."""
         return sum(getattr(row, what) for row in self.rows)
 
     def __str__(self):
-        head = "layer kind shape ranks parameters rate flops bytes error".split()
+        head = "layer kind shape ranks parameters nonzero rate flops bytes error".split()
         lines = [head]
         for row in self.rows:
             error = "" if row.error is None else f"{row.error:.2e}"
             shape, ranks = "x".join(map(digits, row.shape)), " ".join(map(str, row.ranks))
             rate = f"{row.rate:.3f}" if row.dense else ""
-            counts = [digits(row.parameters), rate, digits(row.flops), digits(row.bytes)]
+            counts = [digits(n) for n in (row.parameters, row.nonzero)]
+            counts += [rate, digits(row.flops), digits(row.bytes)]
             lines.append([row.name, row.kind, shape, ranks, *counts, error])
         rate = self.total("parameters") / max(1, self.total("dense"))
         counts = [
             digits(self.total("parameters")),
+            digits(self.total("nonzero")),
             f"{rate:.3f}",
             digits(self.total("flops")),
             digits(self.total("bytes")),
@@ -78,58 +83,106 @@ class LayerReport:
 
 @torch.no_grad()
 def layer_report(model: nn.Module, reference: nn.Module | None = None) -> LayerReport:
-    """What each linear layer stores and costs, and how far it is from the same layer of
+    """What the weight of each layer stores and costs, and how far it is from the same layer of
     `reference`, biases not counted.
 
         error = |w - w_reference| / |w_reference|     in the Frobenius norm
 
-    Any module whose `weight` is a matrix format or quantized is listed, and every dense linear
-    layer; one that stands in two places once. Of packed indices the bytes are counted.
+    Listed are linear layers, convolutions and embeddings: dense ones, those whose `weight` is a
+    format or quantized, and those that compute it from parts, such as a layer with an adapter or a
+    chain of convolutions, in one row. A layer that stands in two places is listed once, and what
+    two layers share is counted in the first row. Of packed indices the bytes are counted. The
+    projections inside `nn.MultiheadAttention` are not listed.
 
     >>> from tensorlab import LowRank, replace_linear
     >>> print(layer_report(replace_linear(nn.Sequential(nn.Linear(8, 6, bias=False)), "0", LowRank.from_dense, rank=2)))
-    layer  kind     shape  ranks  parameters   rate  flops  bytes  error
-    0      LowRank  6x8    2              28  0.583     56    112
-    total                                 28  0.583     56    112
+    layer  kind     shape  ranks  parameters  nonzero   rate  flops  bytes  error
+    0      LowRank  6x8    2              28       28  0.583     56    112
+    total                                 28       28  0.583     56    112
     """
     there = dict(reference.named_modules(remove_duplicate=False)) if reference is not None else {}
-    dense, rows, seen = linear_layers(model), [], set()
+    rows, seen, inside = [], set(), set()
     for name, layer in model.named_modules():
-        weight = _weight(layer, name in dense)
-        if weight is None:
+        held = None if layer in inside else _held(layer)
+        if held is not None or isinstance(layer, nn.MultiheadAttention):
+            inside |= set(layer.modules())
+        if held is None:
             continue
-        factorised = isinstance(weight, ReadAsMatrix)
-        held = weight.tensors() if factorised else parameters_of(layer) or (weight,)
-        new = [t for t in held if t not in seen]
-        seen |= set(held)
+        new = [t for t in held.tensors if t not in seen]
+        seen |= set(new)
         rows.append(
             LayerRow(
                 name,
-                type(weight).__name__ if factorised else "dense",
-                tuple(weight.shape),
-                weight.ranks if factorised else (),
+                held.kind,
+                held.shape,
+                held.ranks,
                 sum(t.numel() for t in new),
-                math.prod(weight.shape) if new else 0,
-                weight.flops(1) if factorised else 2 * weight.numel(),
+                sum(map(_nonzero, [held.weight] if new and held.kind == "dense" else new)),
+                math.prod(held.shape) if new else 0,
+                held.flops,
                 sum(t.numel() * t.element_size() for t in new),
-                _error(name, weight, there.get(name)),
+                _error(name, held.weight, there.get(name)),
             )
         )
     return LayerReport(tuple(rows))
 
 
-def _weight(layer, dense) -> ReadAsMatrix | Tensor | None:
+class _Held(NamedTuple):
+    """What a layer multiplies by, or looks up in: the tensors that are stored, operations for one
+    input vector or one place of an image."""
+
+    kind: str
+    weight: ReadAsMatrix | Tensor | None
+    shape: tuple[int, ...]
+    ranks: tuple[int, ...]
+    tensors: Sequence[Tensor]
+    flops: int
+
+
+def _held(layer: nn.Module) -> _Held | None:
     """The weight of a layer that the report lists, None of any other."""
-    if dense:
-        return dense_weight(layer)
-    held = None if parametrize.is_parametrized(layer) else getattr(layer, "weight", None)
-    return held if isinstance(held, ReadAsMatrix) else None
+    if is_dense(layer) or isinstance(layer, (*CONVS, *TRANSPOSED, nn.Embedding)):
+        return None if is_lazy(layer) else _dense(layer)
+    if parametrize.is_parametrized(layer) or not any(hasattr(layer, name) for name in _SIZES):
+        return None
+    weight = getattr(layer, "weight", None)
+    kind, flops = type(layer).__name__, getattr(layer, "flops", None)
+    if isinstance(weight, ReadAsMatrix):
+        count = weight.flops if flops is None else flops
+        kind, shape = type(weight).__name__, tuple(weight.shape)
+        return _Held(kind, weight, shape, weight.ranks, weight.tensors(), count(1))
+    if flops is not None and weight is None:  # a train for each token
+        shape = layer.num_embeddings, layer.embedding_dim
+        return _Held(kind, None, shape, (), list(layer.parameters()), flops(1))
+    parts = [held for part in layer.children() if (held := _held(part)) is not None]
+    if not parts or not isinstance(weight, Tensor):
+        return None
+    tensors = [t for part in parts for t in part.tensors]
+    tensors += [p for p in layer.parameters(recurse=False) if p is not None]
+    ranks = tuple(r for part in parts for r in part.ranks)
+    return _Held(kind, weight, tuple(weight.shape), ranks, tensors, sum(p.flops for p in parts))
+
+
+_SIZES = ("in_features", "in_channels", "num_embeddings")
+
+
+def _dense(layer) -> _Held:
+    linear = is_dense(layer) or isinstance(layer, CONVS)
+    weight = dense_weight(layer) if linear else current(layer)
+    flops = 0 if isinstance(layer, nn.Embedding) else 2 * weight.numel()
+    return _Held("dense", weight, tuple(weight.shape), (), parameters_of(layer) or (weight,), flops)
+
+
+def _nonzero(t: Tensor) -> int:
+    """Numbers that are not zero; where none can be read all of them, and so of packed indices."""
+    return t.numel() if t.is_meta or not t.is_floating_point() else int(t.count_nonzero())
 
 
 def _error(name, weight, layer) -> float | None:
-    if layer is None:
+    held = None if layer is None else _held(layer)
+    if weight is None or held is None or held.weight is None:
         return None
-    other = dense_weight(layer) if is_dense(layer) or isinstance(layer, CONVS) else layer.weight
+    other = held.weight
     if weight.device.type == "meta" or other.device.type == "meta":
         raise ValueError(f"layer_report: needs numbers to compare, got layer {name!r} on meta")
     have, want = _matrix(weight), _matrix(other)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ..formats.lowrank import LowRank
+from ..layers.holding import meanwhile
 from ..layers.linear import FactorizedLinear
 from ..linalg import choose_rank, extend_basis, orthonormal, small_svd, widen, zero_level
 from .training import (
@@ -394,19 +395,16 @@ class DLRT(TrainingMethod):
         other S: W = [K | U] [V | 0]ᴴ, whose gradients hold both.
         """
         sigma = {name: _diagonal(w.s) for name, w in before.items()}
-        doubled = [name for name in before if sigma[name] is None]
-        for name in doubled:
+        doubled = {}
+        for name in (name for name in before if sigma[name] is None):
             w = before[name]
             one = torch.eye(2 * len(w.s)).to(w.s)
             both = torch.cat([w.u @ w.s, w.u], 1), torch.cat([w.v, torch.zeros_like(w.v)], 1)
-            self.layers[name].set_weight(LowRank(*both, one))
-        try:
+            doubled[name] = LowRank(*both, one)
+        with meanwhile(self.layers, doubled):
             loss = evaluate("DLRT.step", closure)
             leaves = [t for name in before for t in self._factors[name][:2]]
             found = self._processes.mean(backward(loss, leaves), leaves)
-        finally:
-            for name in doubled:
-                self.layers[name].set_weight(before[name])
         self._forget_gradients()
         out = {}
         for (name, w), gu, gv in zip(before.items(), found[::2], found[1::2]):

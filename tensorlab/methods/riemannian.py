@@ -23,6 +23,7 @@ from ..formats.lowrank import LowRank
 from ..formats.tt import TT
 from ..formats.tt_manifold import Tangent, retract, transport, tt_project
 from ..formats.ttmatrix import TTMatrix
+from ..layers.holding import meanwhile
 from ..layers.linear import FactorizedLinear
 from .training import (
     Idle,
@@ -134,16 +135,11 @@ class RiemannianSGD(TrainingMethod):
         }
         points = {name: w.to_tt() for name, w in before.items()}
         here = {name: tt_project(x, x) for name, x in points.items()}
-        for name, w in before.items():
-            self.layers[name].set_weight(_like(w, here[name].to_tt()))
-        try:
+        with meanwhile(layers, {n: _like(w, here[n].to_tt()) for n, w in before.items()}):
             loss = evaluate("RiemannianSGD.step", closure)
             leaves = {name: list(m.tensors) for name, m in layers.items()}
             every = [t for ts in leaves.values() for t in ts] + rest
             found = self._processes.mean(backward(loss, every), every)
-        finally:
-            for name, w in before.items():
-                self.layers[name].set_weight(w)
         gradients, start = {}, 0
         for name, ts in leaves.items():
             part, start = found[start : start + len(ts)], start + len(ts)

@@ -13,8 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from ..formats.base import Format
-from ..layers._parameters import in_processes, is_sharded
 from ..layers.dense import parameters_of
+from ..layers.holding import in_processes, is_sharded
 
 IDLE = 20  # steps in a row without a gradient after which a layer is named
 

@@ -64,7 +64,8 @@ def measure(size: dict, layers: str, share: int, rate: float, seed: int) -> dict
     adam = torch.optim.Adam(param_groups(model, rate), betas=(0.9, 0.95))
     for _ in train(model, adam, tokens["train"], steps=size["steps"], batch=BATCH, generator=g):
         pass
-    numbers = layer_report(model).total("parameters") - model.head.weight.numel()
+    rows = layer_report(model).rows
+    numbers = sum(row.parameters for row in rows if row.name.startswith("blocks."))
     bits = lambda part: round(bits_per_character(model, tokens[part]), 4)
     return {"numbers": numbers, "valid bits": bits("valid"), "test bits": bits("test")}
 

@@ -22,7 +22,7 @@ SHAPES = [
 
 def make(out, in_, size=None, rank=3, dtype=torch.float64, seed=0):
     g = torch.Generator().manual_seed(seed)
-    return tl.TTMatrix.randn(out=out, in_=in_, rank=rank, size=size, generator=g, dtype=dtype)
+    return tl.TTMatrix.randn(out=out, in_=in_, rank=rank, shape=size, generator=g, dtype=dtype)
 
 
 def matrix(m, n, dtype=torch.float64, seed=0):
@@ -51,7 +51,7 @@ def test_full_rank_holds_any_matrix(out, in_, size):
         math.prod(out),
         math.prod(in_),
     )
-    assert relative_error(tl.TTMatrix.from_dense(w, out, in_, 10**6).to_dense(), w) < 1e-14
+    assert relative_error(tl.TTMatrix.from_dense(w, 10**6, out=out, in_=in_).to_dense(), w) < 1e-14
 
 
 @pytest.mark.parametrize("rtol", [0.01, 0.3, 0.7])

@@ -108,7 +108,7 @@ LAYERS = {
     "TTMatrix of one core": Case(lambda: linear(train(out=(8,), in_=(12,), rank=1))),
     "TTMatrix of three cores": Case(lambda: linear(train(out=(2, 2, 2), in_=(3, 2, 2), rank=3))),
     "TTMatrix with padding": Case(
-        lambda: linear(train(out=(3, 4), in_=(3, 5), rank=3, size=(8, 12)))
+        lambda: linear(train(out=(3, 4), in_=(3, 5), rank=3, shape=(8, 12)))
     ),
     "Kronecker": Case(lambda: linear(tl.Kronecker.randn((8, 12), 2, generator=seeded()))),
     "Kronecker of three factors": Case(

@@ -25,7 +25,7 @@ def table(seed=0, dtype=torch.float64, size=None, rank=4, out=OUT, in_=IN):
         out=out,
         in_=in_,
         rank=rank,
-        size=size,
+        shape=size,
         generator=torch.Generator().manual_seed(seed),
         dtype=dtype,
     )

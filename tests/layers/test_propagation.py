@@ -22,7 +22,7 @@ SHAPES = [
 
 def layer(out, in_, size=None, rank=3, dtype=torch.float64, seed=0):
     g = torch.Generator().manual_seed(seed)
-    w = tl.TTMatrix.randn(out=out, in_=in_, rank=rank, size=size, generator=g, dtype=dtype)
+    w = tl.TTMatrix.randn(out=out, in_=in_, rank=rank, shape=size, generator=g, dtype=dtype)
     return w.with_tensors([c.requires_grad_() for c in w.cores])
 
 

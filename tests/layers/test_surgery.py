@@ -189,7 +189,7 @@ def test_an_unknown_name_lists_those_there_are():
 def test_an_error_names_the_layer_and_leaves_the_model():
     model = mlp(6, 4, 5)
     with pytest.raises(ValueError, match="replace_linear: layer 1: "):
-        replace_linear(model, "*", lambda w: TTMatrix.from_dense(w, (2, 2), (2, 3), 2))
+        replace_linear(model, "*", lambda w: TTMatrix.from_dense(w, 2, out=(2, 2), in_=(2, 3)))
     assert all(isinstance(layer, nn.Linear) for layer in model)
     with pytest.raises(ValueError, match=r"layer 0: .* needs a rank, an rtol or both, got neither"):
         replace_linear(model, "0", LowRank.from_dense)
