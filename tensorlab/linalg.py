@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from .capture import differentiated, primal, readable, twice
-from .rng import randn
+from .sketch import factorize, frobenius
 
 EPS = torch.finfo(torch.float64).eps
 SMALL = 1 << 14  # entries up to which LAPACK's SVD is given the matrix as it is
 BLOCK = 1 << 19  # entries worked on at a time: 4 MiB of float64
 RUN = 128  # rows whose products are summed at once, one after another where BLAS does it so
 UNREAD = "where no number can be read (torch.func.vmap, torch.compile, traces)"
-SKETCH = 256  # shorter side from which a random sketch of the range is tried first
+SKETCH = 1 << 16  # entries from which a few rows are asked for a factorization first
 
 
 class SVD(NamedTuple):
@@ -135,14 +135,10 @@ def check_dense(x: Tensor, who: str) -> float:
     if not readable(x):
         raise ValueError(f"{who}: needs numbers that it can read, got a tensor {UNREAD}")
     x = x.detach()
-    if x.dtype == wide(x.dtype):
-        size, safe = float(torch.linalg.vector_norm(x)), 1e90
-    else:  # float32 sums of 4096 squares, these in float64: torch converts slowly, and its long sums lose digits
-        flat = x.reshape(-1).to(torch.complex64 if x.is_complex() else torch.float32)
-        even = len(flat) // 4096 * 4096
-        parts = flat[:even].reshape(-1, 4096), flat[None, even:]
-        sums = torch.cat([torch.linalg.vector_norm(p, dim=1).double() for p in parts])
-        size, safe = float(torch.linalg.vector_norm(sums)), 1e15
+    safe, y = 1e90, x
+    if x.dtype != wide(x.dtype):  # sums in float32, for torch converts slowly
+        safe, y = 1e15, x.to(torch.complex64 if x.is_complex() else torch.float32)
+    size = frobenius(y)
     if 1 / safe < size < safe:
         return size
     low, high = torch.aminmax(torch.view_as_real(x.resolve_conj()) if x.is_complex() else x)
@@ -478,7 +474,7 @@ def right_basis(a: Tensor, rank: int | None = None, *, atol: float = 0.0) -> tup
         if float(s[0].detach()) == 0.0:
             return torch.eye(n, 1, dtype=u.dtype, device=u.device), s
         return _unit_columns(project(a.mH, u)), s
-    if n > SKETCH and not differentiated(a):
+    if a.numel() > SKETCH and a.dtype.itemsize > 2 and not differentiated(a):
         found = _sketched_basis(a, rank, atol)
         if found is not None:
             return found
@@ -698,31 +694,17 @@ def _unit_columns(p: Tensor) -> Tensor:
 
 
 def _sketched_basis(a: Tensor, rank: int | None, atol: float) -> tuple[Tensor, Tensor] | None:
-    """`right_basis` of a matrix with two long sides through a random sketch
-    [HalkoMartinssonTropp2011].
-
-    The residual is formed, so the answer is certain; None where the singular values do not fall
-    fast enough for that.
-    """
-    m, n = a.shape
-    generator = torch.Generator(device="cpu")  # not the caller's: the answer does not depend on it
-    generator.manual_seed(0)
-    a = widen(a)
-    w, rest = a.new_zeros(n, 0), a
-    block = (rank or 32) + 12
-    while w.shape[1] + block <= n // 3:
-        sketch = randn(m, block, generator=generator, dtype=torch.float64, device=a.device)
-        y = rest.mH @ (rest @ orthogonalize(rest.mH @ sketch.to(a.dtype))[0])
-        w = orthogonalize(torch.cat([w, y - w @ (w.mH @ y)], 1))[0]
-        b = a @ w
-        rest = a - b @ w.mH
-        left = float(torch.linalg.vector_norm(rest))
-        v, s, low, r = _gram_basis(b, rank, atol, left)
-        capped = r == rank and left <= 1e-3 * float(s[r - 1])
-        if capped or (left < atol and r - low <= 1):
-            return w @ v[:, :r], s[:r]
-        block = 2 * w.shape[1]
-    return None
+    """`right_basis` of a matrix with two long sides, by a factorization that a few of its rows
+    show; None where they do not."""
+    found = factorize(a, atol, rank)
+    if found is None:
+        return None
+    right, carried = widen(found.right), found.left if found.heavy_left else None
+    if carried is not None:  # the right side is orthonormal and the left one carries the norm
+        right = torch.linalg.qr(widen(carried), mode="r").R @ right
+    _, s, vh = torch.linalg.svd(right, full_matrices=False)
+    r = choose_rank(s, rank, atol=max(atol**2 - found.loss**2, 0.0) ** 0.5)
+    return vh[:r].mH, s[:r]
 
 
 # ---------------------------------------------------------------------------------------- gradients

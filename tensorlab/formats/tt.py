@@ -16,6 +16,7 @@ from ..arguments import is_integer
 from ..capture import differentiated, known, read, readable
 from ..linalg import (
     check_cut,
+    choose_rank,
     in_range,
     ldexp,
     near_one,
@@ -26,6 +27,7 @@ from ..linalg import (
     right_basis,
     safe_scale,
     size_exponent,
+    small_svd,
     spread,
     triangle,
     truncated_svd,
@@ -34,8 +36,10 @@ from ..linalg import (
     zero_level,
 )
 from ..rng import randn
+from ..sketch import factorize
 from .base import Format, check_same, check_shape
 
+DENSE = 1 << 16  # entries from which a factorization in the middle is tried
 SLAB = 64  # columns up to which trailing modes are merged
 
 
@@ -206,10 +210,22 @@ def tt_svd(x: Tensor, rank=None, *, rtol: float | None = None) -> TT:
     size = check_cut(x, "tt_svd", rank)
     caps = rank_caps("tt_svd", rank, rtol, x.shape, x.ndim - 1)
     scale = safe_scale(size)
-    modes, dtype = list(x.shape), x.dtype
+    dtype = x.dtype
     delta = size * scale * max((rtol or 0.0) / math.sqrt(max(1, x.ndim - 1)), zero_level(dtype))
 
-    y = x if scale == 1.0 else x * scale  # (a, modes lo..hi-1, b): what is still dense
+    y = x if scale == 1.0 else x * scale
+    if x.numel() > DENSE and dtype.itemsize > 2 and not differentiated(x):
+        found = _from_the_middle(y, caps, size * scale, delta)
+        if found is not None:
+            cores, center = found
+            return TT(spread(cores, center, 1 - math.frexp(scale)[1], dtype))
+    cores, center = _from_the_ends(y, caps, delta)
+    return TT(spread(cores, center, 1 - math.frexp(scale)[1], dtype))
+
+
+def _from_the_ends(x: Tensor, caps, delta: float) -> tuple[list[Tensor], int]:
+    """Cores of a dense tensor, by cuts of slabs off its ends, and which of them carries the norm."""
+    modes, y = list(x.shape), x  # y: (a, modes lo..hi-1, b), what is still dense
     left, right, a, b, lo, hi = [], [], 1, 1, 0, len(modes)
     while hi - lo > 1:
         p, q = _slab(modes[lo:hi], a), _slab(modes[lo:hi][::-1], b)
@@ -228,8 +244,61 @@ def tt_svd(x: Tensor, rank=None, *, rtol: float | None = None) -> TT:
             y, a, lo = project(matrix, v), len(s), lo + p
             cores = _split(slab, _weight(y, s), caps[lo - p : lo - 1][::-1], delta)
             left, y = left + [_mirror(c) for c in cores][::-1], y.mT
-    middle = y.reshape(a, modes[lo], b).to(wide(dtype), copy=y is x)  # one mode: x itself
-    return TT(spread([*left, middle, *right], len(left), 1 - math.frexp(scale)[1], dtype))
+    middle = y.reshape(a, modes[lo], b).to(wide(x.dtype), copy=y is x)  # one mode: x itself
+    return [*left, middle, *right], len(left)
+
+
+def _from_the_middle(x: Tensor, caps, size: float, delta: float):
+    """The same by way of a low-rank factorization at the bond where both sides are most alike, the
+    halves of which are cut from their outer ends inwards; None where there is none.
+
+    The half that carries the norm goes first. The c cuts of the other may not be orthogonal to the
+    loss e of the factorization, all others are: cuts of delta' add up to
+
+        (e + sqrt(c) delta')^2 + (d - 1 - c) delta'^2 = (d - 1) delta^2
+    """
+    d, sides = x.ndim, [math.prod(x.shape[:k]) for k in range(x.ndim)]
+    k = min(range(1, d), key=lambda k: abs(math.log(sides[k] ** 2 / x.numel())))
+    found = factorize(x.reshape(sides[k], -1), delta, caps[k - 1], size=size)
+    if found is None:
+        return None
+    left = found.left.reshape(*x.shape[:k], -1).permute(*range(k, -1, -1))  # (r, n_{k-1}, ..., n_0)
+    right = found.right.reshape(-1, *x.shape[k:])  # (r, n_k, ..., n_{d-1})
+    before, after = list(caps[: k - 1])[::-1], list(caps[k:])  # caps of the bonds in each
+    if found.heavy_left:
+        left, right, before, after = right, left, after, before
+    c, e = left.ndim - 2, found.loss
+    square = c * e**2 + (d - 1) * ((d - 1) * delta**2 - e**2)
+    share = (max(square, 0.0) ** 0.5 - c**0.5 * e) / (d - 1)
+    share = max(share, zero_level(x.dtype) * size)
+    weight, outer = _sweep(widen(right), [caps[k - 1], *after], share)  # (r, q)
+    rest = torch.tensordot(weight, widen(left), ([0], [0]))  # (q, n_{k-1}, ..., n_0)
+    middle, ends = _sweep(rest.flatten(0, 1), before, share)
+    middle = middle.reshape(*rest.shape[:2], -1)
+    if found.heavy_left:
+        return [*(_mirror(core) for core in outer[::-1]), middle, *ends], len(outer)
+    return [*(_mirror(core) for core in ends[::-1]), _mirror(middle), *outer], len(ends)
+
+
+def _sweep(y: Tensor, caps, delta: float) -> tuple[Tensor, list[Tensor]]:
+    """Cut the modes off the right end of (a, n_0, ..., n_{p-1}), one by one: what is left, (a, r),
+    and right-orthonormal cores."""
+    cores, a, b = [], y.shape[0], 1
+    for n, cap in zip(y.shape[:0:-1], caps[::-1], strict=True):
+        matrix = y.reshape(-1, n * b)
+        v = _rows_basis(matrix, cap, delta)
+        cores.insert(0, v.mH.reshape(-1, n, b))
+        y, b = matrix @ v, v.shape[1]
+    return y.reshape(a, b), cores
+
+
+def _rows_basis(matrix: Tensor, cap, delta: float) -> Tensor:
+    """`right_basis` by way of LAPACK's SVD of what a QR leaves, which costs less for small ones."""
+    m, n = matrix.shape
+    if matrix.numel() > DENSE and min(m, n) > SLAB:
+        return right_basis(matrix, cap, atol=delta)[0]
+    _, s, vh = small_svd(triangle(matrix) if m > n else matrix)
+    return vh[: choose_rank(s, cap, atol=delta)].mH
 
 
 def tt_round(tt: TT, rank=None, *, rtol: float | None = None) -> TT:
