@@ -54,8 +54,8 @@ class BlockTT(SplitMatrix):
             for k, g in enumerate(got)
         ):
             raise ValueError(
-                f"{name}: needs cores (inputs before, outputs after, r_left, out, in, r_right) that "
-                f"chain from rank 1 to rank 1, got shapes {got}"
+                f"{name}: needs cores (inputs before, outputs after, r_left, out, in, r_right) "
+                f"that chain from rank 1 to rank 1, got shapes {got}"
             )
         check_same(name, self.cores)
         if self.unpadded_shape is not None:
