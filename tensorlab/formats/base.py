@@ -384,7 +384,7 @@ class Format:
     def _even(self) -> Self:
         """The same tensor, and where the sizes of its tensors are far apart they become equal.
 
-        It is linear in each of them, and in each term on its own where it is a sum of terms, so a
+        It is linear in each of them, and in each term alone where it is a sum of terms, so a
         power of two may go from one to another. With equal sizes a product grows or shrinks evenly,
         and stays in the range of floats on the way to a number within it.
         """

@@ -133,9 +133,8 @@ class BlockTT(SplitMatrix):
         return tuple(c.shape[2] for c in self.cores[1:])
 
     def _dense(self):
-        z = self.cores[0].new_ones(
-            self.padded_shape[1], 1, 1, 1
-        )  # (inputs before, bond, outputs made, inputs taken)
+        # (inputs before, bond, outputs made, inputs taken)
+        z = self.cores[0].new_ones(self.padded_shape[1], 1, 1, 1)
         for core in reversed(self.cores):
             I, O, r, m, n, q = core.shape
             left = core.permute(0, 4, 1, 2, 3, 5).reshape(I, n, O, r * m, q)
@@ -152,9 +151,8 @@ class BlockTT(SplitMatrix):
             blocks = self.cores[k].reshape(I * O, r * m, n * q)
             z = blocks @ z.reshape(I * O, n * q, batch)  # (I O, r m, batch)
             n = self.in_[k - 1] if k else 1
-            z = z.reshape(I // n, n, O, r, m, batch).permute(
-                0, 4, 2, 1, 3, 5
-            )  # (earlier inputs, m, O, n, r, batch)
+            z = z.reshape(I // n, n, O, r, m, batch)
+            z = z.permute(0, 4, 2, 1, 3, 5)  # (earlier inputs, m, O, n, r, batch)
         return z.reshape(self.padded_shape[0], batch)[: self.shape[0]].t()
 
     def flops(self, batch: int) -> int:
@@ -231,15 +229,13 @@ def _slice_svds(w: Tensor, out, in_, caps, atol: float, scale: float) -> tuple[T
     rest, r, cores = (w * scale).to(wide(w.dtype)), 1, []
     for k, cap in enumerate(caps):
         I, O, m, n = math.prod(in_[:k]), math.prod(out[k + 1 :]), out[k], in_[k]
-        slices = (
-            rest.reshape(I, r, m, O, n, -1).permute(0, 3, 4, 1, 2, 5).flatten(3, 4)
-        )  # (I, O, n, r m, later inputs)
+        slices = rest.reshape(I, r, m, O, n, -1).permute(0, 3, 4, 1, 2, 5)
+        slices = slices.flatten(3, 4)  # (I, O, n, r m, later inputs)
         u, s, vh = small_svd(slices)
         q = choose_rank(torch.linalg.vector_norm(s, dim=(0, 1, 2)), cap, atol=atol * scale)
         u, s, vh = u[..., :q], s[..., None, :q], vh[..., :q, :]
-        if (
-            k == len(caps) - 1
-        ):  # the last two cores are balanced; before, what is left must weigh what it stands for
+        # the last two cores are balanced; before, what is left must weigh what it represents
+        if k == len(caps) - 1:
             u, s = u * root(s), root(s)
         cores.append(u.reshape(I, O, n, r, m, q).permute(0, 1, 3, 4, 2, 5))
         rest, r = (s.mT * vh).permute(0, 2, 3, 1, 4).reshape(I * n, q, O, -1), q

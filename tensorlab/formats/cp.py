@@ -99,8 +99,10 @@ class CP(Format):
         return ldexp(g.sum(), exponent)
 
     def at(self, index) -> Tensor:
-        """Entries at many multi-indices: (batch, d) -> (batch,). Each term has an exponent of its
-        own, as it may grow in one mode and shrink in another."""
+        """Entries at many multi-indices: (batch, d) -> (batch,).
+
+        Each term keeps a separate exponent, as it may grow in one mode and shrink in another.
+        """
         terms, exponent = near_one(self.weights, ())
         for f, i in zip(self.factors, self._index(index).unbind(1)):
             terms, shift = near_one(terms * f[i], ())
@@ -266,11 +268,8 @@ def _hals(m, gamma, a):
         for r in range(a.shape[1]):
             grr = gamma[..., r, r].clamp_min(torch.finfo(a.dtype).tiny)
             gradient = m[:, r] - _times_gamma(a, gamma[..., r : r + 1])[:, 0]
-            a = a.index_copy(
-                1,
-                a.new_tensor([r], dtype=torch.long),
-                (a[:, r] + gradient / grr).clamp_min(0)[:, None],
-            )
+            column = (a[:, r] + gradient / grr).clamp_min(0)[:, None]
+            a = a.index_copy(1, a.new_tensor([r], dtype=torch.long), column)
     return a
 
 
@@ -290,20 +289,14 @@ def _mttkrps(x: Tensor, factors: list[Tensor]):
         others = factors[half:] if lo == 0 else factors[:half]
         kr = khatri_rao(*others).conj() if others else x.new_ones(1, r)
         part = (matrix @ kr).mT if lo == 0 else kr.mT @ matrix
-        part = part.reshape(
-            r, *x.shape[lo:hi]
-        )  # rank first: what follows are r small contiguous problems
+        # rank first: what follows are r small contiguous problems
+        part = part.reshape(r, *x.shape[lo:hi])
         modes = LETTERS[: hi - lo]
         for k in range(lo, hi):
             rest = [j for j in range(lo, hi) if j != k]
             terms = ",".join(["r" + modes, *(modes[j - lo] + "r" for j in rest)])
-            yield (
-                k,
-                torch.einsum(
-                    f"{terms}->{modes[k - lo]}r", part, *(factors[j].conj() for j in rest)
-                ),
-                None,
-            )
+            inner = (factors[j].conj() for j in rest)
+            yield k, torch.einsum(f"{terms}->{modes[k - lo]}r", part, *inner), None
 
 
 def _masked_products(x: Tensor, mask: Tensor, factors: list[Tensor]):

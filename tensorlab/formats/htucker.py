@@ -189,7 +189,7 @@ class HT(Format):
         """Singular values of the matricization of each node: its modes as rows, all others as
         columns [Grasedyck2010].
 
-        The tensor is not formed: they are those of the weights that stand above the orthonormal
+        The tensor is not formed: they are those of the weights above the orthonormal
         bases. No more than the rank of each; those under about eps times the largest are rounding.
         Keys as `nodes`.
 
@@ -372,23 +372,20 @@ def ht_svd(x: Tensor, rank=None, *, rtol: float | None = None, tree=None) -> HT:
 
     nodes = _numbered(tree)
     number = {t: i for i, t, kids in nodes if not kids}
-    axes = [
-        number[mode] for mode in leaves(tree)
-    ]  # the nodes that the modes of y stand for, always in the tree's cyclic order
+    # the nodes whose bases the modes of y belong to, always in the tree's cyclic order
+    axes = [number[mode] for mode in leaves(tree)]
     width = dict(zip(axes, (x.shape[mode] for mode in leaves(tree))))
     y = (x if scale == 1.0 else x * scale).permute(leaves(tree))
     u, inner = {}, [i for i, _, kids in nodes if kids]
     for i in [i for i in axes if i > 2] + [i for i in inner[::-1] if i > 2] + [1, 2]:
         mine = nodes[i][2] or (i,)
         k = axes.index(mine[0])
-        axes = (
-            axes[k:] + axes[:k]
-        )  # the modes of this node come to the front; after the cut they are one, at the back
+        # the modes of this node come to the front; after the cut they are one, at the back
+        axes = axes[k:] + axes[:k]
         y = y.reshape(math.prod([width[a] for a in axes[len(axes) - k :]]), -1).mT
         matrix = y.reshape(math.prod([width[a] for a in mine]), -1).mT
-        v, _ = right_basis(
-            matrix, width[1] if i == 2 else _least(caps, i), atol=0.0 if i == 2 else delta
-        )
+        cap, atol = (width[1], 0.0) if i == 2 else (_least(caps, i), delta)
+        v, _ = right_basis(matrix, cap, atol=atol)
         u[i], y = v.conj(), project(matrix, v)
         axes, width[i] = axes[len(mine) :] + [i], v.shape[1]
     u[0] = y.reshape(-1, 1)
@@ -403,7 +400,7 @@ def ht_round(ht: HT, rank=None, *, rtol: float | None = None) -> HT:
             when `rank` does not cut earlier, and <= sqrt(2d - 3) times the best error
 
     The bases are made orthonormal from the leaves up; from the root down the weight of each node,
-    the part of its matricization that stands above its basis; then each node is cut as `ht_svd`
+    the part of its matricization above its basis; then each node is cut as `ht_svd`
     does it. Of x + 2x at rtol=1e-10 come the ranks of x.
 
     >>> g = torch.Generator().manual_seed(0)
@@ -424,15 +421,13 @@ def ht_round(ht: HT, rank=None, *, rtol: float | None = None) -> HT:
     whole = _assemble(bases, ht.tree)
     weights, carry, u = _weights(whole), {}, {}
     for i, t, kids in reversed(whole._nodes()):
-        u[i] = _merge(
-            t, carry, kids
-        )  # (the children's ranks, r): the old basis in the children's new ones
+        # (the children's ranks, r): the old basis in the children's new ones
+        u[i] = _merge(t, carry, kids)
         if i == 1:  # the other child of the root has been cut, this one takes what is left
             weights[1], caps[1] = bases[0][..., 0] @ carry[2].mT, len(carry[2])
         if i > 0:
-            v, _ = right_basis(
-                (u[i] @ weights[i]).mH, _least(caps, i), atol=0.0 if i == 1 else delta
-            )
+            matrix = (u[i] @ weights[i]).mH
+            v, _ = right_basis(matrix, _least(caps, i), atol=0.0 if i == 1 else delta)
             u[i], carry[i] = v, v.mH @ u[i]
     return _assemble(spread([u[i] for i in range(len(bases))], 0, exponent, ht.dtype), ht.tree)
 
@@ -505,7 +500,7 @@ def _modes(who, modes):
 
 
 def _check_tree(who, tree, d):
-    """The tree; refused unless it is made of pairs and holds each of the modes 0..d-1 once."""
+    """The tree. Raises ValueError unless it is made of pairs and holds each of 0..d-1 once."""
     for t in _depth_first(tree):
         if not is_integer(t) and not (isinstance(t, tuple) and len(t) == 2):
             raise ValueError(

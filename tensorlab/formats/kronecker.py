@@ -210,7 +210,7 @@ class Kronecker(SplitMatrix):
 
     def round(self, rank=None, *, rtol: float | None = None) -> "Kronecker":
         """Fewer terms: the best for two factors, from the small matrix between orthonormal ones
-        (padding counts as it stands); of more, what `from_dense` finds if that has fewer terms than
+        (padding counts as it is); of more, what `from_dense` finds if that has fewer terms than
         w."""
         (cap,) = rank_caps("Kronecker.round", rank, rtol, self.shape, 1)
         for f in self.factors:

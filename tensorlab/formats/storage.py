@@ -60,8 +60,8 @@ def save(path, x: Format) -> None:
 def load(path, *, device="cpu") -> Format:
     """Read a format from a safetensors file.
 
-    The class name in the file is looked up in the fixed list of formats; anything else is refused,
-    with a ValueError.
+    The class name in the file is looked up in the fixed list of formats. Raises ValueError for any
+    other, and for a file that is damaged.
     """
     tensors, about = _read("load", path, device)
     kind = about.get("format")

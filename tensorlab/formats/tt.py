@@ -331,7 +331,7 @@ def _split(slab: Tensor, weight: Tensor, caps, delta: float) -> list[Tensor]:
     """Cut a slab with orthonormal rows (k, n_0, ..., n_{p-1}, b) into p cores, the last p-1 of them
     right-orthonormal.
 
-    What is measured is weight @ slab, the part of the whole tensor that it stands for; what is
+    What is measured is weight @ slab, the part of the whole tensor that it represents; what is
     projected is the slab.
     """
     k, *modes, b = slab.shape

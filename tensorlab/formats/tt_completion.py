@@ -309,7 +309,10 @@ def _places(who, index, values, shape) -> Tensor:
 
 
 def _given(who, init, shape, values) -> torch.dtype:
-    """The common dtype of the values and a start that the caller brings, which is checked."""
+    """The common dtype of the values and the caller's start.
+
+    Raises ValueError for a start that does not fit.
+    """
     if not isinstance(init, TT) or init.shape != shape:
         got = repr(init) if isinstance(init, TT) else type(init).__name__
         raise ValueError(f"{who}: init must be a TT of shape {shape}, got {got}")

@@ -257,7 +257,7 @@ def tt_minimize(
     minimum of the parabola through what was found, halved until Armijo holds. f: TT -> real scalar
     tensor, see `riemannian_grad`. The history holds f, at x0 first. converged: |g| <= tol |g at
     x0|; a descent that finds no lower point ends with `converged=False`. Raises ValueError or
-    TypeError for a bad argument, and for an f that `riemannian_grad` refuses at x0.
+    TypeError for a bad argument, and for an f that is bad for `riemannian_grad` at x0.
 
     >>> a = TT.randn((4, 5, 6), 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> x0 = TT.randn((4, 5, 6), 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -369,15 +369,15 @@ def _frame(x: TT, who: str, *others: TT | Tensor) -> Tangent:
     for core in x.cores:
         check_dense(core, who)
     dtype = _common(who, x, *others)
-    own = dtype if x.dtype.is_complex else dtype.to_real()
-    x = TT(tuple(core.detach().to(own) for core in x.cores))
+    kept = dtype if x.dtype.is_complex else dtype.to_real()
+    x = TT(tuple(core.detach().to(kept) for core in x.cores))
     if any(r > most for r, most in zip(x.ranks, unfolding_ranks(x.shape))):
         # now no rank is larger than the sizes to its right allow, and soon than those to its left
         x = x.orthogonal(0)
     left = x.orthogonal(x.ndim - 1).cores
     right = TT(left).orthogonal(0).cores
     here = Tangent(left[:-1], right[1:], left[-1], (*map(torch.zeros_like, left[:-1]), left[-1]))
-    return here if own == dtype else here.to(dtype)
+    return here if kept == dtype else here.to(dtype)
 
 
 def _common(who: str, *parts) -> torch.dtype:
@@ -451,9 +451,8 @@ def _project(here: Tangent, z: TT | Tensor) -> Tangent:
 
 
 def _project_dense(here: Tangent, z: Tensor) -> Tangent:
-    rests = [
-        z.reshape(-1, 1)
-    ]  # z with the last j modes contracted with those of V: (n_0 ... n_{d-1-j}, r)
+    # z with the last j modes contracted with those of V: (n_0 ... n_{d-1-j}, r)
+    rests = [z.reshape(-1, 1)]
     for v in reversed(here.right):
         rests.append(rests[-1].reshape(-1, v.shape[1] * v.shape[2]) @ v.flatten(1).mH)
     front, deltas = z.new_ones(1, 1), []  # U_0 ... U_{k-1}: (n_0 ... n_{k-1}, r_k)
@@ -494,8 +493,8 @@ def _value_and_grad(f, here: Tangent, who: str) -> tuple[Tensor, Tangent]:
 
 
 def _check_function(who: str, f, x: TT, value: Tensor) -> None:
-    """Refuses an f that is not finite, or differs between two trains of the same tensor: the one of
-    ranks 2r that had `value`, and x.
+    """Raises ValueError for an f that is not finite, or differs between two trains of the same
+    tensor: the one of ranks 2r that had `value`, and x.
 
     A factor goes from its last core to its first, so that no norm of a core is the same in both; 3,
     for powers of two are shared out already.
@@ -508,14 +507,12 @@ def _check_function(who: str, f, x: TT, value: Tensor) -> None:
         level = math.sqrt(torch.finfo(value.dtype).eps)
         if abs(float(value) - other) <= level * abs(other):
             return
-        scale = max(
-            abs(float(value)), abs(other), abs(float(f(0.5 * x)))
-        )  # f may be zero up to rounding at x
+        # f may be zero up to rounding at x
+        scale = max(abs(float(value)), abs(other), abs(float(f(0.5 * x))))
         if not abs(float(value) - other) <= level * scale:
             raise ValueError(
                 f"{who}: needs a function of the tensor, not of its cores, got {float(value):.6g} "
-                f"and {other:.6g} "
-                "for two trains of the same tensor"
+                f"and {other:.6g} for two trains of the same tensor"
             )
 
 

@@ -45,7 +45,7 @@ class SignLog(NamedTuple):
 
 
 class Environments(NamedTuple):
-    """What stands right of each bond: right[k] * exp(log[k]) for k = 0..d, of which right[d] is
+    """The part right of each bond: right[k] * exp(log[k]) for k = 0..d, of which right[d] is
     1."""
 
     right: tuple[Tensor, ...]
@@ -228,7 +228,7 @@ def tt_sample(
 
         p(i_k | i_0, ..., i_{k-1}) = v G_k[i_k] z_{k+1} / sum over i_k,
             v = G_0[i_0] ... G_{k-1}[i_{k-1}]
-        squared: |v G_k[i_k]|^2, in cores made right-orthonormal, so that nothing need stand right
+        squared: |v G_k[i_k]|^2, in cores made right-orthonormal, so that nothing is needed right
         of them [FerrisVidal2012]
 
     The cost of a sample is d (n_k r + r^2), squared d n_k r^2. One draw serves all n samples at a
@@ -302,15 +302,16 @@ def _right(cores, shifts, weights, squared: bool) -> tuple[list[Tensor], list[Te
 
 
 def _sum(cores, shifts, weights, squared: bool, right=None) -> SignLog:
-    right, exponents = _right(cores, shifts, weights, squared) if right is None else right
+    if right is None:
+        right = _right(cores, shifts, weights, squared)
+    right, exponents = right
     if squared:
         z, e = right[0][0, 0].abs(), exponents[0][0, 0]
     else:
         z, e = right[0][..., 0], exponents[0][..., 0]
     zero = z == 0
-    log = torch.where(
-        zero, -math.inf, torch.where(zero, torch.ones_like(z), z).abs().log() + math.log(2) * e
-    )
+    log = torch.where(zero, torch.ones_like(z), z).abs().log() + math.log(2) * e
+    log = torch.where(zero, -math.inf, log)
     return SignLog(z.sgn(), 2 * log if squared else log)
 
 
@@ -352,9 +353,8 @@ def _invert(p: Tensor, u: Tensor) -> Tensor:
     """The index at which the distribution function of each row of p first exceeds u in [0, 1):
     never one of probability 0."""
     c = p.cumsum(1)
-    return torch.searchsorted(c / c[:, -1:], u[:, None], right=True)[
-        :, 0
-    ]  # the last is 1 exactly, and u is below
+    c = c / c[:, -1:]  # the last is 1 exactly, and u is below
+    return torch.searchsorted(c, u[:, None], right=True)[:, 0]
 
 
 def _choose_squared(v: Tensor, core: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -426,9 +426,9 @@ def _weight(tt, k, w, squared, who) -> Tensor:
     """A weight as a floating tensor; numbers without a floating dtype take the train's."""
     if isinstance(w, Tensor) and w.device != tt.device:
         raise ValueError(f"{who}: needs weights on {tt.device}, got one on {w.device} for mode {k}")
-    own = hasattr(w, "dtype")
-    n, w = tt.shape[k], torch.as_tensor(w if own else np.asarray(w), device=tt.device)
-    if not own or not (w.is_floating_point() or w.is_complex()):
+    typed, n = hasattr(w, "dtype"), tt.shape[k]
+    w = torch.as_tensor(w if typed else np.asarray(w), device=tt.device)
+    if not typed or not (w.is_floating_point() or w.is_complex()):
         w = w.to(tt.dtype.to_complex() if w.is_complex() else tt.dtype)
     fits = w.shape == (n,) or (w.shape == (n, n) if squared else w.ndim == 2 and w.shape[1] == n)
     if not fits:
@@ -463,9 +463,8 @@ def _modes(tt, modes, who) -> list[int]:
 def _rounding(tt) -> float:
     """How far below zero, relative to what it is made of, a probability may come out; cores without
     a minus leave no room."""
-    return (
-        ROUNDING * torch.finfo(tt.dtype).eps if any((core < 0).any() for core in tt.cores) else 0.0
-    )
+    signed = any((core < 0).any() for core in tt.cores)
+    return ROUNDING * torch.finfo(tt.dtype).eps if signed else 0.0
 
 
 @torch.no_grad()
@@ -485,9 +484,7 @@ def _negative_entries(v: Tensor, e: Tensor, cores, index: Tensor, eps: float) ->
         [torch.linalg.vector_norm(v, dim=1).log() + math.log(2) * e[:, 0] for v, e in _walk(c, i)]
         for c, i in ((cores, index), (mirrored, index.flip(1)))
     )
-    terms = [
-        left[k] + core.norm().log() + right[len(cores) - 1 - k] for k, core in enumerate(cores)
-    ]
-    return rows[
-        v.abs().log() + math.log(2) * e > math.log(ROUNDING * eps) + torch.stack(terms).logsumexp(0)
-    ]
+    norms = [core.norm().log() for core in cores]
+    terms = [l + c + r for l, c, r in zip(left, norms, reversed(right[: len(cores)]))]
+    noise = math.log(ROUNDING * eps) + torch.stack(terms).logsumexp(0)
+    return rows[v.abs().log() + math.log(2) * e > noise]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 import tensorlab as tl
@@ -197,3 +198,15 @@ def test_halves_of_complex_numbers_are_stored(path):
     z = torch.tensor([1 + 2j, 3 - 1j]).to(torch.complex32)
     tl.save_state(path, {"z": z})
     assert torch.equal(torch.view_as_real(tl.load_state(path)["z"]), torch.view_as_real(z))
+
+
+def test_reads_the_padding_of_older_files(tmp_path):
+    x = tl.TTMatrix.randn(out=(2, 4), in_=(3, 2), rank=3, shape=(7, 5))
+    tl.save(tmp_path / "new.safetensors", x)
+    with safe_open(tmp_path / "new.safetensors", framework="pt") as file:
+        tensors, about = {n: file.get_tensor(n) for n in file.keys()}, file.metadata()
+    about["size"] = about.pop("unpadded_shape")
+    save_file(tensors, tmp_path / "old.safetensors", metadata=about)
+    y = tl.load(tmp_path / "old.safetensors")
+    assert y.shape == (7, 5) and y.padded_shape == (8, 6)
+    assert torch.equal(y.to_dense(), x.to_dense())
