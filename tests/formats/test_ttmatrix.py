@@ -118,12 +118,11 @@ def test_padding_is_counted_and_never_seen(size, most):
     )
 
 
-def test_size_without_padding_is_not_kept():
-    assert tl.tt_matrix_svd(matrix(20, 6), (4, 5), (3, 2), 2).size is None
-    assert make((4, 5), (3, 2), (20, 6)).size is None and make((4, 5), (3, 2), (20, 5)).size == (
-        20,
-        5,
-    )
+def test_unpadded_shape_without_padding_is_not_kept():
+    made = tl.tt_matrix_svd(matrix(20, 6), (4, 5), (3, 2), 2)
+    assert made.unpadded_shape is None
+    assert make((4, 5), (3, 2), (20, 6)).unpadded_shape is None
+    assert make((4, 5), (3, 2), (20, 5)).unpadded_shape == (20, 5)
 
 
 # -- the start of a layer
