@@ -8,7 +8,12 @@ import torch
 from torch import Tensor
 
 
-def randn(*shape: int, generator: torch.Generator | None = None, dtype=None, device=None) -> Tensor:
+def randn(
+    *shape: int,
+    generator: torch.Generator | None = None,
+    dtype=None,
+    device=None,
+) -> Tensor:
     """Standard normal numbers; for a complex dtype E|z|^2 = 1.
 
     >>> g = torch.Generator().manual_seed(0)
@@ -18,7 +23,12 @@ def randn(*shape: int, generator: torch.Generator | None = None, dtype=None, dev
     return _draw(torch.randn, shape, generator, dtype, device)
 
 
-def rand(*shape: int, generator: torch.Generator | None = None, dtype=None, device=None) -> Tensor:
+def rand(
+    *shape: int,
+    generator: torch.Generator | None = None,
+    dtype=None,
+    device=None,
+) -> Tensor:
     """Uniform numbers in [0, 1).
 
     >>> bool((rand(5, generator=torch.Generator().manual_seed(0)) < 1).all())
@@ -36,7 +46,12 @@ def check_generator(who: str, generator) -> None:
         raise TypeError(f"{who}: needs a torch.Generator or None as generator, got {generator!r}")
 
 
-def randint(n: int, *shape: int, generator: torch.Generator | None = None, device="cpu") -> Tensor:
+def randint(
+    n: int,
+    *shape: int,
+    generator: torch.Generator | None = None,
+    device="cpu",
+) -> Tensor:
     """Integers in 0..n-1, int64, drawn on the generator's own device.
 
     >>> bool((randint(5, 100, generator=torch.Generator().manual_seed(0)) < 5).all())
@@ -56,6 +71,5 @@ def _draw(sample, shape, generator, dtype, device):
         )
     wide = torch.complex128 if dtype.is_complex else torch.float64
     source = generator.device if generator is not None else device
-    return sample(shape, generator=generator, dtype=wide, device=source).to(
-        dtype=dtype, device=device
-    )
+    drawn = sample(shape, generator=generator, dtype=wide, device=source)
+    return drawn.to(dtype=dtype, device=device)

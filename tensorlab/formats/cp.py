@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from string import ascii_letters
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -65,11 +66,13 @@ class CP(Format):
         return cls(torch.full_like(factors[0][0], r**-0.5), factors)
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
+        """The rows (n_0, ..., n_{d-1}) of the factors."""
         return tuple(f.shape[0] for f in self.factors)
 
     @property
-    def ranks(self):
+    def ranks(self) -> tuple[int, ...]:
+        """(r,), the number of terms."""
         return tuple(self.weights.shape)
 
     def _dense(self):
@@ -96,8 +99,10 @@ class CP(Format):
         return ldexp(g.sum(), exponent)
 
     def at(self, index) -> Tensor:
-        """Entries at many multi-indices: (batch, d) -> (batch,). Each term has an exponent of its
-        own, as it may grow in one mode and shrink in another."""
+        """Entries at many multi-indices: (batch, d) -> (batch,).
+
+        Each term keeps a separate exponent, as it may grow in one mode and shrink in another.
+        """
         terms, exponent = near_one(self.weights, ())
         for f, i in zip(self.factors, self._index(index).unbind(1)):
             terms, shift = near_one(terms * f[i], ())
@@ -122,6 +127,15 @@ class CP(Format):
         order = weights.detach().argsort(descending=True)
         ordered = CP(weights[order].to(given.dtype), tuple(u[:, order] for u in units))
         return CP(*_narrow(ordered, 0, self.dtype))
+
+    def round(self, rank=None, *, rtol: float | None = None) -> NoReturn:
+        """Raises TypeError: no SVD truncates a sum of rank-one terms that are not orthogonal.
+
+        A CP of lower rank is fitted anew: `cp_als(x.to_dense(), rank)`.
+        """
+        raise TypeError(
+            "CP.round: needs a format that SVDs can truncate, got CP; `cp_als` fits one"
+        )
 
     def _add(self, other):
         pairs = zip(self.factors, other.factors)
@@ -160,7 +174,8 @@ def cp_als(
     start from, which is left as it is. nonnegative: factors and weights >= 0, by HALS
     [CichockiPhan2009]. mask: True where x is known.
 
-    >>> x = CP.randn((5, 6, 7), 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to_dense()
+    >>> g = torch.Generator().manual_seed(0)
+    >>> x = CP.randn((5, 6, 7), 2, generator=g, dtype=torch.float64).to_dense()
     >>> cp_als(x, 2).history[-1] < 1e-6
     True
     """
@@ -253,11 +268,8 @@ def _hals(m, gamma, a):
         for r in range(a.shape[1]):
             grr = gamma[..., r, r].clamp_min(torch.finfo(a.dtype).tiny)
             gradient = m[:, r] - _times_gamma(a, gamma[..., r : r + 1])[:, 0]
-            a = a.index_copy(
-                1,
-                a.new_tensor([r], dtype=torch.long),
-                (a[:, r] + gradient / grr).clamp_min(0)[:, None],
-            )
+            column = (a[:, r] + gradient / grr).clamp_min(0)[:, None]
+            a = a.index_copy(1, a.new_tensor([r], dtype=torch.long), column)
     return a
 
 
@@ -277,20 +289,14 @@ def _mttkrps(x: Tensor, factors: list[Tensor]):
         others = factors[half:] if lo == 0 else factors[:half]
         kr = khatri_rao(*others).conj() if others else x.new_ones(1, r)
         part = (matrix @ kr).mT if lo == 0 else kr.mT @ matrix
-        part = part.reshape(
-            r, *x.shape[lo:hi]
-        )  # rank first: what follows are r small contiguous problems
+        # rank first: what follows are r small contiguous problems
+        part = part.reshape(r, *x.shape[lo:hi])
         modes = LETTERS[: hi - lo]
         for k in range(lo, hi):
             rest = [j for j in range(lo, hi) if j != k]
             terms = ",".join(["r" + modes, *(modes[j - lo] + "r" for j in rest)])
-            yield (
-                k,
-                torch.einsum(
-                    f"{terms}->{modes[k - lo]}r", part, *(factors[j].conj() for j in rest)
-                ),
-                None,
-            )
+            inner = (factors[j].conj() for j in rest)
+            yield k, torch.einsum(f"{terms}->{modes[k - lo]}r", part, *inner), None
 
 
 def _masked_products(x: Tensor, mask: Tensor, factors: list[Tensor]):
@@ -301,11 +307,10 @@ def _masked_products(x: Tensor, mask: Tensor, factors: list[Tensor]):
         kr = khatri_rao(*factors[:k], *factors[k + 1 :]) if x.ndim > 1 else x.new_ones(1, r)
         seen = unfold(mask, k).to(x.dtype)
         step = max(1, (1 << 22) // r**2)  # columns at a time: 2^22 numbers
-        gamma = sum(
-            seen[:, j : j + step]
-            @ (kr[j : j + step, :, None] * kr[j : j + step, None, :].conj()).flatten(1)
-            for j in range(0, len(kr), step)
-        )
+        gamma = seen.new_zeros(len(seen), r * r)
+        for some, columns in zip(kr.split(step), seen.split(step, 1)):
+            squares = (some[:, :, None] * some[:, None, :].conj()).flatten(1)
+            gamma = gamma + columns @ squares
         yield k, unfold(x, k) @ kr.conj(), gamma.reshape(-1, r, r)
 
 

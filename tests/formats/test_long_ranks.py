@@ -1,8 +1,9 @@
-"""Ranks and errors of long tensors, 2^22 and 2^24 entries, against LAPACK's singular values of every
-unfolding.
+"""Ranks and errors of long tensors, 2^22 and 2^24 entries, against LAPACK's singular values of
+every unfolding.
 
-Every decomposition here finds its bases from Gram matrices, whose rounding must never become rank:
-a rank is at most one above the reference's at the same tolerance, and the error is within the bound.
+Every decomposition here finds its bases from Gram matrices or from a few rows, whose rounding must
+never become rank: a rank is at most one above the reference's at the same tolerance, and the error
+is within the bound.
 """
 
 import functools

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 import tensorlab as tl
@@ -50,7 +51,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_says_no_to_foreign_files(path, name):
+def test_refuses_foreign_files(path, name):
     content, said = WRONG[name]
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -61,7 +62,7 @@ def test_says_no_to_foreign_files(path, name):
     assert "\n" not in str(caught.value)
 
 
-def test_says_no_to_damaged_files(path):
+def test_refuses_damaged_files(path):
     tl.save(path, tl.TT.randn((3, 4, 5), 2))
     whole = path.read_bytes()
     path.write_bytes(whole[:-7])
@@ -95,7 +96,7 @@ STRANGE = {
 
 
 @pytest.mark.parametrize("name", STRANGE)
-def test_says_no_to_strange_tensors(path, name):
+def test_refuses_strange_tensors(path, name):
     kind, shapes, said = STRANGE[name]
     metadata = {"format": kind, "complex": str(name == "pairs that are none")}
     save_file({n: torch.zeros(s) for n, s in shapes.items()}, path, metadata=metadata)
@@ -104,7 +105,7 @@ def test_says_no_to_strange_tensors(path, name):
     assert str(caught.value).startswith("load: ") and "\n" not in str(caught.value)
 
 
-def test_says_no_to_other_things(path):
+def test_refuses_other_things(path):
     for other in (None, tl.TT, [1.0], type("TT", (), {})()):  # the last one only has the name
         with pytest.raises(TypeError, match=f"got {type(other).__name__}"):
             tl.save(path, other)
@@ -130,7 +131,7 @@ def test_a_state_comes_back_as_it_was(path):
     )
 
 
-def test_an_optimiser_goes_on_from_its_state(path):
+def test_an_optimizer_goes_on_from_its_state(path):
     def run(steps, optimizer, w):
         for _ in range(steps):
             optimizer.zero_grad()
@@ -151,7 +152,7 @@ def test_an_optimiser_goes_on_from_its_state(path):
     assert torch.equal(run(4, second, again), run(4, first, w))
 
 
-def test_a_state_says_no(path):
+def test_refuses_a_bad_state(path):
     with pytest.raises(TypeError, match="save_state: needs tensors, .* got set"):
         tl.save_state(path, {"a": {1, 2}})
     assert not path.exists()
@@ -197,3 +198,15 @@ def test_halves_of_complex_numbers_are_stored(path):
     z = torch.tensor([1 + 2j, 3 - 1j]).to(torch.complex32)
     tl.save_state(path, {"z": z})
     assert torch.equal(torch.view_as_real(tl.load_state(path)["z"]), torch.view_as_real(z))
+
+
+def test_reads_the_padding_of_older_files(tmp_path):
+    x = tl.TTMatrix.randn(out=(2, 4), in_=(3, 2), rank=3, shape=(7, 5))
+    tl.save(tmp_path / "new.safetensors", x)
+    with safe_open(tmp_path / "new.safetensors", framework="pt") as file:
+        tensors, about = {n: file.get_tensor(n) for n in file.keys()}, file.metadata()
+    about["size"] = about.pop("unpadded_shape")
+    save_file(tensors, tmp_path / "old.safetensors", metadata=about)
+    y = tl.load(tmp_path / "old.safetensors")
+    assert y.shape == (7, 5) and y.padded_shape == (8, 6)
+    assert torch.equal(y.to_dense(), x.to_dense())
