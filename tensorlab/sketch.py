@@ -50,7 +50,7 @@ def frobenius(x: Tensor) -> float:
 def factorize(
     a: Tensor, atol: float, rank: int | None = None, *, size: float | None = None
 ) -> Factorization | None:
-    """a ~ left right within 0.9 atol, or 16 eps |a|, or None where a few rows of `a` do not show how.
+    """a ~ left right within 0.9 atol, or 16 eps |a|; None where a few rows do not show how.
 
     a: (m, n) of 32 bits or more, of a size that can be squared. rank: a cap that what follows cuts
     to; then a loss that is small against the last singular value kept will do, too. size:

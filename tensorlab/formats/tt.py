@@ -218,7 +218,8 @@ def tt_svd(x: Tensor, rank=None, *, rtol: float | None = None) -> TT:
     rtol |x| / sqrt(d-1), and their errors are orthogonal. Where a few rows of the unfolding in the
     middle show that it is of low rank, it is factorized first, with a measured loss (`factorize`),
     and the halves are cut; else slabs are cut off the ends by their Gram matrices (`right_basis`).
-    The cores come orthonormal up to one in the middle, which carries the norm. Raises ValueError or TypeError for a bad rank, rtol or tensor.
+    The cores come orthonormal up to one in the middle, which carries the norm. Raises ValueError or
+    TypeError for a bad rank, rtol or tensor.
 
     >>> i = torch.arange(1.0, 9.0, dtype=torch.float64)
     >>> tt_svd(1 / (i[:, None, None] + i[:, None] + i), rtol=1e-2)
@@ -237,7 +238,7 @@ def tt_svd(x: Tensor, rank=None, *, rtol: float | None = None) -> TT:
 
 
 def _from_the_ends(x: Tensor, caps, delta: float) -> tuple[list[Tensor], int]:
-    """Cores of a dense tensor, by cuts of slabs off its ends, and which of them carries the norm."""
+    """Cores of a dense tensor, by cuts of slabs off its ends, and which one carries the norm."""
     modes, y = list(x.shape), x  # y: (a, modes lo..hi-1, b), what is still dense
     left, right, a, b, lo, hi = [], [], 1, 1, 0, len(modes)
     while hi - lo > 1:
