@@ -707,7 +707,7 @@ def _unit_columns(p: Tensor) -> Tensor:
 def _sketched_basis(a: Tensor, rank: int | None, atol: float) -> tuple[Tensor, Tensor] | None:
     """`right_basis` of a matrix with two long sides, by a factorization that a few of its rows
     show; None where they do not."""
-    found = factorize(a, atol, rank)
+    found = factorize(a, atol, rank, best=True)
     if found is None:
         return None
     right, carried = widen(found.right), found.left if found.heavy_left else None

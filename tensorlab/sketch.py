@@ -48,13 +48,19 @@ def frobenius(x: Tensor) -> float:
 
 
 def factorize(
-    a: Tensor, atol: float, rank: int | None = None, *, size: float | None = None
+    a: Tensor,
+    atol: float,
+    rank: int | None = None,
+    *,
+    size: float | None = None,
+    best: bool = False,
 ) -> Factorization | None:
     """a ~ left right within 0.9 atol, or 16 eps |a|; None where a few rows do not show how.
 
     a: (m, n) of 32 bits or more, of a size that can be squared. rank: a cap that what follows cuts
     to; then a loss that is small against the last singular value kept will do, too. size:
-    `frobenius(a)`, where it is known.
+    `frobenius(a)`, where it is known. best: a loss within the limit is not enough, the span must be
+    that of leading singular vectors, to the accuracy of a power step.
 
     >>> i = torch.arange(400.0, dtype=torch.float64)
     >>> a = 1 / (400 + i[:, None] + i)
@@ -66,7 +72,7 @@ def factorize(
         return None
     size = frobenius(a) if size is None else size
     if a.shape[0] < a.shape[1]:
-        found = factorize(a.mT, atol, rank, size=size)
+        found = factorize(a.mT, atol, rank, size=size, best=best)
         return None if found is None else found.transposed()
     rows = _Rows(a, size, atol, rank)
     least = 16 * torch.finfo(a.dtype).eps * size  # what products in its dtype can show
@@ -75,10 +81,11 @@ def factorize(
         if basis is None:
             return None
         c = (basis.mT @ a.mT).mT  # a narrow product is faster so
-        limit = max(atol / 2, least)
-        loss = _loss(a, c, basis.mH, c, size, limit)
-        if _serves(loss, c, limit, rank):
-            return Factorization(c, basis.mH, True, loss)
+        if not best:
+            limit = max(atol / 2, least)
+            loss = _loss(a, c, basis.mH, c, size, limit)
+            if loss <= limit:
+                return Factorization(c, basis.mH, True, loss)
         q = torch.linalg.qr(c).Q  # half a power step
         b = q.mH @ a
         limit = max(0.9 * atol, least)
