@@ -56,7 +56,7 @@ for name in fast(lesson.CLOUDS[:1], full=lesson.CLOUDS):
             neighbours=c,
             hierarchy=0.0,
             steps=steps,
-            start="random",
+            init="random",
             generator=seeded(),
         )
         sliced, near = lesson.distances(x, pointcloud.rows(fit.value))
@@ -88,7 +88,7 @@ for name in fast(lesson.CLOUDS[:1], full=lesson.CLOUDS):
 x = lesson.cloud("spiral", 256)
 for hierarchy in (0.0, 1.0):
     fit = tl.tt_cloud(
-        x, lesson.SHAPE, 4, hierarchy=hierarchy, steps=steps, start="random", generator=seeded()
+        x, lesson.SHAPE, 4, hierarchy=hierarchy, steps=steps, init="random", generator=seeded()
     )
     y = pointcloud.rows(fit.value)
     best = (x - y[pointcloud.nearest(x, y)]).square().sum(1)

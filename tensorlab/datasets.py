@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .arguments import one_of
 from .files import replaced
 
 
@@ -85,7 +86,7 @@ def photo(name: str = "flower") -> Tensor:
 
     CC BY (see data/README.md), by scikit-learn.
     """
-    _one_of("photo", "name", name, ("flower", "china"))
+    one_of("photo", "name", name, ("flower", "china"))
     _needs("PIL", "photo", "Pillow")
     image = _needs("sklearn.datasets", "photo", "scikit-learn").load_sample_image(f"{name}.jpg")
     return torch.tensor(image, dtype=torch.float64) / 255
@@ -157,7 +158,7 @@ def mri() -> Tensor:
 def mnist(split: str = "train") -> Table:
     """Handwritten digits, X (60000 or 10000, 28, 28) float32 in [0, 1], y (n,) the digit; split
     "train" or "test"."""
-    _one_of("mnist", "split", split, ("train", "test"))
+    one_of("mnist", "split", split, ("train", "test"))
     images, labels = _files("mnist")[:2] if split == "train" else _files("mnist")[2:]
     return Table(_idx(images).float() / 255, _idx(labels).long(), classes=tuple("0123456789"))
 
@@ -171,7 +172,7 @@ def tinyshakespeare() -> str:
 def wikitext2(split: str = "valid") -> list[str]:
     """Words of Wikipedia articles with "<eos>" at each line's end: 217,646 in "valid", 245,569 in
     "test"."""
-    _one_of("wikitext2", "split", split, ("valid", "test"))
+    one_of("wikitext2", "split", split, ("valid", "test"))
     return [
         word
         for line in _lines(_files("wikitext2")[split == "test"])
@@ -188,7 +189,7 @@ def tabular(name: str) -> Table:
     winequality 6497x11 (white, then red; y: quality), abalone 4177x8 (column 0: coded sex; y:
     rings), banknote 1372x4.
     """
-    _one_of("tabular", "name", name, ("power", *_TABLES))
+    one_of("tabular", "name", name, ("power", *_TABLES))
     if name == "power":
         with np.load(_files("power")[0]) as raw:
             y = torch.tensor(raw["minute"], dtype=torch.int64)
@@ -223,7 +224,7 @@ def hiv(name: str = "1625") -> Table:
     name: "1625", "746", "impens" (947 rows) or "schilling" (3272 rows).
     """
     names = ("1625", "746", "impens", "schilling")
-    _one_of("hiv", "name", name, names)
+    one_of("hiv", "name", name, names)
     rows = [
         [*peptide, y]
         for peptide, y in (line.split(",") for line in _lines(_files("hiv")[names.index(name)])[9:])
@@ -242,7 +243,7 @@ def adult(split: str = "train") -> Table:
 
     A missing symbol is the level "?". The levels are those of the training part in both.
     """
-    _one_of("adult", "split", split, ("train", "test"))
+    one_of("adult", "split", split, ("train", "test"))
     train, test = (
         [line.rstrip(".").split(", ") for line in _lines(path)] for path in _files("adult")
     )
@@ -257,7 +258,7 @@ def sst2(split: str = "train") -> Sentences:
 
     "test" (872 rows) is what GLUE calls dev: report this one. "dev" is held out of GLUE's train.
     """
-    _one_of("sst2", "split", split, ("train", "dev", "test"))
+    one_of("sst2", "split", split, ("train", "dev", "test"))
     path = _files("sst2")[("train", "dev", "test").index(split)]
     rows = [line.rsplit("\t", 1) for line in _lines(path)[1:]]
     return Sentences(
@@ -268,7 +269,7 @@ def sst2(split: str = "train") -> Sentences:
 def stsb(split: str = "train") -> Pairs:
     """Pairs of sentences and how alike their meanings are, 0 to 5; splits "train" (5749), "dev"
     (1500), "test" (1379)."""
-    _one_of("stsb", "split", split, ("train", "dev", "test"))
+    one_of("stsb", "split", split, ("train", "dev", "test"))
     path = _files("stsb")[("train", "dev", "test").index(split)]
     rows = [
         line.split("\t") for line in _lines(path)
@@ -531,7 +532,7 @@ def get(name: str) -> Path:
     A file arrives whole or not at all. Sets that no clean address is known for say where they are
     found.
     """
-    _one_of("get", "name", name, (*SOURCES, *_INSTALLED))
+    one_of("get", "name", name, (*SOURCES, *_INSTALLED))
     source = SOURCES.get(name, Source("", "", ()))  # an installed set has nothing to fetch
     for file in source.files:
         target = folder() / file.path
@@ -570,11 +571,6 @@ def _needs(module, who, package):
         raise ModuleNotFoundError(
             f"{who}: needs {package}, which is not installed; get it by: {_INSTALL}"
         ) from error
-
-
-def _one_of(who, what, value, choices):
-    if value not in choices:
-        raise ValueError(f"{who}: {what} needs to be one of {', '.join(choices)}, got {value!r}")
 
 
 def _files(name) -> list[Path]:

@@ -9,12 +9,12 @@ only *graded*, and scaled to unit diagonal its factor keeps the relative accurac
 """
 
 import math
-from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .arguments import rank_caps
 from .capture import differentiated, primal, readable, twice
 from .rng import randn
 
@@ -74,36 +74,6 @@ def zero_level(dtype: torch.dtype) -> float:
     True
     """
     return 2 * torch.finfo(dtype).eps + 16 * EPS
-
-
-def rank_caps(who: str, rank, rtol, shape, count: int) -> tuple[int | None, ...]:
-    """The caps of `count` free ranks from the argument `rank`; says no to a bad `rank` or `rtol`.
-
-    >>> rank_caps("tt_svd", 3, None, (4, 5, 6), 2)
-    (3, 3)
-    """
-    if rank is None and rtol is None:
-        raise ValueError(f"{who}: needs a rank, an rtol or both, got neither")
-    if rtol is not None and (
-        isinstance(rtol, bool) or not isinstance(rtol, Real) or not 0 <= rtol < math.inf
-    ):
-        raise ValueError(f"{who}: rtol must be a number >= 0, got {rtol!r}")
-    if rank is None:
-        return (None,) * count
-    several = isinstance(rank, (tuple, list))
-    for r in rank if several else (rank,):
-        if isinstance(r, bool) or not isinstance(r, Integral):
-            kind = "integers" if several else "an integer or a tuple of integers"
-            raise TypeError(f"{who}: rank must be {kind}, got {rank!r}")
-        if r < 1:
-            raise ValueError(f"{who}: rank must be at least 1, got {rank!r}")
-    if several and len(rank) != count:
-        entries = "1 entry" if count == 1 else f"{count} entries"
-        raise ValueError(
-            f"{who}: rank needs {entries} for a {len(shape)}-way tensor of shape {tuple(shape)}, "
-            f"got {tuple(rank)}"
-        )
-    return tuple(int(r) for r in rank) if several else (int(rank),) * count
 
 
 # ------------------------------------------------------------------------------------ what comes in

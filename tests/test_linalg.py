@@ -321,7 +321,7 @@ def test_digits_address_the_reshaped_tensor():
     [
         (
             lambda: tl.unfold(torch.zeros(2, 3, 4), 3),
-            "unfold: mode must be in 0..2 for a 3-way tensor of shape (2, 3, 4), got 3",
+            "unfold of shape (2, 3, 4): mode must be an integer in 0..2, got 3",
         ),
         (lambda: tl.unfold(torch.zeros(2, 3), -1), "got -1"),
         (lambda: tl.unfold(torch.zeros(2, 3), 1.0), "got 1.0"),
@@ -336,7 +336,7 @@ def test_digits_address_the_reshaped_tensor():
         (lambda: tl.mode_product(torch.zeros(2, 3), torch.zeros(4, 2), 1), "got shape (4, 2)"),
         (lambda: tl.khatri_rao(torch.zeros(2, 3), torch.zeros(2, 4)), "[(2, 3), (2, 4)]"),
         (lambda: tl.khatri_rao(), "[]"),
-        (lambda: tl.balanced_shape(0, 2), "n=0"),
+        (lambda: tl.balanced_shape(0, 2), "n must be an integer >= 1, got 0"),
         (lambda: tl.linalg.psd_root(-torch.eye(2)), "got the eigenvalues -1"),
         (lambda: tl.truncated_svd(torch.zeros(2, 2), rtol=0.1, atol=0.1), "rtol=0.1 and atol=0.1"),
         (lambda: tl.truncated_svd(torch.zeros(2, 2)), "got neither"),

@@ -322,7 +322,7 @@ def test_the_lottery_of_a_computed_weight(how):
             optimizer.step()
         return 10
 
-    shares = [t.sparsity for t in lottery(model, train, "0", x, rounds=2, rate=0.5)]
+    shares = [t.sparsity for t in lottery(model, train, "0", x, rounds=2, prune_rate=0.5)]
     assert shares == pytest.approx([0.0, 0.5, 0.75])
 
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..linalg import choose_rank, norm, rank_caps, root, safe_scale, small_svd, wide, zero_level
+from ..arguments import check_same, rank_caps
+from ..linalg import choose_rank, norm, root, safe_scale, small_svd, wide, zero_level
 from ..rng import randn
-from .base import SplitMatrix, check_same
+from .base import SplitMatrix
 from .modes import check_matrix, check_size, pad, pad_input, split_shape
 
 

@@ -8,14 +8,13 @@ from string import ascii_letters
 import torch
 from torch import Tensor
 
-from ..arguments import count
+from ..arguments import check_same, check_shape, count, rank_caps
 from ..fit import Fit
 from ..linalg import (
     check_dense,
     ldexp,
     near_one,
     norm,
-    rank_caps,
     real,
     right_basis,
     safe_scale,
@@ -26,7 +25,7 @@ from ..linalg import (
 )
 from ..multilinear import khatri_rao, unfold
 from ..rng import check_generator, rand, randn
-from .base import Format, check_same, check_shape, distance
+from .base import Format, distance
 
 LETTERS = ascii_letters.replace("r", "")
 HALVES = (torch.float16, torch.bfloat16)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..arguments import count, number
+from ..arguments import count, number, rank_caps
 from ..fit import Fit
-from ..linalg import check_dense, rank_caps, solve_gram, spread, wide, widen
+from ..linalg import check_dense, solve_gram, spread, wide, widen
 from ..multilinear import khatri_rao, unfold
 from ..rng import check_generator
 from .base import distance

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..arguments import is_integer
+from ..arguments import check_same, check_shape, is_integer, rank_caps
 from ..capture import read, readable
 from ..linalg import (
     check_cut,
@@ -21,7 +21,6 @@ from ..linalg import (
     near_one,
     orthogonalize,
     project,
-    rank_caps,
     real,
     right_basis,
     safe_scale,
@@ -32,7 +31,7 @@ from ..linalg import (
     zero_level,
 )
 from ..rng import randn
-from .base import Format, check_same, check_shape
+from .base import Format
 from .tt import TT
 
 BLOCK = 1 << 20  # entries of an intermediate result of `HT.at`

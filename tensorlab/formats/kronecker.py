@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..arguments import check_same, check_shape, rank_caps
 from ..capture import read, readable
 from ..linalg import (
     UNREAD,
@@ -17,7 +18,6 @@ from ..linalg import (
     choose_rank,
     norm,
     orthogonalize,
-    rank_caps,
     safe_scale,
     spread,
     triangle,
@@ -29,7 +29,7 @@ from ..linalg import (
 )
 from ..multilinear import khatri_rao
 from ..rng import randn
-from .base import SplitMatrix, check_same, check_shape, ratio
+from .base import SplitMatrix, ratio
 from .modes import check_matrix, check_size, pad, pad_input, split_shape
 
 

@@ -5,10 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from ..arguments import is_integer
+from ..arguments import check_matrix_shape, check_shape, count
 from ..linalg import check_cut
 from ..multilinear import balanced_shape
-from .base import check_shape
 
 
 def near_shape(n: int, d: int) -> tuple[int, ...]:
@@ -37,15 +36,12 @@ def split_shape(who: str, shape, d, out=None, in_=None, least: int = 1):
     >>> split_shape("randn", (6, 97), 2)
     ((3, 2), (10, 10), (6, 97))
     """
-    shape = check_shape(who, shape)
-    if len(shape) != 2:
-        raise ValueError(f"{who}: needs a shape (out, in), got {shape}")
-    if not is_integer(d) or d < least:
-        raise ValueError(f"{who}: needs a number of factors from {least} up, got {d!r}")
+    shape = check_matrix_shape(who, shape)
+    d = count(who, "the number of factors", d, least)
     if (out is None) != (in_ is None):
         raise ValueError(f"{who}: needs both out and in_ or neither, got out={out} and in_={in_}")
     if out is None:
-        out, in_ = (near_shape(n, int(d)) for n in shape)
+        out, in_ = (near_shape(n, d) for n in shape)
     out, in_ = check_shape(who, out), check_shape(who, in_)
     if len(out) != len(in_) or len(out) < least:
         raise ValueError(

@@ -12,7 +12,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from ..arguments import is_integer
+from ..arguments import check_same, check_shape, count, rank_caps
 from ..capture import differentiated, known, read, readable
 from ..linalg import (
     check_cut,
@@ -21,7 +21,6 @@ from ..linalg import (
     near_one,
     orthogonalize,
     project,
-    rank_caps,
     real,
     right_basis,
     safe_scale,
@@ -34,7 +33,7 @@ from ..linalg import (
     zero_level,
 )
 from ..rng import randn
-from .base import Format, check_same, check_shape
+from .base import Format
 
 SLAB = 64  # columns up to which trailing modes are merged
 
@@ -146,8 +145,7 @@ class TT(Format):
         """The same train with orthonormal cores on both sides of `center`, which alone carries the
         norm; where it cannot hold it, all share its power of two."""
         d = self.ndim
-        if not is_integer(center) or not 0 <= center < d:
-            raise ValueError(f"TT.orthogonal: center must be in 0..{d - 1}, got {center}")
+        center = count("TT.orthogonal", "center", center, 0, d - 1)
         cores = _wide(self.cores)
 
         def compute(care):

@@ -15,17 +15,15 @@ an exact first trial.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from numbers import Real
 
 import torch
 from torch import Tensor
 
-from ..arguments import count, number
+from ..arguments import check_shape, count, fraction, number, one_of, rank_caps
 from ..fit import Fit
-from ..linalg import check_dense, ldexp, rank_caps, size_exponent, spread
+from ..linalg import check_dense, ldexp, size_exponent, spread
 from ..multilinear import check_index, check_int64
 from ..rng import check_generator, rand, randn
-from .base import check_shape
 from .tt import TT, unfolding_ranks
 from .tt_manifold import Tangent, _common, _frame, _gauged, descend
 
@@ -60,7 +58,7 @@ def tt_complete(
     rank,
     *,
     grow: bool = True,
-    start: TT | None = None,
+    init: TT | None = None,
     method: str = "cg",
     held_out: float = 0.1,
     tol: float = 1e-9,
@@ -75,9 +73,9 @@ def tt_complete(
     places given twice count twice, and where their values differ it is the mean that can be met.
     rank: the ranks, or with `grow` their cap. The start is a random train of positive entries, its
     cores uniform in [0, 1): one with a sign at random would see nothing of the mean of the data.
-    grow: begin at rank 1 (or at `start`), and where the error stalls add small random directions to
+    grow: begin at rank 1 (or at `init`), and where the error stalls add small random directions to
     every rank under its cap; zeros would be a singular point. The train has the common dtype of the
-    values and `start`; half precision is descended in float32.
+    values and `init`; half precision is descended in float32.
 
     A share `held_out` of the places is not fitted. The value is the train with the least error on
     these, `converged` is whether that error and that on the fitted ones are at most tol, and growth
@@ -100,11 +98,9 @@ def tt_complete(
     check_generator(who, generator)
     index = _places(who, index, values, shape)
     tol, max_iter = number(who, "tol", tol), count(who, "max_iter", max_iter, 0)
-    if method not in ("gd", "cg"):
-        raise ValueError(f'{who}: method must be "gd" or "cg", got {method!r}')
-    if isinstance(held_out, bool) or not isinstance(held_out, Real) or not 0 < held_out < 1:
-        raise ValueError(f"{who}: held_out must be a share between 0 and 1, got {held_out!r}")
-    dtype = values.dtype if start is None else _given(who, start, shape, values)
+    one_of(who, "method", method, ("gd", "cg"))
+    fraction(who, "held_out", held_out)
+    dtype = values.dtype if init is None else _given(who, init, shape, values)
     work = torch.promote_types(dtype, torch.float32)
 
     exponent = int(size_exponent(values.to(work)))  # so that squares stay in the range of floats
@@ -112,10 +108,10 @@ def tt_complete(
     fitted, held = _split(who, index, scaled, shape, held_out, generator)
     tol = max(tol, 32 * torch.finfo(dtype).eps)
     options = dict(generator=generator, dtype=work, device=values.device)
-    if start is None:
+    if init is None:
         x = _start(fitted, shape, (1,) * len(caps) if grow else caps, options)
     else:
-        x = TT(spread(start.to(work).cores, 0, -exponent, work))
+        x = TT(spread(init.to(work).cores, 0, -exponent, work))
 
     history, errors, ranks, best = [], [], [], (math.inf, math.inf, x)
     for y, error, out in _growing(fitted, held, x, caps, grow, method, tol, options):
@@ -283,7 +279,7 @@ def _grown(x: TT, caps, options) -> TT:
     return TT(tuple(cores))
 
 
-def _split(who, index, values, shape, share, generator) -> tuple[Entries, Entries]:
+def _split(who, index, values, shape, held_out, generator) -> tuple[Entries, Entries]:
     """What is fitted and what is held out: of the different places a share, each with all its
     copies."""
     places, copy = torch.unique(index, dim=0, return_inverse=True)
@@ -293,7 +289,7 @@ def _split(who, index, values, shape, share, generator) -> tuple[Entries, Entrie
             f"{who}: needs at least 2 different places, one of them to be held out, got {count}"
         )
     drawn = rand(count, generator=generator, device=index.device).argsort().to(index.device)
-    chosen = drawn[: min(max(1, round(share * count)), count - 1)]
+    chosen = drawn[: min(max(1, round(held_out * count)), count - 1)]
     out = torch.isin(copy, chosen)
     unit = float(torch.linalg.vector_norm(values)) / math.sqrt(len(values))
     return tuple(Entries(index[mask], values[mask], shape, unit) for mask in (~out, out))
@@ -311,12 +307,12 @@ def _places(who, index, values, shape) -> Tensor:
     return check_index(who, index, shape)
 
 
-def _given(who, start, shape, values) -> torch.dtype:
-    """The common dtype of the values and a start that the caller brings, which is checked."""
-    if not isinstance(start, TT) or start.shape != shape:
-        got = repr(start) if isinstance(start, TT) else type(start).__name__
-        raise ValueError(f"{who}: start must be a TT of shape {shape}, got {got}")
-    dtype = _common(who, values, start)
-    for core in start.cores:
-        check_dense(core, f"{who}: start")
+def _given(who, init, shape, values) -> torch.dtype:
+    """The common dtype of the values and an init that the caller brings, which is checked."""
+    if not isinstance(init, TT) or init.shape != shape:
+        got = repr(init) if isinstance(init, TT) else type(init).__name__
+        raise ValueError(f"{who}: init must be a TT of shape {shape}, got {got}")
+    dtype = _common(who, values, init)
+    for core in init.cores:
+        check_dense(core, f"{who}: init")
     return dtype

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..arguments import count
+from ..arguments import check_same, check_shape, count, rank_caps
 from ..capture import read
 from ..fit import Fit
 from ..linalg import (
@@ -16,7 +16,6 @@ from ..linalg import (
     norm,
     orthogonalize,
     project,
-    rank_caps,
     right_basis,
     safe_scale,
     spread,
@@ -25,7 +24,7 @@ from ..linalg import (
 )
 from ..multilinear import mode_product, unfold
 from ..rng import randn
-from .base import Format, check_same, check_shape, distance
+from .base import Format, distance
 
 
 @dataclass(frozen=True, eq=False, repr=False)

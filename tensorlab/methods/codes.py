@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import linalg
-from ..arguments import is_integer
+from ..arguments import count, is_integer, one_of
 from ..formats.base import ReadAsMatrix
 from ..layers.propagation import autocast_dtype
 from .kashin import Rotation, kashin
@@ -203,11 +203,8 @@ def _method(method, bits) -> tuple[str, int]:
     """Both as they are meant. Raises ValueError where they do not fit."""
     if method is None:
         method = "rotate" if is_integer(bits) and bits > 4 else "pairs"
-    if method not in METHODS:
-        raise ValueError(f"quantize: method must be one of {', '.join(METHODS)}, got {method!r}")
-    if not is_integer(bits) or not 2 <= bits <= _top(method):
-        raise ValueError(f"quantize: bits must be 2 to {_top(method)} for {method}, got {bits!r}")
-    return method, int(bits)
+    one_of("quantize", "method", method, METHODS)
+    return method, count("quantize", f"bits of {method}", bits, 2, _top(method))
 
 
 def _size(rms: float, device) -> Tensor:

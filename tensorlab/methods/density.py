@@ -27,28 +27,19 @@ import math
 import time
 import warnings
 from collections.abc import Mapping
-from numbers import Integral
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from ..arguments import count
+from ..arguments import count, is_integer, number, one_of
 from ..formats.tt import TT
 from ..formats.tt_manifold import descend, riemannian_grad
 from ..formats.tt_sampling import tt_environments, tt_sum
 from ..linalg import orthogonalize
 from ..rng import rand, randn
-from .estimator import (
-    Estimator,
-    check_choice,
-    check_within,
-    like,
-    read_table,
-    seeded,
-    standardize,
-)
+from .estimator import Estimator, like, read_table, seeded, standardize
 from .splines import Background, Margins, Splines, Where, invert, spline_edges
 
 EM_ROWS = 20_000  # that the start looks at
@@ -95,7 +86,7 @@ class TTDensity(Estimator):
     function (`Margins`) has that each variable goes through first; knots are even then. em_steps:
     of the start, a mixture of `rank` products of one-dimensional densities. Then `steps` of a
     method, on batches to which Gaussian noise of `noise` standard deviations is added (with cells:
-    of that length in [0, 1]); what is likeliest on a share `holdout` of the rows is kept.
+    of that length in [0, 1]); what is likeliest on a share `held_out` of the rows is kept.
     "natural": sweeps there and back over the cores, a step of the natural gradient with a line
     search in each (`natural_sweep`); "adam": Adam on all cores, its rate falling from lr to 0, as
     the authors' code has it. A linear model takes `steps` of Riemannian descent. random_state: an
@@ -136,7 +127,7 @@ class TTDensity(Estimator):
         batch=1 << 14,
         lr=0.01,
         noise=0.0,
-        holdout=0.1,
+        held_out=0.1,
         random_state=0,
     ):
         self.rank = rank
@@ -154,7 +145,7 @@ class TTDensity(Estimator):
         self.batch = batch
         self.lr = lr
         self.noise = noise
-        self.holdout = holdout
+        self.held_out = held_out
         self.random_state = random_state
 
     def fit(self, X, y=None) -> "TTDensity":
@@ -163,7 +154,7 @@ class TTDensity(Estimator):
         start, (n, d) = time.perf_counter(), x.shape
         x, slope, splines, margins = self._coordinates(x)
         order = torch.randperm(n, generator=generator, device=x.device)
-        held = int(self.holdout * n)
+        held = int(self.held_out * n)
         check, train = x[order[:held]] if held else x, x[order[held:]]
         orders = [list(range(d))]
         for _ in range(self.components - 1):
@@ -502,9 +493,9 @@ class TTDensity(Estimator):
     # -- what comes in, what is said
 
     def _check(self, who: str) -> None:
-        check_choice(who, "model", self.model, ("squared", "linear"))
-        check_choice(who, "knots", self.knots, ("quantile", "uniform"))
-        check_choice(who, "method", self.method, ("natural", "adam"))
+        one_of(who, "model", self.model, ("squared", "linear"))
+        one_of(who, "knots", self.knots, ("quantile", "uniform"))
+        one_of(who, "method", self.method, ("natural", "adam"))
         for name, least in dict(rank=1, degree=1, components=1, cells=0, em_steps=0).items():
             count(who, name, getattr(self, name), least)
         for name, least in dict(basis=self.degree + 1, steps=0, batch=1).items():
@@ -513,10 +504,10 @@ class TTDensity(Estimator):
             raise ValueError(
                 f"{who}: a linear model has one component, got components={self.components}"
             )
-        for name, high in dict(margin=10, noise=10, holdout=0.9, lr=10).items():
-            check_within(who, name, getattr(self, name), 0, high)
+        for name, high in dict(margin=10, noise=10, held_out=0.9, lr=10).items():
+            number(who, name, getattr(self, name), 0, high)
         if self.background is not None:
-            check_within(who, "background", self.background, 0, 0.5)
+            number(who, "background", self.background, 0, 0.5)
 
     def _data(self, X) -> tuple[Tensor, Tensor, Tensor, torch.Generator]:
         """Rows without units, their means and deviations, and the generator, all checked."""
@@ -561,9 +552,7 @@ class TTDensity(Estimator):
         fixed = {k: float(value) for k, value in (given or {}).items()}
         dims = [k for k in range(d) if k not in fixed] if dims is None else list(dims)
         both = [*dims, *fixed]
-        if len(set(both)) < len(both) or any(
-            isinstance(k, bool) or not isinstance(k, Integral) or not 0 <= k < d for k in both
-        ):
+        if len(set(both)) < len(both) or any(not is_integer(k) or not 0 <= k < d for k in both):
             raise ValueError(
                 f"{who}: needs different variables in 0..{d - 1}, got dims {dims} and given "
                 f"{list(fixed)}"

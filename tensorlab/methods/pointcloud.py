@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..arguments import count, number
+from ..arguments import count, number, one_of, rank_caps
 from ..fit import Fit
 from ..formats.tt import TT, tt_svd
-from ..linalg import check_dense, norm, rank_caps, right_basis, safe_scale, widen
+from ..linalg import check_dense, norm, right_basis, safe_scale, widen
 from ..multilinear import digit_shape
 from ..rng import check_generator, randn
 
@@ -39,8 +39,7 @@ def wasserstein(x: Tensor, y: Tensor, p: float = 2) -> Tensor:
     tensor([1.])
     """
     x, y = _clouds("wasserstein", x, y)
-    if not p >= 1:
-        raise ValueError(f"wasserstein: needs p >= 1, got {p}")
+    number("wasserstein", "p", p, 1)
     return _wasserstein(x, y, p)
 
 
@@ -258,7 +257,7 @@ def tt_cloud(
     lr: float = 0.02,
     directions: int = 32,
     batch: int = 2048,
-    start: str = "clusters",
+    init: str = "clusters",
     generator: torch.Generator | None = None,
 ) -> Fit[TT]:
     """A train whose rows, in any order, are a cloud like the points; Adam on its cores.
@@ -266,7 +265,7 @@ def tt_cloud(
         wasserstein * sliced_wasserstein + neighbours * chamfer + hierarchy * mean_k distortion(points, centres_k)
 
     points: (n, D), shape: (n_1, ..., n_d), of any product. The three numbers weigh the losses; the
-    last keeps prefixes clusters, so that `tt_nearest` finds its way. start: "clusters", the TT-SVD
+    last keeps prefixes clusters, so that `tt_nearest` finds its way. init: "clusters", the TT-SVD
     of points in `cluster_order`, or "random". Each step takes `batch` points and as many rows of
     the train. history: the loss in units of the points' variance.
 
@@ -277,7 +276,7 @@ def tt_cloud(
     ((4, 4, 4, 2), True)
     """
     settings = dict(wasserstein=wasserstein, neighbours=neighbours, hierarchy=hierarchy)
-    settings |= dict(steps=steps, lr=lr, directions=directions, batch=batch, start=start)
+    settings |= dict(steps=steps, lr=lr, directions=directions, batch=batch, init=init)
     path = tt_cloud_steps(points, shape, rank, **settings, generator=generator)
     values, history = zip(*path)
     return Fit(values[-1], history, False)
@@ -295,7 +294,7 @@ def tt_cloud_steps(
     lr: float = 0.02,
     directions: int = 32,
     batch: int = 2048,
-    start: str = "clusters",
+    init: str = "clusters",
     generator: torch.Generator | None = None,
 ):
     """`tt_cloud` step by step: yields the train and its loss, beginning with the start.
@@ -312,8 +311,7 @@ def tt_cloud_steps(
     for name, value in dict(directions=directions, batch=batch).items():
         count(who, name, value, 1)
     count(who, "steps", steps, 0)
-    if start not in ("clusters", "random"):
-        raise ValueError(f"{who}: start must be clusters or random, got {start}")
+    one_of(who, "init", init, ("clusters", "random"))
     if not (wasserstein or neighbours or (hierarchy and len(shape) > 1)):
         raise ValueError(f"{who}: needs a loss with a weight, got {weights}")
     caps = rank_caps(who, rank, None, (*shape, points.shape[1]), len(shape))
@@ -335,7 +333,7 @@ def tt_cloud_steps(
             value = value + hierarchy * sum(means) / len(means)
         return value
 
-    path = _descent(_start(target, shape, caps, start, generator), loss, steps, lr)
+    path = _descent(_start(target, shape, caps, init, generator), loss, steps, lr)
     return ((tt.scale(scale / unit).to(dtype), value) for tt, value in path)
 
 
@@ -644,8 +642,8 @@ def _sample(x, batch, generator):
     return x[torch.randperm(len(x), generator=generator, device=source)[:batch].to(x.device)]
 
 
-def _start(target, shape, caps, start, generator):
-    if start == "random":
+def _start(target, shape, caps, init, generator):
+    if init == "random":
         return TT.randn(
             (*shape, target.shape[1]),
             caps,

@@ -368,7 +368,7 @@ def test_noise_on_the_unit_interval_is_reflected_at_its_ends(noise):
 
 def test_noise_does_not_pile_up_at_the_ends_of_a_density_with_cells():
     x = torch.rand(2000, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    settings = dict(rank=1, basis=12, cells=10, margin=0.0, noise=0.4, steps=6, holdout=0.0)
+    settings = dict(rank=1, basis=12, cells=10, margin=0.0, noise=0.4, steps=6, held_out=0.0)
     model = tl.TTDensity(**settings).fit(x)
     ends = model.score_samples(torch.tensor([[0.002], [0.998]], dtype=torch.float64)).exp()
     assert (ends - 1).abs().max() < 0.25

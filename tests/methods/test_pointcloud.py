@@ -163,15 +163,15 @@ def test_cluster_order_is_a_permutation_that_clusters():
     assert inside(x[order]) < 0.7 * inside(x)
 
 
-@pytest.mark.parametrize("start", ["clusters", "random"])
+@pytest.mark.parametrize("init", ["clusters", "random"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_tt_cloud_lowers_both_distances(start, dtype):
+def test_tt_cloud_lowers_both_distances(init, dtype):
     x = ring(256).to(dtype)
     first, *_ = pc.tt_cloud_steps(
-        x, (4, 8, 8), 3, steps=0, start=start, generator=torch.Generator().manual_seed(0)
+        x, (4, 8, 8), 3, steps=0, init=init, generator=torch.Generator().manual_seed(0)
     )
     fit = pc.tt_cloud(
-        x, (4, 8, 8), 3, steps=150, start=start, generator=torch.Generator().manual_seed(0)
+        x, (4, 8, 8), 3, steps=150, init=init, generator=torch.Generator().manual_seed(0)
     )
     assert fit.value.shape == (4, 8, 8, 2) and fit.value.dtype == dtype and len(fit.history) == 151
     u = torch.eye(2, dtype=dtype)
@@ -186,7 +186,7 @@ def test_each_loss_alone_is_best_at_itself():
         "neighbours": dict(wasserstein=0.0),
     }.items():
         options = dict(
-            steps=200, start="random", hierarchy=0.0, generator=torch.Generator().manual_seed(0)
+            steps=200, init="random", hierarchy=0.0, generator=torch.Generator().manual_seed(0)
         )
         fit = pc.tt_cloud(x, (4, 8, 8), 3, **options, **weights)
         y = pc.rows(fit.value)
@@ -550,9 +550,9 @@ def test_the_last_distortion_is_that_of_the_centres(steps):
             "order of the 4 points",
         ),
         (
-            lambda: pc.tt_cloud(torch.ones(4, 2), (2, 2), 1, start="nowhere"),
+            lambda: pc.tt_cloud(torch.ones(4, 2), (2, 2), 1, init="nowhere"),
             ValueError,
-            "got nowhere",
+            "got .nowhere.",
         ),
         (lambda: pc.tt_cloud(torch.full((4, 2), math.nan), (2, 2), 1), ValueError, "finite"),
         (
@@ -587,8 +587,12 @@ def test_the_last_distortion_is_that_of_the_centres(steps):
             ValueError,
             "needs a loss with a weight",
         ),
-        (lambda: pc.tt_cloud_steps(torch.ones(4, 2), (4,), 1, start=""), ValueError, "start must"),
-        (lambda: pc.wasserstein(torch.ones(3, 1), torch.ones(3, 1), 0.5), ValueError, "p >= 1"),
+        (lambda: pc.tt_cloud_steps(torch.ones(4, 2), (4,), 1, init=""), ValueError, "init must"),
+        (
+            lambda: pc.wasserstein(torch.ones(3, 1), torch.ones(3, 1), 0.5),
+            ValueError,
+            "p must be a number >= 1",
+        ),
         (
             lambda: pc.sliced_wasserstein(torch.ones(3, 2), torch.ones(3, 2), torch.eye(3)),
             ValueError,

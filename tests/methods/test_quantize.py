@@ -711,7 +711,7 @@ def test_an_error_names_the_layer_and_nothing_is_changed():
         model[3].weight[1, 2] = math.nan
     with pytest.raises(ValueError, match=r"quantize_model: layer 3: quantize: .* got nan"):
         tl.quantize_model(model)
-    with pytest.raises(ValueError, match=r"quantize_model: layer 0: quantize: bits must be"):
+    with pytest.raises(ValueError, match=r"quantize_model: layer 0: quantize: bits of .* must be"):
         tl.quantize_model(model, bits=1)
     with pytest.raises(ValueError, match=r"quantize_model: layer 0: quantize: .* meta"):
         tl.quantize_model(network().to("meta"))
@@ -786,13 +786,13 @@ def test_torchao_int4_is_close_to_our_uniform_groups():
             TypeError,
             "quantize: needs real entries, got torch.complex64",
         ),
-        (torch.ones(2, 2), 1, {}, ValueError, "bits must be 2 to 4 for pairs, got 1"),
+        (torch.ones(2, 2), 1, {}, ValueError, "bits of pairs must be an integer in 2..4, got 1"),
         (
             torch.ones(2, 2),
             9,
             {"method": "kmeans"},
             ValueError,
-            "bits must be 2 to 8 for kmeans, got 9",
+            "bits of kmeans must be an integer in 2..8, got 9",
         ),
         (torch.ones(2, 2), 4.0, {}, ValueError, "got 4.0"),
         (
@@ -800,12 +800,12 @@ def test_torchao_int4_is_close_to_our_uniform_groups():
             4,
             {"method": "int4"},
             ValueError,
-            "one of uniform, kmeans, rotate, kashin, pairs, got 'int4'",
+            'or "pairs", got ',
         ),
         (torch.ones(2, 6), 4, {"group": 4}, ValueError, "a divisor of the row length 6, got 4"),
         (torch.ones(2, 6), 4, {"q": "hadamard"}, ValueError, "powers of two, got (2, 6)"),
         (torch.ones(2, 2), True, {}, ValueError, "got True"),
-        (torch.ones(2, 2), 9, {}, ValueError, "bits must be 2 to 8 for rotate, got 9"),
+        (torch.ones(2, 2), 9, {}, ValueError, "bits of rotate must be an integer in 2..8, got 9"),
         (torch.ones(2, 6), 4, {"group": True}, ValueError, "a divisor of the row length 6"),
         (torch.ones(2, 6, device="meta"), 4, {}, ValueError, "got one on the meta device"),
     ],

@@ -104,7 +104,7 @@ class CloudPlayer(Player):
             neighbours=c,
             hierarchy=0.0,
             steps=300,
-            start=start,
+            init=start,
             generator=torch.Generator().manual_seed(0),
         )
         for step, (tt, _) in enumerate(path):
