@@ -79,14 +79,25 @@ def zero_level(dtype: torch.dtype) -> float:
 # ------------------------------------------------------------------------------------ what comes in
 
 
-def check_dense(x: Tensor, who: str) -> float:
-    """Frobenius norm of a dense floating tensor, says no to anything else.
+def check_dense(x: Tensor, who: str) -> None:
+    """Refuse what is not a dense floating tensor of finite numbers, with the errors of
+    `dense_norm`.
+
+    >>> check_dense(torch.tensor([1.0, math.nan]), "tt_svd")
+    Traceback (most recent call last):
+    ValueError: tt_svd: needs finite entries, got nan at index (1,)
+    """
+    dense_norm(x, who)
+
+
+def dense_norm(x: Tensor, who: str) -> float:
+    """Frobenius norm of a dense floating tensor of finite numbers.
 
     One pass over the data, without a copy, unless the squares would over- or underflow. Raises
     TypeError for integers, ValueError for 0-way or empty tensors, for those without numbers (meta)
     and for NaN or Inf, with the place of the first.
 
-    >>> check_dense(torch.tensor([3e-200, -4e-200], dtype=torch.float64), "norm") == 5e-200
+    >>> dense_norm(torch.tensor([3e-200, -4e-200], dtype=torch.float64), "norm") == 5e-200
     True
     """
     if not isinstance(x, Tensor):
@@ -129,17 +140,25 @@ def check_dense(x: Tensor, who: str) -> float:
     return size
 
 
-def check_cut(x: Tensor, who: str, rank) -> float:
-    """`check_dense` of a tensor that is cut to a rank, which can be done unseen.
+def check_cut(x: Tensor, who: str, rank) -> None:
+    """`check_dense` of a tensor that is cut to a rank, with the errors of `cut_norm`.
+
+    >>> check_cut(torch.tensor([3.0, 4.0]), "tt_round", 1)
+    """
+    cut_norm(x, who, rank)
+
+
+def cut_norm(x: Tensor, who: str, rank) -> float:
+    """`dense_norm` of a tensor that is cut to a rank, which can be done unseen.
 
     Where its numbers cannot be read the ranks are the caps and entries are taken to be of a size
     that can be squared: 1.0. Raises ValueError there if `rank` is None.
 
-    >>> check_cut(torch.tensor([3.0, 4.0]), "tt_svd", None)
+    >>> cut_norm(torch.tensor([3.0, 4.0]), "tt_svd", None)
     5.0
     """
     if not isinstance(x, Tensor) or x.is_meta or readable(x):
-        return check_dense(x, who)
+        return dense_norm(x, who)
     if rank is None:
         raise ValueError(f"{who}: needs a rank {UNREAD}, got none")
     return 1.0
@@ -398,7 +417,7 @@ def wide_svd(
     >>> wide_svd("LowRank", torch.ones(2, 2, dtype=torch.float16), 1).s.round(decimals=9)
     tensor([2.], dtype=torch.float64)
     """
-    size = check_cut(a, who, rank)
+    size = cut_norm(a, who, rank)
     if a.ndim != 2:
         raise ValueError(f"{who}: needs a matrix, got shape {tuple(a.shape)}")
     if rtol is not None and atol is not None:

@@ -260,10 +260,10 @@ def test_lapack_is_called_in_linalg_only():
 def test_check_dense(generator):
     for dtype in (*DTYPES, torch.float16, torch.bfloat16):
         x = rng.randn(50, 300, generator=generator, dtype=dtype)
-        assert linalg.check_dense(x, "x") == pytest.approx(float(linalg.widen(x).norm()), rel=1e-6)
+        assert linalg.dense_norm(x, "x") == pytest.approx(float(linalg.widen(x).norm()), rel=1e-6)
     x = torch.tensor([3.0, 4.0], dtype=torch.float64)
     for exponent in (-1020, -700, 0, 700, 1020):
-        assert linalg.check_dense(x * math.ldexp(1.0, exponent), "x") == math.ldexp(5.0, exponent)
+        assert linalg.dense_norm(x * math.ldexp(1.0, exponent), "x") == math.ldexp(5.0, exponent)
         assert float(linalg.norm(x * math.ldexp(1.0, exponent))) == math.ldexp(5.0, exponent)
     assert (
         float(linalg.norm(torch.zeros(3))) == 0

@@ -12,6 +12,7 @@ from ..arguments import check_same, check_shape, count, rank_caps
 from ..fit import Fit
 from ..linalg import (
     check_dense,
+    dense_norm,
     ldexp,
     near_one,
     norm,
@@ -193,7 +194,7 @@ def _sweeps(x, rank, init, nonnegative, mask, generator):
     """`cp_als_steps`, the errors before the CP is rounded to a half dtype."""
     mask = _check_mask(mask, x)
     x = x if mask is None else x.masked_fill(~mask, 0)  # what is unknown may be anything, NaN too
-    size = check_dense(x, "cp_als")
+    size = dense_norm(x, "cp_als")
     (r,) = rank_caps("cp_als", rank, None, x.shape, 1)
     check_generator("cp_als", generator)
     if nonnegative and x.is_complex():

@@ -30,7 +30,7 @@ from ..linalg import (
 from ..multilinear import khatri_rao
 from ..rng import randn
 from .base import SplitMatrix, ratio
-from .modes import check_matrix, check_size, pad, pad_input, split_shape
+from .modes import check_matrix, check_size, matrix_norm, pad, pad_input, split_shape
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -89,7 +89,7 @@ class Kronecker(SplitMatrix):
         (1,)
         """
         who = "Kronecker.from_dense"
-        whole = check_matrix(who, w, rank)
+        whole = matrix_norm(who, w, rank)
         out, in_, size = split_shape(who, w.shape, factors, out, in_, least=2)
         (cap,) = rank_caps(who, rank, rtol, w.shape, 1)
         x = _rearranged(pad(w, (math.prod(out), math.prod(in_))), out, in_)

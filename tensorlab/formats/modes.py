@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_matrix_shape, check_shape, count
-from ..linalg import check_cut
+from ..linalg import cut_norm
 from ..multilinear import balanced_shape
 
 
@@ -61,9 +61,14 @@ def check_size(who: str, size, padded) -> tuple[int, int] | None:
     return None if size == padded else size
 
 
-def check_matrix(who: str, w: Tensor, rank) -> float:
-    """The norm of a dense matrix that is cut to a rank, as `check_cut`; refuses anything else."""
-    norm = check_cut(w, who, rank)
+def check_matrix(who: str, w: Tensor, rank) -> None:
+    """Refuse what is not a dense matrix that can be cut to a rank, as `check_cut`."""
+    matrix_norm(who, w, rank)
+
+
+def matrix_norm(who: str, w: Tensor, rank) -> float:
+    """The norm of a dense matrix that is cut to a rank, as `cut_norm`."""
+    norm = cut_norm(w, who, rank)
     if w.ndim != 2:
         raise ValueError(f"{who}: needs a matrix, got shape {tuple(w.shape)}")
     return norm

@@ -16,6 +16,7 @@ from ..arguments import check_same, check_shape, count, rank_caps
 from ..capture import differentiated, known, read, readable
 from ..linalg import (
     check_cut,
+    cut_norm,
     in_range,
     ldexp,
     near_one,
@@ -201,7 +202,7 @@ def tt_svd(x: Tensor, rank=None, *, rtol: float | None = None) -> TT:
     >>> tt_svd(1 / (i[:, None, None] + i[:, None] + i), rtol=1e-2)
     TT(shape=(8, 8, 8), ranks=(2, 2), stores 64 of 512)
     """
-    size = check_cut(x, "tt_svd", rank)
+    size = cut_norm(x, "tt_svd", rank)
     caps = rank_caps("tt_svd", rank, rtol, x.shape, x.ndim - 1)
     scale = safe_scale(size)
     modes, dtype = list(x.shape), x.dtype

@@ -18,7 +18,7 @@ from ..arguments import is_integer, positive, rank_caps
 from ..formats.cp_stable import RIDGE, cp_degeneracy, cp_stable
 from ..formats.lowrank import LowRank
 from ..formats.tt import tt_svd, unfolding_ranks
-from ..linalg import check_dense, right_basis, safe_scale, widen, zero_level
+from ..linalg import check_dense, dense_norm, right_basis, safe_scale, widen, zero_level
 from ..multilinear import unfold
 from .dense import check_plain, current, dense_weight, is_lazy, like
 from .linear import FactorizedLinear
@@ -219,7 +219,7 @@ def _kernel(who: str, layer) -> Tensor:
 def _tucker2(kernel: Tensor, caps, rtol, sweeps: int = 10):
     """a (T, p), core (p, q, kh, kw), b (S, q): truncated SVDs of the two channel modes, then
     alternately improved."""
-    scale = safe_scale(check_dense(kernel, "tucker_conv"))
+    scale = safe_scale(dense_norm(kernel, "tucker_conv"))
     x = widen(kernel.flatten(2)) * scale  # (T, S, kh kw)
     delta = max((rtol or 0.0) / math.sqrt(2), zero_level(kernel.dtype)) * float(
         torch.linalg.vector_norm(x)

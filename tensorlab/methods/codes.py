@@ -173,7 +173,7 @@ def quantize(
     >>> quantize(w, 4, generator=g)
     Quantized(pairs, shape=(64, 64), 4.027 bits per weight, error 0.089...)
     """
-    norm = linalg.check_dense(w, "quantize")
+    norm = linalg.dense_norm(w, "quantize")
     method, bits = _method(method, bits)
     if w.is_complex():
         raise TypeError(f"quantize: needs real entries, got {w.dtype}")

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..arguments import count, number, one_of, rank_caps
 from ..fit import Fit
 from ..formats.tt import TT, tt_svd
-from ..linalg import check_dense, norm, right_basis, safe_scale, widen
+from ..linalg import check_dense, dense_norm, norm, right_basis, safe_scale, widen
 from ..multilinear import digit_shape
 from ..rng import check_generator, randn
 
@@ -201,7 +201,7 @@ def tt_nearest(tt: TT, queries: Tensor, beam: int = 8) -> tuple[Tensor, Tensor]:
         )
     q, largest = len(queries), float(tt.norm())
     if q:
-        largest = max(largest, check_dense(queries, who))
+        largest = max(largest, dense_norm(queries, who))
     dtype = torch.promote_types(tt.dtype, queries.dtype)
     wider, unit = torch.promote_types(dtype, torch.float32), _unit(largest)
     queries, tt = queries.to(wider) * unit, tt.to(wider).scale(unit)
@@ -436,7 +436,7 @@ def assignment(cost: Tensor) -> Tensor:
     >>> assignment(torch.tensor([[4.0, 1.0, 3.0], [2.0, 0.0, 5.0], [3.0, 2.0, 2.0]]))
     tensor([1, 0, 2])
     """
-    size = check_dense(cost, "assignment")
+    size = dense_norm(cost, "assignment")
     if cost.is_complex():
         raise TypeError(f"assignment: needs real costs, got {cost.dtype}")
     if cost.ndim != 2 or cost.shape[0] != cost.shape[1]:
@@ -571,7 +571,7 @@ def _clouds(who, x, y, empty=False):
 
 def _check_points(who, points):
     """The norm of a cloud of real points."""
-    size = check_dense(points, who)
+    size = dense_norm(points, who)
     if points.is_complex():
         raise TypeError(f"{who}: needs real points, got {points.dtype}")
     if points.ndim != 2:

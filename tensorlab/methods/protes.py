@@ -25,7 +25,7 @@ from torch import Tensor
 from ..arguments import check_shape, count, is_integer, positive, returned, values_of
 from ..fit import Fit
 from ..formats.tt import TT
-from ..linalg import check_dense
+from ..linalg import dense_norm
 from ..multilinear import check_int64, digit_shape, from_digits, index_keys
 from ..rng import check_generator, rand
 
@@ -663,7 +663,7 @@ def _started(init, modes, mask, constraint) -> tuple[Tensor, Tensor]:
             f"{init.ranks}"
         )
     for core in init.cores:
-        if check_dense(core, "protes: init") == 0:
+        if dense_norm(core, "protes: init") == 0:
             raise ValueError("protes: init must be a train that is not zero, got a core of zeros")
     sized = [core.detach() / core.detach().abs().max() for core in init.cores]
     r = max(1, *init.ranks) if init.ranks else 1

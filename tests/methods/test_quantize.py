@@ -800,7 +800,7 @@ def test_torchao_int4_is_close_to_our_uniform_groups():
             4,
             {"method": "int4"},
             ValueError,
-            'or "pairs", got ',
+            "got 'int4'",
         ),
         (torch.ones(2, 6), 4, {"group": 4}, ValueError, "a divisor of the row length 6, got 4"),
         (torch.ones(2, 6), 4, {"q": "hadamard"}, ValueError, "powers of two, got (2, 6)"),
