@@ -24,7 +24,17 @@ COLUMNS = ["idea", "module", "notebook", "test", "paper"]
 LAYERS = "ground, formats, layers, methods, tensorlab, parallel, models plots, papers, course, __main__".split(
     ", "
 )
-GROUND = {"arguments", "capture", "rng", "linalg", "multilinear", "fit", "files", "datasets"}
+GROUND = {
+    "arguments",
+    "clusters",
+    "capture",
+    "rng",
+    "linalg",
+    "multilinear",
+    "fit",
+    "files",
+    "datasets",
+}
 # Within a layer only along the drawn arrows: who is imported <- by whom. "*" is every module of the
 # layer.
 ARROWS = {
@@ -32,7 +42,9 @@ ARROWS = {
         "arguments": {"*"},
         "capture": {"linalg", "multilinear"},
         "files": {"*"},
-        "rng": {"linalg"},
+        "rng": {"linalg", "clusters"},
+        "linalg": {"clusters"},
+        "fit": {"clusters"},
     },
     "formats": {
         "base": {"*"},

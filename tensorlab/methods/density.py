@@ -34,6 +34,7 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 from ..arguments import count, is_integer, number, one_of
+from ..clusters import kmeans, nearest
 from ..formats.tt import TT
 from ..formats.tt_manifold import descend, riemannian_grad
 from ..formats.tt_sampling import tt_environments, tt_sum
@@ -643,21 +644,9 @@ def product_mixture(
 
 
 def _cells(x: Tensor, rank: int, generator) -> Tensor:
-    """Cells of k-means: centers drawn with their squared distance to those before as weight, then
-    moved three times; (n, rank)."""
-    centers, far = [], torch.ones_like(x[:, 0])
-    for _ in range(rank):
-        place = torch.multinomial(
-            far if far.sum() > 0 else torch.ones_like(far), 1, generator=generator
-        )
-        centers.append(x[place[0]])
-        gap = (x - centers[-1]).square().sum(1)
-        far = torch.minimum(far, gap) if len(centers) > 1 else gap
-    centers = torch.stack(centers)
-    for _ in range(3):
-        cell = torch.nn.functional.one_hot(torch.cdist(x, centers).argmin(1), rank).to(x)
-        count = cell.sum(0)[:, None]
-        centers = torch.where(count > 0, cell.T @ x / count.clamp_min(1), centers)
+    """Shares (n, rank) of the cells of three steps of k-means, a tenth spread over all."""
+    centers = kmeans(x, min(rank, len(x)), max_iter=3, generator=generator).value
+    cell = torch.nn.functional.one_hot(nearest(x, centers), rank).to(x)
     return 0.9 * cell + 0.1 / rank
 
 

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from tensors import relative_error
 
 import tensorlab as tl
+from tensorlab import clusters
+from tensorlab.clusters import kmeans
 from tensorlab.methods import pointcloud as pc
 
 
@@ -66,7 +68,7 @@ def test_chamfer_is_scipys_trees():
 def test_nearest_in_blocks(monkeypatch):
     x, y = gaussian(50, 3), gaussian(20, 3, seed=1)
     whole = pc.nearest(x, y)
-    monkeypatch.setattr(pc, "BLOCK", 60)
+    monkeypatch.setattr(clusters, "BLOCK", 60)
     assert torch.equal(pc.nearest(x, y), whole)
 
 
@@ -319,7 +321,7 @@ def test_kmeans_is_as_good_as_scikit_learns():
             for k, c in enumerate([(0.0, 0.0), (3.0, 0.0), (0.0, 3.0)])
         ]
     )
-    fit = pc.kmeans(x, 3, generator=torch.Generator().manual_seed(0))
+    fit = kmeans(x, 3, generator=torch.Generator().manual_seed(0))
     theirs = cluster.KMeans(3, n_init=10, random_state=0).fit(x.numpy()).inertia_ / 300
     assert fit.converged and fit.history[-1] == pytest.approx(theirs, rel=1e-6)
     assert float(pc.distortion(x, fit.value)) == pytest.approx(theirs, rel=1e-6)
@@ -332,13 +334,13 @@ def test_coreset_covers_within_twice_the_best():
     assert len(set(chosen.tolist())) == 8
     radius = lambda centres: float(torch.cdist(x, centres).amin(1).max())
     assert radius(x[chosen]) <= 2 * min(
-        radius(pc.kmeans(x, 8, generator=torch.Generator().manual_seed(s)).value) for s in range(5)
+        radius(kmeans(x, 8, generator=torch.Generator().manual_seed(s)).value) for s in range(5)
     )
     assert torch.equal(pc.coreset(x, 200).sort().values, torch.arange(200))
 
 
 def test_kmeans_of_equal_points():
-    assert pc.kmeans(torch.ones(5, 2), 3).history[-1] == 0
+    assert kmeans(torch.ones(5, 2), 3).history[-1] == 0
 
 
 # -- of any size, place and dtype
@@ -347,7 +349,7 @@ SHIFTED = {  # an answer that is an index or a train without units, for a cloud 
     "nearest": lambda x, q: pc.nearest(q, x),
     "cluster_order": lambda x, q: pc.cluster_order(x, (4, 4, 4)),
     "coreset": lambda x, q: pc.coreset(x, 9),
-    "kmeans": lambda x, q: pc.nearest(x, pc.kmeans(x, 5, generator=seeded()).value),
+    "kmeans": lambda x, q: pc.nearest(x, kmeans(x, 5, generator=seeded()).value),
     "tt_permute": lambda x, q: pc.tt_permute(x, (8, 8), (3, 2), max_iter=3).value.order,
     "assignment": lambda x, q: pc.assignment(x[:, :1] - q[:1, :1].T + q[:, 1]),
 }
@@ -430,7 +432,7 @@ ALONE = {
     "cluster_order": lambda x: pc.cluster_order(x, (8, 8)),
     "tt_cloud": lambda x: pc.tt_cloud(x, (8, 8), 2, steps=1),
     "tt_permute": lambda x: pc.tt_permute(x, (8, 8), 2, max_iter=1),
-    "kmeans": lambda x: pc.kmeans(x, 3),
+    "kmeans": lambda x: kmeans(x, 3),
     "coreset": lambda x: pc.coreset(x, 3),
     "tt_nearest": lambda x: pc.tt_nearest(tl.TT.randn((8, 8, 2), 2), x),
 }
@@ -499,8 +501,8 @@ def test_equal_points_are_a_cloud():
 def test_half_precision_clouds(dtype):
     """Squares beyond 65504, sums of many: in float32 or wider."""
     x = (300 * ring(512)).to(dtype)
-    fit = pc.kmeans(x, 4, generator=seeded())
-    wide = pc.kmeans(x.float(), 4, generator=seeded())
+    fit = kmeans(x, 4, generator=seeded())
+    wide = kmeans(x.float(), 4, generator=seeded())
     assert fit.value.dtype == dtype and fit.history == wide.history
     assert torch.equal(fit.value, wide.value.to(dtype))
     assert torch.equal(pc.coreset(x, 5), pc.coreset(x.double(), 5))
@@ -511,7 +513,7 @@ def test_half_precision_clouds(dtype):
 @pytest.mark.parametrize("steps", [1, 2, 50])
 def test_the_last_distortion_is_that_of_the_centres(steps):
     x = gaussian(300, 2)
-    fit = pc.kmeans(x, 7, max_iter=steps, generator=seeded())
+    fit = kmeans(x, 7, max_iter=steps, generator=seeded())
     assert fit.history[-1] == pytest.approx(float(pc.distortion(x, fit.value)), rel=1e-12)
 
 
@@ -566,14 +568,14 @@ def test_the_last_distortion_is_that_of_the_centres(steps):
             "beam must be an integer >= 1, got 0",
         ),
         (lambda: pc.tt_nearest(torch.ones(3), torch.ones(3, 2)), TypeError, "tensor"),
-        (lambda: pc.kmeans(torch.ones(3, 2), 4), ValueError, "k=4"),
+        (lambda: kmeans(torch.ones(3, 2), 4), ValueError, "k must be an integer in 1..3, got 4"),
         (
-            lambda: pc.kmeans(torch.ones(3, 2), 1.0),
+            lambda: kmeans(torch.ones(3, 2), 1.0),
             ValueError,
-            "k must be an integer >= 1, got 1.0",
+            "k must be an integer in 1..3, got 1.0",
         ),
         (
-            lambda: pc.kmeans(torch.ones(3, 2), 1, max_iter=0),
+            lambda: kmeans(torch.ones(3, 2), 1, max_iter=0),
             ValueError,
             "max_iter must be an integer >= 1, got 0",
         ),
@@ -606,7 +608,11 @@ def test_the_last_distortion_is_that_of_the_centres(steps):
         (lambda: pc.rows(torch.ones(3, 2)), TypeError, "needs a TT of at least two modes"),
         (lambda: pc.centres(tl.CP.randn((3, 2), 1)), TypeError, "modes, .*, got CP"),
         (lambda: pc.assignment(torch.ones(2, 2) * 1j), TypeError, "real costs"),
-        (lambda: pc.coreset(torch.ones(3, 2), 0), ValueError, "k must be an integer >= 1, got 0"),
+        (
+            lambda: pc.coreset(torch.ones(3, 2), 0),
+            ValueError,
+            "k must be an integer in 1..3, got 0",
+        ),
     ],
 )
 def test_says_no(run, error, said):

@@ -17,8 +17,9 @@ from sklearn.cluster import KMeans
 from torch import nn
 
 import tensorlab as tl
+from tensorlab.clusters import kmeans, kmeans_line, nearest
 from tensorlab.methods import kashin as kashin_module
-from tensorlab.methods.codes import METHODS, kmeans, kmeans_line, nearest, pack, spiral, unpack
+from tensorlab.methods.codes import METHODS, pack, spiral, unpack
 from tensorlab.methods.kashin import KINDS
 
 
@@ -103,7 +104,7 @@ def test_levels_of_a_gaussian_are_those_of_the_tables():
 
 def test_pairs_in_the_plane_are_as_good_as_those_of_scikit_learn():
     points = torch.randn(4000, 2, generator=seeded())
-    found = kmeans(points, spiral(4))
+    found = kmeans(points, spiral(4)).value
     peer = KMeans(16, n_init=5, random_state=0).fit(points.numpy())
     assert float((points - found[nearest(points, found)]).square().sum()) <= 1.05 * peer.inertia_
 

@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ... import plots
+from ...clusters import kmeans
 from ...formats.tt import TT
 from ...methods.pointcloud import (
     chamfer,
     coreset,
     distortion,
-    kmeans,
     nearest,
     rows,
     sliced_wasserstein,
