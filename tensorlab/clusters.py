@@ -18,7 +18,7 @@ from .fit import Fit
 from .linalg import check_dense, ldexp, near_one, widen
 from .rng import check_generator, rand, randint
 
-BLOCK = 1 << 22  # distances held at a time
+BLOCK = 1 << 19  # distances held at a time: 4 MiB of float64, which caches hold
 FAR = 500  # binary orders beyond which a point is as good as at infinity
 
 

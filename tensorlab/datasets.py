@@ -26,8 +26,8 @@ from .files import replaced
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Table:
-    """A labelled set; `X, y = table` unpacks it.
+class LabeledSet:
+    """A labeled set; `X, y = data` unpacks it.
 
     X: (n, ...), y: (n,). columns: names of the columns of X. levels: for each column the symbols
     that its integer codes stand for, empty for a number. classes: what the integers in y stand for,
@@ -44,9 +44,7 @@ class Table:
         return iter((self.X, self.y))
 
     def __repr__(self):
-        return (
-            f"Table(X {tuple(self.X.shape)} {self.X.dtype}, y {tuple(self.y.shape)} {self.y.dtype})"
-        )
+        return f"LabeledSet(X {tuple(self.X.shape)} {self.X.dtype}, y {tuple(self.y.shape)} {self.y.dtype})"
 
 
 class Sentences(NamedTuple):
@@ -67,15 +65,15 @@ class Pairs(NamedTuple):
 # -- with the install
 
 
-def digits() -> Table:
+def digits() -> LabeledSet:
     """Handwritten digits, X (1797, 8, 8) float64 in [0, 1], y (1797,) the digit. UCI, CC BY 4.0, by
     scikit-learn.
 
     >>> digits()
-    Table(X (1797, 8, 8) torch.float64, y (1797,) torch.int64)
+    LabeledSet(X (1797, 8, 8) torch.float64, y (1797,) torch.int64)
     """
     raw = _needs("sklearn.datasets", "digits", "scikit-learn").load_digits()
-    return Table(
+    return LabeledSet(
         torch.tensor(raw.images) / 16, torch.tensor(raw.target), classes=tuple("0123456789")
     )
 
@@ -92,7 +90,7 @@ def photo(name: str = "flower") -> Tensor:
     return torch.tensor(image, dtype=torch.float64) / 255
 
 
-def wine() -> Table:
+def wine() -> LabeledSet:
     """Chemical analyses of wines from three cultivars, X (178, 13) float64, y (178,). UCI, CC BY
     4.0, by scikit-learn.
 
@@ -102,7 +100,7 @@ def wine() -> Table:
     return _bunch("wine")
 
 
-def breast_cancer() -> Table:
+def breast_cancer() -> LabeledSet:
     """Measurements of cell nuclei, X (569, 30) float64, y (569,): 0 malignant, 1 benign. UCI, CC BY
     4.0, by scikit-learn.
 
@@ -155,12 +153,12 @@ def mri() -> Tensor:
 # -- from the data folder
 
 
-def mnist(split: str = "train") -> Table:
+def mnist(split: str = "train") -> LabeledSet:
     """Handwritten digits, X (60000 or 10000, 28, 28) float32 in [0, 1], y (n,) the digit; split
     "train" or "test"."""
     one_of("mnist", "split", split, ("train", "test"))
     images, labels = _files("mnist")[:2] if split == "train" else _files("mnist")[2:]
-    return Table(_idx(images).float() / 255, _idx(labels).long(), classes=tuple("0123456789"))
+    return LabeledSet(_idx(images).float() / 255, _idx(labels).long(), classes=tuple("0123456789"))
 
 
 def tinyshakespeare() -> str:
@@ -180,7 +178,7 @@ def wikitext2(split: str = "valid") -> list[str]:
     ]
 
 
-def tabular(name: str) -> Table:
+def tabular(name: str) -> LabeledSet:
     """A table of measurements, X (n, d) float64; y int64 where there are classes, else a float64
     quantity.
 
@@ -193,7 +191,7 @@ def tabular(name: str) -> Table:
     if name == "power":
         with np.load(_files("power")[0]) as raw:
             y = torch.tensor(raw["minute"], dtype=torch.int64)
-            return Table(
+            return LabeledSet(
                 torch.tensor(raw["X"], dtype=torch.float64), y, tuple(map(str, raw["columns"]))
             )
     columns, header, levels, classes = _TABLES[name]
@@ -203,7 +201,7 @@ def tabular(name: str) -> Table:
     return _table(rows, columns, levels, classes)
 
 
-def car() -> Table:
+def car() -> LabeledSet:
     """Car evaluation, X (1728, 6) int64 codes of symbols, y (1728,) in 0..3: unacc, acc, good,
     vgood."""
     rows = [line.split(",") for line in _lines(_files("car")[0])[1:]]
@@ -218,7 +216,7 @@ def car() -> Table:
     )
 
 
-def hiv(name: str = "1625") -> Table:
+def hiv(name: str = "1625") -> LabeledSet:
     """HIV-1 protease cleavage, X (n, 8) int64 codes of the 20 amino acids, y (n,): 1 cleaved.
 
     name: "1625", "746", "impens" (947 rows) or "schilling" (3272 rows).
@@ -237,7 +235,7 @@ def hiv(name: str = "1625") -> Table:
     )
 
 
-def adult(split: str = "train") -> Table:
+def adult(split: str = "train") -> LabeledSet:
     """Census income, X (32561 or 16281, 14) float64: numbers, or codes where `levels` has symbols;
     y 1: above 50K.
 
@@ -618,13 +616,13 @@ def _idx(path) -> Tensor:
     )
 
 
-def _bunch(name) -> Table:
+def _bunch(name) -> LabeledSet:
     raw = getattr(_needs("sklearn.datasets", name, "scikit-learn"), f"load_{name}")()
     columns, classes = (tuple(map(str, names)) for names in (raw.feature_names, raw.target_names))
-    return Table(torch.tensor(raw.data), torch.tensor(raw.target), columns, classes=classes)
+    return LabeledSet(torch.tensor(raw.data), torch.tensor(raw.target), columns, classes=classes)
 
 
-def _table(rows, columns, levels, classes) -> Table:
+def _table(rows, columns, levels, classes) -> LabeledSet:
     """Strings to numbers: column j by its `levels`, if it has any, y (the last one) by
     `classes`."""
     columns = tuple(columns.split())
@@ -638,7 +636,7 @@ def _table(rows, columns, levels, classes) -> Table:
         for code, column in zip(codes, zip(*rows, strict=True), strict=True)
     )
     X = torch.tensor(x, dtype=torch.int64 if all(levels) else torch.float64).T.contiguous()
-    return Table(
+    return LabeledSet(
         X,
         torch.tensor(y, dtype=torch.int64 if classes else torch.float64),
         columns,

@@ -12,7 +12,8 @@ from scipy.interpolate import BSpline
 from sklearn.base import clone
 
 import tensorlab as tl
-from tensorlab.methods.density import product_mixture
+from tensorlab.methods import density
+from tensorlab.methods.density_learners import product_mixture, start_trains
 from tensorlab.methods.splines import Margins, Splines, spline_edges
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")
@@ -585,3 +586,17 @@ def test_says_no_to_questions_it_cannot_answer(squared):
     ):
         with pytest.raises(ValueError, match=said):
             call()
+
+
+@pytest.mark.parametrize("settings", [{}, dict(method="adam"), dict(model="linear")], ids=str)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_fit_that_is_nowhere_finite_is_a_floating_point_error(monkeypatch, settings, value):
+    model, x = tl.TTDensity(rank=2, basis=6, steps=2, **settings).fit(crescent(200)), crescent(300)
+    before = model.score_samples(x)
+    start = lambda *arguments: [
+        tl.TT(tuple(core * value for core in train.cores)) for train in start_trains(*arguments)
+    ]
+    monkeypatch.setattr(density, "start_trains", start)
+    with pytest.raises(FloatingPointError, match="TTDensity.fit: needs steps that stay finite"):
+        model.fit(x)
+    assert torch.equal(model.score_samples(x), before)  # what was learned before is still there
