@@ -33,6 +33,8 @@ def nearest(points: Tensor, centers: Tensor) -> Tensor:
     >>> nearest(torch.tensor([[0.2], [0.9]]), torch.tensor([[0.0], [1.0]])).tolist()
     [0, 1]
     """
+    if not len(points):
+        return torch.empty(0, dtype=torch.int64, device=points.device)
     y, unit = near_one(widen(centers.detach()))
     x, own = near_one(widen(points.detach()))
     x, middle = ldexp(x, (own - unit).clamp(max=FAR)), y.mean(0)

@@ -296,7 +296,7 @@ class Source(NamedTuple):
     found."""
 
     what: str
-    licence: str
+    license: str
     files: tuple[File, ...]
     found: str = ""
 
@@ -308,7 +308,7 @@ class Row(NamedTuple):
     name: str
     what: str
     where: str
-    licence: str
+    license: str
     command: str
 
 
@@ -319,7 +319,7 @@ _WIKI = _RAW + "pytorch/examples/{}/word_language_model/data/wikitext-2/"
 _BROWNLEE = _RAW + "jbrownlee/Datasets/d20fcb6402ae34e653d4513b00f39257bb37ed7f/"
 _HIV = _RAW + "prabalb/decision_tree/af9dfdbc87694d05a2271e9e97f324ab895f1907/"
 
-_INSTALLED = {  # name: what, licence, the package that brings it
+_INSTALLED = {  # name: what, license, the package that brings it
     "digits": ("handwritten digits, 1797 of 8x8", _CC, "sklearn"),
     "photo": ("two color photographs, 427x640x3", "CC BY", "sklearn"),
     "wine": ("analyses of wines, 178x13", _CC, "sklearn"),
@@ -385,9 +385,9 @@ _SUMS = {  # path in the data folder: SHA-256 of what its address gives
 }
 
 
-def _source(what: str, licence: str, *paths: str, found: str = "") -> Source:
+def _source(what: str, license: str, *paths: str, found: str = "") -> Source:
     files = (File(path, _ADDRESSES.get(path, ""), _SUMS.get(path, "")) for path in paths)
-    return Source(what, licence, tuple(files), found)
+    return Source(what, license, tuple(files), found)
 
 
 SOURCES = {
@@ -504,10 +504,10 @@ def available() -> list[Row]:
     """One row for each set: its name, what it is, where it is, its license, and the command that
     gets it."""
     rows = []
-    for name, (what, licence, package) in _INSTALLED.items():
+    for name, (what, license, package) in _INSTALLED.items():
         here = importlib.util.find_spec(package) is not None
         rows.append(
-            Row(name, what, "install" if here else "missing", licence, "" if here else _INSTALL)
+            Row(name, what, "install" if here else "missing", license, "" if here else _INSTALL)
         )
     for name, source in SOURCES.items():
         here = all((folder() / file.path).exists() for file in source.files)
@@ -516,7 +516,7 @@ def available() -> list[Row]:
                 name,
                 source.what,
                 "data folder" if here else "missing",
-                source.licence,
+                source.license,
                 "" if here else f"tensorlab data get {name}",
             )
         )

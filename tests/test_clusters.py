@@ -153,6 +153,11 @@ def test_blocks_do_not_matter(monkeypatch, d):
     assert torch.equal(nearest(x, y), whole)
 
 
+@pytest.mark.parametrize("d", [1, 3])
+def test_without_points_nothing_is_near(d):
+    assert nearest(gaussian(0, d), gaussian(4, d)).shape == (0,)
+
+
 # -- refuses
 
 

@@ -147,14 +147,14 @@ def rows(tt: TT) -> Tensor:
     return tt.to_dense().reshape(-1, tt.shape[-1])
 
 
-def centres(tt: TT) -> list[Tensor]:
+def centers(tt: TT) -> list[Tensor]:
     """The hierarchy of a train: for k = 1, ..., d the mean of all points whose first k indices
     agree, (n_1 ... n_k, D).
 
-    >>> [c.shape[0] for c in centres(TT.randn((4, 5, 2), rank=3))]
+    >>> [c.shape[0] for c in centers(TT.randn((4, 5, 2), rank=3))]
     [4, 20]
     """
-    _cloud_train("centres", tt)
+    _cloud_train("centers", tt)
     out, left = [], tt.cores[0].new_ones(1, 1)
     for core, right in zip(tt.cores[:-1], _tails(tt)):
         left = (left @ core.flatten(1)).reshape(-1, core.shape[2])
@@ -166,7 +166,7 @@ def tt_nearest(tt: TT, queries: Tensor, beam: int = 8) -> tuple[Tensor, Tensor]:
     """Beam search for the point of a train that is nearest to each query, one index after another.
 
     queries: (q, D) -> multi-indices (q, d) and squared distances (q,). Of all prefixes i_1 ... i_k
-    the `beam` whose centres (`centres`) are nearest are kept: q beam n_k r (r + D) operations for
+    the `beam` whose centers (`centers`) are nearest are kept: q beam n_k r (r + D) operations for
     each index, where a search of all points costs q n_1 ... n_d D. Exact when beam >= n_1 ...
     n_{d-1}; else as good as prefixes are clusters.
 
@@ -235,7 +235,7 @@ def tt_cloud(
     rank,
     *,
     wasserstein: float = 1.0,
-    neighbours: float = 1.0,
+    neighbors: float = 1.0,
     hierarchy: float = 0.1,
     steps: int = 300,
     lr: float = 0.02,
@@ -246,7 +246,7 @@ def tt_cloud(
 ) -> Fit[TT]:
     """A train whose rows, in any order, are a cloud like the points; Adam on its cores.
 
-        wasserstein * sliced_wasserstein + neighbours * chamfer + hierarchy * mean_k distortion(points, centres_k)
+        wasserstein * sliced_wasserstein + neighbors * chamfer + hierarchy * mean_k distortion(points, centers_k)
 
     points: (n, D), shape: (n_1, ..., n_d), of any product. The three numbers weigh the losses; the
     last keeps prefixes clusters, so that `tt_nearest` finds its way. init: "clusters", the TT-SVD
@@ -259,7 +259,7 @@ def tt_cloud(
     >>> fit.value.shape, fit.history[-1] < fit.history[0]
     ((4, 4, 4, 2), True)
     """
-    settings = dict(wasserstein=wasserstein, neighbours=neighbours, hierarchy=hierarchy)
+    settings = dict(wasserstein=wasserstein, neighbors=neighbors, hierarchy=hierarchy)
     settings |= dict(steps=steps, lr=lr, directions=directions, batch=batch, init=init)
     path = tt_cloud_steps(points, shape, rank, **settings, generator=generator)
     values, history = zip(*path)
@@ -272,7 +272,7 @@ def tt_cloud_steps(
     rank,
     *,
     wasserstein: float = 1.0,
-    neighbours: float = 1.0,
+    neighbors: float = 1.0,
     hierarchy: float = 0.1,
     steps: int = 300,
     lr: float = 0.02,
@@ -289,14 +289,14 @@ def tt_cloud_steps(
     """
     who = "tt_cloud"
     size, shape = _size(who, points), check_shape(who, shape)
-    weights = dict(wasserstein=wasserstein, neighbours=neighbours, hierarchy=hierarchy)
+    weights = dict(wasserstein=wasserstein, neighbors=neighbors, hierarchy=hierarchy)
     for name, value in (weights | dict(lr=lr)).items():
         number(who, name, value)
     for name, value in dict(directions=directions, batch=batch).items():
         count(who, name, value, 1)
     count(who, "steps", steps, 0)
     one_of(who, "init", init, ("clusters", "random"))
-    if not (wasserstein or neighbours or (hierarchy and len(shape) > 1)):
+    if not (wasserstein or neighbors or (hierarchy and len(shape) > 1)):
         raise ValueError(f"{who}: needs a loss with a weight, got {weights}")
     caps = rank_caps(who, rank, None, (*shape, points.shape[1]), len(shape))
     unit, dtype = _unit(size), points.dtype
@@ -305,13 +305,13 @@ def tt_cloud_steps(
     target = target / scale
 
     def loss(tt):
-        levels = centres(tt)
+        levels = centers(tt)
         x, y = _sample(target, batch, generator), _sample(levels[-1], batch, generator)
         value = target.new_zeros(())
         if wasserstein:
             value = value + wasserstein * _sliced(x, y, directions, generator)
-        if neighbours:
-            value = value + neighbours * _chamfer(x, y)
+        if neighbors:
+            value = value + neighbors * _chamfer(x, y)
         if hierarchy and levels[:-1]:
             means = [_distortion(x, c) for c in levels[:-1]]
             value = value + hierarchy * sum(means) / len(means)

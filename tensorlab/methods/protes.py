@@ -7,7 +7,7 @@ that learns where to look.
     q_{k+1} = q_k G_k[i_k] from the left,     z_k = sum_j G_k[j] z_{k+1} from the right
 
 For cores without a minus p = P / sum P. Steps bring minus signs in; then p is an autoregressive
-distribution of its own, as exactly normalised, and what is drawn is what is scored. No scale
+distribution of its own, as exactly normalized, and what is drawn is what is scored. No scale
 matters, so q and z are brought to size 1 at every mode.
 
 Three things are not in the paper. A point is evaluated once: known ones cost nothing and are drawn

@@ -45,7 +45,7 @@ def screen_interactions(
     who = "screen_interactions"
     x = read_table(who, x)
     (n, d), order = x.shape, arguments.count(who, "order", order, 2)
-    arguments.count(who, "count", count)
+    count = arguments.count(who, "count", count)
     total = sum(math.comb(d, size) for size in range(2, min(order, d) + 1))
     if total > SETS:
         raise ValueError(

@@ -135,7 +135,7 @@ def test_beam_search(beam):
         assert torch.allclose(far, best, rtol=1e-10)
 
 
-def test_beam_search_finds_neighbours_in_clusters():
+def test_beam_search_finds_neighbors_in_clusters():
     x = ring(512)
     tt = tl.tt_svd(x[pc.cluster_order(x, (8, 8, 8))].reshape(8, 8, 8, 2), rtol=1e-12)
     found = [float((pc.tt_nearest(tt, x, beam)[1] < 1e-12).double().mean()) for beam in (1, 8)]
@@ -144,13 +144,13 @@ def test_beam_search_finds_neighbours_in_clusters():
     assert float((pc.tt_nearest(shuffled, x, 8)[1] < 1e-12).double().mean()) < 0.5
 
 
-def test_centres_are_means():
+def test_centers_are_means():
     tt = tl.TT.randn(
         (4, 3, 2, 5), 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64
     )
     x = tt.to_dense()
     for got, wanted in zip(
-        pc.centres(tt), (x.mean((1, 2)), x.mean(2).reshape(-1, 5), x.reshape(-1, 5)), strict=True
+        pc.centers(tt), (x.mean((1, 2)), x.mean(2).reshape(-1, 5), x.reshape(-1, 5)), strict=True
     ):
         assert torch.allclose(got, wanted, rtol=1e-12, atol=1e-14)
 
@@ -184,8 +184,8 @@ def test_tt_cloud_lowers_both_distances(init, dtype):
 def test_each_loss_alone_is_best_at_itself():
     x, found = ring(256), {}
     for name, weights in {
-        "wasserstein": dict(neighbours=0.0),
-        "neighbours": dict(wasserstein=0.0),
+        "wasserstein": dict(neighbors=0.0),
+        "neighbors": dict(wasserstein=0.0),
     }.items():
         options = dict(
             steps=200, init="random", hierarchy=0.0, generator=torch.Generator().manual_seed(0)
@@ -195,8 +195,8 @@ def test_each_loss_alone_is_best_at_itself():
         u = torch.tensor([[1.0, 0.0, 0.6, 0.8], [0.0, 1.0, 0.8, -0.6]], dtype=torch.float64)
         found[name] = float(pc.sliced_wasserstein(x, y, u)), float(pc.chamfer(x, y))
     assert (
-        found["wasserstein"][0] < found["neighbours"][0]
-        and found["neighbours"][1] < found["wasserstein"][1]
+        found["wasserstein"][0] < found["neighbors"][0]
+        and found["neighbors"][1] < found["wasserstein"][1]
     )
 
 
@@ -332,7 +332,7 @@ def test_coreset_covers_within_twice_the_best():
     x = ring(200)
     chosen = pc.coreset(x, 8)
     assert len(set(chosen.tolist())) == 8
-    radius = lambda centres: float(torch.cdist(x, centres).amin(1).max())
+    radius = lambda centers: float(torch.cdist(x, centers).amin(1).max())
     assert radius(x[chosen]) <= 2 * min(
         radius(kmeans(x, 8, generator=torch.Generator().manual_seed(s)).value) for s in range(5)
     )
@@ -511,7 +511,7 @@ def test_half_precision_clouds(dtype):
 
 
 @pytest.mark.parametrize("steps", [1, 2, 50])
-def test_the_last_distortion_is_that_of_the_centres(steps):
+def test_the_last_distortion_is_that_of_the_centers(steps):
     x = gaussian(300, 2)
     fit = kmeans(x, 7, max_iter=steps, generator=seeded())
     assert fit.history[-1] == pytest.approx(float(pc.distortion(x, fit.value)), rel=1e-12)
@@ -585,7 +585,7 @@ def test_the_last_distortion_is_that_of_the_centres(steps):
         (lambda: pc.tt_cloud(torch.ones(4, 2), (4,), 1, lr=math.nan), ValueError, "got nan"),
         (lambda: pc.tt_cloud(torch.ones(4, 2), (4,), 1, batch=0), ValueError, "batch must be"),
         (
-            lambda: pc.tt_cloud(torch.ones(4, 2), (4,), 1, wasserstein=0, neighbours=0),
+            lambda: pc.tt_cloud(torch.ones(4, 2), (4,), 1, wasserstein=0, neighbors=0),
             ValueError,
             "needs a loss with a weight",
         ),
@@ -606,7 +606,7 @@ def test_the_last_distortion_is_that_of_the_centres(steps):
             "directions must be an integer >= 1, got 0",
         ),
         (lambda: pc.rows(torch.ones(3, 2)), TypeError, "needs a TT of at least two modes"),
-        (lambda: pc.centres(tl.CP.randn((3, 2), 1)), TypeError, "modes, .*, got CP"),
+        (lambda: pc.centers(tl.CP.randn((3, 2), 1)), TypeError, "modes, .*, got CP"),
         (lambda: pc.assignment(torch.ones(2, 2) * 1j), TypeError, "real costs"),
         (
             lambda: pc.coreset(torch.ones(3, 2), 0),

@@ -112,8 +112,8 @@ def test_pairs_in_the_plane_are_as_good_as_those_of_scikit_learn():
 @pytest.mark.parametrize(("width", "scalar"), [(6, 0.03454), (8, 0.009497)])
 def test_the_spiral_beats_the_best_scalar_levels(width, scalar):
     points = torch.randn(1 << 15, 2, generator=seeded())
-    centres = spiral(width)
-    assert float((points - centres[nearest(points, centres)]).square().mean()) < 0.95 * scalar
+    centers = spiral(width)
+    assert float((points - centers[nearest(points, centers)]).square().mean()) < 0.95 * scalar
 
 
 @pytest.mark.parametrize("width", [4, 6, 8])
