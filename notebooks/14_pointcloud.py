@@ -16,7 +16,7 @@ lesson.CloudPlayer()
 # $N = n_1 \cdots n_d$ points of $\mathbb{R}^D$ as the rows of a train of shape $(n_1, \dots, n_d, D)$. Two ways to forget their order.
 #
 # *Losses that do not see it.* The sliced Wasserstein distance [Bonneel2015] sorts the projections on many directions $u$, the Chamfer
-# distance [Fan2017] looks for nearest neighbours:
+# distance [Fan2017] looks for nearest neighbors:
 #
 # $$ D\,\mathbb{E}_u\, W_2^2(Xu, Yu), \qquad \frac1n \sum_i \min_j |x_i - y_j|^2 + \frac1m \sum_j \min_i |x_i - y_j|^2 . $$
 #
@@ -41,7 +41,7 @@ seeded = lambda: torch.Generator().manual_seed(0)
 # ## What each loss sees
 #
 # Trained with one loss or both, measured with both, in units of the points' variance. The sliced distance forgives points between the parts
-# of the cloud, the neighbours forgive a crowd; from a random start the neighbours alone may leave whole parts to a few rows.
+# of the cloud, the neighbors forgive a crowd; from a random start the neighbors alone may leave whole parts to a few rows.
 
 # %%
 steps = fast(12, full=300)
@@ -53,14 +53,14 @@ for name in fast(lesson.CLOUDS[:1], full=lesson.CLOUDS):
             lesson.SHAPE,
             4,
             wasserstein=w,
-            neighbours=c,
+            neighbors=c,
             hierarchy=0.0,
             steps=steps,
-            start="random",
+            init="random",
             generator=seeded(),
         )
         sliced, near = lesson.distances(x, pointcloud.rows(fit.value))
-        print(f"{name:10} trained with {loss:18}: sliced {sliced:.4f}, neighbours {near:.4f}")
+        print(f"{name:10} trained with {loss:18}: sliced {sliced:.4f}, neighbors {near:.4f}")
 
 # %% [markdown]
 # ## At equal numbers
@@ -75,7 +75,7 @@ for name in fast(lesson.CLOUDS[:1], full=lesson.CLOUDS):
     for rival, (numbers, y) in lesson.rivals(x, fit.value).items():
         sliced, near = lesson.distances(x, y)
         print(
-            f"{name:10} {rival:8} {numbers:4} of {x.numel()} numbers: sliced {sliced:.4f}, neighbours {near:.4f}"
+            f"{name:10} {rival:8} {numbers:4} of {x.numel()} numbers: sliced {sliced:.4f}, neighbors {near:.4f}"
         )
 
 # %% [markdown]
@@ -88,7 +88,7 @@ for name in fast(lesson.CLOUDS[:1], full=lesson.CLOUDS):
 x = lesson.cloud("spiral", 256)
 for hierarchy in (0.0, 1.0):
     fit = tl.tt_cloud(
-        x, lesson.SHAPE, 4, hierarchy=hierarchy, steps=steps, start="random", generator=seeded()
+        x, lesson.SHAPE, 4, hierarchy=hierarchy, steps=steps, init="random", generator=seeded()
     )
     y = pointcloud.rows(fit.value)
     best = (x - y[pointcloud.nearest(x, y)]).square().sum(1)
@@ -158,7 +158,7 @@ size = (x - x.mean(0)).square().sum(1).mean()
 for name, (numbers, y) in lesson.rivals(x, fit.value).items():
     sliced = tl.sliced_wasserstein(x, y, 256, generator=seeded()) / size
     print(
-        f"words, {name:8} {numbers:5} of {x.numel()} numbers: sliced {float(sliced):.3f}, neighbours {float(tl.chamfer(x, y) / size):.3f}, "
+        f"words, {name:8} {numbers:5} of {x.numel()} numbers: sliced {float(sliced):.3f}, neighbors {float(tl.chamfer(x, y) / size):.3f}, "
         f"of the points alone {float(pointcloud.distortion(x, y) / size):.3f}"
     )
 

@@ -45,11 +45,11 @@ Code(inspect.getsource(tl.lottery), language="python")
 # all trainings so far: in dense trainings, if zeros cost nothing, and as dense hardware pays it.
 
 # %%
-rounds, rate, epochs = fast((3, 0.5, 2), full=(8, 0.4, 10))
+rounds, prune_rate, epochs = fast((3, 0.5, 2), full=(8, 0.4, 10))
 runs = {}
 for name, fresh in (("ticket", False), ("new weights", True)):
     runs[name] = []
-    for row in lesson.ticket_rows(rounds=rounds, rate=rate, epochs=epochs, fresh=fresh):
+    for row in lesson.ticket_rows(rounds=rounds, prune_rate=prune_rate, epochs=epochs, fresh=fresh):
         runs[name].append(row)
         print(f"\r{name}: round {row['round']} of {rounds}", end="")
 one = runs["ticket"][0]["dense_flops"]
@@ -78,7 +78,7 @@ picture(lambda figure: plots.shares(figure.subplots(), points, "weights left in 
 # %%
 print(f"{'structure':12} {'numbers':>8} {'accuracy':>9} {'trainings paid':>15}")
 for block in ("entries", "8 x 8"):
-    *_, last = lesson.ticket_rows(rounds=rounds, rate=rate, epochs=epochs, block=block)
+    *_, last = lesson.ticket_rows(rounds=rounds, prune_rate=prune_rate, epochs=epochs, block=block)
     numbers = round((1 - last["sparsity"]) * 2 * 64 * 64)
     print(f"{block:12} {numbers:8} {100 * last['accuracy']:8.1f}% {last['flops'] / one:15.2f}")
 rank = max(1, round(numbers / (4 * 64)))

@@ -99,12 +99,12 @@ for key in ("P-07", "P-11", "P-14", "P-15"):
 
 # %%
 p = problem("P-18")
-admits = lambda index: RUNS.train(p.shape).at(index) > 0
+admits = lambda index: RUNS.tt(p.shape).at(index) > 0
 masked = tl.Protes(p.shape, budget=10**6, constraint=RUNS, mutants=0, generator=generator(0))
 start = tl.TT(
     [core[:r, :, :q] for core, r, q in zip(masked.cores, [1, *[20] * 24], [*[20] * 24, 1])]
 )
-loose = tl.Protes(p.shape, budget=10**6, start=start, mutants=0, generator=generator(0))
+loose = tl.Protes(p.shape, budget=10**6, init=start, mutants=0, generator=generator(0))
 for batch in range(1, fast(6, full=21)):
     shares = []
     for search in (masked, loose):

@@ -106,7 +106,7 @@ picture(
 )
 
 # %% [markdown]
-# A product of columns is a train of rank one. `start="screened"` puts as many of them into the start as the rank holds beside the
+# A product of columns is a train of rank one. `init="screened"` puts as many of them into the start as the rank holds beside the
 # linear model, and fits their weights together with it. Descent gets few steps there, and small ones: more of it
 # lowers the loss on the rows learned from and the AUC on new ones (try `lr=0.002`).
 
@@ -120,8 +120,8 @@ for method, settings in (
     (paper.LOGISTIC, None),
     (paper.FOREST, None),
     *(
-        (f"rank {rank}, start {start}", dict(rank=rank, start=start, **starts[start]))
-        for rank, start in ((10, "linear"), (6, "screened"), (10, "screened"))
+        (f"rank {rank}, init {init}", dict(rank=rank, init=init, **starts[init]))
+        for rank, init in ((10, "linear"), (6, "screened"), (10, "screened"))
     ),
 ):
     seen = paper.fit(method, *data, settings, (sets, weights))

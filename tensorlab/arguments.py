@@ -1,7 +1,9 @@
 """Checks of arguments: a wrong one is refused in one sentence, `who: what is needed, what came`."""
 
 import math
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
+from typing import overload
 
 import numpy as np
 import torch
@@ -17,27 +19,161 @@ def is_integer(value) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool)
 
 
-def count(who: str, name: str, value, least: int = 1) -> int:
-    """The value as a Python integer; raises ValueError unless it is an integer from `least` up.
+def is_number(value) -> bool:
+    """Whether this is a real number, Python's or NumPy's; a bool is none.
+
+    >>> is_number(3), is_number(np.float32(0.5)), is_number(True), is_number("3")
+    (True, True, False, False)
+    """
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def count(who: str, name: str, value, least: int = 1, most: int | None = None) -> int:
+    """The value as a Python integer; raises ValueError unless it is an integer from `least` up, to
+    `most` where there is one.
 
     >>> count("cp_als", "max_iter", 20)
     20
+    >>> count("quantize", "bits", 9, 2, 8)
+    Traceback (most recent call last):
+    ValueError: quantize: bits must be an integer in 2..8, got 9
     """
-    if not is_integer(value) or value < least:
-        raise ValueError(f"{who}: {name} must be an integer >= {least}, got {value!r}")
+    if not is_integer(value) or value < least or (most is not None and value > most):
+        need = f">= {least}" if most is None else f"in {least}..{most}"
+        raise ValueError(f"{who}: {name} must be an integer {need}, got {value!r}")
     return int(value)
 
 
-def number(who: str, name: str, value, least: float = 0.0) -> float:
-    """The value as a Python float; raises ValueError unless it is a finite number from `least` up.
+def number(who: str, name: str, value, least: float = 0.0, most: float = math.inf) -> float:
+    """The value as a Python float; raises ValueError unless it is a finite number in least..most.
 
     >>> number("cp_stable", "ridge", 1)
     1.0
+    >>> number("fit", "share", 2, 0, 1)
+    Traceback (most recent call last):
+    ValueError: fit: share must be a number in 0..1, got 2
     """
-    real = isinstance(value, Real) and not isinstance(value, bool)
-    if not real or not least <= value < math.inf:
-        raise ValueError(f"{who}: {name} must be a number >= {least:g}, got {value!r}")
+    if not is_number(value) or not least <= value <= most or math.isinf(value):
+        need = f">= {least:g}" if most == math.inf else f"in {least:g}..{most:g}"
+        raise ValueError(f"{who}: {name} must be a number {need}, got {value!r}")
     return float(value)
+
+
+def positive(who: str, name: str, value) -> float:
+    """The value as a Python float; raises ValueError unless it is a finite number above 0.
+
+    >>> positive("protes", "lr", 0)
+    Traceback (most recent call last):
+    ValueError: protes: lr must be a number > 0, got 0
+    """
+    if not is_number(value) or not 0 < value < math.inf:
+        raise ValueError(f"{who}: {name} must be a number > 0, got {value!r}")
+    return float(value)
+
+
+def fraction(who: str, name: str, value, *, zero: bool = False) -> float:
+    """The value as a Python float; raises ValueError unless it is a number between 0 and 1, below 1
+    and above 0; with `zero`, 0 is allowed.
+
+    >>> fraction("lottery", "prune_rate", 1.0)
+    Traceback (most recent call last):
+    ValueError: lottery: prune_rate must be a number in 0 < prune_rate < 1, got 1.0
+    """
+    if not is_number(value) or not 0 <= value < 1 or (value == 0 and not zero):
+        need = f"0 {'<=' if zero else '<'} {name} < 1"
+        raise ValueError(f"{who}: {name} must be a number in {need}, got {value!r}")
+    return float(value)
+
+
+def one_of(who: str, name: str, value, choices) -> str:
+    """The value; raises ValueError unless it is one of the choices, which are strings.
+
+    >>> one_of("fit", "init", "warm", ("linear", "screened"))
+    Traceback (most recent call last):
+    ValueError: fit: init must be "linear" or "screened", got 'warm'
+    """
+    choices = tuple(choices)
+    if not isinstance(value, str) or value not in choices:
+        *most, last = (f'"{choice}"' for choice in choices)
+        need = f"{', '.join(most)} or {last}" if most else last
+        raise ValueError(f"{who}: {name} must be {need}, got {value!r}")
+    return value
+
+
+def check_shape(who: str, shape) -> tuple[int, ...]:
+    """The shape as a tuple of Python integers; raises ValueError unless all are integers >= 1.
+
+    >>> check_shape("randn", (4, np.int64(5)))
+    (4, 5)
+    """
+    sizes = tuple(shape) if isinstance(shape, Iterable) else ()
+    if not sizes or not all(is_integer(n) and n >= 1 for n in sizes):
+        raise ValueError(f"{who}: needs a shape of integers >= 1, got {shape}")
+    return tuple(map(int, sizes))
+
+
+def check_matrix_shape(who: str, shape) -> tuple[int, int]:
+    """The shape (rows, columns) as Python integers; raises ValueError unless there are two >= 1.
+
+    >>> check_matrix_shape("randn", [np.int64(4), 5])
+    (4, 5)
+    """
+    sizes = check_shape(who, shape)
+    if len(sizes) != 2:
+        raise ValueError(f"{who}: needs a shape of two sizes (rows, columns), got {sizes}")
+    return sizes
+
+
+def check_same(who: str, tensors) -> None:
+    """Raises ValueError for tensors of several dtypes or devices, TypeError for integers.
+
+    >>> check_same("TT", (torch.ones(2), torch.ones(2).double()))
+    Traceback (most recent call last):
+    ValueError: TT: needs tensors of one dtype and device, got ...
+    """
+    kinds = {(t.dtype, t.device) for t in tensors}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"{who}: needs tensors of one dtype and device, got {sorted(map(str, kinds))}"
+        )
+    ((dtype, _),) = kinds
+    if not (dtype.is_floating_point or dtype.is_complex):
+        raise TypeError(f"{who}: needs floating-point or complex tensors, got {dtype}")
+
+
+@overload
+def rank_caps(who: str, rank: int | Sequence[int], rtol, shape, many: int) -> tuple[int, ...]: ...
+@overload
+def rank_caps(who: str, rank: None, rtol, shape, many: int) -> tuple[None, ...]: ...
+def rank_caps(who: str, rank, rtol, shape, many: int) -> tuple[int | None, ...]:
+    """The caps of `many` free ranks from the argument `rank`: None where there is no cap.
+
+    Raises ValueError if `rank` and `rtol` are both None or one is out of range, TypeError if `rank`
+    is not of integers.
+
+    >>> rank_caps("tt_svd", 3, None, (4, 5, 6), 2)
+    (3, 3)
+    """
+    if rank is None and rtol is None:
+        raise ValueError(f"{who}: needs a rank, an rtol or both, got neither")
+    if rtol is not None:
+        number(who, "rtol", rtol)
+    if rank is None:
+        return (None,) * many
+    several = isinstance(rank, (tuple, list))
+    for r in rank if several else (rank,):
+        if not is_integer(r):
+            kind = "integers" if several else "an integer or a tuple of integers"
+            raise TypeError(f"{who}: rank must be {kind}, got {rank!r}")
+        if r < 1:
+            raise ValueError(f"{who}: rank must be at least 1, got {rank!r}")
+    if several and len(rank) != many:
+        entries = "1 entry" if many == 1 else f"{many} entries"
+        raise ValueError(
+            f"{who}: rank needs {entries} for a {len(shape)}-way tensor of shape {tuple(shape)}, "
+            f"got {tuple(rank)}"
+        )
+    return tuple(int(r) for r in rank) if several else (int(rank),) * many
 
 
 def scalar(value) -> float | complex | Tensor:

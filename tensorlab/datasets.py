@@ -21,12 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .arguments import one_of
 from .files import replaced
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Table:
-    """A labelled set; `X, y = table` unpacks it.
+class LabeledSet:
+    """A labeled set; `X, y = data` unpacks it.
 
     X: (n, ...), y: (n,). columns: names of the columns of X. levels: for each column the symbols
     that its integer codes stand for, empty for a number. classes: what the integers in y stand for,
@@ -43,9 +44,7 @@ class Table:
         return iter((self.X, self.y))
 
     def __repr__(self):
-        return (
-            f"Table(X {tuple(self.X.shape)} {self.X.dtype}, y {tuple(self.y.shape)} {self.y.dtype})"
-        )
+        return f"LabeledSet(X {tuple(self.X.shape)} {self.X.dtype}, y {tuple(self.y.shape)} {self.y.dtype})"
 
 
 class Sentences(NamedTuple):
@@ -66,15 +65,15 @@ class Pairs(NamedTuple):
 # -- with the install
 
 
-def digits() -> Table:
+def digits() -> LabeledSet:
     """Handwritten digits, X (1797, 8, 8) float64 in [0, 1], y (1797,) the digit. UCI, CC BY 4.0, by
     scikit-learn.
 
     >>> digits()
-    Table(X (1797, 8, 8) torch.float64, y (1797,) torch.int64)
+    LabeledSet(X (1797, 8, 8) torch.float64, y (1797,) torch.int64)
     """
     raw = _needs("sklearn.datasets", "digits", "scikit-learn").load_digits()
-    return Table(
+    return LabeledSet(
         torch.tensor(raw.images) / 16, torch.tensor(raw.target), classes=tuple("0123456789")
     )
 
@@ -85,13 +84,13 @@ def photo(name: str = "flower") -> Tensor:
 
     CC BY (see data/README.md), by scikit-learn.
     """
-    _one_of("photo", "name", name, ("flower", "china"))
+    one_of("photo", "name", name, ("flower", "china"))
     _needs("PIL", "photo", "Pillow")
     image = _needs("sklearn.datasets", "photo", "scikit-learn").load_sample_image(f"{name}.jpg")
     return torch.tensor(image, dtype=torch.float64) / 255
 
 
-def wine() -> Table:
+def wine() -> LabeledSet:
     """Chemical analyses of wines from three cultivars, X (178, 13) float64, y (178,). UCI, CC BY
     4.0, by scikit-learn.
 
@@ -101,7 +100,7 @@ def wine() -> Table:
     return _bunch("wine")
 
 
-def breast_cancer() -> Table:
+def breast_cancer() -> LabeledSet:
     """Measurements of cell nuclei, X (569, 30) float64, y (569,): 0 malignant, 1 benign. UCI, CC BY
     4.0, by scikit-learn.
 
@@ -154,12 +153,12 @@ def mri() -> Tensor:
 # -- from the data folder
 
 
-def mnist(split: str = "train") -> Table:
+def mnist(split: str = "train") -> LabeledSet:
     """Handwritten digits, X (60000 or 10000, 28, 28) float32 in [0, 1], y (n,) the digit; split
     "train" or "test"."""
-    _one_of("mnist", "split", split, ("train", "test"))
+    one_of("mnist", "split", split, ("train", "test"))
     images, labels = _files("mnist")[:2] if split == "train" else _files("mnist")[2:]
-    return Table(_idx(images).float() / 255, _idx(labels).long(), classes=tuple("0123456789"))
+    return LabeledSet(_idx(images).float() / 255, _idx(labels).long(), classes=tuple("0123456789"))
 
 
 def tinyshakespeare() -> str:
@@ -171,7 +170,7 @@ def tinyshakespeare() -> str:
 def wikitext2(split: str = "valid") -> list[str]:
     """Words of Wikipedia articles with "<eos>" at each line's end: 217,646 in "valid", 245,569 in
     "test"."""
-    _one_of("wikitext2", "split", split, ("valid", "test"))
+    one_of("wikitext2", "split", split, ("valid", "test"))
     return [
         word
         for line in _lines(_files("wikitext2")[split == "test"])
@@ -179,7 +178,7 @@ def wikitext2(split: str = "valid") -> list[str]:
     ]
 
 
-def tabular(name: str) -> Table:
+def tabular(name: str) -> LabeledSet:
     """A table of measurements, X (n, d) float64; y int64 where there are classes, else a float64
     quantity.
 
@@ -188,11 +187,11 @@ def tabular(name: str) -> Table:
     winequality 6497x11 (white, then red; y: quality), abalone 4177x8 (column 0: coded sex; y:
     rings), banknote 1372x4.
     """
-    _one_of("tabular", "name", name, ("power", *_TABLES))
+    one_of("tabular", "name", name, ("power", *_TABLES))
     if name == "power":
         with np.load(_files("power")[0]) as raw:
             y = torch.tensor(raw["minute"], dtype=torch.int64)
-            return Table(
+            return LabeledSet(
                 torch.tensor(raw["X"], dtype=torch.float64), y, tuple(map(str, raw["columns"]))
             )
     columns, header, levels, classes = _TABLES[name]
@@ -202,7 +201,7 @@ def tabular(name: str) -> Table:
     return _table(rows, columns, levels, classes)
 
 
-def car() -> Table:
+def car() -> LabeledSet:
     """Car evaluation, X (1728, 6) int64 codes of symbols, y (1728,) in 0..3: unacc, acc, good,
     vgood."""
     rows = [line.split(",") for line in _lines(_files("car")[0])[1:]]
@@ -217,13 +216,13 @@ def car() -> Table:
     )
 
 
-def hiv(name: str = "1625") -> Table:
+def hiv(name: str = "1625") -> LabeledSet:
     """HIV-1 protease cleavage, X (n, 8) int64 codes of the 20 amino acids, y (n,): 1 cleaved.
 
     name: "1625", "746", "impens" (947 rows) or "schilling" (3272 rows).
     """
     names = ("1625", "746", "impens", "schilling")
-    _one_of("hiv", "name", name, names)
+    one_of("hiv", "name", name, names)
     rows = [
         [*peptide, y]
         for peptide, y in (line.split(",") for line in _lines(_files("hiv")[names.index(name)])[9:])
@@ -236,13 +235,13 @@ def hiv(name: str = "1625") -> Table:
     )
 
 
-def adult(split: str = "train") -> Table:
+def adult(split: str = "train") -> LabeledSet:
     """Census income, X (32561 or 16281, 14) float64: numbers, or codes where `levels` has symbols;
     y 1: above 50K.
 
     A missing symbol is the level "?". The levels are those of the training part in both.
     """
-    _one_of("adult", "split", split, ("train", "test"))
+    one_of("adult", "split", split, ("train", "test"))
     train, test = (
         [line.rstrip(".").split(", ") for line in _lines(path)] for path in _files("adult")
     )
@@ -257,7 +256,7 @@ def sst2(split: str = "train") -> Sentences:
 
     "test" (872 rows) is what GLUE calls dev: report this one. "dev" is held out of GLUE's train.
     """
-    _one_of("sst2", "split", split, ("train", "dev", "test"))
+    one_of("sst2", "split", split, ("train", "dev", "test"))
     path = _files("sst2")[("train", "dev", "test").index(split)]
     rows = [line.rsplit("\t", 1) for line in _lines(path)[1:]]
     return Sentences(
@@ -268,7 +267,7 @@ def sst2(split: str = "train") -> Sentences:
 def stsb(split: str = "train") -> Pairs:
     """Pairs of sentences and how alike their meanings are, 0 to 5; splits "train" (5749), "dev"
     (1500), "test" (1379)."""
-    _one_of("stsb", "split", split, ("train", "dev", "test"))
+    one_of("stsb", "split", split, ("train", "dev", "test"))
     path = _files("stsb")[("train", "dev", "test").index(split)]
     rows = [
         line.split("\t") for line in _lines(path)
@@ -297,7 +296,7 @@ class Source(NamedTuple):
     found."""
 
     what: str
-    licence: str
+    license: str
     files: tuple[File, ...]
     found: str = ""
 
@@ -309,7 +308,7 @@ class Row(NamedTuple):
     name: str
     what: str
     where: str
-    licence: str
+    license: str
     command: str
 
 
@@ -320,7 +319,7 @@ _WIKI = _RAW + "pytorch/examples/{}/word_language_model/data/wikitext-2/"
 _BROWNLEE = _RAW + "jbrownlee/Datasets/d20fcb6402ae34e653d4513b00f39257bb37ed7f/"
 _HIV = _RAW + "prabalb/decision_tree/af9dfdbc87694d05a2271e9e97f324ab895f1907/"
 
-_INSTALLED = {  # name: what, licence, the package that brings it
+_INSTALLED = {  # name: what, license, the package that brings it
     "digits": ("handwritten digits, 1797 of 8x8", _CC, "sklearn"),
     "photo": ("two color photographs, 427x640x3", "CC BY", "sklearn"),
     "wine": ("analyses of wines, 178x13", _CC, "sklearn"),
@@ -386,9 +385,9 @@ _SUMS = {  # path in the data folder: SHA-256 of what its address gives
 }
 
 
-def _source(what: str, licence: str, *paths: str, found: str = "") -> Source:
+def _source(what: str, license: str, *paths: str, found: str = "") -> Source:
     files = (File(path, _ADDRESSES.get(path, ""), _SUMS.get(path, "")) for path in paths)
-    return Source(what, licence, tuple(files), found)
+    return Source(what, license, tuple(files), found)
 
 
 SOURCES = {
@@ -505,10 +504,10 @@ def available() -> list[Row]:
     """One row for each set: its name, what it is, where it is, its license, and the command that
     gets it."""
     rows = []
-    for name, (what, licence, package) in _INSTALLED.items():
+    for name, (what, license, package) in _INSTALLED.items():
         here = importlib.util.find_spec(package) is not None
         rows.append(
-            Row(name, what, "install" if here else "missing", licence, "" if here else _INSTALL)
+            Row(name, what, "install" if here else "missing", license, "" if here else _INSTALL)
         )
     for name, source in SOURCES.items():
         here = all((folder() / file.path).exists() for file in source.files)
@@ -517,7 +516,7 @@ def available() -> list[Row]:
                 name,
                 source.what,
                 "data folder" if here else "missing",
-                source.licence,
+                source.license,
                 "" if here else f"tensorlab data get {name}",
             )
         )
@@ -531,7 +530,7 @@ def get(name: str) -> Path:
     A file arrives whole or not at all. Sets that no clean address is known for say where they are
     found.
     """
-    _one_of("get", "name", name, (*SOURCES, *_INSTALLED))
+    one_of("get", "name", name, (*SOURCES, *_INSTALLED))
     source = SOURCES.get(name, Source("", "", ()))  # an installed set has nothing to fetch
     for file in source.files:
         target = folder() / file.path
@@ -570,11 +569,6 @@ def _needs(module, who, package):
         raise ModuleNotFoundError(
             f"{who}: needs {package}, which is not installed; get it by: {_INSTALL}"
         ) from error
-
-
-def _one_of(who, what, value, choices):
-    if value not in choices:
-        raise ValueError(f"{who}: {what} needs to be one of {', '.join(choices)}, got {value!r}")
 
 
 def _files(name) -> list[Path]:
@@ -622,13 +616,13 @@ def _idx(path) -> Tensor:
     )
 
 
-def _bunch(name) -> Table:
+def _bunch(name) -> LabeledSet:
     raw = getattr(_needs("sklearn.datasets", name, "scikit-learn"), f"load_{name}")()
     columns, classes = (tuple(map(str, names)) for names in (raw.feature_names, raw.target_names))
-    return Table(torch.tensor(raw.data), torch.tensor(raw.target), columns, classes=classes)
+    return LabeledSet(torch.tensor(raw.data), torch.tensor(raw.target), columns, classes=classes)
 
 
-def _table(rows, columns, levels, classes) -> Table:
+def _table(rows, columns, levels, classes) -> LabeledSet:
     """Strings to numbers: column j by its `levels`, if it has any, y (the last one) by
     `classes`."""
     columns = tuple(columns.split())
@@ -642,7 +636,7 @@ def _table(rows, columns, levels, classes) -> Table:
         for code, column in zip(codes, zip(*rows, strict=True), strict=True)
     )
     X = torch.tensor(x, dtype=torch.int64 if all(levels) else torch.float64).T.contiguous()
-    return Table(
+    return LabeledSet(
         X,
         torch.tensor(y, dtype=torch.int64 if classes else torch.float64),
         columns,

@@ -9,13 +9,12 @@ only *graded*, and scaled to unit diagonal its factor keeps the relative accurac
 """
 
 import math
-from collections.abc import Sequence
-from numbers import Integral, Real
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .arguments import rank_caps
 from .capture import differentiated, primal, readable, twice
 from .sketch import factorize, frobenius
 
@@ -78,56 +77,28 @@ def zero_level(dtype: torch.dtype) -> float:
     return 2 * torch.finfo(dtype).eps + 16 * EPS
 
 
-@overload
-def rank_caps(who: str, rank: int | Sequence[int], rtol, shape, count: int) -> tuple[int, ...]: ...
-@overload
-def rank_caps(who: str, rank: None, rtol, shape, count: int) -> tuple[None, ...]: ...
-def rank_caps(who: str, rank, rtol, shape, count: int) -> tuple[int | None, ...]:
-    """The caps of `count` free ranks from the argument `rank`.
-
-    Raises TypeError for a rank that is not of integers, ValueError for another bad rank or rtol.
-
-    >>> rank_caps("tt_svd", 3, None, (4, 5, 6), 2)
-    (3, 3)
-    """
-    if rank is None and rtol is None:
-        raise ValueError(f"{who}: needs a rank, an rtol or both, got neither")
-    if rtol is not None and (
-        isinstance(rtol, bool)
-        or not isinstance(rtol, Real)
-        or rtol < 0
-        or not rtol < math.inf  # NaN too
-    ):
-        raise ValueError(f"{who}: rtol must be a number >= 0, got {rtol!r}")
-    if rank is None:
-        return (None,) * count
-    several = isinstance(rank, (tuple, list))
-    for r in rank if several else (rank,):
-        if isinstance(r, bool) or not isinstance(r, Integral):
-            kind = "integers" if several else "an integer or a tuple of integers"
-            raise TypeError(f"{who}: rank must be {kind}, got {rank!r}")
-        if r < 1:
-            raise ValueError(f"{who}: rank must be at least 1, got {rank!r}")
-    if several and len(rank) != count:
-        entries = "1 entry" if count == 1 else f"{count} entries"
-        raise ValueError(
-            f"{who}: rank needs {entries} for a {len(shape)}-way tensor of shape {tuple(shape)}, "
-            f"got {tuple(rank)}"
-        )
-    return tuple(int(r) for r in rank) if several else (int(rank),) * count
-
-
 # ------------------------------------------------------------------------------------ what comes in
 
 
-def check_dense(x: Tensor, who: str) -> float:
-    """Frobenius norm of a dense floating tensor.
+def check_dense(x: Tensor, who: str) -> None:
+    """Refuse what is not a dense floating tensor of finite numbers, with the errors of
+    `dense_norm`.
+
+    >>> check_dense(torch.tensor([1.0, math.nan]), "tt_svd")
+    Traceback (most recent call last):
+    ValueError: tt_svd: needs finite entries, got nan at index (1,)
+    """
+    dense_norm(x, who)
+
+
+def dense_norm(x: Tensor, who: str) -> float:
+    """Frobenius norm of a dense floating tensor of finite numbers.
 
     One pass over the data, without a copy, unless the squares would over- or underflow. Raises
     TypeError for integers, ValueError for 0-way or empty tensors, for those without numbers (meta)
     and for NaN or Inf, with the place of the first.
 
-    >>> check_dense(torch.tensor([3e-200, -4e-200], dtype=torch.float64), "norm") == 5e-200
+    >>> dense_norm(torch.tensor([3e-200, -4e-200], dtype=torch.float64), "norm") == 5e-200
     True
     """
     if not isinstance(x, Tensor):
@@ -166,17 +137,25 @@ def check_dense(x: Tensor, who: str) -> float:
     return size
 
 
-def check_cut(x: Tensor, who: str, rank) -> float:
-    """`check_dense` of a tensor that is cut to a rank, which can be done unseen.
+def check_cut(x: Tensor, who: str, rank) -> None:
+    """`check_dense` of a tensor that is cut to a rank, with the errors of `cut_norm`.
+
+    >>> check_cut(torch.tensor([3.0, 4.0]), "tt_round", 1)
+    """
+    cut_norm(x, who, rank)
+
+
+def cut_norm(x: Tensor, who: str, rank) -> float:
+    """`dense_norm` of a tensor that is cut to a rank, which can be done unseen.
 
     Where its numbers cannot be read the ranks are the caps and entries are taken to be of a size
     that can be squared: 1.0. Raises ValueError there if `rank` is None.
 
-    >>> check_cut(torch.tensor([3.0, 4.0]), "tt_svd", None)
+    >>> cut_norm(torch.tensor([3.0, 4.0]), "tt_svd", None)
     5.0
     """
     if not isinstance(x, Tensor) or x.is_meta or readable(x):
-        return check_dense(x, who)
+        return dense_norm(x, who)
     if rank is None:
         raise ValueError(f"{who}: needs a rank {UNREAD}, got none")
     return 1.0
@@ -435,7 +414,7 @@ def wide_svd(
     >>> wide_svd("LowRank", torch.ones(2, 2, dtype=torch.float16), 1).s.round(decimals=9)
     tensor([2.], dtype=torch.float64)
     """
-    size = check_cut(a, who, rank)
+    size = cut_norm(a, who, rank)
     if a.ndim != 2:
         raise ValueError(f"{who}: needs a matrix, got shape {tuple(a.shape)}")
     if rtol is not None and atol is not None:

@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .arguments import is_integer
+from .arguments import check_shape, count, is_integer
 from .capture import readable
 
 
@@ -89,9 +89,7 @@ def balanced_shape(n: int, d: int) -> tuple[int, ...]:
     >>> balanced_shape(4096, 4), balanced_shape(640, 3)
     ((8, 8, 8, 8), (10, 8, 8))
     """
-    if not is_integer(n) or not is_integer(d) or n < 1 or d < 1:
-        raise ValueError(f"balanced_shape: needs integers n >= 1 and d >= 1, got n={n}, d={d}")
-    n, d = int(n), int(d)
+    n, d = count("balanced_shape", "n", n), count("balanced_shape", "d", d)
     shape = [1] * d
     for p in sorted(prime_factors(n), reverse=True):
         shape[shape.index(min(shape))] *= p
@@ -128,10 +126,7 @@ def digit_shape(shape) -> tuple[int, ...]:
     >>> digit_shape((8, 6, 1))
     (2, 2, 2, 2, 3, 1)
     """
-    shape = tuple(shape)
-    if not all(is_integer(n) and n >= 1 for n in shape):
-        raise ValueError(f"digit_shape: needs a shape of integers >= 1, got {shape}")
-    return tuple(p for n in shape for p in prime_factors(n) or (1,))
+    return tuple(p for n in check_shape("digit_shape", shape) for p in prime_factors(n) or (1,))
 
 
 def to_digits(index: Tensor, shape) -> Tensor:
@@ -237,8 +232,4 @@ def index_keys(index: Tensor, shape) -> list[bytes]:
 
 
 def _check_mode(who, mode, d, shape):
-    if not is_integer(mode) or not 0 <= mode < d:
-        raise ValueError(
-            f"{who}: mode must be in 0..{d - 1} for a {d}-way tensor of shape {tuple(shape)}, got "
-            f"{mode}"
-        )
+    count(f"{who} of shape {tuple(shape)}", "mode", mode, 0, d - 1)

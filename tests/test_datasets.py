@@ -278,7 +278,7 @@ def test_a_set_that_cannot_be_downloaded_says_where_it_is(home, name):
     ],
 )
 def test_unknown_names_are_told_the_known_ones(call):
-    with pytest.raises(ValueError, match=r"needs to be one of .*, got '"):
+    with pytest.raises(ValueError, match=r"(name|split) must be .* or .*, got '"):
         call()
 
 
@@ -287,7 +287,7 @@ def test_available(home):
     assert rows["digits"].where == "install" and rows["digits"].command == ""
     assert rows["mnist"].where == "missing" and rows["mnist"].command == "tensorlab data get mnist"
     assert len(rows) == len(datasets.available()) and all(
-        row.what and row.licence for row in rows.values()
+        row.what and row.license for row in rows.values()
     )
     _write(home / "tabular/abalone.csv.gz", b"")
     assert {row.name: row.where for row in datasets.available()}["abalone"] == "data folder"

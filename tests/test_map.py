@@ -25,6 +25,7 @@ LAYERS = ["ground", "formats", "layers", "methods", "tensorlab", "parallel", "mo
 LAYERS += ["papers", "course", "__main__"]
 GROUND = {
     "arguments",
+    "clusters",
     "capture",
     "rng",
     "sketch",
@@ -42,6 +43,9 @@ ARROWS = {
         "capture": {"linalg", "multilinear"},
         "files": {"*"},
         "sketch": {"linalg"},
+        "rng": {"clusters"},
+        "linalg": {"clusters"},
+        "fit": {"clusters"},
     },
     "formats": {
         "base": {"*"},
@@ -78,7 +82,9 @@ ARROWS = {
         "quantize": {"quantized_storage"},
         "training": {"admm", "dlrt", "projected", "pruning", "riemannian"},
         "estimator": {"density", "expmachine", "screening"},
-        "splines": {"density"},
+        "splines": {"density", "density_learners", "spline_trains"},
+        "spline_trains": {"density", "density_learners"},
+        "density_learners": {"density"},
         "screening": {"expmachine"},
     },
     "parallel": {"schedules": {"cost"}},

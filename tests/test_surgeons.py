@@ -322,7 +322,7 @@ def test_the_lottery_of_a_computed_weight(how):
             optimizer.step()
         return 10
 
-    shares = [t.sparsity for t in lottery(model, train, "0", x, rounds=2, rate=0.5)]
+    shares = [t.sparsity for t in lottery(model, train, "0", x, rounds=2, prune_rate=0.5)]
     assert shares == pytest.approx([0.0, 0.5, 0.75])
 
 
@@ -606,7 +606,7 @@ def test_a_report_of_ties_can_be_printed():
     model[1].weight = model[0].weight
     report = tl.layer_report(model)
     assert str(report).splitlines()[2].split() == ["1", "dense", "4x4", "0", "0", "32", "0"]
-    assert np.isnan(report["1"].rate) and report.total("parameters") == 16
+    assert np.isnan(report["1"].storage_ratio) and report.total("parameters") == 16
     computed = nn.Sequential(*(parametrizations.weight_norm(nn.Linear(4, 4)) for _ in range(5)))
     rows = tl.layer_report(computed).rows
     assert [row.parameters for row in rows] == [16 + 4] * 5

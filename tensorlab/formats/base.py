@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from ..arguments import is_integer, is_real, scalar
+from ..arguments import is_real, scalar
 from ..capture import known, readable
 from ..linalg import ldexp, real, size_exponent, spread, wide, widen
 from ..multilinear import check_index
@@ -544,26 +544,6 @@ def _looked_up(index: Tensor, shape) -> Tensor:
     zero = index.new_zeros(1)
     found = [zero.expand(n).gather(0, i) for n, i in zip(shape, index.unbind(1))]
     return index + torch.stack(found, 1)
-
-
-def check_shape(who: str, shape) -> tuple[int, ...]:
-    """The shape as a tuple of Python integers; raises ValueError unless all are >= 1."""
-    sizes = tuple(shape) if isinstance(shape, Iterable) else ()
-    if not sizes or not all(is_integer(n) and n >= 1 for n in sizes):
-        raise ValueError(f"{who}: needs a shape of integers >= 1, got {shape}")
-    return tuple(map(int, sizes))
-
-
-def check_same(who: str, tensors) -> None:
-    """Raises ValueError for tensors of several dtypes or devices, TypeError for integers."""
-    kinds = {(t.dtype, t.device) for t in tensors}
-    if len(kinds) > 1:
-        raise ValueError(
-            f"{who}: needs tensors of one dtype and device, got {sorted(map(str, kinds))}"
-        )
-    ((dtype, _),) = kinds
-    if not (dtype.is_floating_point or dtype.is_complex):
-        raise TypeError(f"{who}: needs floating-point or complex tensors, got {dtype}")
 
 
 @torch.no_grad()

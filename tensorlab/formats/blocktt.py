@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..linalg import choose_rank, norm, rank_caps, root, safe_scale, small_svd, wide, zero_level
+from ..arguments import check_same, rank_caps
+from ..linalg import choose_rank, norm, root, safe_scale, small_svd, wide, zero_level
 from ..rng import randn
-from .base import SplitMatrix, check_same
-from .modes import check_matrix, check_unpadded, pad, pad_input, split_shape
+from .base import SplitMatrix
+from .modes import check_unpadded, matrix_norm, pad, pad_input, split_shape
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -83,7 +84,7 @@ class BlockTT(SplitMatrix):
         >>> form.ranks, bool((form.to_dense() - w).norm() < 1e-13 * w.norm())
         ((4,), True)
         """
-        who, norm = "BlockTT.from_dense", check_matrix("BlockTT.from_dense", w, rank)
+        who, norm = "BlockTT.from_dense", matrix_norm("BlockTT.from_dense", w, rank)
         out, in_, unpadded = split_shape(who, w.shape, cores, out, in_)
         caps = rank_caps(who, rank, rtol, w.shape, len(out) - 1)
         atol = norm * max((rtol or 0.0) / math.sqrt(max(1, len(caps))), zero_level(w.dtype))

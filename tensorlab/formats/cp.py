@@ -9,14 +9,14 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
-from ..arguments import count
+from ..arguments import check_same, check_shape, count, rank_caps
 from ..fit import Fit
 from ..linalg import (
     check_dense,
+    dense_norm,
     ldexp,
     near_one,
     norm,
-    rank_caps,
     real,
     right_basis,
     safe_scale,
@@ -27,7 +27,7 @@ from ..linalg import (
 )
 from ..multilinear import khatri_rao, unfold
 from ..rng import check_generator, rand, randn
-from .base import Format, check_same, check_shape, distance
+from .base import Format, distance
 
 LETTERS = ascii_letters.replace("r", "")
 HALVES = (torch.float16, torch.bfloat16)
@@ -209,7 +209,7 @@ def _sweeps(x, rank, init, nonnegative, mask, generator):
     """`cp_als_steps`, the errors before the CP is rounded to a half dtype."""
     mask = _check_mask(mask, x)
     x = x if mask is None else x.masked_fill(~mask, 0)  # what is unknown may be anything, NaN too
-    size = check_dense(x, "cp_als")
+    size = dense_norm(x, "cp_als")
     (r,) = rank_caps("cp_als", rank, None, x.shape, 1)
     check_generator("cp_als", generator)
     if nonnegative and x.is_complex():

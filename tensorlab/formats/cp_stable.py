@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..arguments import count, number
+from ..arguments import count, number, rank_caps
 from ..fit import Fit
-from ..linalg import check_dense, rank_caps, solve_gram, spread, wide, widen
+from ..linalg import dense_norm, solve_gram, spread, wide, widen
 from ..multilinear import khatri_rao, unfold
 from ..rng import check_generator
 from .base import distance
@@ -93,7 +93,7 @@ def cp_stable_steps(
 def _stable_sweeps(x, rank, ridge, init, generator):
     """Triples of the CP, and of its relative error and the energy of its terms before rounding to
     x.dtype."""
-    length = check_dense(x, "cp_stable")
+    length = dense_norm(x, "cp_stable")
     if x.ndim < 2:
         raise ValueError(f"cp_stable: needs at least 2 modes, got shape {tuple(x.shape)}")
     (r,) = rank_caps("cp_stable", rank, None, x.shape, 1)

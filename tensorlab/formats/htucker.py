@@ -14,15 +14,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..arguments import is_integer
+from ..arguments import check_same, check_shape, is_integer, rank_caps
 from ..capture import read, readable
 from ..linalg import (
     check_cut,
+    cut_norm,
     ldexp,
     near_one,
     orthogonalize,
     project,
-    rank_caps,
     real,
     right_basis,
     safe_scale,
@@ -33,7 +33,7 @@ from ..linalg import (
     zero_level,
 )
 from ..rng import randn
-from .base import Format, check_same, check_shape
+from .base import Format
 from .tt import TT
 
 BLOCK = 1 << 20  # entries of an intermediate result of `HT.at`
@@ -362,7 +362,7 @@ def ht_svd(x: Tensor, rank=None, *, rtol: float | None = None, tree=None) -> HT:
     >>> ht_svd(1 / (i[:, None, None, None] + i[:, None, None] + i[:, None] + i), rtol=1e-2)
     HT(shape=(8, 8, 8, 8), ranks=(2, 2, 2, 2, 2, 2), stores 84 of 4096)
     """
-    size, d = check_cut(x, "ht_svd", rank), x.ndim
+    size, d = cut_norm(x, "ht_svd", rank), x.ndim
     tree = balanced_tree(d) if tree is None else _check_tree("ht_svd", tree, d)
     caps = [1, *rank_caps("ht_svd", rank, rtol, x.shape, 2 * d - 2)]
     if d == 1:

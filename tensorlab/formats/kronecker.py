@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..arguments import check_same, check_shape, rank_caps
 from ..capture import read, readable
 from ..linalg import (
     UNREAD,
@@ -17,7 +18,6 @@ from ..linalg import (
     choose_rank,
     norm,
     orthogonalize,
-    rank_caps,
     safe_scale,
     spread,
     triangle,
@@ -29,8 +29,8 @@ from ..linalg import (
 )
 from ..multilinear import khatri_rao
 from ..rng import randn
-from .base import SplitMatrix, check_same, check_shape, ratio
-from .modes import check_matrix, check_unpadded, pad, pad_input, split_shape
+from .base import SplitMatrix, ratio
+from .modes import check_matrix, check_unpadded, matrix_norm, pad, pad_input, split_shape
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -89,7 +89,7 @@ class Kronecker(SplitMatrix):
         (1,)
         """
         who = "Kronecker.from_dense"
-        whole = check_matrix(who, w, rank)
+        whole = matrix_norm(who, w, rank)
         out, in_, unpadded = split_shape(who, w.shape, factors, out, in_, least=2)
         (cap,) = rank_caps(who, rank, rtol, w.shape, 1)
         x = _rearranged(pad(w, (math.prod(out), math.prod(in_))), out, in_)

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..linalg import norm, rank_caps, root, wide_svd
+from ..arguments import check_same, check_shape, rank_caps
+from ..linalg import norm, root, wide_svd
 from ..multilinear import balanced_shape
 from ..rng import randn
-from .base import MatrixFormat, check_same, check_shape
+from .base import MatrixFormat
 from .kronecker import Kronecker
 from .lowrank import LowRank
 from .modes import check_matrix

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..arguments import check_same, check_shape, rank_caps
 from ..capture import differentiated
-from ..linalg import norm, orthogonalize, project, rank_caps, root, wide, wide_svd
+from ..linalg import norm, orthogonalize, project, root, wide, wide_svd
 from ..rng import randn
-from .base import MatrixFormat, check_same, check_shape
+from .base import MatrixFormat
 from .tt import TT
 
 

@@ -5,10 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from ..arguments import is_integer
-from ..linalg import check_cut
+from ..arguments import check_matrix_shape, check_shape, count
+from ..linalg import cut_norm
 from ..multilinear import balanced_shape
-from .base import check_shape
 
 
 def near_shape(n: int, d: int) -> tuple[int, ...]:
@@ -41,15 +40,12 @@ def split_shape(
     >>> split_shape("randn", (6, 97), 2)
     ((3, 2), (10, 10), (6, 97))
     """
-    shape = check_shape(who, shape)
-    if len(shape) != 2:
-        raise ValueError(f"{who}: needs a shape (out, in), got {shape}")
-    if not is_integer(d) or d < least:
-        raise ValueError(f"{who}: needs a number of factors from {least} up, got {d!r}")
+    shape = check_matrix_shape(who, shape)
+    d = count(who, "the number of factors", d, least)
     if (out is None) != (in_ is None):
         raise ValueError(f"{who}: needs both out and in_ or neither, got out={out} and in_={in_}")
     if out is None:
-        out, in_ = (near_shape(n, int(d)) for n in shape)
+        out, in_ = (near_shape(n, d) for n in shape)
     out, in_ = check_shape(who, out), check_shape(who, in_)
     if len(out) != len(in_) or len(out) < least:
         raise ValueError(
@@ -71,12 +67,18 @@ def check_unpadded(who: str, shape, padded_shape: tuple[int, int]) -> tuple[int,
     return None if shape == padded_shape else (shape[0], shape[1])
 
 
-def check_matrix(who: str, w: Tensor, rank) -> float:
-    """The norm of a dense matrix that is cut to a rank, as `check_cut`.
+def check_matrix(who: str, w: Tensor, rank) -> None:
+    """Refuse what is not a dense matrix that can be cut to a rank, with the errors of
+    `matrix_norm`."""
+    matrix_norm(who, w, rank)
 
-    Raises ValueError for a tensor that is not a matrix, and as `check_cut` does.
+
+def matrix_norm(who: str, w: Tensor, rank) -> float:
+    """The norm of a dense matrix that is cut to a rank, as `cut_norm`.
+
+    Raises ValueError for a tensor that is not a matrix, and as `cut_norm` does.
     """
-    norm = check_cut(w, who, rank)
+    norm = cut_norm(w, who, rank)
     if w.ndim != 2:
         raise ValueError(f"{who}: needs a matrix, got shape {tuple(w.shape)}")
     return norm

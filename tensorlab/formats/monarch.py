@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..arguments import is_integer
-from .base import check_shape
+from ..arguments import check_matrix_shape, count
 from .blocktt import BlockTT
 from .modes import split_shape
 
@@ -84,12 +83,9 @@ def _grid(who, shape, blocks, cores):
     if blocks is None:
         out, in_, _ = split_shape(who, shape, cores)
         return out, in_, (1,) * (cores - 1)
-    m, n = check_shape(who, shape) if len(shape) == 2 else (0, 0)
-    if cores != 2 or not is_integer(blocks) or not 1 <= blocks <= min(m, n):
-        need = "two cores and a number of blocks from 1 to the shorter side"
-        raise ValueError(
-            f"{who}: needs {need}, got cores={cores} and blocks={blocks!r} for shape {tuple(shape)}"
-        )
-    blocks = int(blocks)
+    m, n = check_matrix_shape(who, shape)
+    if cores != 2:
+        raise ValueError(f"{who}: blocks need two cores, got cores={cores!r}")
+    blocks = count(who, "blocks", blocks, 1, min(m, n))
     rows, columns = -(-m // blocks), -(-n // blocks)
     return (rows, blocks), (blocks, columns), (-(-min(rows, columns) // blocks),)

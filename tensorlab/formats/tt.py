@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..arguments import is_integer
+from ..arguments import check_same, check_shape, count, rank_caps
 from ..capture import differentiated, known, read, readable
 from ..linalg import (
     check_cut,
     choose_rank,
+    cut_norm,
     in_range,
     ldexp,
     near_one,
     orthogonalize,
     project,
-    rank_caps,
     real,
     right_basis,
     safe_scale,
@@ -38,7 +38,7 @@ from ..linalg import (
 )
 from ..rng import randn
 from ..sketch import factorize
-from .base import Format, check_same, check_shape
+from .base import Format
 
 DENSE = 1 << 16  # entries from which a factorization in the middle is tried
 SLAB = 64  # columns up to which trailing modes are merged
@@ -154,8 +154,7 @@ class TT(Format):
         """The same train with orthonormal cores on both sides of `center`, which alone carries the
         norm; where it cannot hold it, all share its power of two."""
         d = self.ndim
-        if not is_integer(center) or not 0 <= center < d:
-            raise ValueError(f"TT.orthogonal: center must be in 0..{d - 1}, got {center}")
+        center = count("TT.orthogonal", "center", center, 0, d - 1)
         cores = _wide(self.cores)
 
         def compute(care):
@@ -225,7 +224,7 @@ def tt_svd(x: Tensor, rank=None, *, rtol: float | None = None) -> TT:
     >>> tt_svd(1 / (i[:, None, None] + i[:, None] + i), rtol=1e-2)
     TT(shape=(8, 8, 8), ranks=(2, 2), stores 64 of 512)
     """
-    size = check_cut(x, "tt_svd", rank)
+    size = cut_norm(x, "tt_svd", rank)
     caps = rank_caps("tt_svd", rank, rtol, x.shape, x.ndim - 1)
     scale = safe_scale(size)
     share = max((rtol or 0.0) / math.sqrt(max(1, x.ndim - 1)), zero_level(x.dtype))

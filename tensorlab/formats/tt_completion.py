@@ -16,17 +16,15 @@ an exact first trial.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from numbers import Real
 
 import torch
 from torch import Tensor
 
-from ..arguments import count, number
+from ..arguments import check_shape, count, fraction, number, one_of, rank_caps
 from ..fit import Fit
-from ..linalg import check_dense, ldexp, rank_caps, size_exponent, spread
+from ..linalg import check_dense, ldexp, size_exponent, spread
 from ..multilinear import check_index, check_int64
 from ..rng import check_generator, rand, randn
-from .base import check_shape
 from .tt import TT, unfolding_ranks
 from .tt_manifold import Tangent, _common, _frame, _gauged, descend
 
@@ -101,10 +99,8 @@ def tt_complete(
     check_generator(who, generator)
     index = _places(who, index, values, shape)
     tol, max_iter = number(who, "tol", tol), count(who, "max_iter", max_iter, 0)
-    if method not in ("gd", "cg"):
-        raise ValueError(f'{who}: method must be "gd" or "cg", got {method!r}')
-    if isinstance(held_out, bool) or not isinstance(held_out, Real) or not 0 < held_out < 1:
-        raise ValueError(f"{who}: held_out must be a share between 0 and 1, got {held_out!r}")
+    one_of(who, "method", method, ("gd", "cg"))
+    fraction(who, "held_out", held_out)
     dtype = values.dtype if init is None else _given(who, init, shape, values)
     work = torch.promote_types(dtype, torch.float32)
 
@@ -279,7 +275,7 @@ def _grown(x: TT, caps, options) -> TT:
     return TT(tuple(cores))
 
 
-def _split(who, index, values, shape, share, generator) -> tuple[Entries, Entries]:
+def _split(who, index, values, shape, held_out, generator) -> tuple[Entries, Entries]:
     """What is fitted and what is held out: of the different places a share, each with all its
     copies."""
     places, copy = torch.unique(index, dim=0, return_inverse=True)
@@ -289,7 +285,7 @@ def _split(who, index, values, shape, share, generator) -> tuple[Entries, Entrie
             f"{who}: needs at least 2 different places, one of them to be held out, got {count}"
         )
     drawn = rand(count, generator=generator, device=index.device).argsort().to(index.device)
-    chosen = drawn[: min(max(1, round(share * count)), count - 1)]
+    chosen = drawn[: min(max(1, round(held_out * count)), count - 1)]
     out = torch.isin(copy, chosen)
     unit = float(torch.linalg.vector_norm(values)) / math.sqrt(len(values))
     fitted, held = (Entries(index[mask], values[mask], shape, unit) for mask in (~out, out))

@@ -18,12 +18,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..arguments import count, is_integer, number, returned, values_of
+from ..arguments import check_shape, count, number, returned, values_of
 from ..fit import Fit
 from ..linalg import EPS, check_dense, near_one, norm, orthogonalize, solve, widen
 from ..multilinear import check_int64, digit_shape, from_digits, index_keys
 from ..rng import check_generator, rand, randint
-from .base import check_shape
 from .tt import TT, unfolding_ranks
 
 SAMPLE = 2000  # held-out points at the start, but no more than a tenth of the budget
@@ -111,9 +110,7 @@ def tt_cross_steps(
         raise TypeError(f"{who}: f must be a function, got {type(f).__name__}")
     check_generator(who, generator)
     rtol = number(who, "rtol", rtol)
-    if not is_integer(budget):
-        raise TypeError(f"{who}: budget must be an integer, got {budget!r}")
-    modes, budget = digit_shape(shape) if quantized else shape, int(budget)
+    modes, budget = digit_shape(shape) if quantized else shape, count(who, "budget", budget, 0)
     sample = max(1, min(SAMPLE, budget // 10))
     least = sample + sum(modes) - len(modes)
     if budget < least:

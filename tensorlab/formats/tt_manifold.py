@@ -21,7 +21,7 @@ from numbers import Number
 import torch
 from torch import Tensor
 
-from ..arguments import count, is_real, number, scalar
+from ..arguments import count, is_real, number, one_of, scalar
 from ..fit import Fit
 from ..linalg import check_dense, ldexp, norm, size_exponent
 from .tt import TT, tt_round, unfolding_ranks
@@ -267,8 +267,7 @@ def tt_minimize(
     """
     who = "tt_minimize"
     here = _frame(x0, who)
-    if method not in ("gd", "cg"):
-        raise ValueError(f'{who}: method must be "gd" or "cg", got {method!r}')
+    one_of(who, "method", method, ("gd", "cg"))
     tol, max_iter = number(who, "tol", tol), count(who, "max_iter", max_iter, 0)
     value, gradient = _value_and_grad(f, here, who)
     _check_function(who, f, here.point, value)

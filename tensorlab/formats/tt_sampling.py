@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..arguments import is_integer
+from ..arguments import count, is_integer
 from ..linalg import check_dense, near_one, orthogonalize, psd_root, triangle, wide, widen
 from ..rng import check_generator, rand
 from .tt import TT
@@ -243,8 +243,7 @@ def tt_sample(
     """
     who = "tt_sample"
     cores, shifts = _distribution(tt, who, squared)
-    if not is_integer(n) or n < 1:
-        raise ValueError(f"{who}: needs a number of samples >= 1, got {n}")
+    n = count(who, "n", n)
     check_generator(who, generator)
     right, _ = _positive(cores, shifts, squared, who)
     if squared:

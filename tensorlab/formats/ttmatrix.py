@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..arguments import check_same, check_shape
 from ..linalg import check_cut
-from .base import SplitMatrix, check_same, check_shape, ratio
+from .base import SplitMatrix, ratio
 from .modes import check_matrix, check_unpadded, pad, pad_input, split_shape
 from .tt import TT, tt_round, tt_svd
 

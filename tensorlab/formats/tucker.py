@@ -6,17 +6,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..arguments import count
+from ..arguments import check_same, check_shape, count, rank_caps
 from ..capture import read
 from ..fit import Fit
 from ..linalg import (
     check_cut,
-    check_dense,
+    cut_norm,
+    dense_norm,
     near_one,
     norm,
     orthogonalize,
     project,
-    rank_caps,
     right_basis,
     safe_scale,
     spread,
@@ -25,7 +25,7 @@ from ..linalg import (
 )
 from ..multilinear import mode_product, unfold
 from ..rng import randn
-from .base import Format, check_same, check_shape, distance
+from .base import Format, distance
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -144,7 +144,7 @@ def hosvd(x: Tensor, rank=None, *, rtol: float | None = None) -> Tucker:
     >>> hosvd(torch.ones(4, 5, 6), rtol=1e-3).ranks
     (1, 1, 1)
     """
-    size = check_cut(x, "hosvd", rank)
+    size = cut_norm(x, "hosvd", rank)
     caps = rank_caps("hosvd", rank, rtol, x.shape, x.ndim)
     dtype, scale = x.dtype, safe_scale(size)
     x = x if scale == 1.0 else x * scale
@@ -171,7 +171,7 @@ def st_hosvd(x: Tensor, rank=None, *, rtol: float | None = None) -> Tucker:
     >>> st_hosvd(torch.ones(4, 5, 6), rtol=1e-3)
     Tucker(shape=(4, 5, 6), ranks=(1, 1, 1), stores 16 of 120)
     """
-    size = check_cut(x, "st_hosvd", rank)
+    size = cut_norm(x, "st_hosvd", rank)
     caps = rank_caps("st_hosvd", rank, rtol, x.shape, x.ndim)
     scale = safe_scale(size)
     tucker = _truncate(x if scale == 1.0 else x * scale, caps, rtol, x.dtype)
@@ -191,7 +191,7 @@ def hooi(x: Tensor, rank, *, tol: float = 1e-8, max_iter: int = 50) -> Fit[Tucke
     >>> hooi(torch.ones(4, 5, 6), 1).value.ranks
     (1, 1, 1)
     """
-    size = check_dense(x, "hooi")
+    size = dense_norm(x, "hooi")
     caps = rank_caps("hooi", rank, None, x.shape, x.ndim)
     max_iter, dtype, scale = count("hooi", "max_iter", max_iter), x.dtype, safe_scale(size)
     y = x if scale == 1.0 else x * scale

@@ -8,25 +8,17 @@ channels are mixed by 1 x 1 convolutions. [Lebedev2015] [Kim2016] [Jaderberg2014
 
 import math
 from collections.abc import Callable
-from numbers import Real
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..arguments import is_integer
+from ..arguments import is_integer, positive, rank_caps
 from ..formats.cp_stable import RIDGE, cp_degeneracy, cp_stable
 from ..formats.lowrank import LowRank
 from ..formats.tt import tt_svd, unfolding_ranks
-from ..linalg import (
-    check_dense,
-    rank_caps,
-    right_basis,
-    safe_scale,
-    widen,
-    zero_level,
-)
+from ..linalg import check_dense, dense_norm, right_basis, safe_scale, widen, zero_level
 from ..multilinear import unfold
 from .dense import check_plain, current, dense_weight, is_lazy, like
 from .linear import FactorizedLinear
@@ -227,7 +219,7 @@ def _kernel(who: str, layer) -> Tensor:
 def _tucker2(kernel: Tensor, caps, rtol, sweeps: int = 10):
     """a (T, p), core (p, q, kh, kw), b (S, q): truncated SVDs of the two channel modes, then
     alternately improved."""
-    scale = safe_scale(check_dense(kernel, "tucker_conv"))
+    scale = safe_scale(dense_norm(kernel, "tucker_conv"))
     x = widen(kernel.flatten(2)) * scale  # (T, S, kh kw)
     delta = max((rtol or 0.0) / math.sqrt(2), zero_level(kernel.dtype)) * float(
         torch.linalg.vector_norm(x)
@@ -251,10 +243,7 @@ def _caps(who, layer, links, rank, rtol, flops, size, ladder):
     if flops is None:
         caps = rank_caps(who, rank, rtol, shape, len(full))
         return tuple(min(c or m, m) for c, m in zip(caps, full))
-    if isinstance(flops, bool) or not isinstance(flops, Real) or not flops > 0:
-        raise ValueError(
-            f"{who}: flops must be a share of the layer's, a number > 0, got {flops!r}"
-        )
+    flops = positive(who, "flops", flops)
     if not isinstance(size, (tuple, list)) or len(size) != 2:
         raise ValueError(f"{who}: flops needs the size=(height, width) of the images, got {size}")
     size = tuple(map(int, size))

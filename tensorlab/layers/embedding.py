@@ -14,11 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from ..arguments import is_integer
+from ..arguments import check_shape, count, rank_caps
 from ..capture import readable, tokens
-from ..formats.base import check_shape
 from ..formats.ttmatrix import TTMatrix, tt_matrix_svd
-from ..linalg import check_dense, choose_rank, rank_caps, small_svd, widen, zero_level
+from ..linalg import check_dense, choose_rank, small_svd, widen, zero_level
 from .dense import check_plain, current, like, without_autocast
 from .holding import Holding, reshaped, set_tensors
 
@@ -417,8 +416,4 @@ def _ids(who, ids, vocabulary):
 def _padding(who, index, vocabulary):
     if index is None:
         return None
-    if not is_integer(index) or not -vocabulary <= index < vocabulary:
-        raise ValueError(
-            f"{who}: needs padding_idx in {-vocabulary}..{vocabulary - 1}, got {index}"
-        )
-    return int(index) % vocabulary
+    return count(who, "padding_idx", index, -vocabulary, vocabulary - 1) % vocabulary

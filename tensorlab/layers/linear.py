@@ -38,7 +38,7 @@ class FactorizedLinear(Holding):
     >>> from tensorlab import LowRank
     >>> layer = FactorizedLinear(LowRank.randn((6, 4), 2, generator=torch.Generator().manual_seed(0)).initial())
     >>> layer
-    FactorizedLinear(LowRank, in=4, out=6, ranks=(2,), stores 20 of 24, rate 0.833, bias=False)
+    FactorizedLinear(LowRank, in=4, out=6, ranks=(2,), stores 20 of 24, storage ratio 0.833, bias=False)
     >>> layer(torch.ones(3, 4)).shape, len(layer.tensors)
     (torch.Size([3, 6]), 2)
     """
@@ -101,7 +101,7 @@ class FactorizedLinear(Holding):
         return self._form.shape[0]
 
     @property
-    def rate(self) -> float:
+    def storage_ratio(self) -> float:
         """Numbers stored for each number of the dense weight: r (out + in) / (out · in) for two
         factors."""
         return 1 / self._form.compression
@@ -109,7 +109,9 @@ class FactorizedLinear(Holding):
     def extra_repr(self):
         w = self._form
         out, n, dense = map(digits, (*w.shape, w.shape[0] * w.shape[1]))
-        stores = f"ranks={w.ranks}, stores {w.numel} of {dense}, rate {self.rate:.3g}"
+        stores = (
+            f"ranks={w.ranks}, stores {w.numel} of {dense}, storage ratio {self.storage_ratio:.3g}"
+        )
         return f"{type(w).__name__}, in={n}, out={out}, {stores}, bias={self.bias is not None}"
 
     def __repr__(self):

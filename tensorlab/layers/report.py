@@ -33,7 +33,7 @@ class LayerRow:
     error: float | None
 
     @property
-    def rate(self) -> float:
+    def storage_ratio(self) -> float:
         """Numbers stored for each number of the dense weight: r (out + in) / (out · in) for two
         factors; NaN for a layer whose weight an earlier row counts."""
         return self.parameters / self.dense if self.dense else math.nan
@@ -56,20 +56,20 @@ class LayerReport:
         return sum(getattr(row, what) for row in self.rows)
 
     def __str__(self):
-        head = "layer kind shape ranks parameters nonzero rate flops bytes error".split()
+        head = "layer kind shape ranks parameters nonzero storage_ratio flops bytes error".split()
         lines = [head]
         for row in self.rows:
             error = "" if row.error is None else f"{row.error:.2e}"
             shape, ranks = "x".join(map(digits, row.shape)), " ".join(map(str, row.ranks))
-            rate = f"{row.rate:.3f}" if row.dense else ""
+            ratio = f"{row.storage_ratio:.3f}" if row.dense else ""
             counts = [digits(n) for n in (row.parameters, row.nonzero)]
-            counts += [rate, digits(row.flops), digits(row.bytes)]
+            counts += [ratio, digits(row.flops), digits(row.bytes)]
             lines.append([row.name, row.kind, shape, ranks, *counts, error])
-        rate = self.total("parameters") / max(1, self.total("dense"))
+        ratio = self.total("parameters") / max(1, self.total("dense"))
         counts = [
             digits(self.total("parameters")),
             digits(self.total("nonzero")),
-            f"{rate:.3f}",
+            f"{ratio:.3f}",
             digits(self.total("flops")),
             digits(self.total("bytes")),
         ]
@@ -96,9 +96,9 @@ def layer_report(model: nn.Module, reference: nn.Module | None = None) -> LayerR
 
     >>> from tensorlab import LowRank, replace_linear
     >>> print(layer_report(replace_linear(nn.Sequential(nn.Linear(8, 6, bias=False)), "0", LowRank.from_dense, rank=2)))
-    layer  kind     shape  ranks  parameters  nonzero   rate  flops  bytes  error
-    0      LowRank  6x8    2              28       28  0.583     56    112
-    total                                 28       28  0.583     56    112
+    layer  kind     shape  ranks  parameters  nonzero  storage_ratio  flops  bytes  error
+    0      LowRank  6x8    2              28       28          0.583     56    112
+    total                                 28       28          0.583     56    112
     """
     there = dict(reference.named_modules(remove_duplicate=False)) if reference is not None else {}
     rows, seen, inside = [], set(), set()

@@ -1,1 +1,1 @@
-"""Methods: what is trained, sampled, searched, quantised or pruned by means of the formats."""
+"""Methods: what is trained, sampled, searched, quantized or pruned by means of the formats."""

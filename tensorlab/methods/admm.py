@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..arguments import count
+from ..arguments import count, positive
 from ..formats.base import Format
 from ..layers.dense import dense_weight, write_weights
 from ..layers.select import WEIGHTS, choose, settable
@@ -180,10 +180,7 @@ class ADMM(TrainingMethod):
         self.history = [Residuals(*parts) for parts in state["history"]]
 
     def _checked(self, round):
-        rho = float(self._rho(round))
-        if not 0 < rho < float("inf"):
-            raise ValueError(f"ADMM: needs a finite rho > 0, got {rho} in round {round}")
-        return rho
+        return positive("ADMM", f"rho in round {round}", self._rho(round))
 
     def _project(self, name, w) -> tuple[Format, Tensor]:
         check_finite("ADMM", name, self.steps, w)

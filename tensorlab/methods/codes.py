@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import linalg
-from ..arguments import is_integer
+from ..arguments import count, is_integer, one_of
+from ..clusters import far_apart, kmeans, kmeans_line, nearest
 from ..formats.base import ReadAsMatrix
 from ..layers.propagation import autocast_dtype
 from .kashin import Rotation, kashin
@@ -163,7 +164,7 @@ def quantize(
 
     w: (out, ...), real. bits: 2 to 8, for "pairs" 2 to 4. method: by default "pairs" up to 4 bits,
     "rotate" above. group: what shares a scale: None the whole matrix, "channel" a row, a number
-    that many neighbours in a row; a group's entries are divided by their root mean square before
+    that many neighbors in a row; a group's entries are divided by their root mean square before
     anything else, while the codebook is common to all ("uniform": each group has a grid of its
     own). q: a kind of `Rotation`. Raises ValueError for a method, bits, group or kind that do not
     fit and for entries that are not finite, TypeError for entries that are not real.
@@ -173,7 +174,7 @@ def quantize(
     >>> quantize(w, 4, generator=g)
     Quantized(pairs, shape=(64, 64), 4.027 bits per weight, error 0.089...)
     """
-    norm = linalg.check_dense(w, "quantize")
+    norm = linalg.dense_norm(w, "quantize")
     method, bits = _method(method, bits)
     if w.is_complex():
         raise TypeError(f"quantize: needs real entries, got {w.dtype}")
@@ -203,11 +204,8 @@ def _method(method, bits) -> tuple[str, int]:
     """Both as they are meant. Raises ValueError where they do not fit."""
     if method is None:
         method = "rotate" if is_integer(bits) and bits > 4 else "pairs"
-    if method not in METHODS:
-        raise ValueError(f"quantize: method must be one of {', '.join(METHODS)}, got {method!r}")
-    if not is_integer(bits) or not 2 <= bits <= _top(method):
-        raise ValueError(f"quantize: bits must be 2 to {_top(method)} for {method}, got {bits!r}")
-    return method, int(bits)
+    one_of("quantize", "method", method, METHODS)
+    return method, count("quantize", f"bits of {method}", bits, 2, _top(method))
 
 
 def _size(rms: float, device) -> Tensor:
@@ -244,7 +242,7 @@ def _codebook(points, method, bits) -> Tensor:
         return kmeans_line(points[:, 0], 2**bits)[:, None]
     if bits < 4 and 2 * len(points) >= 1000 * 4**bits:
         # where points are few, fitting them gains more than it stores
-        return kmeans(points, spiral(2 * bits, device=points.device))
+        return kmeans(_sample(points), spiral(2 * bits, device=points.device), max_iter=100).value
     return points.new_empty(0, 1)
 
 
@@ -279,69 +277,6 @@ def _grouped(z, group):
 
 
 # ---------------------------------------------------------------------------------------- codebooks
-
-
-def kmeans_line(x: Tensor, k: int, *, max_iter: int = 1000) -> Tensor:
-    """Lloyd's levels of numbers, ascending [Lloyd1982]: each the mean of the numbers that it is
-    nearest to.
-
-    x: (n,) -> (k,). Numbers are sorted once; sums of neighbours are then differences of prefix
-    sums, so an iteration costs k log n. It starts where the density to the power 1/3 has equal
-    parts, which is right for many levels [Gersho1979].
-
-    >>> kmeans_line(torch.tensor([0.0, 1.0, 10.0, 11.0, 12.0]), 2)
-    tensor([ 0.5000, 11.0000])
-    """
-    x = x.double().sort().values
-    sums = F.pad(x.cumsum(0), (1, 0))
-    share = F.pad(x.diff().pow(2 / 3).cumsum(0), (1, 0))
-    at = (torch.arange(k, dtype=torch.float64, device=x.device) + 0.5) / k * share[-1]
-    levels = x[torch.searchsorted(share, at).clamp(max=len(x) - 1)]
-    for _ in range(max_iter):
-        ends = torch.searchsorted(x, (levels[1:] + levels[:-1]) / 2)
-        ends = F.pad(F.pad(ends, (1, 0)), (0, 1), value=len(x))
-        count = ends.diff()
-        new = torch.where(count > 0, sums[ends].diff() / count.clamp_min(1), levels)
-        if torch.equal(new, levels):
-            break
-        levels = new
-    return levels.float()
-
-
-def kmeans(points: Tensor, centres: Tensor, *, max_iter: int = 100, tol: float = 1e-4) -> Tensor:
-    """Lloyd's iteration from given centres, on at most SAMPLE of the points [Lloyd1982].
-
-    points: (n, d), centres: (k, d) -> (k, d). Ends when the centres move by less than tol of their
-    size.
-
-    >>> kmeans(torch.tensor([[0.0, 0.0], [0.0, 2.0], [9.0, 9.0]]), torch.tensor([[0.0, 0.0], [5.0, 5.0]]))
-    tensor([[0., 1.], [9., 9.]])
-    """
-    points = _sample(points)
-    for _ in range(max_iter):
-        index = nearest(points, centres)
-        count = torch.bincount(index, minlength=len(centres))[:, None]
-        new = torch.zeros_like(centres).index_add_(0, index, points) / count.clamp_min(1)
-        new = torch.where(count > 0, new, centres)
-        moved, centres = float((new - centres).norm()), new
-        if moved <= tol * float(centres.norm()):
-            break
-    return centres
-
-
-def nearest(points: Tensor, centres: Tensor) -> Tensor:
-    """Which centre is nearest to each point: (n, d), (k, d) -> (n,) int64.
-
-    >>> nearest(torch.tensor([[0.2], [0.9]]), torch.tensor([[0.0], [1.0]])).tolist()
-    [0, 1]
-    """
-    if centres.shape[1] == 1:
-        line, order = centres[:, 0].sort()
-        return order[torch.searchsorted((line[1:] + line[:-1]) / 2, points[:, 0].contiguous())]
-    half = centres.square().sum(1) / 2
-    return torch.cat(
-        [torch.addmm(half, part, centres.T, alpha=-1).argmin(1) for part in points.split(1 << 14)]
-    )
 
 
 def spiral(width: int, *, device=None) -> Tensor:
@@ -380,28 +315,15 @@ def _pairs_of_levels(points, bits):
     starts = [
         torch.cartesian_prod(_medians(points[:, 0], many), _medians(points[:, 1], 2**bits // many))
     ]
-    starts += [_far_apart(points, 2**bits, generator) for _ in range(4)]
+    starts += [far_apart(points, 2**bits, generator=generator) for _ in range(4)]
     found = [kmeans(points, start, max_iter=12) for start in starts]
-    return kmeans(
-        points, min(found, key=lambda c: float((points - c[nearest(points, c)]).square().sum()))
-    )
+    best = min(found, key=lambda fit: fit.history[-1])
+    return kmeans(points, best.value, max_iter=100).value
 
 
 def _medians(z, k):
     """The medians of k parts of equal number."""
     return z.sort().values[((torch.arange(k, device=z.device) + 0.5) / k * len(z)).long()]
-
-
-def _far_apart(points, k, generator):
-    """k of the points, each drawn with the square of its distance to those before [Arthur2007]."""
-    centres = points[:1]
-    while len(centres) < k:
-        weight = (points - centres[nearest(points, centres)]).square().sum(1).double().cpu()
-        weight = weight if weight.any() else torch.ones_like(weight)
-        centres = torch.cat(
-            [centres, points[torch.multinomial(weight, 1, generator=generator).to(points.device)]]
-        )
-    return centres
 
 
 # ------------------------------------------------------------------------------------------ bits

@@ -27,47 +27,18 @@ import math
 import time
 import warnings
 from collections.abc import Mapping
-from numbers import Integral
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
-from ..arguments import count
-from ..formats.tt import TT
-from ..formats.tt_manifold import descend, riemannian_grad
-from ..formats.tt_sampling import tt_environments, tt_sum
-from ..linalg import orthogonalize
-from ..rng import rand, randn
-from .estimator import (
-    Estimator,
-    check_choice,
-    check_within,
-    like,
-    read_table,
-    seeded,
-    standardize,
-)
-from .splines import Background, Margins, Splines, Where, invert, spline_edges
-
-EM_ROWS = 20_000  # that the start looks at
-CHUNK = 1 << 21  # numbers of an intermediate result, by which rows are taken at a time
-STEPS = (
-    0.0,
-    0.02,
-    0.05,
-    0.1,
-    0.15,
-    0.2,
-    0.3,
-    0.4,
-    0.5,
-    0.6,
-    0.8,
-    1.0,
-    1.3,
-)  # lengths tried on a line
+from ..arguments import count, is_integer, number, one_of
+from ..formats.tt_sampling import tt_environments
+from ..rng import rand
+from .density_learners import Task, adam, least_squares, natural, of_mass_one, start_trains
+from .estimator import Estimator, like, read_table, seeded, standardize
+from .spline_trains import CHUNK, active_slices, gram_step
+from .splines import Background, Margins, Splines, invert, spline_edges
 
 
 class Report(NamedTuple):
@@ -95,7 +66,7 @@ class TTDensity(Estimator):
     function (`Margins`) has that each variable goes through first; knots are even then. em_steps:
     of the start, a mixture of `rank` products of one-dimensional densities. Then `steps` of a
     method, on batches to which Gaussian noise of `noise` standard deviations is added (with cells:
-    of that length in [0, 1]); what is likeliest on a share `holdout` of the rows is kept.
+    of that length in [0, 1]); what is likeliest on a share `held_out` of the rows is kept.
     "natural": sweeps there and back over the cores, a step of the natural gradient with a line
     search in each (`natural_sweep`); "adam": Adam on all cores, its rate falling from lr to 0, as
     the authors' code has it. A linear model takes `steps` of Riemannian descent. random_state: an
@@ -136,7 +107,7 @@ class TTDensity(Estimator):
         batch=1 << 14,
         lr=0.01,
         noise=0.0,
-        holdout=0.1,
+        held_out=0.1,
         random_state=0,
     ):
         self.rank = rank
@@ -154,39 +125,28 @@ class TTDensity(Estimator):
         self.batch = batch
         self.lr = lr
         self.noise = noise
-        self.holdout = holdout
+        self.held_out = held_out
         self.random_state = random_state
 
     def fit(self, X, y=None) -> "TTDensity":
         """Learn from the rows of X (n, d); y is for pipelines, and ignored."""
         x, mean, spread, generator = self._data(X)
-        start, (n, d) = time.perf_counter(), x.shape
+        began, (n, d) = time.perf_counter(), x.shape
         x, slope, splines, margins = self._coordinates(x)
-        order = torch.randperm(n, generator=generator, device=x.device)
-        held = int(self.holdout * n)
-        check, train = x[order[:held]] if held else x, x[order[held:]]
-        orders = [list(range(d))]
-        for _ in range(self.components - 1):
-            orders.append(torch.randperm(d, generator=generator, device=x.device).tolist())
-        first, trains = train[:EM_ROWS], []
-        where = splines.at(first)
-        for variables in orders:
-            cp = product_mixture(where, splines, self.rank, self.em_steps, first, generator)
-            trains.append(_diagonal(cp, variables, self.model == "squared", generator))
-        learn = {"linear": self._least_squares, "adam": self._adam, "natural": self._natural}[
-            self.model if self.model == "linear" else self.method
-        ]
-        trains, history = learn(trains, orders, splines, train, check, generator, start)
+        task, held = self._task(x, splines, generator, began)
+        trains = start_trains(task, self.rank, self.em_steps, self.model == "squared")
+        learn = {"natural": natural, "adam": adam}[self.method]
+        trains, history = (least_squares if self.model == "linear" else learn)(task, trains)
         if self.model == "squared":
-            level = float((slope[order[:held]] if held else slope).sum(1).mean())
+            level = float(slope[held].sum(1).mean())
             history = tuple((step, seconds, value + level) for step, seconds, value in history)
         else:
-            trains = [_of_mass_one(trains[0], splines, spread)]
+            trains = [of_mass_one(trains[0], splines, spread)]
         share = 1 / (n + 1) if self.background is None else self.background
         self.background_ = Background(float(share), mean, spread)
         self.margins_ = margins and margins.moved(mean, spread)
         self.splines_ = splines if margins else splines.moved(mean, spread)
-        self.trains_, self.orders_, self.history_ = trains, orders, history
+        self.trains_, self.orders_, self.history_ = trains, task.orders, history
         self._remember(X, d)
         return self
 
@@ -277,121 +237,6 @@ class TTDensity(Estimator):
         outer = self._fitted("margins_") or self.splines_
         return outer.edges[:, [0, -1]]
 
-    # -- the start and the two ways to learn
-
-    def _natural(self, trains, orders, splines, x, check, generator, start):
-        """Sweeps of the natural gradient over each component, its rows weighted by their
-        responsibilities, as in EM.
-
-        Directions come from a batch, their lengths from the held-out rows.
-        """
-        roots, held = torch.linalg.cholesky(splines.gram), splines.at(check)
-        inner = [
-            TT(tuple(torch.einsum("mk,amb->akb", roots[k], g) for k, g in zip(o, t.cores)))
-            for o, t in zip(orders, trains)
-        ]
-        inner = [list(tt.orthogonal(0).cores) for tt in inner]
-        shares = torch.stack([cores[0].norm().square() for cores in inner])
-        kept, best, history = None, -math.inf, []
-        for step in range(self.steps + 1):
-            shares = shares / shares.sum()
-            for cores, share in zip(inner, shares):
-                cores[0] = cores[0] * (share.sqrt() / cores[0].norm())
-            now = [
-                [_bare(g, roots[k]) for k, g in zip(o, cores)] for o, cores in zip(orders, inner)
-            ]
-            with torch.no_grad():
-                value = float(_mean_log(now, orders, splines, held))
-            history.append((step, time.perf_counter() - start, value))
-            if value > best:
-                kept, best = now, value
-            if step == self.steps:
-                break
-            batch = self._batch(x, generator)
-            where = splines.at(torch.cat([batch, check]))
-            learns = torch.arange(len(batch) + len(check), device=x.device) < len(batch)
-            with torch.no_grad():
-                weights = torch.stack(
-                    [_log_square(cores, o, where) for cores, o in zip(now, orders)]
-                ).softmax(0)
-            shares = weights[:, learns].mean(1)
-            for cores, order, weight in zip(inner, orders, weights):
-                for variables in (order, order[::-1]):
-                    natural_sweep(
-                        cores,
-                        [roots[k] for k in variables],
-                        variables,
-                        where,
-                        weight * learns,
-                        weight * ~learns,
-                    )
-                    cores[:] = [core.permute(2, 1, 0) for core in cores[::-1]]
-        if kept is None:
-            raise FloatingPointError("TTDensity.fit: needs steps that stay finite, got none")
-        return [TT(tuple(core.contiguous() for core in train)) for train in kept], tuple(history)
-
-    def _batch(self, x, generator):
-        rows = torch.randperm(len(x), generator=generator, device=x.device)[: self.batch]
-        noise = (
-            randn(len(rows), x.shape[1], generator=generator, dtype=x.dtype, device=x.device)
-            if self.noise
-            else 0.0
-        )
-        x = x[rows] + self.noise * noise
-        return 1 - (1 - x.remainder(2)).abs() if self.cells else x  # what leaves [0, 1] comes back
-
-    def _adam(self, trains, orders, splines, x, check, generator, start):
-        """Adam on -log sum_c q_c(x)^2 + log sum_c Z_c."""
-        cores = [[core.clone().requires_grad_() for core in train.cores] for train in trains]
-        flat = [core for train in cores for core in train]
-        adam = torch.optim.Adam(flat, self.lr, betas=(0.9, 0.99))
-        kept, best, history = None, -math.inf, []
-        for step in range(self.steps + 1):
-            if step % max(1, self.steps // 10) == 0 or step == self.steps:
-                with torch.no_grad():
-                    value = float(_mean_log(cores, orders, splines, splines.at(check)))
-                history.append((step, time.perf_counter() - start, value))
-                if value > best:
-                    kept, best = (
-                        [[core.detach().clone() for core in train] for train in cores],
-                        value,
-                    )
-            if step == self.steps:
-                break
-            adam.param_groups[0]["lr"] = self.lr * (1 - step / self.steps)
-            adam.zero_grad()
-            loss = -_mean_log(cores, orders, splines, splines.at(self._batch(x, generator)))
-            loss.backward()
-            adam.step()
-        if kept is None:
-            raise FloatingPointError(
-                f"TTDensity.fit: needs steps that stay finite, got none with lr={self.lr}"
-            )
-        return [TT(tuple(train)) for train in kept], tuple(history)
-
-    def _least_squares(self, trains, orders, splines, x, check, generator, start):
-        """Riemannian descent on |A|^2 - 2 E q(x), with D = C Cᵀ taken into the cores: A' = Cᵀ A, b'
-        = C^-1 b."""
-        root = torch.linalg.cholesky(splines.gram)
-        bare = lambda tt: [_bare(g, c) for c, g in zip(root, tt.cores)]
-        loss = lambda tt, where: tt.dot(tt) - 2 * _mean_value(bare(tt), where)
-        fitted, held = splines.at(x), splines.at(check)
-        f = lambda tt: loss(tt, fitted)
-        grad = lambda tt: (f(tt).detach(), riemannian_grad(f, tt))
-        (train,) = trains
-        inner = TT(
-            tuple(torch.einsum("mk,amb->akb", c, g) for c, g in zip(root, train.cores))
-        ).orthogonal(0)
-        kept, best, history = inner, math.inf, []
-        for step, (tt, _, _) in enumerate(descend(lambda tt: float(f(tt)), grad, inner, "cg")):
-            value = float(loss(tt, held))
-            history.append((step, time.perf_counter() - start, value))
-            if value < best:
-                kept, best = tt, value
-            if step == self.steps:
-                break
-        return [TT(tuple(core.contiguous() for core in bare(kept)))], tuple(history)
-
     # -- integrals
 
     def _log_density(self, fixed: dict, dims=(), x: Tensor | None = None) -> Tensor:
@@ -449,13 +294,15 @@ class TTDensity(Estimator):
         log = state.new_zeros(1)
         for k, core in zip(order, train.cores):
             if k in points:
-                a = _slices(core, points[k].interval[:, 0], points[k].values[:, 0])  # (n, r, q)
+                a = active_slices(
+                    core, points[k].interval[:, 0], points[k].values[:, 0]
+                )  # (n, r, q)
                 state = (state[:, None] @ a)[:, 0] if state.ndim == 2 else a.mT @ state @ a
             elif not squared:
                 state = state @ torch.einsum("rmq,m->rq", core, s.integral[k])
             else:
                 state = state[:, :, None] * state[:, None] if state.ndim == 2 else state
-                state = _gram_step(state, core, s.gram[k])
+                state = gram_step(state, core, s.gram[k])
             size = state.abs().flatten(1).amax(1)
             safe = torch.where(size > 0, size, torch.ones_like(size))
             state = state / safe.reshape(-1, *[1] * (state.ndim - 1))
@@ -495,16 +342,18 @@ class TTDensity(Estimator):
                 x[:, k], share = invert(y, s.pieces[k], s.edges[k], squared, u)
                 clipped = max(clipped, share)
                 where = s.at(x[:, [k]], [k])
-            row = (row[:, None] @ _slices(core, where.interval[:, 0], where.values[:, 0]))[:, 0]
+            row = (row[:, None] @ active_slices(core, where.interval[:, 0], where.values[:, 0]))[
+                :, 0
+            ]
             row = row / row.abs().amax(1, keepdim=True).clamp_min(torch.finfo(row.dtype).tiny)
         return x, clipped
 
     # -- what comes in, what is said
 
     def _check(self, who: str) -> None:
-        check_choice(who, "model", self.model, ("squared", "linear"))
-        check_choice(who, "knots", self.knots, ("quantile", "uniform"))
-        check_choice(who, "method", self.method, ("natural", "adam"))
+        one_of(who, "model", self.model, ("squared", "linear"))
+        one_of(who, "knots", self.knots, ("quantile", "uniform"))
+        one_of(who, "method", self.method, ("natural", "adam"))
         for name, least in dict(rank=1, degree=1, components=1, cells=0, em_steps=0).items():
             count(who, name, getattr(self, name), least)
         for name, least in dict(basis=self.degree + 1, steps=0, batch=1).items():
@@ -513,10 +362,10 @@ class TTDensity(Estimator):
             raise ValueError(
                 f"{who}: a linear model has one component, got components={self.components}"
             )
-        for name, high in dict(margin=10, noise=10, holdout=0.9, lr=10).items():
-            check_within(who, name, getattr(self, name), 0, high)
+        for name, high in dict(margin=10, noise=10, held_out=0.9, lr=10).items():
+            number(who, name, getattr(self, name), 0, high)
         if self.background is not None:
-            check_within(who, "background", self.background, 0, 0.5)
+            number(who, "background", self.background, 0, 0.5)
 
     def _data(self, X) -> tuple[Tensor, Tensor, Tensor, torch.Generator]:
         """Rows without units, their means and deviations, and the generator, all checked."""
@@ -552,6 +401,21 @@ class TTDensity(Estimator):
         even = torch.linspace(0, 1, edges.shape[1]).to(edges).repeat(len(edges), 1)
         return u, slope, Splines.on(even, self.degree), margins
 
+    def _task(self, x, splines, generator, began) -> tuple[Task, Tensor]:
+        """What is to be learned, and which rows were held out, or all where none was."""
+        n, d = x.shape
+        order = torch.randperm(n, generator=generator, device=x.device)
+        cut = int(self.held_out * n)
+        check, train = (x[order[:cut]], x[order[cut:]]) if cut else (x, x[order])
+        orders = [list(range(d))]
+        for _ in range(self.components - 1):
+            orders.append(torch.randperm(d, generator=generator, device=x.device).tolist())
+        settings = dict(steps=self.steps, batch=self.batch, lr=self.lr, noise=self.noise)
+        task = Task(
+            splines, orders, train, check, generator, began, **settings, folded=bool(self.cells)
+        )
+        return task, order[:cut] if cut else order
+
     def _variables(self, who, dims, given):
         d = len(self._fitted("splines_").edges)
         if given is not None and not isinstance(given, Mapping):
@@ -561,9 +425,7 @@ class TTDensity(Estimator):
         fixed = {k: float(value) for k, value in (given or {}).items()}
         dims = [k for k in range(d) if k not in fixed] if dims is None else list(dims)
         both = [*dims, *fixed]
-        if len(set(both)) < len(both) or any(
-            isinstance(k, bool) or not isinstance(k, Integral) or not 0 <= k < d for k in both
-        ):
+        if len(set(both)) < len(both) or any(not is_integer(k) or not 0 <= k < d for k in both):
             raise ValueError(
                 f"{who}: needs different variables in 0..{d - 1}, got dims {dims} and given "
                 f"{list(fixed)}"
@@ -607,224 +469,3 @@ class TTDensity(Estimator):
                 f"they have NaN",
                 stacklevel=3,
             )
-
-
-# ---------------------------------------------------------------------------------------- the start
-
-
-def product_mixture(
-    where: Where, splines: Splines, rank: int, steps: int, x: Tensor, generator
-) -> tuple[Tensor, Tensor]:
-    """A mixture of products of one-dimensional spline densities, by EM: shares (R,), coefficients
-    (R, d, m) with sum_i w_i c_i = 1.
-
-        gamma[n, r] ~ share_r prod_k p_rk(x_nk);   share <- mean gamma
-        w_i <- w_i / (c_i sum_n gamma_n) sum_n gamma_n b_i(x_n) / p(x_n)
-
-    The coefficients keep one per mille of the uniform density. Started from the cells of k-means.
-    """
-    n, d, width = where.values.shape
-    w = (1 / splines.integral.sum(1))[None, :, None].repeat(
-        rank, 1, splines.integral.shape[1]
-    )  # each the uniform density
-    flat = where.interval[..., None] + torch.arange(width, device=x.device)  # (n, d, q + 1)
-    gamma = _cells(x, rank, generator)
-    for _ in range(max(1, steps)):
-        share = gamma.mean(0).clamp_min(torch.finfo(x.dtype).tiny)
-        log, total = share.log(), len(x) * share
-        for k in range(d):
-            terms = w[:, k][:, flat[:, k]] * where.values[:, k]  # (R, n, q + 1)
-            terms = terms * (gamma.T / terms.sum(2).clamp_min(torch.finfo(x.dtype).tiny))[..., None]
-            new = w.new_zeros(rank, w.shape[2]).index_add_(
-                1, flat[:, k].flatten(), terms.flatten(1)
-            )
-            w[:, k] = (
-                0.999 * new / (splines.integral[k] * total[:, None])
-                + 0.001 / splines.integral[k].sum()
-            )
-            log = (
-                log
-                + (w[:, k][:, flat[:, k]] * where.values[:, k])
-                .sum(2)
-                .T.clamp_min(torch.finfo(x.dtype).tiny)
-                .log()
-            )
-        gamma = log.softmax(1)
-    return share, w
-
-
-def _cells(x: Tensor, rank: int, generator) -> Tensor:
-    """Cells of k-means: centers drawn with their squared distance to those before as weight, then
-    moved three times; (n, rank)."""
-    centers, far = [], torch.ones_like(x[:, 0])
-    for _ in range(rank):
-        place = torch.multinomial(
-            far if far.sum() > 0 else torch.ones_like(far), 1, generator=generator
-        )
-        centers.append(x[place[0]])
-        gap = (x - centers[-1]).square().sum(1)
-        far = torch.minimum(far, gap) if len(centers) > 1 else gap
-    centers = torch.stack(centers)
-    for _ in range(3):
-        cell = torch.nn.functional.one_hot(torch.cdist(x, centers).argmin(1), rank).to(x)
-        count = cell.sum(0)[:, None]
-        centers = torch.where(count > 0, cell.T @ x / count.clamp_min(1), centers)
-    return 0.9 * cell + 0.1 / rank
-
-
-def _diagonal(mixture, order, root: bool, generator) -> TT:
-    """The mixture as a train with diagonal cores, its coefficients rooted for a squared model, and
-    one per cent of noise."""
-    share, w = mixture
-    w = w[:, order].clone()
-    if len(order) == 1:
-        core = torch.einsum("r,rm->m", share, w[:, 0])[None, :, None]
-        return TT((core.sqrt() if root else core,))
-    w[:, 0] = w[:, 0] * share[:, None]
-    w = w.sqrt() if root else w
-    middle = (torch.diag_embed(w[:, k].T).permute(1, 0, 2) for k in range(1, len(order) - 1))
-    cores = [w[:, 0].T[None], *middle, w[:, -1][..., None]]
-    noise = lambda core: (
-        0.01
-        * core.abs().mean()
-        * randn(*core.shape, generator=generator, dtype=core.dtype, device=core.device)
-    )
-    return TT(tuple((core + noise(core)).contiguous() for core in cores))
-
-
-def _of_mass_one(train: TT, splines: Splines, spread: Tensor) -> TT:
-    """A linear train over its integral, for variables in units of `spread`, which may be of any
-    size."""
-    sign, log = tt_sum(train, list(splines.integral))
-    if sign <= 0:
-        raise ValueError(
-            "TTDensity.fit: needs a linear model of positive integral, got another; take more data"
-        )
-    cores = [core / unit for core, unit in zip(train.cores, spread)]
-    return TT(tuple(cores)).scale(float(torch.exp(-log)))
-
-
-# ------------------------------------------------------------------------------------------ chains
-
-
-def _slices(core: Tensor, interval: Tensor, values: Tensor) -> Tensor:
-    """sum_a values[n, a] core[:, interval[n] + a, :], the q + 1 slices that are not zero: (n, r,
-    q)."""
-    index = interval[:, None] + torch.arange(values.shape[1], device=interval.device)
-    table = core.permute(1, 0, 2).flatten(1).contiguous()  # (m, r q)
-    return embedding_bag(index, table, mode="sum", per_sample_weights=values).reshape(
-        -1, core.shape[0], core.shape[2]
-    )
-
-
-def _gram_step(state: Tensor, core: Tensor, gram: Tensor) -> Tensor:
-    """sum_ij D_ij G[i]ᵀ S G[j]: (n, r, r) -> (n, q, q)."""
-    y = torch.einsum("nab,bmc->namc", state, torch.einsum("mk,bkc->bmc", gram, core))
-    return torch.einsum("amd,namc->ndc", core, y)
-
-
-def natural_sweep(cores: list, roots, order, where: Where, weight: Tensor, judge: Tensor) -> None:
-    """One step of the natural gradient in each core of a squared train, from the first to the last;
-    changes `cores`.
-
-        p = q^2 of norm 1 has the Fisher information 4 times the metric of L2, so the direction from G is  H - G,
-        H = sum_n w_n phi_n / q(x_n) / sum_n w_n,     q(x_n) = <G, phi_n>,     t = argmax of  sum_n w_n log q_t(x_n)^2 / |G_t|^2
-
-    over G_t = (1 - t) G + t H: on the line q_t(x_n) is linear in t, so it is searched without
-    further passes over the data; t is the best for the rows of `judge` in place of w. Rows that did
-    not make H keep a step from following their noise. cores: whitened, G' = Cᵀ G with D = C Cᵀ
-    (`roots`), right-orthonormal but the first; they end left-orthonormal but the last. weight,
-    judge: (n,) >= 0. phi_n / q(x_n) does not change with the size of phi_n, so rows are kept at
-    norm 1; a q that is small beside theirs counts as no smaller than 1% of its root mean square.
-    """
-    n, d = len(weight), len(cores)
-    local = lambda core, k: _slices(
-        _bare(core, roots[k]), where.interval[:, order[k]], where.values[:, order[k]]
-    )
-    rights = [cores[0].new_ones(n, 1)]
-    for k in range(d - 1, 0, -1):
-        rights.insert(0, _unit((local(cores[k], k) @ rights[0][..., None])[..., 0]))
-    row = cores[0].new_ones(n, 1)
-    for k in range(d):
-        value = lambda core, k=k, row=row: ((row[:, None] @ local(core, k))[:, 0] * rights[k]).sum(
-            1
-        )
-        core = (cores[k] / cores[k].norm()).requires_grad_()
-        q = value(core)
-        inverse = q.detach() / (q.detach().square() + 1e-4 * q.detach().square().mean())
-        (h,) = torch.autograd.grad((weight * inverse * q).sum() / weight.sum(), core)
-        core, q = core.detach(), q.detach()
-        with torch.no_grad():
-            s = value(h)
-            gains = [
-                float(
-                    (judge * ((1 - t) * q + t * s).square().clamp_min(1e-30).log()).sum()
-                    / judge.sum()
-                    - ((1 - t) * core + t * h).square().sum().log()
-                )
-                for t in STEPS
-            ]
-            t = STEPS[max(range(len(STEPS)), key=gains.__getitem__)]
-            cores[k] = (1 - t) * core + t * h
-            if k < d - 1:
-                r, m, _ = core.shape
-                basis, rest = orthogonalize(cores[k].reshape(r * m, -1))
-                cores[k], cores[k + 1] = (
-                    basis.reshape(r, m, -1),
-                    torch.tensordot(rest, cores[k + 1], 1),
-                )
-                row = _unit((row[:, None] @ local(cores[k], k))[:, 0])
-
-
-def _unit(rows: Tensor) -> Tensor:
-    return rows / rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
-
-
-def _bare(core: Tensor, root: Tensor) -> Tensor:
-    """C^-T G' along the mode of the splines: the coefficients of a whitened core."""
-    r, m, q = core.shape
-    slices = core.permute(1, 0, 2).reshape(m, -1)
-    return (
-        torch.linalg.solve_triangular(root.mT, slices, upper=True).reshape(m, r, q).permute(1, 0, 2)
-    )
-
-
-def _log_square(train, order, where: Where) -> Tensor:
-    """log q(x_n)^2, differentiable; where q is zero its gradient is none."""
-    row, log = train[0].new_ones(len(where.interval), 1), 0.0
-    for k, core in zip(order, train):
-        row = (row[:, None] @ _slices(core, where.interval[:, k], where.values[:, k]))[:, 0]
-        size = row.detach().abs().amax(1).clamp_min(torch.finfo(row.dtype).tiny)
-        row, log = row / size[:, None], log + size.log()
-    return 2 * (row[:, 0].abs().clamp_min(1e-30).log() + log)
-
-
-def _mean_log(cores, orders, splines: Splines, where: Where) -> Tensor:
-    """mean_n log sum_c q_c(x_n)^2 - log sum_c Z_c, differentiable."""
-    masses = []
-    for train, order in zip(cores, orders):
-        state, mass = train[0].new_ones(1, 1, 1), 0.0
-        for k, core in zip(order, train):
-            state = _gram_step(state, core, splines.gram[k])
-            size = state.detach().abs().amax()
-            state, mass = state / size, mass + size.log()
-        masses.append(state[0, 0, 0].log() + mass)
-    logs = [_log_square(train, order, where) for train, order in zip(cores, orders)]
-    return torch.stack(logs).logsumexp(0).mean() - torch.stack(masses).logsumexp(0)
-
-
-def _mean_value(cores, where: Where) -> Tensor:
-    """mean_n q(x_n), a block of rows at a time, each computed again for its gradient."""
-    from torch.utils.checkpoint import checkpoint  # loads sympy in older versions of torch
-
-    def part(interval, values, *cores):
-        row = values.new_ones(len(interval), 1)
-        for k, core in enumerate(cores):
-            row = (row[:, None] @ _slices(core, interval[:, k], values[:, k]))[:, 0]
-        return row.sum()
-
-    step = max(1, CHUNK // max(core.shape[0] * core.shape[2] for core in cores))
-    blocks = zip(where.interval.split(step), where.values.split(step))
-    return sum(checkpoint(part, i, v, *cores, use_reentrant=False) for i, v in blocks) / len(
-        where.interval
-    )

@@ -23,6 +23,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from ..arguments import count, fraction, one_of, positive
 from ..formats.lowrank import LowRank
 from ..layers.holding import meanwhile
 from ..layers.linear import FactorizedLinear
@@ -483,18 +484,14 @@ class DLRT(TrainingMethod):
 
 
 def _check_settings(theta, multiplier, rule, every, min_rank, max_rank):
-    if rule not in RULES:
-        raise ValueError(f"DLRT: needs a rule of {', '.join(RULES)}, got {rule!r}")
-    if theta is not None and not 0 <= theta < 1:
-        raise ValueError(f"DLRT: needs theta in 0 <= theta < 1 or None, got {theta}")
-    if not multiplier > 0 or every < 1:
-        raise ValueError(
-            f"DLRT: needs multiplier > 0 and every >= 1, got multiplier={multiplier}, every={every}"
-        )
-    if min_rank < 1 or (max_rank is not None and max_rank < min_rank):
-        raise ValueError(
-            f"DLRT: needs 1 <= min_rank <= max_rank, got min_rank={min_rank}, max_rank={max_rank}"
-        )
+    one_of("DLRT", "rule", rule, RULES)
+    if theta is not None:
+        fraction("DLRT", "theta", theta, zero=True)
+    positive("DLRT", "multiplier", multiplier)
+    count("DLRT", "every", every)
+    count("DLRT", "min_rank", min_rank)
+    if max_rank is not None:
+        count("DLRT", "max_rank", max_rank, min_rank)
 
 
 def _low_rank_layers(model) -> dict[str, FactorizedLinear]:

@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..arguments import number
-
 
 class Unfitted(ValueError, AttributeError):
     """A question to an estimator before its fit, where scikit-learn's NotFittedError is not
@@ -277,30 +275,6 @@ def seeded(who: str, random_state, device) -> torch.Generator:
             f"{random_state!r}"
         )
     return torch.Generator(device).manual_seed(int(random_state))
-
-
-def check_within(who: str, name: str, value, least: float, most: float) -> float:
-    """The value as a Python float; raises ValueError unless it is a number in least..most.
-
-    >>> check_within("fit", "share", 2, 0, 1)
-    Traceback (most recent call last):
-    ValueError: fit: share must be a number in 0..1, got 2
-    """
-    if number(who, name, value, least) > most:
-        raise ValueError(f"{who}: {name} must be a number in {least}..{most}, got {value!r}")
-    return float(value)
-
-
-def check_choice(who: str, name: str, value, choices: tuple[str, ...]) -> None:
-    """Raises ValueError if a parameter is none of its choices.
-
-    >>> check_choice("fit", "start", "warm", ("linear", "screened"))
-    Traceback (most recent call last):
-    ValueError: fit: start must be "linear" or "screened", got 'warm'
-    """
-    if not isinstance(value, str) or value not in choices:
-        *most, last = (f'"{choice}"' for choice in choices)
-        raise ValueError(f"{who}: {name} must be {', '.join(most)} or {last}, got {value!r}")
 
 
 def sklearn_class(name: str, otherwise: type) -> type:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from ..arguments import count, number
+from ..arguments import count, number, one_of
 from ..formats.base import Format
 from ..formats.cp import CP
 from ..formats.htucker import HT, balanced_tree
@@ -35,15 +35,7 @@ from ..formats.tt import TT
 from ..formats.tt_manifold import descend, riemannian_grad
 from ..linalg import orthogonalize, solve_gram
 from ..rng import randn
-from .estimator import (
-    Estimator,
-    check_choice,
-    like,
-    read_table,
-    seeded,
-    sklearn_class,
-    standardize,
-)
+from .estimator import Estimator, like, read_table, seeded, sklearn_class, standardize
 from .screening import screen_interactions
 
 CHUNK = 1 << 22  # numbers of an intermediate result, by which objects are taken at a time
@@ -100,7 +92,7 @@ class ExponentialMachine(Estimator):
     y of the standardized columns, (x - mean_) / scale_, so that units do not matter; a constant
     column is 0. rank: of W. format: "tt", "cp" or "ht". categorical: columns that hold codes of
     categories; one that `fit` has not seen has only the entry 1. All formats start from the same
-    CP: the logistic linear model, and `rank` - 2 products. start: "linear", these are products of
+    CP: the logistic linear model, and `rank` - 2 products. init: "linear", these are products of
     (1, spread N(0, 1)) with small weights; "screened", those of 2 to `order` numeric columns that
     go best with what the linear model leaves over (`screen_interactions`), with fitted weights;
     categorical columns are left out of them. method: "adam", all cores on batches; "riemannian",
@@ -129,7 +121,7 @@ class ExponentialMachine(Estimator):
         *,
         format="tt",
         categorical=(),
-        start="linear",
+        init="linear",
         order=4,
         method="adam",
         steps=300,
@@ -142,7 +134,7 @@ class ExponentialMachine(Estimator):
         self.rank = rank
         self.format = format
         self.categorical = categorical
-        self.start = start
+        self.init = init
         self.order = order
         self.method = method
         self.steps = steps
@@ -160,7 +152,7 @@ class ExponentialMachine(Estimator):
         numeric = [k for k in range(x.shape[1]) if k not in levels]
         x, mean, scale = without_units(x, numeric)
         phi = features(x, levels)
-        screened = self.start == "screened" and self.rank > 2 and len(numeric) > 1
+        screened = self.init == "screened" and self.rank > 2 and len(numeric) > 1
         terms = (
             screened_terms(x, phi, sign, numeric, self.order, self.rank - 2) if screened else None
         )
@@ -290,9 +282,9 @@ class ExponentialMachine(Estimator):
         return TT(tuple(core.contiguous() for core in cores)), tuple(history)
 
     def _check(self, who: str) -> None:
-        check_choice(who, "format", self.format, ("tt", "cp", "ht"))
-        check_choice(who, "start", self.start, ("linear", "screened"))
-        check_choice(who, "method", self.method, ("adam", "riemannian", "cores"))
+        one_of(who, "format", self.format, ("tt", "cp", "ht"))
+        one_of(who, "init", self.init, ("linear", "screened"))
+        one_of(who, "method", self.method, ("adam", "riemannian", "cores"))
         if self.format != "tt" and self.method != "adam":
             raise ValueError(
                 f'{who}: method {self.method!r} needs format "tt", got {self.format!r}'

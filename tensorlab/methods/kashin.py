@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .. import linalg, rng
-from ..arguments import count, is_integer
+from ..arguments import check_shape, count, one_of, positive
 from ..capture import readable
 from ..fit import Fit
 
@@ -107,11 +107,10 @@ class Rotation:
 
 def _checked_sizes(kind, shape) -> tuple[int, ...]:
     """The sizes of a rotation as integers. Raises ValueError for what no `Rotation` is."""
-    if kind not in KINDS:
-        raise ValueError(f"Rotation: kind must be one of {', '.join(KINDS)}, got {kind!r}")
-    if len(shape) not in (1, 2) or not all(is_integer(n) and n > 0 for n in shape):
-        raise ValueError(f"Rotation: needs one or two modes of positive sizes, got shape {shape}")
-    sizes = tuple(map(int, shape))
+    one_of("Rotation", "kind", kind, KINDS)
+    sizes = check_shape("Rotation", shape)
+    if len(sizes) > 2:
+        raise ValueError(f"Rotation: needs one or two modes, got shape {sizes}")
     if kind in ("hadamard", "butterfly") and any(n & (n - 1) for n in sizes):
         raise ValueError(f"Rotation: {kind} needs sizes that are powers of two, got {sizes}")
     return sizes
@@ -334,8 +333,7 @@ def kashin(
     (True, True, True)
     """
     modes, q = _checked(x, q, modes, method, generator)
-    if not tol > 0:
-        raise ValueError(f"kashin: tol must be positive, got {tol}")
+    positive("kashin", "tol", tol)
     max_iter = count("kashin", "max_iter", max_iter, 0)
     dims, n = tuple(range(-modes, 0)), math.prod(x.shape[-modes:])
     work = _wide(x.detach())
@@ -376,8 +374,7 @@ def kashin_steps(
     [(5.0, 0.0), (0.707..., 24.5)]
     """
     modes, q = _checked(x, q, modes, method, generator)
-    if not delta > 0:
-        raise ValueError(f"kashin: delta must be positive, got {delta}")
+    positive("kashin", "delta", delta)
     unit, exponent = linalg.near_one(_wide(x.detach()), tuple(range(-modes, 0)))
     return (
         _times_power(step, exponent, exponent.flatten(-modes)[..., 0])
@@ -455,14 +452,9 @@ def _checked(x, q, modes, method, generator):
     linalg.check_dense(x, "kashin")
     if x.is_complex():
         raise TypeError(f"kashin: needs real entries, got {x.dtype}")
-    if method not in METHODS:
-        raise ValueError(f"kashin: method must be one of {', '.join(METHODS)}, got {method!r}")
-    modes = min(x.ndim, 2) if modes is None else modes
-    if not is_integer(modes) or modes not in (1, 2) or modes > x.ndim:
-        raise ValueError(
-            f"kashin: modes must be 1 or 2, at most those of x, got {modes} for shape "
-            f"{tuple(x.shape)}"
-        )
+    one_of("kashin", "method", method, METHODS)
+    most = min(x.ndim, 2)
+    modes = most if modes is None else count("kashin", "modes", modes, 1, most)
     shape = tuple(x.shape[-modes:])
     if not isinstance(q, Rotation):
         q = Rotation.random(q, shape, generator)

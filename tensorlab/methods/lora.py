@@ -22,7 +22,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from ..arguments import is_integer
+from ..arguments import count, one_of
 from ..formats.base import MatrixFormat
 from ..formats.lokr import LoKr
 from ..formats.lowrank import LowRank
@@ -169,13 +169,10 @@ def add_lora(
     >>> [name for name, p in model.named_parameters() if p.requires_grad]
     ['0.delta.tensors.0', '0.delta.tensors.1', '2.delta.tensors.0', '2.delta.tensors.1']
     """
-    if not is_integer(rank) or rank < 1:
-        raise ValueError(f"add_lora: needs an integer rank >= 1, got {rank!r}")
-    if kind not in KINDS:
-        raise ValueError(f"add_lora: needs a kind of {', '.join(KINDS)}, got {kind!r}")
+    rank, kind = count("add_lora", "rank", rank), one_of("add_lora", "kind", kind, KINDS)
     scale = alpha / rank**0.5 if kind == "rslora" else alpha / rank
     layers = _choose("add_lora", model, names)
-    put(model, {m: _adapt(m, int(rank), scale, kind, generator) for m in layers.values()})
+    put(model, {m: _adapt(m, rank, scale, kind, generator) for m in layers.values()})
     return _only_adapters(model)
 
 

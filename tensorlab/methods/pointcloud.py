@@ -15,15 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..arguments import count, number
+from .. import clusters
+from ..arguments import check_shape, count, number, one_of, rank_caps
 from ..fit import Fit
 from ..formats.tt import TT, tt_svd
-from ..linalg import check_dense, norm, rank_caps, right_basis, safe_scale, widen
+from ..linalg import check_dense, dense_norm, norm, right_basis, safe_scale, widen
 from ..multilinear import digit_shape
 from ..rng import check_generator, randn
-
-BLOCK = 1 << 22  # distances held at a time
-
 
 # ----------------------------------------------------------------- losses that do not see the order
 
@@ -39,8 +37,7 @@ def wasserstein(x: Tensor, y: Tensor, p: float = 2) -> Tensor:
     tensor([1.])
     """
     x, y = _clouds("wasserstein", x, y)
-    if not p >= 1:
-        raise ValueError(f"wasserstein: needs p >= 1, got {p}")
+    number("wasserstein", "p", p, 1)
     return _wasserstein(x, y, p)
 
 
@@ -74,8 +71,7 @@ def sliced_wasserstein(
 def nearest(x: Tensor, y: Tensor) -> Tensor:
     """Number of the row of y that is nearest to each row of x. x: (n, D), y: (m, D) -> (n,).
 
-    At most about `BLOCK` distances are held at a time. Distances are compared in float64, from the
-    mean of y. Raises ValueError for NaN and if y has no rows.
+    As `clusters.nearest`, checked. Raises ValueError for NaN and if y has no rows.
 
     >>> nearest(torch.tensor([[0.0], [5.0]]), torch.tensor([[4.0], [1.0]]))
     tensor([1, 0])
@@ -83,7 +79,7 @@ def nearest(x: Tensor, y: Tensor) -> Tensor:
     x, y = _clouds("nearest", x, y, empty=True)
     for cloud in (x, y) if len(x) else (y,):
         check_dense(cloud, "nearest")
-    return _nearest(x, y)
+    return clusters.nearest(x, y)
 
 
 def chamfer(x: Tensor, y: Tensor) -> Tensor:
@@ -130,21 +126,8 @@ def _sliced(x, y, directions, generator):
     return x.shape[1] * _wasserstein(x @ directions, y @ directions).mean()
 
 
-def _nearest(x, y):
-    """argmin_j |y_j|^2 / 2 - x_i . y_j, about the mean of y and in units of y; without a check, so
-    that nothing waits for a device."""
-    x, y = widen(x.detach()), widen(y.detach())
-    unit = torch.exp2(-y.abs().amax().log2().floor().clamp(-1000, 1000))
-    x, y = x * unit, y * unit
-    center = y.mean(0)
-    x, y = x - center, y - center
-    half = y.square().sum(1) / 2
-    parts = x.split(max(1, BLOCK // len(y)))
-    return torch.cat([torch.argmin(half - part @ y.mT, 1) for part in parts])
-
-
 def _distortion(x, y):
-    return (x - y[_nearest(x, y)]).square().sum(1).mean()
+    return (x - y[clusters.nearest(x, y)]).square().sum(1).mean()
 
 
 def _chamfer(x, y):
@@ -164,14 +147,14 @@ def rows(tt: TT) -> Tensor:
     return tt.to_dense().reshape(-1, tt.shape[-1])
 
 
-def centres(tt: TT) -> list[Tensor]:
+def centers(tt: TT) -> list[Tensor]:
     """The hierarchy of a train: for k = 1, ..., d the mean of all points whose first k indices
     agree, (n_1 ... n_k, D).
 
-    >>> [c.shape[0] for c in centres(TT.randn((4, 5, 2), rank=3))]
+    >>> [c.shape[0] for c in centers(TT.randn((4, 5, 2), rank=3))]
     [4, 20]
     """
-    _cloud_train("centres", tt)
+    _cloud_train("centers", tt)
     out, left = [], tt.cores[0].new_ones(1, 1)
     for core, right in zip(tt.cores[:-1], _tails(tt)):
         left = (left @ core.flatten(1)).reshape(-1, core.shape[2])
@@ -183,7 +166,7 @@ def tt_nearest(tt: TT, queries: Tensor, beam: int = 8) -> tuple[Tensor, Tensor]:
     """Beam search for the point of a train that is nearest to each query, one index after another.
 
     queries: (q, D) -> multi-indices (q, d) and squared distances (q,). Of all prefixes i_1 ... i_k
-    the `beam` whose centres (`centres`) are nearest are kept: q beam n_k r (r + D) operations for
+    the `beam` whose centers (`centers`) are nearest are kept: q beam n_k r (r + D) operations for
     each index, where a search of all points costs q n_1 ... n_d D. Exact when beam >= n_1 ...
     n_{d-1}; else as good as prefixes are clusters.
 
@@ -202,7 +185,7 @@ def tt_nearest(tt: TT, queries: Tensor, beam: int = 8) -> tuple[Tensor, Tensor]:
         )
     q, largest = len(queries), float(tt.norm())
     if q:
-        largest = max(largest, check_dense(queries, who))
+        largest = max(largest, dense_norm(queries, who))
     dtype = torch.promote_types(tt.dtype, queries.dtype)
     wider, unit = torch.promote_types(dtype, torch.float32), _unit(largest)
     queries, tt = queries.to(wider) * unit, tt.to(wider).scale(unit)
@@ -230,7 +213,7 @@ def cluster_order(points: Tensor, shape) -> Tensor:
     >>> cluster_order(torch.tensor([[0.0], [9.0], [1.0], [8.0]]), (2, 2)).reshape(2, 2).sort(1).values.tolist()
     [[0, 2], [1, 3]]
     """
-    size = _check_points("cluster_order", points)
+    size = _size("cluster_order", points)
     shape = _shape("cluster_order", points, shape)
     points = widen(points.detach()) * _unit(size)
 
@@ -252,21 +235,21 @@ def tt_cloud(
     rank,
     *,
     wasserstein: float = 1.0,
-    neighbours: float = 1.0,
+    neighbors: float = 1.0,
     hierarchy: float = 0.1,
     steps: int = 300,
     lr: float = 0.02,
     directions: int = 32,
     batch: int = 2048,
-    start: str = "clusters",
+    init: str = "clusters",
     generator: torch.Generator | None = None,
 ) -> Fit[TT]:
     """A train whose rows, in any order, are a cloud like the points; Adam on its cores.
 
-        wasserstein * sliced_wasserstein + neighbours * chamfer + hierarchy * mean_k distortion(points, centres_k)
+        wasserstein * sliced_wasserstein + neighbors * chamfer + hierarchy * mean_k distortion(points, centers_k)
 
     points: (n, D), shape: (n_1, ..., n_d), of any product. The three numbers weigh the losses; the
-    last keeps prefixes clusters, so that `tt_nearest` finds its way. start: "clusters", the TT-SVD
+    last keeps prefixes clusters, so that `tt_nearest` finds its way. init: "clusters", the TT-SVD
     of points in `cluster_order`, or "random". Each step takes `batch` points and as many rows of
     the train. history: the loss in units of the points' variance.
 
@@ -276,8 +259,8 @@ def tt_cloud(
     >>> fit.value.shape, fit.history[-1] < fit.history[0]
     ((4, 4, 4, 2), True)
     """
-    settings = dict(wasserstein=wasserstein, neighbours=neighbours, hierarchy=hierarchy)
-    settings |= dict(steps=steps, lr=lr, directions=directions, batch=batch, start=start)
+    settings = dict(wasserstein=wasserstein, neighbors=neighbors, hierarchy=hierarchy)
+    settings |= dict(steps=steps, lr=lr, directions=directions, batch=batch, init=init)
     path = tt_cloud_steps(points, shape, rank, **settings, generator=generator)
     values, history = zip(*path)
     return Fit(values[-1], history, False)
@@ -289,13 +272,13 @@ def tt_cloud_steps(
     rank,
     *,
     wasserstein: float = 1.0,
-    neighbours: float = 1.0,
+    neighbors: float = 1.0,
     hierarchy: float = 0.1,
     steps: int = 300,
     lr: float = 0.02,
     directions: int = 32,
     batch: int = 2048,
-    start: str = "clusters",
+    init: str = "clusters",
     generator: torch.Generator | None = None,
 ):
     """`tt_cloud` step by step: yields the train and its loss, beginning with the start.
@@ -305,16 +288,15 @@ def tt_cloud_steps(
     4
     """
     who = "tt_cloud"
-    size, shape = _check_points(who, points), tuple(shape)
-    weights = dict(wasserstein=wasserstein, neighbours=neighbours, hierarchy=hierarchy)
+    size, shape = _size(who, points), check_shape(who, shape)
+    weights = dict(wasserstein=wasserstein, neighbors=neighbors, hierarchy=hierarchy)
     for name, value in (weights | dict(lr=lr)).items():
         number(who, name, value)
     for name, value in dict(directions=directions, batch=batch).items():
         count(who, name, value, 1)
     count(who, "steps", steps, 0)
-    if start not in ("clusters", "random"):
-        raise ValueError(f"{who}: start must be clusters or random, got {start}")
-    if not (wasserstein or neighbours or (hierarchy and len(shape) > 1)):
+    one_of(who, "init", init, ("clusters", "random"))
+    if not (wasserstein or neighbors or (hierarchy and len(shape) > 1)):
         raise ValueError(f"{who}: needs a loss with a weight, got {weights}")
     caps = rank_caps(who, rank, None, (*shape, points.shape[1]), len(shape))
     unit, dtype = _unit(size), points.dtype
@@ -323,19 +305,19 @@ def tt_cloud_steps(
     target = target / scale
 
     def loss(tt):
-        levels = centres(tt)
+        levels = centers(tt)
         x, y = _sample(target, batch, generator), _sample(levels[-1], batch, generator)
         value = target.new_zeros(())
         if wasserstein:
             value = value + wasserstein * _sliced(x, y, directions, generator)
-        if neighbours:
-            value = value + neighbours * _chamfer(x, y)
+        if neighbors:
+            value = value + neighbors * _chamfer(x, y)
         if hierarchy and levels[:-1]:
             means = [_distortion(x, c) for c in levels[:-1]]
             value = value + hierarchy * sum(means) / len(means)
         return value
 
-    path = _descent(_start(target, shape, caps, start, generator), loss, steps, lr)
+    path = _descent(_start(target, shape, caps, init, generator), loss, steps, lr)
     return ((tt.scale(scale / unit).to(dtype), value) for tt, value in path)
 
 
@@ -399,7 +381,7 @@ def tt_permute(
     """
     who = "tt_permute"
     check_generator(who, generator)
-    size = _check_points(who, points)
+    size = _size(who, points)
     shape, n = _shape(who, points, shape), len(points)
     full = (*shape, points.shape[1])
     caps = rank_caps(who, rank, None, full, len(shape))
@@ -438,7 +420,7 @@ def assignment(cost: Tensor) -> Tensor:
     >>> assignment(torch.tensor([[4.0, 1.0, 3.0], [2.0, 0.0, 5.0], [3.0, 2.0, 2.0]]))
     tensor([1, 0, 2])
     """
-    size = check_dense(cost, "assignment")
+    size = dense_norm(cost, "assignment")
     if cost.is_complex():
         raise TypeError(f"assignment: needs real costs, got {cost.dtype}")
     if cost.ndim != 2 or cost.shape[0] != cost.shape[1]:
@@ -478,39 +460,6 @@ def assignment(cost: Tensor) -> Tensor:
 # -------------------------------------------------------------------- what a train is compared with
 
 
-def kmeans(
-    points: Tensor, k: int, *, max_iter: int = 50, generator: torch.Generator | None = None
-) -> Fit[Tensor]:
-    """k centers that make `distortion(points, centres)` small: Lloyd's iteration from far points
-    [Arthur2007].
-
-    points: (n, D) -> (k, D). The start draws each center with probability as its squared distance
-    to those before. A center that loses all its points stays. history: the distortion, of the start
-    and after each step; the last is that of the result. Raises ValueError for NaN and for k beyond
-    1..n.
-
-    >>> kmeans(torch.tensor([[0.0], [1.0], [9.0], [10.0]]), 2).value.sort(0).values.flatten()
-    tensor([0.5000, 9.5000])
-    """
-    size = _some("kmeans", points, k)
-    count("kmeans", "max_iter", max_iter, 1)
-    unit, dtype = _unit(size), points.dtype
-    x = points.detach().to(torch.promote_types(dtype, torch.float32)) * unit
-    found = _spread_out(x, k, generator)
-    own = _nearest(x, found)
-    history, converged = [_within(x, found, own)], False
-    for _ in range(max_iter):
-        many = torch.bincount(own, minlength=k)[:, None].to(x)
-        sums = torch.zeros_like(found).index_add(0, own, x)
-        found = torch.where(many > 0, sums / many.clamp_min(1), found)
-        own = _nearest(x, found)
-        history.append(_within(x, found, own))
-        if history[-1] >= history[-2] * (1 - 1e-6):
-            converged = True
-            break
-    return Fit((found / unit).to(dtype), tuple(h / unit / unit for h in history), converged)
-
-
 def coreset(points: Tensor, k: int) -> Tensor:
     """Numbers of k points that cover all: each the farthest from those before, at most twice the
     best radius [Gonzalez1985].
@@ -521,7 +470,8 @@ def coreset(points: Tensor, k: int) -> Tensor:
     >>> coreset(torch.tensor([[0.0], [1.0], [9.0], [10.0]]), 2)
     tensor([0, 3])
     """
-    unit = _unit(_some("coreset", points, k))
+    unit = _unit(_size("coreset", points))
+    k = count("coreset", "k", k, 1, len(points))
     points = widen(points.detach()) * unit
     far = (points - points.mean(0)).square().sum(1)
     chosen = []
@@ -530,24 +480,6 @@ def coreset(points: Tensor, k: int) -> Tensor:
         new = (points - points[chosen[-1]]).square().sum(1)
         far = new if step == 0 else torch.minimum(far, new)
     return torch.tensor(chosen, device=points.device)
-
-
-def _spread_out(x, k, generator):
-    """k of the points, each drawn with its squared distance to those before as weight."""
-    source = generator.device if generator is not None else None
-    first = torch.randint(len(x), (1,), generator=generator, device=source)
-    found = x[first.to(x.device)]
-    far = (x - found).square().sum(1)
-    for _ in range(k - 1):
-        weights = far if float(far.sum()) > 0 else torch.ones_like(far)
-        place = torch.multinomial(weights.double().to(source or "cpu"), 1, generator=generator)
-        new = x[place.to(x.device)]
-        found, far = torch.cat([found, new]), torch.minimum(far, (x - new).square().sum(1))
-    return found
-
-
-def _within(x, found, own):
-    return float((x - found[own]).square().sum(1).double().mean())
 
 
 # ------------------------------------------------------------------------------------------ helpers
@@ -571,34 +503,20 @@ def _clouds(who, x, y, empty=False):
     return x.to(dtype), y.to(dtype)
 
 
-def _check_points(who, points):
-    """The norm of a cloud of real points."""
-    size = check_dense(points, who)
-    if points.is_complex():
-        raise TypeError(f"{who}: needs real points, got {points.dtype}")
-    if points.ndim != 2:
-        raise ValueError(f"{who}: needs points (n, D), got shape {tuple(points.shape)}")
-    return size
+def _size(who, points) -> float:
+    """The norm of a cloud, which is checked."""
+    clusters.check_points(who, points)
+    return float(norm(points))
 
 
 def _shape(who, points, shape):
-    shape = tuple(shape)
+    shape = check_shape(who, shape)
     if math.prod(shape) != len(points):
         raise ValueError(
             f"{who}: needs points (n, D) with n the product of {shape}, got shape "
             f"{tuple(points.shape)}"
         )
     return shape
-
-
-def _some(who, points, k):
-    """The norm of a cloud that has k points."""
-    size = _check_points(who, points)
-    if count(who, "k", k) > len(points):
-        raise ValueError(
-            f"{who}: needs points (n, D) and 1 <= k <= n, got shape {tuple(points.shape)} and k={k}"
-        )
-    return size
 
 
 def _cloud_train(who, tt):
@@ -644,8 +562,8 @@ def _sample(x, batch, generator):
     return x[torch.randperm(len(x), generator=generator, device=source)[:batch].to(x.device)]
 
 
-def _start(target, shape, caps, start, generator):
-    if start == "random":
+def _start(target, shape, caps, init, generator):
+    if init == "random":
         return TT.randn(
             (*shape, target.shape[1]),
             caps,

@@ -159,7 +159,8 @@ class FactorSGD(TrainingMethod):
 
     model: with layers on a `LowRank` of two factors, or on none. alternate: two evaluations a step: in
     the first all of u and all else move, in the second all of v. Its effective step in W = U Vᴴ is
-    G V Vᴴ + U Uᴴ G: it grows and shrinks with the factors.
+    G V Vᴴ + U Uᴴ G: it grows and shrinks with the factors. A step raises FloatingPointError where
+    the loss or a gradient is not finite, before anything of its turn has moved.
 
     >>> from tensorlab import LowRank
     >>> model = FactorizedLinear(LowRank.randn((5, 4), 2))
@@ -183,6 +184,7 @@ class FactorSGD(TrainingMethod):
         self.optimizer, self.steps = optimizer, 0
         every = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         right = {id(m.tensors[1]) for m in layers}
+        self._names = _layer_names(model)
         self.turns = (
             [[p for p in every if id(p) not in right], [p for p in every if id(p) in right]]
             if alternate
@@ -207,6 +209,7 @@ class FactorSGD(TrainingMethod):
                     "FactorSGD.step: closure needs to return a loss that depends on the parameters "
                     "of each turn, got none of them in it"
                 )
+            self._check_finite(losses[-1], part, found)
             self.optimizer.zero_grad(set_to_none=True)
             for p, g in zip(part, found):
                 p.grad = g
@@ -214,7 +217,25 @@ class FactorSGD(TrainingMethod):
         self.steps += 1
         return losses[0].detach()
 
+    def _check_finite(self, loss, part, found) -> None:
+        for p, g in zip(part, found):
+            if g is not None:
+                check_finite("FactorSGD", self._names.get(id(p), "?"), self.steps, g)
+        if not loss.detach().isfinite():
+            got = f"{float(loss.detach())} at step {self.steps}"
+            raise FloatingPointError(f"FactorSGD: needs a finite loss, got {got}")
+
     @property
     def ranks(self) -> dict[str, int | tuple[int, ...]]:
         """The rank of each layer that holds a format, by name; it never changes."""
         return {name: rank_of(layer.weight) for name, layer in self.layers.items()}
+
+
+def _layer_names(model: nn.Module) -> dict[int, str]:
+    """The name of the layer that each parameter belongs to, by the parameter's id."""
+    names: dict[int, str] = {}
+    for name, module in model.named_modules():
+        own = module.tensors if isinstance(module, FactorizedLinear) else ()
+        for p in (*own, *module.parameters(recurse=False)):
+            names.setdefault(id(p), name)
+    return names

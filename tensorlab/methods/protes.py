@@ -7,7 +7,7 @@ that learns where to look.
     q_{k+1} = q_k G_k[i_k] from the left,     z_k = sum_j G_k[j] z_{k+1} from the right
 
 For cores without a minus p = P / sum P. Steps bring minus signs in; then p is an autoregressive
-distribution of its own, as exactly normalised, and what is drawn is what is scored. No scale
+distribution of its own, as exactly normalized, and what is drawn is what is scored. No scale
 matters, so q and z are brought to size 1 at every mode.
 
 Three things are not in the paper. A point is evaluated once: known ones cost nothing and are drawn
@@ -18,16 +18,14 @@ changed. A constraint masks all: the model's zeros stay zeros, and no draw leave
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Real
 
 import torch
 from torch import Tensor
 
-from ..arguments import count, is_integer, returned, values_of
+from ..arguments import check_shape, count, is_integer, positive, returned, values_of
 from ..fit import Fit
-from ..formats.base import check_shape
 from ..formats.tt import TT
-from ..linalg import check_dense
+from ..linalg import dense_norm
 from ..multilinear import check_int64, digit_shape, from_digits, index_keys
 from ..rng import check_generator, rand
 
@@ -70,7 +68,7 @@ class Automaton:
     in which a word may end.
 
     >>> no_two_ones = Automaton(step=[[0, 1], [0, -1]], accept=[0, 1])
-    >>> no_two_ones.train((2, 2, 2)).to_dense().sum()
+    >>> no_two_ones.tt((2, 2, 2)).to_dense().sum()
     tensor(5., dtype=torch.float64)
     """
 
@@ -78,10 +76,10 @@ class Automaton:
     accept: list[int]
     start: int = 0
 
-    def train(self, shape, *, device=None) -> TT:
+    def tt(self, shape, *, device=None) -> TT:
         """The indicator as a train, its ranks the number of states [Batsheva2023]: G[s, i,
         step[s][i]] = 1."""
-        states, shape = len(self.step), check_shape("Automaton.train", shape)
+        states, shape = len(self.step), check_shape("Automaton.tt", shape)
         rows = [list(row) for row in self.step]
         if not states:
             raise ValueError("Automaton: needs at least one state, got none")
@@ -117,7 +115,7 @@ def protes(
     lr: float = 0.05,
     constraint: Automaton | TT | None = None,
     mutants: int | None = None,
-    start: TT | None = None,
+    init: TT | None = None,
     quantized: bool = False,
     dtype: torch.dtype = torch.float64,
     device=None,
@@ -133,7 +131,7 @@ def protes(
     ends when every point is known, or after 20 batches without a new one. rank: of the train, with
     a constraint for each of its states. mutants: how many points of a batch are changed copies of
     the best, a fifth unless told. constraint: an `Automaton`, or a train whose cores are >= 0 and
-    whose entries are > 0 where feasible, 0 elsewhere; f gets feasible points only. start: a train
+    whose entries are > 0 where feasible, 0 elsewhere; f gets feasible points only. init: a train
     to begin from, such as `.model` of an earlier fit. quantized: the train, and the constraint,
     have the modes of `digit_shape(shape)`, each index in its prime digits; f gets plain ones.
 
@@ -154,7 +152,7 @@ def protes(
         lr=lr,
         constraint=constraint,
         mutants=mutants,
-        start=start,
+        init=init,
         quantized=quantized,
         dtype=dtype,
         device=device,
@@ -195,7 +193,7 @@ class Protes:
         lr=0.05,
         constraint=None,
         mutants=None,
-        start=None,
+        init=None,
         quantized=False,
         dtype=torch.float64,
         device=None,
@@ -211,14 +209,13 @@ class Protes:
                 f"protes: elite and mutants must be at most batch, {batch}, got {elite} and "
                 f"{mutants}"
             )
-        if isinstance(lr, bool) or not isinstance(lr, Real) or not 0 < lr < math.inf:
-            raise ValueError(f"protes: lr must be a number > 0, got {lr!r}")
+        lr = positive("protes", "lr", lr)
         if dtype not in (torch.float32, torch.float64):
             raise TypeError(f"protes: dtype must be torch.float32 or torch.float64, got {dtype!r}")
         check_generator("protes", generator)
         if generator is None:
             generator = torch.Generator().manual_seed(int(torch.randint(2**62, (), device="cpu")))
-        self.lr, self.quantized, self.generator = float(lr), quantized, generator
+        self.lr, self.quantized, self.generator = lr, quantized, generator
         self.modes = digit_shape(self.shape) if quantized else self.shape
         device = torch.get_default_device() if device is None else torch.device(device)
         self.support = _support(constraint, self.modes, device)  # (d, s, n, s)
@@ -229,11 +226,11 @@ class Protes:
             )
         self.ahead, self.moves = ahead.to(dtype), self.support.transpose(1, 2).to(dtype)
         self.mask = _blocks(self.support, min(rank, max(1, _widest(self.modes)))).to(dtype)
-        if start is None:
+        if init is None:
             drawn = rand(*self.mask.shape, generator=generator, dtype=dtype, device=device)
             self.cores = drawn * self.mask
         else:
-            self.cores, self.mask = _started(start, self.modes, self.mask, constraint)
+            self.cores, self.mask = _started(init, self.modes, self.mask, constraint)
         self._begin(device)
 
     def _begin(self, device) -> None:
@@ -611,7 +608,7 @@ def _support(constraint, modes, device) -> Tensor:
     if constraint is None:
         constraint = TT(tuple(torch.ones(1, n, 1, device=device) for n in modes))
     elif isinstance(constraint, Automaton):
-        constraint = constraint.train(modes, device=device)
+        constraint = constraint.tt(modes, device=device)
     elif not isinstance(constraint, TT):
         raise TypeError(
             f"protes: constraint must be an Automaton or a TT, got {type(constraint).__name__}"
@@ -652,24 +649,24 @@ def _blocks(support: Tensor, rank: int) -> Tensor:
     return mask
 
 
-def _started(start, modes, mask, constraint) -> tuple[Tensor, Tensor]:
-    if not isinstance(start, TT):
-        raise TypeError(f"protes: start must be a TT, got {type(start).__name__}")
-    if start.shape != tuple(modes) or start.dtype.is_complex:
+def _started(init, modes, mask, constraint) -> tuple[Tensor, Tensor]:
+    if not isinstance(init, TT):
+        raise TypeError(f"protes: init must be a TT, got {type(init).__name__}")
+    if init.shape != tuple(modes) or init.dtype.is_complex:
         raise ValueError(
-            f"protes: start must be real with the modes {tuple(modes)}, got {start.dtype} with "
-            f"{start.shape}"
+            f"protes: init must be real with the modes {tuple(modes)}, got {init.dtype} with "
+            f"{init.shape}"
         )
-    if constraint is not None and set(start.ranks) != {mask.shape[1]}:
+    if constraint is not None and set(init.ranks) != {mask.shape[1]}:
         raise ValueError(
-            f"protes: start must have the ranks {mask.shape[1]} that the constraint asks for, got "
-            f"{start.ranks}"
+            f"protes: init must have the ranks {mask.shape[1]} that the constraint asks for, got "
+            f"{init.ranks}"
         )
-    for core in start.cores:
-        if check_dense(core, "protes: start") == 0:
-            raise ValueError("protes: start must be a train that is not zero, got a core of zeros")
-    sized = [core.detach() / core.detach().abs().max() for core in start.cores]
-    r = max(1, *start.ranks) if start.ranks else 1
+    for core in init.cores:
+        if dense_norm(core, "protes: init") == 0:
+            raise ValueError("protes: init must be a train that is not zero, got a core of zeros")
+    sized = [core.detach() / core.detach().abs().max() for core in init.cores]
+    r = max(1, *init.ranks) if init.ranks else 1
     cores = _padded(sized, r, max(modes), mask.device).to(mask.dtype)
     if constraint is None:
         mask = _padded([torch.ones_like(core) for core in sized], r, max(modes), mask.device).to(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..arguments import is_integer
+from ..arguments import check_matrix_shape, count, fraction, one_of
 from ..layers.dense import current, dense_weight, is_conv1d, write_weights
 from ..layers.report import layer_flops
 from ..layers.select import WEIGHTS, choose, settable
@@ -179,7 +179,7 @@ def lottery(
     x: Tensor,
     *,
     rounds: int,
-    rate: float = 0.2,
+    prune_rate: float = 0.2,
     block: tuple[int, int] | None = None,
     across: str = "model",
     restart: Callable[[nn.Module], object] | None = None,
@@ -187,22 +187,19 @@ def lottery(
     """Iterative magnitude pruning with rewinding: train, prune, go back to the start, again
     [FrankleCarbin2019].
 
-        w <- m * w_0;   train;   m <- m without the share `rate` of what is left, the smallest;   `rounds` times
+        w <- m * w_0;   train;   m <- m without the share `prune_rate` of what is left, the smallest;   `rounds` times
 
-    A generator: after round k the model holds the trained network of sparsity 1 - (1 - rate)^k, and
+    A generator: after round k the model holds the trained network of sparsity 1 - (1 - prune_rate)^k, and
     a `Ticket` says what it cost. train: (model, masks) -> number of examples seen; it makes its
     optimizer and calls `hold`. x: a batch, to count FLOPs with. block: prune blocks. restart: draws
     other weights instead of w_0, the control that a ticket is compared with.
 
     >>> model, x = nn.Sequential(nn.Linear(5, 4)), torch.ones(3, 5)
-    >>> [round(t.sparsity, 2) for t in lottery(model, lambda model, masks: 3, "*", x, rounds=2, rate=0.5)]
+    >>> [round(t.sparsity, 2) for t in lottery(model, lambda model, masks: 3, "*", x, rounds=2, prune_rate=0.5)]
     [0.0, 0.5, 0.75]
     """
-    if not 0 < rate < 1 or not is_integer(rounds) or rounds < 1:
-        raise ValueError(
-            f"lottery: needs 0 < rate < 1 and an integer rounds >= 1, got rate={rate} and "
-            f"rounds={rounds}"
-        )
+    fraction("lottery", "prune_rate", prune_rate)
+    rounds = count("lottery", "rounds", rounds)
     start = {name: t.clone() for name, t in model.state_dict().items()}
     masks = _masks("lottery", model, names, 0.0, block or (1, 1), across, None)
     for k in range(rounds + 1):
@@ -221,18 +218,20 @@ def lottery(
         yield Ticket(k, masks, examples, flops, dense)
         if k < rounds:
             masks = _masks(
-                "lottery", model, names, 1 - (1 - rate) ** (k + 1), block or (1, 1), across, masks
+                "lottery",
+                model,
+                names,
+                1 - (1 - prune_rate) ** (k + 1),
+                block or (1, 1),
+                across,
+                masks,
             )
 
 
-def _masks(who, model, names, share, block, across, before):
-    if not 0 <= share < 1:
-        raise ValueError(f"{who}: needs a sparsity in 0 <= sparsity < 1, got {share}")
-    if across not in ("model", "layer"):
-        raise ValueError(f'{who}: needs across="model" or "layer", got {across!r}')
-    if len(tuple(block)) != 2 or not all(is_integer(n) and n >= 1 for n in block):
-        raise ValueError(f"{who}: needs a block (rows, columns) of integers >= 1, got {block}")
-    block = tuple(map(int, block))
+def _masks(who, model, names, sparsity, block, across, before):
+    fraction(who, "sparsity", sparsity, zero=True)
+    one_of(who, "across", across, ("model", "layer"))
+    block = check_matrix_shape(f"{who}: block", block)
     layers = settable(who, choose(who, model, names, WEIGHTS))
     weights = {name: dense_weight(layer).detach() for name, layer in layers.items()}
     before = {name: _earlier(who, layers, name, mask) for name, mask in (before or {}).items()}
@@ -242,7 +241,7 @@ def _masks(who, model, names, share, block, across, before):
     for group in groups:
         every = torch.cat([scores[name].flatten() for name in group])
         stays = torch.ones_like(every, dtype=torch.bool)
-        stays[every.argsort(stable=True)[: round(share * len(every))]] = False
+        stays[every.argsort(stable=True)[: round(sparsity * len(every))]] = False
         kept |= zip(group, stays.split([scores[name].numel() for name in group]))
     spread = {n: _spread(kept[n].view_as(scores[n]), w, block) for n, w in weights.items()}
     return {name: _oriented(layers[name], mask) for name, mask in spread.items()}

@@ -19,6 +19,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from ..arguments import fraction, positive
 from ..formats.lowrank import LowRank
 from ..formats.tt import TT
 from ..formats.tt_manifold import Tangent, retract, transport, tt_project
@@ -57,11 +58,8 @@ class RiemannianSGD(TrainingMethod):
     """
 
     def __init__(self, model: nn.Module, optimizer, *, lr: float, momentum: float = 0.9):
-        if not lr > 0 or not 0 <= momentum < 1:
-            raise ValueError(
-                f"RiemannianSGD: needs lr > 0 and 0 <= momentum < 1, got lr={lr} and "
-                f"momentum={momentum}"
-            )
+        positive("RiemannianSGD", "lr", lr)
+        fraction("RiemannianSGD", "momentum", momentum, zero=True)
         every = {name: m for name, m in model.named_modules() if isinstance(m, FactorizedLinear)}
         self.layers = {
             n: m

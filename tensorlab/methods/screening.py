@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from .. import arguments
-from ..linalg import check_dense
+from ..linalg import dense_norm
 from .estimator import read_numbers, read_table, standardize
 
 SETS = 1 << 24  # sets that are screened at most: half a gigabyte of sums
@@ -45,7 +45,7 @@ def screen_interactions(
     who = "screen_interactions"
     x = read_table(who, x)
     (n, d), order = x.shape, arguments.count(who, "order", order, 2)
-    arguments.count(who, "count", count)
+    count = arguments.count(who, "count", count)
     total = sum(math.comb(d, size) for size in range(2, min(order, d) + 1))
     if total > SETS:
         raise ValueError(
@@ -57,7 +57,7 @@ def screen_interactions(
         raise ValueError(
             f"{who}: needs a residual for each of the {n} rows, got shape {tuple(residual.shape)}"
         )
-    norm = check_dense(residual, who)
+    norm = dense_norm(residual, who)
     residual = (residual.double() / (norm or 1.0)).to(x)  # of any size
 
     z, blocks = standardize(x)[0], list(_blocks(d, order))

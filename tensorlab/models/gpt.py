@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..arguments import one_of
 from ..layers.linear import redraw
 from ..rng import randn
 
@@ -122,8 +123,7 @@ class Characters:
 
     def part(self, name: str) -> str:
         cuts = {"train": (0.0, 0.9), "valid": (0.9, 0.95), "test": (0.95, 1.0)}
-        if name not in cuts:
-            raise ValueError(f"Characters.part: needs one of {', '.join(cuts)}, got {name!r}")
+        one_of("Characters.part", "name", name, cuts)
         a, b = (int(share * len(self.text)) for share in cuts[name])
         return self.text[a:b]
 

@@ -7,6 +7,7 @@ line of its docstring says what it makes.
 import importlib
 import pkgutil
 
+from ..arguments import one_of
 from ..files import replaced
 from . import table as tables
 from .program import PRESETS, Program
@@ -27,9 +28,7 @@ def programs() -> dict[str, Program]:
 def find(key: str) -> Program:
     """The program of a key. Raises ValueError, with the keys there are, if there is none."""
     found = programs()
-    if key not in found:
-        raise ValueError(f"run: needs one of the keys {', '.join(found)}, got {key!r}")
-    return found[key]
+    return found[one_of("run", "key", key, found)]
 
 
 def run(

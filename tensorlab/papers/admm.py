@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from .. import datasets
+from ..arguments import one_of
 from ..formats.lowrank import LowRank
 from ..formats.modes import near_shape
 from ..formats.tt import tt_svd
@@ -141,8 +142,7 @@ def projections(set: str, rank: int) -> dict:
         w, near_shape(w.shape[0], 3), near_shape(w.shape[1], 3), 2 * rank
     )
     dense = {"TT": train, "Tucker": low, "low rank": low}
-    if set not in kernel:
-        raise ValueError(f"projections: needs one of {', '.join(kernel)}, got {set!r}")
+    one_of("projections", "set", set, kernel)
     return {"conv2": kernel[set], "dense1": dense[set]}
 
 

@@ -304,8 +304,10 @@ def ticket(model, trainer, size, rank):
         _held(model, trainer, masks, size["epochs"])
         return size["epochs"] * len(trainer.y)
 
-    rate = 1 - share_of_rank(model, rank) ** (1 / size["rounds"])
-    *_, last = lottery(model, train, LAYERS, trainer.x[:1], rounds=size["rounds"], rate=rate)
+    prune_rate = 1 - share_of_rank(model, rank) ** (1 / size["rounds"])
+    *_, last = lottery(
+        model, train, LAYERS, trainer.x[:1], rounds=size["rounds"], prune_rate=prune_rate
+    )
     return last.masks
 
 

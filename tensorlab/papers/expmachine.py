@@ -27,8 +27,8 @@ FOREST, LOGISTIC = "random forest", "logistic regression"
 MACHINES = {
     "ExM rank 8": dict(rank=8, lr=0.005, ridge=0.0, spread=0.4),
     "ExM rank 30": dict(rank=30, lr=0.005, ridge=0.0, spread=0.4),
-    "ExM rank 8, screened": dict(rank=8, lr=0.0001, ridge=0.0, start="screened", order=6),
-    "ExM rank 30, screened": dict(rank=30, lr=0.0001, ridge=0.0, start="screened", order=6),
+    "ExM rank 8, screened": dict(rank=8, lr=0.0001, ridge=0.0, init="screened", order=6),
+    "ExM rank 30, screened": dict(rank=30, lr=0.0001, ridge=0.0, init="screened", order=6),
 }
 CORES = {CAR: dict(rank=5, ridge=1e-4), HIV: dict(rank=3, ridge=1e-3)}
 SIZES = {

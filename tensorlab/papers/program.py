@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
+from ..arguments import one_of
 from .table import Table, load, printed, results, show, to_value
 
 PRESETS = ("quick", "full")
@@ -60,9 +61,7 @@ class Program:
 
     def run(self, preset: str, *, resume: bool = True, progress: bool = True) -> Table:
         """The table of a preset; see `run_rows`. Raises ValueError if there is no such preset."""
-        if preset not in PRESETS:
-            need = f"a preset of {', '.join(PRESETS)}"
-            raise ValueError(f"{self.key}: needs {need}, got {preset!r}")
+        one_of(self.key, "preset", preset, PRESETS)
         size = self.sizes[preset]
         table = run_rows(
             self.key,

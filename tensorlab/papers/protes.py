@@ -111,7 +111,7 @@ def admitted(p: Problem, index):
     """Which points the constraint of a problem admits."""
     if p.constraint is None:
         return torch.ones(len(index), dtype=torch.bool)
-    return p.constraint.train(p.shape).at(index) > 0
+    return p.constraint.tt(p.shape).at(index) > 0
 
 
 def draw(table: Table, ax) -> str:

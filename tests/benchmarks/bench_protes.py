@@ -86,7 +86,7 @@ def by_protes(p, seed):
                     (0, 5 - c.shape[2] if k < len(p.shape) - 1 else 0),
                 ),
             )
-            for k, c in enumerate(p.constraint.train(p.shape).cores)
+            for k, c in enumerate(p.constraint.tt(p.shape).cores)
         ]
         start = [jnp.array(cores[0]), jnp.array(np.stack(cores[1:-1])), jnp.array(cores[-1])]
     peer(

@@ -48,5 +48,5 @@ def test_layers_of_any_size(name):
     start = w.initial()  # entries of variance 1 / (3 in), which is no float
     assert all(0.5 < float(t.max()) < 1 for t in start.tensors())
     layer = tl.FactorizedLinear(w)
-    assert layer.rate == 0 and "e316" in repr(layer)
+    assert layer.storage_ratio == 0 and "e316" in repr(layer)
     assert "e316" in str(tl.layer_report(nn.Sequential(layer)))

@@ -271,7 +271,7 @@ def test_gradients_are_right(dtype, generator):
         (
             lambda: tl.Kronecker.from_dense(torch.zeros(4, 4), 1, factors=1),
             ValueError,
-            "2 up, got 1",
+            "the number of factors must be an integer >= 2, got 1",
         ),
         (
             lambda: tl.Kronecker.randn((4, 6), 1).apply(torch.zeros(3, 4)),

@@ -115,12 +115,28 @@ def test_storage_by_hand():
 @pytest.mark.parametrize(
     ("make", "error", "said"),
     [
-        (lambda: tl.Monarch.randn((8, 8), 9), ValueError, "blocks=9"),
-        (lambda: tl.Monarch.randn((8, 8), 0), ValueError, "blocks=0"),
-        (lambda: tl.Monarch.randn((8, 8), 2, cores=3), ValueError, "got cores=3 and blocks=2"),
-        (lambda: tl.Monarch.randn((8, 8), 2.0), ValueError, "blocks=2.0"),
+        (
+            lambda: tl.Monarch.randn((8, 8), 9),
+            ValueError,
+            "blocks must be an integer in 1..8, got 9",
+        ),
+        (
+            lambda: tl.Monarch.randn((8, 8), 0),
+            ValueError,
+            "blocks must be an integer in 1..8, got 0",
+        ),
+        (
+            lambda: tl.Monarch.randn((8, 8), 2, cores=3),
+            ValueError,
+            "blocks need two cores, got cores=3",
+        ),
+        (
+            lambda: tl.Monarch.randn((8, 8), 2.0),
+            ValueError,
+            "blocks must be an integer in 1..8, got 2.0",
+        ),
         (lambda: tl.Monarch.from_dense([[1.0]], 1), TypeError, "got list"),
-        (lambda: tl.Monarch.from_dense(torch.zeros(4), 1), ValueError, r"shape \(4,\)"),
+        (lambda: tl.Monarch.from_dense(torch.zeros(4), 1), ValueError, r"two sizes .*, got \(4,\)"),
         (lambda: tl.Monarch.from_dense(torch.zeros(4, 4), cores=0), ValueError, "got 0"),
         (
             lambda: tl.Monarch.randn((4, 4), 2).apply(torch.zeros(5)),

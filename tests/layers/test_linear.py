@@ -80,7 +80,9 @@ def test_the_svd_layer_has_balanced_factors_and_the_rate_of_the_talks(generator)
     assert torch.allclose(u.mT @ u, torch.diag(s), atol=1e-12) and torch.allclose(
         v.mT @ v, torch.diag(s), atol=1e-12
     )
-    assert layer.rate == pytest.approx(3 * (8 + 12) / (8 * 12)) and "rate 0.625" in repr(layer)
+    assert layer.storage_ratio == pytest.approx(
+        3 * (8 + 12) / (8 * 12)
+    ) and "storage ratio 0.625" in repr(layer)
 
 
 def test_from_linear_reads_the_transposed_weight_of_gpt2(generator):

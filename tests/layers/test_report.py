@@ -33,7 +33,7 @@ def test_a_report_by_hand():
     replace_linear(model, "1", lambda w: TTMatrix.from_dense(w, 2, out=(2, 3), in_=(2, 2)))
     report = layer_report(model, mlp(8, 4, 6, dtype=torch.float32))
     dense, tt = report.rows
-    assert (dense.kind, dense.parameters, dense.flops, dense.bytes, dense.rate) == (
+    assert (dense.kind, dense.parameters, dense.flops, dense.bytes, dense.storage_ratio) == (
         "dense",
         32,
         64,
@@ -47,7 +47,9 @@ def test_a_report_by_hand():
         8 + 12,
         80,
     )
-    assert tt.flops == TTMatrix.flops(model[1].weight, 1) and tt.rate == pytest.approx(20 / 24)
+    assert tt.flops == TTMatrix.flops(model[1].weight, 1) and tt.storage_ratio == pytest.approx(
+        20 / 24
+    )
     assert report.total("parameters") == 52 and "total" in str(report).splitlines()[-1]
     with pytest.raises(KeyError, match="needs one of 0, 1, got '2'"):
         report["2"]

@@ -198,7 +198,10 @@ def test_the_formats_are_the_start_of_fine_tuning():
             lambda m, o: ADMM(m, o, {"conv": rank(2)}, rho=1.0),
             r"needs a name of a linear or convolution layer \(0\), got 'conv'",
         ),
-        (lambda m, o: ADMM(m, o, {"0": rank(2)}, rho=0.0), "got 0.0 in round 0"),
+        (
+            lambda m, o: ADMM(m, o, {"0": rank(2)}, rho=0.0),
+            "rho in round 0 must be a number > 0, got 0.0",
+        ),
         (lambda m, o: ADMM(m, o, {"0": rank(2)}, rho=1.0, every=0), "got 0"),
         (lambda m, o: ADMM(m, o, {"0": lambda w: w}, rho=1.0), "got Tensor"),
         (

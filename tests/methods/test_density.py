@@ -12,7 +12,8 @@ from scipy.interpolate import BSpline
 from sklearn.base import clone
 
 import tensorlab as tl
-from tensorlab.methods.density import product_mixture
+from tensorlab.methods import density
+from tensorlab.methods.density_learners import product_mixture, start_trains
 from tensorlab.methods.splines import Margins, Splines, spline_edges
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")
@@ -368,7 +369,7 @@ def test_noise_on_the_unit_interval_is_reflected_at_its_ends(noise):
 
 def test_noise_does_not_pile_up_at_the_ends_of_a_density_with_cells():
     x = torch.rand(2000, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    settings = dict(rank=1, basis=12, cells=10, margin=0.0, noise=0.4, steps=6, holdout=0.0)
+    settings = dict(rank=1, basis=12, cells=10, margin=0.0, noise=0.4, steps=6, held_out=0.0)
     model = tl.TTDensity(**settings).fit(x)
     ends = model.score_samples(torch.tensor([[0.002], [0.998]], dtype=torch.float64)).exp()
     assert (ends - 1).abs().max() < 0.25
@@ -585,3 +586,17 @@ def test_says_no_to_questions_it_cannot_answer(squared):
     ):
         with pytest.raises(ValueError, match=said):
             call()
+
+
+@pytest.mark.parametrize("settings", [{}, dict(method="adam"), dict(model="linear")], ids=str)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_fit_that_is_nowhere_finite_is_a_floating_point_error(monkeypatch, settings, value):
+    model, x = tl.TTDensity(rank=2, basis=6, steps=2, **settings).fit(crescent(200)), crescent(300)
+    before = model.score_samples(x)
+    start = lambda *arguments: [
+        tl.TT(tuple(core * value for core in train.cores)) for train in start_trains(*arguments)
+    ]
+    monkeypatch.setattr(density, "start_trains", start)
+    with pytest.raises(FloatingPointError, match="TTDensity.fit: needs steps that stay finite"):
+        model.fit(x)
+    assert torch.equal(model.score_samples(x), before)  # what was learned before is still there

@@ -348,7 +348,7 @@ def test_classes_that_are_refused(y, error, said):
         dict(method="riemannian", steps=4, batch=999),
         dict(format="ht"),
         dict(format="cp"),
-        dict(start="screened", steps=2),
+        dict(init="screened", steps=2),
     ],
     ids=str,
 )
@@ -490,7 +490,7 @@ CHECKED = {
     "density, cells": ESTIMATORS["density"](cells=5),
     "density, linear": ESTIMATORS["density"](model="linear"),
     "machine": ESTIMATORS["machine"](),
-    "machine, tree, screened": ESTIMATORS["machine"](format="ht", start="screened"),
+    "machine, tree, screened": ESTIMATORS["machine"](format="ht", init="screened"),
 }
 
 

@@ -115,7 +115,7 @@ def test_one_sweep_over_one_column_is_newtons_logistic_regression(generator):
         dict(method="cores", steps=6),
         dict(method="riemannian", steps=60, batch=9999),
         dict(method="adam", steps=200, lr=0.05),
-        dict(start="screened", steps=100, lr=0.05),
+        dict(init="screened", steps=100, lr=0.05),
         dict(format="cp", steps=200, lr=0.05),
         dict(format="ht", steps=200, lr=0.05),
     ],
@@ -140,8 +140,8 @@ def test_the_screened_start_finds_what_descent_from_the_linear_model_does_not():
     from tensorlab.papers.expmachine import auc, synthetic
 
     x, y, z, t = synthetic(4000, 16, 4, 20)
-    fit = lambda start, lr: (
-        tl.ExponentialMachine(rank=8, start=start, lr=lr, steps=100).fit(x, y).decision_function(z)
+    fit = lambda init, lr: (
+        tl.ExponentialMachine(rank=8, init=init, lr=lr, steps=100).fit(x, y).decision_function(z)
     )
     assert auc(fit("screened", 0.001), t) > auc(fit("linear", 0.005), t) + 0.15
 
@@ -150,7 +150,7 @@ def test_the_screened_start_finds_what_descent_from_the_linear_model_does_not():
 def test_the_screened_start_in_each_format(format):
     x, y = planted(2000)
     machine = tl.ExponentialMachine(
-        rank=5, format=format, start="screened", order=3, steps=1, lr=0.0
+        rank=5, format=format, init="screened", order=3, steps=1, lr=0.0
     ).fit(x, y)
     assert machine.score(*planted(800, seed=1)) > 0.95
     assert {found for found, _ in machine.strongest(3, 3)} == {(2,), (0, 3), (1, 4, 6)}
@@ -161,11 +161,11 @@ def test_categorical_columns_are_left_out_of_the_screening(generator):
     codes = torch.randint(3, (1000, 2), generator=generator).double()
     x = torch.cat([codes[:, :1], x, codes[:, 1:]], 1)
     machine = tl.ExponentialMachine(
-        rank=4, categorical=(0, 9), start="screened", order=3, steps=1, lr=0.0
+        rank=4, categorical=(0, 9), init="screened", order=3, steps=1, lr=0.0
     ).fit(x, y)
     assert {found for found, _ in machine.strongest(3, 3)} == {(3,), (1, 4), (2, 5, 7)}
-    fit = lambda start: (
-        tl.ExponentialMachine(categorical=range(8), steps=2, start=start).fit(x[:, 1:9], y).weights_
+    fit = lambda init: (
+        tl.ExponentialMachine(categorical=range(8), steps=2, init=init).fit(x[:, 1:9], y).weights_
     )
     assert all(
         torch.equal(a, b) for a, b in zip(fit("linear").cores, fit("screened").cores)
@@ -263,7 +263,7 @@ def test_says_no_and_loses_nothing(machine):
         (dict(format="tucker"), "'tucker'"),
         (dict(method="sgd"), "'sgd'"),
         (dict(format="cp", method="cores"), 'needs format "tt"'),
-        (dict(start="random"), """start must be "linear" or "screened", got 'random'"""),
+        (dict(init="random"), """init must be "linear" or "screened", got 'random'"""),
         (dict(order=1), "order must be an integer >= 2"),
         (dict(rank=1), "rank must be an integer >= 2, got 1"),
         (dict(lr=-1), "got -1"),

@@ -413,7 +413,7 @@ def test_the_integrator_adapts_the_rank():
     "call, said",
     [
         (lambda m: add_lora(m, "7", 2), r"needs a name of a linear layer \(0, 2, 4\), got '7'"),
-        (lambda m: add_lora(m, "0", 0), "needs an integer rank >= 1, got 0"),
+        (lambda m: add_lora(m, "0", 0), "rank must be an integer >= 1, got 0"),
         (lambda m: add_lora(m, "0", 2.0), "got 2.0"),
         (lambda m: add_lora(m, "0", 2, kind="loha"), "got 'loha'"),
         (

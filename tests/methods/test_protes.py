@@ -117,7 +117,7 @@ def test_the_two_sweeps_give_the_gradient_of_autograd_and_of_differences(shape, 
 
 
 def test_a_train_is_the_automaton_it_is_made_from():
-    by_train = signed((2,) * 8, constraint=RUNS.train((2,) * 8))
+    by_train = signed((2,) * 8, constraint=RUNS.tt((2,) * 8))
     by_automaton = signed((2,) * 8, constraint=RUNS)
     assert torch.equal(
         by_train.log_prob(everywhere((2,) * 8)), by_automaton.log_prob(everywhere((2,) * 8))
@@ -127,8 +127,8 @@ def test_a_train_is_the_automaton_it_is_made_from():
 def test_automaton_by_enumeration():
     grid = everywhere((2,) * 9)
     want = torch.tensor([runs_fit(word) for word in grid.tolist()])
-    assert torch.equal(RUNS.train((2,) * 9).to_dense().flatten() > 0, want)
-    assert RUNS.train((2,)).to_dense().tolist() == [1, 0]
+    assert torch.equal(RUNS.tt((2,) * 9).to_dense().flatten() > 0, want)
+    assert RUNS.tt((2,)).to_dense().tolist() == [1, 0]
 
 
 def test_a_small_grid_is_searched_whole():
@@ -267,7 +267,7 @@ def test_numbers_of_numpy_are_numbers():
 def test_a_default_device_that_is_not_the_datas():
     start = tl.TT.randn((2,) * 8, 4, generator=generator(), dtype=torch.float64)
     plain = dict(budget=100, batch=20, elite=4, device="cpu")
-    options = [{}, dict(constraint=RUNS), dict(start=start), dict(quantized=True)]
+    options = [{}, dict(constraint=RUNS), dict(init=start), dict(quantized=True)]
     for option in options:
         run = lambda o=option: tl.protes(bowl, (2,) * 8, generator=generator(), **plain, **o)
         wanted = run()
@@ -312,10 +312,10 @@ def test_points_are_asked_once_and_counted():
 def test_a_warm_start_goes_on_from_the_model():
     options = dict(budget=400, batch=40, elite=5, mutants=0)
     cold = tl.protes(bowl, (8,) * 12, generator=generator(1), **options)
-    warm = tl.protes(bowl, (8,) * 12, start=cold.model, generator=generator(1), **options)
+    warm = tl.protes(bowl, (8,) * 12, init=cold.model, generator=generator(1), **options)
     assert warm.history[0] < cold.history[0] and warm.value.value <= cold.value.value
     one = tl.TT(tuple(torch.eye(8, dtype=torch.float64)[k][None, :, None] for k in [2] * 12))
-    fit = tl.protes(bowl, (8,) * 12, start=one, budget=1, generator=generator())
+    fit = tl.protes(bowl, (8,) * 12, init=one, budget=1, generator=generator())
     assert fit.value.index == (2,) * 12 and fit.value.value == 0
 
 
@@ -443,16 +443,16 @@ def test_a_constraint_by_a_train_of_any_modes():
         ),
         (dict(dtype="float64"), "torch.float32 or torch.float64, got 'float64'"),
         (dict(generator=0), "protes: needs a torch.Generator or None as generator, got 0"),
-        (dict(start=tl.TT([torch.zeros(1, 2, 1)] * 3)), "start must be a train that is not zero"),
-        (dict(start=tl.TT([torch.full((1, 2, 1), math.nan)] * 3)), "start: needs finite entries"),
-        (dict(start=torch.ones(2)), "start must be a TT, got Tensor"),
+        (dict(init=tl.TT([torch.zeros(1, 2, 1)] * 3)), "init must be a train that is not zero"),
+        (dict(init=tl.TT([torch.full((1, 2, 1), math.nan)] * 3)), "init: needs finite entries"),
+        (dict(init=torch.ones(2)), "init must be a TT, got Tensor"),
         (
-            dict(start=tl.TT([torch.ones(1, 2, 1)] * 2)),
-            "start must be real with the modes (2, 2, 2)",
+            dict(init=tl.TT([torch.ones(1, 2, 1)] * 2)),
+            "init must be real with the modes (2, 2, 2)",
         ),
         (
-            dict(start=tl.TT([torch.ones(1, 2, 1)] * 3), constraint=RUNS),
-            "start must have the ranks 8 that the constraint asks for",
+            dict(init=tl.TT([torch.ones(1, 2, 1)] * 3), constraint=RUNS),
+            "init must have the ranks 8 that the constraint asks for",
         ),
     ],
 )

@@ -183,7 +183,7 @@ def test_the_lottery_rewinds_and_counts():
             assert torch.equal(layer.weight, w0 * mask)  # each round begins where the first did
         return trainer()(model, masks)
 
-    for ticket in lottery(model, train, "layers.*", x, rounds=3, rate=0.5):
+    for ticket in lottery(model, train, "layers.*", x, rounds=3, prune_rate=0.5):
         tickets.append(ticket)
         first.append(model.layers[0].weight.detach().clone())
     assert [t.sparsity for t in tickets] == pytest.approx([0, 0.5, 0.75, 0.875])
@@ -225,12 +225,18 @@ def test_another_start_is_the_control():
             lambda m: magnitude_masks(m, "*", 0.5, masks={"layers.0": torch.ones(2, 2)}),
             "got one of 'layers.0'",
         ),
-        (lambda m: block_masks(m, "*", 0.5, (2, 0)), r"got \(2, 0\)"),
+        (
+            lambda m: block_masks(m, "*", 0.5, (2, 0)),
+            r"block: needs a shape of integers >= 1, got \(2, 0\)",
+        ),
         (
             lambda m: prune(m, {"layers.0": torch.ones(2, 2, dtype=torch.bool)}),
             r"shape \(8, 6\) for layer 'layers.0', got \(2, 2\)",
         ),
-        (lambda m: list(lottery(m, trainer(), "*", data()[0], rounds=0)), "rounds=0"),
+        (
+            lambda m: list(lottery(m, trainer(), "*", data()[0], rounds=0)),
+            "rounds must be an integer >= 1, got 0",
+        ),
         (
             lambda m: list(
                 lottery(

@@ -152,8 +152,8 @@ def test_a_checkpoint_goes_on():
 @pytest.mark.parametrize(
     "call, said",
     [
-        (lambda m: RiemannianSGD(m, sgd(m), lr=0.0), "got lr=0.0"),
-        (lambda m: RiemannianSGD(m, sgd(m), lr=0.1, momentum=1.0), "momentum=1.0"),
+        (lambda m: RiemannianSGD(m, sgd(m), lr=0.0), "lr must be a number > 0, got 0.0"),
+        (lambda m: RiemannianSGD(m, sgd(m), lr=0.1, momentum=1.0), "momentum < 1, got 1.0"),
         (lambda m: RiemannianSGD(nn.Linear(2, 2), sgd(m), lr=0.1), "got Linear"),
     ],
 )

@@ -1,6 +1,7 @@
 """A training that would do nothing says so, whatever the method; gradients are plain ones."""
 
 import contextlib
+import math
 import warnings
 
 import pytest
@@ -181,15 +182,26 @@ def test_a_layer_without_a_gradient_for_long_is_named_once(name):
     ]
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if "FactorSGD" not in n])
+@every_method
 def test_divergence_is_a_floating_point_error_that_names_the_layer(name):
     model, method = made(name, lr=1e30)
     if name == "RiemannianSGD":
         method.lr = 1e300
-    who = name.split(",")[0]
+    who = name.split(",")[0].removesuffix(" in turn")
     with pytest.raises(FloatingPointError, match=f"^{who}: needs finite .* layer '[02]' at step"):
         for _ in range(20):
             method.step(lambda: loss(model))
+
+
+@pytest.mark.parametrize("alternate", [False, True])
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_factor_sgd_refuses_a_loss_that_is_not_finite_before_it_moves(alternate, value):
+    model, _ = made("FactorSGD")
+    method = FactorSGD(model, torch.optim.SGD(model.parameters(), 0.1), alternate=alternate)
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(FloatingPointError, match=f"needs a finite loss, got {value} at step 0"):
+        method.step(lambda: loss(model) + value)  # its gradients are finite
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters()))
 
 
 @pytest.mark.parametrize(

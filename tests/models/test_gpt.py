@@ -138,7 +138,7 @@ def test_the_schedule_goes_up_and_down():
         (lambda: GPT(5, width=10, heads=4), "width=10 and heads=4"),
         (lambda: small()(torch.zeros(1, 9, dtype=torch.int64)), "at most 8 characters, got 9"),
         (lambda: Characters("ab").encode("abc"), r"got \['c'\]"),
-        (lambda: Characters("ab").part("dev"), "needs one of train, valid, test, got 'dev'"),
+        (lambda: Characters("ab").part("dev"), 'name must be "train", "valid" or "test", got .dev'),
         (
             lambda: bits_per_character(small(), torch.zeros(8, dtype=torch.int64)),
             "more than 8 characters, got 8",

@@ -77,7 +77,9 @@ def test_picture(result):
 
 
 def test_says_no():
-    with pytest.raises(ValueError, match="Lebedev2015: needs a preset of quick, full, got 'tiny'"):
+    with pytest.raises(
+        ValueError, match="Lebedev2015: preset must be .quick. or .full., got 'tiny'"
+    ):
         convolutions.PROGRAM.run("tiny")
 
 

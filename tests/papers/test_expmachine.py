@@ -52,7 +52,7 @@ def test_the_synthetic_task_has_no_weaker_traces():
 def test_the_screened_machine_recovers_what_was_planted():
     data, truth = expmachine.synthetic(2000, 12, 4, 3), expmachine.planted(12, 4, 3)
     assert torch.equal(data[1] == 1, sum(w * data[0][:, z].prod(1) for z, w in zip(*truth)) > 0)
-    settings = dict(rank=5, order=4, start="screened", lr=1e-4, steps=5)
+    settings = dict(rank=5, order=4, init="screened", lr=1e-4, steps=5)
     found = expmachine.fit("screened", *data, settings, truth)
     assert found["recovery"] > 0.7 and found["AUC"] > 0.99
     assert "recovery" not in expmachine.fit(expmachine.LOGISTIC, *data, None, truth)

@@ -156,7 +156,7 @@ def test_the_program_end_to_end(tmp_path, monkeypatch):
     assert len(table.beside(printed("Batsheva2023"))) == 20
     said = program.draw(table, matplotlib.figure.Figure().subplots())
     assert "of 2 problems" in said
-    with pytest.raises(ValueError, match="needs a preset of quick, full"):
+    with pytest.raises(ValueError, match="preset must be .quick. or .full."):
         program.PROGRAM.run("fast")
 
 

@@ -264,7 +264,7 @@ def test_what_is_recorded_says_when_and_on_what(here):
 def test_a_program_says_what_it_makes(key):
     program = papers.find(key)
     assert any(key.startswith(name) for name in re.findall(r"\[(\w+)\]", program.title))
-    with pytest.raises(ValueError, match=f"{key}: needs a preset of quick, full, got 'tiny'"):
+    with pytest.raises(ValueError, match=f"{key}: preset must be .quick. or .full., got 'tiny'"):
         program.run("tiny")
 
 
@@ -288,8 +288,11 @@ def test_the_command_lists_them(capsys):
 @pytest.mark.parametrize(
     "argv, said",
     [
-        (["run", "Nobody1900"], r"needs one of the keys .*Novikov2015.*, got 'Nobody1900'"),
-        (["run", "Novikov2015", "--preset", "tiny"], "needs a preset of quick, full, got 'tiny'"),
+        (["run", "Nobody1900"], r"run: key must be .*Novikov2015.*, got 'Nobody1900'"),
+        (
+            ["run", "Novikov2015", "--preset", "tiny"],
+            "preset must be .quick. or .full., got 'tiny'",
+        ),
         (["run", "Novikov2015", "--record"], "needs preset full to be recorded, got 'quick'"),
         (["run", "Novikov2015", "--preset", "full"], "get it by: tensorlab data get mnist"),
     ],

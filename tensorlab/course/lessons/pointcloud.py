@@ -8,12 +8,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ... import plots
+from ...clusters import kmeans
 from ...formats.tt import TT
 from ...methods.pointcloud import (
     chamfer,
     coreset,
     distortion,
-    kmeans,
     nearest,
     rows,
     sliced_wasserstein,
@@ -26,10 +26,10 @@ from ..widgets import Explorer, Player, choice, integer
 from .embedding import row_order, vocabulary
 
 CLOUDS = ("ring", "spiral", "two moons", "nine blobs")
-LOSSES = {  # of the sliced Wasserstein distance, and of the nearest neighbours
+LOSSES = {  # of the sliced Wasserstein distance, and of the nearest neighbors
     "both": (1.0, 1.0),
     "sliced Wasserstein": (1.0, 0.0),
-    "nearest neighbours": (0.0, 1.0),
+    "nearest neighbors": (0.0, 1.0),
 }
 SHAPE = (4, 8, 8)
 
@@ -101,10 +101,10 @@ class CloudPlayer(Player):
             SHAPE,
             rank,
             wasserstein=w,
-            neighbours=c,
+            neighbors=c,
             hierarchy=0.0,
             steps=300,
-            start=start,
+            init=start,
             generator=torch.Generator().manual_seed(0),
         )
         for step, (tt, _) in enumerate(path):
@@ -118,7 +118,7 @@ class CloudPlayer(Player):
         left, right = figure.subplots(1, 2, width_ratios=(1, 1))
         seen = plots.clouds(left, points, rows(tt), f"{tt.numel} numbers for {2 * len(points)}")
         for k, (name, values) in enumerate(
-            zip(("sliced Wasserstein", "nearest neighbours"), zip(*history))
+            zip(("sliced Wasserstein", "nearest neighbors"), zip(*history))
         ):
             right.semilogy(
                 [self.every * i for i in range(len(values))],
@@ -133,7 +133,7 @@ class CloudPlayer(Player):
         return (
             f"{seen} The train has the ranks {', '.join(map(str, tt.ranks))} and {tt.numel} "
             f"numbers; after {taken} steps the sliced Wasserstein distance is {w:.4f}, that of "
-            f"nearest neighbours {c:.4f}."
+            f"nearest neighbors {c:.4f}."
         )
 
 
@@ -261,7 +261,7 @@ wasserstein_line = Check(
         ),
         (
             lambda x, y: chamfer(x, y),
-            "nearest neighbours may share a partner; in a matching each point has its own.",
+            "nearest neighbors may share a partner; in a matching each point has its own.",
         ),
     ),
     hint="on a line the best matching is the one in which no two pairs cross: sort both clouds.",

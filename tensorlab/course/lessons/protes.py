@@ -185,7 +185,7 @@ TABLE = torch.tensor([[3.0, -1.0], [1.0, 2.0]], dtype=torch.float64)
 
 def _probability(i, j):
     start = TT((torch.eye(2, dtype=torch.float64)[None], TABLE[:, :, None]))
-    return Protes((2, 2), budget=1, start=start).log_prob(torch.tensor([[i, j]])).exp()[0]
+    return Protes((2, 2), budget=1, init=start).log_prob(torch.tensor([[i, j]])).exp()[0]
 
 
 def _cases():
@@ -206,7 +206,7 @@ def _words(least: int, d: int = 30) -> float:
     """How many words of d bits have only runs of ones of at least this length."""
     states = least + 1
     step = [[0 if s in (0, least) else -1, min(s + 1, least)] for s in range(states)]
-    return float(tt_sum(Automaton(step, [0, least]).train((2,) * d)).log.exp())
+    return float(tt_sum(Automaton(step, [0, least]).tt((2,) * d)).log.exp())
 
 
 signed_table = Check(
@@ -272,15 +272,15 @@ conditional = Check(
 
 feasible_words = Check(
     question="P-19 and P-20 admit words in which every run of ones is at least 3 long.  With the "
-    "explorer's `RUNS.train` or by any "
+    "explorer's `RUNS.tt` or by any "
     "other way: how many such words of 30 bits are there?",
-    right=lambda: float(tt_sum(RUNS.train((2,) * 30)).log.exp().round()),
+    right=lambda: float(tt_sum(RUNS.tt((2,) * 30)).log.exp().round()),
     mistakes=(
         (lambda: 2.0**30, "those are all words."),
         (lambda: _words(2), "those are the words with runs of at least 2."),
         (lambda: _words(4), "those are the words with runs of at least 4."),
         (
-            lambda: float(tt_sum(Automaton(RUNS.step, [0, 1, 2, 3]).train((2,) * 30)).log.exp()),
+            lambda: float(tt_sum(Automaton(RUNS.step, [0, 1, 2, 3]).tt((2,) * 30)).log.exp()),
             "the last run must be 3 long as well: a word may not end in the states 1 and 2.",
         ),
     ),

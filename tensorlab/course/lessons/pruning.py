@@ -83,7 +83,7 @@ class PruneExplorer(Explorer):
 def ticket_rows(
     *,
     rounds: int,
-    rate: float,
+    prune_rate: float,
     epochs: int,
     block: str = "entries",
     fresh: bool = False,
@@ -106,7 +106,14 @@ def ticket_rows(
 
     restart = (lambda m: redraw(m, g)) if fresh else None
     for ticket in lottery(
-        model, fit, LAYERS, x[:1], rounds=rounds, rate=rate, block=BLOCKS[block], restart=restart
+        model,
+        fit,
+        LAYERS,
+        x[:1],
+        rounds=rounds,
+        prune_rate=prune_rate,
+        block=BLOCKS[block],
+        restart=restart,
     ):
         spent, dense = spent + ticket.flops, dense + ticket.dense_flops
         right = accuracy(model, test_x, test_y)
@@ -203,7 +210,9 @@ block_mask = Check(
 def _cost(rounds, dense=False, first=0):
     layer = nn.Sequential(nn.Linear(100, 100))
     tickets = list(
-        lottery(layer, lambda model, masks: 1, "*", torch.ones(1, 100), rounds=rounds, rate=0.2)
+        lottery(
+            layer, lambda model, masks: 1, "*", torch.ones(1, 100), rounds=rounds, prune_rate=0.2
+        )
     )
     return (
         sum(t.dense_flops if dense else t.flops for t in tickets[first:]) / tickets[0].dense_flops

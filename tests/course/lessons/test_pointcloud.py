@@ -40,9 +40,9 @@ def test_player_says_the_distance_and_takes_the_methods_steps(player):
     y = pc.rows(tt)
     a, b = (scipy.spatial.cKDTree(q.numpy()).query(p.numpy())[0] for p, q in ((x, y), (y, x)))
     size = float((x - x.mean(0)).square().sum(1).mean())
-    assert f"neighbours {((a**2).mean() + (b**2).mean()) / size:.4f}." in player.sentence
+    assert f"neighbors {((a**2).mean() + (b**2).mean()) / size:.4f}." in player.sentence
     assert f"ranks 3, 3, 2 and {tt.numel} numbers; after 0 steps" in player.sentence
-    before = float(re.search(r"neighbours (\S+)\.$", player.sentence)[1])
+    before = float(re.search(r"neighbors (\S+)\.$", player.sentence)[1])
     for _ in range(3):
         assert player.step()
     path = pc.tt_cloud_steps(
@@ -53,7 +53,7 @@ def test_player_says_the_distance_and_takes_the_methods_steps(player):
         torch.equal(player.state[0].to_dense(), wanted.to_dense())
         and "after 30 steps" in player.sentence
     )
-    assert float(re.search(r"neighbours (\S+)\.$", player.sentence)[1]) < before
+    assert float(re.search(r"neighbors (\S+)\.$", player.sentence)[1]) < before
     player.stop()
     assert "after 0 steps" in player.sentence
 
@@ -64,7 +64,7 @@ def test_each_loss_trains(player):
         first = player.state[1][0]
         for _ in range(3):
             player.step()
-        k = 1 if loss == "nearest neighbours" else 0
+        k = 1 if loss == "nearest neighbors" else 0
         assert player.state[1][-1][k] < 0.8 * first[k]
 
 

@@ -40,7 +40,7 @@ def test_entries_bear_more_than_rows():
 
 
 def test_tickets_count_what_they_cost():
-    rows = list(lesson.ticket_rows(rounds=2, rate=0.5, epochs=1))
+    rows = list(lesson.ticket_rows(rounds=2, prune_rate=0.5, epochs=1))
     assert [r["sparsity"] for r in rows] == pytest.approx([0, 0.5, 0.75])
     one = 3 * 2 * (8192 + 640) * 1300
     assert [r["dense_flops"] for r in rows] == [one, 2 * one, 3 * one]
