@@ -1,4 +1,4 @@
-"""Matrices: every truncation, and the one way in which long matrices are factorised.
+"""Matrices: every truncation, and the one way in which long matrices are factorized.
 
 Nothing of a tensor's size is ever given to an SVD or a QR. The leading singular vectors of a long
 matrix a (m, n), m >> n, are the eigenvectors of its small Gram matrix aᴴa. A Gram matrix squares
@@ -9,8 +9,9 @@ only *graded*, and scaled to unit diagonal its factor keeps the relative accurac
 """
 
 import math
+from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -47,7 +48,8 @@ def choose_rank(s: Tensor, rank: int | None = None, *, atol: float = 0.0) -> int
     one step that is not differentiable; where they cannot be read (`capture.readable`), r is
     `rank`.
 
-    >>> choose_rank(torch.tensor([4.0, 3.0, 0.1]), atol=0.2), choose_rank(torch.tensor([4.0, 3.0, 0.1]), 1, atol=0.2)
+    >>> s = torch.tensor([4.0, 3.0, 0.1])
+    >>> choose_rank(s, atol=0.2), choose_rank(s, 1, atol=0.2)
     (2, 1)
     """
     if not readable(s):
@@ -76,8 +78,14 @@ def zero_level(dtype: torch.dtype) -> float:
     return 2 * torch.finfo(dtype).eps + 16 * EPS
 
 
+@overload
+def rank_caps(who: str, rank: int | Sequence[int], rtol, shape, count: int) -> tuple[int, ...]: ...
+@overload
+def rank_caps(who: str, rank: None, rtol, shape, count: int) -> tuple[None, ...]: ...
 def rank_caps(who: str, rank, rtol, shape, count: int) -> tuple[int | None, ...]:
-    """The caps of `count` free ranks from the argument `rank`; says no to a bad `rank` or `rtol`.
+    """The caps of `count` free ranks from the argument `rank`.
+
+    Raises TypeError for a rank that is not of integers, ValueError for another bad rank or rtol.
 
     >>> rank_caps("tt_svd", 3, None, (4, 5, 6), 2)
     (3, 3)
@@ -85,7 +93,10 @@ def rank_caps(who: str, rank, rtol, shape, count: int) -> tuple[int | None, ...]
     if rank is None and rtol is None:
         raise ValueError(f"{who}: needs a rank, an rtol or both, got neither")
     if rtol is not None and (
-        isinstance(rtol, bool) or not isinstance(rtol, Real) or not 0 <= rtol < math.inf
+        isinstance(rtol, bool)
+        or not isinstance(rtol, Real)
+        or rtol < 0
+        or not rtol < math.inf  # NaN too
     ):
         raise ValueError(f"{who}: rtol must be a number >= 0, got {rtol!r}")
     if rank is None:
@@ -110,7 +121,7 @@ def rank_caps(who: str, rank, rtol, shape, count: int) -> tuple[int | None, ...]
 
 
 def check_dense(x: Tensor, who: str) -> float:
-    """Frobenius norm of a dense floating tensor, says no to anything else.
+    """Frobenius norm of a dense floating tensor.
 
     One pass over the data, without a copy, unless the squares would over- or underflow. Raises
     TypeError for integers, ValueError for 0-way or empty tensors, for those without numbers (meta)
@@ -137,7 +148,9 @@ def check_dense(x: Tensor, who: str) -> float:
     x = x.detach()
     if x.dtype == wide(x.dtype):
         size, safe = float(torch.linalg.vector_norm(x)), 1e90
-    else:  # float32 sums of 4096 squares, these in float64: torch converts slowly, and its long sums lose digits
+    else:
+        # float32 sums of 4096 squares, these in float64: torch converts slowly, and its long sums
+        # lose digits
         flat = x.reshape(-1).to(torch.complex64 if x.is_complex() else torch.float32)
         even = len(flat) // 4096 * 4096
         parts = flat[:even].reshape(-1, 4096), flat[None, even:]
@@ -336,7 +349,7 @@ def _most(dtype: torch.dtype) -> int:
     return math.frexp(torch.finfo(dtype).max)[1] - 1
 
 
-# ----------------------------------------------------------------------------------- factorisations
+# ----------------------------------------------------------------------------------- factorizations
 
 
 def orthogonalize(a: Tensor) -> tuple[Tensor, Tensor]:
@@ -367,7 +380,7 @@ def orthonormal(a: Tensor) -> Tensor:
 
 
 def extend_basis(u: Tensor, x: Tensor) -> Tensor:
-    """[u | q] with orthonormal columns whose span holds those of u and x; u stands in it as it is.
+    """[u | q] with orthonormal columns whose span holds those of u and x; u stays unchanged.
 
     u: (m, r), orthonormal. x: (m, n) -> (m, min(m, r + n)). What x has of u is taken out twice,
     which leaves nothing but rounding. In the dtype of u, of 32 bits or more; without a gradient.
@@ -737,8 +750,8 @@ def _over(s: Tensor) -> Tensor:
 
 def _apply(function, *args):
     """What a Function makes of its arguments, by the one that has a derivative in forward mode too
-    unless torch compiles, which refuses such."""
-    return (function if torch.compiler.is_compiling() else function.Forward).apply(*args)
+    unless torch compiles, which cannot trace such."""
+    return (function if torch.compiler.is_compiling() else _FORWARD[function]).apply(*args)
 
 
 class _GramBasis(torch.autograd.Function):
@@ -766,9 +779,9 @@ class _GramBasis(torch.autograd.Function):
 
 
 class _SmallSVD(torch.autograd.Function):
-    """Thin SVD by LAPACK, of many matrices at once too; the derivative of [Townsend2016] with `_over_gaps`, so it is finite for
-    equal values.
+    """Thin SVD by LAPACK, of many matrices at once too.
 
+    The derivative is that of [Townsend2016] with `_over_gaps`, so it is finite for equal values.
     What u and v turn alike has a gap below, what they turn against each other a sum.
     """
 
@@ -867,4 +880,4 @@ class _ForwardQR(_QR):
         return (da - q @ dr) @ torch.linalg.pinv(r, rtol=16 * EPS), dr
 
 
-_GramBasis.Forward, _SmallSVD.Forward, _QR.Forward = _ForwardGramBasis, _ForwardSVD, _ForwardQR
+_FORWARD = {_GramBasis: _ForwardGramBasis, _SmallSVD: _ForwardSVD, _QR: _ForwardQR}

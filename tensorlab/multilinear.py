@@ -38,8 +38,7 @@ def fold(matrix: Tensor, mode: int, shape) -> Tensor:
     if tuple(matrix.shape) != (shape[mode], math.prod(others)):
         raise ValueError(
             f"fold: needs a matrix of shape {(shape[mode], math.prod(others))} for mode {mode} of "
-            f"{shape}, "
-            f"got {tuple(matrix.shape)}"
+            f"{shape}, got {tuple(matrix.shape)}"
         )
     return matrix.reshape(shape[mode], *others).movedim(0, mode)
 
@@ -56,10 +55,9 @@ def mode_product(x: Tensor, matrix: Tensor, mode: int) -> Tensor:
     if matrix.ndim != 2 or matrix.shape[1] != x.shape[mode]:
         raise ValueError(
             f"mode_product: needs a matrix with {x.shape[mode]} columns for mode {mode} of a "
-            f"tensor of shape "
-            f"{tuple(x.shape)}, got shape {tuple(matrix.shape)}"
+            f"tensor of shape {tuple(x.shape)}, got shape {tuple(matrix.shape)}"
         )
-    return torch.tensordot(x, matrix, dims=([mode], [1])).movedim(-1, mode)
+    return torch.tensordot(x.movedim(mode, -1), matrix.mT, 1).movedim(-1, mode)
 
 
 def khatri_rao(*factors: Tensor) -> Tensor:
@@ -141,8 +139,8 @@ def to_digits(index: Tensor, shape) -> Tensor:
     first.
 
     index: (batch, d), integers, negative ones from the end  ->  (batch, number of digits), int64.
-    Raises TypeError or ValueError for an index that is none of this shape, and for a mode beyond
-    2^63.
+    Raises TypeError or ValueError for an index that does not fit the shape, and ValueError for a
+    mode beyond 2^63.
 
     >>> to_digits(torch.tensor([[5, 3]]), (8, 6))
     tensor([[1, 0, 1, 1, 0]])

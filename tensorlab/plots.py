@@ -521,7 +521,7 @@ def term_energy(ax: Axes, energies: dict[str, list[float]]) -> str:
 def gathered(ax: Axes, table, token: int, word: str = "") -> str:
     """The cores of a TT-matrix as columns of slices, one for each value of its row digit; those
     that a token gathers are filled."""
-    below, digits = table.padded[0], []
+    below, digits = table.padded_shape[0], []
     for k, core in enumerate(table.cores):
         r, n, m, q = core.shape
         below //= n

@@ -249,7 +249,10 @@ def test_idx_does_not_depend_on_names_inside(home):
 
 
 def test_a_missing_set_names_its_command(home):
-    sentence = "mnist: needs the file mnist/train-images-idx3-ubyte.gz in the data folder; get it by: tensorlab data get mnist"
+    sentence = (
+        "mnist: needs the file mnist/train-images-idx3-ubyte.gz in the data folder; get it by: "
+        "tensorlab data get mnist"
+    )
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(sentence)}$"):
         datasets.mnist()
 

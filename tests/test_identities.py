@@ -70,7 +70,7 @@ def test_hooi_of_two_modes_is_the_truncated_svd(dtype):
 @dtypes
 def test_a_linear_tree_is_a_train(dtype):
     tt = tl.TT.randn((3, 4, 2, 3), (3, 4, 2), generator=torch.Generator(), dtype=dtype)
-    ht = tl.HT.from_train(tt.cores)
+    ht = tl.HT.from_tt(tt.cores)
     assert same(ht.to_dense(), tt.to_dense()) and same(ht.to_tt().to_dense(), tt.to_dense())
     tree = tl.linear_tree(4)
     ht = tl.HT.randn((3, 4, 2, 3), 2, tree=tree, generator=torch.Generator(), dtype=dtype)
@@ -95,7 +95,7 @@ def test_rank_one_is_the_same_in_every_format(dtype):
         tl.CP(one, tuple(c[:, None] for c in columns)),
         tl.Tucker(one.reshape(1, 1, 1), tuple(c[:, None] for c in columns)),
         tl.TT(tuple(cores)),
-        tl.HT.from_train(cores),
+        tl.HT.from_tt(cores),
     ):
         assert same(form.to_dense(), wanted)
         assert same(form.norm(), torch.linalg.vector_norm(wanted))

@@ -173,13 +173,13 @@ def test_gradients_are_right_for_equal_singular_values(values, shape, dtype, gen
     ],
 )
 def test_gradients_are_finite_for_equal_and_zero_singular_values(a):
-    for factorise in (
+    for factorize in (
         lambda a: tl.truncated_svd(a, 2),
         lambda a: linalg.right_basis(a, 2),
         linalg.orthogonalize,
     ):
         x = a.double().requires_grad_()
-        sum((t * torch.arange(t.numel()).reshape(t.shape)).sum() for t in factorise(x)).backward()
+        sum((t * torch.arange(t.numel()).reshape(t.shape)).sum() for t in factorize(x)).backward()
         assert torch.isfinite(x.grad).all()
 
 
@@ -240,7 +240,7 @@ def test_extend_basis_spans_both(m, r, n, dtype, generator):
 
 
 def test_lapack_is_called_in_linalg_only():
-    """Long matrices must go the one way, so the names that factorise stand in one file."""
+    """Long matrices must go the one way, so the names that factorize are in one file."""
     package = Path(linalg.__file__).parent
     for path in package.rglob("*.py"):
         nodes = list(ast.walk(ast.parse(path.read_text())))
@@ -343,7 +343,7 @@ def test_digits_address_the_reshaped_tensor():
         (lambda: tl.truncated_svd(torch.zeros(2), 1), "got shape (2,)"),
     ],
 )
-def test_says_no(make, said):
+def test_refuses_bad_input(make, said):
     with pytest.raises(ValueError) as caught:
         make()
     assert said in str(caught.value) and "\n" not in str(caught.value)

@@ -71,7 +71,7 @@ def test_what_no_int64_holds_is_refused():
         (lambda: tl.balanced_shape(True, 2), ValueError, "n=True"),
     ],
 )
-def test_says_no(call, error, said):
+def test_refuses_bad_input(call, error, said):
     with pytest.raises(error, match=said) as caught:
         call()
     assert "\n" not in str(caught.value)

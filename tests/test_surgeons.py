@@ -472,7 +472,7 @@ def test_the_hook_that_computes_a_weight_stays_with_it():
     assert torch.allclose(model(data("linear")), want, atol=1e-8)
 
 
-# ------------------------------------------------------------------------------------ torch's encoders
+# --------------------------------------------------------------------------------- torch's encoders
 
 
 def encoder(**options):

@@ -5,7 +5,8 @@
     quantize_model in 8 bits        it changes by no more than the report allows
     saved, and loaded into another  the numbers are equal
 
-What a function leaves or refuses it says in one sentence, and the table of models has that sentence.
+What a function leaves or refuses it says in one sentence, and the table of models has that
+sentence.
 """
 
 import os

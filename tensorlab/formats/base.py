@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from numbers import Number
-from typing import get_args, get_origin
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, get_args, get_origin
 
 import torch
 from torch import Tensor
@@ -16,6 +16,8 @@ from ..capture import known, readable
 from ..linalg import ldexp, real, size_exponent, spread, wide, widen
 from ..multilinear import check_index
 
+F = TypeVar("F", bound="Format")
+
 
 def is_data(field) -> bool:
     """Whether a field holds tensors, by its type; any other is metadata, which is hashable and
@@ -23,7 +25,7 @@ def is_data(field) -> bool:
     return Tensor in (field.type, *get_args(field.type))
 
 
-_LAYOUTS = {}  # a plain dictionary, which the compiler sees through
+_LAYOUTS: dict[type, tuple] = {}  # a plain dictionary, which the compiler sees through
 
 
 def _layout(cls) -> tuple[tuple[str, bool, bool, bool], ...]:
@@ -55,12 +57,12 @@ def _flatten(x):
     return leaves, tuple(spec)
 
 
-def _flatten_with_keys(x):
+def _flatten_with_keys(x) -> tuple[list[tuple[Any, Any]], Any]:
     leaves, spec = _flatten(x)
     return [(_pytree.SequenceKey(k), leaf) for k, leaf in enumerate(leaves)], spec
 
 
-def _rebuild(cls, leaves, spec):
+def _rebuild(cls: type[F], leaves, spec) -> F:
     """Put leaves back without checking them: while torch traces, they may be anything."""
     x, leaves = object.__new__(cls), iter(leaves)
     for (name, *_), n in zip(_layout(cls), spec, strict=True):
@@ -76,15 +78,17 @@ def _rebuild(cls, leaves, spec):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Format:
-    """A tensor held by smaller ones. A subclass is a frozen dataclass of tensors and tuples of
-    tensors; a field of another type is metadata, such as a tree of modes, and is made of numbers,
-    strings and tuples.
+    """A tensor held by smaller ones: the contract that every format keeps.
 
-    It states `shape`, `ranks`, the formulas `_dense`, `_norm`, `_at`, `_dot`, and what arithmetic
-    it has: `_add`, `_times`. This class adds what they share: checks, dtypes, and that no product
-    leaves the range of floats on the way to a number within it. `_check` refuses tensors that do
-    not fit. A format is a pytree, so `torch.func` and `torch.compile` see through it. It may share
-    tensors with another: `2 * x` copies only the one that it changes.
+    A subclass is a frozen dataclass of tensors and tuples of tensors; a field of another type is
+    metadata, such as a tree of modes, and is made of numbers, strings and tuples.
+
+    It defines `shape` and `ranks`, the check `_check` of its tensors, the formulas `_dense`,
+    `_norm`, `_at`, `_dot`, and the arithmetic `_add`, `_times`. This class adds what they share:
+    checks, dtypes, and that no product leaves the range of floats on the way to a number within it.
+    `round` and `to_tt` raise TypeError in a format that does not define them. A format is a pytree,
+    so `torch.func` and `torch.compile` see through it. It may share tensors with another: `2 * x`
+    copies only the one that it changes.
 
     Formats of two dtypes are brought to that of `torch.promote_types` first, and a complex multiple
     of a real format is complex.
@@ -131,15 +135,67 @@ class Format:
                 )
         self._check()
 
+    # -- what a format defines
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The sizes (n_0, ..., n_{d-1}) of the modes of the dense tensor."""
+        self._lacks("shape")
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The free ranks, in the order in which `rank=` takes them."""
+        self._lacks("ranks")
+
+    @classmethod
+    def randn(cls, shape, rank=None, *, generator=None, **options: Any) -> Self:
+        """A random tensor of this shape, whose entries have variance 1.
+
+        rank: one integer, or one for each of `ranks`. options: those of the format, dtype and
+        device. Raises ValueError or TypeError for a bad shape or rank.
+        """
+        who = cls.__name__
+        raise TypeError(f"{who}.randn: needs a format that defines it, got {who}")
+
+    def _check(self) -> None:
+        """Raises ValueError for tensors that do not fit together, TypeError for integers."""
+        self._lacks("_check")
+
+    def _dense(self) -> Tensor:
+        self._lacks("to_dense")
+
+    def _norm(self) -> Tensor:
+        self._lacks("norm")
+
+    def _at(self, index: Tensor) -> Tensor:
+        self._lacks("at")
+
+    def _dot(self, other: Self) -> Tensor:
+        self._lacks("dot")
+
+    def _add(self, other: Self) -> Self:
+        self._lacks("+")
+
+    def _times(self, other: Self) -> Self:
+        self._lacks("*")
+
+    def _lacks(self, name: str) -> NoReturn:
+        who = type(self).__name__
+        raise TypeError(f"{who}.{name}: needs a format that defines it, got {who}")
+
     # -- tensors
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """The stored tensors, in the order of the fields."""
+        """The stored tensors, in the order of the fields; all of one dtype, on one device."""
         return tuple(_flatten(self)[0])
 
-    def with_tensors(self, tensors) -> "Format":
+    def with_tensors(self, tensors: Iterable[Tensor]) -> Self:
         """The same format with other tensors, in the order of `tensors()`; their shapes may
-        differ."""
+        differ.
+
+        Raises ValueError for another number of tensors or for shapes that do not fit, TypeError for
+        what is not a tensor.
+        """
         tensors = list(tensors)
         leaves, spec = _flatten(self)
         if len(tensors) != len(leaves):
@@ -150,27 +206,30 @@ class Format:
         new.__post_init__()
         return new
 
-    def to(self, *args, **kwargs) -> "Format":
-        """Every tensor moved or cast, as `torch.Tensor.to` does it."""
+    def to(self, *args, **kwargs) -> Self:
+        """Every tensor moved or cast, with the arguments of `torch.Tensor.to`."""
         return self.with_tensors(t.to(*args, **kwargs) for t in self.tensors())
 
     @property
     def dtype(self) -> torch.dtype:
+        """The dtype of the tensors, in which all results are given."""
         return self.tensors()[0].dtype
 
     @property
     def device(self) -> torch.device:
+        """The device of the tensors."""
         return self.tensors()[0].device
 
     # -- counts
 
     @property
     def ndim(self) -> int:
+        """The number d of modes."""
         return len(self.shape)
 
     @property
     def numel(self) -> int:
-        """Numbers stored."""
+        """How many numbers are stored, padding included."""
         return sum(t.numel() for t in self.tensors())
 
     @property
@@ -186,25 +245,63 @@ class Format:
     # -- values
 
     def to_dense(self) -> Tensor:
-        """The dense tensor."""
+        """The dense tensor, (n_0, ..., n_{d-1}), in the dtype and on the device of the format."""
         return (self._even() if len(self.tensors()) > 2 else self)._dense()
 
     def at(self, index) -> Tensor:
-        """Entries at many multi-indices: (batch, d) -> (batch,)."""
+        """Entries at many multi-indices, x[i_0, ..., i_{d-1}]: (batch, d) -> (batch,).
+
+        index: integers, negative ones from the end. Raises TypeError for other numbers, ValueError
+        for another shape or for an index out of range.
+        """
         form = self._even() if len(self.tensors()) > 2 else self
         return form._at(self._index(index))
 
     def norm(self) -> Tensor:
-        """Frobenius norm, right to full accuracy for differences that nearly cancel too."""
+        """Frobenius norm (sum |x_i|^2)^(1/2), a real number in a tensor.
+
+        Right to full accuracy for differences that nearly cancel too.
+        """
         return self.to(wide(self.dtype))._even()._norm().to(real(self.dtype))
 
-    def dot(self, other: "Format") -> Tensor:
-        """<self, other> = sum of conj(self) * other, from the small tensors."""
+    def dot(self, other: Self) -> Tensor:
+        """Inner product <self, other> = sum of conj(self) * other, from the small tensors.
+
+        Raises ValueError for an operand of another kind or shape, or on another device.
+        """
         a, b = self._pair(other, "dot")
         return a._even()._dot(b._even())
 
-    def scale(self, number) -> "Format":
-        """The multiple by a number."""
+    # -- other forms
+
+    def round(self, rank=None, *, rtol: float | None = None) -> Self:
+        """The same tensor at lower ranks, as far as a tolerance and a cap allow.
+
+            |x - result| <= (rtol + 64 eps) |x|      when `rank` does not cut earlier
+
+        rank: a cap, one integer or one for each of `ranks`. Raises ValueError where both are
+        missing, TypeError in a format without a truncation.
+        """
+        who = type(self).__name__
+        raise TypeError(f"{who}.round: needs a format that SVDs can truncate, got {who}")
+
+    def to_tt(self) -> "Format":
+        """The tensor train of the same entries, with the ranks that the format gives it; nothing is
+        cut.
+
+        Raises TypeError in a format whose tensors do not form a chain.
+        """
+        who = type(self).__name__
+        raise TypeError(f"{who}.to_tt: needs a format whose tensors form a chain, got {who}")
+
+    # -- arithmetic
+
+    def scale(self, number) -> Self:
+        """The multiple number * x, in the same format and at the same ranks; also as `*` and `/`.
+
+        number: real or complex, of Python, NumPy or a 0-way tensor; complex times real is complex.
+        One tensor carries it, or all share it where that one would leave the range of floats.
+        """
         number = scalar(number)
         dtype = self.dtype
         if not is_real(number):
@@ -218,9 +315,11 @@ class Format:
         tensors[carrier] = tensors[carrier] * number
         return self.with_tensors(tensors)
 
-    # -- arithmetic
+    def __add__(self, other: Self | complex) -> Self:
+        """The sum x + y, whose ranks add up; nothing is cut, `round` does that.
 
-    def __add__(self, other):
+        Raises ValueError for an operand of another kind or shape, or on another device.
+        """
         if isinstance(other, Number) and other == 0:  # `sum` starts from 0
             return self
         a, b = self._pair(other, "+")
@@ -228,15 +327,21 @@ class Format:
 
     __radd__ = __add__
 
-    def __sub__(self, other):
+    def __sub__(self, other: Self) -> Self:
+        """The difference x - y, with the ranks and the errors of `+`."""
         a, b = self._pair(other, "-")
         return a._add(b.scale(-1))
 
-    def __neg__(self):
+    def __neg__(self) -> Self:
+        """The multiple by -1."""
         return self.scale(-1)
 
-    def __mul__(self, other):
-        """Elementwise product with a format of the same kind, or a multiple by a number."""
+    def __mul__(self, other) -> Self:
+        """The elementwise product with a format of the same kind, whose ranks multiply, or the
+        multiple by a number.
+
+        Raises ValueError for a format of another kind or shape, or on another device.
+        """
         if isinstance(other, Format):
             a, b = self._pair(other, "*")
             return a._even()._times(b._even())
@@ -247,15 +352,16 @@ class Format:
     __rmul__ = __mul__
     __array_ufunc__ = None  # so that a NumPy number on the left leaves the product to us
 
-    def __truediv__(self, number):
+    def __truediv__(self, number) -> Self:
+        """The multiple by 1 / number."""
         return self.scale(1 / number)
 
     # -- what the formulas are given
 
-    def _cast(self, dtype) -> "Format":
+    def _cast(self, dtype) -> Self:
         return self if dtype == self.dtype else self.to(dtype)
 
-    def _pair(self, other, sign) -> tuple["Format", "Format"]:
+    def _pair(self, other, sign: str) -> tuple[Self, Self]:
         """Both operands in one dtype; ValueError for another kind, shape or device."""
         self._same(other, sign)
         if other.device != self.device:
@@ -266,7 +372,8 @@ class Format:
         dtype = torch.promote_types(self.dtype, other.dtype)
         return self._cast(dtype), other._cast(dtype)
 
-    def _same(self, other, sign):
+    def _same(self, other, sign: str) -> None:
+        """Raises ValueError unless the other has the same kind and shape."""
         if type(other) is not type(self) or other.shape != self.shape:
             what = f"{type(other).__name__} of shape {tuple(getattr(other, 'shape', ()))}"
             raise ValueError(
@@ -274,7 +381,7 @@ class Format:
                 f"{self.shape}, got {what}"
             )
 
-    def _even(self) -> "Format":
+    def _even(self) -> Self:
         """The same tensor, and where the sizes of its tensors are far apart they become equal.
 
         It is linear in each of them, and in each term on its own where it is a sum of terms, so a
@@ -296,7 +403,7 @@ class Format:
         return _rebuild(type(self), [t * m * n for t, m, n in zip(tensors, a, b)], spec)
 
     def _readable(self) -> bool:
-        """Whether a number may be read to save work: now, and without waiting for an accelerator."""
+        """Whether a number may be read to save work: now, without waiting for an accelerator."""
         return self.device.type == "cpu" and all(map(known, self.tensors()))
 
     def _size(self, t: Tensor) -> Tensor:
@@ -327,14 +434,16 @@ class ReadAsMatrix:
         kwargs, name = kwargs or {}, getattr(function, "__name__", str(function))
         if name not in _READERS or isinstance(kwargs.get("out"), ReadAsMatrix):
             raise TypeError(_only_read(cls, name))
-        dense = lambda x: x.to_dense() if isinstance(x, ReadAsMatrix) else x
+        dense = lambda x: x.to_dense() if isinstance(x, MatrixFormat) else x
         inside = lambda x: type(x)(map(dense, x)) if type(x) in (list, tuple) else dense(x)
         return function(*map(inside, args), **{key: inside(x) for key, x in kwargs.items()})
 
-    def __getattr__(self, name):
-        if name.endswith("_") and not name.startswith("_") and hasattr(Tensor, name):
-            raise TypeError(_only_read(type(self), name))
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    if not TYPE_CHECKING:  # to a type checker it would be a promise of every attribute
+
+        def __getattr__(self, name):
+            if name.endswith("_") and not name.startswith("_") and hasattr(Tensor, name):
+                raise TypeError(_only_read(type(self), name))
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 
 _PRODUCTS = "linear bilinear matmul __matmul__ __rmatmul__ mm mv addmm addmv einsum tensordot"
@@ -349,12 +458,31 @@ def _only_read(cls, name) -> str:
 class MatrixFormat(ReadAsMatrix, Format):
     """A format that is a matrix w (out, in) and multiplies.
 
-    It states besides: `from_dense(w, ...)`; `_apply(x)`, the product with the rows of a matrix,
-    (batch, in) -> (batch, out), the plain autograd reference; `flops(batch)`, the multiplications
-    and additions of `apply`, two for each multiply-add; `lr_multipliers()`, one number for each of
-    `tensors()`: how much larger than a dense weight's the learning rate of Adam may be [Qiu2024].
-    `randn` draws entries of variance 1.
+    It defines besides: `from_dense`, `randn`, `flops`, `lr_multipliers`, and `_apply(x)`, the
+    product with the rows of a matrix, (batch, in) -> (batch, out), the plain autograd reference.
     """
+
+    @classmethod
+    def from_dense(cls, w: Tensor, rank=None, **options: Any) -> Self:
+        """The matrix of this format near a dense w (out, in), at ranks of at most `rank`.
+
+        options: those of the format, such as `rtol`. Raises ValueError or TypeError for a bad rank
+        or matrix.
+        """
+        who = cls.__name__
+        raise TypeError(f"{who}.from_dense: needs a format that defines it, got {who}")
+
+    def flops(self, batch: int) -> int:
+        """Multiplications and additions of `apply` to `batch` rows, two for each multiply-add."""
+        self._lacks("flops")
+
+    def lr_multipliers(self) -> tuple[float, ...]:
+        """One number for each of `tensors()`: how much larger than a dense weight's the learning
+        rate of Adam may be [Qiu2024]."""
+        self._lacks("lr_multipliers")
+
+    def _apply(self, x: Tensor) -> Tensor:
+        self._lacks("apply")
 
     def apply(self, x: Tensor) -> Tensor:
         """y = w x on the last mode: (..., in) -> (..., out), in the dtype of `torch.promote_types`.
@@ -371,7 +499,7 @@ class MatrixFormat(ReadAsMatrix, Format):
             w, x = self._cast(dtype), x.to(dtype)
         return w._apply(x.reshape(-1, n)).reshape(*x.shape[:-1], out)
 
-    def initial(self) -> "MatrixFormat":
+    def initial(self) -> Self:
         """What `randn` drew, scaled to be the start of a layer: entries of variance 1 / (3 in), as
         in `nn.Linear`.
 
@@ -384,18 +512,31 @@ class MatrixFormat(ReadAsMatrix, Format):
 class SplitMatrix(MatrixFormat):
     """A matrix whose row and column index are split into modes: `out` and `in_`, tuples of sizes.
 
-    size: (out, in) where these are less than the products of the modes, None where not; the rest is
-    padding.
+    unpadded_shape: (out, in) where these are less than the products of the modes, None where not;
+    the rest is padding.
     """
 
+    unpadded_shape: tuple[int, int] | None
+
     @property
-    def padded(self) -> tuple[int, int]:
-        """(out, in) with the padding."""
+    def out(self) -> tuple[int, ...]:
+        """The sizes that the row index is split into."""
+        self._lacks("out")
+
+    @property
+    def in_(self) -> tuple[int, ...]:
+        """The sizes that the column index is split into."""
+        self._lacks("in_")
+
+    @property
+    def padded_shape(self) -> tuple[int, int]:
+        """(out, in) with the padding: the products of the modes."""
         return math.prod(self.out), math.prod(self.in_)
 
     @property
-    def shape(self):
-        return self.size or self.padded
+    def shape(self) -> tuple[int, int]:
+        """(out, in) without the padding."""
+        return self.unpadded_shape or self.padded_shape
 
 
 def _looked_up(index: Tensor, shape) -> Tensor:
@@ -431,7 +572,8 @@ def distance(x: Tensor, form: Format, mask: Tensor | None = None) -> float:
     0. mask: True for the entries that count.
 
     >>> from tensorlab import LowRank
-    >>> distance(torch.tensor([[3.0, 0.0], [0.0, 4.0]]), LowRank(3 * torch.eye(2, 1), torch.eye(2, 1)))
+    >>> x = torch.tensor([[3.0, 0.0], [0.0, 4.0]])
+    >>> distance(x, LowRank(3 * torch.eye(2, 1), torch.eye(2, 1)))
     0.8
     """
     exponent = size_exponent(x)

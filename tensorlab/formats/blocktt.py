@@ -15,7 +15,7 @@ from torch import Tensor
 from ..linalg import choose_rank, norm, rank_caps, root, safe_scale, small_svd, wide, zero_level
 from ..rng import randn
 from .base import SplitMatrix, check_same
-from .modes import check_matrix, check_size, pad, pad_input, split_shape
+from .modes import check_matrix, check_unpadded, pad, pad_input, split_shape
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -23,22 +23,23 @@ class BlockTT(SplitMatrix):
     """w[o, i] = sum over bonds of the product of cores, each of which sees the inputs left of it
     and the outputs right of it.
 
-        two cores:  w[(a, b), (c, d)] = sum_s L[b, a, c, s] R[c, s, b, d]        rows (a, b), columns (c, d)
+        two cores:  w[(a, b), (c, d)] = sum_s L[b, a, c, s] R[c, s, b, d]
+            rows (a, b), columns (c, d)
 
     cores: core k of shape (I_k, O_k, r_k, out_k, in_k, r_{k+1}) with I_k = in_0 ... in_{k-1}, O_k =
     out_{k+1} ... out_{d-1}, r_0 = r_d = 1. ranks: the d-1 free ones. For two cores, w is a BlockTT
     of rank r if each of its slices [:, b, c, :] has rank at most r: a TT-matrix has all slices in
-    one common span, a Monarch matrix of √n blocks has r = 1, and any matrix is had at r = √n. size:
-    (out, in) where these are less than the products of the modes: the padding is stored,
-    counted in `numel`, and cut [Qiu2024, Appendix C]. Raises ValueError for cores that do not
-    chain.
+    one common span, a Monarch matrix of √n blocks has r = 1, and any matrix is had at r = √n.
+    unpadded_shape: (out, in) where these are less than the products of the modes: the padding is
+    stored, counted in `numel`, and cut [Qiu2024, Appendix C]. Raises ValueError for cores that do
+    not chain.
 
     >>> BlockTT.randn((16, 16), rank=2, generator=torch.Generator().manual_seed(0))
     BlockTT(shape=(16, 16), ranks=(2,), stores 256 of 256)
     """
 
     cores: tuple[Tensor, ...]
-    size: tuple[int, int] | None = None
+    unpadded_shape: tuple[int, int] | None = None
 
     def _check(self):
         name, got = type(self).__name__, [tuple(c.shape) for c in self.cores]
@@ -52,11 +53,13 @@ class BlockTT(SplitMatrix):
             g[:2] != (math.prod(self.in_[:k]), math.prod(self.out[k + 1 :]))
             for k, g in enumerate(got)
         ):
-            need = "cores (inputs before, outputs after, r_left, out, in, r_right) that chain from rank 1 to rank 1"
-            raise ValueError(f"{name}: needs {need}, got shapes {got}")
+            raise ValueError(
+                f"{name}: needs cores (inputs before, outputs after, r_left, out, in, r_right) "
+                f"that chain from rank 1 to rank 1, got shapes {got}"
+            )
         check_same(name, self.cores)
-        if self.size is not None:
-            check_size(name, self.size, self.padded)
+        if self.unpadded_shape is not None:
+            check_unpadded(name, self.unpadded_shape, self.padded_shape)
 
     @classmethod
     def from_dense(
@@ -76,19 +79,16 @@ class BlockTT(SplitMatrix):
         or TypeError for a bad argument.
 
         >>> w = torch.randn(16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        >>> BlockTT.from_dense(w, rank=4).ranks, bool((BlockTT.from_dense(w, rank=4).to_dense() - w).norm() < 1e-13 * w.norm())
+        >>> form = BlockTT.from_dense(w, rank=4)
+        >>> form.ranks, bool((form.to_dense() - w).norm() < 1e-13 * w.norm())
         ((4,), True)
         """
         who, norm = "BlockTT.from_dense", check_matrix("BlockTT.from_dense", w, rank)
-        out, in_, size = split_shape(who, w.shape, cores, out, in_)
+        out, in_, unpadded = split_shape(who, w.shape, cores, out, in_)
         caps = rank_caps(who, rank, rtol, w.shape, len(out) - 1)
         atol = norm * max((rtol or 0.0) / math.sqrt(max(1, len(caps))), zero_level(w.dtype))
-        return cls(
-            _slice_svds(
-                pad(w, (math.prod(out), math.prod(in_))), out, in_, caps, atol, safe_scale(norm)
-            ),
-            size,
-        )
+        whole = pad(w, (math.prod(out), math.prod(in_)))
+        return cls(_slice_svds(whole, out, in_, caps, atol, safe_scale(norm)), unpadded)
 
     @classmethod
     def randn(
@@ -105,25 +105,17 @@ class BlockTT(SplitMatrix):
     ) -> "BlockTT":
         """Gaussian cores, scaled so that the entries of w have variance 1; ranks are capped by the
         slices'."""
-        out, in_, size = split_shape("BlockTT.randn", shape, cores, out, in_)
-        caps, made, r = rank_caps("BlockTT.randn", rank, None, shape, len(out) - 1), [], 1
+        out, in_, unpadded = split_shape("BlockTT.randn", shape, cores, out, in_)
+        caps = rank_caps("BlockTT.randn", rank, None, shape, len(out) - 1)
+        options = dict(generator=generator, dtype=dtype, device=device)
+        made, r = [], 1
         for k, (m, n) in enumerate(zip(out, in_)):
             rest = math.prod(in_[k + 1 :])
             q = min(caps[k], r * m, rest) if k < len(caps) else 1
-            core = randn(
-                math.prod(in_[:k]),
-                math.prod(out[k + 1 :]),
-                r,
-                m,
-                n,
-                q,
-                generator=generator,
-                dtype=dtype,
-                device=device,
-            )
-            made.append(core / r**0.5)
+            before, after = math.prod(in_[:k]), math.prod(out[k + 1 :])
+            made.append(randn(before, after, r, m, n, q, **options) / r**0.5)
             r = q
-        return cls(tuple(made), size)
+        return cls(tuple(made), unpadded)
 
     @property
     def out(self) -> tuple[int, ...]:
@@ -136,12 +128,13 @@ class BlockTT(SplitMatrix):
         return tuple(c.shape[4] for c in self.cores)
 
     @property
-    def ranks(self):
+    def ranks(self) -> tuple[int, ...]:
+        """(r_1, ..., r_{d-1}), one for each bond."""
         return tuple(c.shape[2] for c in self.cores[1:])
 
     def _dense(self):
         z = self.cores[0].new_ones(
-            self.padded[1], 1, 1, 1
+            self.padded_shape[1], 1, 1, 1
         )  # (inputs before, bond, outputs made, inputs taken)
         for core in reversed(self.cores):
             I, O, r, m, n, q = core.shape
@@ -153,7 +146,7 @@ class BlockTT(SplitMatrix):
     def _apply(self, x):
         """From the last core to the first: each is one batched product with its small matrices, and
         a permutation."""
-        z, batch = pad_input(x, self.padded[1]).t(), x.shape[0]
+        z, batch = pad_input(x, self.padded_shape[1]).t(), x.shape[0]
         for k in range(len(self.cores) - 1, -1, -1):
             I, O, r, m, n, q = self.cores[k].shape
             blocks = self.cores[k].reshape(I * O, r * m, n * q)
@@ -162,9 +155,10 @@ class BlockTT(SplitMatrix):
             z = z.reshape(I // n, n, O, r, m, batch).permute(
                 0, 4, 2, 1, 3, 5
             )  # (earlier inputs, m, O, n, r, batch)
-        return z.reshape(self.padded[0], batch)[: self.shape[0]].t()
+        return z.reshape(self.padded_shape[0], batch)[: self.shape[0]].t()
 
     def flops(self, batch: int) -> int:
+        """2 batch numel: one multiply-add for each number stored."""
         return 2 * batch * self.numel
 
     def lr_multipliers(self) -> tuple[float, ...]:
@@ -189,7 +183,7 @@ class BlockTT(SplitMatrix):
     def _at(self, index):
         rows, columns = index.unbind(1)
         v = self.cores[0].new_ones(len(rows), 1, 1)
-        after, before = self.padded  # outputs from here on, inputs from here on
+        after, before = self.padded_shape  # outputs from here on, inputs from here on
         for core in self.cores:
             I, O, r, m, n, q = core.shape
             after, before = after // m, before // n
@@ -203,7 +197,7 @@ class BlockTT(SplitMatrix):
         form = BlockTT.from_dense(
             self.to(wide(self.dtype)).to_dense(), rank, rtol=rtol, out=self.out, in_=self.in_
         )
-        return type(self)(form.cores, form.size).to(self.dtype)
+        return type(self)(form.cores, form.unpadded_shape).to(self.dtype)
 
     def _same(self, other, sign):
         super()._same(other, sign)
@@ -219,12 +213,12 @@ class BlockTT(SplitMatrix):
                 a = torch.cat([a, a.new_zeros(*a.shape[:5], b.shape[5])], 5)
                 b = torch.cat([b.new_zeros(*b.shape[:5], a.shape[5] - b.shape[5]), b], 5)
             cores.append(a + b if first and last else torch.cat([a, b], 5 if first else 2))
-        return type(self)(tuple(cores), self.size)
+        return type(self)(tuple(cores), self.unpadded_shape)
 
     def _times(self, other):
         pairs = zip(self.cores, other.cores)
         products = (torch.einsum("iormnq,iosmnt->iorsmnqt", a, b) for a, b in pairs)
-        return type(self)(tuple(p.flatten(6).flatten(2, 3) for p in products), self.size)
+        return type(self)(tuple(p.flatten(6).flatten(2, 3) for p in products), self.unpadded_shape)
 
 
 def _slice_svds(w: Tensor, out, in_, caps, atol: float, scale: float) -> tuple[Tensor, ...]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from string import ascii_letters
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -65,11 +66,13 @@ class CP(Format):
         return cls(torch.full_like(factors[0][0], r**-0.5), factors)
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
+        """The rows (n_0, ..., n_{d-1}) of the factors."""
         return tuple(f.shape[0] for f in self.factors)
 
     @property
-    def ranks(self):
+    def ranks(self) -> tuple[int, ...]:
+        """(r,), the number of terms."""
         return tuple(self.weights.shape)
 
     def _dense(self):
@@ -123,6 +126,15 @@ class CP(Format):
         ordered = CP(weights[order].to(given.dtype), tuple(u[:, order] for u in units))
         return CP(*_narrow(ordered, 0, self.dtype))
 
+    def round(self, rank=None, *, rtol: float | None = None) -> NoReturn:
+        """Raises TypeError: no SVD truncates a sum of rank-one terms that are not orthogonal.
+
+        A CP of lower rank is fitted anew: `cp_als(x.to_dense(), rank)`.
+        """
+        raise TypeError(
+            "CP.round: needs a format that SVDs can truncate, got CP; `cp_als` fits one"
+        )
+
     def _add(self, other):
         pairs = zip(self.factors, other.factors)
         return CP(torch.cat([self.weights, other.weights]), tuple(torch.cat(p, 1) for p in pairs))
@@ -160,7 +172,8 @@ def cp_als(
     start from, which is left as it is. nonnegative: factors and weights >= 0, by HALS
     [CichockiPhan2009]. mask: True where x is known.
 
-    >>> x = CP.randn((5, 6, 7), 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to_dense()
+    >>> g = torch.Generator().manual_seed(0)
+    >>> x = CP.randn((5, 6, 7), 2, generator=g, dtype=torch.float64).to_dense()
     >>> cp_als(x, 2).history[-1] < 1e-6
     True
     """
@@ -301,11 +314,10 @@ def _masked_products(x: Tensor, mask: Tensor, factors: list[Tensor]):
         kr = khatri_rao(*factors[:k], *factors[k + 1 :]) if x.ndim > 1 else x.new_ones(1, r)
         seen = unfold(mask, k).to(x.dtype)
         step = max(1, (1 << 22) // r**2)  # columns at a time: 2^22 numbers
-        gamma = sum(
-            seen[:, j : j + step]
-            @ (kr[j : j + step, :, None] * kr[j : j + step, None, :].conj()).flatten(1)
-            for j in range(0, len(kr), step)
-        )
+        gamma = seen.new_zeros(len(seen), r * r)
+        for some, columns in zip(kr.split(step), seen.split(step, 1)):
+            squares = (some[:, :, None] * some[:, None, :].conj()).flatten(1)
+            gamma = gamma + columns @ squares
         yield k, unfold(x, k) @ kr.conj(), gamma.reshape(-1, r, r)
 
 

@@ -1,4 +1,5 @@
-"""CP whose terms cannot diverge: alternating least squares with a price on their energy [Phan2020]."""
+"""CP whose terms cannot diverge: alternating least squares with a penalty on their energy
+[Phan2020]."""
 
 import math
 from collections.abc import Iterator
@@ -42,14 +43,15 @@ def cp_stable(
     max_iter: int = 200,
     generator: torch.Generator | None = None,
 ) -> Fit[CP]:
-    """CP whose terms cannot diverge: alternating least squares with a price on the energy of the
-    terms.
+    """CP whose terms cannot diverge: alternating least squares that penalizes the energy of
+    the terms.
 
-        minimise |x - sum_r term_r|^2 + ridge sum_r |term_r|^2,    so that    sum_r |term_r|^2 <= |x|^2 / ridge
+        minimize |x - sum_r term_r|^2 + ridge sum_r |term_r|^2,    so that
+            sum_r |term_r|^2 <= |x|^2 / ridge
 
     With the other factors at unit columns a mode solves a (Γ + ridge I) = m: a ridge on the normal
     equations, and the objective never grows. A best CP need not exist [DeSilvaLim2008]: without the
-    price terms may grow and cancel; that a small energy at the same error is what makes a CP of a
+    penalty terms may grow and cancel; that a small energy at the same error is what makes a CP of a
     kernel train is [Phan2020], where the error is held and the sensitivity minimized. Stops when
     the root of the objective, relative to |x|, changes by less than `tol`. history: relative error
     after each sweep, the last that of the value. init: as in `cp_als`. ridge=0.0 is plain `cp_als`,
@@ -66,7 +68,7 @@ def cp_stable(
     while not converged and len(history) < max_iter:
         cp, error, energy = next(sweeps)
         history.append(error)
-        costs.append(math.sqrt(error**2 + ridge * energy))  # without a price `cp_als`'s error
+        costs.append(math.sqrt(error**2 + ridge * energy))  # without a penalty `cp_als`'s error
         converged = error == 0.0 or (len(costs) > 1 and abs(costs[-2] - costs[-1]) < tol)
     history[-1] = distance(x, cp)  # with what rounding to x.dtype adds
     return Fit(cp, tuple(history), converged)
@@ -102,13 +104,13 @@ def _stable_sweeps(x, rank, ridge, init, generator):
         return
     y = widen(x.detach()) / length
     start, _ = next(cp_als_steps(y, r, init=init, generator=generator))
-    factors, price = list(start.normalized().factors), ridge * torch.eye(r).to(y)
+    factors = list(start.normalized().factors)
+    penalty = ridge * torch.eye(r).to(y)
     while True:
         for k in range(x.ndim):
             kr = khatri_rao(*factors[:k], *factors[k + 1 :])
-            a = solve_gram(
-                (kr.mT @ kr.conj() + price).mT, (unfold(y, k) @ kr.conj()).mT
-            ).mT  # a (Γ + ridge I) = m
+            gamma, m = kr.mT @ kr.conj(), unfold(y, k) @ kr.conj()
+            a = solve_gram((gamma + penalty).mT, m.mT).mT  # a (Γ + ridge I) = m
             weights = torch.linalg.vector_norm(a, dim=0)
             factors[k] = a / torch.where(weights > 0, weights, torch.ones_like(weights))
         error = float(torch.linalg.vector_norm(unfold(y, k) - a @ kr.mT))

@@ -8,6 +8,7 @@ node j (counted from 0 among the inner ones) are the nodes 2j + 1 and 2j + 2.
 
 import math
 import reprlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -101,7 +102,8 @@ class HT(Format):
         return _assemble(bases, tree)
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
+        """The rows (n_0, ..., n_{d-1}) of the factors."""
         return tuple(f.shape[0] for f in self.factors)
 
     @property
@@ -111,7 +113,8 @@ class HT(Format):
         return tuple(leaves(t) for _, t, _ in _numbered(self.tree)[1:])
 
     @property
-    def ranks(self):
+    def ranks(self) -> tuple[int, ...]:
+        """One for each of the 2d-2 `nodes` below the root."""
         return tuple(t.shape[-1] for _, t, _ in self._nodes()[1:])
 
     def _nodes(self):
@@ -191,7 +194,8 @@ class HT(Format):
         Keys as `nodes`.
 
         >>> i = torch.arange(4.0)
-        >>> [len(s) for s in ht_svd(i[:, None, None] + i[:, None] + i, rtol=1e-6).singular_values().values()]
+        >>> ht = ht_svd(i[:, None, None] + i[:, None] + i, rtol=1e-6)
+        >>> [len(s) for s in ht.singular_values().values()]
         [2, 2, 2, 2]
         """
         bases, exponent = _orthonormal(self.to(wide(self.dtype)))
@@ -200,18 +204,26 @@ class HT(Format):
         return {node: s.to(real(self.dtype)) for node, s in zip(self.nodes, values)}
 
     def round(self, rank=None, *, rtol: float | None = None) -> "HT":
+        """The HT of smallest ranks within a tolerance, on the same tree: `ht_round`.
+
+            |x - result| <= (rtol + 64 eps) |x|      when `rank` does not cut earlier
+
+        rank: a cap, one integer or one for each of `nodes`. Raises ValueError or TypeError for a
+        bad rank or rtol.
+        """
         return ht_round(self, rank, rtol=rtol)
 
     @classmethod
-    def from_train(cls, cores) -> "HT":
+    def from_tt(cls, tt: TT | Sequence[Tensor]) -> "HT":
         """A tensor train as HT on the linear tree (0, (1, (2, ...))), with the train's ranks.
-        cores: (r_left, n, r_right) each.
 
-        The basis of a leaf in the middle is the identity; `round` finds a smaller one.
+        tt: a TT, or its cores (r_left, n, r_right). The basis of a leaf in the middle is the
+        identity; `round` finds a smaller one.
 
-        >>> HT.from_train([torch.ones(1, 4, 2), torch.ones(2, 5, 3), torch.ones(3, 6, 1)]).ranks
+        >>> HT.from_tt(TT.randn((4, 5, 6), rank=(2, 3))).ranks
         (2, 2, 5, 3)
         """
+        cores = tt.cores if isinstance(tt, TT) else tt
         if len(cores) == 1:
             return cls((cores[0].reshape(-1, 1),))
         first, *middle, last = [c.permute(1, 2, 0) for c in cores]  # (n, r_right, r_left)
@@ -332,7 +344,8 @@ def ht_svd(x: Tensor, rank=None, *, rtol: float | None = None, tree=None) -> HT:
     """Hierarchical Tucker tensor of a dense one: the H-SVD, from the leaves to the root
     [Grasedyck2010].
 
-        |x - ht| <= (rtol + 64 eps) |x|      when `rank` does not cut earlier, and <= sqrt(2d - 3) times the best error
+        |x - ht| <= (rtol + 64 eps) |x|
+            when `rank` does not cut earlier, and <= sqrt(2d - 3) times the best error
 
     x: (n_0, ..., n_{d-1}). `rank`: a cap, one integer or one for each of the 2d-2 `HT.nodes`. tree:
     nested pairs of modes, by default `balanced_tree(d)`.
@@ -386,13 +399,15 @@ def ht_svd(x: Tensor, rank=None, *, rtol: float | None = None, tree=None) -> HT:
 def ht_round(ht: HT, rank=None, *, rtol: float | None = None) -> HT:
     """The HT of smallest ranks within a tolerance, on the same tree [Grasedyck2010].
 
-        |ht - result| <= (rtol + 64 eps) |ht|      when `rank` does not cut earlier, and <= sqrt(2d - 3) times the best error
+        |ht - result| <= (rtol + 64 eps) |ht|
+            when `rank` does not cut earlier, and <= sqrt(2d - 3) times the best error
 
     The bases are made orthonormal from the leaves up; from the root down the weight of each node,
     the part of its matricization that stands above its basis; then each node is cut as `ht_svd`
     does it. Of x + 2x at rtol=1e-10 come the ranks of x.
 
-    >>> x = HT.randn((4, 5, 6, 7), rank=2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    >>> g = torch.Generator().manual_seed(0)
+    >>> x = HT.randn((4, 5, 6, 7), rank=2, generator=g, dtype=torch.float64)
     >>> ht_round(x + 2 * x, rtol=1e-10).ranks
     (2, 2, 2, 2, 2, 2)
     """
@@ -528,7 +543,7 @@ def _merge(t: Tensor, below, kids) -> Tensor:
         return t
     left, right = (below[k] for k in kids)
     half = (left @ t.flatten(1)).reshape(len(left), *t.shape[1:])  # (m_l, r_r, r)
-    return torch.tensordot(half, right, ([1], [1])).mT.flatten(0, 1)
+    return torch.tensordot(half.mT, right.mT, 1).mT.flatten(0, 1)
 
 
 def _rows(t: Tensor, left: Tensor, right: Tensor) -> Tensor:

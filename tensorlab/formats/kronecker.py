@@ -30,23 +30,23 @@ from ..linalg import (
 from ..multilinear import khatri_rao
 from ..rng import randn
 from .base import SplitMatrix, check_same, check_shape, ratio
-from .modes import check_matrix, check_size, pad, pad_input, split_shape
+from .modes import check_matrix, check_unpadded, pad, pad_input, split_shape
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Kronecker(SplitMatrix):
     """w = sum_k F_0[k] ⊗ F_1[k] ⊗ ... ⊗ F_{d-1}[k].
 
-    factors: d tensors (terms, out_j, in_j). ranks: (terms,). size: (out, in) where these are less
-    than the products of the factors' sizes: the padding is stored, counted in `numel`, and cut.
-    Raises ValueError for factors that do not fit.
+    factors: d tensors (terms, out_j, in_j). ranks: (terms,). unpadded_shape: (out, in) where
+    these are less than the products of the factors' sizes: the padding is stored, counted in
+    `numel`, and cut. Raises ValueError for factors that do not fit.
 
     >>> Kronecker.randn((16, 24), rank=2, generator=torch.Generator().manual_seed(0))
     Kronecker(shape=(16, 24), ranks=(2,), stores 80 of 384)
     """
 
     factors: tuple[Tensor, ...]
-    size: tuple[int, int] | None = None
+    unpadded_shape: tuple[int, int] | None = None
 
     _terms = 0
 
@@ -58,8 +58,8 @@ class Kronecker(SplitMatrix):
                 f"got shapes {got}"
             )
         check_same("Kronecker", self.factors)
-        if self.size is not None:
-            check_size("Kronecker", self.size, self.padded)
+        if self.unpadded_shape is not None:
+            check_unpadded("Kronecker", self.unpadded_shape, self.padded_shape)
 
     @classmethod
     def from_dense(
@@ -90,7 +90,7 @@ class Kronecker(SplitMatrix):
         """
         who = "Kronecker.from_dense"
         whole = check_matrix(who, w, rank)
-        out, in_, size = split_shape(who, w.shape, factors, out, in_, least=2)
+        out, in_, unpadded = split_shape(who, w.shape, factors, out, in_, least=2)
         (cap,) = rank_caps(who, rank, rtol, w.shape, 1)
         x = _rearranged(pad(w, (math.prod(out), math.prod(in_))), out, in_)
         if len(out) == 2:
@@ -104,7 +104,7 @@ class Kronecker(SplitMatrix):
             columns = _successive(widen(x) * scale, cap, level * whole * scale)
             columns = spread(columns, 0, 1 - math.frexp(scale)[1], columns[0].dtype)
         made = (c.mT.reshape(-1, m, n) for c, m, n in zip(columns, out, in_))
-        return cls(tuple(made), size).to(w.dtype)
+        return cls(tuple(made), unpadded).to(w.dtype)
 
     @classmethod
     def randn(
@@ -120,13 +120,13 @@ class Kronecker(SplitMatrix):
         device=None,
     ) -> "Kronecker":
         """Gaussian factors, scaled so that the entries of w have variance 1."""
-        out, in_, size = split_shape("Kronecker.randn", shape, factors, out, in_, least=2)
+        out, in_, unpadded = split_shape("Kronecker.randn", shape, factors, out, in_, least=2)
         (r,) = rank_caps("Kronecker.randn", rank, None, shape, 1)
         made = [
             randn(r, m, n, generator=generator, dtype=dtype, device=device)
             for m, n in zip(out, in_)
         ]
-        return cls((made[0] / r**0.5, *made[1:]), size)
+        return cls((made[0] / r**0.5, *made[1:]), unpadded)
 
     @property
     def out(self) -> tuple[int, ...]:
@@ -139,7 +139,8 @@ class Kronecker(SplitMatrix):
         return tuple(f.shape[2] for f in self.factors)
 
     @property
-    def ranks(self):
+    def ranks(self) -> tuple[int, ...]:
+        """(terms,)."""
         return (self.factors[0].shape[0],)
 
     def _dense(self):
@@ -147,7 +148,7 @@ class Kronecker(SplitMatrix):
         half = (d + 1) // 2
         x = khatri_rao(*columns[:half]) @ khatri_rao(*columns[half:]).mT
         x = x.reshape([k for pair in zip(self.out, self.in_) for k in pair])
-        x = x.permute(*range(0, 2 * d, 2), *range(1, 2 * d, 2)).reshape(self.padded)
+        x = x.permute(*range(0, 2 * d, 2), *range(1, 2 * d, 2)).reshape(self.padded_shape)
         return x[: self.shape[0], : self.shape[1]]
 
     def _apply(self, x):
@@ -155,7 +156,7 @@ class Kronecker(SplitMatrix):
         F_1[k]ᵀ."""
         (first, *middle, last), batch, r = self.factors, x.shape[0], self.ranks[0]
         before = math.prod(self.in_[:-1])  # inputs before the factor in turn
-        z = pad_input(x, self.padded[1]).reshape(batch * before, last.shape[2])
+        z = pad_input(x, self.padded_shape[1]).reshape(batch * before, last.shape[2])
         z = z @ last.flatten(0, 1).t()  # (batch and inputs before, terms and outputs after)
         for f in reversed(middle):
             before //= f.shape[2]
@@ -165,7 +166,8 @@ class Kronecker(SplitMatrix):
         return (first.permute(1, 2, 0).flatten(1) @ z).flatten(1).narrow(1, 0, self.shape[0])
 
     def flops(self, batch: int) -> int:
-        total, before, after = 0, self.padded[1], 1
+        """The sum over the factors of 2 batch (inputs before) (outputs after) numel."""
+        total, before, after = 0, self.padded_shape[1], 1
         for f in reversed(self.factors):
             before //= f.shape[2]
             total += 2 * batch * before * after * f.numel()
@@ -184,7 +186,7 @@ class Kronecker(SplitMatrix):
 
     def _norm(self):
         """Right for nearly cancelling terms too; w is formed only where there is padding to cut."""
-        if self.shape != self.padded:
+        if self.shape != self.padded_shape:
             return norm(self._dense())
         r = self.factors[0].new_ones(1, self.ranks[0])
         for c in self._columns():
@@ -193,7 +195,7 @@ class Kronecker(SplitMatrix):
 
     def _dot(self, other):
         """From the d products of factors; with padding both are formed."""
-        if self.shape != self.padded:
+        if self.shape != self.padded_shape:
             return (self._dense().conj() * other._dense()).sum()
         grams = [a.mH @ b for a, b in zip(self._columns(), other._columns())]
         return torch.stack(grams).prod(0).sum()
@@ -239,20 +241,21 @@ class Kronecker(SplitMatrix):
 
     def _add(self, other):
         return Kronecker(
-            tuple(torch.cat(pair) for pair in zip(self.factors, other.factors)), self.size
+            tuple(torch.cat(pair) for pair in zip(self.factors, other.factors)), self.unpadded_shape
         )
 
     def _times(self, other):
         return Kronecker(
             tuple((a[:, None] * b).flatten(0, 1) for a, b in zip(self.factors, other.factors)),
-            self.size,
+            self.unpadded_shape,
         )
 
 
 def kron_svd(w: Tensor, left, rank: int | None = None, *, rtol: float | None = None) -> Kronecker:
     """The nearest sum of `rank` Kronecker products, in the Frobenius norm [VanLoanPitsianis1993].
 
-        minimize | w - sum_k A_k ⊗ B_k |  =  | R(w) - sum_k vec(A_k) vec(B_k)ᵀ |,      R = `kron_rearrange`
+        minimize | w - sum_k A_k ⊗ B_k |  =  | R(w) - sum_k vec(A_k) vec(B_k)ᵀ |,
+            R = `kron_rearrange`
 
     w: (out, in). left: the (rows, columns) of the A_k; those of the B_k are what is left, rounded
     up, and zeros are padded. The smallest rank that meets `rtol`, capped by `rank`. ValueError or
@@ -262,7 +265,8 @@ def kron_svd(w: Tensor, left, rank: int | None = None, *, rtol: float | None = N
     Kronecker(shape=(6, 6), ranks=(1,), stores 12 of 36)
     """
     check_matrix("kron_svd", w, rank)
-    return Kronecker.from_dense(w, rank, rtol=rtol, **_around("kron_svd", w, left))
+    out, in_ = _around("kron_svd", w, left)
+    return Kronecker.from_dense(w, rank, rtol=rtol, out=out, in_=in_)
 
 
 def kron_rearrange(w: Tensor, left) -> Tensor:
@@ -277,17 +281,17 @@ def kron_rearrange(w: Tensor, left) -> Tensor:
             [6., 8.]])
     """
     check_matrix("kron_rearrange", w, rank=1)  # nothing is cut
-    modes = _around("kron_rearrange", w, left)
-    return _rearranged(pad(w, (math.prod(modes["out"]), math.prod(modes["in_"]))), **modes)
+    out, in_ = _around("kron_rearrange", w, left)
+    return _rearranged(pad(w, (math.prod(out), math.prod(in_))), out, in_)
 
 
-def _around(who, w, left):
-    """The sizes of two factors, the left one's given."""
+def _around(who, w, left) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The sizes out and in_ of two factors, the left one's given."""
     left = check_shape(who, left)
     if len(left) != 2:
         raise ValueError(f"{who}: needs left = (rows, columns) of the left factors, got {left}")
     (m, n), (rows, columns) = w.shape, left
-    return dict(out=(rows, -(-m // rows)), in_=(columns, -(-n // columns)))
+    return (rows, -(-m // rows)), (columns, -(-n // columns))
 
 
 def _rearranged(w: Tensor, out, in_) -> Tensor:

@@ -73,11 +73,13 @@ class LowRank(MatrixFormat):
         return cls(randn(m, r, **options), randn(n, r, **options) / r**0.5)
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, int]:
+        """(out, in)."""
         return (self.u.shape[0], self.v.shape[0])
 
     @property
-    def ranks(self):
+    def ranks(self) -> tuple[int, ...]:
+        """(r,), the columns of u and v."""
         return (self.u.shape[1],)
 
     @property
@@ -91,6 +93,7 @@ class LowRank(MatrixFormat):
         return x @ self.v.conj() @ self._left().t()
 
     def flops(self, batch: int) -> int:
+        """2 batch r (out + in), and 2 r^2 out for s."""
         (m, n), r = self.shape, self.ranks[0]
         return 2 * batch * r * (m + n) + (0 if self.s is None else 2 * r * r * m)
 

@@ -30,9 +30,13 @@ def near_shape(n: int, d: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def split_shape(who: str, shape, d, out=None, in_=None, least: int = 1):
+def split_shape(
+    who: str, shape, d, out=None, in_=None, least: int = 1
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, int] | None]:
     """The sizes of the d modes of rows and of columns, and the shape to remember where they give a
     larger matrix.
+
+    Raises ValueError for sizes that do not fit.
 
     >>> split_shape("randn", (6, 97), 2)
     ((3, 2), (10, 10), (6, 97))
@@ -51,38 +55,44 @@ def split_shape(who: str, shape, d, out=None, in_=None, least: int = 1):
         raise ValueError(
             f"{who}: needs as many sizes in out as in in_, and {least} or more, got {out} and {in_}"
         )
-    return out, in_, check_size(who, shape, (math.prod(out), math.prod(in_)))
+    return out, in_, check_unpadded(who, shape, (math.prod(out), math.prod(in_)))
 
 
-def check_size(who: str, size, padded) -> tuple[int, int] | None:
-    """The size as it is stored: None where nothing is padded. Raises ValueError for one that does
-    not fit."""
-    size = check_shape(who, size)
-    if len(size) != 2 or size[0] > padded[0] or size[1] > padded[1]:
+def check_unpadded(who: str, shape, padded_shape: tuple[int, int]) -> tuple[int, int] | None:
+    """The shape (out, in) as it is stored: None where nothing is padded.
+
+    Raises ValueError for one that the padded shape does not hold.
+    """
+    shape = check_shape(who, shape)
+    if len(shape) != 2 or shape[0] > padded_shape[0] or shape[1] > padded_shape[1]:
         raise ValueError(
-            f"{who}: needs sizes whose products hold a matrix of shape {size}, got {padded}"
+            f"{who}: needs sizes whose products hold a matrix of shape {shape}, got {padded_shape}"
         )
-    return None if size == padded else size
+    return None if shape == padded_shape else (shape[0], shape[1])
 
 
 def check_matrix(who: str, w: Tensor, rank) -> float:
-    """The norm of a dense matrix that is cut to a rank, as `check_cut`; refuses anything else."""
+    """The norm of a dense matrix that is cut to a rank, as `check_cut`.
+
+    Raises ValueError for a tensor that is not a matrix, and as `check_cut` does.
+    """
     norm = check_cut(w, who, rank)
     if w.ndim != 2:
         raise ValueError(f"{who}: needs a matrix, got shape {tuple(w.shape)}")
     return norm
 
 
-def pad(w: Tensor, padded) -> Tensor:
+def pad(w: Tensor, padded_shape) -> Tensor:
     """Zeros after the rows and columns of a matrix.
 
     >>> pad(torch.ones(1, 2), (2, 3)).tolist()
     [[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
     """
-    return torch.nn.functional.pad(w, (0, padded[1] - w.shape[1], 0, padded[0] - w.shape[0]))
+    rows, columns = padded_shape
+    return torch.nn.functional.pad(w, (0, columns - w.shape[1], 0, rows - w.shape[0]))
 
 
-def pad_input(x: Tensor, padded: int) -> Tensor:
-    """Zeros after the last mode: (..., n) -> (..., padded)."""
+def pad_input(x: Tensor, width: int) -> Tensor:
+    """Zeros after the last mode: (..., n) -> (..., width)."""
     n = x.shape[-1]
-    return x if n == padded else torch.nn.functional.pad(x, (0, padded - n))
+    return x if n == width else torch.nn.functional.pad(x, (0, width - n))

@@ -20,7 +20,8 @@ class Monarch(BlockTT):
     """w = P L Pᵀ R with L and R block-diagonal and P the permutation that deals the values of one
     block to all others.
 
-        w[(a, b), (c, d)] = sum_s L[b, a, (c, s)] R[c, (s, b), d]        rows (a, b), columns (c, d), b and c count blocks
+        w[(a, b), (c, d)] = sum_s L[b, a, (c, s)] R[c, (s, b), d]
+            rows (a, b), columns (c, d), b and c count blocks
 
     cores: as of `BlockTT`; `blocks()` gives L and R. With b blocks in each, L and R hold out·middle
     / b and middle·in / b numbers, middle = b² s. More cores: the product P₀ B₀ P₁ B₁ ... of the
@@ -51,7 +52,7 @@ class Monarch(BlockTT):
             raise TypeError(f"Monarch.from_dense: needs a torch tensor, got {type(w).__name__}")
         out, in_, ranks = _grid("Monarch.from_dense", w.shape, blocks, cores)
         form = BlockTT.from_dense(w, ranks, out=out, in_=in_)
-        return cls(form.cores, form.size)
+        return cls(form.cores, form.unpadded_shape)
 
     @classmethod
     def randn(
@@ -69,7 +70,7 @@ class Monarch(BlockTT):
         form = BlockTT.randn(
             shape, ranks, out=out, in_=in_, generator=generator, dtype=dtype, device=device
         )
-        return cls(form.cores, form.size)
+        return cls(form.cores, form.unpadded_shape)
 
     def blocks(self) -> tuple[Tensor, ...]:
         """The diagonal blocks of each factor, the last one first to act: (number, rows,

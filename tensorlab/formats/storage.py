@@ -3,6 +3,7 @@
 import json
 from dataclasses import fields
 from numbers import Integral, Real
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,6 +27,8 @@ FORMATS = {
     cls.__name__: cls
     for cls in (LowRank, CP, Tucker, TT, HT, TTMatrix, Kronecker, LoKr, Monarch, BlockTT)
 }
+
+RENAMED = {"size": "unpadded_shape"}  # metadata that older files hold under another name
 
 
 def save(path, x: Format) -> None:
@@ -70,9 +73,11 @@ def load(path, *, device="cpu") -> Format:
         if about.get("complex") == "True":
             tensors = {n: torch.view_as_complex(t) for n, t in tensors.items()}
         cls = FORMATS[kind]
-        rest = [f.name for f in fields(cls) if not is_data(f) and f.name in about]
-        rest = {name: cls.unpacked(_tuples(json.loads(about[name]))) for name in rest}
-        return cls(**_grouped(tensors), **rest)
+        about |= {new: about[old] for old, new in RENAMED.items() if old in about}
+        made = _grouped(tensors)
+        for name in (f.name for f in fields(cls) if not is_data(f) and f.name in about):
+            made[name] = cls.unpacked(_tuples(json.loads(about[name])))
+        return cls(**made)
     except (TypeError, ValueError, RuntimeError) as error:  # RecursionError is a RuntimeError
         raise ValueError(
             f"load: needs the tensors of a {kind}, got {sorted(tensors)} in {path} ({error})"
@@ -183,7 +188,7 @@ def _read(who, path, device):
         raise ValueError(f"{who}: needs a whole safetensors file, got {path}: {error}") from None
 
 
-def _grouped(tensors):
+def _grouped(tensors) -> dict[str, Any]:
     """{"core": a, "factors.0": b, "factors.1": c} -> {"core": a, "factors": (b, c)}"""
     out = {n: t for n, t in tensors.items() if "." not in n}
     for field in {n.split(".")[0] for n in tensors if "." in n}:

@@ -8,6 +8,7 @@ already the first pass over the data shrinks it [RohrigZollner2022].
 import math
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,15 +83,18 @@ class TT(Format):
         )
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
+        """The sizes (n_0, ..., n_{d-1}) of the modes."""
         return tuple(c.shape[1] for c in self.cores)
 
     @property
-    def ranks(self):
+    def ranks(self) -> tuple[int, ...]:
+        """(r_1, ..., r_{d-1}), one for each bond."""
         return tuple(c.shape[0] for c in self.cores[1:])
 
     def to_dense(self) -> Tensor:
-        first, *rest = TT(_singles(self.cores))._even().cores
+        """The dense tensor, (n_0, ..., n_{d-1}): core by core from the left."""
+        first, *rest = TT(tuple(_singles(self.cores)))._even().cores
         out = first.reshape(-1, first.shape[2])
         for core in rest:
             r, _, q = core.shape
@@ -110,8 +114,8 @@ class TT(Format):
 
     def dot(self, other: "TT") -> Tensor:
         """<self, other> = sum of conj(self) * other, in d (r^2 q + r q^2) n operations."""
-        self, other = self._pair(other, "dot")
-        ours, theirs = _singles(self.cores), _singles(other.cores)
+        x, y = self._pair(other, "dot")
+        ours, theirs = _singles(x.cores), _singles(y.cores)
 
         def compute(care):
             (left, i), (right, j) = _gauged(ours, care), _gauged(theirs, care)
@@ -124,7 +128,7 @@ class TT(Format):
                     exponent = exponent + shift
             return e[0, 0], exponent
 
-        return ldexp(*_in_range([ours, theirs], compute)).to(self.dtype)
+        return ldexp(*_in_range([ours, theirs], compute)).to(x.dtype)
 
     def at(self, index) -> Tensor:
         """Entries at many multi-indices: (batch, d) -> (batch,)."""
@@ -156,17 +160,29 @@ class TT(Format):
             right, (*_, v), _, f = _from_left(mirrored, orthogonalize, care, one)
             core, exponent = cores[center], 0
             if care:
-                core, exponent = _gauge(core, *_exponents([core]), e[:, None] + f, (0, 1))
-            core = torch.tensordot(torch.tensordot(w, core, 1), v, ([2], [1]))
+                (size,) = _exponents([core])
+                core, exponent = _gauge(core, size, e[:, None] + f, (0, 1))
+            core = torch.tensordot(torch.tensordot(w, core, 1), v.mT, 1)
             made = [*left, core, *(_mirror(core) for core in right[::-1])]
             return torch.linalg.vector_norm(core), exponent, made
 
         one = cores[0].new_ones(1, 1)
         _, exponent, cores = _in_range([cores], compute)
-        return TT(spread(cores, center, exponent, self.dtype))
+        return TT(tuple(spread(cores, center, exponent, self.dtype)))
 
     def round(self, rank=None, *, rtol: float | None = None) -> "TT":
+        """The train of smallest ranks within a tolerance: `tt_round`.
+
+            |x - result| <= (rtol + 64 eps) |x|      when `rank` does not cut earlier
+
+        rank: a cap, one integer or d-1 of them. Raises ValueError or TypeError for a bad rank or
+        rtol.
+        """
         return tt_round(self, rank, rtol=rtol)
+
+    def to_tt(self) -> "TT":
+        """The train as it is."""
+        return self
 
     def _add(self, other):
         if self.ndim == 1:
@@ -191,7 +207,8 @@ class TT(Format):
 def tt_svd(x: Tensor, rank=None, *, rtol: float | None = None) -> TT:
     """Tensor train of a dense tensor, by truncated SVDs of its unfoldings [Oseledets2011, Alg. 1].
 
-        |x - tt| <= (rtol + 64 eps) |x|      when `rank` does not cut earlier, eps that of x.dtype, d <= 10
+        |x - tt| <= (rtol + 64 eps) |x|
+            when `rank` does not cut earlier, eps that of x.dtype, d <= 10
 
     x: (n_0, ..., n_{d-1}). `rank`: a cap, one integer or d-1 of them. Each of the d-1 cuts may lose
     rtol |x| / sqrt(d-1), and their errors are orthogonal. The cut that each step makes is found
@@ -229,7 +246,8 @@ def tt_svd(x: Tensor, rank=None, *, rtol: float | None = None) -> TT:
             cores = _split(slab, _weight(y, s), caps[lo - p : lo - 1][::-1], delta)
             left, y = left + [_mirror(c) for c in cores][::-1], y.mT
     middle = y.reshape(a, modes[lo], b).to(wide(dtype), copy=y is x)  # one mode: x itself
-    return TT(spread([*left, middle, *right], len(left), 1 - math.frexp(scale)[1], dtype))
+    cores = spread([*left, middle, *right], len(left), 1 - math.frexp(scale)[1], dtype)
+    return TT(tuple(cores))
 
 
 def tt_round(tt: TT, rank=None, *, rtol: float | None = None) -> TT:
@@ -238,13 +256,15 @@ def tt_round(tt: TT, rank=None, *, rtol: float | None = None) -> TT:
 
         |tt - result| <= (rtol + 64 eps) |tt|      when `rank` does not cut earlier
 
-    From left to right the triangular factor of all that stands left of each bond (no q is formed);
+    From left to right the triangular factor of all cores left of each bond (no q is formed);
     from right to left the leading basis of each core so weighed. Exact ranks are found: of x + 2x
-    at rtol=1e-10 come the ranks of x. The cores come right-orthonormal, the norm in the first; where
+    at rtol=1e-10 come the ranks of x. The cores come right-orthonormal, the norm in the first;
+    where
     it cannot hold it, all share its power of two. Trains of any length and bonds of any grading:
     every factor is kept near 1 in size.
 
-    >>> x = TT.randn((4, 5, 6), rank=2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    >>> g = torch.Generator().manual_seed(0)
+    >>> x = TT.randn((4, 5, 6), rank=2, generator=g, dtype=torch.float64)
     >>> tt_round(x + 2 * x, rtol=1e-10).ranks
     (2, 2)
     """
@@ -273,7 +293,7 @@ def tt_round(tt: TT, rank=None, *, rtol: float | None = None) -> TT:
         v, _ = right_basis(weighed, caps[k - 1], atol=share * size)
         cores[k], carry = v.mH.reshape(-1, *core.shape[1:]), rows @ v
     cores[0] = torch.tensordot(cores[0], carry, 1)
-    return TT(spread(cores, 0, exponent, tt.dtype))
+    return TT(tuple(spread(cores, 0, exponent, tt.dtype)))
 
 
 def unfolding_ranks(shape) -> tuple[int, ...]:
@@ -378,13 +398,13 @@ def _swing(trains, value: Tensor) -> tuple[float, float]:
     in `value`; inf and 0 where they are not finite."""
     with torch.no_grad():
         norms = [torch.linalg.vector_norm(core) for cores in trains for core in cores]
-        *norms, value = torch.stack([*norms, value.to(norms[0].dtype)]).tolist()
-    if not math.isfinite(sum(norms) + value):
+        *numbers, last = torch.stack([*norms, value.to(norms[0].dtype)]).tolist()
+    if not math.isfinite(sum(numbers) + last):
         return math.inf, 0.0
     least = math.sqrt(torch.finfo(trains[0][0].dtype).tiny)  # squares under it are lost
-    sizes = [math.log2(max(norm, least)) for norm in norms]
+    sizes = [math.log2(max(norm, least)) for norm in numbers]
     sizes = [sum(sizes[k :: len(trains[0])]) for k in range(len(trains[0]))]
-    return max(0.0, *accumulate(sizes), *accumulate(sizes[::-1])), value
+    return max(0.0, *accumulate(sizes), *accumulate(sizes[::-1])), last
 
 
 def _exponents(cores) -> list[Tensor]:
@@ -397,11 +417,13 @@ def _exponents(cores) -> list[Tensor]:
     return [t.reshape(x.shape) for t, x in zip(e.split([x.numel() for x in largest]), largest)]
 
 
-def _gauge(core: Tensor, size: Tensor, shift: Tensor, dim=0) -> tuple[Tensor, Tensor]:
+def _gauge(
+    core: Tensor, size: Tensor, shift: Tensor, dim: int | tuple[int, ...] = 0
+) -> tuple[Tensor, Tensor]:
     """core[a, :, b] 2^(shift_ab - top) and top, which makes the largest entry along `dim` about 1.
 
-    size: of `_exponents`. shift: (r, 1) or (r, q): each part of what a bond sums has an exponent of
-    its own, and so may be of any size. top: (q,), or one number for dim=(0, 1).
+    size: of `_exponents`. shift: (r, 1) or (r, q): each part of what a bond sums has its
+    own exponent, and so may be of any size. top: (q,), or one number for dim=(0, 1).
     """
     top = (size + shift).amax(dim)
     return ldexp(core, (shift - top)[:, None]), top
@@ -420,16 +442,19 @@ def _gauged(cores, care: bool):
     return out, exponent[0]
 
 
-def _from_left(cores, factor, care: bool, one: Tensor | None = None):
-    """Of the first cores of a train, one after another, what stands left of the bond behind: q w.
+def _from_left(
+    cores, factor, care: bool, one: Tensor | None = None
+) -> tuple[list, list, list, Any]:
+    """Of the first cores of a train, one after another, the part left of the bond behind: q w.
 
     factor: t -> q, w with t = q w and orthonormal columns in q. Returns the q (rows, n, k) or None,
-    the w (k, r), first of all `one`, the cores, and an exponent. With care: what stands left is
+    the w (k, r), first of all `one`, the cores, and an exponent. With care: the part left is
     q w diag(2^exponent), columns of w are near 1, and the cores are in the gauge in which they
     multiply the q w. So a bond may be graded by any power.
     """
     w = cores[0].new_ones(1, 1) if one is None else one
-    bases, weights, out, exponent = [], [w], [], torch.zeros_like(w[0].real) if care else 0
+    bases, weights, out = [], [w], []
+    exponent: Any = torch.zeros_like(w[0].real) if care else 0  # a 0 that `ldexp` leaves alone
     for core, size in zip(cores, _exponents(cores) if care and len(cores) else cores):
         if care:
             core, exponent = _gauge(core, size, exponent[:, None])

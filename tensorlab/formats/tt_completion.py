@@ -1,6 +1,7 @@
 """Completion: a train from some of its entries, by Riemannian descent [Steinlechner2016].
 
-    minimise  1/2 sum_j |x[i_j] - y_j|^2   over the trains of ranks r,   i_j the places that were observed
+    minimize  1/2 sum_j |x[i_j] - y_j|^2   over the trains of ranks r,
+        i_j the places that were observed
 
 The dense gradient holds one number for each observation. It is never made a train (its ranks would
 be the number of entries) nor a dense tensor: for each entry the interface vectors l (r_k) and r
@@ -29,11 +30,10 @@ from .base import check_shape
 from .tt import TT, unfolding_ranks
 from .tt_manifold import Tangent, _common, _frame, _gauged, descend
 
-GROW_AFTER = (
-    10,
-    0.03,
-)  # ranks grow when these iterations have lowered the training error by less than this share
-STOP_AFTER = (50, 0.01)  # at full rank the descent ends so
+# Ranks grow when these iterations have lowered the training error by less than this share; at full
+# rank the descent ends so.
+GROW_AFTER = (10, 0.03)
+STOP_AFTER = (50, 0.01)
 PATIENCE = 2  # growths without a lower held-out error, after which it ends
 NEW = 0.1  # size of the random directions that a growth adds, relative to a core
 
@@ -60,7 +60,7 @@ def tt_complete(
     rank,
     *,
     grow: bool = True,
-    start: TT | None = None,
+    init: TT | None = None,
     method: str = "cg",
     held_out: float = 0.1,
     tol: float = 1e-9,
@@ -69,15 +69,16 @@ def tt_complete(
 ) -> CompletionFit:
     """Tensor train through observed entries [Steinlechner2016].
 
-        minimise sum_j |x[index_j] - values_j|^2 over trains, by Riemannian conjugate gradients ("cg") or gradients ("gd")
+        minimize sum_j |x[index_j] - values_j|^2 over trains, by Riemannian conjugate gradients
+        ("cg") or gradients ("gd")
 
     index: (m, d) integers, negative ones from the end. values: (m,), real or complex floating;
     places given twice count twice, and where their values differ it is the mean that can be met.
     rank: the ranks, or with `grow` their cap. The start is a random train of positive entries, its
     cores uniform in [0, 1): one with a sign at random would see nothing of the mean of the data.
-    grow: begin at rank 1 (or at `start`), and where the error stalls add small random directions to
+    grow: begin at rank 1 (or at `init`), and where the error stalls add small random directions to
     every rank under its cap; zeros would be a singular point. The train has the common dtype of the
-    values and `start`; half precision is descended in float32.
+    values and `init`; half precision is descended in float32.
 
     A share `held_out` of the places is not fitted. The value is the train with the least error on
     these, `converged` is whether that error and that on the fitted ones are at most tol, and growth
@@ -104,7 +105,7 @@ def tt_complete(
         raise ValueError(f'{who}: method must be "gd" or "cg", got {method!r}')
     if isinstance(held_out, bool) or not isinstance(held_out, Real) or not 0 < held_out < 1:
         raise ValueError(f"{who}: held_out must be a share between 0 and 1, got {held_out!r}")
-    dtype = values.dtype if start is None else _given(who, start, shape, values)
+    dtype = values.dtype if init is None else _given(who, init, shape, values)
     work = torch.promote_types(dtype, torch.float32)
 
     exponent = int(size_exponent(values.to(work)))  # so that squares stay in the range of floats
@@ -112,10 +113,10 @@ def tt_complete(
     fitted, held = _split(who, index, scaled, shape, held_out, generator)
     tol = max(tol, 32 * torch.finfo(dtype).eps)
     options = dict(generator=generator, dtype=work, device=values.device)
-    if start is None:
+    if init is None:
         x = _start(fitted, shape, (1,) * len(caps) if grow else caps, options)
     else:
-        x = TT(spread(start.to(work).cores, 0, -exponent, work))
+        x = TT(tuple(spread(init.to(work).cores, 0, -exponent, work)))
 
     history, errors, ranks, best = [], [], [], (math.inf, math.inf, x)
     for y, error, out in _growing(fitted, held, x, caps, grow, method, tol, options):
@@ -127,9 +128,9 @@ def tt_complete(
         if max(out, error) <= tol or len(history) > max_iter:
             break
     least, error, x = best
-    x = TT(spread(x.cores, 0, exponent, dtype))
+    x = TT(tuple(spread(x.cores, 0, exponent, dtype)))
     if work != dtype:  # what is said is the error of what is given back
-        rounded = TT(spread(x.cores, 0, -exponent, work))
+        rounded = TT(tuple(spread(x.cores, 0, -exponent, work)))
         least, error = held.error(rounded), fitted.error(rounded)
     done = max(least, error) <= tol
     return CompletionFit(x, tuple(history), done, tuple(errors), least, tuple(ranks))
@@ -148,7 +149,9 @@ class Entries:
     """
 
     def __init__(self, index: Tensor, values: Tensor, shape, unit: float | None = None):
-        self.values, self.places, self.here = values, [], None
+        self.values = values
+        self.places = []
+        self.here: tuple[list[Tensor], list[Tensor], Tensor] | None = None
         for i, n in zip(index.unbind(1), shape):
             self.places.append((torch.argsort(i), torch.bincount(i, minlength=n).tolist()))
         self.unit = (
@@ -176,10 +179,8 @@ class Entries:
         """The cost and its Riemannian gradient, by gathering."""
         here = _frame(x, "tt_complete")
         one = torch.ones_like(self.values)[:, None]
-        left, right = (
-            [one],
-            [one],
-        )  # interface vectors (m, r_k) of U_0 ... U_{k-1} and of V_{k+1} ... V_{d-1}
+        left = [one]  # interface vectors (m, r_k) of U_0 ... U_{k-1}
+        right = [one]  # and of V_{k+1} ... V_{d-1}
         for u, place in zip(here.left, self.places):
             left.append(_push(left[-1], u, place))
         for v, place in zip(reversed(here.right), reversed(self.places)):
@@ -196,11 +197,12 @@ class Entries:
     def step(self, h: Tangent) -> float:
         """The minimum of the cost along x + t h, exact for entries are linear in t; h at the last
         point of `cost_and_grad`."""
+        if self.here is None:
+            raise ValueError("Entries.step: needs `cost_and_grad` to be called first, got none")
         left, right, residual = self.here
-        z = sum(
-            (_push(l, d, place) * r).sum(1)
-            for l, d, r, place in zip(left, h.deltas, right, self.places)
-        )
+        z = torch.zeros_like(residual)
+        for l, d, r, place in zip(left, h.deltas, right, self.places):
+            z = z + (_push(l, d, place) * r).sum(1)
         size = float(z.abs().square().sum())
         return -float(torch.vdot(z, residual).real) / size if size else 0.0
 
@@ -208,22 +210,16 @@ class Entries:
 def _push(v: Tensor, core: Tensor, place) -> Tensor:
     """Interface vectors times their matrices of a core: (m, r), (r, n, q) -> (m, q)."""
     order, counts = place
-    out = torch.cat(
-        [
-            rows @ matrix
-            for rows, matrix in zip(v.index_select(0, order).split(counts), core.unbind(1))
-        ]
-    )
+    parts = v.index_select(0, order).split(counts)
+    out = torch.cat([rows @ matrix for rows, matrix in zip(parts, core.unbind(1))])
     return torch.empty_like(out).index_copy_(0, order, out)
 
 
 def _gather(left: Tensor, right: Tensor, place) -> Tensor:
     """Sum of l rᵀ over the entries of each index value: (m, r), (m, q) -> (r, n, q)."""
     order, counts = place
-    parts = zip(
-        left.index_select(0, order).split(counts), right.index_select(0, order).split(counts)
-    )
-    return torch.stack([l.mT @ r for l, r in parts], 1)
+    lefts, rights = (x.index_select(0, order).split(counts) for x in (left, right))
+    return torch.stack([l.mT @ r for l, r in zip(lefts, rights)], 1)
 
 
 def _growing(
@@ -296,11 +292,12 @@ def _split(who, index, values, shape, share, generator) -> tuple[Entries, Entrie
     chosen = drawn[: min(max(1, round(share * count)), count - 1)]
     out = torch.isin(copy, chosen)
     unit = float(torch.linalg.vector_norm(values)) / math.sqrt(len(values))
-    return tuple(Entries(index[mask], values[mask], shape, unit) for mask in (~out, out))
+    fitted, held = (Entries(index[mask], values[mask], shape, unit) for mask in (~out, out))
+    return fitted, held
 
 
 def _places(who, index, values, shape) -> Tensor:
-    """The index as int64 on the device of the values, without negative numbers; both are checked."""
+    """The index as int64 on the device of the values, without negative numbers; checks both."""
     check_dense(values, who)
     index = torch.as_tensor(index, device=values.device)
     if values.ndim != 1 or index.shape != (len(values), len(shape)):
@@ -311,12 +308,12 @@ def _places(who, index, values, shape) -> Tensor:
     return check_index(who, index, shape)
 
 
-def _given(who, start, shape, values) -> torch.dtype:
+def _given(who, init, shape, values) -> torch.dtype:
     """The common dtype of the values and a start that the caller brings, which is checked."""
-    if not isinstance(start, TT) or start.shape != shape:
-        got = repr(start) if isinstance(start, TT) else type(start).__name__
-        raise ValueError(f"{who}: start must be a TT of shape {shape}, got {got}")
-    dtype = _common(who, values, start)
-    for core in start.cores:
-        check_dense(core, f"{who}: start")
+    if not isinstance(init, TT) or init.shape != shape:
+        got = repr(init) if isinstance(init, TT) else type(init).__name__
+        raise ValueError(f"{who}: init must be a TT of shape {shape}, got {got}")
+    dtype = _common(who, values, init)
+    for core in init.cores:
+        check_dense(core, f"{who}: init")
     return dtype

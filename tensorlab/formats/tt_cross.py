@@ -6,7 +6,7 @@ function on a grid.
 I_k holds r_k choices of the indices before mode k and J_k of those from mode k on; the left ones
 are nested, I_{k+1} within I_k x {0..n_k-1}. At every bond the residual of the two modes beside it
 is searched for large entries: rows from the columns of sampled points, columns from the rows so
-found. These fibres are exactly those that the longer T_k need next.
+found. These fibers are exactly those that the longer T_k need next.
 
 `tt_argmax` goes the other way, from a train to its largest entry [Chertkov2022].
 """
@@ -29,7 +29,7 @@ from .tt import TT, unfolding_ranks
 SAMPLE = 2000  # held-out points at the start, but no more than a tenth of the budget
 LEAST = 50  # held-out points that a claim rests on, or all that there are
 MOST = 200_000  # held-out points at the end, where all so far are zero
-EXPLORERS = 50  # fresh points at which each sweep looks for what the fibres have missed
+EXPLORERS = 50  # fresh points at which each sweep looks for what the fibers have missed
 CPU = torch.device("cpu")  # where indices are kept, whatever torch's default device is
 
 
@@ -39,7 +39,7 @@ class CrossFit(Fit[TT]):
 
     evaluations: distinct points that f was asked for, the held-out ones included. error: the last
     of the history. held_out: how many points it is measured at. pivots: for each of the d-1 bonds
-    (I, J), index tensors (r, k) and (r, d-k): the fibres that were chosen.
+    (I, J), index tensors (r, k) and (r, d-k): the fibers that were chosen.
     """
 
     evaluations: int = 0
@@ -61,7 +61,8 @@ def tt_cross(
     """Tensor train of the tensor whose entries a function gives, from few of them
     [Savostyanov2014].
 
-        |x - tt| <= rtol |x|      estimated at random points that the search has not seen; when `converged`
+        |x - tt| <= rtol |x|
+            estimated at random points that the search has not seen; when `converged`
 
     f: (batch, d) int64 on `device` -> (batch,) real or complex floating; called in batches, never
     twice for a point, never for more than `budget` points in all. quantized: the train has the
@@ -69,20 +70,22 @@ def tt_cross(
     Ranks grow until the error meets `rtol`; otherwise, when the budget is spent or no pivot is
     found, the train so far comes back with `converged=False`.
 
-    A tenth of the budget, at most 2000 points, is held out. The points that the search comes to, the
-    first pivot among them, no longer count. A claim needs 50 that are left, not all of them zero, or
-    all entries: what is missing is asked for anew, and without it `converged` is False (and the
+    A tenth of the budget, at most 2000 points, is held out. The points that the search comes to,
+    the
+    first pivot among them, no longer count. A claim needs 50 that are left, not all of them zero,
+    or all entries: what is missing is asked for anew, and without it `converged` is False (and the
     error nan where no point is left). Where all entries are known the error is that of all. A
-    function that is zero at 200 000 points, or wherever the budget lets one look, is taken for zero;
-    that too is a claim.
+    function that is zero at 200 000 points, or wherever the budget lets one look, is taken for
+    zero; that too is a claim.
 
     Where the values carry a graph, so does the result: its cores are built from them, with the
-    fibres held fixed. Raises ValueError for a bad argument and for values that are not finite,
+    fibers held fixed. Raises ValueError for a bad argument and for values that are not finite,
     TypeError for values that are not floating, RuntimeError from what f raises. Each of these
     carries the `CrossFit` so far as `.partial` (None before the first train).
 
     >>> f = lambda index: 1 / (1 + index.double().sum(1))
-    >>> fit = tt_cross(f, (20,) * 6, rtol=1e-4, budget=20_000, generator=torch.Generator().manual_seed(0))
+    >>> g = torch.Generator().manual_seed(0)
+    >>> fit = tt_cross(f, (20,) * 6, rtol=1e-4, budget=20_000, generator=g)
     >>> fit.converged, fit.error < 1e-4, fit.evaluations < 15_000
     (True, True, True)
     """
@@ -115,7 +118,7 @@ def tt_cross_steps(
     least = sample + sum(modes) - len(modes)
     if budget < least:
         raise ValueError(
-            f"{who}: budget must be at least {least}, one fibre in each mode and the sample, "
+            f"{who}: budget must be at least {least}, one fiber in each mode and the sample, "
             f"got {budget}"
         )
     digits = (lambda i: f(from_digits(i, shape))) if quantized else f
@@ -124,12 +127,12 @@ def tt_cross_steps(
         for fit in _sweeps(values, sample, rtol):
             yield fit
     except (ValueError, TypeError, RuntimeError) as error:  # what f raises is the cause of the last
-        error.partial = fit
+        vars(error)["partial"] = fit
         raise
 
 
 def _sweeps(values: "_Values", sample: int, rtol: float) -> Iterator[CrossFit]:
-    """The algorithm. Levels, under which a pivot is noise, are in units of the first one's value."""
+    """The algorithm. Levels, under which a pivot is noise, are in units of the first value."""
     first = values.first(sample)
     if first is None:
         zero = TT(tuple(values.values.new_zeros(1, n, 1) for n in values.modes))
@@ -166,7 +169,7 @@ def tt_argmax(tt: TT, *, beam: int = 100) -> tuple[tuple[int, ...], float]:
     From each end, the `beam` partial indices are kept whose slices of the tensor, x[i_0, ..., i_k,
     :, ..., :], have the largest norms, which an orthogonal train knows without looking further.
     What is so found are entries of large modulus; where the largest of them, c, is negative, the
-    same is done for x - c >= 0. The best is moved along its fibres as long as that helps. Exact
+    same is done for x - c >= 0. The best is moved along its fibers as long as that helps. Exact
     where the beam holds all; otherwise a good guess, at 8 d n r^2 beam operations. Raises TypeError
     for what is no real train, ValueError for entries that are not finite and for a beam under 1.
 
@@ -208,7 +211,7 @@ def _beams(x: TT, beam: int) -> Tensor:
 
 
 def _climb(x: TT, index: Tensor) -> Tensor:
-    """Move to the largest entry of each fibre in turn, until all are; entries equal to rounding
+    """Move to the largest entry of each fiber in turn, until all are; entries equal to rounding
     could swap for ever."""
     index, seen = index.clone(), set()
     while (here := tuple(index.tolist())) not in seen:
@@ -218,9 +221,9 @@ def _climb(x: TT, index: Tensor) -> Tensor:
             right.append(near_one(core[:, i] @ right[-1])[0])
         left = x.cores[0].new_ones(1)
         for k, core in enumerate(x.cores):
-            fibre = torch.tensordot(left, core, 1) @ right.pop()
-            if fibre.max() > fibre[index[k]]:
-                index[k] = fibre.argmax()
+            fiber = torch.tensordot(left, core, 1) @ right.pop()
+            if fiber.max() > fiber[index[k]]:
+                index[k] = fiber.argmax()
             left = left @ core[:, index[k]]
     return index
 
@@ -245,7 +248,8 @@ class _Values:
         self.f, self.modes, self.budget, self.generator = f, modes, budget, generator
         self.device = torch.get_default_device() if device is None else torch.device(device)
         self.total = math.prod(modes)
-        self.seen, self.values = {}, None
+        self.seen: dict[bytes, int] = {}
+        self.values = torch.zeros(0, device=CPU)  # until the first are known
         self.shown = torch.zeros(0, dtype=torch.bool, device=CPU)  # to the search, by position
         self.held = torch.zeros(0, len(modes), dtype=torch.long, device=CPU)  # points held out
         self.held_at = torch.zeros(0, dtype=torch.long, device=CPU)  # and their positions
@@ -281,12 +285,12 @@ class _Values:
         self.held_at = torch.cat([self.held_at, self._find(new)])
 
     def first(self, sample: int) -> Tensor | None:
-        """The largest of `sample` held-out points; of up to MOST where these are zero, and None where
-        all are that the budget holds beside one fibre in each mode."""
-        fibres = 0 if self.budget >= self.total else sum(self.modes) - len(self.modes)
+        """The largest of `sample` held-out points; of up to MOST where these are zero, and None
+        where all are that the budget holds beside one fiber in each mode."""
+        fibers = 0 if self.budget >= self.total else sum(self.modes) - len(self.modes)
         self.hold(sample)
-        while not self.values.any() and self.left > fibres and self.count < MOST:
-            self.hold(min(self.count, self.left - fibres))
+        while not self.values.any() and self.left > fibers and self.count < MOST:
+            self.hold(min(self.count, self.left - fibers))
         sizes = self.numbers(self.held_at).abs()
         return self.held[sizes.argmax().cpu()] if sizes.any() else None
 
@@ -356,16 +360,15 @@ class _Values:
             raise _Spent
         if new:
             given = self._ask(points[list(new.values())])
-            self.values = given if self.values is None else torch.cat([self.values, given])
+            self.values = torch.cat([self.values, given]) if self.seen else given
             self.seen.update(zip(new, range(self.count, self.count + len(new))))
             self.shown = torch.cat([self.shown, self.shown.new_zeros(len(new))])
         found = torch.tensor([self.seen[key] for key in keys], dtype=torch.long, device=CPU)
         return found.reshape(table)
 
     def _ask(self, points):
-        given = returned(
-            "tt_cross", values_of("tt_cross", self.f, points.to(self.device)), self.device
-        )
+        given = values_of("tt_cross", self.f, points.to(self.device))
+        given = returned("tt_cross", given, self.device)
         if given.shape != (len(points),):
             need = f"f to return {len(points)} values for indices of shape {tuple(points.shape)}"
             raise ValueError(f"tt_cross: needs {need}, got shape {tuple(given.shape)}")
@@ -373,7 +376,7 @@ class _Values:
             raise TypeError(
                 f"tt_cross: needs floating-point or complex values from f, got {given.dtype}"
             )
-        if self.values is not None and given.device != self.values.device:
+        if self.seen and given.device != self.values.device:
             raise ValueError(
                 f"tt_cross: needs values on one device from f, got {self.values.device} and then "
                 f"{given.device}"
@@ -389,8 +392,8 @@ class _Values:
 
 
 class _Cross:
-    """Pivots and fibres. left[k]: I_k (r_k, k), right[k]: J_k (r_k, d-k), fibres[k]: positions of
-    T_k (r_k, n_k, r_{k+1}) among the values, rows[k]: where I_{k+1} stands in I_k x {0..n_k-1}."""
+    """Pivots and fibers. left[k]: I_k (r_k, k), right[k]: J_k (r_k, d-k), fibers[k]: positions of
+    T_k (r_k, n_k, r_{k+1}) among the values, rows[k]: where I_{k+1} is in I_k x {0..n_k-1}."""
 
     def __init__(self, values: _Values, point: Tensor):
         self.values, self.shape = values, values.modes
@@ -399,10 +402,10 @@ class _Cross:
         self.left = [point[None, :k] for k in range(d)]
         self.right = [point[None, k:] for k in range(d + 1)]
         self.rows = [point[k : k + 1] for k in range(d - 1)]
-        fibres = values(
+        fibers = values(
             torch.cat([_pairs(self._rows(k), self.right[k + 1])[:, 0] for k in range(d)])
         )
-        self.fibres = [positions.reshape(1, -1, 1) for positions in fibres.split(self.shape)]
+        self.fibers = [positions.reshape(1, -1, 1) for positions in fibers.split(self.shape)]
 
     @property
     def pivots(self):
@@ -413,9 +416,9 @@ class _Cross:
         values = self.values.values
         cores = [
             self._interpolate(k, widen(values[at])).to(values.dtype)
-            for k, at in enumerate(self.fibres[:-1])
+            for k, at in enumerate(self.fibers[:-1])
         ]
-        return TT((*cores, values[self.fibres[-1]]))
+        return TT((*cores, values[self.fibers[-1]]))
 
     def sweep(self, explorers: Tensor, level: float) -> int:
         """Look for pivots above `level` at every bond, and add them; how many there were. Every
@@ -427,9 +430,9 @@ class _Cross:
     def _grow(self, k, explorers, level) -> int:
         rows = self._rows(k)  # I_k x {0..n_k-1}
         columns = _pairs(_column(self.shape[k + 1]), self.right[k + 2]).flatten(0, 1)
-        weight = self._interpolate(k, self.values.numbers(self.fibres[k]))
+        weight = self._interpolate(k, self.values.numbers(self.fibers[k]))
         weight = weight.flatten(0, 1)  # (rows, r), 1 at those of I_{k+1}
-        known = self.values.numbers(self.fibres[k + 1]).flatten(1)  # (r, columns)
+        known = self.values.numbers(self.fibers[k + 1]).flatten(1)  # (r, columns)
         most = min(3 + len(known) // 8, self.most[k] - len(known))
         if not most:
             return 0
@@ -439,22 +442,20 @@ class _Cross:
         sampled = sampled - (weight[i] * known[:, j].mT).sum(1)
         worst = sampled.abs().argsort(descending=True)[:most].cpu()
         seeds = torch.cat([columns[j[worst]], explorers])
-        residual = self._ask(_pairs(rows, seeds)) - weight @ self._ask(
-            _pairs(self.left[k + 1], seeds)
-        )
-        residual[self.rows[k]] = (
-            0.0  # interpolated; more than rounding only where values differ beyond their digits
-        )
+        residual = self._ask(_pairs(rows, seeds))
+        residual = residual - weight @ self._ask(_pairs(self.left[k + 1], seeds))
+        # interpolated; more than rounding only where values differ beyond their digits
+        residual[self.rows[k]] = 0.0
         i, _ = _large_entries(residual, most, level)
         across = self._ask(_pairs(rows[i], columns)) - weight[i] @ known
         chosen, j = _large_entries(torch.cat([across, residual[i]], 1), most, level)
         if not len(chosen):
             return 0
         i, right = i[chosen], torch.cat([columns, seeds])[j]
-        below = self.values(_pairs(rows[i], columns)).reshape(-1, *self.fibres[k + 1].shape[1:])
-        beside = self.values(_pairs(rows, right)).reshape(*self.fibres[k].shape[:2], -1)
-        self.fibres[k] = torch.cat([self.fibres[k], beside], 2)
-        self.fibres[k + 1] = torch.cat([self.fibres[k + 1], below])
+        below = self.values(_pairs(rows[i], columns)).reshape(-1, *self.fibers[k + 1].shape[1:])
+        beside = self.values(_pairs(rows, right)).reshape(*self.fibers[k].shape[:2], -1)
+        self.fibers[k] = torch.cat([self.fibers[k], beside], 2)
+        self.fibers[k + 1] = torch.cat([self.fibers[k + 1], below])
         self.left[k + 1] = torch.cat([self.left[k + 1], rows[i]])
         self.right[k + 1] = torch.cat([self.right[k + 1], right])
         self.rows[k] = torch.cat([self.rows[k], i])
@@ -466,11 +467,11 @@ class _Cross:
     def _ask(self, points):
         return self.values.numbers(self.values(points))
 
-    def _interpolate(self, k, fibres):
+    def _interpolate(self, k, fibers):
         """T_k P_{k+1}^-1, by way of an orthonormal basis of the columns of T_k."""
-        q, _ = orthogonalize(near_one(fibres.flatten(0, 1))[0])
+        q, _ = orthogonalize(near_one(fibers.flatten(0, 1))[0])
         core = solve(q[self.rows[k]].mT, q.mT).mT
-        return core.reshape(fibres.shape[0], fibres.shape[1], -1)
+        return core.reshape(fibers.shape[0], fibers.shape[1], -1)
 
 
 def _large_entries(matrix: Tensor, most: int, level: float) -> tuple[Tensor, Tensor]:
@@ -485,7 +486,8 @@ def _large_entries(matrix: Tensor, most: int, level: float) -> tuple[Tensor, Ten
         columns.append(j)
         matrix = matrix - torch.outer(matrix[:, j] / matrix[i, j], matrix[i])
         matrix[i], matrix[:, j] = 0.0, 0.0
-    return tuple(torch.tensor(at, dtype=torch.long, device=CPU) for at in (rows, columns))
+    i, j = (torch.tensor(at, dtype=torch.long, device=CPU) for at in (rows, columns))
+    return i, j
 
 
 def _error(found: Tensor, exact: Tensor) -> tuple[float, float]:

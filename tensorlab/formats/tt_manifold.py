@@ -1,10 +1,11 @@
-"""Riemannian optimisation on tensor trains of fixed ranks [Holtz2012, Steinlechner2016,
+"""Riemannian optimization on tensor trains of fixed ranks [Holtz2012, Steinlechner2016,
 Novikov2022].
 
 The trains of ranks r are a smooth manifold. With left-orthonormal cores U and right-orthonormal
 cores V of the point x,
 
-    tangent vectors at x:   v = sum_k U_0 ... U_{k-1} D_k V_{k+1} ... V_{d-1},     U_kᴴ D_k = 0 for k < d-1  (the gauge)
+    tangent vectors at x:   v = sum_k U_0 ... U_{k-1} D_k V_{k+1} ... V_{d-1},
+        U_kᴴ D_k = 0 for k < d-1  (the gauge)
 
 so that <v, w> = sum_k <D_k, E_k>, and v as a train has the cores [D_0 U_0], [[V_k 0], [D_k U_k]],
 [V_{d-1}; D_{d-1}] of ranks 2r. In numbers D the map from D to v is an isometry: the derivative of f
@@ -39,7 +40,8 @@ class Tangent:
     `riemannian_grad`. Vectors at one point add and scale; `dot` and `norm` cost no more than their
     deltas; `to_tt` is the train of ranks 2r.
 
-    >>> x = TT.randn((4, 5, 6), rank=2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    >>> g = torch.Generator().manual_seed(0)
+    >>> x = TT.randn((4, 5, 6), rank=2, generator=g, dtype=torch.float64)
     >>> v = tt_project(x, 3 * x)
     >>> v, bool((v.to_tt() - 3 * x).norm() < 1e-12 * x.norm())
     (Tangent(shape=(4, 5, 6), ranks=(2, 2)), True)
@@ -100,7 +102,7 @@ class Tangent:
         """<self, other> = sum_k <D_k, E_k>: the inner product of the tensors, for the gauge makes
         the terms orthogonal."""
         a, b = self._pair(other, "dot")
-        return sum(torch.vdot(d.flatten(), e.flatten()) for d, e in zip(a.deltas, b.deltas))
+        return _inner(a.deltas, b.deltas)
 
     def norm(self) -> Tensor:
         return norm(torch.stack([norm(d) for d in self.deltas])).to(self.dtype.to_real())
@@ -128,11 +130,13 @@ class Tangent:
 def tt_project(x: TT, z: TT | Tensor) -> Tangent:
     """Orthogonal projection onto the tangent space at x of a train or a dense tensor [Lubich2015].
 
-        D_k = (1 - U_k U_kᴴ) (U_0 ... U_{k-1})ᴴ z (V_{k+1} ... V_{d-1})ᴴ      no first factor for k = d-1
+        D_k = (1 - U_k U_kᴴ) (U_0 ... U_{k-1})ᴴ z (V_{k+1} ... V_{d-1})ᴴ
+
+    without the first factor for k = d-1.
 
     x: a train; ranks beyond the bounds of its unfoldings are first cut to them. z: of x's shape,
-    (n_0, ..., n_{d-1}) where it is dense. The vector has the common dtype of both, as torch promotes
-    them. Raises ValueError for another shape or device, TypeError for another kind of z.
+    (n_0, ..., n_{d-1}) where it is dense. The vector has the common dtype of both, as torch
+    promotes them. Raises ValueError for another shape or device, TypeError for another kind of z.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> x, z = TT.randn((4, 5, 6), 2, generator=g), TT.randn((4, 5, 6), 3, generator=g)
@@ -152,7 +156,7 @@ def transport(x: TT, tangent: Tangent) -> Tangent:
     """Carry a tangent vector to another point of the manifold, by projection [Steinlechner2016,
     sec. 3.2].
 
-    x: a train of the vector's shape.  Raises TypeError for a vector that is none.
+    x: a train of the vector's shape.  Raises TypeError for what is not a `Tangent`.
 
     >>> x, y = (TT.randn((4, 5), 2, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
     >>> transport(y, tt_project(x, x)).ranks
@@ -167,7 +171,8 @@ def retract(tangent: Tangent, step: float = 1.0) -> TT:
     of x [Steinlechner2016].
 
     It agrees with x + step v up to O(step^2). Ranks fall only where x + step v is of smaller rank
-    to rounding. Raises TypeError for a vector that is none, ValueError for a step that is not finite.
+    to rounding. Raises TypeError for what is not a `Tangent`, ValueError for a step that is not
+    finite.
 
     >>> x = TT.randn((4, 5, 6), 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> bool((retract(tt_project(x, x), 0.5) - 1.5 * x).norm() < 1e-12 * x.norm())
@@ -184,16 +189,18 @@ def retract(tangent: Tangent, step: float = 1.0) -> TT:
 def riemannian_grad(f: Callable[[TT], Tensor], x: TT) -> Tangent:
     """Riemannian gradient of f at x, by automatic differentiation [Novikov2022, Alg. 1].
 
-        D = (0, ..., 0, last);   g = dF/dD of F(D) = f(train of D);   D_k <- g_k - U_k U_kᴴ g_k   for k < d-1
+        D = (0, ..., 0, last);   g = dF/dD of F(D) = f(train of D)
+        D_k <- g_k - U_k U_kᴴ g_k   for k < d-1
 
     It is the projection of the dense gradient, which is never formed. f: TT -> real scalar tensor,
     a function of the tensor (not of its cores) that torch can differentiate; it is called with a
-    train of ranks 2r, and once with x, to see whether the values agree. QR stands outside of the
+    train of ranks 2r, and once with x, to see whether the values agree. QR stays outside of the
     tape. The cost is a constant times that of f. Raises ValueError for an f that depends on the
     cores, is not a real scalar, not finite, or has no derivative, TypeError for one that returns no
     tensor.
 
-    >>> x, a = (TT.randn((4, 5, 6), 2, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in (0, 1))
+    >>> g = torch.Generator().manual_seed(0)
+    >>> x, a = (TT.randn((4, 5, 6), 2, generator=g, dtype=torch.float64) for _ in range(2))
     >>> gradient = riemannian_grad(lambda x: (x - a).dot(x - a) / 2, x)
     >>> bool((gradient - tt_project(x, x - a)).norm() < 1e-12 * x.norm())
     True
@@ -215,8 +222,9 @@ def hessian_vector(f: Callable[[TT], Tensor], x: TT, v: Tangent) -> Tangent:
     zero, nothing is missing. f as for `riemannian_grad`; v: a tangent vector at x, whose common
     dtype with x is that of the result.
 
-    >>> x = TT.randn((4, 5, 6), 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    >>> v = tt_project(x, TT.randn((4, 5, 6), 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
+    >>> g = torch.Generator().manual_seed(0)
+    >>> x, z = (TT.randn((4, 5, 6), r, generator=g, dtype=torch.float64) for r in (2, 3))
+    >>> v = tt_project(x, z)
     >>> bool((hessian_vector(lambda x: x.dot(x) / 2, x, v) - v).norm() < 1e-12 * v.norm())
     True
     """
@@ -225,7 +233,7 @@ def hessian_vector(f: Callable[[TT], Tensor], x: TT, v: Tangent) -> Tangent:
     v = _project(here, z)  # as it is, in the cores of this frame
     with torch.enable_grad():
         value, first, deltas = _derivative(f, here, "hessian_vector", twice=True)
-        along = sum(torch.vdot(a.flatten(), b.flatten()).real for a, b in zip(first, v.deltas))
+        along = _inner(first, v.deltas).real
         second = (
             torch.autograd.grad(along, deltas, allow_unused=True, materialize_grads=True)
             if along.requires_grad
@@ -241,7 +249,8 @@ def tt_minimize(
     """Minimum of a function over the trains of the ranks of x0, by Riemannian descent
     [Steinlechner2016, Alg. 1].
 
-        gradient g = P grad f;   direction h = -g ("gd")  or  -g + beta T h_old ("cg", Polak-Ribiere, beta >= 0)
+        gradient g = P grad f
+        direction h = -g ("gd")  or  -g + beta T h_old ("cg", Polak-Ribiere, beta >= 0)
         x <- retract(x + t h),   f(x) <= f(x_old) + 1e-4 t <g, h>   (Armijo)
 
     T is `transport`. The first trial of t is where the last two steps let it expect, then the
@@ -295,7 +304,7 @@ def descend(
     be tried; None: from the last step and the slopes.
     """
     value, g = value_and_grad(x)
-    h, t, slope = -g, None, None
+    h, t, slope = -g, None, 0.0
     while True:
         yield x, float(value), g
         size, before, slope = float(g.norm()) ** 2, slope, float(g.dot(h).real)
@@ -326,7 +335,7 @@ def descend(
 
 def _armijo(f, h: Tangent, value: float, slope: float, t: float) -> tuple[TT, float] | None:
     """A step t from h's point along h that decreases f enough: the trial, and the minimum of the
-    parabola through it; None where there is none, or t is none."""
+    parabola through it; None where there is none, or t is not a positive number."""
     best = None
     if not 0 < t < math.inf:  # rounding, where the slope is no more than that
         return None
@@ -363,9 +372,8 @@ def _frame(x: TT, who: str, *others: TT | Tensor) -> Tangent:
     own = dtype if x.dtype.is_complex else dtype.to_real()
     x = TT(tuple(core.detach().to(own) for core in x.cores))
     if any(r > most for r, most in zip(x.ranks, unfolding_ranks(x.shape))):
-        x = x.orthogonal(
-            0
-        )  # now no rank is larger than what stands to its right, and soon than what stands to its left
+        # now no rank is larger than the sizes to its right allow, and soon than those to its left
+        x = x.orthogonal(0)
     left = x.orthogonal(x.ndim - 1).cores
     right = TT(left).orthogonal(0).cores
     here = Tangent(left[:-1], right[1:], left[-1], (*map(torch.zeros_like, left[:-1]), left[-1]))
@@ -378,6 +386,11 @@ def _common(who: str, *parts) -> torch.dtype:
     if len(devices) > 1:
         raise ValueError(f"{who}: needs all on one device, got {' and '.join(map(str, devices))}")
     return functools.reduce(torch.promote_types, (part.dtype for part in parts))
+
+
+def _inner(a, b) -> Tensor:
+    """sum_k <A_k, B_k> of two rows of cores."""
+    return torch.stack([torch.vdot(x.flatten(), y.flatten()) for x, y in zip(a, b)]).sum()
 
 
 def _tangent(who: str, v) -> Tangent:

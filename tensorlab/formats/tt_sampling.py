@@ -2,12 +2,16 @@
 [Dolgov2020] [FerrisVidal2012].
 
     p(i) = x[i] / sum x          of a train without negative entries,
-    p(i) = |x[i]|^2 / <x, x>     of any train, by squared=True, also called a Born machine [Han2018].
+    p(i) = |x[i]|^2 / <x, x>
+        of any train, by squared=True, also called a Born machine [Han2018].
 
 All of it is one chain from right to left, what the modes k..d-1 sum to, seen from bond k:
 
-    z_k = sum_i w_k[i] G_k[i] z_{k+1}                  a vector; w_k are ones for sums, weights of a quadrature for integrals
-    F_k F_kᴴ = sum_ij D_k[j, i] G_k[i] F_{k+1} F_{k+1}ᴴ G_k[j]ᴴ     a factor; D_k is the identity, or a Gram matrix of functions
+    z_k = sum_i w_k[i] G_k[i] z_{k+1}
+    F_k F_kᴴ = sum_ij D_k[j, i] G_k[i] F_{k+1} F_{k+1}ᴴ G_k[j]ᴴ
+
+z_k is a vector; w_k are ones for sums, weights of a quadrature for integrals. F_k is a factor; D_k
+is the identity, or a Gram matrix of functions.
 
 Every step is brought near 1 by a power of two, and the power is kept, so that no length and no
 scale over- or underflows.
@@ -53,7 +57,8 @@ def tt_environments(tt: TT, weights=None, *, squared: bool = False) -> Environme
     rests.
 
         right[k] exp(log[k])      z_k = sum_i w_k[i] G_k[i] z_{k+1},  (r_k,),  z_d = 1
-        squared: F_k, (r_k, s_k), with |v F_k|^2 the weighted sum of |v G_k[i_k] ... G_{d-1}[i_{d-1}]|^2 for every row v
+        squared: F_k, (r_k, s_k), with |v F_k|^2 the weighted sum of |v G_k[i_k] ...
+        G_{d-1}[i_{d-1}]|^2 for every row v
 
     weights: d of them, each None for ones or a tensor (n_k,); linear also (batch, n_k), which puts
     `batch` in front of right and log; squared also a Gram matrix D_k (n_k, n_k) with D[j, i] =
@@ -79,7 +84,8 @@ def tt_sum(tt: TT, weights=None, *, squared: bool = False) -> SignLog:
     """The sum of all entries, weighted mode by mode, as a sign and a logarithm.
 
         sum_i x[i] w_0[i_0] ... w_{d-1}[i_{d-1}]              or, squared,
-        sum_ij x[i] conj(x[j]) D_0[j_0, i_0] ... D_{d-1}[j_{d-1}, i_{d-1}],       <x, x> without weights
+        sum_ij x[i] conj(x[j]) D_0[j_0, i_0] ... D_{d-1}[j_{d-1}, i_{d-1}],
+            <x, x> without weights
 
     weights: as for `tt_environments`. Linear weights (batch, n_k) give `batch` sums: with one-hot
     rows entries, with values of basis functions the function that the train is a tensor of
@@ -220,8 +226,10 @@ def tt_sample(
 
     Mode by mode from the conditionals, by inversion of their distribution functions [Dolgov2020]:
 
-        p(i_k | i_0, ..., i_{k-1}) = v G_k[i_k] z_{k+1} / sum over i_k,      v = G_0[i_0] ... G_{k-1}[i_{k-1}]
-        squared: |v G_k[i_k]|^2, in cores made right-orthonormal, so that nothing need stand right of them [FerrisVidal2012]
+        p(i_k | i_0, ..., i_{k-1}) = v G_k[i_k] z_{k+1} / sum over i_k,
+            v = G_0[i_0] ... G_{k-1}[i_{k-1}]
+        squared: |v G_k[i_k]|^2, in cores made right-orthonormal, so that nothing need stand right
+        of them [FerrisVidal2012]
 
     The cost of a sample is d (n_k r + r^2), squared d n_k r^2. One draw serves all n samples at a
     mode, and the same seed gives the same samples. A train of cores without negative entries is
@@ -286,7 +294,7 @@ def _right(cores, shifts, weights, squared: bool) -> tuple[list[Tensor], list[Te
             y = y if w is None else torch.einsum("rns,nm->rms", y, w)
             z, e = _near_one(triangle(y.flatten(1).mH).mH, (0, 1))
         else:
-            y = torch.tensordot(right[0], core, ([-1], [2]))  # (..., r, n)
+            y = torch.tensordot(right[0], core.permute(2, 0, 1), 1)  # (..., r, n)
             z, e = _near_one(y.sum(-1) if w is None else (y @ w[..., None])[..., 0], -1)
         right.insert(0, z)
         exponents.insert(0, exponents[0] + e + shift)
@@ -359,8 +367,8 @@ def _choose_squared(v: Tensor, core: Tensor, u: Tensor) -> tuple[Tensor, Tensor]
         y = (rows @ core.flatten(1)).reshape(-1, n, q)
         i = _invert(y.abs().square().sum(2), draw)
         chosen.append((i, y[torch.arange(len(i), device=i.device), i]))
-    i, v = zip(*chosen)
-    return torch.cat(i), torch.cat(v)
+    indices, vectors = zip(*chosen)
+    return torch.cat(indices), torch.cat(vectors)
 
 
 # ------------------------------------------------------------------ what comes in, what is negative
@@ -385,7 +393,10 @@ def _distribution(tt, who, squared):
 
 
 def _positive(cores, shifts, squared, who) -> tuple[list[Tensor], Tensor]:
-    """Environments and the log of the sum of all weights; says no to a sum that is not positive."""
+    """Environments and the log of the sum of all weights.
+
+    Raises ValueError for a sum that is not positive.
+    """
     chain = _right(cores, shifts, [None] * len(cores), squared)
     sign, log = _sum(cores, shifts, None, squared, chain)
     if sign.real <= 0:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..linalg import check_cut
 from .base import SplitMatrix, check_same, check_shape, ratio
-from .modes import check_matrix, check_size, pad_input, split_shape
+from .modes import check_matrix, check_unpadded, pad, pad_input, split_shape
 from .tt import TT, tt_round, tt_svd
 
 
@@ -24,7 +24,7 @@ class TTMatrix(SplitMatrix):
     product of matrices.
 
     cores: d tensors, core k of shape (r_k, out_k, in_k, r_{k+1}) with r_0 = r_d = 1. ranks: the d-1
-    free ones. size: (out, in) where these are less than the products of the modes; the
+    free ones. unpadded_shape: (out, in) where these are less than the products of the modes; the
     padding is stored, counted in `numel`, and cut.
 
     >>> TTMatrix.randn(out=(4, 5), in_=(3, 2), rank=2, generator=torch.Generator().manual_seed(0))
@@ -32,7 +32,7 @@ class TTMatrix(SplitMatrix):
     """
 
     cores: tuple[Tensor, ...]
-    size: tuple[int, int] | None = None
+    unpadded_shape: tuple[int, int] | None = None
 
     def _check(self):
         got = [tuple(c.shape) for c in self.cores]
@@ -49,8 +49,8 @@ class TTMatrix(SplitMatrix):
                 f"1, got shapes {got}"
             )
         check_same("TTMatrix", self.cores)
-        if self.size is not None:
-            check_size("TTMatrix", self.size, self.padded)
+        if self.unpadded_shape is not None:
+            check_unpadded("TTMatrix", self.unpadded_shape, self.padded_shape)
 
     @classmethod
     def from_dense(
@@ -87,10 +87,10 @@ class TTMatrix(SplitMatrix):
         if shape is None:
             out, in_ = _modes("TTMatrix.randn", out, in_)
             shape = math.prod(out), math.prod(in_)
-        out, in_, size = split_shape("TTMatrix.randn", shape, cores, out, in_)
+        out, in_, unpadded = split_shape("TTMatrix.randn", shape, cores, out, in_)
         modes = [m * n for m, n in zip(out, in_)]
         train = TT.randn(modes, rank, generator=generator, dtype=dtype, device=device)
-        return _from_train(train, out, in_, size)
+        return _from_tt(train, out, in_, unpadded)
 
     @property
     def out(self) -> tuple[int, ...]:
@@ -103,7 +103,8 @@ class TTMatrix(SplitMatrix):
         return tuple(c.shape[2] for c in self.cores)
 
     @property
-    def ranks(self):
+    def ranks(self) -> tuple[int, ...]:
+        """(r_1, ..., r_{d-1}), one for each bond."""
         return tuple(c.shape[0] for c in self.cores[1:])
 
     def to_tt(self) -> TT:
@@ -115,24 +116,28 @@ class TTMatrix(SplitMatrix):
         return TT(tuple(c.flatten(1, 2) for c in self.cores))
 
     def to_dense(self) -> Tensor:
+        """The dense matrix, (out, in), without the padding."""
         d, (m, n) = len(self.cores), self.shape
         x = self.to_tt().to_dense().reshape([k for pair in zip(self.out, self.in_) for k in pair])
-        return x.permute(*range(0, 2 * d, 2), *range(1, 2 * d, 2)).reshape(self.padded)[:m, :n]
+        return x.permute(*range(0, 2 * d, 2), *range(1, 2 * d, 2)).reshape(self.padded_shape)[
+            :m, :n
+        ]
 
     def _apply(self, x):
         """Core by core from the left: each core takes the bond and its column index, and gives its
         row index and the next bond. The order of the indices stays, so that nothing is permuted:
         (batch O, r i, I) -> (batch O, o q, I)."""
-        t, rows, columns = pad_input(x, self.padded[1]), x.shape[0], self.padded[1]
+        t, rows, columns = pad_input(x, self.padded_shape[1]), x.shape[0], self.padded_shape[1]
         for core in self.cores:
             r, o, i, q = core.shape
             columns //= i
             t = core.permute(1, 3, 0, 2).reshape(o * q, r * i) @ t.reshape(rows, r * i, columns)
             rows = rows * o
-        return t.reshape(x.shape[0], self.padded[0]).narrow(1, 0, self.shape[0])
+        return t.reshape(x.shape[0], self.padded_shape[0]).narrow(1, 0, self.shape[0])
 
     def flops(self, batch: int) -> int:
-        total, rows, columns = 0, 1, self.padded[1]
+        """The sum over the cores of 2 batch (outputs made) (inputs left) numel."""
+        total, rows, columns = 0, 1, self.padded_shape[1]
         for core in self.cores:
             columns //= core.shape[2]
             total += 2 * batch * rows * columns * core.numel()
@@ -146,6 +151,7 @@ class TTMatrix(SplitMatrix):
         )
 
     def norm(self) -> Tensor:
+        """Frobenius norm of w, without the padding: that of the train."""
         return self._inside().to_tt().norm()
 
     def dot(self, other: "TTMatrix") -> Tensor:
@@ -182,14 +188,16 @@ class TTMatrix(SplitMatrix):
         return self._like(self.to_tt() * other.to_tt())
 
     def _like(self, train):
-        return _from_train(train, self.out, self.in_, self.size)
+        return _from_tt(train, self.out, self.in_, self.unpadded_shape)
 
     def _inside(self) -> "TTMatrix":
         """The same matrix with zeros as padding: times the indicator of row < out and column < in,
         a train of rank 2 x 2."""
-        if self.size in (None, self.padded):
+        if self.unpadded_shape in (None, self.padded_shape):
             return self
-        pairs = zip(_below(self.size[0], self.out), _below(self.size[1], self.in_))
+        pairs = zip(
+            _below(self.unpadded_shape[0], self.out), _below(self.unpadded_shape[1], self.in_)
+        )
         ones = [
             torch.einsum("amb,cnd->acmnbd", a, b).flatten(4).flatten(0, 1).flatten(1, 2)
             for a, b in pairs
@@ -203,7 +211,7 @@ def tt_matrix_svd(w: Tensor, out, in_, rank=None, *, rtol: float | None = None) 
         |w - result| <= (rtol + 64 eps) |w|      when `rank` does not cut earlier
 
     w: (out, in). `out` and `in_`: as many sizes each; where their products are larger than w, it is
-    padded with zeros, and the result has its `size`. `rank`: a cap, one integer or d-1 of them.
+    padded with zeros, and the result has w's shape. `rank`: a cap, one integer or d-1 of them.
     Which index lies in which mode matters: the ranks are those of w with rows and columns in this
     order. Raises ValueError or TypeError for a bad rank, rtol, matrix or sizes.
 
@@ -215,19 +223,17 @@ def tt_matrix_svd(w: Tensor, out, in_, rank=None, *, rtol: float | None = None) 
     out, in_ = _modes("tt_matrix_svd", out, in_)
     if w.ndim != 2:
         raise ValueError(f"tt_matrix_svd: needs a matrix, got shape {tuple(w.shape)}")
-    size, d = (
-        check_size("tt_matrix_svd", tuple(w.shape), (math.prod(out), math.prod(in_))),
-        len(out),
-    )
-    if size is not None:
-        w = torch.nn.functional.pad(w, (0, math.prod(in_) - size[1], 0, math.prod(out) - size[0]))
+    d, padded_shape = len(out), (math.prod(out), math.prod(in_))
+    unpadded = check_unpadded("tt_matrix_svd", w.shape, padded_shape)
+    w = w if unpadded is None else pad(w, padded_shape)
     pairs = [axis for k in range(d) for axis in (k, d + k)]
     x = w.reshape(*out, *in_).permute(pairs).reshape([m * n for m, n in zip(out, in_)])
-    return _from_train(tt_svd(x, rank, rtol=rtol), out, in_, size)
+    return _from_tt(tt_svd(x, rank, rtol=rtol), out, in_, unpadded)
 
 
-def _from_train(train: TT, out, in_, size) -> TTMatrix:
-    return TTMatrix(tuple(c.unflatten(1, (m, n)) for c, m, n in zip(train.cores, out, in_)), size)
+def _from_tt(train: TT, out, in_, unpadded_shape) -> TTMatrix:
+    cores = (c.unflatten(1, (m, n)) for c, m, n in zip(train.cores, out, in_))
+    return TTMatrix(tuple(cores), unpadded_shape)
 
 
 def _modes(who, out, in_):

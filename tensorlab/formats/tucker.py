@@ -70,11 +70,13 @@ class Tucker(Format):
         return cls(randn(*ranks, **options), factors)
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
+        """The rows (n_0, ..., n_{d-1}) of the factors."""
         return tuple(f.shape[0] for f in self.factors)
 
     @property
-    def ranks(self):
+    def ranks(self) -> tuple[int, ...]:
+        """(r_0, ..., r_{d-1}), the shape of the core."""
         return tuple(self.core.shape)
 
     def _dense(self):
@@ -133,7 +135,8 @@ class Tucker(Format):
 def hosvd(x: Tensor, rank=None, *, rtol: float | None = None) -> Tucker:
     """Higher-order SVD: leading left singular vectors of every unfolding of x [DeLathauwer2000].
 
-        |x - tucker| <= (rtol + 64 eps) |x|      when `rank` does not cut earlier, and <= sqrt(d) times the best error
+        |x - tucker| <= (rtol + 64 eps) |x|
+            when `rank` does not cut earlier, and <= sqrt(d) times the best error
 
     x: (n_0, ..., n_{d-1}). `rank`: a cap, one integer or d of them. Each mode may lose rtol |x| /
     sqrt(d). `st_hosvd` is cheaper and usually as good.
@@ -159,7 +162,8 @@ def st_hosvd(x: Tensor, rank=None, *, rtol: float | None = None) -> Tucker:
     """Sequentially truncated higher-order SVD: each mode is cut from what the last cut left
     [Vannieuwenhoven2012].
 
-        |x - tucker| <= (rtol + 64 eps) |x|      when `rank` does not cut earlier, and <= sqrt(d) times the best error
+        |x - tucker| <= (rtol + 64 eps) |x|
+            when `rank` does not cut earlier, and <= sqrt(d) times the best error
 
     x: (n_0, ..., n_{d-1}). `rank`: a cap, one integer or d of them. The modes are cut in order;
     after each the tensor is smaller, so the first costs most.
@@ -178,7 +182,7 @@ def hooi(x: Tensor, rank, *, tol: float = 1e-8, max_iter: int = 50) -> Fit[Tucke
     """Higher-order orthogonal iteration: from `st_hosvd`, improve one factor after another
     [DeLathauwer2000b].
 
-        maximise | x ×_0 U_0ᴴ ... ×_{d-1} U_{d-1}ᴴ |  over orthonormal U_k (n_k, r_k)
+        maximize | x ×_0 U_0ᴴ ... ×_{d-1} U_{d-1}ᴴ |  over orthonormal U_k (n_k, r_k)
 
     x: (n_0, ..., n_{d-1}). `rank`: one integer or d of them. Stops when the relative error changes
     by less than `tol`; history holds the relative error after each sweep, which never grows; the

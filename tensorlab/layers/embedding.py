@@ -190,7 +190,7 @@ def tt_rows(table: TTMatrix, ids: Tensor) -> Tensor:
     >>> torch.allclose(tt_rows(table, torch.tensor([3, 17])), table.to_dense()[[3, 17]])
     True
     """
-    below, shared = table.padded[0], readable(ids)
+    below, shared = table.padded_shape[0], readable(ids)
     state, before = table.cores[0].new_ones(1, 1, 1), ids.new_zeros(1)
     for core in table.cores:
         r, n, m, q = core.shape
@@ -214,7 +214,7 @@ def head_flops(table: TTMatrix, batch: int) -> dict[str, int]:
     ('right', 11)
     """
     right, build = 0, 0
-    columns, rows, entries = table.padded[1], 1, 1
+    columns, rows, entries = table.padded_shape[1], 1, 1
     for core in reversed(table.cores):
         columns //= core.shape[2]
         right += 2 * batch * columns * rows * core.numel()
@@ -231,7 +231,7 @@ def head_flops(table: TTMatrix, batch: int) -> dict[str, int]:
 
 def _from_right(table, h):
     """h Eᵀ, the last core first: (batch I, i q, O) -> (batch I, r o, O)."""
-    (v, d), (rows, width) = table.shape, table.padded
+    (v, d), (rows, width) = table.shape, table.padded_shape
     t, done = pad(h, (0, width - d)), 1
     for core in reversed(table.cores):
         r, o, i, q = core.shape

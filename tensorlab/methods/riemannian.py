@@ -179,7 +179,8 @@ def _like(w, x: TT):
     """The train x as a weight of the kind of w, with as many tensors."""
     if isinstance(w, TTMatrix):
         return TTMatrix(
-            tuple(c.unflatten(1, (m, n)) for c, m, n in zip(x.cores, w.out, w.in_)), w.size
+            tuple(c.unflatten(1, (m, n)) for c, m, n in zip(x.cores, w.out, w.in_)),
+            w.unpadded_shape,
         )
     u, v = x.cores[0][0], x.cores[1][:, :, 0].mH
     s = None if w.s is None else torch.eye(u.shape[1], dtype=u.dtype, device=u.device)

@@ -1,8 +1,10 @@
 """Held-out log-density of TTDensity on a mixture with known truth, beside a Gaussian and a tuned
 mixture of Gaussians, in one run.
 
-    python tests/benchmarks/bench_density.py            measures what density.csv lacks; --again measures all
-    python tests/benchmarks/bench_density.py --choose   the gap of each of CHOICES on rows of another seed; ours is the best of them
+    python tests/benchmarks/bench_density.py
+        measures what density.csv lacks; --again measures all
+    python tests/benchmarks/bench_density.py --choose
+        the gap of each of CHOICES on rows of another seed; ours is the best of them
 
 Five full Gaussians in six variables, 50 000 rows to learn from and 20 000 to be measured on: `gap`
 is how far the mean log-density stays under that of the truth, in nats, of which 0.195 are asked

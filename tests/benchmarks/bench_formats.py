@@ -1,6 +1,7 @@
 """Formats against the packages people use: the same work, the same machine, one run.
 
-    python tests/benchmarks/bench_formats.py                 every case, every package that is installed
+    python tests/benchmarks/bench_formats.py
+        every case, every package that is installed
     python tests/benchmarks/bench_formats.py --cases cp,round --threads 1
 
 Every (case, package) pair runs in a process of its own, so neither a crash nor a peak of memory of

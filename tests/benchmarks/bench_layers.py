@@ -1,7 +1,8 @@
 """TT layers against the packages people use: 768 -> 3072 as (8, 8, 12) -> (12, 16, 16), forward and
 backward, in one run.
 
-    python tests/benchmarks/bench_layers.py                          every rank, every package that is installed
+    python tests/benchmarks/bench_layers.py
+        every rank, every package that is installed
     python tests/benchmarks/bench_layers.py --ranks 2,4 --packages dense,tensorlab
 
 Every (rank, package) pair runs in a process of its own. The rows go to layers.csv beside this file:

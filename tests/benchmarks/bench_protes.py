@@ -1,8 +1,9 @@
 """PROTES beside the packages that a user would try, on the problems P-01 to P-20: best values,
 points and seconds.
 
-    python tests/benchmarks/bench_protes.py                                       one seed of each problem and package
-    python tests/benchmarks/bench_protes.py --problems P-11,P-14 --packages tensorlab,protes --seeds 10
+    python tests/benchmarks/bench_protes.py
+        one seed of each problem and package
+    python tests/benchmarks/bench_protes.py --problems P-11 --packages tensorlab,protes --seeds 10
 
 Every package may ask for 10^4 values. `tensorlab` counts distinct points and says how many it drew;
 the others are charged for every request. For each problem all packages run in one process, so that

@@ -101,7 +101,7 @@ def test_the_best_of_each_slice_is_numpys_svd(generator):
     assert torch.allclose(slices(found, (4, 3), (5, 4)), best, atol=1e-13)
 
 
-def test_a_matrix_of_low_rank_and_a_tt_matrix_and_a_kronecker_product_are_block_trains_of_their_rank(
+def test_low_rank_and_tt_matrices_and_kronecker_products_are_block_trains_of_their_rank(
     generator,
 ):
     for w, rank in [
@@ -196,7 +196,7 @@ def test_counts_by_hand():
     padded = tl.BlockTT.randn((60, 97), 2, out=(8, 8), in_=(10, 10))
     assert (
         padded.shape == (60, 97)
-        and padded.padded == (64, 100)
+        and padded.padded_shape == (64, 100)
         and padded.numel == 2 * (8 * 8 * 10 + 8 * 10 * 10)
     )
     assert padded.to_dense().shape == (60, 97) and padded.compression == 60 * 97 / padded.numel
@@ -205,7 +205,7 @@ def test_counts_by_hand():
 def test_padding_is_cut_and_never_seen(generator):
     w = tl.BlockTT.randn((7, 11), 2, generator=generator, **F64)
     whole = tl.BlockTT(w.cores).to_dense()
-    assert w.padded == whole.shape != w.shape and torch.equal(w.to_dense(), whole[:7, :11])
+    assert w.padded_shape == whole.shape != w.shape and torch.equal(w.to_dense(), whole[:7, :11])
     assert float(w.norm()) == pytest.approx(float(whole[:7, :11].norm()))
 
 
@@ -280,7 +280,7 @@ def test_near_shapes_hold_n_and_little_more(n, d):
     assert math.prod(sizes) < n + 2 * d * math.ceil(n ** ((d - 1) / d)) + 1
 
 
-# -- says no
+# -- errors
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_near_shapes_hold_n_and_little_more(n, d):
         ),
     ],
 )
-def test_says_no(make, error, said):
+def test_refuses_bad_input(make, error, said):
     with pytest.raises(error, match=said) as caught:
         make()
     assert "\n" not in str(caught.value)

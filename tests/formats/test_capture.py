@@ -35,9 +35,12 @@ def places(x, n=7):
 
 def has(name, operation):
     x = make(name)
-    return (isinstance(x, MatrixFormat) or operation != "apply") and (
-        operation not in ("orthogonal", "round") or hasattr(x, operation)
-    )
+    lacks = {
+        "apply": not isinstance(x, MatrixFormat),
+        "orthogonal": not hasattr(x, "orthogonal"),
+        "round": isinstance(x, tl.CP),
+    }
+    return not lacks.get(operation, False)
 
 
 OPERATIONS = {

@@ -322,7 +322,7 @@ def test_steps_are_the_sweeps():
         ),
     ],
 )
-def test_says_no(make, error, said):
+def test_refuses_bad_input(make, error, said):
     with pytest.raises(error, match=said) as caught:
         make(torch.ones(2, 3, 4, dtype=torch.float64))
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""What every decomposition promises: any scale, memory of its own, errors that are true, and plain
+"""What every decomposition promises: any scale, tensors that are not views, true errors, and plain
 refusals."""
 
 import math
@@ -62,7 +62,7 @@ def test_the_scale_changes_nothing(name, dtype, exponent):
             assert missed(b, x * scale) == pytest.approx(missed(a, x), abs=16 * eps)
 
 
-# -- memory of its own
+# -- tensors that are not views
 
 
 @every
@@ -235,7 +235,7 @@ CUTS = {
 
 
 def loose(d, delta, dtype):
-    """A corner of 1, and in each two neighbouring modes one entry of delta, whose direction is seen
+    """A corner of 1, and in each two neighboring modes one entry of delta, whose direction is seen
     by no other: each cut that may lose delta loses another one."""
     x = torch.zeros((8,) * d, dtype=dtype)
     x[(0,) * d] = 1

@@ -15,13 +15,13 @@ class Recorder(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.factorised, self.largest = [], 0
+        self.factorized, self.largest = [], 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
         name = str(function)
         if any(part in name for part in ("svd", "qr", "eigh", "cholesky", "solve")):
-            self.factorised.append((name.split(".")[1], tuple(args[0].shape)))
+            self.factorized.append((name.split(".")[1], tuple(args[0].shape)))
         outputs = out if isinstance(out, tuple | list) else [out]
         self.largest = max(
             [self.largest, *(t.numel() for t in outputs if isinstance(t, torch.Tensor))]
@@ -45,7 +45,7 @@ def test_float32_train_has_no_error_floor():
     assert max(tt.ranks) <= 5 and relative_error(tt.to(torch.float64).to_dense(), x) <= 1.1e-6
 
 
-def test_scale_stands_on_one_side():
+def test_scale_is_on_one_side():
     x = smooth(
         (8,) * 7
     )  # a root of the singular values on each side distorts the later cuts: 2.4e-5 here, 4e-2 below
@@ -104,12 +104,12 @@ def test_complex_tensors(generator):
     ids=["tt_svd exact", "tt_svd rank", "st_hosvd", "hosvd", "hooi", "cp_als"],
 )
 @pytest.mark.parametrize("shape", [(2,) * 16, (16, 16, 16, 16), (64, 32, 32)])
-def test_nothing_of_the_tensors_size_is_factorised(algorithm, shape):
+def test_nothing_of_the_tensors_size_is_factorized(algorithm, shape):
     x = smooth(shape)
     with Recorder() as seen:
         algorithm(x)
-    assert seen.factorised, "the recorder sees LAPACK's calls"
-    assert max(math.prod(s) for _, s in seen.factorised) <= x.numel() / 2
+    assert seen.factorized, "the recorder sees LAPACK's calls"
+    assert max(math.prod(s) for _, s in seen.factorized) <= x.numel() / 2
     assert seen.largest <= 2 * x.numel()  # and no full-rank identity cores
 
 
@@ -117,7 +117,7 @@ def test_the_smaller_gram_matrix_is_formed(generator):
     with Recorder() as seen:
         for shape in ((1200, 10), (10, 1200), (12000, 10)):
             tl.linalg.right_basis(torch.randn(shape, generator=generator), 3)
-    assert max(max(s) for name, s in seen.factorised if "eigh" in name) == 10
+    assert max(max(s) for name, s in seen.factorized if "eigh" in name) == 10
 
 
 def test_dot_and_norm_form_no_kronecker_product(generator):

@@ -50,6 +50,6 @@ def test_tensorly(name, backend):
 @pytest.mark.parametrize(
     "function", [tl.to_tntorch, tl.to_tensorly, tl.from_tntorch, tl.from_tensorly]
 )
-def test_says_no(function):
+def test_refuses_bad_input(function):
     with pytest.raises(TypeError, match="got Tensor"):
         function(torch.zeros(3))

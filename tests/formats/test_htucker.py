@@ -116,7 +116,7 @@ def test_a_linear_tree_has_the_ranks_of_tt_svd_and_tntorch(x):
 def test_trains_there_and_back(generator):
     for shape in [(4, 5, 6, 3), (4, 5), (6,)]:
         tt = tl.TT.randn(shape, 3, generator=generator, dtype=torch.complex128)
-        ht = tl.HT.from_train(tt.cores)
+        ht = tl.HT.from_tt(tt.cores)
         assert relative_error(ht.to_dense(), tt.to_dense()) < 1e-15
         assert all(torch.allclose(a, b) for a, b in zip(ht.to_tt().cores[1:], tt.cores[1:]))
         back = ht.round(rtol=0.0).to_tt()
@@ -191,7 +191,7 @@ def test_ht_svd_keeps_its_bound(case, kind, dtype, rtol):
     assert ht.ranks[:1] == ht.ranks[1:2]  # the children of the root
     if (
         kind == "rank 2"
-    ):  # as a train: so at each cut into first and last modes, at rtol=0.0 too, and in half precision
+    ):  # as a train: so at each cut into first and last modes, at rtol=0.0 and in halves too
         first = [{*range(k)} for k in range(x.ndim)] + [{*range(k, x.ndim)} for k in range(x.ndim)]
         assert all(r <= 2 for node, r in zip(ht.nodes, ht.ranks) if {*node} in first)
 
@@ -494,7 +494,7 @@ def test_the_tree_is_metadata(tmp_path, generator):
     ],
     ids=["none", "broken", "other", "text", "deep", "floats"],
 )
-def test_says_no_to_files_with_another_tree(tree, said, tmp_path):
+def test_refuses_files_with_another_tree(tree, said, tmp_path):
     tensors = {
         "factors.0": torch.ones(3, 1),
         "factors.1": torch.ones(3, 1),
@@ -510,7 +510,7 @@ def test_says_no_to_files_with_another_tree(tree, said, tmp_path):
     assert str(caught.value).startswith("load: ") and "\n" not in str(caught.value)
 
 
-# -- says no
+# -- errors
 
 
 @pytest.mark.parametrize(
@@ -547,7 +547,7 @@ def test_says_no_to_files_with_another_tree(tree, said, tmp_path):
     ],
     ids=str,
 )
-def test_says_no_to_arguments(arguments, error, said):
+def test_refuses_arguments(arguments, error, said):
     with pytest.raises(error, match=said) as caught:
         tl.ht_svd(torch.zeros(4, 5, 6, 7), **arguments)
     assert str(caught.value).startswith("ht_svd: ") and "\n" not in str(caught.value)
@@ -569,7 +569,7 @@ def test_says_no_to_arguments(arguments, error, said):
     ],
     ids=["integers", "empty", "0-way", "list", "nan", "inf"],
 )
-def test_says_no_to_tensors(x, error, said):
+def test_refuses_tensors(x, error, said):
     with pytest.raises(error, match=said) as caught:
         tl.ht_svd(x, 2)
     assert "\n" not in str(caught.value)
@@ -626,7 +626,7 @@ u, c = torch.zeros(3, 2), torch.zeros(2, 2, 1)
         (lambda: tl.linear_tree(2.5), ValueError, "got 2.5"),
     ],
 )
-def test_says_no_to_trees_and_formats(make, error, said):
+def test_refuses_trees_and_formats(make, error, said):
     with pytest.raises(error, match=said) as caught:
         make()
     assert "\n" not in str(caught.value)

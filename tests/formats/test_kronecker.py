@@ -205,7 +205,9 @@ def test_counts_by_hand():
     w = tl.Kronecker.randn((64, 64), 1)
     assert w.numel == 128 and w.flops(10) == 10 * 2 * 2 * 8**3  # 2 d numbers, 2 d^1.5 multiply-adds
     padded = tl.Kronecker.randn((60, 97), 2, out=(8, 8), in_=(10, 10))
-    assert padded.padded == (64, 100) and padded.shape == (60, 97) and padded.numel == 2 * 2 * 80
+    assert (
+        padded.padded_shape == (64, 100) and padded.shape == (60, 97) and padded.numel == 2 * 2 * 80
+    )
     assert math.isclose(padded.compression, 60 * 97 / 320)
 
 
@@ -242,7 +244,7 @@ def test_gradients_are_right(dtype, generator):
     )
 
 
-# -- says no
+# -- errors
 
 
 @pytest.mark.parametrize(
@@ -286,7 +288,7 @@ def test_gradients_are_right(dtype, generator):
         ),
     ],
 )
-def test_says_no(make, error, said):
+def test_refuses_bad_input(make, error, said):
     with pytest.raises(error, match=said) as caught:
         make()
     assert "\n" not in str(caught.value)

@@ -66,7 +66,7 @@ def test_storage_by_hand():
         (lambda: tl.LowRank.from_dense(torch.zeros(2, 2)), "got neither"),
     ],
 )
-def test_says_no(make, said):
+def test_refuses_bad_input(make, said):
     with pytest.raises(ValueError, match=said) as caught:
         make()
     assert "\n" not in str(caught.value)
@@ -81,6 +81,6 @@ def test_says_no(make, said):
         (lambda: tl.LowRank(torch.ones(4, 2), None), "v, got NoneType"),
     ],
 )
-def test_says_no_to_types(make, said):
+def test_refuses_types(make, said):
     with pytest.raises(TypeError, match=said):
         make()

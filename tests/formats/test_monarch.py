@@ -51,8 +51,12 @@ def test_fewer_blocks_deal_several_values_each(generator):
 def test_exact_for_a_monarch_matrix(shape, blocks, cores, generator):
     w = tl.Monarch.randn(shape, blocks, cores=cores, generator=generator, **F64)
     again = tl.Monarch.from_dense(w.to_dense(), blocks, cores=cores)
-    assert type(again) is tl.Monarch and again.ranks == w.ranks and again.padded == w.padded
-    if w.shape == w.padded:
+    assert (
+        type(again) is tl.Monarch
+        and again.ranks == w.ranks
+        and again.padded_shape == w.padded_shape
+    )
+    if w.shape == w.padded_shape:
         assert relative_error(again.to_dense(), w.to_dense()) < 1e-13
     x = torch.randn(5, shape[1], generator=generator, **F64)
     assert torch.allclose(w.apply(x), x @ w.to_dense().T, atol=1e-12)
@@ -105,7 +109,7 @@ def test_storage_by_hand():
     for d, b in ((64, 8), (256, 4), (1024, 32), (768, 4)):
         assert tl.Monarch.randn((d, d), b).numel == 2 * d * d // b
     w = tl.Monarch.randn((30, 62), 4)  # padded to 32 by 64, slices of 8 by 16, of rank 2
-    assert w.padded == (32, 64) and w.ranks == (2,) and w.numel == 4 * 8 * 8 + 4 * 8 * 16
+    assert w.padded_shape == (32, 64) and w.ranks == (2,) and w.numel == 4 * 8 * 8 + 4 * 8 * 16
 
 
 @pytest.mark.parametrize(
@@ -130,7 +134,7 @@ def test_storage_by_hand():
         ),
     ],
 )
-def test_says_no(make, error, said):
+def test_refuses_bad_input(make, error, said):
     with pytest.raises(error, match=said) as caught:
         make()
     assert "\n" not in str(caught.value)

@@ -50,7 +50,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_says_no_to_foreign_files(path, name):
+def test_refuses_foreign_files(path, name):
     content, said = WRONG[name]
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -61,7 +61,7 @@ def test_says_no_to_foreign_files(path, name):
     assert "\n" not in str(caught.value)
 
 
-def test_says_no_to_damaged_files(path):
+def test_refuses_damaged_files(path):
     tl.save(path, tl.TT.randn((3, 4, 5), 2))
     whole = path.read_bytes()
     path.write_bytes(whole[:-7])
@@ -95,7 +95,7 @@ STRANGE = {
 
 
 @pytest.mark.parametrize("name", STRANGE)
-def test_says_no_to_strange_tensors(path, name):
+def test_refuses_strange_tensors(path, name):
     kind, shapes, said = STRANGE[name]
     metadata = {"format": kind, "complex": str(name == "pairs that are none")}
     save_file({n: torch.zeros(s) for n, s in shapes.items()}, path, metadata=metadata)
@@ -104,7 +104,7 @@ def test_says_no_to_strange_tensors(path, name):
     assert str(caught.value).startswith("load: ") and "\n" not in str(caught.value)
 
 
-def test_says_no_to_other_things(path):
+def test_refuses_other_things(path):
     for other in (None, tl.TT, [1.0], type("TT", (), {})()):  # the last one only has the name
         with pytest.raises(TypeError, match=f"got {type(other).__name__}"):
             tl.save(path, other)
@@ -130,7 +130,7 @@ def test_a_state_comes_back_as_it_was(path):
     )
 
 
-def test_an_optimiser_goes_on_from_its_state(path):
+def test_an_optimizer_goes_on_from_its_state(path):
     def run(steps, optimizer, w):
         for _ in range(steps):
             optimizer.zero_grad()
@@ -151,7 +151,7 @@ def test_an_optimiser_goes_on_from_its_state(path):
     assert torch.equal(run(4, second, again), run(4, first, w))
 
 
-def test_a_state_says_no(path):
+def test_refuses_a_bad_state(path):
     with pytest.raises(TypeError, match="save_state: needs tensors, .* got set"):
         tl.save_state(path, {"a": {1, 2}})
     assert not path.exists()

@@ -302,7 +302,7 @@ def test_gradient_through_redundant_bonds(generator):
     assert torch.autograd.gradcheck(f, cores)
 
 
-# -- says no
+# -- errors
 
 
 @pytest.mark.parametrize("algorithm", [tl.tt_svd, tl.st_hosvd, tl.hosvd], ids=lambda f: f.__name__)
@@ -328,13 +328,13 @@ def test_gradient_through_redundant_bonds(generator):
     ],
     ids=str,
 )
-def test_says_no_to_arguments(algorithm, arguments, error, said):
+def test_refuses_arguments(algorithm, arguments, error, said):
     with pytest.raises(error, match=said) as caught:
         algorithm(torch.zeros(4, 5, 6, 7), **arguments)
     assert str(caught.value).startswith(f"{algorithm.__name__}: ") and "\n" not in str(caught.value)
 
 
-def test_says_no_to_a_wrong_rank_count():
+def test_refuses_a_wrong_rank_count():
     with pytest.raises(ValueError) as caught:
         tl.tt_svd(torch.zeros(4, 5, 6, 7), (3, 3))
     assert (
@@ -390,7 +390,7 @@ def test_says_no_to_a_wrong_rank_count():
         "complex nan",
     ],
 )
-def test_says_no_to_tensors(algorithm, x, error, said):
+def test_refuses_tensors(algorithm, x, error, said):
     with pytest.raises(error, match=said) as caught:
         algorithm(x)
     assert "\n" not in str(caught.value)
@@ -430,7 +430,7 @@ def test_says_no_to_tensors(algorithm, x, error, said):
         (lambda: tl.TT.randn((3, 3), 2.0), TypeError, "got 2.0"),
     ],
 )
-def test_says_no_to_trains(make, error, said):
+def test_refuses_trains(make, error, said):
     with pytest.raises(error, match=said) as caught:
         make()
     assert "\n" not in str(caught.value)

@@ -120,9 +120,7 @@ def test_completion_is_tt_minimize_of_the_same_cost():
     x = gaussian((6, 6, 6), 2, g)
     index = places(x.shape, 200, g)
     start = tl.tt_round(x + 0.2 * gaussian(x.shape, 2, g), 2)
-    ours = tl.tt_complete(
-        index, x.at(index), x.shape, 2, start=start, grow=False, generator=g
-    ).value
+    ours = tl.tt_complete(index, x.at(index), x.shape, 2, init=start, grow=False, generator=g).value
     general = tl.tt_minimize(
         lambda t: (t.at(index) - x.at(index)).square().sum(), start, tol=1e-9
     ).value
@@ -224,7 +222,7 @@ def test_values_and_start_are_promoted():
     index = torch.cartesian_prod(*map(torch.arange, x.shape))
     values = x.at(index)
     run = lambda v, start: tl.tt_complete(
-        index, v, x.shape, 2, start=start, tol=1e-6, max_iter=50, generator=g
+        index, v, x.shape, 2, init=start, tol=1e-6, max_iter=50, generator=g
     )
     assert run(values.float(), x).value.dtype == torch.float64
     assert run(values, x.to(torch.float32)).value.dtype == torch.float64
@@ -404,7 +402,7 @@ def test_one_mode_and_ranks_beyond_the_unfoldings():
         )
 
 
-# -- says no
+# -- errors
 
 
 ONES, INDEX = torch.ones(5), torch.tensor([[0, 0], [1, 1], [2, 2], [0, 1], [2, 3]])
@@ -440,7 +438,7 @@ ONES, INDEX = torch.ones(5), torch.tensor([[0, 0], [1, 1], [2, 2], [0, 1], [2, 3
     ],
     ids=str,
 )
-def test_says_no_to_data(arguments, error, said):
+def test_refuses_data(arguments, error, said):
     with pytest.raises(error, match=said) as caught:
         tl.tt_complete(*arguments)
     assert str(caught.value).startswith("tt_complete: ") and "\n" not in str(caught.value)
@@ -454,18 +452,18 @@ def test_says_no_to_data(arguments, error, said):
         (dict(held_out=1.0), "got 1.0"),
         (dict(tol=-1), "got -1"),
         (dict(max_iter=2.5), "got 2.5"),
-        (dict(start=torch.ones(3, 4)), "got Tensor"),
-        (dict(start=tl.TT.randn((4, 3), 1)), r"shape \(3, 4\), got TT\(shape=\(4, 3\)"),
-        (dict(start=tl.TT.randn((3, 4), 1) * math.nan), "start: needs finite entries, got nan"),
+        (dict(init=torch.ones(3, 4)), "got Tensor"),
+        (dict(init=tl.TT.randn((4, 3), 1)), r"shape \(3, 4\), got TT\(shape=\(4, 3\)"),
+        (dict(init=tl.TT.randn((3, 4), 1) * math.nan), "init: needs finite entries, got nan"),
     ],
     ids=str,
 )
-def test_says_no_to_options(options, said):
+def test_refuses_options(options, said):
     with pytest.raises(ValueError, match=said) as caught:
         tl.tt_complete(INDEX, ONES, (3, 4), 1, **options)
     assert str(caught.value).startswith("tt_complete: ") and "\n" not in str(caught.value)
 
 
-def test_says_no_to_a_generator_that_is_none():
+def test_refuses_a_wrong_generator():
     with pytest.raises(TypeError, match="tt_complete: needs a torch.Generator or None .*got 0"):
         tl.tt_complete(INDEX, ONES, (3, 4), 1, generator=0)

@@ -100,7 +100,7 @@ def test_a_train_is_found_again(shape, rank, seed, complex_):
     assert all(a <= b for a, b in zip(fit.value.ranks, x.ranks))
 
 
-def test_interpolates_at_its_fibres():
+def test_interpolates_at_its_fibers():
     x = tl.TT.randn((7, 6, 5, 8), 6, generator=gen(3), dtype=torch.float64)
     *_, fit = itertools.islice(
         tl.tt_cross_steps(x.at, x.shape, rtol=0.0, budget=1600, generator=gen()), 2
@@ -114,7 +114,7 @@ def test_interpolates_at_its_fibres():
     left, right = (
         fit.pivots[0][0],
         fit.pivots[0][1],
-    )  # the last fibres of a matrix of two modes: both cores
+    )  # the last fibers of a matrix of two modes: both cores
     y = tl.TT.randn((30, 20), 8, generator=gen(4), dtype=torch.float64)
     *_, fit = itertools.islice(
         tl.tt_cross_steps(y.at, y.shape, rtol=0.0, budget=500, generator=gen()), 2
@@ -357,8 +357,8 @@ def test_zeros_alone_are_no_claim():
 
 
 def test_points_that_the_search_has_seen_measure_nothing(monkeypatch):
-    """Of what the error is measured at, no fibre and no sample of the search has been; nor the first
-    pivot."""
+    """Of what the error is measured at, no fiber and no sample of the search has been, nor the
+    first pivot."""
     shown, judged = set(), []
     values = tt_cross_module._Values
     call, judge = values.__call__, values.judge
@@ -441,7 +441,7 @@ def test_what_the_function_raises_is_the_cause_of_an_error_with_the_train_so_far
     assert caught.value.partial is None
 
 
-def test_gradients_flow_through_the_chosen_fibres():
+def test_gradients_flow_through_the_chosen_fibers():
     index = torch.cartesian_prod(*[torch.arange(6)] * 3)
 
     def train(a, b):
@@ -472,7 +472,7 @@ def test_on_device(device):
     assert fit.converged and fit.value.device.type == device.type
 
 
-# -- says no
+# -- errors
 
 
 @pytest.mark.parametrize(
@@ -486,7 +486,7 @@ def test_on_device(device):
         (dict(rtol=-1.0), ValueError, "rtol must be a number >= 0, got -1.0"),
         (dict(rtol="a"), ValueError, "rtol must be a number >= 0, got 'a'"),
         (dict(budget=1e4), TypeError, "budget must be an integer, got 10000.0"),
-        (dict(budget=0), ValueError, "at least 16, one fibre in each mode and the sample, got 0"),
+        (dict(budget=0), ValueError, "at least 16, one fiber in each mode and the sample, got 0"),
         (dict(shape=(4, 0)), ValueError, r"integers >= 1, got \(4, 0\)"),
         (
             dict(f=lambda i: i[:, 0]),
@@ -500,7 +500,7 @@ def test_on_device(device):
         ),
     ],
 )
-def test_says_no(options, error, said):
+def test_refuses_bad_input(options, error, said):
     arguments = (
         dict(f=lambda i: i.double().sum(1), shape=(5, 4, 5, 5), rtol=1e-3, budget=500) | options
     )
@@ -642,7 +642,7 @@ def test_argmax_beside_teneva():
 
 @pytest.mark.parametrize("seed", [1, 3])
 def test_values_that_differ_beyond_their_digits(seed):
-    """10^(18 k) for k leading ones: beside the pivot stands a value 10^18 times it, so its row of
+    """10^(18 k) for k leading ones: beside the pivot there is a value 10^18 times it, so its row of
     an orthonormal basis is 0."""
     f = lambda i: 10.0 ** (18.0 * i.cumprod(1).sum(1).clamp(8, 16).double() - 200)
     fit = tl.tt_cross(f, (2,) * 30, rtol=1e-10, budget=9000, generator=gen(seed))
@@ -677,7 +677,7 @@ def test_argmax_ends_where_entries_are_equal_up_to_rounding():
     assert tl.tt_argmax(x, beam=5)[1] == pytest.approx(1.75, rel=1e-12)
 
 
-def test_argmax_says_no():
+def test_argmax_refuses_bad_input():
     tt = tl.TT.randn((3, 3), 2)
     with pytest.raises(TypeError, match="needs a TT, got Tensor"):
         tl.tt_argmax(tt.to_dense())

@@ -1,4 +1,4 @@
-"""Riemannian optimisation on trains: against dense linear algebra, finite differences, torchtt, and
+"""Riemannian optimization on trains: against dense linear algebra, finite differences, torchtt, and
 the SVD of matrices."""
 
 import math
@@ -240,7 +240,7 @@ WIDTHS = [torch.float32, torch.float64, torch.complex64, torch.complex128]
 @pytest.mark.parametrize("b", WIDTHS, ids=str)
 @pytest.mark.parametrize("a", WIDTHS, ids=str)
 def test_two_dtypes_meet_in_the_one_that_torch_promotes_them_to(a, b):
-    """The result is that of both in this dtype: nothing of an imaginary part or of digits is lost."""
+    """The result is that of both in this dtype: no imaginary part and no digit is lost."""
     x, z = train((4, 5, 6), 2, 0, a), train((4, 5, 6), 3, 1, b)
     dtype = torch.promote_types(a, b)
     tol = 1e3 * torch.finfo(dtype).eps
@@ -403,7 +403,7 @@ def test_by_hand():
     assert torch.allclose(tl.retract(v).to_dense(), nearest)
 
 
-# -- says no
+# -- errors
 
 
 @pytest.mark.parametrize(
@@ -515,7 +515,7 @@ def _x():
         (lambda: tl.tt_project(_x(), _x()).dot(3), ValueError, "got 3"),
     ],
 )
-def test_says_no(make, error, said):
+def test_refuses_bad_input(make, error, said):
     with pytest.raises(error, match=said) as caught:
         make()
     assert "\n" not in str(caught.value)

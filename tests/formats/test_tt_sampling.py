@@ -631,7 +631,7 @@ def test_zeros_with_rounding_are_zeros():
     g = torch.Generator().manual_seed(0)
     for k in range(
         4
-    ):  # mixed by stochastic matrices with zeros, so that the cores of the SVD have noise at the zeros
+    ):  # mixed by stochastic matrices with zeros, where the cores of the SVD have noise
         step = torch.rand(4, 4, generator=g, dtype=torch.float64) * (
             torch.rand(4, 4, generator=g) < 0.6
         )
@@ -679,7 +679,7 @@ def test_a_negative_entry_is_told_from_rounding_at_any_length(d, generator):
         tl.tt_sample(x, 1000, generator=generator)
 
 
-# -- says no
+# -- errors
 
 ONES = tl.TT([torch.ones(1, 2, 1), torch.ones(1, 3, 1)])
 HALF = tl.TT([torch.tensor([[[0.0], [1.0]]]), torch.ones(1, 3, 1)])
@@ -766,7 +766,7 @@ HALF = tl.TT([torch.tensor([[[0.0], [1.0]]]), torch.ones(1, 3, 1)])
         (lambda: tl.tt_environments("x"), TypeError, "tt_environments: needs a TT, got str"),
     ],
 )
-def test_says_no(make, error, said):
+def test_refuses_bad_input(make, error, said):
     with pytest.raises(error, match=said) as caught:
         make()
     assert "\n" not in str(caught.value)

@@ -47,7 +47,7 @@ def test_full_rank_holds_any_matrix(out, in_, size):
     w = matrix(*(size or (math.prod(out), math.prod(in_))))
     t = tl.tt_matrix_svd(w, out, in_, rtol=0.0)
     assert relative_error(t.to_dense(), w) < 1e-14 and t.shape == w.shape
-    assert t.numel == sum(c.numel() for c in t.cores) and t.padded == (
+    assert t.numel == sum(c.numel() for c in t.cores) and t.padded_shape == (
         math.prod(out),
         math.prod(in_),
     )
@@ -104,7 +104,7 @@ def test_padding_is_counted_and_never_seen(size, most):
     w = make((4, 5), (3, 2), size)
     whole = tl.TTMatrix(w.cores)
     m, n = size
-    assert whole.to_dense().numel() == most and w.shape == size and w.padded == (20, 6)
+    assert whole.to_dense().numel() == most and w.shape == size and w.padded_shape == (20, 6)
     assert torch.equal(w.to_dense(), whole.to_dense()[:m, :n]) and w.numel == whole.numel
     assert float(w.norm()) == pytest.approx(float(w.to_dense().norm()), rel=1e-13)
     other = make((4, 5), (3, 2), size, seed=1)
@@ -179,7 +179,7 @@ def test_shuffled_rows_raise_the_ranks():
     assert tl.tt_matrix_svd(shuffled, (4, 4, 4), (2, 2, 2), rtol=1e-10).ranks == (8, 8)
 
 
-# -- says no
+# -- errors
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_shuffled_rows_raise_the_ranks():
         ),
     ],
 )
-def test_says_no(call, error, said):
+def test_refuses_bad_input(call, error, said):
     with pytest.raises(error, match=said) as caught:
         call()
     assert "\n" not in str(caught.value)

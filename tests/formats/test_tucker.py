@@ -156,7 +156,7 @@ def test_smooth_tensors_need_few():
     ],
     ids=["modes", "ranks", "max_iter", "count", "round", "nan", "shape"],
 )
-def test_says_no(make, said):
+def test_refuses_bad_input(make, said):
     with pytest.raises(ValueError, match=said) as caught:
         make()
     assert "\n" not in str(caught.value)

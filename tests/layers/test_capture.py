@@ -212,7 +212,7 @@ def no_tokens(layer, inputs):
 
 
 def vmap(layer, inputs):
-    """Over the inputs, down to a single one; over the weights; over the gradients of the samples."""
+    """Over the inputs, down to a single one; the weights; the gradients of the samples."""
     x, fixed = inputs(6), dict(layer.named_parameters())
     call = lambda p, x: functional_call(layer, fixed | p, (x,))
     close(torch.vmap(layer)(x), layer(x))
@@ -229,7 +229,7 @@ def vmap(layer, inputs):
 
 
 def jacobians(layer, inputs):
-    """jacrev, jacfwd, jvp and dual numbers, of the inputs and of the weights; second derivatives."""
+    """jacrev, jacfwd, jvp and dual numbers, of inputs and of weights; second derivatives."""
     x, weights = inputs(2), {name: p.detach() for name, p in layer.named_parameters()}
     call = lambda p: functional_call(layer, p, (x,))
     if x.is_floating_point():
@@ -273,7 +273,7 @@ def exported(layer, inputs):
 
 
 def compiled(layer, inputs):
-    """One graph without a break, built again at most twice for five sizes, as for torch's layers."""
+    """One graph without a break, built again at most twice for five sizes, as torch's layers."""
     from torch._dynamo.testing import CompileCounterWithBackend
 
     for dynamic in (None, True):
@@ -295,7 +295,7 @@ def copied(layer, inputs):
 
 
 def to_onnx(layer, inputs):
-    """By the exporter that goes through a trace. The graph is converted first, and only then written
+    """By the exporter that goes through a trace. The graph is converted first, then written
     with the package onnx, which need not be there."""
     options = dict(dynamo=False, input_names=["x"], dynamic_axes={"x": {0: "batch"}})
     try:

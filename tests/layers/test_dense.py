@@ -47,7 +47,7 @@ def mask(layer):
     return torch_prune.l1_unstructured(layer, "weight", 0.25)
 
 
-# name -> (how a weight comes to be computed, whether it can take any value, whether it can be pruned)
+# name -> (how a weight is computed, whether it can take any value, whether it can be pruned)
 COMPUTED = {
     "weight_norm": (parametrizations.weight_norm, True, True),
     "weight_norm of columns": (lambda m: parametrizations.weight_norm(m, dim=1), True, True),

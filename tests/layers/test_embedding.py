@@ -203,7 +203,7 @@ def test_the_papers_compression_at_its_shapes():
         )
         assert int(w.compression) == printed
         made = TTEmbedding.randn(25000, 256, out, in_, 16).weight
-        assert made.padded == (30000, 256) and int(made.compression) == (
+        assert made.padded_shape == (30000, 256) and int(made.compression) == (
             printed if len(out) < 6 else 474
         )
 

@@ -409,7 +409,7 @@ def test_a_step_that_fails_is_as_if_it_had_not_been(theta, how, at):
 
 @pytest.mark.parametrize("theta", [0.05, None])
 def test_bases_are_straightened_now_and_then(theta):
-    """A basis that is not quite orthonormal stays so for 49 steps, and is far better at the 50th."""
+    """A basis that is not quite orthonormal stays so for 49 steps and is far better at the 50th."""
     model, loss = network()
     dlrt = DLRT(model, sgd(model), theta=theta)
     off = lambda: max(

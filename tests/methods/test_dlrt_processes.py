@@ -1,7 +1,7 @@
-"""Low-rank training in two processes, each on half a batch, is that of one process on the whole of it.
+"""Low-rank training in two processes, each on half a batch, is that of one process on all of it.
 
-This file is also the program of a process: `python test_dlrt_processes.py FOLDER RANK`. One start of
-the two runs every case; what came out lies in FOLDER, one file a process.
+This file is also the program of a process: `python test_dlrt_processes.py FOLDER RANK`. One start
+of the two runs every case; what came out lies in FOLDER, one file a process.
 """
 
 import contextlib

@@ -64,7 +64,7 @@ def test_the_gradient_is_the_projected_dense_one(kind, dtype):
     _, found, _ = method._gradients(loss, [])
     x, g = found["layers.0"]
     if isinstance(w, tl.TTMatrix):
-        (m, n), (a, b) = w.shape, w.padded
+        (m, n), (a, b) = w.shape, w.padded_shape
         dense = nn.functional.pad(dense, (0, b - n, 0, a - m))
         d = len(w.cores)
         pairs = [axis for k in range(d) for axis in (k, d + k)]

@@ -1,4 +1,4 @@
-"""A training that would do nothing says so, whatever the method; gradients are as after a backward."""
+"""A training that would do nothing says so, whatever the method; gradients are plain ones."""
 
 import contextlib
 import warnings
