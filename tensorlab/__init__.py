@@ -46,7 +46,6 @@ from .formats.ttmatrix import TTMatrix, tt_matrix_svd
 from .formats.tucker import Tucker, hooi, hosvd, st_hosvd
 from .layers.conv import (
     FactorizedConv2d,
-    conv_flops,
     conv_kernel,
     cp_conv,
     spatial_conv,
@@ -58,7 +57,7 @@ from .layers.embedding import TokenTrains, TTEmbedding
 from .layers.linear import FactorizedLinear, param_groups
 from .layers.plans import plans
 from .layers.propagation import propagate
-from .layers.report import layer_report
+from .layers.report import layer_flops, layer_report
 from .layers.select import linear_layers
 from .layers.surgery import replace_conv, replace_linear
 from .linalg import truncated_svd
@@ -190,7 +189,7 @@ __all__ = [
     "spatial_conv",
     "replace_conv",
     "conv_kernel",
-    "conv_flops",
+    "layer_flops",
     "cp_stable",
     "cp_degeneracy",
     # flat sums and few bits

@@ -10,7 +10,7 @@ A message names `who`, the function that the user called.
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -297,6 +297,6 @@ def kind_of(thing) -> str:
     return type(thing).__name__
 
 
-def listed(found: dict[str, object]) -> str:
+def listed(found: Mapping[str, object]) -> str:
     """{name: what} in words: name (what), name (what)."""
     return ", ".join(f"{name or 'the model'} ({what})" for name, what in found.items())
