@@ -97,6 +97,9 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     names.
 
     Not those inside `nn.MultiheadAttention`, which reads their weights instead of calling them.
+
+    >>> list(linear_layers(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))))
+    ['0', '2']
     """
     return candidates(model, LINEAR)
 
