@@ -13,7 +13,7 @@ INSTALLED := .venv/installed
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test portability notebooks bench papers llm
+.PHONY: help lab test lint portability notebooks bench papers llm
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -31,6 +31,11 @@ lab: $(INSTALLED)
 test: $(INSTALLED)
 	TENSORLAB_FAST=1 TENSORLAB_STRICT=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs \
 		-n $(WORKERS) --dist loadgroup --nbmake --nbmake-timeout=120 tests tensorlab README.md $(NOTEBOOKS) $(PYTEST_ARGS)
+
+lint: $(INSTALLED)  # style as ruff has it, and the types of what the table in pyproject.toml names
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pyright
 
 portability: $(INSTALLED)  # the numerical tests under other instruction sets and numbers of threads
 	TENSORLAB_FAST=1 TENSORLAB_STRICT=1 $(BIN)/python tests/portability.py -- -n $(WORKERS)

@@ -35,6 +35,7 @@ import tensorlab as tl
 from tensorlab import plots
 from tensorlab.course.lab import fast
 from tensorlab.course.widgets import picture
+from tensorlab.formats.tt_manifold import retract
 
 a, x = (
     tl.TT.randn((6, 7, 8), 3, generator=torch.Generator().manual_seed(s), dtype=torch.float64)
@@ -47,7 +48,7 @@ print(
     f"off the projection of the dense gradient: {float((gradient - dense).norm() / dense.norm()):.1e}"
 )
 for step in (0.1, 0.01, 0.001):
-    y = tl.retract(gradient, -step)
+    y = retract(gradient, -step)
     bend = float((y - x + step * gradient.to_tt()).norm())
     print(
         f"step {step:5}: the retraction moves by {bend:.1e}, a share of {bend / (step * float(gradient.norm())):.1e} of the step"

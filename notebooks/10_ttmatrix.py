@@ -36,6 +36,7 @@ from IPython.display import Code
 import tensorlab as tl
 from tensorlab.course.lab import fast
 from tensorlab.course.widgets import picture
+from tensorlab.layers.plans import plans
 from tensorlab.papers import propagation as paper
 
 Code(inspect.getsource(tl.TTMatrix.apply), language="python")
@@ -43,7 +44,7 @@ Code(inspect.getsource(tl.TTMatrix.apply), language="python")
 # %% [markdown]
 # ## All plans of a layer
 #
-# `tl.plans` counts, for each path and each way to differentiate, the operations, the bytes that are saved for the gradient, and the
+# `plans` counts, for each path and each way to differentiate, the operations, the bytes that are saved for the gradient, and the
 # bytes alive at the peak. The seconds come from the operations at the speed that sizes as these allow, from the bytes that are moved,
 # and from the number of calls; the constants stand in `layers/plans.py`. `tl.propagate` takes the fastest.
 
@@ -56,7 +57,7 @@ for rank in (2, 8, 64):
     print(
         f"{w}, {tokens} tokens; dense: {2 * tokens * math.prod(w.shape) / 1e9:.2f} billion operations"
     )
-    for plan in [plan for plan in tl.plans(w, tokens) if plan.backward == "recompute"]:
+    for plan in [plan for plan in plans(w, tokens) if plan.backward == "recompute"]:
         print(
             f"   {plan.forward:10} {plan.flops / 1e9:8.2f} billion forward, {plan.backward_flops / 1e9:8.2f} backward, "
             f"{plan.peak / 2**20:6.0f} MiB, {1e3 * plan.seconds:7.1f} ms"

@@ -107,7 +107,7 @@ for r in (6, 16):
 x, y, test_x, test_y = convolutions.images()
 x, y, tuning = fast((x[:300], y[:300], 1), full=(x, y, 4))
 network = lesson.network()
-work = lambda model: sum(tl.conv_flops(model, x[:1]).values())
+work = lambda model: sum(tl.layer_flops(model, x[:1]).values())
 tune = lambda model: convolutions.train(model, x, y, epochs=tuning, lr=1e-3, batch=64, seed=1)
 score = lambda model: 100 * convolutions.accuracy(model, test_x, test_y)
 print(
@@ -142,7 +142,7 @@ for channels, side in fast(((16, 8),), full=((16, 8), (64, 16), (128, 32))):
     image = torch.randn(8, channels, side, side)
     for name in ("CP", "Tucker", "spatial"):
         options = dict(max_iter=3) if name == "CP" else {}
-        chain = lesson.STRUCTURES[name](big, flops=0.25, size=(side, side), **options)
+        chain = lesson.STRUCTURES[name](big, flops=0.25, image_size=(side, side), **options)
         with torch.no_grad():
             speed = convolutions.speedup(big, chain, image)
         print(
@@ -157,7 +157,7 @@ random = nn.Conv2d(16, 16, 3)
 for name, make in lesson.STRUCTURES.items():
     options = dict(max_iter=20) if name == "CP" else {}
     with torch.no_grad():
-        chain = make(random, flops=0.25, size=(10, 10), **options)
+        chain = make(random, flops=0.25, image_size=(10, 10), **options)
         error = float((tl.conv_kernel(chain) - random.weight).norm() / random.weight.norm())
     print(f"{name:8} relative error of the kernel {error:.2f}")
 

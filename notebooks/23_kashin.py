@@ -30,13 +30,13 @@ import tensorlab as tl
 from tensorlab import plots
 from tensorlab.course.lab import fast
 from tensorlab.course.widgets import picture
-from tensorlab.methods.kashin import KINDS
+from tensorlab.methods.kashin import KINDS, Rotation
 
 
 def sums(figure):
     c, s = math.cos(math.pi / 4), math.sin(math.pi / 4)
     flat = plots.zonotope(figure.add_subplot(1, 2, 1), torch.tensor([[c, -s], [s, c]]))
-    q = tl.Rotation("orthogonal", (3,), seed=1).to_dense()
+    q = Rotation("orthogonal", (3,), seed=1).to_dense()
     return f"{flat} {plots.zonotope(figure.add_subplot(1, 2, 2, projection='3d'), q)}"
 
 

@@ -25,15 +25,7 @@ from .formats.storage import load, load_state, save, save_state
 from .formats.tt import TT, tt_round, tt_svd
 from .formats.tt_completion import tt_complete
 from .formats.tt_cross import CrossFit, tt_argmax, tt_cross, tt_cross_steps
-from .formats.tt_manifold import (
-    Tangent,
-    hessian_vector,
-    retract,
-    riemannian_grad,
-    transport,
-    tt_minimize,
-    tt_project,
-)
+from .formats.tt_manifold import hessian_vector, riemannian_grad, tt_minimize, tt_project
 from .formats.tt_sampling import (
     tt_condition,
     tt_environments,
@@ -46,7 +38,6 @@ from .formats.ttmatrix import TTMatrix, tt_matrix_svd
 from .formats.tucker import Tucker, hooi, hosvd, st_hosvd
 from .layers.conv import (
     FactorizedConv2d,
-    conv_flops,
     conv_kernel,
     cp_conv,
     spatial_conv,
@@ -56,9 +47,8 @@ from .layers.conv import (
 )
 from .layers.embedding import TokenTrains, TTEmbedding
 from .layers.linear import FactorizedLinear, param_groups
-from .layers.plans import plans
 from .layers.propagation import propagate
-from .layers.report import layer_report
+from .layers.report import layer_flops, layer_report
 from .layers.select import linear_layers
 from .layers.surgery import replace_conv, replace_linear
 from .linalg import truncated_svd
@@ -67,7 +57,7 @@ from .methods.codes import Quantized, quantize
 from .methods.density import TTDensity
 from .methods.dlrt import DLRT, dlrt_start, kls_step, usv_step
 from .methods.expmachine import ExponentialMachine, rank_one_inner
-from .methods.kashin import Kashin, Rotation, kashin, kashin_steps
+from .methods.kashin import Kashin, kashin, kashin_steps
 from .methods.lora import (
     LoRALinear,
     add_lora,
@@ -79,7 +69,6 @@ from .methods.lora import (
     unmerge_lora,
 )
 from .methods.pointcloud import (
-    Permuted,
     chamfer,
     sliced_wasserstein,
     tt_cloud,
@@ -87,8 +76,8 @@ from .methods.pointcloud import (
     tt_permute,
 )
 from .methods.projected import FactorSGD, Projected, prox_rank
-from .methods.protes import Automaton, Optimum, Protes, ProtesFit, protes
-from .methods.pruning import Ticket, block_masks, hold, lottery, magnitude_masks, prune
+from .methods.protes import Protes, ProtesFit, protes
+from .methods.pruning import block_masks, lottery, magnitude_masks, prune
 from .methods.quantize import QuantizedLinear, quantize_model
 from .methods.quantized_storage import load_quantized, save_quantized
 from .methods.riemannian import RiemannianSGD
@@ -109,10 +98,14 @@ try:
 except PackageNotFoundError:  # run from a source tree that is not installed
     __version__ = "0"
 
+# Each group names its floor, on which its names live. Words too general to be understood without
+# their module are imported from it: `retract` of formats.tt_manifold, `plans` of layers.plans, ...
 __all__ = [
-    # ground
+    # ground: what an iteration gives back
     "Fit",
+    # ground: a matrix cut to a rank
     "truncated_svd",
+    # ground: a tensor as a matrix, and its modes split and joined
     "unfold",
     "fold",
     "mode_product",
@@ -121,16 +114,19 @@ __all__ = [
     "digit_shape",
     "to_digits",
     "from_digits",
-    # formats
-    "TTMatrix",
-    "tt_matrix_svd",
-    "propagate",
-    "plans",
-    "LowRank",
+    # formats: tensors held by smaller ones
     "CP",
     "Tucker",
     "TT",
     "HT",
+    # formats: matrices held by smaller ones, which a layer can hold
+    "LowRank",
+    "Kronecker",
+    "LoKr",
+    "Monarch",
+    "BlockTT",
+    "TTMatrix",
+    # formats: files, and other packages
     "save",
     "load",
     "save_state",
@@ -139,99 +135,72 @@ __all__ = [
     "from_tntorch",
     "to_tensorly",
     "from_tensorly",
-    "Kronecker",
-    "kron_svd",
-    "kron_rearrange",
-    "Monarch",
-    "BlockTT",
-    "LoKr",
-    # their algorithms
+    # formats: how CP, Tucker and hierarchical Tucker are found
     "cp_als",
     "cp_als_steps",
+    "cp_stable",
+    "cp_degeneracy",
     "hosvd",
     "st_hosvd",
     "hooi",
-    "tt_svd",
-    "tt_round",
-    "tt_cross",
-    "tt_cross_steps",
-    "CrossFit",
-    "tt_argmax",
     "ht_svd",
     "ht_round",
     "balanced_tree",
     "linear_tree",
-    "tt_minimize",
+    # formats: how trains and Kronecker products are found
+    "tt_svd",
+    "tt_round",
+    "tt_matrix_svd",
+    "kron_svd",
+    "kron_rearrange",
+    "tt_cross",
+    "tt_cross_steps",
+    "CrossFit",
+    "tt_argmax",
     "tt_complete",
+    # formats: trains of fixed ranks as a manifold
+    "tt_minimize",
     "tt_project",
-    "Tangent",
     "riemannian_grad",
     "hessian_vector",
-    "retract",
-    "transport",
+    # formats: a train as a probability
     "tt_sample",
     "tt_log_prob",
     "tt_sum",
     "tt_marginal",
     "tt_condition",
     "tt_environments",
-    # layers
+    # layers: modules that hold a format
     "FactorizedLinear",
-    "param_groups",
-    "replace_linear",
-    "layer_report",
-    "linear_layers",
-    # convolutions
     "FactorizedConv2d",
+    "TTEmbedding",
+    "TokenTrains",
+    "propagate",
+    "param_groups",
+    # layers: convolutions in the place of one
     "svd_conv",
     "cp_conv",
     "tucker_conv",
     "tt_conv",
     "spatial_conv",
-    "replace_conv",
     "conv_kernel",
-    "conv_flops",
-    "cp_stable",
-    "cp_degeneracy",
-    # flat sums and few bits
+    # layers: chosen, replaced and counted in a model
+    "linear_layers",
+    "replace_linear",
+    "replace_conv",
+    "layer_report",
+    "layer_flops",
+    # methods: few bits
     "kashin",
     "kashin_steps",
     "Kashin",
-    "Rotation",
     "quantize",
     "Quantized",
     "QuantizedLinear",
     "quantize_model",
     "save_quantized",
     "load_quantized",
-    # embeddings and point clouds
-    "TTEmbedding",
-    "TokenTrains",
-    "tt_cloud",
-    "tt_permute",
-    "tt_nearest",
-    "Permuted",
-    "sliced_wasserstein",
-    "chamfer",
-    "protes",
-    "Protes",
-    "ProtesFit",
-    "Optimum",
-    "Automaton",
-    # densities and interactions
-    "TTDensity",
-    "ExponentialMachine",
-    "rank_one_inner",
-    "screen_interactions",
-    # training in low rank
-    "DLRT",
-    "dlrt_start",
-    "kls_step",
-    "usv_step",
-    "Projected",
-    "FactorSGD",
-    "prox_rank",
-    # adapters; constraints; masks
+    # methods: adapters
     "add_lora",
     "merge_lora",
     "unmerge_lora",
@@ -240,12 +209,34 @@ __all__ = [
     "load_lora_state_dict",
     "save_lora",
     "load_lora",
-    "ADMM",
+    # methods: training in low rank
+    "DLRT",
+    "dlrt_start",
+    "kls_step",
+    "usv_step",
     "RiemannianSGD",
+    "Projected",
+    "FactorSGD",
+    "prox_rank",
+    # methods: constraints and masks
+    "ADMM",
     "magnitude_masks",
     "block_masks",
     "prune",
-    "hold",
     "lottery",
-    "Ticket",
+    # methods: search
+    "protes",
+    "Protes",
+    "ProtesFit",
+    # methods: densities and interactions
+    "TTDensity",
+    "ExponentialMachine",
+    "rank_one_inner",
+    "screen_interactions",
+    # methods: point clouds
+    "tt_cloud",
+    "tt_permute",
+    "tt_nearest",
+    "sliced_wasserstein",
+    "chamfer",
 ]

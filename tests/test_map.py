@@ -8,6 +8,7 @@ after a list mark, with such a key.
 """
 
 import ast
+import importlib
 import re
 from pathlib import Path
 
@@ -257,16 +258,53 @@ def test_imports_are_found(tmp_path):
     assert list(imported("formats.tt", module)) == ["linalg", "formats.base", "rng"]
 
 
-def test_public_names_have_docstrings():
-    assert len(set(tensorlab.__all__)) == len(tensorlab.__all__)
-    bare = []
-    for name in tensorlab.__all__:
-        text = getattr(tensorlab, name).__doc__ or ""
-        if not text.strip() or text.startswith(
-            f"{name}("
-        ):  # the second is what a dataclass writes for itself
-            bare.append(name)
-    assert not bare
+# Words that say nothing without their module.
+MOVED = dict.fromkeys(("Tangent", "retract", "transport"), "formats.tt_manifold")
+MOVED |= dict.fromkeys(("Optimum", "Automaton"), "methods.protes")
+MOVED |= dict.fromkeys(("Ticket", "hold"), "methods.pruning")
+MOVED |= {"plans": "layers.plans", "Rotation": "methods.kashin", "Permuted": "methods.pointcloud"}
+
+
+def groups() -> dict[str, str]:
+    """The floor that the comment above each name of `__all__` says: {name: floor}."""
+    text = (PACKAGE / "__init__.py").read_text().partition("__all__ = [")[2].partition("]")[0]
+    floor, found = "", {}
+    for line in map(str.strip, text.strip().splitlines()):
+        if line.startswith("#"):
+            floor = line[2:].partition(":")[0]
+        else:
+            found[line.strip('",')] = floor
+    return found
+
+
+def test_public_names_are_what_their_groups_say():
+    said = groups()
+    assert list(said) == tensorlab.__all__ and len(set(tensorlab.__all__)) == len(tensorlab.__all__)
+    home = {n: getattr(tensorlab, n).__module__.split(".")[1] for n in said}
+    floors = {n: h if h in ("formats", "layers", "methods") else "ground" for n, h in home.items()}
+    assert said == floors
+
+
+def test_what_the_package_imports_is_public():
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    ours = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.level]
+    assert {a.name for node in ours for a in node.names} == set(tensorlab.__all__)
+
+
+@pytest.mark.parametrize("name", sorted(MOVED))
+def test_words_too_general_for_the_package_are_in_their_modules(name):
+    assert not hasattr(tensorlab, name)
+    assert hasattr(importlib.import_module(f"tensorlab.{MOVED[name]}"), name)
+
+
+EQUATION = re.compile(r"^ {8,}\S.* (=|<=|<-|->|becomes) ", re.M)
+
+
+@pytest.mark.parametrize("name", tensorlab.__all__)
+def test_public_names_have_docstrings_with_an_example_or_an_equation(name):
+    text = vars(getattr(tensorlab, name)).get("__doc__") or getattr(tensorlab, name).__doc__ or ""
+    assert not text.startswith(f"{name}(")  # what a dataclass writes for itself
+    assert ">>>" in text or EQUATION.search(text)
 
 
 @pytest.mark.parametrize("name", ["plots", "course.widgets"])

@@ -221,7 +221,9 @@ def test_term_energy(ax):
 
 
 def test_operations(ax):
-    plans = tl.plans(tl.TTMatrix.randn(out=(12, 16, 16), in_=(8, 8, 12), rank=64), 2048)
+    plans = tl.layers.plans.plans(
+        tl.TTMatrix.randn(out=(12, 16, 16), in_=(8, 8, 12), rank=64), 2048
+    )
     dense = 2 * 2048 * 768 * 3072
     said = plots.operations(ax, plans, dense)
     few = min(plans, key=lambda plan: plan.flops)

@@ -924,7 +924,7 @@ def test_integers_of_numpy(integer):
     assert (table.num_embeddings, table.embedding_dim) == (20, 6)
     tl.TokenTrains.from_dense(torch.ones(5, 4), (two, two), two)
     tl.cp_stable(torch.ones(3, 3, 3), two, max_iter=two, ridge=np.float32(0.1))
-    tl.tucker_conv(dense, flops=np.float32(0.5), size=(two + 6, 8))
+    tl.tucker_conv(dense, flops=np.float32(0.5), image_size=(two + 6, 8))
 
 
 # ------------------------------------------------------------------------------- copies and files

@@ -62,6 +62,12 @@ def load(path, *, device="cpu") -> Format:
 
     The class name in the file is looked up in the fixed list of formats. Raises ValueError for any
     other, and for a file that is damaged.
+
+    >>> from tempfile import mkdtemp
+    >>> path = mkdtemp() + "/matrix.safetensors"
+    >>> save(path, LowRank(torch.ones(3, 1), torch.ones(2, 1)))
+    >>> load(path)
+    LowRank(shape=(3, 2), ranks=(1,), stores 5 of 6)
     """
     tensors, about = _read("load", path, device)
     kind = about.get("format")
@@ -105,7 +111,14 @@ def save_state(path, state) -> None:
 
 
 def load_state(path, *, device="cpu"):
-    """Read what `save_state` wrote.  Raises ValueError for a file that is no checkpoint."""
+    """Read what `save_state` wrote.  Raises ValueError for a file that is no checkpoint.
+
+    >>> from tempfile import mkdtemp
+    >>> path = mkdtemp() + "/run.safetensors"
+    >>> save_state(path, {"epoch": 4, "losses": [0.5, 0.25]})
+    >>> load_state(path)
+    {'epoch': 4, 'losses': [0.5, 0.25]}
+    """
     tensors, about = _read("load_state", path, device)
     try:
         return _unpacked(json.loads(about["state"]), tensors)

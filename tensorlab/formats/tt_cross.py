@@ -39,6 +39,10 @@ class CrossFit(Fit[TT]):
     evaluations: distinct points that f was asked for, the held-out ones included. error: the last
     of the history. held_out: how many points it is measured at. pivots: for each of the d-1 bonds
     (I, J), index tensors (r, k) and (r, d-k): the fibers that were chosen.
+
+    >>> fit = tt_cross(lambda i: 1.0 * i.sum(1), (8, 8, 8), rtol=1e-6, budget=400)
+    >>> type(fit).__name__, fit.value.ranks, fit.error < 1e-6, len(fit.pivots)
+    ('CrossFit', (2, 2), True, 2)
     """
 
     evaluations: int = 0

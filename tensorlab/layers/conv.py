@@ -22,7 +22,6 @@ from ..linalg import check_dense, dense_norm, right_basis, safe_scale, widen, ze
 from ..multilinear import unfold
 from .dense import check_plain, current, dense_weight, is_lazy, like
 from .linear import FactorizedLinear
-from .report import layer_flops
 from .select import say
 
 DEGENERATE = 100.0  # a CP whose terms have this many times the energy of their sum is warned of
@@ -47,7 +46,7 @@ def cp_conv(
     *,
     rtol: float | None = None,
     flops: float | None = None,
-    size=None,
+    image_size=None,
     ridge: float = RIDGE,
     tol: float = 1e-8,
     max_iter: int = 200,
@@ -60,7 +59,7 @@ def cp_conv(
 
     r (S + kh + kw + T) numbers. The fit is `cp_stable`, which takes ridge, tol and max_iter; each
     term's norm is shared equally by its four factors, and a warning is given where `cp_degeneracy`
-    exceeds DEGENERATE. rank, rtol, flops, size: as in `tucker_conv`; for rtol the ranks 1, 2, 4,
+    exceeds DEGENERATE. rank, rtol, flops, image_size: as in `tucker_conv`; for rtol the ranks 1, 2, 4,
     ... are tried and the last gap is bisected. Exact from rank T S kh kw / (the largest of these)
     on.
 
@@ -71,17 +70,17 @@ def cp_conv(
     kernel = _kernel("cp_conv", layer)
     t, s, _, _ = kernel.shape
 
-    def links(r):
-        return [Link(s, *r, ""), Link(*r, *r, "h", *r), Link(*r, *r, "w", *r), Link(*r, t, "")]
+    def links(ranks):
+        (r,) = ranks
+        return [Link(s, r, ""), Link(r, r, "h", r), Link(r, r, "w", r), Link(r, t, "")]
 
     full = kernel.numel() // max(kernel.shape)
     (cap,) = _caps(
-        "cp_conv", layer, links, rank, rtol, flops, size, [(r,) for r in range(1, full + 1)]
+        "cp_conv", layer, links, rank, rtol, flops, image_size, [(r,) for r in range(1, full + 1)]
     )
 
     def fit(r):
-        options = dict(ridge=ridge, tol=tol, max_iter=max_iter, generator=generator)
-        return cp_stable(kernel, r, **options)
+        return cp_stable(kernel, r, ridge=ridge, tol=tol, max_iter=max_iter, generator=generator)
 
     cp = (fit(cap) if rtol is None else _smallest(fit, cap, rtol)).value.normalized()
     if (level := cp_degeneracy(cp)) > DEGENERATE:
@@ -94,7 +93,12 @@ def cp_conv(
 
 
 def tucker_conv(
-    layer: nn.Conv2d, rank=None, *, rtol: float | None = None, flops: float | None = None, size=None
+    layer: nn.Conv2d,
+    rank=None,
+    *,
+    rtol: float | None = None,
+    flops: float | None = None,
+    image_size=None,
 ) -> "ConvChain":
     """Three convolutions from a Tucker-2 of the kernel, of the two channel modes only: 1 x 1, kh x
     kw, 1 x 1 [Kim2016].
@@ -102,7 +106,7 @@ def tucker_conv(
         k[t, s, i, j] = sum_pq a[t, p] core[p, q, i, j] b[s, q]
 
     rank: a cap, one integer or the two (out, in). rtol: relative Frobenius error of the kernel.
-    flops: the largest ranks whose chain costs at most this share of the layer on images of `size`
+    flops: the largest ranks whose chain costs at most this share of the layer on images of `image_size`
     (height, width). Together: the smallest of them. Any stride, padding, dilation and padding mode;
     what is frozen stays frozen, and a computed weight (weight_norm, a mask) is taken as it is now.
     Raises ValueError unless groups=1, TypeError for a layer that overrides `forward`.
@@ -119,20 +123,25 @@ def tucker_conv(
 
     top = max(t, s)
     ladder = [(-(-t * k // top), -(-s * k // top)) for k in range(1, top + 1)]
-    caps = _caps("tucker_conv", layer, links, rank, rtol, flops, size, ladder)
+    caps = _caps("tucker_conv", layer, links, rank, rtol, flops, image_size, ladder)
     a, core, b = _tucker2(kernel, caps, rtol)
     return _chain(layer, links(core.shape), [b.mT, core, a])
 
 
 def tt_conv(
-    layer: nn.Conv2d, rank=None, *, rtol: float | None = None, flops: float | None = None, size=None
+    layer: nn.Conv2d,
+    rank=None,
+    *,
+    rtol: float | None = None,
+    flops: float | None = None,
+    image_size=None,
 ) -> "ConvChain":
     """Four convolutions from a train of the kernel: 1 x 1, kh x 1, 1 x kw, 1 x 1, each mixing its
     channels [Garipov2016].
 
         k[t, s, i, j] = b[s] c[i] d[j] a[t], a product of matrices with the ranks r_0, r_1, r_2 between them
 
-    rank: a cap, one integer or three.  rtol, flops, size: as in `tucker_conv`.
+    rank: a cap, one integer or three.  rtol, flops, image_size: as in `tucker_conv`.
 
     >>> [tuple(c.weight.shape) for c in tt_conv(nn.Conv2d(8, 16, 3), 5)]
     [(5, 8, 1, 1), (5, 5, 3, 1), (5, 5, 1, 3), (16, 5, 1, 1)]
@@ -146,7 +155,9 @@ def tt_conv(
     x = kernel.permute(1, 2, 3, 0)  # (S, kh, kw, T)
     most = unfolding_ranks(x.shape)
     ladder = [tuple(min(k, m) for m in most) for k in range(1, max(most) + 1)]
-    train = tt_svd(x, _caps("tt_conv", layer, links, rank, rtol, flops, size, ladder), rtol=rtol)
+    train = tt_svd(
+        x, _caps("tt_conv", layer, links, rank, rtol, flops, image_size, ladder), rtol=rtol
+    )
     *cores, last = train.cores
     return _chain(
         layer, links(train.ranks), [*(core.permute(2, 0, 1) for core in cores), last[..., 0].mT]
@@ -159,14 +170,14 @@ def spatial_conv(
     *,
     rtol: float | None = None,
     flops: float | None = None,
-    size=None,
+    image_size=None,
 ) -> "ConvChain":
     """Two convolutions, kh x 1 and 1 x kw, from the SVD of the kernel as a matrix (S kh, T kw)
     [Jaderberg2014].
 
         k[t, s, i, j] = sum_r b[s, i, r] a[t, j, r]
 
-    The best for this structure in the Frobenius norm. rank, rtol, flops, size: as in `tucker_conv`.
+    The best for this structure in the Frobenius norm. rank, rtol, flops, image_size: as in `tucker_conv`.
 
     >>> [tuple(c.weight.shape) for c in spatial_conv(nn.Conv2d(8, 16, 3), 5)]
     [(5, 8, 3, 1), (16, 5, 1, 3)]
@@ -174,11 +185,12 @@ def spatial_conv(
     kernel = _kernel("spatial_conv", layer)
     t, s, kh, kw = kernel.shape
 
-    def links(r):
-        return [Link(s, *r, "h"), Link(*r, t, "w")]
+    def links(ranks):
+        (r,) = ranks
+        return [Link(s, r, "h"), Link(r, t, "w")]
 
     ladder = [(r,) for r in range(1, min(s * kh, t * kw) + 1)]
-    (cap,) = _caps("spatial_conv", layer, links, rank, rtol, flops, size, ladder)
+    (cap,) = _caps("spatial_conv", layer, links, rank, rtol, flops, image_size, ladder)
     w = LowRank.from_dense(kernel.permute(1, 2, 0, 3).reshape(s * kh, t * kw), cap, rtol=rtol)
     first, second = w.u.reshape(s, kh, -1), w.v.conj().reshape(t, kw, -1)
     return _chain(layer, links(w.ranks), [first.permute(2, 0, 1), second.permute(0, 2, 1)])
@@ -228,15 +240,15 @@ def _tucker2(kernel: Tensor, caps, rtol, sweeps: int = 10):
     y = torch.tensordot(a.mH, x, 1)  # (p, S, kh kw)
     b = right_basis(unfold(y, 1).mH, caps[1], atol=delta)[0]
     for _ in range(sweeps):
-        y = torch.tensordot(x, b.conj(), ([1], [0]))  # (T, kh kw, q)
+        y = torch.einsum("tsx,sq->txq", x, b.conj())  # (T, kh kw, q)
         a = right_basis(unfold(y, 0).mH, a.shape[1])[0]
         y = torch.tensordot(a.mH, x, 1)
         b = right_basis(unfold(y, 1).mH, b.shape[1])[0]
-    core = torch.tensordot(y, b.conj(), ([1], [0])).mT / scale  # (p, q, kh kw)
+    core = torch.einsum("psx,sq->pqx", y, b.conj()) / scale  # (p, q, kh kw)
     return a, core.unflatten(2, kernel.shape[2:]), b
 
 
-def _caps(who, layer, links, rank, rtol, flops, size, ladder):
+def _caps(who, layer, links, rank, rtol, flops, image_size, ladder):
     """Caps of the ranks from `rank`, `rtol` and `flops`; ladder: all ranks in question, from the
     smallest to full."""
     full, shape = ladder[-1], (layer.out_channels, layer.in_channels, *layer.kernel_size)
@@ -244,34 +256,36 @@ def _caps(who, layer, links, rank, rtol, flops, size, ladder):
         caps = rank_caps(who, rank, rtol, shape, len(full))
         return tuple(min(c or m, m) for c, m in zip(caps, full))
     flops = positive(who, "flops", flops)
-    if not isinstance(size, (tuple, list)) or len(size) != 2:
-        raise ValueError(f"{who}: flops needs the size=(height, width) of the images, got {size}")
-    size = tuple(map(int, size))
-    budget = flops * _cost(layer, [Link(layer.in_channels, layer.out_channels, "hw")], size)
-    found = [r for r in ladder if _cost(layer, links(r), size) <= budget]
+    if not isinstance(image_size, (tuple, list)) or len(image_size) != 2:
+        raise ValueError(f"{who}: flops needs image_size=(height, width), got {image_size}")
+    image_size = tuple(map(int, image_size))
+    whole = [Link(layer.in_channels, layer.out_channels, "hw")]
+    budget = flops * _cost(layer, whole, image_size)
+    found = [r for r in ladder if _cost(layer, links(r), image_size) <= budget]
     if not found:
-        least = _cost(layer, links(ladder[0]), size) * flops / budget
+        least = _cost(layer, links(ladder[0]), image_size) * flops / budget
         raise ValueError(
-            f"{who}: rank 1 costs {least:.3g} of the layer at size {tuple(size)}, got flops={flops}"
+            f"{who}: rank 1 costs {least:.3g} of the layer at image_size={tuple(image_size)}, got flops={flops}"
         )
     given = rank_caps(who, rank, 0.0 if rtol is None else rtol, shape, len(full))
     return tuple(min(c or m, m) for c, m in zip(given, found[-1]))
 
 
-def _along(layer, axes, value, off):
+def _along(axes: str, setting: tuple[int, ...], off: int) -> tuple[int, int]:
     """A setting of the layer for those axes that a link moves along."""
-    return tuple(v if axis in axes else off for axis, v in zip("hw", value))
+    h, w = setting
+    return h if "h" in axes else off, w if "w" in axes else off
 
 
-def _cost(layer, links, size) -> int:
+def _cost(layer, links, image_size) -> int:
     """FLOPs of a chain on one image: two for each multiply-add."""
-    h, w = size
+    h, w = image_size
     total = 0
     for c_in, c_out, axes, groups in links:
-        kernel = _along(layer, axes, layer.kernel_size, 1)
+        kernel = _along(axes, layer.kernel_size, 1)
         if layer.padding != "same":
-            padding = (0, 0) if layer.padding == "valid" else _along(layer, axes, layer.padding, 0)
-            stride, dilation = _along(layer, axes, layer.stride, 1), layer.dilation
+            padding = (0, 0) if layer.padding == "valid" else _along(axes, layer.padding, 0)
+            stride, dilation = _along(axes, layer.stride, 1), layer.dilation
             h, w = (
                 (n + 2 * p - d * (k - 1) - 1) // q + 1
                 for n, p, d, k, q in zip((h, w), padding, dilation, kernel, stride)
@@ -283,29 +297,27 @@ def _cost(layer, links, size) -> int:
 def _chain(layer: nn.Conv2d, links: list[Link], weights) -> "ConvChain":
     """The convolutions of a chain, with weights of equal norms; stride, padding and dilation go
     where their axis is."""
-    kernel, bias = dense_weight(layer), current(layer, "bias")
+    kernel, bias, padding = dense_weight(layer), current(layer, "bias"), layer.padding
     sizes = [float(torch.linalg.vector_norm(widen(w))) for w in weights]
     mean = math.prod(n ** (1 / len(sizes)) for n in sizes)
     parts = []
     for k, ((c_in, c_out, axes, groups), w, n) in enumerate(zip(links, weights, sizes)):
-        named = isinstance(layer.padding, str)
-        conv = nn.utils.skip_init(
-            nn.Conv2d,
+        conv = nn.Conv2d(
             c_in,
             c_out,
-            _along(layer, axes, layer.kernel_size, 1),
-            stride=_along(layer, axes, layer.stride, 1),
-            padding=layer.padding if named else _along(layer, axes, layer.padding, 0),
-            dilation=_along(layer, axes, layer.dilation, 1),
+            _along(axes, layer.kernel_size, 1),
+            stride=_along(axes, layer.stride, 1),
+            padding=padding if isinstance(padding, str) else _along(axes, padding, 0),
+            dilation=_along(axes, layer.dilation, 1),
             groups=groups,
             padding_mode=layer.padding_mode if axes else "zeros",
             bias=bias is not None and k == len(links) - 1,
-            device=kernel.device,
+            device="meta",  # no numbers are drawn
             dtype=kernel.dtype,
-        )
+        ).to_empty(device=kernel.device)
         with torch.no_grad():
             conv.weight.copy_((widen(w) * (mean / n if mean else 1.0)).reshape(conv.weight.shape))
-            if conv.bias is not None:
+            if conv.bias is not None and bias is not None:
                 conv.bias.copy_(bias)
         parts.append(conv)
     chain = like(layer, ConvChain(*parts))
@@ -342,7 +354,7 @@ class ConvChain(nn.Sequential):
     @property
     def bias(self) -> Tensor | None:
         """That of the last convolution."""
-        return self[-1].bias
+        return current(self[-1], "bias")
 
 
 def conv_kernel(module: nn.Module) -> Tensor:
@@ -355,30 +367,18 @@ def conv_kernel(module: nn.Module) -> Tensor:
     >>> bool(torch.allclose(conv_kernel(tucker_conv(layer, (6, 4))), layer.weight))
     True
     """
-    if not isinstance(module, nn.Sequential):
+    if isinstance(module, FactorizedConv2d):
         w = module.weight
-        return (
-            w
-            if isinstance(w, Tensor)
-            else w.to_dense().reshape(w.shape[0], -1, *module.kernel_size)
-        )
+        return w.to_dense().reshape(w.shape[0], -1, *module.kernel_size)
+    if not isinstance(module, nn.Sequential):
+        return current(module)
     first, *others = (conv_kernel(part) for part in module)
-    for second, part in zip(others, list(module)[1:]):
-        pad = tuple(k - 1 for k in second.shape[2:])
-        first = F.conv2d(
-            first.transpose(0, 1), second.flip(2, 3), padding=pad, groups=part.groups
-        ).transpose(0, 1)
+    for second in others:
+        pad = [k - 1 for k in second.shape[2:]]
+        groups = len(first) // second.shape[1]
+        y = F.conv2d(first.transpose(0, 1), second.flip(2, 3), padding=pad, groups=groups)
+        first = y.transpose(0, 1)
     return first
-
-
-def conv_flops(model: nn.Module, x: Tensor) -> dict[str, int]:
-    """FLOPs of each convolution and linear layer of a model on the input x, by name: two for each
-    multiply-add, no bias; those of `layer_flops`.
-
-    >>> conv_flops(nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(12, 5)), torch.ones(1, 2, 4, 4))
-    {'0': 432, '2': 120}
-    """
-    return layer_flops(model, x)
 
 
 # --------------------------------------------------------------------------- one layer on a LowRank
@@ -418,7 +418,8 @@ class FactorizedConv2d(FactorizedLinear):
         pair = lambda value: (int(value),) * 2 if is_integer(value) else tuple(value)
         self.kernel_size, self.stride = pair(kernel_size), pair(stride)
         self.dilation, self.padding_mode = pair(dilation), padding_mode
-        self.padding = padding if isinstance(padding, str) else pair(padding)
+        given = (0, 0) if isinstance(padding, str) else pair(padding)
+        self.padding = padding if isinstance(padding, str) else given
         self.groups, self.transposed, self.output_padding = 1, False, (0, 0)
         if weight.shape[1] % math.prod(self.kernel_size):
             need = f"a weight (T, S·{'·'.join(map(str, self.kernel_size))})"
@@ -428,8 +429,8 @@ class FactorizedConv2d(FactorizedLinear):
         # the widths that F.pad takes, last axis first; "same" puts the odd one at the end
         total = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size)]
         ends = {"valid": [(0, 0)] * 2, "same": [(n // 2, n - n // 2) for n in total]}
-        ends = ends[padding] if isinstance(padding, str) else [(p, p) for p in self.padding]
-        self._ends = tuple(n for pair in ends[::-1] for n in pair)
+        around = ends[padding] if isinstance(padding, str) else [(p, p) for p in given]
+        self._ends = tuple(n for two in around[::-1] for n in two)
 
     @classmethod
     def from_conv(cls, layer: nn.Conv2d, make: Callable[[Tensor], LowRank]) -> "FactorizedConv2d":
@@ -478,21 +479,22 @@ def svd_conv(
     *,
     rtol: float | None = None,
     flops: float | None = None,
-    size=None,
+    image_size=None,
 ) -> FactorizedConv2d:
     """A `FactorizedConv2d` from the SVD of the flattened kernel (T, S kh kw), the best of its rank.
 
-    rank, rtol, flops, size: as in `tucker_conv`.
+    rank, rtol, flops, image_size: as in `tucker_conv`.
 
-    >>> svd_conv(nn.Conv2d(8, 16, 3), flops=0.5, size=(10, 10)).weight.ranks
+    >>> svd_conv(nn.Conv2d(8, 16, 3), flops=0.5, image_size=(10, 10)).weight.ranks
     (6,)
     """
     kernel = _kernel("svd_conv", layer)
     t, s, _, _ = kernel.shape
 
-    def links(r):
-        return [Link(s, *r, "hw"), Link(*r, t, "")]
+    def links(ranks):
+        (r,) = ranks
+        return [Link(s, r, "hw"), Link(r, t, "")]
 
     ladder = [(r,) for r in range(1, min(t, kernel[0].numel()) + 1)]
-    (cap,) = _caps("svd_conv", layer, links, rank, rtol, flops, size, ladder)
+    (cap,) = _caps("svd_conv", layer, links, rank, rtol, flops, image_size, ladder)
     return FactorizedConv2d.from_conv(layer, lambda w: LowRank.from_dense(w, cap, rtol=rtol))

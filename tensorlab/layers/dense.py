@@ -8,6 +8,7 @@ written through its parameters, and what came out is compared with what was aske
 """
 
 from contextlib import contextmanager, nullcontext
+from typing import Literal, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _KINDS = (nn.Linear, *CONVS, nn.Embedding)
 _ROUNDING = 16  # of eps: g v / |v|, with g = |v| by another loop, rounds by about 4
+M = TypeVar("M", bound=nn.Module)
 _REMOVE = {"WeightNorm": "remove_weight_norm", "SpectralNorm": "remove_spectral_norm"}
 
 
@@ -104,7 +106,11 @@ def dense_weight(layer: nn.Module, who: str = "dense_weight") -> Tensor:
     return weight.mT if is_conv1d(layer) else weight
 
 
-def current(layer: nn.Module, name: str = "weight") -> Tensor | None:
+@overload
+def current(layer: nn.Module, name: Literal["weight"] = "weight") -> Tensor: ...
+@overload
+def current(layer: nn.Module, name: str) -> Tensor | None: ...
+def current(layer, name="weight"):
     """A layer's tensor of this name, computed anew where it is computed; no state is changed.
 
     The older hooks leave a value behind that is as old as the last forward, and `spectral_norm`
@@ -118,7 +124,7 @@ def current(layer: nn.Module, name: str = "weight") -> Tensor | None:
             hook.compute_weight(layer) if isinstance(hook, WeightNorm) else hook.apply_mask(layer)
         )
     if parametrize.is_parametrized(layer, name):
-        with _in_eval(layer.parametrizations[name]):
+        with _in_eval(layer.get_submodule(f"parametrizations.{name}")):
             return getattr(layer, name)
     return getattr(layer, name)
 
@@ -147,7 +153,7 @@ def is_trained(layer: nn.Module, name: str = "weight") -> bool:
     return any(p.requires_grad for p in parameters_of(layer, name))
 
 
-def like(layer: nn.Module, new: nn.Module) -> nn.Module:
+def like(layer: nn.Module, new: M) -> M:
     """A module that stands in for a layer, made to train as it does: its mode, and frozen where the
     layer is."""
     for name, p in new.named_parameters():
@@ -179,7 +185,7 @@ def write_weights(who: str, layers: dict[str, nn.Module], values: dict[str, Tens
             _put_back(layers, kept)
             raise ValueError(f"{who}: {_cannot(name, layer)}")
     for name in layers.keys() - computed.keys():
-        layers[name].weight.copy_(values[name])
+        current(layers[name]).copy_(values[name])
 
 
 @torch.no_grad()
@@ -216,8 +222,8 @@ def _take(layer, value) -> bool:
     else:
         return False
     got, eps = _recomputed(layer), torch.finfo(value.dtype).eps
-    error, size = (torch.linalg.vector_norm(t) for t in (got - value, value))
-    return bool(error <= _ROUNDING * eps * size) and not bool(got[value == 0].any())
+    error, norm = (torch.linalg.vector_norm(t) for t in (got - value, value))
+    return bool(error <= _ROUNDING * eps * norm) and not bool(got[value == 0].any())
 
 
 def _weight_norm(layer, hook) -> tuple[Tensor, Tensor, int] | None:

@@ -9,6 +9,7 @@ train for each token.
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from .dense import check_plain, current, like, without_autocast
 from .holding import Holding, reshaped, set_tensors
 
 
-class TTEmbedding(Holding):
+class TTEmbedding(Holding[TTMatrix]):
     """ids (...,) -> (..., width): rows of a TT-matrix of shape (vocabulary, width), gathered
     without ever forming it.
 
@@ -70,7 +71,8 @@ class TTEmbedding(Holding):
         >>> TTEmbedding.randn(25000, 256, (25, 30, 40), (4, 8, 8), 16)
         TTEmbedding(25000, 256, out=(25, 30, 40), in=(4, 8, 8), ranks=(16, 16), stores 68160 of 6400000)
         """
-        options = dict(shape=(vocabulary, width), generator=generator, dtype=dtype, device=device)
+        options: dict[str, Any] = dict(generator=generator, dtype=dtype, device=device)
+        options |= dict(shape=(vocabulary, width))
         table = TTMatrix.randn(out=out, in_=in_, rank=rank, **options)
         std = math.sqrt(2 / (vocabulary + width)) if std is None else std
         share = std ** (1 / len(table.cores))
@@ -112,7 +114,7 @@ class TTEmbedding(Holding):
     def embedding_dim(self) -> int:
         return self._form.shape[1]
 
-    def _fits(self, weight) -> bool:
+    def _fits(self, weight: TTMatrix) -> bool:
         """A token keeps its digits, so the sizes of the modes stay."""
         form = self._form
         return super()._fits(weight) and (weight.out, weight.in_) == (form.out, form.in_)
@@ -121,7 +123,7 @@ class TTEmbedding(Holding):
         table = self.weight
 
         def rows(ids):
-            with without_autocast(self.cores[0]):  # as a look-up in a table
+            with without_autocast(table.cores[0]):  # as a look-up in a table
                 out = tt_rows(table, ids)
             pad = self.padding_idx
             return out if pad is None else out.masked_fill((ids == pad).unsqueeze(1), 0)
@@ -252,6 +254,9 @@ class TokenTrains(nn.Module):
     what a token does not need is zero. kept: (vocabulary, d-1), the ranks of each token. Not
     trained: tokens can be added one by one (`extended`).
     """
+
+    cores: nn.ParameterList
+    kept: Tensor
 
     def __init__(self, cores, kept: Tensor):
         super().__init__()

@@ -6,8 +6,9 @@ The `Parameter` objects stay whatever numbers they are given, of other shapes to
 them as well: optimizers, living graphs, copies of the model in other processes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -16,8 +17,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..formats.base import Format, SplitMatrix
 
+W = TypeVar("W", bound=Format)
 
-class Holding(nn.Module):
+
+class Holding(nn.Module, Generic[W]):
     """A module whose weight is a format on its own parameters.
 
     weight: the format; its tensors are copied and become the parameters in the list `held`, under
@@ -27,18 +30,18 @@ class Holding(nn.Module):
 
     held = "tensors"
 
-    def __init__(self, weight: Format):
+    def __init__(self, weight: W):
         super().__init__()
         self._form = weight.to("meta")  # how to put the tensors together; holds no numbers
         setattr(self, self.held, nn.ParameterList(copied(t) for t in weight.tensors()))
 
     @property
-    def weight(self):
+    def weight(self) -> W:
         """The format on the parameters themselves: gradients flow into them."""
         return self._form.with_tensors(getattr(self, self.held))
 
     @torch.no_grad()
-    def set_weight(self, weight: Format) -> None:
+    def set_weight(self, weight: W) -> None:
         """Put another weight of the same kind in, its ranks may differ: the `Parameter` objects
         stay, their gradients go.
 
@@ -56,7 +59,7 @@ class Holding(nn.Module):
         set_tensors(self, mine, [copied(t).to(p) for p, t in zip(mine, weight.tensors())])
         self._form = weight.to("meta")
 
-    def _fits(self, weight: Format) -> bool:
+    def _fits(self, weight: W) -> bool:
         """Whether a weight is of the kind and the shape of this one, its ranks aside."""
         form = self._form
         same = type(weight) is type(form) and weight.shape == form.shape
@@ -118,11 +121,11 @@ def copied(t: Tensor) -> Tensor:
     return t.detach().clone(memory_format=torch.contiguous_format)
 
 
-def reshaped(parameters: list[Tensor], stored: list[Tensor | None]) -> bool:
+def reshaped(parameters: Sequence[Tensor], stored: Sequence[Tensor | None]) -> bool:
     """Whether all are stored, and some in another shape."""
-    if any(t is None for t in stored):
-        return False
-    return any(p.shape != t.shape for p, t in zip(parameters, stored))
+    there = [t for t in stored if t is not None]
+    whole = len(there) == len(stored)
+    return whole and any(p.shape != t.shape for p, t in zip(parameters, there))
 
 
 # ------------------------------------------------------------------- numbers of parameters change
@@ -148,7 +151,7 @@ def set_tensors(module: nn.Module, parameters: list[Tensor], tensors: list[Tenso
         p.data, p.grad = t, None
         increment_version(p)
     if others and in_processes() and getattr(module, "_rejoining", None) is None:
-        module._rejoining = module.register_forward_pre_hook(_rejoin)
+        vars(module)["_rejoining"] = module.register_forward_pre_hook(_rejoin)
 
 
 def is_sharded(parameters) -> bool:

@@ -7,6 +7,7 @@ instead of out · in.
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ from .holding import Holding, copied
 from .propagation import propagate
 
 
-class FactorizedLinear(Holding):
+class FactorizedLinear(Holding[MatrixFormat]):
     """y = w x + b, with w (out, in) a matrix format: (..., in) -> (..., out).
 
     weight: the format; its tensors are copied and become parameters. bias: (out,) or None.
@@ -42,6 +43,8 @@ class FactorizedLinear(Holding):
     >>> layer(torch.ones(3, 4)).shape, len(layer.tensors)
     (torch.Size([3, 6]), 2)
     """
+
+    tensors: nn.ParameterList
 
     def __init__(self, weight: MatrixFormat, bias: Tensor | None = None, *, strategy: str = "auto"):
         if not isinstance(weight, MatrixFormat):
@@ -136,11 +139,8 @@ def param_groups(
     >>> [(g["lr"], len(g["params"])) for g in param_groups(layer, 0.01)]
     [(0.01, 1), (0.02, 1), (0.005, 1)]
     """
-    width = (
-        {}
-        if base is None
-        else {name: fan_in(m) for name, m in base.named_modules() if fan_in(m) is not None}
-    )
+    known = [] if base is None else base.named_modules()
+    width = {name: n for name, m in known if (n := fan_in(m)) is not None}
     share = {}
     for name, module in model.named_modules():
         if (n := fan_in(module)) is None:
@@ -151,11 +151,10 @@ def param_groups(
                 f"{sorted(width)}"
             )
         scale = width.get(name, n) / n
-        if isinstance(module.weight, MatrixFormat):
-            multipliers = (
-                module.weight.lr_multipliers() if per_core else [1.0] * len(module.tensors)
-            )
-            share |= {t: m * scale for t, m in zip(module.tensors, multipliers, strict=True)}
+        if isinstance(weight := module.weight, MatrixFormat):
+            tensors = weight.tensors()
+            multipliers = weight.lr_multipliers() if per_core else [1.0] * len(tensors)
+            share |= {t: m * scale for t, m in zip(tensors, multipliers, strict=True)}
         else:
             share |= dict.fromkeys(parameters_of(module), scale)
     groups = {}
@@ -215,12 +214,12 @@ def redraw(model: nn.Module, generator: torch.Generator | None) -> nn.Module:
     check_writable("redraw", layers)
     for name, layer in layers.items():
         w = current(layer) if isinstance(layer, nn.Embedding) else dense_weight(layer)
-        options = dict(generator=generator, dtype=w.dtype)
+        options: dict[str, Any] = dict(generator=generator, dtype=w.dtype)
+        bound = w[0].numel() ** -0.5
         if isinstance(layer, nn.Embedding):
             new = randn(*w.shape, **options).to(w.device)
             new[[] if layer.padding_idx is None else layer.padding_idx] = 0
         else:
-            bound = w[0].numel() ** -0.5
             new = ((2 * rand(*w.shape, **options) - 1) * bound).to(w.device)
         write_weights("redraw", {name: layer}, {name: new})
         if (b := getattr(layer, "bias", None)) is not None:

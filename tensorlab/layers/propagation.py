@@ -14,6 +14,7 @@ saves every state.
 """
 
 import math
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -134,14 +135,9 @@ def _outer(g: Tensor, t: Tensor) -> Tensor:
     if c == 1:
         return g[:, :, 0].mT @ t[:, :, 0].conj()
     few = max(1, FOLD // c)
-    total = None
-    for gs, ts in zip(g.split(few), t.split(few)):
-        part = (
-            gs.transpose(0, 1).reshape(m, len(gs) * c)
-            @ ts.transpose(0, 1).reshape(k, len(gs) * c).mH
-        )
-        total = part if total is None else total.add_(part)
-    return total
+    flat = lambda t, rows: t.transpose(0, 1).reshape(rows, len(t) * c)
+    parts = (flat(gs, m) @ flat(ts, k).mH for gs, ts in zip(g.split(few), t.split(few)))
+    return reduce(Tensor.add_, parts)
 
 
 class _Product(torch.autograd.Function):
@@ -225,7 +221,7 @@ def _recompute(path: Path, x, cores, dy, needed):
     environments."""
     wanted, (out, width) = any(needed[1:]), _whole(cores)
     matrices, columns = _matrices(cores, path)
-    sums = [None] * len(matrices)
+    sums: dict[int, Tensor] = {}
     dx = torch.empty_like(x) if needed[0] else None
     tensors = (x, dy) if dx is None else (x, dy, dx)
     for xs, g, *ds in _chunks(cores, path, *tensors):
@@ -237,7 +233,7 @@ def _recompute(path: Path, x, cores, dy, needed):
             g = g.reshape(-1, len(matrices[k]), columns[k])
             if wanted:
                 step = _outer(g, states.pop()).to(_sum_dtype(x.dtype))
-                sums[k] = step if sums[k] is None else sums[k].add_(step)
+                sums[k] = sums[k].add_(step) if k in sums else step
                 del step
             if k:
                 g = _multiply(matrices[k].mH, g)
@@ -248,10 +244,12 @@ def _recompute(path: Path, x, cores, dy, needed):
     del matrices
     if not wanted:
         return [dx, *[None] * len(cores)]
-    grads = []
-    for group in _grouped(cores, path) if path.start == "left" else _grouped(cores, path)[::-1]:
-        grads.append(_environments(group, _interleaved(group, sums.pop(0), path.start)))
-    grads = [g for group in (grads if path.start == "left" else grads[::-1]) for g in group]
+    turn = 1 if path.start == "left" else -1
+    grads = [
+        _environments(group, _interleaved(group, sums.pop(k), path.start))
+        for k, group in enumerate(_grouped(cores, path)[::turn])
+    ]
+    grads = [g for group in grads[::turn] for g in group]
     return [dx, *(g.to(c.dtype) if need else None for g, c, need in zip(grads, cores, needed[1:]))]
 
 
@@ -282,7 +280,7 @@ def _full_matrix(x, cores, dy, needed):
     """The batch is contracted first, dw = dyᵀ x; then each core is one einsum of dw and the other
     cores."""
     d, out, width = len(cores), *_whole(cores)
-    dy, grads = _pad(dy, out), [None] * len(cores)
+    dy, grads = _pad(dy, out), _none(d)
     dx = (dy @ _merge(cores)[0, :, :, 0].conj())[:, : x.shape[1]] if needed[0] else None
     if any(needed[1:]):
         dw = _interleaved(cores, dy.mT @ _pad(x, width).conj(), "left").reshape(
@@ -305,7 +303,7 @@ def _full_einsum(x, cores, dy, needed):
     xs = _pad(x, width).conj().reshape(len(x), *(c.shape[2] for c in cores))
     g = _pad(dy, out).reshape(len(x), *(c.shape[1] for c in cores))
     at = [(2 * d + k, rows[k], columns[k], 2 * d + k + 1) for k in range(d)]
-    all_cores, grads = [a for k in range(d) for a in (cores[k].conj(), at[k])], [None] * d
+    all_cores, grads = [a for k in range(d) for a in (cores[k].conj(), at[k])], _none(d)
     dx = None
     if needed[0]:
         dx = torch.einsum(g, (batch, *rows), *all_cores, (batch, *columns)).reshape(len(x), width)[
@@ -324,6 +322,11 @@ def _ends(like, first, last, k, d):
     right."""
     one = like.new_ones(1)
     return [*([one, (first,)] if k == 0 else []), *([one, (last,)] if k == d - 1 else [])]
+
+
+def _none(d: int) -> list[Tensor | None]:
+    """No gradient yet for each of d cores."""
+    return [None] * d
 
 
 def _again(path, x, cores, dy, needed):

@@ -4,7 +4,7 @@ of layer [Qiu2024]."""
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -56,8 +56,8 @@ class LayerReport:
         return sum(getattr(row, what) for row in self.rows)
 
     def __str__(self):
-        head = "layer kind shape ranks parameters nonzero storage_ratio flops bytes error".split()
-        lines = [head]
+        head = "layer kind shape ranks parameters nonzero storage_ratio flops bytes error"
+        lines = [list[str](head.split())]
         for row in self.rows:
             error = "" if row.error is None else f"{row.error:.2e}"
             shape, ranks = "x".join(map(digits, row.shape)), " ".join(map(str, row.ranks))
@@ -110,6 +110,8 @@ def layer_report(model: nn.Module, reference: nn.Module | None = None) -> LayerR
             continue
         new = [t for t in held.tensors if t not in seen]
         seen |= set(new)
+        dense = held.weight if held.kind == "dense" else None
+        read = [dense] if new and isinstance(dense, Tensor) else new
         rows.append(
             LayerRow(
                 name,
@@ -117,7 +119,7 @@ def layer_report(model: nn.Module, reference: nn.Module | None = None) -> LayerR
                 held.shape,
                 held.ranks,
                 sum(t.numel() for t in new),
-                sum(map(_nonzero, [held.weight] if new and held.kind == "dense" else new)),
+                sum(map(_nonzero, read)),
                 math.prod(held.shape) if new else 0,
                 held.flops,
                 sum(t.numel() * t.element_size() for t in new),
@@ -127,12 +129,32 @@ def layer_report(model: nn.Module, reference: nn.Module | None = None) -> LayerR
     return LayerReport(tuple(rows))
 
 
+class _Compressed(Protocol):
+    """What is read of a weight that is not a tensor: a format, or indices into a codebook."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def ranks(self) -> tuple: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def device(self) -> torch.device: ...
+    def tensors(self) -> tuple[Tensor, ...]: ...
+    def flops(self, batch: int) -> int: ...
+    def to_dense(self) -> Tensor: ...
+
+
+def _is_compressed(weight: object) -> TypeGuard[_Compressed]:
+    return isinstance(weight, ReadAsMatrix)
+
+
 class _Held(NamedTuple):
     """What a layer multiplies by, or looks up in: the tensors that are stored, operations for one
     input vector or one place of an image."""
 
     kind: str
-    weight: ReadAsMatrix | Tensor | None
+    weight: _Compressed | Tensor | None
     shape: tuple[int, ...]
     ranks: tuple[int, ...]
     tensors: Sequence[Tensor]
@@ -147,12 +169,12 @@ def _held(layer: nn.Module) -> _Held | None:
         return None
     weight = getattr(layer, "weight", None)
     kind, flops = type(layer).__name__, getattr(layer, "flops", None)
-    if isinstance(weight, ReadAsMatrix):
+    if _is_compressed(weight):
         count = weight.flops if flops is None else flops
         kind, shape = type(weight).__name__, tuple(weight.shape)
         return _Held(kind, weight, shape, weight.ranks, weight.tensors(), count(1))
     if flops is not None and weight is None:  # a train for each token
-        shape = layer.num_embeddings, layer.embedding_dim
+        shape = tuple(int(getattr(layer, name)) for name in ("num_embeddings", "embedding_dim"))
         return _Held(kind, None, shape, (), list(layer.parameters()), flops(1))
     parts = [held for part in layer.children() if (held := _held(part)) is not None]
     if not parts or not isinstance(weight, Tensor):
@@ -191,9 +213,8 @@ def _error(name, weight, layer) -> float | None:
 
 def _matrix(weight) -> Tensor:
     """A weight as a matrix in float64; a kernel (out, in, ...) has one row for each output."""
-    return (weight.to_dense() if isinstance(weight, ReadAsMatrix) else weight.flatten(1)).to(
-        wide(weight.dtype)
-    )
+    dense = weight.to_dense() if _is_compressed(weight) else weight.flatten(1)
+    return dense.to(wide(weight.dtype))
 
 
 @torch.no_grad()
@@ -240,7 +261,7 @@ def _flops(layer, inputs, output, kept) -> int:
         return 2 * inputs[0].numel() * layer.weight[0].numel()
     weight = layer.weight if is_factorized(layer) else dense_weight(layer)
     places = output.numel() // weight.shape[0]
-    if hasattr(weight, "flops"):
+    if _is_compressed(weight):
         return weight.flops(places)
     return 2 * places * kept.get(layer, math.prod(weight.shape))
 

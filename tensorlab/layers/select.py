@@ -10,7 +10,7 @@ A message names `who`, the function that the user called.
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -97,6 +97,9 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
     names.
 
     Not those inside `nn.MultiheadAttention`, which reads their weights instead of calling them.
+
+    >>> list(linear_layers(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))))
+    ['0', '2']
     """
     return candidates(model, LINEAR)
 
@@ -297,6 +300,6 @@ def kind_of(thing) -> str:
     return type(thing).__name__
 
 
-def listed(found: dict[str, object]) -> str:
+def listed(found: Mapping[str, object]) -> str:
     """{name: what} in words: name (what), name (what)."""
     return ", ".join(f"{name or 'the model'} ({what})" for name, what in found.items())

@@ -7,6 +7,7 @@ The functions for users are a few lines on top of it, as `quantize_model` is.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
@@ -66,7 +67,7 @@ def replace(
     who: str,
     model: nn.Module,
     names,
-    make: Callable[[str, nn.Module], nn.Module],
+    make: Callable[[str, Any], nn.Module],  # from a name and a layer of the kind
     kind: Kind,
 ) -> nn.Module:
     """Put make(name, layer) in the place of every layer of a kind that `names` chooses, as

@@ -45,6 +45,11 @@ class Quantized(ReadAsMatrix):
     where a formula gives it. scale: float16, one number for each group of entries ((low, step) for
     "uniform"). size: () float32, float64 where it leaves that range, the root mean square. error:
     |w - w_q| / |w| when it was made. converged: False when Kashin's iteration ended early.
+
+    >>> w = torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
+    >>> q = quantize(w, 8, method="uniform")
+    >>> q.bits, q.codes.dtype, float((q.to_dense() - w).norm() / w.norm()) < 0.01
+    (8, torch.uint8, True)
     """
 
     codes: Tensor

@@ -184,6 +184,12 @@ def merge_lora(model: nn.Module) -> nn.Module:
     holds too, such as an embedding, stays as it was there. The frozen weights are kept beside the
     new ones, so `unmerge_lora` is exact; what is saved lacks them. ValueError for a model without
     adapters.
+
+    >>> model = add_lora(nn.Sequential(nn.Linear(6, 4)), "0", 2)
+    >>> merge_lora(model)
+    Sequential(
+      (0): Linear(in_features=6, out_features=4, bias=True)
+    )
     """
     layers = _adapted("merge_lora", model)
     if "" in layers:
@@ -269,6 +275,10 @@ def load_lora_state_dict(model: nn.Module, state: dict[str, Tensor]) -> nn.Modul
 
     Keys may have the name "default" in them, as those of a running PEFT model do. ValueError for
     layers or keys that do not fit.
+
+    >>> one, other = (add_lora(nn.Sequential(nn.Linear(6, 4)), "0", r) for r in (2, 3))
+    >>> load_lora_state_dict(one, lora_state_dict(other))[0].delta.weight.ranks
+    (3,)
     """
     layers, parts = _adapted("load_lora_state_dict", model), _by_layer(state)
     if parts.keys() != layers.keys():
@@ -284,7 +294,14 @@ def load_lora_state_dict(model: nn.Module, state: dict[str, Tensor]) -> nn.Modul
 
 def save_lora(path, model: nn.Module) -> None:
     """Write the adapters, and nothing of the frozen model, to a safetensors file; kinds and scales
-    stand in its metadata."""
+    stand in its metadata.
+
+    >>> from tempfile import mkdtemp
+    >>> path, model = mkdtemp() + "/adapter.safetensors", nn.Sequential(nn.Linear(6, 4))
+    >>> save_lora(path, add_lora(copy.deepcopy(model), "0", 2))
+    >>> type(load_lora(path, model)[0]).__name__
+    'LoRALinear'
+    """
     layers, state = _adapted("save_lora", model), lora_state_dict(model)
     if any(t.is_meta for t in state.values()):
         raise ValueError("save_lora: needs adapters with numbers, got some on meta")

@@ -52,6 +52,10 @@ class ProtesFit(Fit[Optimum]):
 
     evaluations: distinct points that f was given. samples: points drawn, known ones included.
     reason: why the run ended. model: the train that was learned, for a warm start.
+
+    >>> fit = protes(lambda i: 1.0 * (i - 2).square().sum(1), (5, 5), budget=25)
+    >>> fit.value.index, fit.evaluations, fit.converged
+    ((2, 2), 25, True)
     """
 
     evaluations: int = 0

@@ -72,6 +72,10 @@ def prune(model: nn.Module, masks: dict[str, Tensor]) -> nn.Module:
     A weight under `weight_norm`, or under a mask of torch.nn.utils.prune, is pruned through its
     parameters. Raises ValueError, before anything is changed, for no mask at all, for one that does
     not fit and for a computed weight that cannot be set, such as one under `spectral_norm`.
+
+    >>> model = nn.Sequential(nn.Linear(2, 1, bias=False))
+    >>> prune(model, {"0": torch.tensor([[True, False]])})[0].weight[0, 1].item()
+    0.0
     """
     _check_some("prune", masks)
     layers = {name: _layer(model, name, mask) for name, mask in masks.items()}

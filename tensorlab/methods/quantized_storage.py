@@ -42,6 +42,13 @@ def load_quantized(path, model: nn.Module) -> nn.Module:
 
     Raises ValueError for a file that is cut off, changed, or of another model, and the model stays
     as it was.
+
+    >>> from tempfile import mkdtemp
+    >>> from tensorlab import quantize_model
+    >>> path = mkdtemp() + "/q.safetensors"
+    >>> save_quantized(path, quantize_model(nn.Sequential(nn.Linear(16, 4))))
+    >>> type(load_quantized(path, nn.Sequential(nn.Linear(16, 4)))[0]).__name__
+    'QuantizedLinear'
     """
     tensors, names = _file(path)
     layers = {n: m for n, m in _everywhere(model) if is_dense(m) or isinstance(m, QuantizedLinear)}

@@ -1,10 +1,12 @@
 """A small GPT that reads and writes characters [Radford2019]: attention and two dense layers,
 twice, and what it needs.
 
-text = Characters(datasets.corpus()) model = GPT(text.size, generator=g) for loss in train(model,
-torch.optim.Adam(model.parameters(), 1e-3), text.encode(text.part("train")), steps=300):
-    ...
-bits_per_character(model, text.encode(text.part("test")))
+    text = Characters(datasets.corpus())
+    model = GPT(text.size, generator=g)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    for loss in train(model, optimizer, text.encode(text.part("train")), steps=300):
+        ...
+    bits_per_character(model, text.encode(text.part("test")))
 """
 
 import math
@@ -54,10 +56,9 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Characters (batch, time) int64 -> logits of the next ones (batch, time, size); time is at
-    most `context`.
+    """Characters (batch, time) int64 -> logits of the next ones (batch, time, vocabulary).
 
-    tied: the head is the transposed embedding. Embeddings have standard deviation 0.02, and so the
+    time is at most `context`. tied: the head is the transposed embedding. Embeddings have standard deviation 0.02, and so the
     logits start near 0.
 
     >>> model = GPT(50, width=32, depth=1, heads=2, context=16, generator=torch.Generator().manual_seed(0))
@@ -65,16 +66,18 @@ class GPT(nn.Module):
     torch.Size([3, 16, 50])
     """
 
-    def __init__(self, size, *, width=128, depth=2, heads=4, context=64, tied=True, generator=None):
+    def __init__(
+        self, vocabulary, *, width=128, depth=2, heads=4, context=64, tied=True, generator=None
+    ):
         super().__init__()
         if width % heads:
             raise ValueError(
                 f"GPT: needs a width that the heads divide, got width={width} and heads={heads}"
             )
         self.context = context
-        self.token, self.place = nn.Embedding(size, width), nn.Embedding(context, width)
+        self.token, self.place = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, size, bias=False)
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
         redraw(self, generator)
         with torch.no_grad():
             for table in (self.token, self.place, self.head):

@@ -8,10 +8,11 @@ from ..layers.linear import redraw
 
 
 class LeNet(nn.Module):
-    """conv, pool, conv, pool, dense, dense: (batch, 1, size, size) -> (batch, classes); (batch,
-    size, size) will do.
+    """conv, pool, conv, pool, dense, dense: (batch, 1, height, width) -> (batch, classes).
 
-    The defaults are the LeNet-5 of 431,080 parameters for 28 x 28 pixels. For 8 x 8: size=8,
+    Images are squares of image_size pixels on a side; (batch, height, width) will do.
+
+    The defaults are the LeNet-5 of 431,080 parameters for 28 x 28 pixels. For 8 x 8: image_size=8,
     kernel=3, padding=1.
 
     >>> model = LeNet(generator=torch.Generator().manual_seed(0))
@@ -21,7 +22,7 @@ class LeNet(nn.Module):
 
     def __init__(
         self,
-        size=28,
+        image_size=28,
         *,
         channels=(20, 50),
         hidden=500,
@@ -35,8 +36,8 @@ class LeNet(nn.Module):
         self.conv1 = nn.Conv2d(1, a, kernel, padding=padding)
         self.conv2 = nn.Conv2d(a, b, kernel, padding=padding)
         for _ in channels:
-            size = (size + 2 * padding - kernel + 1) // 2
-        self.dense1 = nn.Linear(b * size * size, hidden)
+            image_size = (image_size + 2 * padding - kernel + 1) // 2
+        self.dense1 = nn.Linear(b * image_size * image_size, hidden)
         self.dense2 = nn.Linear(hidden, classes)
         redraw(self, generator)
 

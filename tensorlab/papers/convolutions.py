@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from .. import datasets
 from ..layers.conv import (
-    conv_flops,
     conv_kernel,
     cp_conv,
     spatial_conv,
@@ -25,6 +24,7 @@ from ..layers.conv import (
     tt_conv,
     tucker_conv,
 )
+from ..layers.report import layer_flops
 from ..layers.surgery import replace_conv
 from ..models import training
 from ..models.training import accuracy, shuffled_parts
@@ -123,7 +123,9 @@ def factorized(model: nn.Module, structure: str, share: float, image: Tensor) ->
     model = copy.deepcopy(model)
     for name in LAYERS:
         options = dict(generator=torch.Generator().manual_seed(0)) if structure == "cp" else {}
-        make = functools.partial(STRUCTURES[structure], flops=share, size=sizes[name], **options)
+        make = functools.partial(
+            STRUCTURES[structure], flops=share, image_size=sizes[name], **options
+        )
         replace_conv(model, [name], make)
     return model
 
@@ -201,7 +203,7 @@ def tuned_dense(data: str, epochs: int, tuning: int, batch: int) -> nn.Module:
 
 
 def _work(model, x):
-    return sum(conv_flops(model, x[:1]).values())
+    return sum(layer_flops(model, x[:1]).values())
 
 
 def _numel(model):

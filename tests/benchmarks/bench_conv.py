@@ -86,8 +86,8 @@ def main():
             options = (
                 dict(max_iter=1) if name == "cp" else {}
             )  # the time does not depend on the numbers
-            small = make(dense, flops=0.25, size=(side, side), **options)
-            work = sum(tl.conv_flops(dense, x).values()) / sum(tl.conv_flops(small, x).values())
+            small = make(dense, flops=0.25, image_size=(side, side), **options)
+            work = sum(tl.layer_flops(dense, x).values()) / sum(tl.layer_flops(small, x).values())
             fast = {
                 what: ratio(dense, small, x, args.repeats, what == "training")
                 for what in ("speedup", "training")

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 import tensorlab as tl
+from tensorlab.methods.kashin import Rotation
 
 TABLE = Path(__file__).with_name("kashin.csv")
 
@@ -56,7 +57,7 @@ def main():
     x = torch.randn(n, n, generator=generator)
     # the loop's time does not depend on which orthogonal matrices: cosines with signs, for which no
     # QR of this size is needed
-    q1, q2 = (tl.Rotation("dct", (n,), seed).to_dense(torch.float32) for seed in (1, 2))
+    q1, q2 = (Rotation("dct", (n,), seed).to_dense(torch.float32) for seed in (1, 2))
     rows = []
 
     def note(name, steps, residual, seconds):
@@ -77,7 +78,7 @@ def main():
     for method in args.methods.split(","):
         tl.kashin(x[:64, :64], method=method)
         start = time.process_time()
-        fit = tl.kashin(x, tl.Rotation("dct", (n, n), 1), method=method, tol=args.tol)
+        fit = tl.kashin(x, Rotation("dct", (n, n), 1), method=method, tol=args.tol)
         note(f"tensorlab {method}", len(fit.history), fit.history[-1], time.process_time() - start)
     start = time.process_time()
     *_, steps, left = plain(x, q1, q2, args.tol)

@@ -10,6 +10,7 @@ from tensors import relative_error
 from torch.utils.flop_counter import FlopCounterMode
 
 import tensorlab as tl
+from tensorlab.formats.tt_manifold import retract, transport
 
 SHAPES = [
     ((6,), ()),
@@ -109,7 +110,7 @@ def test_the_hessian_product_is_the_projected_dense_one(shape, rank):
 def test_the_curvature_of_the_manifold_is_what_the_hessian_product_leaves_out():
     x, v = train((4, 5, 6), 2), tl.tt_project(train((4, 5, 6), 2), dense((4, 5, 6)))
     a = train((4, 5, 6), 3, 1)
-    along = lambda f, h=1e-3: float(f(tl.retract(v, h)) - 2 * f(x) + f(tl.retract(v, -h))) / h**2
+    along = lambda f, h=1e-3: float(f(retract(v, h)) - 2 * f(x) + f(retract(v, -h))) / h**2
     linear = lambda t: t.dot(a)  # its dense Hessian is zero: all that bends is the manifold
     assert float(tl.hessian_vector(linear, x, v).norm()) == 0 and abs(along(linear)) > 0.1
     lowest = lambda t: (t - x).dot(t - x) / 2  # its dense gradient at x is zero: nothing is missing
@@ -192,7 +193,7 @@ def test_tangent_vectors_are_a_space_with_the_inner_product_of_tensors(shape, ra
             torch.allclose(u.mH @ u, torch.eye(u.shape[1], dtype=dtype), atol=1e-12)
             and float((u.mH @ d).norm()) < 1e-12
         )
-    again = tl.transport(x, a)
+    again = transport(x, a)
     assert relative_error(again.to_tt().to_dense(), da) < 1e-12  # at the same point nothing moves
 
 
@@ -209,11 +210,11 @@ def test_retraction_agrees_with_the_straight_line_to_first_order():
     v = tl.tt_project(x, dense((4, 5, 6)))
     gaps = []
     for step in (1e-1, 1e-2, 1e-3):
-        y = tl.retract(v, step)
+        y = retract(v, step)
         assert y.ranks == x.ranks
         gaps.append(float((y.to_dense() - x.to_dense() - step * v.to_tt().to_dense()).norm()))
     assert gaps[1] < 0.02 * gaps[0] and gaps[2] < 0.02 * gaps[1]
-    assert relative_error(tl.retract(v, 0.0).to_dense(), x.to_dense()) < 1e-13
+    assert relative_error(retract(v, 0.0).to_dense(), x.to_dense()) < 1e-13
 
 
 def test_the_gradient_costs_a_constant_times_the_function():
@@ -256,9 +257,9 @@ def test_two_dtypes_meet_in_the_one_that_torch_promotes_them_to(a, b):
         assert v.dtype == dtype and {d.dtype for d in (*v.left, *v.right, *v.deltas)} == {dtype}
         assert float((v.to_tt().to_dense() - wanted).norm()) < tol * size
     u = tl.tt_project(z, z)
-    v, w = tl.transport(x, u), tl.tt_project(x.to(dtype), u.to_tt().to(dtype))
+    v, w = transport(x, u), tl.tt_project(x.to(dtype), u.to_tt().to(dtype))
     assert v.dtype == dtype and float((v.to_tt() - w.to_tt()).norm()) < tol * size
-    assert tl.retract(v, 0.1).dtype == dtype
+    assert retract(v, 0.1).dtype == dtype
 
 
 def test_at_full_rank_a_real_point_holds_all_of_a_complex_tensor():
@@ -290,8 +291,8 @@ def test_a_multiple_has_the_same_tangent_space(scale):
     gap = lambda a, b: float((a.to_dense() / scale - b.to_dense()).norm() / b.to_dense().norm())
     assert float(other.norm()) == float(one.norm()) * scale
     assert gap(other.to_tt(), one.to_tt()) < 1e-14
-    assert gap(tl.transport(times(y), other).to_tt(), tl.transport(y, one).to_tt()) < 1e-14
-    assert gap(tl.retract(other, 0.3), tl.retract(one, 0.3)) < 1e-14
+    assert gap(transport(times(y), other).to_tt(), transport(y, one).to_tt()) < 1e-14
+    assert gap(retract(other, 0.3), retract(one, 0.3)) < 1e-14
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -321,7 +322,7 @@ def test_a_default_device_that_is_not_the_datas():
     f = lambda t: (t - z).dot(t - z)
     with torch.device("meta"):
         v = tl.tt_project(x, z.to_dense())
-        sizes = [float(t.norm()) for t in (v, tl.transport(z, v), tl.riemannian_grad(f, x))]
+        sizes = [float(t.norm()) for t in (v, transport(z, v), tl.riemannian_grad(f, x))]
         fit = tl.tt_minimize(f, x, max_iter=3)
     assert all(math.isfinite(s) for s in sizes) and fit.history[-1] < fit.history[0]
 
@@ -330,7 +331,7 @@ def test_a_default_device_that_is_not_the_datas():
 def test_one_mode_and_modes_of_one(shape):
     x, z = train(shape, 1), train(shape, 1, 1)
     v = tl.tt_project(x, z)
-    y = tl.retract(v, 1e-3).to_dense() - x.to_dense() - 1e-3 * v.to_tt().to_dense()
+    y = retract(v, 1e-3).to_dense() - x.to_dense() - 1e-3 * v.to_tt().to_dense()
     assert float(y.norm()) < 1e-5 * float(z.norm())  # the second order
     fit = tl.tt_minimize(lambda t: (t - z).dot(t - z), x)
     assert fit.converged and relative_error(fit.value.to_dense(), z.to_dense()) < 1e-4
@@ -400,7 +401,7 @@ def test_by_hand():
     nearest = tl.LowRank.from_dense(
         torch.tensor([[3.0, 3.0], [5.0, 0.0]], dtype=torch.float64), 1
     ).to_dense()
-    assert torch.allclose(tl.retract(v).to_dense(), nearest)
+    assert torch.allclose(retract(v).to_dense(), nearest)
 
 
 # -- errors
@@ -473,12 +474,12 @@ def _x():
             "finite entries",
         ),
         (
-            lambda: tl.transport(_x().to("meta"), tl.tt_project(_x(), _x())),
+            lambda: transport(_x().to("meta"), tl.tt_project(_x(), _x())),
             ValueError,
             "meta",
         ),
-        (lambda: tl.retract(tl.tt_project(_x(), _x()), math.nan), ValueError, "finite .*got nan"),
-        (lambda: tl.retract(_x()), TypeError, "got TT"),
+        (lambda: retract(tl.tt_project(_x(), _x()), math.nan), ValueError, "finite .*got nan"),
+        (lambda: retract(_x()), TypeError, "got TT"),
         (lambda: tl.tt_minimize(lambda x: x.dot(x), _x(), max_iter=True), ValueError, "got True"),
         (lambda: tl.riemannian_grad(lambda x: x.dot(x) * 1j, _x()), ValueError, "complex128"),
         (
@@ -506,7 +507,7 @@ def _x():
         (lambda: tl.tt_minimize(lambda x: x.dot(x), _x() * math.nan), ValueError, "got nan"),
         (lambda: tl.tt_project(_x(), torch.ones(4, 6)), ValueError, r"\(4, 5\) of x, got \(4, 6\)"),
         (lambda: tl.tt_project(_x(), "z"), TypeError, "got str"),
-        (lambda: tl.transport(_x(), train((4, 5), 2)), TypeError, "got TT"),
+        (lambda: transport(_x(), train((4, 5), 2)), TypeError, "got TT"),
         (
             lambda: tl.tt_project(_x(), _x()) + tl.tt_project(train((4, 5), 2, 1), _x()),
             ValueError,

@@ -20,7 +20,6 @@ from tensorlab.formats.cp_stable import cp_degeneracy, cp_stable
 from tensorlab.layers import conv
 from tensorlab.layers.conv import (
     FactorizedConv2d,
-    conv_flops,
     conv_kernel,
     cp_conv,
     spatial_conv,
@@ -28,6 +27,7 @@ from tensorlab.layers.conv import (
     tt_conv,
     tucker_conv,
 )
+from tensorlab.layers.report import layer_flops
 from tensorlab.layers.surgery import replace_conv
 
 STRUCTURES = {
@@ -189,9 +189,9 @@ def test_cp_finds_the_smallest_rank_of_a_kernel_that_has_one():
 def test_flops_are_within_the_share_and_one_rank_more_is_not(make, options, share):
     dense, size = layer(8, 12, **options), (14, 12)
     x = image(1, 8, *size)
-    small = make(dense, flops=share, size=size)
-    budget = share * sum(conv_flops(dense, x).values())
-    cost = sum(conv_flops(small, x).values())
+    small = make(dense, flops=share, image_size=size)
+    budget = share * sum(layer_flops(dense, x).values())
+    cost = sum(layer_flops(small, x).values())
     assert cost <= budget
     ranks = (
         small.weight.ranks
@@ -206,7 +206,7 @@ def test_flops_are_within_the_share_and_one_rank_more_is_not(make, options, shar
     }.get(make, lambda r: r)(ranks)
     more = tuple(r + 1 for r in ranks) if isinstance(ranks, tuple) else ranks + 1
     if make is not tt_conv:  # of a train some ranks are full already
-        assert sum(conv_flops(make(dense, more), x).values()) > budget
+        assert sum(layer_flops(make(dense, more), x).values()) > budget
 
 
 @structure
@@ -221,23 +221,23 @@ def test_same_padding_of_even_kernels_has_the_odd_one_at_the_end(make, mode, ker
 def test_a_dilated_image_shrinks_in_the_count_of_flops():
     """With dilation 3 and no padding a 3 x 3 kernel leaves 8 x 6 of 14 x 12 pixels."""
     dense, size = layer(8, 12, dilation=3), (14, 12)
-    assert conv_flops(dense, image(1, 8, *size)) == {"": 2 * 12 * 8 * 9 * 8 * 6}
+    assert layer_flops(dense, image(1, 8, *size)) == {"": 2 * 12 * 8 * 9 * 8 * 6}
     links = [conv.Link(8, 5, ""), conv.Link(5, 6, "hw"), conv.Link(6, 12, "")]
     by_hand = 2 * (5 * 8 * 14 * 12 + 6 * 5 * 9 * 8 * 6 + 12 * 6 * 8 * 6)
     assert conv._cost(dense, links, size) == by_hand
-    assert sum(conv_flops(tucker_conv(dense, (6, 5)), image(1, 8, *size)).values()) == by_hand
+    assert sum(layer_flops(tucker_conv(dense, (6, 5)), image(1, 8, *size)).values()) == by_hand
 
 
 def test_flops_by_hand():
     dense = layer(4, 6, 3, padding=1)
     x = image(1, 4, 10, 10)
-    assert conv_flops(dense, x) == {"": 2 * 6 * 4 * 9 * 100}
-    assert list(conv_flops(cp_conv(dense, 5), x).values()) == [
+    assert layer_flops(dense, x) == {"": 2 * 6 * 4 * 9 * 100}
+    assert list(layer_flops(cp_conv(dense, 5), x).values()) == [
         100 * 2 * 5 * n for n in (4, 3, 3, 6)
     ]
-    assert sum(conv_flops(svd_conv(dense, 5), x).values()) == 2 * 5 * (36 + 6) * 100
+    assert sum(layer_flops(svd_conv(dense, 5), x).values()) == 2 * 5 * (36 + 6) * 100
     strided = layer(4, 6, 3, stride=2, padding=1)
-    assert conv_flops(spatial_conv(strided, 2), x) == {
+    assert layer_flops(spatial_conv(strided, 2), x) == {
         "0": 2 * 2 * 4 * 3 * 5 * 10,
         "1": 2 * 6 * 2 * 3 * 25,
     }
@@ -593,17 +593,18 @@ def test_says_no(make):
     with pytest.raises(ValueError, match=f"{name}: rank must be at least 1, got 0"):
         make(layer(), 0)
     with pytest.raises(
-        ValueError, match=f"{name}: flops needs the size=.height, width. of the images, got None"
+        ValueError, match=f"{name}: flops needs image_size=.height, width., got None"
     ):
         make(layer(), flops=0.5)
     with pytest.raises(ValueError, match=f"{name}: rtol must be a number >= 0, got -0.1"):
-        make(layer(), rtol=-0.1, flops=0.5, size=(8, 8))
+        make(layer(), rtol=-0.1, flops=0.5, image_size=(8, 8))
     with pytest.raises(ValueError, match=f"{name}: flops must be a number > 0, got -1"):
-        make(layer(), flops=-1, size=(8, 8))
+        make(layer(), flops=-1, image_size=(8, 8))
     with pytest.raises(
-        ValueError, match=f"{name}: rank 1 costs .* of the layer at size .8, 8., got flops=0.0001"
+        ValueError,
+        match=f"{name}: rank 1 costs .* of the layer at image_size=.8, 8., got flops=0.0001",
     ):
-        make(layer(), flops=1e-4, size=(8, 8))
+        make(layer(), flops=1e-4, image_size=(8, 8))
     bad = layer()
     with torch.no_grad():
         bad.weight[1, 2, 0, 1] = torch.nan

@@ -130,7 +130,7 @@ def test_replace_linear_takes_it_by_rank(name):
 def test_operations_are_counted_for_a_batch(name):
     weight = drawn(name)
     assert weight.flops(7) == 7 * weight.flops(1) > 0
-    assert tl.conv_flops(nn.Sequential(tl.FactorizedLinear(weight)), draw(7, IN)) == {
+    assert tl.layer_flops(nn.Sequential(tl.FactorizedLinear(weight)), draw(7, IN)) == {
         "0": weight.flops(7)
     }
 

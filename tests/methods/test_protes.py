@@ -16,8 +16,9 @@ from tensors import shapes
 
 import tensorlab as tl
 from tensorlab.methods import protes as module
+from tensorlab.methods.protes import Automaton, Optimum
 
-RUNS = tl.Automaton(step=[[0, 1], [-1, 2], [-1, 3], [0, 3]], accept=[0, 3])
+RUNS = Automaton(step=[[0, 1], [-1, 2], [-1, 3], [0, 3]], accept=[0, 3])
 small = shapes.filter(lambda s: math.prod(s) <= 500)
 
 
@@ -99,7 +100,7 @@ def test_draws_have_the_distribution_that_is_scored(constraint):
 
 @pytest.mark.parametrize("shape", [(5,), (3, 4), (2, 5, 1, 3), (2,) * 9])
 @pytest.mark.parametrize(
-    "constraint", [None, tl.Automaton([[0, 1, 0, 1, 0], [0, -1, 1, -1, 1]], [0, 1])]
+    "constraint", [None, Automaton([[0, 1, 0, 1, 0], [0, -1, 1, -1, 1]], [0, 1])]
 )
 def test_the_two_sweeps_give_the_gradient_of_autograd_and_of_differences(shape, constraint):
     search = signed(shape, constraint=constraint)
@@ -147,7 +148,7 @@ def test_numpy_values_and_lists_of_one_mode():
         elite=3,
         generator=generator(),
     )
-    assert fit.value == tl.Optimum((77,), 0.0)
+    assert fit.value == Optimum((77,), 0.0)
 
 
 def test_quantized_is_the_same_problem_in_digits():
@@ -156,7 +157,7 @@ def test_quantized_is_the_same_problem_in_digits():
     g = lambda i: asked.append(i) or f(i)
     fit = tl.protes(g, (1024, 48, 1), budget=3000, quantized=True, generator=generator())
     asked = torch.cat(asked)
-    assert fit.value == tl.Optimum((700, 31, 0), 0.0)
+    assert fit.value == Optimum((700, 31, 0), 0.0)
     assert bool((asked.amax(0) < torch.tensor([1024, 48, 1])).all()) and len(
         asked.unique(dim=0)
     ) == len(asked)
@@ -392,7 +393,7 @@ def test_a_constraint_by_a_train_of_any_modes():
         n - 1 for n in shape
     )  # every one of them is met
     assert (
-        fit.value == tl.Optimum((0, 0, 0, 4), -4.0)
+        fit.value == Optimum((0, 0, 0, 4), -4.0)
         and fit.reason == "20 batches brought no new point"
         and fit.converged
     )
@@ -419,7 +420,7 @@ def test_a_constraint_by_a_train_of_any_modes():
             dict(constraint=tl.TT([torch.zeros(1, 2, 1)] * 3)),
             "needs a constraint that admits something, got one that",
         ),
-        (dict(constraint=tl.Automaton([[1, 1], [-1, -1]], [0])), "got one that admits nothing"),
+        (dict(constraint=Automaton([[1, 1], [-1, -1]], [0])), "got one that admits nothing"),
         (
             dict(constraint=tl.TT([torch.ones(1, 2, 1)] * 2)),
             "constraint must have the modes (2, 2, 2), got (2, 2)",
@@ -429,16 +430,16 @@ def test_a_constraint_by_a_train_of_any_modes():
             "constraint must be a train of cores >= 0",
         ),
         (
-            dict(constraint=tl.Automaton([[0, 5]], [0])),
+            dict(constraint=Automaton([[0, 5]], [0])),
             "needs states in 0..0, -1 for a forbidden step, got 5",
         ),
         (
-            dict(constraint=tl.Automaton([[0]], [0])),
+            dict(constraint=Automaton([[0]], [0])),
             "needs 2 steps from each state for modes (2, 2, 2), got 1",
         ),
-        (dict(constraint=tl.Automaton([], [])), "Automaton: needs at least one state, got none"),
+        (dict(constraint=Automaton([], [])), "Automaton: needs at least one state, got none"),
         (
-            dict(constraint=tl.Automaton([[0.5, 0]], [0])),
+            dict(constraint=Automaton([[0.5, 0]], [0])),
             "needs states in 0..0, -1 for a forbidden step, got 0.5",
         ),
         (dict(dtype="float64"), "torch.float32 or torch.float64, got 'float64'"),

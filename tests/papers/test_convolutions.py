@@ -49,7 +49,7 @@ def test_flops_are_counted_by_hand(result):
     per_pixel = [16 * 9, 16 * 32 * 9, 32 * 32 * 9]
     dense = 64 * (per_pixel[0] + per_pixel[1]) + 16 * per_pixel[2] + 32 * 4 * 10
     x, *_ = convolutions.images()
-    assert sum(tl.conv_flops(convolutions.small_cnn(), x[:1]).values()) == 2 * dense
+    assert sum(tl.layer_flops(convolutions.small_cnn(), x[:1]).values()) == 2 * dense
     r = math.floor(0.2 * per_pixel[1] / (3 * 48)), math.floor(0.2 * per_pixel[2] / (3 * 64))
     small = 64 * (per_pixel[0] + r[0] * 3 * 48) + 16 * r[1] * 3 * 64 + 32 * 4 * 10
     assert result.where(structure="spatial")[0]["flops"] == pytest.approx(dense / small)

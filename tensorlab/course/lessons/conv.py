@@ -11,7 +11,6 @@ from ...formats.cp import CP, cp_als_steps
 from ...formats.cp_stable import cp_degeneracy, cp_stable_steps
 from ...formats.lowrank import LowRank
 from ...layers.conv import (
-    conv_flops,
     conv_kernel,
     cp_conv,
     spatial_conv,
@@ -19,6 +18,7 @@ from ...layers.conv import (
     tt_conv,
     tucker_conv,
 )
+from ...layers.report import layer_flops
 from ...papers import convolutions
 from ..checks import Check, Unusable, call, gaussian
 from ..lab import fast
@@ -88,7 +88,7 @@ class ConvExplorer(Explorer):
         ):
             plots.filters(ax, k, title, level)
         x = torch.ones(1, layer.in_channels, SIDE, SIDE)
-        ratio = sum(conv_flops(layer, x).values()) / sum(conv_flops(chain, x).values())
+        ratio = sum(layer_flops(layer, x).values()) / sum(layer_flops(chain, x).values())
         return (
             f"{structure}: {seen} The layer before had {layer.weight.numel()} weights; there are "
             f"{ratio:.2f} times fewer FLOPs, and the relative error of the kernel is "

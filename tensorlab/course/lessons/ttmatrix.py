@@ -258,7 +258,7 @@ ttmatrix_apply = Check(
 ttmatrix_dearer = Check(
     question="768 -> 3072 as above, 2048 tokens, all ranks equal to r.  What is the smallest r at "
     "which the path `left` takes "
-    "more operations than `rebuild`?  (`tl.plans` counts.)",
+    "more operations than `rebuild`?  (`plans` counts.)",
     right=_dearer,
     mistakes=(
         (lambda: _dearer() - 1, "at this rank the path from the left is still cheaper."),

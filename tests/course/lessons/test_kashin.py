@@ -8,6 +8,7 @@ import torch
 
 import tensorlab as tl
 from tensorlab.course.lessons import kashin as lesson
+from tensorlab.methods.kashin import Rotation
 
 
 @pytest.mark.parametrize(
@@ -19,7 +20,7 @@ def test_steps_say_what_is_left(name, method):
     assert player.sentence.startswith(
         "After 0 steps 1 of |x| is left.  The largest entry of u and v is 0.00"
     )
-    x, q = lesson.vector(name, 64), tl.Rotation("hadamard", (64,), 3)
+    x, q = lesson.vector(name, 64), Rotation("hadamard", (64,), 3)
     taken = 0
     while taken < 5 and player.step():
         taken += 1

@@ -23,7 +23,9 @@ def test_the_designer_shows_storage_error_and_the_fastest_path():
     name = "1 / (1 + |row - column|)"
     e.set(weight=name, rank=3, tokens=11)
     assert said(name, (4, 4, 4), 3) in e.sentence
-    plan = tl.plans(tl.tt_matrix_svd(lesson.example_weight(name), (4, 4, 4), (4, 4, 4), 3), 2048)[0]
+    plan = tl.layers.plans.plans(
+        tl.tt_matrix_svd(lesson.example_weight(name), (4, 4, 4), (4, 4, 4), 3), 2048
+    )[0]
     assert f"Of 7 paths {plan.forward} should be fastest" in e.sentence
     assert e.sentence.endswith(f"hold {plan.peak / 2**10:.0f} KiB at the peak.")
     e.controls["shuffled"].value = True
