@@ -1,7 +1,7 @@
 """Convolutions whose kernel is a small format: LowRank in one layer, CP, Tucker, TT and spatial as
 chains of ordinary ones.
 
-A kernel k (T, S, kh, kw) that is factorised is several small convolutions one after another: what
+A kernel k (T, S, kh, kw) that is factorized is several small convolutions one after another: what
 depends on the height alone moves along the height, what depends on the width along the width, and
 channels are mixed by 1 x 1 convolutions. [Lebedev2015] [Kim2016] [Jaderberg2014] [Garipov2016]
 """

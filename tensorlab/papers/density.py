@@ -125,57 +125,54 @@ def fit(method: str, x: Tensor, data: str, steps: int = 0, parts=(1, 4, 8)) -> F
     number of components.
     """
     if method.startswith("TTDE"):
-        settings = dict(
-            SETTINGS.get(data, SETTINGS["toy"]),
-            model=method.split(", ")[1],
-            steps=steps,
-            background=0,
-        )
-        if settings["model"] == "linear":
-            settings |= {"rank": min(settings["rank"], 8)}
-        model = TTDensity(**settings).fit(x)
-        draw = lambda n: model.sample(n, 0)
-        if settings["model"] == "linear":
-            return Fitted(model.score_samples, draw)
-        step, _, value = max(model.history_, key=lambda row: row[2])
-        return Fitted(
-            model.score_samples,
-            draw,
-            value - float(x.std(0, correction=0).log().sum()),
-            f"step {step}",
-        )
-    from sklearn.mixture import GaussianMixture
-    from sklearn.neighbors import KernelDensity
-
-    cut, arrays = len(x) // 10, x.numpy()
+        return _trains(method.split(", ")[1], x, data, steps)
     if method == "tuned KDE":
-        scale = x.std(0).mean().item()
-        held = {
-            h: KernelDensity(bandwidth=scale * h).fit(arrays[cut:]).score(arrays[:cut]) / cut
-            for h in KERNELS
-        }
-        h = max(held, key=held.get)
-        best = KernelDensity(bandwidth=scale * h).fit(arrays)
-        return Fitted(
-            lambda z: torch.as_tensor(best.score_samples(z.numpy())),
-            lambda n: torch.as_tensor(best.sample(n, 0)),
-            held[h],
-            f"bandwidth {h}",
-        )
+        return _kernels(x)
     if method != "tuned mixture of Gaussians":
         number = method.split()[0]
         parts = (1 if number == "one" else int(number),)
-    held = {}
+    return _mixtures(x, parts)
+
+
+def _trains(model: str, x: Tensor, data: str, steps: int) -> Fitted:
+    """A TTDensity, "squared" or "linear"."""
+    settings = dict(SETTINGS.get(data, SETTINGS["toy"]), model=model, steps=steps, background=0)
+    if model == "linear":
+        settings |= {"rank": min(settings["rank"], 8)}
+    density = TTDensity(**settings).fit(x)
+    draw = lambda n: density.sample(n, 0)
+    if model == "linear":
+        return Fitted(density.score_samples, draw)
+    step, _, value = max(density.history_, key=lambda row: row[2])
+    value -= float(x.std(0, correction=0).log().sum())
+    return Fitted(density.score_samples, draw, value, f"step {step}")
+
+
+def _kernels(x: Tensor) -> Fitted:
+    """A Gaussian at each point, of the bandwidth in KERNELS that fits the tenth best."""
+    from sklearn.neighbors import KernelDensity
+
+    cut, arrays, scale = len(x) // 10, x.numpy(), x.std(0).mean().item()
+    fitted = lambda h, points: KernelDensity(bandwidth=scale * h).fit(points)
+    held = {h: fitted(h, arrays[cut:]).score(arrays[:cut]) / cut for h in KERNELS}
+    h = max(held, key=held.get)
+    best = fitted(h, arrays)
+    score = lambda z: torch.as_tensor(best.score_samples(z.numpy()))
+    return Fitted(score, lambda n: torch.as_tensor(best.sample(n, 0)), held[h], f"bandwidth {h}")
+
+
+def _mixtures(x: Tensor, parts) -> Fitted:
+    """A mixture of as many Gaussians, one of `parts`, as fit the tenth best."""
+    from sklearn.mixture import GaussianMixture
+
+    cut, arrays, held = len(x) // 10, x.numpy(), {}
     for k in parts:
         model = GaussianMixture(k, random_state=0, max_iter=200).fit(arrays[cut:])
         held[model] = float(model.score(arrays[:cut]))
     best = max(held, key=held.get)
-    return Fitted(
-        lambda z: torch.as_tensor(best.score_samples(z.numpy())),
-        lambda n: torch.as_tensor(best.sample(n)[0]),
-        held[best],
-        f"{best.n_components} components",
-    )
+    score = lambda z: torch.as_tensor(best.score_samples(z.numpy()))
+    draw = lambda n: torch.as_tensor(best.sample(n)[0])
+    return Fitted(score, draw, held[best], f"{best.n_components} components")
 
 
 def toy(name: str, n: int, *, generator: torch.Generator | None = None) -> Tensor:

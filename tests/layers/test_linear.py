@@ -126,7 +126,7 @@ def test_the_weight_is_the_parameters_not_a_copy():
     assert tensors[0].any() and not FactorizedLinear(low_rank()).tensors[0].eq(0).all()
 
 
-def test_set_weight_keeps_the_parameters_and_an_optimiser_steps_on():
+def test_set_weight_keeps_the_parameters_and_an_optimizer_steps_on():
     layer = FactorizedLinear(low_rank(rank=2), torch.zeros(6, dtype=torch.float64))
     before, sgd = list(layer.parameters()), torch.optim.SGD(layer.parameters(), 0.1)
     layer(torch.ones(1, 4, dtype=torch.float64)).sum().backward()
