@@ -68,6 +68,7 @@ from .methods.density import TTDensity
 from .methods.dlrt import DLRT, dlrt_start, kls_step, usv_step
 from .methods.expmachine import ExponentialMachine, rank_one_inner
 from .methods.kashin import Kashin, Rotation, kashin, kashin_steps
+from .methods.kron_spectral import SpectralFit, kron_spectral
 from .methods.lora import (
     LoRALinear,
     add_lora,
@@ -142,6 +143,8 @@ __all__ = [
     "Kronecker",
     "kron_svd",
     "kron_rearrange",
+    "kron_spectral",
+    "SpectralFit",
     "Monarch",
     "BlockTT",
     "LoKr",
