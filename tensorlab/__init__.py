@@ -55,6 +55,7 @@ from .layers.conv import (
     tucker_conv,
 )
 from .layers.embedding import TokenTrains, TTEmbedding
+from .layers.inputs import layer_inputs
 from .layers.linear import FactorizedLinear, param_groups
 from .layers.plans import plans
 from .layers.propagation import propagate
@@ -183,6 +184,7 @@ __all__ = [
     "param_groups",
     "replace_linear",
     "layer_report",
+    "layer_inputs",
     "linear_layers",
     # convolutions
     "FactorizedConv2d",

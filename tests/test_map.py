@@ -55,7 +55,7 @@ ARROWS = {
     "layers": {
         "holding": {"linear", "embedding"},
         "dense": {"select", "report", "linear", "surgery", "conv", "embedding"},
-        "select": {"surgery", "report", "conv"},
+        "select": {"surgery", "report", "conv", "inputs"},
         "report": {"conv"},
         "plans": {"propagation"},
         "propagation": {"linear"},
@@ -69,6 +69,7 @@ ARROWS = {
         "training": {"admm", "dlrt", "projected", "pruning", "riemannian"},
         "estimator": {"density", "expmachine", "screening"},
         "splines": {"density"},
+        "kron_spectral": {"kron_hybrid", "kron_permuted"},
         "screening": {"expmachine"},
     },
     "parallel": {"schedules": {"cost"}},
