@@ -19,6 +19,7 @@ and the direction is that of L-BFGS, whose memory moves along by projection [Hua
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -36,8 +37,8 @@ from ..linalg import (
     near_one,
     real,
     singular_values,
-    small_svd,
     spread,
+    truncated_svd,
     wide,
     widen,
 )
@@ -105,12 +106,14 @@ def kron_spectral(
     >>> fit.value, fit.bound < fit.certificate < fit.error < 0.9 * float(frobenius)
     (Kronecker(shape=(16, 16), ranks=(3,), stores 96 of 256), True)
     """
-    problem = _problem("kron_spectral", w, left, rank, inputs)
-    tol, p_max = number("kron_spectral", "tol", tol), number("kron_spectral", "p_max", p_max, 2)
-    count("kron_spectral", "max_iter", max_iter, 0)
+    who = "kron_spectral"
+    problem, sizes = scaled_problem(who, w, inputs), factor_sizes(who, w.shape, left)
+    check_terms(who, rank, sizes)
+    tol, p_max = number(who, "tol", tol), number(who, "p_max", p_max, 2)
+    count(who, "max_iter", max_iter, 0)
     found = []
-    for start in problem.starts(rank, count("kron_spectral", "starts", starts), generator):
-        found.append(_Search(problem, start))
+    for start in points(problem, sizes, rank, count(who, "starts", starts), generator):
+        found.append(Search(problem, start))
         found[-1].run(tol, p_max, max_iter)
     return problem.fit(min(found, key=lambda search: search.error), tol)
 
@@ -126,11 +129,13 @@ def kron_alternating(
     >>> kron_alternating(torch.eye(4), (2, 2), 1, sweeps=1).error < 1e-6
     True
     """
-    problem = _problem("kron_alternating", w, left, rank, None)
-    (point,) = problem.starts(rank, 1, None)
-    search = _Search(problem, point)
-    for half in range(2 * count("kron_alternating", "sweeps", sweeps)):
-        search.fix(search.best, "left" if half % 2 == 0 else "right")
+    who = "kron_alternating"
+    problem, sizes = scaled_problem(who, w), factor_sizes(who, w.shape, left)
+    check_terms(who, rank, sizes)
+    (point,) = points(problem, sizes, rank, 1, None)
+    search = Search(problem, point)
+    for half in range(2 * count(who, "sweeps", sweeps)):
+        search.fix(search.best, "left" if half % 2 else "right")
         search.run(tol, p_max, HALF)
     return problem.fit(search, tol)
 
@@ -184,157 +189,221 @@ class _Spectrum:
         return 1 - float(self.total / (self.rho ** (self.p - 1)).sum().clamp_min(TINY))
 
 
-@dataclass(frozen=True, eq=False)
-class _Point:
-    """u yᴴ with orthonormal u (left numbers, K), y (right numbers, K), v an orthonormal basis of y."""
+class Sizes(NamedTuple):
+    """(rows, columns) of left, then of right factors: how a matrix is rearranged, and back."""
 
+    m: int
+    n: int
+    rows: int
+    columns: int
+
+    def rearrange(self, w: Tensor) -> Tensor:
+        """R(w), as `kron_rearrange`, without its checks."""
+        blocks = w.reshape(self.m, self.rows, self.n, self.columns).transpose(1, 2)
+        return blocks.reshape(self.m * self.n, self.rows * self.columns)
+
+    def back(self, x: Tensor) -> Tensor:
+        """R⁻¹(x)."""
+        blocks = x.reshape(self.m, self.n, self.rows, self.columns).transpose(1, 2)
+        return blocks.reshape(self.m * self.rows, self.n * self.columns)
+
+
+class Sum(NamedTuple):
+    """R⁻¹(u yᴴ): a sum of K Kronecker products of these sizes, u orthonormal (m n, K), y (rows
+    columns, K), v an orthonormal basis of y. Tangent vectors [a; b] are flat: (..., K (m n + rows
+    columns)); matrices are dense."""
+
+    sizes: Sizes
     u: Tensor
     y: Tensor
     v: Tensor
 
-    def project(self, z: Tensor) -> Tensor:
-        """The tangent vector [a; b] nearest to the matrix z."""
-        a = z @ self.v
-        return torch.cat([a - self.u @ (self.u.mH @ a), z.mH @ self.u])
-
-    def matrix(self, tangent: Tensor) -> Tensor:
-        """a vᴴ + u bᴴ."""
-        a, b = tangent.split([len(self.u), len(self.y)])
-        return a @ self.v.mH + self.u @ b.mH
-
-    def carry(self, tangents: Tensor, old: "_Point") -> Tensor:
-        """Tangent vectors (k, rows, K) of another point, projected: `project(old.matrix(...))`."""
-        a, b = tangents.split([len(self.u), len(self.y)], -2)
-        b, a = (
-            b @ (old.u.mH @ self.u) + old.v @ (a.mH @ self.u),
-            a @ (old.v.mH @ self.v) + old.u @ (b.mH @ self.v),
-        )
-        return torch.cat([a - self.u @ (self.u.mH @ a), b], -2)
-
-    def ahead(self, tangent: Tensor) -> tuple[Tensor, Tensor]:
-        """The factors of the point one step along a tangent vector, not orthonormal yet."""
-        a, b = tangent.split([len(self.u), len(self.y)])
-        y = self.y + b
-        return self.u + torch.linalg.solve_ex(y.mH @ self.v, a, left=False)[0], y
-
     @staticmethod
-    def of(u: Tensor, y: Tensor) -> "_Point":
+    def of(sizes: Sizes, u: Tensor, y: Tensor) -> "Sum":
         q, r = torch.linalg.qr(u)
         y = y @ r.mH
-        return _Point(q, y, torch.linalg.qr(y).Q)
+        return Sum(sizes, q, y, torch.linalg.qr(y).Q)
+
+    @staticmethod
+    def nearest(sizes: Sizes, w: Tensor, rank: int) -> "Sum":
+        """The nearest sum in the Frobenius norm, as `kron_svd`."""
+        u, s, vh = truncated_svd(sizes.rearrange(w), rank)
+        return Sum(sizes, u, vh.mH * s, vh.mH)
+
+    @property
+    def rank(self) -> int:
+        return self.u.shape[1]
+
+    def dense(self) -> Tensor:
+        return self.sizes.back(self.u @ self.y.mH)
+
+    def project(self, z: Tensor) -> Tensor:
+        """The tangent vector nearest to a matrix."""
+        z = self.sizes.rearrange(z)
+        a = z @ self.v
+        return torch.cat([a - self.u @ (self.u.mH @ a), z.mH @ self.u]).flatten()
+
+    def matrix(self, tangent: Tensor) -> Tensor:
+        """R⁻¹(a vᴴ + u bᴴ)."""
+        a, b = self._split(tangent)
+        return self.sizes.back(a @ self.v.mH + self.u @ b.mH)
+
+    def carry(self, tangents: Tensor, old: "Sum") -> Tensor:
+        """Tangent vectors (k, ...) of another point, projected: `project(old.matrix(...))`."""
+        a, b = self._split(tangents)
+        right = b @ (old.u.mH @ self.u) + old.v @ (a.mH @ self.u)
+        left = a @ (old.v.mH @ self.v) + old.u @ (b.mH @ self.v)
+        return torch.cat([left - self.u @ (self.u.mH @ left), right], -2).flatten(1)
+
+    def ahead(self, tangent: Tensor) -> tuple[Sizes, Tensor, Tensor]:
+        """The point one step along a tangent vector, its factors not orthonormal yet."""
+        a, b = self._split(tangent)
+        y = self.y + b
+        return self.sizes, self.u + torch.linalg.solve_ex(y.mH @ self.v, a, left=False)[0], y
+
+    def format(self, exponent, dtype: torch.dtype) -> Kronecker:
+        """2^exponent times the sum, with balanced factors."""
+        m, n, rows, columns = self.sizes
+        columns_of = lambda t, *shape: t.mT.reshape(self.rank, *shape)
+        pair = columns_of(self.u, m, n), columns_of(self.y.conj(), rows, columns)
+        even = Kronecker(pair).round(self.rank).tensors()
+        return Kronecker(tuple(spread(even, 0, exponent, dtype)))
+
+    def _split(self, tangents: Tensor):
+        tangents = tangents.unflatten(-1, (-1, self.rank))
+        return tangents.split([len(self.u), len(self.y)], -2)
 
 
-@dataclass(frozen=True, eq=False)
-class _Problem:
-    """w: near 1 in size, float64. sizes: (rows, columns) of left, then of right factors. root: (in,
-    in) by which errors are multiplied, near 1 too, or None. dtype, exponent, root_exponent: what the
-    caller's matrices have."""
+class Point(NamedTuple):
+    """One or several sums of Kronecker products, each of its own sizes, added up: a product of
+    manifolds. Tangent vectors lie one after another."""
+
+    parts: tuple[Sum, ...]
+
+    def _each(self, tangents: Tensor):
+        rows = [p.rank * (len(p.u) + len(p.y)) for p in self.parts]
+        return zip(self.parts, tangents.split(rows, -1))
+
+    def dense(self) -> Tensor:
+        return sum(p.dense() for p in self.parts)
+
+    def project(self, z: Tensor) -> Tensor:
+        return torch.cat([p.project(z) for p in self.parts])
+
+    def matrix(self, tangent: Tensor) -> Tensor:
+        return sum(p.matrix(t) for p, t in self._each(tangent))
+
+    def carry(self, tangents: Tensor, old: "Point") -> Tensor:
+        each = zip(self.parts, old._each(tangents))
+        return torch.cat([new.carry(t, before) for new, (before, t) in each], -1)
+
+    def ahead(self, tangent: Tensor) -> list[tuple[Sizes, Tensor, Tensor]]:
+        return [p.ahead(t) for p, t in self._each(tangent)]
+
+    def only(self, tangent: Tensor, side: str | None) -> Tensor:
+        """A tangent vector that moves the factors on one side alone, or on both."""
+        if side is None:
+            return tangent
+        kept = []
+        for p, t in self._each(tangent):
+            a, b = p._split(t)
+            pair = [a, torch.zeros_like(b)] if side == "left" else [torch.zeros_like(a), b]
+            kept.append(torch.cat(pair).flatten())
+        return torch.cat(kept)
+
+
+class Problem(NamedTuple):
+    """w: near 1 in size, float64. root: (in, in) by which errors are multiplied, near 1 too, or
+    None. dtype, exponent, root_exponent: what the caller's matrices have."""
 
     w: Tensor
-    sizes: tuple[int, int, int, int]
     root: Tensor | None
     dtype: torch.dtype
     exponent: Tensor
     root_exponent: int = 0
 
-    def rearrange(self, e: Tensor) -> Tensor:
-        """R(e), as `kron_rearrange`, without its checks."""
-        m, n, rows, columns = self.sizes
-        return e.reshape(m, rows, n, columns).transpose(1, 2).reshape(m * n, rows * columns)
-
-    def dense(self, x: Tensor) -> Tensor:
-        """R⁻¹(x)."""
-        m, n, rows, columns = self.sizes
-        return x.reshape(m, n, rows, columns).transpose(1, 2).reshape(m * rows, n * columns)
-
-    def error(self, u: Tensor, y: Tensor) -> Tensor:
-        e = self.w - self.dense(u @ y.mH)
+    def weighted(self, e: Tensor) -> Tensor:
         return e if self.root is None else e @ self.root
 
     def slope(self, spectrum: _Spectrum) -> Tensor:
-        """The gradient of |error|_p² / 2 by the rearranged sum."""
+        """The gradient of |error|_p² / 2 by the sum."""
         z = spectrum.slope()
-        return -self.rearrange(z if self.root is None else z @ self.root.mH)
+        return -z if self.root is None else -z @ self.root.mH
 
-    def starts(self, rank: int, many: int, generator) -> Iterator[_Point]:
-        x = self.rearrange(self.w)
-        size = torch.linalg.vector_norm(x) / math.sqrt(x.numel())
-        for k in range(many):
-            draw = dict(generator=generator, dtype=x.dtype, device=x.device)
-            u, s, vh = small_svd(x + 2 * size * randn(*x.shape, **draw) if k else x)
-            yield _Point(u[:, :rank], vh[:rank].mH * s[:rank], vh[:rank].mH)
-
-    def certificate(self, point: _Point, spectrum: _Spectrum) -> float:
+    def certificate(self, point: Point, spectrum: _Spectrum) -> float:
         """The least error that new left factors alone, or new right ones, might have.
 
-        z without its tangent part is orthogonal to all sums u bᴴ + a vᴴ, so each of them, m, has
-        |w - m|_2 |z|_* >= <z, w - m> = <z, w>.
+        z without its tangent part is orthogonal to all tangent matrices m, and the point is one, so
+
+            |w - m|_2 |z|_* >= <z, w - m> = <z, w>        for all of them
         """
         z = self.slope(spectrum)
-        z = self.dense(z - point.matrix(point.project(z)))
+        if len(point.parts) > 1:  # tangent spaces overlap
+            return 0.0
+        z = z - point.matrix(point.project(z))
         dual = z if self.root is None else torch.linalg.solve_ex(self.root.mH, z, left=False)[0]
         nuclear = singular_values(dual).sum()
-        least = (z.conj() * self.w).sum().real.abs() / nuclear.clamp_min(EPS**2)
-        return float(least.nan_to_num(0.0))
+        return float(((z.conj() * self.w).sum().real.abs() / nuclear.clamp_min(TINY)).nan_to_num())
 
-    def bound(self, rank: int) -> float:
+    def bound(self, sizes: Sizes, rank: int) -> float:
         """An error that no sum of `rank` products is below: whatever the sum,
 
             |e root|_2 |root⁻¹ d|_F >= |e d|_F >= |tail of R(w d)|     for each Kronecker product d
 
         The identity is one, the product nearest to the root another.
         """
+        tail = lambda w: float(torch.linalg.vector_norm(singular_values(sizes.rearrange(w))[rank:]))
         if self.root is None:
-            return self._tail(self.w, rank) / math.sqrt(min(self.w.shape))
-        n, columns = self.sizes[1], self.sizes[3]
-        near = Kronecker.from_dense(self.root, 1, out=(n, columns), in_=(n, columns)).to_dense()
+            return tail(self.w) / math.sqrt(min(self.w.shape))
+        square = Sizes(sizes.n, sizes.n, sizes.columns, sizes.columns)
+        near = Sum.nearest(square, self.root, 1).dense()
         over = lambda d: float(torch.linalg.vector_norm(torch.linalg.solve(self.root, d)))
-        return max(
-            self._tail(self.w @ d, rank) / over(d) for d in (near, torch.eye(len(near)).to(near))
-        )
+        return max(tail(self.w @ d) / over(d) for d in (near, torch.eye(len(near)).to(near)))
 
-    def _tail(self, w: Tensor, rank: int) -> float:
-        return float(torch.linalg.vector_norm(singular_values(self.rearrange(w))[rank:]))
-
-    def fit(self, search: "_Search", tol: float) -> SpectralFit:
+    def fit(self, search: "Search", tol: float) -> SpectralFit:
         """What was found, in the size and the dtype of the caller's matrix."""
-        point, rank = search.best, search.best.u.shape[1]
-        m, n, rows, columns = self.sizes
-        factors = point.u.mT.reshape(rank, m, n), point.y.mH.reshape(rank, rows, columns)
-        even = Kronecker(factors).round(rank).tensors()
-        value = Kronecker(tuple(spread(even, 0, self.exponent, self.dtype)))
-        back = lambda x: math.ldexp(x, int(self.exponent) + self.root_exponent)
-        error, least = search.error, search.certificate
-        relative = [e / search.whole for e in search.history] if search.whole else [0.0]
-        bound = min(self.bound(rank), error)
+        (best,), error = search.best.parts, search.error
+        bound = min(self.bound(best.sizes, best.rank), error)
+        least = min(max(search.certificate, bound), error)
         return SpectralFit(
-            value,
-            tuple(relative),
+            best.format(self.exponent, self.dtype),
+            search.relative(),
             search.exact or error - least <= tol * error,
-            back(error),
-            back(bound),
-            back(min(max(least, bound), error)),
+            *map(self.back, (error, bound, least)),
             tuple(search.exponents),
         )
+
+    def back(self, error: float) -> float:
+        """An error as the caller's matrix has it."""
+        return math.ldexp(error, int(self.exponent) + self.root_exponent)
+
+
+def points(problem: Problem, sizes: Sizes, rank: int, many: int, generator) -> Iterator[Point]:
+    """The nearest sum in the Frobenius norm, then those of w with noise of twice its size."""
+    w = problem.w
+    size = 2 * torch.linalg.vector_norm(w) / math.sqrt(w.numel())
+    for k in range(many):
+        draw = dict(generator=generator, dtype=w.dtype, device=w.device)
+        noisy = w + size * randn(*w.shape, **draw) if k else w
+        yield Point((Sum.nearest(sizes, noisy, rank),))
 
 
 # --------------------------------------------------------------------------------------- the search
 
 
-class _Search:
+class Search:
     """L-BFGS on the manifold for one exponent after another, and the best point on the way."""
 
-    def __init__(self, problem: _Problem, point: _Point):
+    def __init__(self, problem: Problem, point: Point):
         self.problem, self.best, self.error = problem, point, math.inf
         self.history, self.exponents, self.certificate = [], [], 0.0
-        whole = problem.error(torch.zeros_like(point.u), point.y)
-        self.whole = float(torch.linalg.matrix_norm(whole, 2))
+        self.whole = float(torch.linalg.matrix_norm(problem.weighted(problem.w), 2))
         self.fix(point)
 
-    def fix(self, point: _Point, side: str | None = None) -> None:
-        """Start anew at a point, with the exponent 2; the factors on one side stay, or on none."""
+    def fix(self, point: Point, side: str | None = None) -> None:
+        """Start anew at a point, with the exponent 2, to move the factors on one side, or on both."""
         self.side, self.point = side, point
-        self.spectrum = _Spectrum(self.problem.error(point.u, point.y), 2.0)
+        self.spectrum = self._error(point.dense(), 2.0)
         self._use(2.0)
         self._note()
 
@@ -364,28 +433,32 @@ class _Search:
         f, t = float(self.spectrum.norm) ** 2 / 2, 1.0
         for _ in range(HALVINGS):
             ahead = self.point.ahead(t * move)
-            spectrum = _Spectrum(self.problem.error(*ahead), self.spectrum.p)
+            dense = sum(sizes.back(u @ y.mH) for sizes, u, y in ahead)
+            spectrum = self._error(dense, self.spectrum.p)
             rise = float(spectrum.norm) ** 2 / 2 - f
             if rise <= ARMIJO * t * slope:
-                self._arrive(_Point.of(*ahead), spectrum, t * move)
+                self._arrive(Point(tuple(Sum.of(*part) for part in ahead)), spectrum, t * move)
                 return True
             vertex = -slope * t * t / (2 * (rise - t * slope))  # of the parabola
             t = min(max(vertex, 0.1 * t), 0.5 * t) if math.isfinite(rise) else 0.1 * t
         return False
 
+    def relative(self) -> tuple[float, ...]:
+        """The history, relative to the norm of w."""
+        return tuple(e / self.whole for e in self.history) if self.whole else (0.0,)
+
+    def _error(self, dense: Tensor, p: float) -> _Spectrum:
+        return _Spectrum(self.problem.weighted(self.problem.w - dense), p)
+
     def _use(self, p: float) -> None:
         self.spectrum.use(p)
-        self.moves = self.turns = self.point.y.new_zeros(0, *self._tangent().shape)
         self.gradient = self._tangent()
+        self.moves = self.turns = self.gradient.new_zeros(0, len(self.gradient))
 
     def _tangent(self) -> Tensor:
-        """The gradient of |error|_p² / 2, and how much of the Euclidean one it is."""
+        """The gradient of |error|_p² / 2; sets how much of the Euclidean one it is."""
         z = self.problem.slope(self.spectrum)
-        g, rows = self.point.project(z), len(self.point.u)
-        if self.side == "left":
-            g[:rows] = 0
-        elif self.side == "right":
-            g[rows:] = 0
+        g = self.point.only(self.point.project(z), self.side)
         size = torch.linalg.vector_norm(z).clamp_min(TINY)
         self.left = float(torch.linalg.vector_norm(g) / size)
         return g
@@ -405,9 +478,9 @@ class _Search:
             self.moves = self.turns = self.moves[:0]
             return -self.gradient, -float(gram[-1, -1])
         weights = torch.from_numpy(c).to(basis.device, basis.dtype)
-        return torch.tensordot(weights, basis, 1), slope
+        return weights @ basis, slope
 
-    def _arrive(self, point: _Point, spectrum: _Spectrum, move: Tensor) -> None:
+    def _arrive(self, point: Point, spectrum: _Spectrum, move: Tensor) -> None:
         """Go to a point; the memory comes along."""
         old, point_before = self.gradient, self.point
         self.point, self.spectrum = point, spectrum
@@ -432,7 +505,7 @@ class _Search:
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:
     """The real inner products of two stacks of tangent vectors."""
-    return (a.flatten(1).conj() @ b.flatten(1).mT).real
+    return (a.conj() @ b.mT).real
 
 
 def _two_loops(gram, k: int):
@@ -453,24 +526,23 @@ def _two_loops(gram, k: int):
 # ---------------------------------------------------------------------------------------- arguments
 
 
-def _problem(who: str, w: Tensor, left, rank, inputs) -> _Problem:
-    """The problem for w scaled by a power of two."""
+def scaled_problem(who: str, w: Tensor, inputs: Tensor | None = None) -> Problem:
+    """The problem for w scaled by a power of two; refuses what is no matrix, or inputs that do not
+    fit."""
     check_matrix(who, w, rank=1)  # nothing is cut
-    sizes = factor_sizes(who, w.shape, left)
-    check_terms(who, rank, sizes)
     y, exponent = near_one(widen(w.detach()))
     if inputs is None:
-        return _Problem(y, sizes, None, w.dtype, exponent)
+        return Problem(y, None, w.dtype, exponent)
     root, unit = near_one(input_root(who, inputs, w))
-    return _Problem(y, sizes, root, w.dtype, exponent, int(unit))
+    return Problem(y, root, w.dtype, exponent, int(unit))
 
 
-def factor_sizes(who: str, shape, left) -> tuple[int, int, int, int]:
+def factor_sizes(who: str, shape, left) -> Sizes:
     """The (rows, columns) of left, then of right factors. ValueError, with the sizes that would do,
     unless the left ones divide the shape.
 
     >>> factor_sizes("kron_spectral", (6, 8), (2, 4))
-    (2, 4, 3, 2)
+    Sizes(m=2, n=4, rows=3, columns=2)
     """
     left = check_shape(who, left)
     if len(left) != 2 or any(n % d for n, d in zip(shape, left)):
@@ -479,7 +551,7 @@ def factor_sizes(who: str, shape, left) -> tuple[int, int, int, int]:
             f"{who}: needs left = (rows, columns), rows of {rows} and columns of {columns} for a "
             f"matrix of shape {tuple(shape)}, got {left}"
         )
-    return *left, shape[0] // left[0], shape[1] // left[1]
+    return Sizes(*left, shape[0] // left[0], shape[1] // left[1])
 
 
 def divisors(n: int) -> list[int]:
