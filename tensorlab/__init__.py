@@ -17,6 +17,7 @@ from .formats.cp import CP, cp_als, cp_als_steps
 from .formats.cp_stable import cp_degeneracy, cp_stable
 from .formats.exchange import from_tensorly, from_tntorch, to_tensorly, to_tntorch
 from .formats.htucker import HT, balanced_tree, ht_round, ht_svd, linear_tree
+from .formats.kron_sum import KronSum
 from .formats.kronecker import Kronecker, kron_rearrange, kron_svd
 from .formats.lokr import LoKr
 from .formats.lowrank import LowRank
@@ -69,6 +70,13 @@ from .methods.density import TTDensity
 from .methods.dlrt import DLRT, dlrt_start, kls_step, usv_step
 from .methods.expmachine import ExponentialMachine, rank_one_inner
 from .methods.kashin import Kashin, Rotation, kashin, kashin_steps
+from .methods.kron_hybrid import kron_hybrid
+from .methods.kron_permuted import (
+    PermutedKronecker,
+    PermutedLinear,
+    kron_permuted,
+    replace_permuted,
+)
 from .methods.kron_spectral import SpectralFit, kron_spectral
 from .methods.lora import (
     LoRALinear,
@@ -146,6 +154,12 @@ __all__ = [
     "kron_rearrange",
     "kron_spectral",
     "SpectralFit",
+    "KronSum",
+    "kron_hybrid",
+    "kron_permuted",
+    "PermutedKronecker",
+    "PermutedLinear",
+    "replace_permuted",
     "Monarch",
     "BlockTT",
     "LoKr",

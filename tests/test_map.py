@@ -47,7 +47,7 @@ ARROWS = {
         },
         "tt_manifold": {"tt_completion"},
         "blocktt": {"monarch"},
-        "kronecker": {"lokr"},
+        "kronecker": {"lokr", "kron_sum"},
         "cp": {"cp_stable"},
         "modes": {"blocktt", "kronecker", "lokr", "monarch", "ttmatrix"},
         "*": {"storage", "exchange"},
@@ -69,11 +69,17 @@ ARROWS = {
         "training": {"admm", "dlrt", "projected", "pruning", "riemannian"},
         "estimator": {"density", "expmachine", "screening"},
         "splines": {"density"},
+        "pointcloud": {"kron_permuted"},
         "kron_spectral": {"kron_hybrid", "kron_permuted"},
         "screening": {"expmachine"},
     },
     "parallel": {"schedules": {"cost"}},
-    "papers": {"table": {"program", "*"}, "program": {"*"}, "protes_problems": {"protes"}},
+    "papers": {
+        "table": {"program", "*"},
+        "program": {"*"},
+        "protes_problems": {"protes"},
+        "kron_spectral": {"kron_models"},
+    },
     "course": {"*": {"*"}},
 }
 

@@ -171,7 +171,7 @@ def _held(layer: nn.Module) -> _Held | None:
     if not parts or not isinstance(weight, Tensor):
         return None
     tensors = [t for part in parts for t in part.tensors]
-    tensors += [p for p in layer.parameters(recurse=False) if p is not None]
+    tensors += [p for name, p in layer.named_parameters(recurse=False) if name != "bias"]
     ranks = tuple(r for part in parts for r in part.ranks)
     return _Held(kind, weight, tuple(weight.shape), ranks, tensors, sum(p.flops for p in parts))
 

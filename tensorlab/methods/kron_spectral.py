@@ -562,10 +562,14 @@ def divisors(n: int) -> list[int]:
     return [d for d in range(1, n + 1) if n % d == 0]
 
 
+def most_terms(sizes: Sizes) -> int:
+    """So many terms hold every matrix."""
+    return min(sizes.m * sizes.n, sizes.rows * sizes.columns)
+
+
 def check_terms(who: str, rank, sizes) -> None:
     """Raises ValueError unless the rank is an integer from 1 to the most terms that are of use."""
-    m, n, rows, columns = sizes
-    most = min(m * n, rows * columns)
+    (m, n, rows, columns), most = sizes, most_terms(sizes)
     if not is_integer(rank) or not 1 <= rank <= most:
         raise ValueError(
             f"{who}: needs a rank from 1 to {most} for factors {m} x {n} and {rows} x {columns}, "
