@@ -110,9 +110,9 @@ class PermutedLinear(nn.Module):
 
     The permutations are buffers: saved and moved with the module, never trained.
 
-    >>> value = kron_permuted(torch.eye(4)[[2, 0, 3, 1]], (2, 2), 1, starts=8).value
+    >>> value = kron_permuted(torch.eye(4)[[1, 0, 3, 2]], (2, 2), 1).value
     >>> PermutedLinear(value)(torch.tensor([1.0, 2.0, 3.0, 4.0])).round(decimals=4)
-    tensor([3., 1., 4., 2.], grad_fn=<RoundBackward1>)
+    tensor([2., 1., 4., 3.], grad_fn=<RoundBackward1>)
     """
 
     def __init__(self, value: PermutedKronecker, bias: Tensor | None = None):

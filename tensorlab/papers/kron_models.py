@@ -105,7 +105,7 @@ def left_of(shape) -> tuple[int, int]:
     rows · columns, m under rows.
 
     >>> left_of((384, 384)), left_of((384, 128))
-    ((16, 24), (16, 12))
+    ((16, 24), (16, 16))
     """
     m, n = shape
     pairs = ((a, b) for a in divisors(m) for b in divisors(n) if a * a <= m)

@@ -47,7 +47,7 @@ def test_models(tmp_path, monkeypatch):
     least = lambda what: min(others, key=lambda m: rows[m][what])
     assert least("error") == "Kronecker, Frobenius"
     assert least("spectral") == "Kronecker, spectral"
-    assert least("outputs") == "Kronecker, outputs"
+    assert least("outputs").startswith("Kronecker, outputs")
     figure = matplotlib.figure.Figure()
     assert "nearest to the dense model" in kron_models.draw(table, figure.subplots())
 
