@@ -95,7 +95,8 @@ def kron_spectral(
     inputs: (samples, in), for the largest error of outputs over the inputs of data instead,
     |(w - value) (inputsᵀ inputs / samples)^(1/2)|_2. The exponent doubles, up to p_max, when what is
     left of the gradient matters less than the exponent does; the search has converged when the
-    certificate is within `tol` of the error. starts: this many, the others from w with noise.
+    certificate is within `tol` of the error. p_max=2 is the Frobenius norm, over inputs too. starts:
+    this many, the others from w with noise.
 
     ValueError or TypeError for a bad matrix, shape, rank or number.
 
@@ -408,13 +409,26 @@ class Search:
         self._note()
 
     def run(self, tol: float, p_max: float, max_iter: int) -> None:
-        """Steps, and a larger exponent whenever the problem with the present one is solved."""
+        """Steps, and a larger exponent whenever the problem with the present one is solved.
+
+        With p_max = 2 the last point is the best: there the Frobenius norm is asked for.
+        """
+        self._climb(tol, p_max, max_iter)
+        if p_max == 2:
+            self.best, self.error = self.point, float(self.spectrum.top)
+
+    def _climb(self, tol: float, p_max: float, max_iter: int) -> None:
         for _ in range(max_iter):
-            while self.left <= SOLVED * max(self.spectrum.gap(), tol) or not self.step():
+            while self._solved(tol, p_max) or not self.step():
                 if self.exact or self.certified(tol) or self.spectrum.p >= p_max:
                     return
                 self._use(min(2 * self.spectrum.p, p_max))
         self.certified(tol)
+
+    def _solved(self, tol: float, p_max: float) -> bool:
+        """Whether what is left of the gradient matters less than the exponent, or than `tol`."""
+        goal = max(self.spectrum.gap(), tol) if self.spectrum.p < p_max else tol
+        return self.left <= SOLVED * goal
 
     @property
     def exact(self) -> bool:

@@ -210,6 +210,15 @@ def test_inputs_make_the_error_of_outputs_smaller(seed):
     assert 0 < fit.bound <= fit.certificate <= fit.error
 
 
+def test_exponent_2_with_inputs_makes_the_mean_error_of_outputs_least():
+    """Its gradient by the factors is zero: a least-squares step from there gains nothing."""
+    w, x = gaussian(12, 12), gaussian(40, 12, seed=9) * torch.logspace(0, -2, 12)
+    output = lambda v: float(((w - v.to_dense()) @ x.mT).norm())
+    have = kron_spectral(w, (3, 4), 2, inputs=x, p_max=2, max_iter=500).value
+    assert output(have) < 0.9 * output(tl.kron_svd(w, (3, 4), 2))
+    assert output(have) < output(kron_spectral(w, (3, 4), 2, inputs=x).value)
+
+
 def test_scaled_inputs_scale_the_error():
     w, x = gaussian(12, 12), gaussian(40, 12, seed=9)
     a, b = (kron_spectral(w, (3, 4), 2, inputs=y).error for y in (x, x * 2.0**40))
