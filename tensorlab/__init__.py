@@ -17,6 +17,7 @@ from .formats.cp import CP, cp_als, cp_als_steps
 from .formats.cp_stable import cp_degeneracy, cp_stable
 from .formats.exchange import from_tensorly, from_tntorch, to_tensorly, to_tntorch
 from .formats.htucker import HT, balanced_tree, ht_round, ht_svd, linear_tree
+from .formats.kron_sum import KronSum
 from .formats.kronecker import Kronecker, kron_rearrange, kron_svd
 from .formats.lokr import LoKr
 from .formats.lowrank import LowRank
@@ -46,6 +47,7 @@ from .layers.conv import (
     tucker_conv,
 )
 from .layers.embedding import TokenTrains, TTEmbedding
+from .layers.inputs import layer_inputs
 from .layers.linear import FactorizedLinear, param_groups
 from .layers.propagation import propagate
 from .layers.report import layer_flops, layer_report
@@ -58,6 +60,14 @@ from .methods.density import TTDensity
 from .methods.dlrt import DLRT, dlrt_start, kls_step, usv_step
 from .methods.expmachine import ExponentialMachine, rank_one_inner
 from .methods.kashin import Kashin, kashin, kashin_steps
+from .methods.kron_hybrid import kron_hybrid
+from .methods.kron_permuted import (
+    PermutedKronecker,
+    PermutedLinear,
+    kron_permuted,
+    replace_permuted,
+)
+from .methods.kron_spectral import SpectralFit, kron_spectral
 from .methods.lora import (
     LoRALinear,
     add_lora,
@@ -122,6 +132,7 @@ __all__ = [
     # formats: matrices held by smaller ones, which a layer can hold
     "LowRank",
     "Kronecker",
+    "KronSum",
     "LoKr",
     "Monarch",
     "BlockTT",
@@ -189,7 +200,16 @@ __all__ = [
     "replace_linear",
     "replace_conv",
     "layer_report",
+    "layer_inputs",
     "layer_flops",
+    # methods: Kronecker sums in the spectral norm, of several shapes, under permutations
+    "kron_spectral",
+    "SpectralFit",
+    "kron_hybrid",
+    "kron_permuted",
+    "PermutedKronecker",
+    "PermutedLinear",
+    "replace_permuted",
     # methods: few bits
     "kashin",
     "kashin_steps",

@@ -59,8 +59,9 @@ def factorize(
 
     a: (m, n) of 32 bits or more, of a size that can be squared. rank: a cap that what follows cuts
     to; then a loss that is small against the last singular value kept will do, too. size:
-    `frobenius(a)`, where it is known. best: a loss within the limit is not enough, the span must be
-    that of leading singular vectors, to the accuracy of a power step.
+    `frobenius(a)`, where it is known. best: a loss within the limit is not enough: the span must be
+    that of leading singular vectors, to the accuracy of a power step, and the smallest rank within
+    atol that of the whole matrix.
 
     >>> i = torch.arange(400.0, dtype=torch.float64)
     >>> a = 1 / (400 + i[:, None] + i)
@@ -90,7 +91,7 @@ def factorize(
         b = q.mH @ a
         limit = max(0.9 * atol, least)
         loss = _loss(a, q, b, b, size, limit)
-        if _serves(loss, b, limit, rank):
+        if _serves(loss, b, limit, rank) and not (best and _doubtful(b, loss, atol, rank)):
             return Factorization(q, b, False, loss)
     return None
 
@@ -159,6 +160,15 @@ def _serves(loss: float, heavy: Tensor, limit: float, rank: int | None) -> bool:
     narrow = heavy if heavy.shape[0] >= heavy.shape[1] else heavy.mH
     values = torch.linalg.eigvalsh(narrow.mH @ narrow)
     return loss <= CLEAR * float(values[-rank].clamp_min(0)) ** 0.5
+
+
+def _doubtful(heavy: Tensor, loss: float, atol: float, rank: int | None) -> bool:
+    """Whether the smallest rank whose cut is within atol depends on what is not in `heavy`."""
+    narrow = heavy if heavy.shape[0] >= heavy.shape[1] else heavy.mH
+    s = torch.linalg.svdvals(torch.linalg.qr(narrow, mode="r").R)
+    tails = s.double().square().flip(0).cumsum(0)
+    least, most = ((tails > atol**2 - square).sum() for square in (0.0, loss**2))
+    return bool(least != most) and (rank is None or bool(least < rank))
 
 
 def _loss(a, left, right, heavy, size: float, limit: float) -> float:

@@ -18,7 +18,7 @@ import tensorlab
 print(json.dumps(sorted(set(sys.modules) - before)))
 """
 OURS = {"fit", "arguments", "capture", "files", "formats", "layers", "linalg", "methods"}
-OURS |= {"multilinear", "rng", "clusters", "datasets"}
+OURS |= {"multilinear", "rng", "clusters", "datasets", "sketch"}
 OTHERS = {
     *("safetensors", "safetensors._safetensors_rust", "safetensors.torch"),  # 2 ms
     *("torch.nn.utils.prune", "hmac", "secrets"),  # 6 ms: masks that others set, names of files

@@ -61,7 +61,7 @@ ARROWS = {
         },
         "tt_manifold": {"tt_completion"},
         "blocktt": {"monarch"},
-        "kronecker": {"lokr"},
+        "kronecker": {"lokr", "kron_sum"},
         "lowrank": {"lokr"},
         "cp": {"cp_stable"},
         "modes": {"blocktt", "kronecker", "lokr", "monarch", "ttmatrix"},
@@ -70,7 +70,7 @@ ARROWS = {
     "layers": {
         "holding": {"linear", "embedding"},
         "dense": {"select", "report", "linear", "surgery", "conv", "embedding"},
-        "select": {"surgery", "report", "conv"},
+        "select": {"surgery", "report", "conv", "inputs"},
         "report": {"conv"},
         "plans": {"propagation"},
         "propagation": {"linear"},
@@ -86,10 +86,17 @@ ARROWS = {
         "splines": {"density", "density_learners", "spline_trains"},
         "spline_trains": {"density", "density_learners"},
         "density_learners": {"density"},
+        "pointcloud": {"kron_permuted"},
+        "kron_spectral": {"kron_hybrid", "kron_permuted"},
         "screening": {"expmachine"},
     },
     "parallel": {"schedules": {"cost"}},
-    "papers": {"table": {"program", "*"}, "program": {"*"}, "protes_problems": {"protes"}},
+    "papers": {
+        "table": {"program", "*"},
+        "program": {"*"},
+        "protes_problems": {"protes"},
+        "kron_spectral": {"kron_models"},
+    },
     "course": {"*": {"*"}},
 }
 

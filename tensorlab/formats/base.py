@@ -429,12 +429,16 @@ class ReadAsMatrix:
     for all else that torch does with matrices, and where something writes to it.
     """
 
+    if TYPE_CHECKING:
+
+        def to_dense(self) -> Tensor: ...
+
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, getattr(function, "__name__", str(function))
         if name not in _READERS or isinstance(kwargs.get("out"), ReadAsMatrix):
             raise TypeError(_only_read(cls, name))
-        dense = lambda x: x.to_dense() if isinstance(x, MatrixFormat) else x
+        dense = lambda x: x.to_dense() if isinstance(x, ReadAsMatrix) else x
         inside = lambda x: type(x)(map(dense, x)) if type(x) in (list, tuple) else dense(x)
         return function(*map(inside, args), **{key: inside(x) for key, x in kwargs.items()})
 

@@ -14,6 +14,7 @@ from .base import Format, is_data
 from .blocktt import BlockTT
 from .cp import CP
 from .htucker import HT
+from .kron_sum import KronSum
 from .kronecker import Kronecker
 from .lokr import LoKr
 from .lowrank import LowRank
@@ -25,7 +26,7 @@ from .tucker import Tucker
 # what a file may hold
 FORMATS = {
     cls.__name__: cls
-    for cls in (LowRank, CP, Tucker, TT, HT, TTMatrix, Kronecker, LoKr, Monarch, BlockTT)
+    for cls in (LowRank, CP, Tucker, TT, HT, TTMatrix, Kronecker, KronSum, LoKr, Monarch, BlockTT)
 }
 
 RENAMED = {"size": "unpadded_shape"}  # metadata that older files hold under another name

@@ -9,7 +9,7 @@ train for each token.
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -255,8 +255,9 @@ class TokenTrains(nn.Module):
     trained: tokens can be added one by one (`extended`).
     """
 
-    cores: nn.ParameterList
-    kept: Tensor
+    if TYPE_CHECKING:  # TorchScript takes annotations of a class for interfaces
+        cores: nn.ParameterList
+        kept: Tensor
 
     def __init__(self, cores, kept: Tensor):
         super().__init__()

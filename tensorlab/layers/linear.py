@@ -7,7 +7,7 @@ instead of out · in.
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,8 @@ class FactorizedLinear(Holding[MatrixFormat]):
     (torch.Size([3, 6]), 2)
     """
 
-    tensors: nn.ParameterList
+    if TYPE_CHECKING:  # TorchScript takes annotations of a class for interfaces
+        tensors: nn.ParameterList
 
     def __init__(self, weight: MatrixFormat, bias: Tensor | None = None, *, strategy: str = "auto"):
         if not isinstance(weight, MatrixFormat):

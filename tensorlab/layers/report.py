@@ -2,7 +2,7 @@
 of layer [Qiu2024]."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeGuard
 
@@ -19,7 +19,8 @@ from .select import TRANSPOSED, WEIGHTS, is_factorized
 @dataclass(frozen=True)
 class LayerRow:
     """One layer: numbers stored, how many of them are not zero, numbers of the dense weight, FLOPs
-    for one input vector or one place of an image, bytes, relative error."""
+    for one input vector or one place of an image, bytes, relative errors: in the Frobenius norm, in
+    the spectral norm, and of the outputs over given inputs."""
 
     name: str
     kind: str
@@ -31,6 +32,8 @@ class LayerRow:
     flops: int
     bytes: int
     error: float | None
+    spectral: float | None = None
+    weighted: float | None = None
 
     @property
     def storage_ratio(self) -> float:
@@ -56,15 +59,18 @@ class LayerReport:
         return sum(getattr(row, what) for row in self.rows)
 
     def __str__(self):
-        head = "layer kind shape ranks parameters nonzero storage_ratio flops bytes error"
-        lines = [list[str](head.split())]
+        seen = lambda name: any(getattr(row, name) is not None for row in self.rows)
+        errors = ["error", *filter(seen, ("spectral", "weighted"))]
+        head = "layer kind shape ranks parameters nonzero storage_ratio flops bytes"
+        lines: list[list[str]] = [head.split() + errors]
+        show = lambda x: "" if x is None else f"{x:.2e}"
         for row in self.rows:
-            error = "" if row.error is None else f"{row.error:.2e}"
             shape, ranks = "x".join(map(digits, row.shape)), " ".join(map(str, row.ranks))
             ratio = f"{row.storage_ratio:.3f}" if row.dense else ""
             counts = [digits(n) for n in (row.parameters, row.nonzero)]
             counts += [ratio, digits(row.flops), digits(row.bytes)]
-            lines.append([row.name, row.kind, shape, ranks, *counts, error])
+            found = [show(getattr(row, name)) for name in errors]
+            lines.append([row.name, row.kind, shape, ranks, *counts, *found])
         ratio = self.total("parameters") / max(1, self.total("dense"))
         counts = [
             digits(self.total("parameters")),
@@ -73,7 +79,7 @@ class LayerReport:
             digits(self.total("flops")),
             digits(self.total("bytes")),
         ]
-        lines.append(["total", "", "", "", *counts, ""])
+        lines.append(["total", "", "", "", *counts, *("" for _ in errors)])
         wide = [max(map(len, column)) for column in zip(*lines)]
         pad = lambda k, text: text.ljust(wide[k]) if k < 4 else text.rjust(wide[k])
         return "\n".join(
@@ -82,12 +88,20 @@ class LayerReport:
 
 
 @torch.no_grad()
-def layer_report(model: nn.Module, reference: nn.Module | None = None) -> LayerReport:
+def layer_report(
+    model: nn.Module,
+    reference: nn.Module | None = None,
+    *,
+    inputs: Mapping[str, Tensor] | None = None,
+) -> LayerReport:
     """What the weight of each layer stores and costs, and how far it is from the same layer of
     `reference`, biases not counted.
 
         error = |w - w_reference| / |w_reference|     in the Frobenius norm
+        spectral                                      the same in the spectral norm
+        weighted = |(w - w_reference) xᵀ| / |w_reference xᵀ|
 
+    inputs: x by the layer's name, (samples, in), as `layer_inputs` gives it; the error of its outputs.
     Listed are linear layers, convolutions and embeddings: dense ones, those whose `weight` is a
     format or quantized, and those that compute it from parts, such as a layer with an adapter or a
     chain of convolutions, in one row. A layer that stands in two places is listed once, and what
@@ -123,7 +137,7 @@ def layer_report(model: nn.Module, reference: nn.Module | None = None) -> LayerR
                 math.prod(held.shape) if new else 0,
                 held.flops,
                 sum(t.numel() * t.element_size() for t in new),
-                _error(name, held.weight, there.get(name)),
+                **_errors(name, held.weight, there.get(name), (inputs or {}).get(name)),
             )
         )
     return LayerReport(tuple(rows))
@@ -180,7 +194,7 @@ def _held(layer: nn.Module) -> _Held | None:
     if not parts or not isinstance(weight, Tensor):
         return None
     tensors = [t for part in parts for t in part.tensors]
-    tensors += [p for p in layer.parameters(recurse=False) if p is not None]
+    tensors += [p for name, p in layer.named_parameters(recurse=False) if name != "bias"]
     ranks = tuple(r for part in parts for r in part.ranks)
     return _Held(kind, weight, tuple(weight.shape), ranks, tensors, sum(p.flops for p in parts))
 
@@ -200,15 +214,32 @@ def _nonzero(t: Tensor) -> int:
     return t.numel() if t.is_meta or not t.is_floating_point() else int(t.count_nonzero())
 
 
-def _error(name, weight, layer) -> float | None:
+def _errors(name, weight, layer, x) -> dict[str, float | None]:
     held = None if layer is None else _held(layer)
     if weight is None or held is None or held.weight is None:
-        return None
+        return {"error": None}
     other = held.weight
     if weight.device.type == "meta" or other.device.type == "meta":
         raise ValueError(f"layer_report: needs numbers to compare, got layer {name!r} on meta")
-    have, want = _matrix(weight), _matrix(other)
-    return float((have.to(want.device) - want).norm() / want.norm())
+    want = _matrix(other)
+    difference = _matrix(weight).to(want.device) - want
+    found: dict[str, float | None] = {
+        "error": float(difference.norm() / want.norm()),
+        "spectral": _largest(difference) / _largest(want),
+    }
+    if x is None:
+        return found
+    if x.shape[-1] != want.shape[1]:
+        needs = f"inputs (samples, {want.shape[1]}) of layer {name!r}"
+        raise ValueError(f"layer_report: needs {needs}, got {tuple(x.shape)}")
+    x = x.reshape(-1, want.shape[1]).to(want)
+    return found | {"weighted": float((difference @ x.mT).norm() / (want @ x.mT).norm())}
+
+
+def _largest(w: Tensor) -> float:
+    """The spectral norm, from the Gram matrix of the shorter side."""
+    gram = w @ w.mH if w.shape[0] < w.shape[1] else w.mH @ w
+    return math.sqrt(max(0.0, float(torch.linalg.eigvalsh(gram)[-1])))
 
 
 def _matrix(weight) -> Tensor:

@@ -47,7 +47,7 @@ def replace_linear(
     >>> from tensorlab import LowRank
     >>> model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
     >>> replace_linear(model, "0", LowRank.from_dense, rank=2)[0]
-    FactorizedLinear(LowRank, in=8, out=6, ranks=(2,), stores 28 of 48, rate 0.583, bias=True)
+    FactorizedLinear(LowRank, in=8, out=6, ranks=(2,), stores 28 of 48, storage ratio 0.583, bias=True)
     """
     capped = {}
 

@@ -49,7 +49,7 @@ SIZES = {
         "batch": 32,
         "uv rank": 10,
         "methods": ("UV", "DLRT"),
-        "lenet": dict(size=8, channels=(10, 20), hidden=100, kernel=3, padding=1),
+        "lenet": dict(image_size=8, channels=(10, 20), hidden=100, kernel=3, padding=1),
     },
     "full": {
         "data": "MNIST",
@@ -67,7 +67,7 @@ SIZES = {
         "batch": 128,
         "uv rank": 20,
         "methods": ("UV", "UV in turn", "DLRT"),
-        "lenet": dict(size=28),
+        "lenet": dict(image_size=28),
     },
 }
 RATE, MOMENTUM = 0.05, 0.9

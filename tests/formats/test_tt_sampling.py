@@ -689,7 +689,7 @@ HALF = tl.TT([torch.tensor([[[0.0], [1.0]]]), torch.ones(1, 3, 1)])
     ("make", "error", "said"),
     [
         (lambda: tl.tt_sample(torch.ones(3), 2), TypeError, "tt_sample: needs a TT, got Tensor"),
-        (lambda: tl.tt_sample(ONES, 0), ValueError, "samples >= 1, got 0"),
+        (lambda: tl.tt_sample(ONES, 0), ValueError, ">= 1, got 0"),
         (lambda: tl.tt_sample(ONES, 2.0), ValueError, "got 2.0"),
         (lambda: tl.tt_sample(ONES, True), ValueError, "got True"),
         (lambda: tl.tt_sample(ONES * 0, 2), ValueError, "a positive sum, got zero"),

@@ -430,7 +430,7 @@ def test_ids_between_vocabulary_and_padding_are_out_of_range():
 def test_says_no():
     with pytest.raises(TypeError, match="needs a TTMatrix, got Tensor"):
         TTEmbedding(torch.ones(3, 3))
-    with pytest.raises(ValueError, match=r"padding_idx in -60\.\.59, got 60"):
+    with pytest.raises(ValueError, match=r"padding_idx must be an integer in -60\.\.59, got 60"):
         TTEmbedding(table(), padding_idx=60)
     with pytest.raises(TypeError, match="without max_norm, got one with max_norm"):
         TTEmbedding.from_embedding(torch.nn.Embedding(60, 12, max_norm=1.0), OUT, IN, 2)

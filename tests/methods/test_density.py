@@ -348,12 +348,30 @@ def test_cross_validation_selects():
 # -- noise
 
 
+def batch(model, x):
+    """The rows of one step of a model that has seen none."""
+    task = Task(
+        None,
+        [],
+        x,
+        x,
+        torch.Generator().manual_seed(0),
+        0.0,
+        1,
+        len(x),
+        0.0,
+        model.noise,
+        bool(model.cells),
+    )
+    return task.rows()
+
+
 @pytest.mark.parametrize("noise", [0.1, 0.8, 3.0])
 def test_noise_on_the_unit_interval_is_reflected_at_its_ends(noise):
     """Even rows stay even under reflected noise of any length, and none piles up at an end."""
     model = tl.TTDensity(cells=4, noise=noise, batch=4000)
     x = torch.rand(4000, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    moved = model._batch(x, torch.Generator().manual_seed(0))
+    moved = batch(model, x)
     assert (moved >= 0).all() and (moved <= 1).all() and len(moved[:, 0].unique()) == 4000
     for k in (0, 1):
         assert stats.kstest(moved[:, k].numpy(), "uniform").pvalue > 1e-3
@@ -363,7 +381,7 @@ def test_noise_on_the_unit_interval_is_reflected_at_its_ends(noise):
     wave = np.arccos(np.cos(np.pi * free.numpy())) / np.pi  # a triangle from 0 to 1 and back
     assert np.allclose(moved.numpy(), wave, atol=1e-7)  # arccos squares eps at its ends
     assert ((free < 0) | (free > 1)).any() and torch.equal(
-        tl.TTDensity(noise=noise)._batch(x, torch.Generator().manual_seed(0)), free
+        batch(tl.TTDensity(noise=noise), x), free
     )
 
 

@@ -14,7 +14,7 @@ SMALL = {
     "width": 20,
     "start rank": 8,
     "uv rank": 4,
-    "lenet": dict(size=8, channels=(4, 6), hidden=20, kernel=3, padding=1),
+    "lenet": dict(image_size=8, channels=(4, 6), hidden=20, kernel=3, padding=1),
 }
 
 
