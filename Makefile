@@ -7,13 +7,14 @@ WORKERS ?= 2
 PORT ?= 8888
 PYTEST_ARGS ?=
 PRESET ?= quick
+LESSONS ?=
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test lint portability notebooks bench papers llm
+.PHONY: help lab test lint lessons thumbs portability notebooks bench papers llm
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -39,6 +40,12 @@ lint: $(INSTALLED)  # style as ruff has it, and the types of what the table in p
 
 portability: $(INSTALLED)  # the numerical tests under other instruction sets and numbers of threads
 	TENSORLAB_FAST=1 TENSORLAB_STRICT=1 $(BIN)/python tests/portability.py -- -n $(WORKERS)
+
+lessons: $(INSTALLED)  # every lesson whole, all that it claims asserted; LESSONS="04 10" for some
+	$(BIN)/python notebooks/_run.py --workers $(WORKERS) $(LESSONS)
+
+thumbs: $(INSTALLED)
+	$(BIN)/python notebooks/_thumbs.py $(LESSONS)
 
 notebooks: $(INSTALLED)
 	$(BIN)/python notebooks/_build.py

@@ -1,3 +1,18 @@
+# %% [markdown] tags=["lesson"]
+# name = "start"
+# minutes = 15
+# needs = []
+# aims = [
+#     "run a lesson and move its pictures",
+#     "say what a format trades",
+#     "find the lesson you need",
+# ]
+# take = [
+#     "Most tables of numbers can be written with far fewer numbers than they have entries.",
+#     "Each format finds another kind of simplicity: no one of them wins on all data.",
+#     "rank is a cap, rtol the relative error of the whole result, in every function.",
+# ]
+
 # %% [markdown]
 # # What can you do with far fewer numbers?
 #
@@ -22,18 +37,11 @@ explorer
 #
 # Which wins depends on the data, and the sentence below the picture says so when plain SVD does.
 
-# %% [markdown]
+# %% [markdown] tags=["map"]
 # ## The map
 #
-# | lesson | question |
-# |---|---|
-# | [01 low rank](01_lowrank.ipynb) | How few numbers carry a matrix? |
-# | [02 CP](02_cp.ipynb) | When is a tensor a short sum of products, and how is it found? |
-# | [03 Tucker](03_tucker.ipynb) | What does a core do? |
-# | [04 tensor train](04_tt.ipynb) | How can sixteen million numbers be a few hundred? |
-#
-# Each opens with its question and a picture of the answer, goes through the mathematics in a page, shows the source of the
-# one function that matters, and ends with three exercises: predict, implement, explore.
+# Each lesson opens with its question and a picture of the answer, goes through the mathematics in a page, builds the method in a few
+# lines beside the call that does the same, says where it loses, and ends with exercises in which you build it.
 
 # %% [markdown]
 # ## Five lines
@@ -52,16 +60,29 @@ print(tt)
 print(f"relative error {error:.1e}, {tt.compression:.0f} entries for each number stored")
 
 # %% [markdown]
-# ## Check yourself
-#
-# Put your answer in place of `...` and run the cell. A wrong answer gets a hint, not the solution.
-
-# %%
-print(lesson.rank_one_storage.question)
-lesson.rank_one_storage(...)
-
-# %% [markdown]
 # ## Where the data come from
 #
 # Everything here works offline. The photographs, digits and tables come with scikit-learn, the elevation model and the MRI
 # slice with matplotlib; other sets are read from a data folder. `tensorlab data` in a terminal lists them.
+
+# %% [markdown]
+# ## Exercises
+#
+# Put your answer in place of `...` and run the cell. A blank says nothing; a wrong answer gets a hint. Below each question two more
+# hints and a solution unfold.
+#
+# ### 1. Predict (★, 2 minutes)
+#
+# A matrix of 1000 rows and 800 columns is the product of one column and one row. How many numbers need to be stored?
+
+# %%
+rank_one_storage = ...
+lesson.rank_one_storage(rank_one_storage)
+
+# %% [markdown] tags=["hints"]
+# All entries follow from the column and the row.
+#
+# Count the numbers in each of the two.
+
+# %% tags=["solution"]
+rank_one_storage = 1000 + 800

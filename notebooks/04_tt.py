@@ -1,8 +1,23 @@
+# %% [markdown] tags=["lesson"]
+# name = "tensor train"
+# minutes = 75
+# needs = ["01_lowrank", "03_tucker"]
+# aims = [
+#     "build TT-SVD from three small functions",
+#     "predict what a train stores, and what it may lose",
+#     "say when a train is the wrong format",
+# ]
+# take = [
+#     "A train stores about d n r² numbers where the tensor has n^d: it is linear in the number of modes, as long as the ranks stay small.",
+#     "TT-SVD cuts the d - 1 unfoldings one after another; the cuts are orthogonal, so their errors add in squares.",
+#     "Ranks belong to an order of the modes: put side by side what belongs together.",
+# ]
+
 # %% [markdown]
 # # How can sixteen million numbers be a few hundred?
 #
-# When they are entries of a tensor train with small ranks. The boxes are the cores, to scale; between them stand the ranks; on the
-# right the singular values that decide them, and the line below which `rtol` cuts.
+# When they are the entries of a tensor train with small ranks. The boxes are its cores, to scale, with the ranks between them; on the
+# right are the singular values that decide the ranks, and the line below which `rtol` cuts.
 
 # %%
 from tensorlab.course.lessons import tt as lesson
@@ -12,132 +27,352 @@ lesson.TrainExplorer()
 # %% [markdown]
 # ## The mathematics
 #
-# A tensor train [Oseledets2011] is a product of matrices, one for each index:
+# A tensor train [Oseledets2011] writes every entry as a product of matrices, one for each index:
 #
 # $$ x[i_0, \dots, i_{d-1}] = G_0[i_0]\, G_1[i_1] \cdots G_{d-1}[i_{d-1}], \qquad G_k[i] \in \mathbb{C}^{r_k \times r_{k+1}},\; r_0 = r_d = 1 . $$
 #
 # It stores $\sum_k r_k n_k r_{k+1}$ numbers: linear in $d$, where the tensor has $n^d$. The smallest possible $r_k$ is the rank of the
-# unfolding with the first $k$ indices as rows. **TT-SVD** cuts the $d - 1$ unfoldings one after another by truncated SVDs. Each cut
-# is orthogonal to the others, so with a budget of $\text{rtol}\,\|x\|/\sqrt{d-1}$ for each the whole keeps `rtol`, and
+# unfolding that has the first $k$ indices as rows and all others as columns.
 #
-# $$ \|x - y\| \le \sqrt{d-1}\; \|x - y_{\text{best}}\| . $$
-#
-# The talk calls this *quasi-optimal*. Here are the numbers: the error of TT-SVD over the largest tail of a single cut, which no
-# train of these ranks can beat.
+# **TT-SVD** cuts these unfoldings one after another. Press *step*: a truncated SVD separates the first mode, whose side stays as a core;
+# the rest, which has a new index of size $r_1$, is unfolded and cut again.
 
 # %%
-import inspect
+lesson.CutPlayer()
+
+# %% [markdown]
+# Each cut is orthogonal to the others, so their errors add in squares. With $\delta = \text{rtol}\,\|x\|/\sqrt{d-1}$ for each of the $d - 1$
+# cuts the whole keeps `rtol`. And since no train of these ranks can beat the largest error of a single cut,
+#
+# $$ \|x - y\| \le \sqrt{d-1}\; \|x - y_{\text{best}}\| : $$
+#
+# TT-SVD is *quasi-optimal*. In the letters of the formula it takes ten lines:
+
+# %%
 import math
-import time
 
 import torch
-from IPython.display import Code
 
 import tensorlab as tl
 from tensorlab import plots
+from tensorlab.course.claims import say
 from tensorlab.course.lab import fast
 from tensorlab.course.widgets import picture
 
-for name in lesson.TrainExplorer.names:
-    x = lesson.functions(name, 5, 6)
-    spectra = plots.unfolding_spectra(x).values()
-    for r in (1, 3):
-        error = float((tl.tt_svd(x, r).to_dense() - x).norm())
-        floor = max(float(s[r:].norm()) for s in spectra)
-        if floor > 1e-12 * float(x.norm()):
-            print(
-                f"{name:16} rank {r}: error / lower bound {error / floor:.3f}   (allowed: {math.sqrt(4):.3f})"
-            )
+
+def plain_tt_svd(x, ranks):
+    """The cores G_k by truncated SVDs, for given ranks."""
+    G, rest, r = [], x, 1
+    for n, q in zip(x.shape, ranks):
+        u, s, vh = torch.linalg.svd(rest.reshape(r * n, -1), full_matrices=False)
+        G.append(u[:, :q].reshape(r, n, q))
+        rest, r = s[:q, None] * vh[:q], q
+    return [*G, rest.reshape(r, -1, 1)]
+
+
+x = lesson.functions("1 / (1 + sum)", 5, 6)
+plain = tl.TT(tuple(plain_tt_svd(x, (3, 3, 3, 3)))).to_dense()
+error, theirs = (float((y - x).norm()) for y in (plain, tl.tt_svd(x, 3).to_dense()))
+floor = max(float(s[3:].norm()) for s in plots.unfolding_spectra(x).values())
+say(
+    f"With ranks 3 for a tensor of {x.ndim} modes the ten lines and `tl.tt_svd` have the same error, {error:.2e}. It is "
+    f"{error / floor:.2f} times the largest tail of a single cut, which no train of these ranks can beat; the theorem allows 2.",
+    abs(error - theirs) < 1e-6 * error,
+    1 <= error / floor < 2,
+    math.sqrt(x.ndim - 1) == 2,
+)
 
 # %% [markdown]
 # ## Ranks that are known on paper
 #
 # $\sin(a + b) = \sin a \cos b + \cos a \sin b$: two terms at every cut, whatever the number of variables. A sum of coordinates has rank
-# 2 as well, an exponential of it rank 1.
+# 2 as well, its exponential rank 1.
 
 # %%
 i = torch.arange(5, dtype=torch.float64)
 total = i[:, None, None, None] + i[:, None, None] + i[:, None] + i
-for name, x in {"sum": total, "sin(sum)": total.sin(), "exp(sum)": total.exp()}.items():
-    print(f"{name:9} {tl.tt_svd(x, rtol=0.0)}")
+ranks = {
+    name: tl.tt_svd(x, rtol=0.0).ranks
+    for name, x in {"sum": total, "sin": total.sin(), "exp": total.exp()}.items()
+}
+say(
+    f"Found: {ranks['sum']} for the sum, {ranks['sin']} for its sine, {ranks['exp']} for its exponential.",
+    ranks == {"sum": (2, 2, 2), "sin": (2, 2, 2), "exp": (1, 1, 1)},
+)
 
 # %% [markdown]
 # ## Sixteen million numbers
 #
-# A function on a fine grid, its coordinates written in binary: $2^{24}$ entries with 24 modes of size 2 (the *quantized* train).
-# `tt_svd` here never factorizes anything of the size of the tensor: it takes small modes off both ends, several at once, and
-# finds the leading basis of each slab from its small Gram matrix [RohrigZollner2022].
+# Take $1 / (1 + a + b)$ on a fine grid, and write the two coordinates in binary: a tensor whose modes all have size 2 (a *quantized*
+# train). The rivals get the same numbers as a matrix: the dense one, and its SVD, whose rank is small too but which must store
+# its long columns.
 
 # %%
 d = fast(18, full=24)
 side = 2 ** (d // 2)
 grid = torch.arange(side, dtype=torch.float64) / side
 x = (1 / (1 + grid[:, None] + grid)).reshape((2,) * d)
-start = time.perf_counter()
 tt = tl.tt_svd(x, rtol=1e-6)
-seconds = time.perf_counter() - start
+svd = tl.LowRank.from_dense(x.reshape(side, side), rtol=1e-6)
 error = float((tt.to_dense() - x).norm() / x.norm())
-print(
-    f"2^{d} = {x.numel()} entries in {tt.numel} numbers, ranks up to {max(tt.ranks)}, error {error:.1e}, {seconds:.2f} s"
+say(
+    f"$2^{{{d}}}$ = {x.numel():,} entries become {tt.numel} numbers with ranks up to {max(tt.ranks)} and a relative error of {error:.1e}. "
+    f"The SVD to the same tolerance stores {svd.numel:,}: its rank is only {svd.ranks[0]}, but its vectors are long.",
+    200 < tt.numel < 600,
+    max(tt.ranks) <= 4,
+    error <= 1e-6,
+    svd.numel > 5 * tt.numel,
+    svd.ranks[0] <= 4,
 )
 
 # %%
-Code(inspect.getsource(tl.tt_svd), language="python")
+curves = {"train": [], "SVD": []}
+for rtol in (1e-1, 1e-2, 1e-3, 1e-4, 1e-6, 1e-8):
+    for name, y in (
+        ("train", tl.tt_round(tl.tt_svd(x, rtol=1e-9), rtol=rtol)),
+        ("SVD", tl.LowRank.from_dense(x.reshape(side, side), rtol=rtol)),
+    ):
+        off = float((y.to_dense().reshape(x.shape) - x).norm() / x.norm())
+        curves[name].append((y.numel, off))
+
+
+def against_size(figure):
+    ax = figure.subplots()
+    seen = plots.error_against_storage(ax, curves)
+    ax.axvline(x.numel(), color="0.4", lw=1)
+    ax.annotate("dense", (x.numel(), 1e-4), (-4, 0), textcoords="offset points", ha="right")
+    return seen
+
+
+picture(against_size, figsize=(7, 3))
 
 # %% [markdown]
+# The tensor of $2^{24}$ entries fits in memory, and its SVDs would take minutes. `tl.tt_svd` never factorizes anything of that size: it
+# takes small modes off both ends, several at once, and finds the leading basis of each slab from its small Gram matrix
+# [RohrigZollner2022].
+#
 # ## Rounding
 #
-# Sums and products of trains have larger ranks than they need. `tt_round` finds the smallest for a tolerance without forming
-# the tensor: $x + 2x$ gets the ranks of $x$ back.
+# Sums and products of trains have larger ranks than they need. `tl.tt_round` finds the smallest ones for a tolerance, without ever
+# forming the tensor: it makes all cores but one orthogonal, and cuts on the way back.
 
 # %%
 total = tt + 2 * tt
 rounded = tl.tt_round(total, rtol=1e-9)
-print(
-    f"tt {max(tt.ranks)}, tt + 2 tt {max(total.ranks)}, rounded {max(rounded.ranks)}; "
-    f"|rounded - 3 tt| / |tt| = {float((rounded - 3 * tt).norm() / tt.norm()):.1e}"
+off = float((rounded - 3 * tt).norm() / tt.norm())
+say(
+    f"The train has ranks up to {max(tt.ranks)}, `tt + 2 * tt` up to {max(total.ranks)}, and rounding brings those of the train "
+    f"back: {max(rounded.ranks)}. It is off $3x$ by {off:.0e} of $\\|x\\|$.",
+    max(total.ranks) == 2 * max(tt.ranks),
+    rounded.ranks == tt.ranks,
+    off < 1e-8,
 )
-for rtol in (1e-2, 1e-4, 1e-6):
-    coarse = tl.tt_round(tt, rtol=rtol)
-    print(
-        f"rtol {rtol:.0e}: {coarse.numel:5} numbers, error {float((coarse - tt).norm() / tt.norm()):.1e}"
-    )
+
+# %% [markdown]
+# ## A layer of a network
+#
+# The running example of these lessons: the 64 by 64 weight of a network that reads digits, here as a tensor of 8 x 8 x 8 x 8. On the left
+# its error, on the right what matters, the share of test digits that the network still reads.
+
+
+# %%
+def layer(figure):
+    left, right = figure.subplots(1, 2)
+    found = lesson.layer_curves()
+    plots.error_against_storage(left, found["error"])
+    return plots.accuracy_against_storage(right, found["accuracy"])
+
+
+picture(layer, figsize=(9, 3))
+
+# %%
+accuracy = {name: dict(points) for name, points in lesson.layer_curves()["accuracy"].items()}
+say(
+    f"The dense layer reads {accuracy['dense'][4096]:.1%}, its SVD with 1,024 numbers {accuracy['SVD'][1024]:.1%}, and the train with "
+    f"1,152 numbers {accuracy['train'][1152]:.1%}. Here a train is no better than the SVD.",
+    accuracy["train"][1152] <= accuracy["SVD"][1024],
+    accuracy["SVD"][1024] > accuracy["dense"][4096] - 0.04,
+)
 
 # %% [markdown]
 # ## When a train does not help
 #
-# Random numbers have full rank: the train then stores more than the tensor. And a photograph as rows, colors, columns is a matrix in
-# all but name, so a train does little more than the SVD (try it in lesson 00).
+# The hidden units of a layer have no order, so its rows and columns have no digits worth splitting. Random numbers have full ranks, and
+# their train stores more than they do:
 
 # %%
-x = lesson.functions("random", 4, 6)
-tt = tl.tt_svd(x, rtol=1e-2)
-print(tt)
-picture(lambda figure: plots.train(figure.subplots(), tt), figsize=(7, 2.6))
+noise = lesson.functions("random", 4, 6)
+full = tl.tt_svd(noise, rtol=1e-2)
+say(
+    f"A random tensor of {noise.numel():,} entries takes {full.numel:,} numbers as a train with an error of 1 %.",
+    full.numel > noise.numel(),
+)
 
 # %% [markdown]
 # ## Exercises
 #
-# **Predict.**
+# The first six build what this lesson is about, each from the one before. A blank says nothing; a wrong answer gets its own hint.
+#
+# ### 1. Count (★, 3 minutes)
+#
+# A train for the shape (4, 5, 6, 7) has the ranks (2, 3, 2). How many numbers do its cores hold?
 
 # %%
-print(lesson.tt_storage.question)
-lesson.tt_storage(...)
+tt_storage = ...
+lesson.tt_storage(tt_storage)
+
+# %% [markdown] tags=["hints"]
+# Write the shape (r_left, n, r_right) under each core.
+#
+# The ranks at the two ends are 1.
+
+# %% tags=["solution"]
+tt_storage = 1 * 4 * 2 + 2 * 5 * 3 + 3 * 6 * 2 + 2 * 7 * 1
 
 # %% [markdown]
-# **Implement.**
+# ### 2. Cut a matrix (★★, 10 minutes)
+#
+# Write `cut(a, delta)`: of all $u\,\text{rest}$ with orthonormal columns of $u$ (m, r) and $\|a - u\,\text{rest}\| \le \delta$ the one with
+# the fewest columns, at least one. It returns `u` and `rest` (r, n).
+
+
+# %%
+def cut(a, delta): ...
+
+
+lesson.cut(cut)
+
+# %% [markdown] tags=["hints"]
+# `torch.linalg.svd(a, full_matrices=False)` gives u, s and vh; the error of keeping r columns is the norm of `s[r:]`.
+#
+# All these norms at once: `s.square().flip(0).cumsum(0).flip(0).sqrt()`.
+
+
+# %% tags=["solution"]
+def cut(a, delta):
+    u, s, vh = torch.linalg.svd(a, full_matrices=False)
+    tails = s.square().flip(0).cumsum(0).flip(0).sqrt()
+    r = max(1, int((tails > delta).sum()))
+    return u[:, :r], s[:r, None] * vh[:r]
+
+
+# %% [markdown]
+# ### 3. Take a core off (★★, 10 minutes)
+#
+# Write `next_core(rest, n, delta)`: `rest` is a matrix whose rows are the rank on the left and whose columns are all modes still to come,
+# the first of size n. Cut that mode off, with an error of at most delta, and return the core (r_left, n, r_right) and the new rest.
+
+
+# %%
+def next_core(rest, n, delta): ...
+
+
+lesson.next_core(next_core)
+
+# %% [markdown] tags=["hints"]
+# Move the mode among the rows first: `rest.reshape(r * n, -1)`.
+#
+# What `cut` returns as u has the shape (r n, q): give it three modes.
+
+
+# %% tags=["solution"]
+def next_core(rest, n, delta):
+    r = rest.shape[0]
+    u, rest = cut(rest.reshape(r * n, -1), delta)
+    return u.reshape(r, n, -1), rest
+
+
+# %% [markdown]
+# ### 4. TT-SVD (★★★, 15 minutes)
+#
+# Write `train(x, rtol)`: the list of the d cores of a train whose relative error is at most rtol. Share the error evenly among the cuts.
+
+
+# %%
+def train(x, rtol): ...
+
+
+lesson.train(train)
+
+# %% [markdown] tags=["hints"]
+# Begin with `x.reshape(1, -1)`, a rest with rank 1 on its left. The last mode needs no cut: what remains is its core.
+#
+# There are d - 1 cuts, and their errors add in squares.
+
+
+# %% tags=["solution"]
+def train(x, rtol):
+    delta = rtol * x.norm() / (x.ndim - 1) ** 0.5
+    cores, rest = [], x.reshape(1, -1)
+    for n in x.shape[:-1]:
+        core, rest = next_core(rest, n, delta)
+        cores.append(core)
+    return [*cores, rest[:, :, None]]
+
+
+# %% [markdown]
+# ### 5. Read one entry (★★, 5 minutes)
+#
+# Write `tt_entry(cores, index)`: one entry of a train, without forming the tensor. `cores` is a tuple of tensors (r_left, n, r_right),
+# `index` a tuple of integers. The check also calls it with modes of ten million.
 
 
 # %%
 def tt_entry(cores, index): ...
 
 
-print(lesson.tt_entry.question)
 lesson.tt_entry(tt_entry)
 
+# %% [markdown] tags=["hints"]
+# `core[:, i, :]` is a matrix.
+#
+# Multiply these matrices from the left; what remains is 1 by 1.
+
+
+# %% tags=["solution"]
+def tt_entry(cores, index):
+    row = cores[0][:, index[0]]
+    for core, i in zip(cores[1:], index[1:]):
+        row = row @ core[:, i]
+    return row[0, 0]
+
+
 # %% [markdown]
-# **Explore.**
+# ### 6. Predict: the order of the modes (★★, 5 minutes)
+#
+# The tensor $x[a, b, c, d] = f[a, c]\, g[b, d]$ has generic $f$ and $g$ of shape (4, 4). In which order of its modes does the train of
+# `x.permute(order)` store the fewest numbers? Answer with a tuple such as `(3, 2, 1, 0)`.
 
 # %%
-print(lesson.mode_order.question)
-lesson.mode_order(...)
+mode_order = ...
+lesson.mode_order(mode_order)
+
+# %% [markdown] tags=["hints"]
+# A rank measures what crosses a cut. Which modes depend on each other?
+#
+# With a and c side by side, nothing crosses the cut after them.
+
+# %% tags=["solution"]
+mode_order = (0, 2, 1, 3)
+
+# %% [markdown]
+# ### 7. Explore (★, 5 minutes)
+#
+# In the explorer at the top, with `1 / (1 + sum)` and 4 modes of size 6: what is the largest number of digits at which the train
+# stores less than a quarter of the tensor's numbers?
+
+# %%
+most_digits = ...
+lesson.most_digits(most_digits)
+
+# %% [markdown] tags=["hints"]
+# The tensor has 1296 numbers.
+#
+# The sentence below the picture says what the train stores.
+
+# %% tags=["solution"]
+most_digits = max(
+    digits
+    for digits in range(15)
+    if tl.tt_svd(lesson.functions("1 / (1 + sum)", 4, 6), rtol=10.0**-digits).numel < 1296 / 4
+)

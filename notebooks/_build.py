@@ -1,5 +1,7 @@
 """Builds every lesson's .ipynb from its .py (py:percent), byte for byte the same on every run.
 
+What all lessons have around their text (folds, aims, references, the map) is of `course/furniture.py`.
+
 python notebooks/_build.py            writes what is stale
 python notebooks/_build.py --check    writes nothing; exit status 1 names what is stale, orphaned or not canonical
 """
@@ -12,6 +14,8 @@ from pathlib import Path
 
 import jupytext
 import nbformat
+
+from tensorlab.course import furniture
 
 HERE = Path(__file__).parent
 METADATA = {
@@ -39,13 +43,23 @@ def canonical(notebook):
     return jupytext.writes(bare, fmt="py:percent")
 
 
-def build(source):
-    """The text of the .ipynb: fixed cell ids, fixed metadata, nbgrader's short form spelled out, no outputs."""
+def lessons(folder):
+    """The lessons of the course in their order, each as the others see it."""
+    found = sorted(folder.glob("[0-9][0-9]*_*.py"))
+    thumbs = {p.stem for p in folder.glob("thumbs/*.png")}
+    cells = {p.stem: jupytext.read(p, fmt="py:percent").cells for p in found}
+    return [furniture.read(stem, own, stem in thumbs) for stem, own in cells.items()]
+
+
+def build(source, course, papers):
+    """The text of the .ipynb: furniture, fixed cell ids and metadata, nbgrader's short form spelled out, no outputs."""
     notebook = jupytext.read(source, fmt="py:percent")
     if canonical(notebook) != source.read_text(encoding="utf-8"):
         raise ValueError(
             f"{source}: needs jupytext's own form, `jupytext --to py:percent {source}` writes it"
         )
+    lesson = furniture.read(source.stem, notebook.cells)
+    notebook.cells = furniture.furnish(lesson, notebook.cells, course, papers)
     notebook.metadata, notebook.nbformat_minor = nbformat.from_dict(METADATA), 5
     for i, cell in enumerate(notebook.cells):
         cell.id = hashlib.sha256(f"{source.stem}/{i}".encode()).hexdigest()[:8]
@@ -67,10 +81,11 @@ def main(folder, check):
         for p in sorted(folder.rglob("*.ipynb"))
         if not p.with_suffix(".py").exists() and ".ipynb_checkpoints" not in p.parts
     ]
+    course, papers = lessons(folder), furniture.papers(folder.parent / "README.md")
     for source in sources(folder):
         target = source.with_suffix(".ipynb")
         try:
-            text = build(source)
+            text = build(source, course, papers)
         except ValueError as error:
             faults.append(str(error))
             continue

@@ -5,10 +5,15 @@ marker and a line style of its own besides.
 """
 
 import math
+from dataclasses import dataclass
 
+import matplotlib.style
 import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba_array
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import Circle, Rectangle
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 from torch import Tensor
@@ -18,6 +23,44 @@ from .formats.tt import TT
 
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 STYLES = ["o-", "s--", "^:", "d-.", "v-", "x--", "+:"]
+
+
+def look():
+    """The style sheet of all pictures, `plots.mplstyle` beside this file, as a context.
+
+    >>> with look():
+    ...     matplotlib.rcParams["axes.spines.top"]
+    False
+    """
+    return matplotlib.style.context("tensorlab.plots")
+
+
+def darken(figure: Figure) -> None:
+    """Turn a figure that has been drawn to a dark background: grays are mirrored, colors stay, and so
+    does what is written on a color."""
+    for artist in figure.findobj():
+        whole = isinstance(artist, (Figure, Axes))  # whose ground is a patch, found by itself
+        if whole or artist.get_gid() == "on color" or isinstance(artist, AxesImage):
+            continue
+        for part in ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor"):
+            get, put = (getattr(artist, f"{verb}_{part}", None) for verb in ("get", "set"))
+            if get is None or put is None or (part == "color" and hasattr(artist, "get_facecolor")):
+                continue
+            if (mirrored := _mirrored(get())) is not None:
+                put(mirrored)
+
+
+def _mirrored(color):
+    """A gray, or each gray of several, on the other side of the middle; None where there is none."""
+    try:
+        rgba = to_rgba_array(color)
+    except (ValueError, TypeError):  # "auto", and what else stands for no color
+        return None
+    gray = (rgba[:, :3].max(1) - rgba[:, :3].min(1) < 0.02) & (rgba[:, 3] > 0)
+    if not gray.any():
+        return None
+    rgba[gray, :3] = 0.93 - 0.86 * rgba[gray, :3]
+    return rgba[0] if len(rgba) == 1 else rgba
 
 
 def style(k: int, n: int = 0) -> dict:
@@ -39,7 +82,7 @@ def singular_values(ax: Axes, spectra: dict[str, Tensor], level: float | None = 
     if level:
         ax.axhline(level, color="0.4", lw=1)
     ax.set(xlabel="number", ylabel="relative singular value")
-    ax.legend(fontsize=8)
+    ax.legend()
     return f"Singular values above {level or 1e-15:.1e} of the largest: {', '.join(kept)}."
 
 
@@ -49,7 +92,7 @@ def image(ax: Axes, x: Tensor, title: str = "") -> str:
         x.clamp(0, 1) if x.ndim == 3 else x, cmap="cividis", interpolation="nearest", aspect="equal"
     )
     ax.set_axis_off()
-    ax.set_title(title, fontsize=9)
+    ax.set_title(title)
     return f"A picture of {x.shape[0]} by {x.shape[1]} points: {title}."
 
 
@@ -63,13 +106,29 @@ def error_against_storage(
     if here:
         ax.plot(*here, "o", ms=12, mfc="none", mec="black", mew=1.5)
     ax.set(xlabel="stored numbers", ylabel="relative error")
-    ax.legend(fontsize=8)
+    ax.legend()
     best = {name: min(error for _, error in points) for name, points in curves.items()}
     return (
         "Smallest relative error shown: "
         + ", ".join(f"{name} {error:.2g}" for name, error in best.items())
         + "."
     )
+
+
+def accuracy_against_storage(ax: Axes, curves: dict[str, list[tuple[float, float]]]) -> str:
+    """Share of right answers against stored numbers, one curve for each format; a single point, such
+    as the dense layer, is a line across."""
+    for k, (name, points) in enumerate(curves.items()):
+        if len(points) == 1:
+            ax.axhline(100 * points[0][1], color="0.4", lw=1, ls="--", label=name)
+            continue
+        numbers, right = zip(*sorted(points))
+        ax.semilogx(numbers, [100 * share for share in right], label=name, **style(k))
+    ax.set(xlabel="stored numbers", ylabel="% right")
+    ax.legend()
+    best = {name: max((right, -n) for n, right in points) for name, points in curves.items()}
+    said = (f"{name} {100 * right:.1f} % with {-n} numbers" for name, (right, n) in best.items())
+    return f"Best accuracy shown: {', '.join(said)}."
 
 
 def train(ax: Axes, tt: TT) -> str:
@@ -81,7 +140,7 @@ def train(ax: Axes, tt: TT) -> str:
         r, n, q = core.shape
         width = max(0.3, (r + q) / 2)
         ax.add_patch(Rectangle((x, -n / 2), width, n, fc=COLORS[5], ec="black", lw=1))
-        ax.text(x + width / 2, -n / 2 - 0.06 * top, str(n), ha="center", va="top", fontsize=8)
+        ax.text(x + width / 2, -n / 2 - 0.06 * top, str(n), ha="center", va="top", fontsize=8.5)
         if k < tt.ndim - 1:
             ax.plot([x + width, x + width + gap], [0, 0], color="black", lw=1 + math.log2(q))
             ax.text(
@@ -126,7 +185,7 @@ def tree(ax: Axes, ht: HT, spectra: dict[tuple, Tensor] | None = None, most: int
     ):
         (x, y), (u, v) = place[parent], place[child]
         ax.plot([x, u], [y - 0.36, v + 0.8], color="0.5", lw=1, zorder=0)
-    ax.text(*place[order], " ".join(map(str, order)), ha="center", va="top", fontsize=8)
+    ax.text(*place[order], " ".join(map(str, order)), ha="center", va="top", fontsize=8.5)
     for node, r in zip(ht.nodes, ht.ranks):
         (x, y), s = place[node], spectra[node].double()
         s = (1 + (s / s[0].clamp_min(1e-300)).clamp_min(1e-16).log10() / 16).tolist()[:most]
@@ -135,7 +194,7 @@ def tree(ax: Axes, ht: HT, spectra: dict[tuple, Tensor] | None = None, most: int
             kept = dict(color=COLORS[0]) if k < r else dict(fc="white", ec="0.5", lw=0.6)
             ax.add_patch(Rectangle((x - 0.4 + 0.8 * k / most, y), 0.8 / most, 0.8 * height, **kept))
         ax.text(x + 0.37, y + 0.76, str(r), ha="right", va="top", fontsize=10, color=COLORS[1])
-        ax.text(x, y - 0.04, " ".join(map(str, node)), ha="center", va="top", fontsize=8)
+        ax.text(x, y - 0.04, " ".join(map(str, node)), ha="center", va="top", fontsize=8.5)
     ax.set_xlim(-0.6, ht.ndim - 0.4)
     ax.set_ylim(-1.6 * max(depth.values()) - 0.4, 0.3)
     ax.set_axis_off()
@@ -159,7 +218,7 @@ def convergence(ax: Axes, histories: dict[str, list[float]]) -> str:
             **style(k, len(errors)),
         )
     ax.set(xlabel="sweep", ylabel="relative error")
-    ax.legend(fontsize=8)
+    ax.legend()
     ends = ", ".join(
         f"{name} {errors[-1]:.2g} after {len(errors)} sweeps" for name, errors in histories.items()
     )
@@ -176,7 +235,7 @@ def terms(ax: Axes, cosines: list[float], weights: list[float]) -> str:
     other.semilogy(sweeps, weights, label="largest weight", **style(1, len(cosines)))
     other.set_ylabel("weight / |x|")
     handles = [*ax.get_lines(), *other.get_lines()]
-    ax.legend(handles, [h.get_label() for h in handles], fontsize=8, loc="center right")
+    ax.legend(handles, [h.get_label() for h in handles], fontsize=8.5, loc="center right")
     return (
         f"The smallest cosine between two terms is {cosines[-1]:.3f}, the largest weight "
         f"{weights[-1]:.2f} times |x|."
@@ -205,7 +264,7 @@ def blocks(ax: Axes, w: Tensor, grid: tuple[int, int] | None = None, title: str 
     """A matrix as a picture, with lines between its (rows, columns) of blocks."""
     ax.imshow(w, cmap="viridis", interpolation="nearest", aspect="auto")
     ax.set(xticks=[], yticks=[])
-    ax.set_title(f"{title}: {w.shape[0]} by {w.shape[1]}", fontsize=9)
+    ax.set_title(f"{title}: {w.shape[0]} by {w.shape[1]}")
     for k, (count, line) in enumerate(zip(grid or (1, 1), (ax.axhline, ax.axvline))):
         for j in range(1, count):
             line(j * w.shape[k] / count - 0.5, color="white", lw=0.8)
@@ -235,7 +294,7 @@ def shared(ax: Axes, masks: list[Tensor], title: str = "", block: int = 1) -> st
         yticks=[],
         aspect="equal",
     )
-    ax.set_title(title, fontsize=9)
+    ax.set_title(title)
     counts = [f"one of tensor {k} enters {int(mask.sum())}" for k, mask in enumerate(masks)]
     return f"Of {masks[0].numel()} entries, {', '.join(counts)}."
 
@@ -259,7 +318,7 @@ def scaling(
     if here:
         ax.plot(*here, "o", ms=13, mfc="none", mec="black", mew=1.5)
     ax.set(xlabel=x, ylabel="loss")
-    ax.legend(fontsize=8)
+    ax.legend()
     return "Exponents: " + ", ".join(f"{name} {law[2]:.2f}" for name, law in laws.items()) + "."
 
 
@@ -284,7 +343,7 @@ def crosses(ax: Axes, x: Tensor, rows, columns, title: str = "") -> str:
     for j in sorted(set(columns)):
         ax.axvline(j, color=COLORS[5], lw=0.8, ls="--")
     ax.plot(columns, rows, "o", mfc="none", mec="white", ms=6)
-    ax.set_title(title, fontsize=9)
+    ax.set_title(title)
     ax.set(xlabel="second index", ylabel="first index")
     return f"{len(rows)} pivots: rows {_listed(rows)} and columns {_listed(columns)} are read."
 
@@ -305,7 +364,7 @@ def error_against_work(
     if level:
         ax.axhline(level, color="0.4", lw=1)
     ax.set(xlabel="function evaluations", ylabel="relative error")
-    ax.legend(fontsize=8)
+    ax.legend()
     ends = (
         f"{name}: error {points[-1][1]:.1e} after {points[-1][0]} evaluations"
         for name, points in curves.items()
@@ -350,7 +409,7 @@ def tangent_step(ax: Axes, x: Tensor, free: Tensor, tangent: Tensor, back: Tenso
         ax.plot(*torch.stack([names[start], names[end]]).T.numpy(), **{**style(k), "marker": ""})
         ax.plot(*names[end][:, None].numpy(), STYLES[k][0], color=COLORS[k], label=end, ms=7)
     ax.plot(*names["x"][:, None].numpy(), "*", color="black", ms=10, label="x")
-    ax.legend(fontsize=8, loc="upper left")
+    ax.legend(loc="upper left")
     ax.set(
         xlabel="$(m_{00} - m_{11})/\\sqrt{2}$",
         ylabel="$\\sqrt{2}\\, m_{01}$",
@@ -381,7 +440,7 @@ def success(ax: Axes, shares: dict[str, list[tuple[float, float]]]) -> str:
     ticks = sorted({x for points in shares.values() for x, _ in points})
     ax.set_xticks(ticks, [f"{x:g}" for x in ticks], minor=False)
     ax.minorticks_off()
-    ax.legend(fontsize=8)
+    ax.legend()
     full = {
         name: min((x for x, y in points if y == 1), default=None) for name, points in shares.items()
     }
@@ -405,7 +464,7 @@ def marginals(ax: Axes, exact: Tensor, sampled: Tensor) -> str:
         label="samples",
     )
     ax.set(xlabel="mode", ylabel="probability of a 1", ylim=(0, 1.05), xticks=modes)
-    ax.legend(fontsize=8, loc="upper right")
+    ax.legend(loc="upper right")
     low, high, off = float(exact.min()), float(exact.max()), float((exact - sampled).abs().max())
     return (
         f"A 1 has probabilities from {low:.3f} to {high:.3f}; the frequencies in the samples "
@@ -425,7 +484,7 @@ def covariances(ax: Axes, exact: Tensor, sampled: Tensor) -> str:
     )
     ax.figure.colorbar(image, ax=ax, fraction=0.046)
     ax.set(xticks=range(d), yticks=range(d))
-    ax.set_title("covariances: exact above, samples below", fontsize=9)
+    ax.set_title("covariances: exact above, samples below")
     a, b = divmod(int(exact.triu(1).abs().argmax()), d)
     said = (
         f"{float(exact[a, b]):.3f}, of modes {a} and {b}, {float(sampled[a, b]):.3f} in the samples"
@@ -465,7 +524,7 @@ def chain(ax: Axes, module) -> str:
             f"{stored} weights" + "\nchannels apart" * alone,
             ha="center",
             va="top",
-            fontsize=8,
+            fontsize=8.5,
         )
     ax.set_xlim(-0.2, len(links) + 0.2)
     ax.set_ylim(-0.62 * top, 0.55 * top)
@@ -497,7 +556,7 @@ def filters(ax: Axes, kernel: Tensor, title: str = "", level: float | None = Non
     level = level or float(kernel.detach().abs().max())
     ax.imshow(sheet.numpy(), cmap="cividis", vmin=-level, vmax=level, interpolation="nearest")
     ax.set(xticks=[], yticks=[], xlabel="channels out", ylabel="channels in")
-    ax.set_title(title, fontsize=9)
+    ax.set_title(title)
     return (
         f"{t} by {s} filters of {kh} by {kw}, the largest entry "
         f"{float(kernel.detach().abs().max()):.2g}."
@@ -510,7 +569,7 @@ def term_energy(ax: Axes, energies: dict[str, list[float]]) -> str:
     for k, (name, values) in enumerate(energies.items()):
         ax.loglog(range(1, len(values) + 1), values, label=name, **{**style(k), "markevery": 0.1})
     ax.set(xlabel="sweep", ylabel="energy of the terms / of their sum")
-    ax.legend(fontsize=8)
+    ax.legend()
     ends = ", ".join(f"{name} {values[-1]:.3g}" for name, values in energies.items())
     return (
         f"After {max(map(len, energies.values()))} sweeps the terms have this many times the "
@@ -531,7 +590,7 @@ def gathered(ax: Axes, table, token: int, word: str = "") -> str:
             ax.add_patch(
                 Rectangle((k + 0.15, -(i + 1) / n), 0.7, 0.86 / n, fc=color, ec="black", lw=0.5)
             )
-        ax.text(k + 0.5, -1.04, f"{n} slices\n{r} x {m} x {q}", ha="center", va="top", fontsize=8)
+        ax.text(k + 0.5, -1.04, f"{n} slices\n{r} x {m} x {q}", ha="center", va="top", fontsize=8.5)
         ax.text(
             k + 0.5,
             0.03,
@@ -557,9 +616,9 @@ def neighbours(
     for k, (a, b) in enumerate(zip(before, after)):
         ax.barh(-k + 0.2, a, 0.38, color=COLORS[0], label="before" if k == 0 else None)
         ax.barh(-k - 0.2, b, 0.38, color=COLORS[4], hatch="///", label="after" if k == 0 else None)
-    ax.set_yticks([-k for k in range(len(words))], words, fontsize=8)
+    ax.set_yticks([-k for k in range(len(words))], words, fontsize=8.5)
     ax.set(xlabel="cosine", title=f"nearest to {word!r}")
-    ax.legend(fontsize=8, loc="lower right")
+    ax.legend(loc="lower right")
     low = min(after)
     return (
         f"Its nearest words had cosines from {min(before):.2f} to {max(before):.2f}; now from "
@@ -574,8 +633,8 @@ def clouds(ax: Axes, points: Tensor, train_points: Tensor, title: str = "") -> s
     )
     ax.scatter(*train_points.T.tolist(), s=12, color=COLORS[1], marker="x", lw=0.8, label="train")
     ax.set_aspect("equal")
-    ax.set_title(title, fontsize=9)
-    ax.legend(fontsize=7, loc="upper right")
+    ax.set_title(title)
+    ax.legend(loc="upper right")
     return f"{len(points)} points and {len(train_points)} of a train."
 
 
@@ -599,9 +658,9 @@ def operations(ax: Axes, plans, dense: int) -> str:
             ec="black",
             hatch="" if name == best else "//",
         )
-        ax.text(share, k, f" {share:.2g}", va="center", fontsize=8)
+        ax.text(share, k, f" {share:.2g}", va="center", fontsize=8.5)
     ax.axvline(1, color="black", lw=1)
-    ax.set_yticks(range(len(shown)), shown, fontsize=8)
+    ax.set_yticks(range(len(shown)), shown, fontsize=8.5)
     ax.set(
         xlabel="operations / dense",
         xlim=(0, 1.2 * max(1, *(first[name].flops / dense for name in shown))),
@@ -678,7 +737,7 @@ def zonotope(ax: Axes, q: Tensor) -> str:
         ax.set_box_aspect((1, 1, 1))
     if n == 2:
         ax.legend(
-            fontsize=8,
+            fontsize=8.5,
             ncols=4,
             loc="upper center",
             bbox_to_anchor=(0.5, -0.07),
@@ -704,7 +763,7 @@ def flat_levels(ax: Axes, u: Tensor, v: Tensor, size: float) -> str:
             (z.flatten() / unit).tolist(), bins, histtype=kind, color=COLORS[k], label=name, **look
         )
     ax.set(xlabel="entry times sqrt(N) / |x|", ylabel="number", yscale="symlog")
-    ax.legend(fontsize=8, loc="upper right")
+    ax.legend(loc="upper right")
     return (
         f"The largest entry of u and v is "
         f"{max(float(u.abs().max()), float(v.abs().max())) / unit:.2f} |x| / sqrt(N)."
@@ -721,7 +780,7 @@ def decay(ax: Axes, histories: dict[str, tuple[float, ...]]) -> str:
             **style(k, len(left)),
         )
     ax.set(xlabel="step", ylabel="relative residual")
-    ax.legend(fontsize=8)
+    ax.legend()
     return (
         "Relative residual: "
         + ", ".join(f"{n} {h[-1]:.1e} after {len(h)} steps" for n, h in histories.items())
@@ -734,7 +793,7 @@ def error_against_bits(ax: Axes, curves: dict[str, list[tuple[float, float]]]) -
     for k, (name, points) in enumerate(curves.items()):
         ax.semilogy(*zip(*sorted(points)), label=name, **style(k))
     ax.set(xlabel="bits per weight", ylabel="relative error")
-    ax.legend(fontsize=8)
+    ax.legend()
     last = {name: max(points) for name, points in curves.items()}
     return (
         "Relative error: "
@@ -755,7 +814,7 @@ def rank_evolution(ax: Axes, ranks: dict[str, list[int]], every: int = 1) -> str
             **style(k, len(values)),
         )
     ax.set(xlabel="step", ylabel="rank", ylim=(0, 1.1 * max(map(max, ranks.values()))))
-    ax.legend(fontsize=8)
+    ax.legend()
     steps = every * (len(next(iter(ranks.values()))) - 1)
     return (
         f"After {steps} steps the ranks are "
@@ -773,7 +832,7 @@ def ode_errors(ax: Axes, curves: dict[str, list[tuple[float, float]]], xlabel: s
         shown = [(x, y if math.isfinite(y) and y < top else top) for x, y in points]
         ax.loglog(*zip(*shown), label=name, **style(k))
     ax.set(xlabel=xlabel, ylabel="error")
-    ax.legend(fontsize=8)
+    ax.legend()
     ends = [(name, min(points), max(points)) for name, points in curves.items()]
     return (
         "Errors: "
@@ -818,7 +877,7 @@ def cone_from_above(
         xlabel="$m_{00} - m_{11}$",
         ylabel="$2\\, m_{01}$",
     )
-    ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.02, 1))
+    ax.legend(loc="upper left", bbox_to_anchor=(1.02, 1))
     return (
         "Off the flow's end: "
         + ", ".join(f"{name} by {gap:.2g}" for name, gap in off.items())
@@ -834,7 +893,7 @@ def landscape(ax: Axes, values: Tensor, points: Tensor, elite: Tensor) -> str:
     ax.plot(*points.T.tolist(), ".", color="white", ms=4, mec="black", mew=0.4, label="batch")
     ax.plot(*elite.T.tolist(), "o", mfc="none", mec=COLORS[1], mew=1.6, ms=9, label="elite")
     ax.set(xlabel="first index", ylabel="second index", title="the function")
-    ax.legend(fontsize=8, loc="upper right")
+    ax.legend(loc="upper right")
     i, j = divmod(int(values.argmin()), values.shape[1])
     return f"The smallest of {values.numel()} values is {float(values.min()):.4g}, at ({i}, {j})."
 
@@ -902,7 +961,7 @@ def density_lines(ax: Axes, x: Tensor, lines: dict[str, Tensor]) -> str:
         ax.plot(x.numpy(), p.numpy(), label=name, **style(k, len(x)))
         means[name] = float(torch.trapezoid(p * x, x) / torch.trapezoid(p, x))
     ax.set(ylabel="density", ylim=(0, None))
-    ax.legend(fontsize=8)
+    ax.legend()
     return "Means: " + ", ".join(f"{name} {mean:.2f}" for name, mean in means.items()) + "."
 
 
@@ -921,7 +980,7 @@ def residuals(ax: Axes, primal: dict[str, list[float]], dual: dict[str, list[flo
             **look | {"ls": ":", "mfc": "none"},
         )
     ax.set(xlabel="round", ylabel="residual")
-    ax.legend(fontsize=8)
+    ax.legend()
     ends = ", ".join(f"{name} {p[-1]:.2g} and {dual[name][-1]:.2g}" for name, p in primal.items())
     return f"Primal and dual residual after {len(next(iter(primal.values())))} rounds: {ends}."
 
@@ -932,7 +991,7 @@ def kept_weights(ax: Axes, w: Tensor, mask: Tensor, title: str = "") -> str:
     size = w.detach().abs().masked_fill(~mask, math.nan)
     ax.imshow(size.cpu().numpy(), cmap="viridis_r", interpolation="nearest")
     ax.set(xticks=[], yticks=[])
-    ax.set_title(title, fontsize=9)
+    ax.set_title(title)
     stay = int(mask.sum())
     return f"{stay} of {mask.numel()} weights stay, {100 * stay / mask.numel():.1f} %."
 
@@ -956,7 +1015,7 @@ def shares(
     if here:
         ax.plot(here[0], 100 * here[1], "o", ms=12, mfc="none", mec="black", mew=1.5)
     ax.set(xlabel=xlabel, ylabel=f"{ylabel} in %")
-    ax.legend(fontsize=8)
+    ax.legend()
     ends = ", ".join(
         f"{name} {100 * points[-1][1]:.1f} % at {points[-1][0]:.3g}"
         for name, points in curves.items()
@@ -979,7 +1038,7 @@ def interactions(
         )
     ax.axvline(0, color="black", lw=0.8)
     ax.set(yticks=[-k for k in range(len(found))], xlabel=label)
-    ax.set_yticklabels([" ".join(f"x{i}" for i in subset) for subset, _ in found], fontsize=8)
+    ax.set_yticklabels([" ".join(f"x{i}" for i in subset) for subset, _ in found], fontsize=8.5)
     hits = sum(subset in planted for subset, _ in found[: len(planted)])
     return f"{hits} of the {len(planted)} planted sets (hatched) are the {len(planted)} strongest."
 
@@ -997,7 +1056,201 @@ def network_ranks(
     ax.plot(*zip(*bound), color="black", ls=":", lw=2, label="bound for trains")
     ax.set_yscale("log", base=2)
     ax.set(xlabel=xlabel, ylabel="rank, odd by even modes")
-    ax.legend(fontsize=8)
+    ax.legend()
     at = bound[-1][0]
     said = ", ".join(f"{name} {curve[-1][1]:g}" for name, curve in points.items())
     return f"At {xlabel} {at} the ranks are {said}; the bound for trains is {bound[-1][1]:g}."
+
+
+# ------------------------------------------------------------------------------- tensor networks
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An index of a tensor network: its size, the tensors that have it, and which way it leaves the
+    first of them where it is an index of the whole; None where it is summed."""
+
+    size: int
+    nodes: tuple[str, ...]
+    way: tuple[float, float] | None = None
+
+
+DOWN, UP, LEFT, RIGHT = (0.0, -0.75), (0.0, 0.75), (-0.75, 0.0), (0.75, 0.0)
+
+
+def network(ax: Axes, places: dict[str, tuple[float, float]], edges: list[Edge]) -> str:
+    """A tensor network: a circle for each tensor, a line for each index, with its size. Lines that
+    end in nothing are indices of the whole; a dot joins what has one index in common."""
+    for edge in edges:
+        _draw_edge(ax, [places[name] for name in edge.nodes], edge)
+    for name, place in places.items():
+        ax.add_patch(Circle(place, 0.24, fc=COLORS[5], ec="black", lw=1, zorder=3))
+        label = ax.text(*place, name, ha="center", va="center", fontsize=9, zorder=4)
+        label.set_gid("on color")
+    ax.set_aspect("equal")
+    ax.margins(0.04)
+    ax.autoscale_view()
+    ax.set_axis_off()
+    said = [
+        ", ".join(str(e.size) for e in edges if (e.way is None) is summed) or "none"
+        for summed in (True, False)
+    ]
+    count = f"{len(places)} tensor" + "s" * (len(places) > 1)
+    return f"A network of {count}, summed over indices of size {said[0]}; open: {said[1]}."
+
+
+def _draw_edge(ax, ends, edge):
+    """A line between two tensors, from one into the open, or from a dot to all that share it."""
+    (x, y), color = ends[0], "black" if edge.way else COLORS[1]
+    line = lambda a, b: ax.plot(*zip(a, b), "-", color=color, lw=1.6, zorder=1)
+    if edge.way is None and len(ends) == 2:
+        line(*ends)
+        middle = [(a + b) / 2 for a, b in zip(*ends)]
+    elif edge.way is None:
+        middle = [sum(p[0] for p in ends) / len(ends), max(p[1] for p in ends) + 0.75]
+    else:
+        middle = [x + edge.way[0], y + edge.way[1]]
+    if len(ends) > 2 or (edge.way and len(ends) > 1):
+        ax.plot(*middle, "o", color=color, ms=5, zorder=2)
+        for end in ends:
+            line(middle, end)
+        if edge.way:
+            line(middle, tip := [a + 0.5 * b for a, b in zip(middle, edge.way)])
+            middle = tip
+    elif edge.way:
+        line(ends[0], middle)
+    _edge_label(ax, ends, middle, edge, color)
+
+
+def _edge_label(ax, ends, middle, edge, color):
+    """The size of an index, at its open end or beside its middle."""
+    dx, dy = edge.way or (0.0, 0.0)
+    if edge.way:
+        sign = lambda d: (d > 0) - (d < 0)
+        at = (middle[0] + 0.13 * sign(dx), middle[1] + 0.16 * sign(dy))
+        ax.text(*at, str(edge.size), ha="center", va="center", fontsize=9)
+        return
+    steep = len(ends) == 2 and abs(ends[0][1] - ends[1][1]) > 0.1
+    at = (middle[0] + 0.14, middle[1]) if steep else (middle[0], middle[1] + 0.15)
+    ax.text(*at, str(edge.size), ha="center", va="center", fontsize=9, color=color)
+
+
+def diagram(ax: Axes, fmt) -> str:
+    """The tensor network of a format: CP, Tucker, TT, HT, LowRank, TTMatrix, Kronecker, LoKr,
+    BlockTT or Monarch.
+
+    Raises TypeError for anything else.
+    """
+    kind = type(fmt).__name__
+    if kind not in _NETWORKS:
+        raise TypeError(f"diagram: needs one of {', '.join(_NETWORKS)}, got {kind}")
+    seen = network(ax, *_NETWORKS[kind](fmt))
+    return f"{kind}: {seen} It stores {fmt.numel} of {math.prod(fmt.shape)} numbers."
+
+
+def _row(letter, count, y=0.0):
+    """`count` tensors side by side."""
+    return {f"{letter}{_sub(k)}": (float(k), y) for k in range(count)}
+
+
+def _sub(k):
+    """A number as a subscript."""
+    return "".join(chr(0x2080 + int(digit)) for digit in str(k))
+
+
+def _chain(names, ranks):
+    return [Edge(r, pair) for r, pair in zip(ranks, zip(names, names[1:]))]
+
+
+def _open(names, sizes, way):
+    return [Edge(n, (name,), way) for name, n in zip(names, sizes)]
+
+
+def _tt_network(tt):
+    places = _row("G", tt.ndim)
+    return places, _chain(list(places), tt.ranks) + _open(places, tt.shape, DOWN)
+
+
+def _cp_network(cp):
+    places = _row("A", cp.ndim)
+    return places, [Edge(cp.ranks[0], tuple(places)), *_open(places, cp.shape, DOWN)]
+
+
+def _tucker_network(tucker):
+    places = _row("U", tucker.ndim)
+    joined = [Edge(r, ("C", name)) for r, name in zip(tucker.ranks, places)]
+    core = {"C": ((tucker.ndim - 1) / 2, 1.1)}
+    return core | places, joined + _open(places, tucker.shape, DOWN)
+
+
+def _ht_network(ht):
+    """Leaves in the order of the tree, every other tensor above the middle of its modes."""
+    order, places, edges = leaves(ht.tree), {}, []
+    rank = dict(zip(ht.nodes, ht.ranks))
+
+    def place(tree):
+        modes = leaves(tree)
+        name = ("U" if len(modes) == 1 else "B") + "".join(map(_sub, sorted(modes)))
+        inner = isinstance(tree, tuple)
+        below = [place(child) for child in tree] if inner else []
+        height = 0.9 + max(places[child][1] for child in below) if inner else 0.0
+        places[name] = (sum(order.index(k) for k in modes) / len(modes), height)
+        for child, part in zip(below, tree if inner else ()):
+            edges.append(Edge(rank[leaves(part)], (name, child)))
+        if not inner:
+            edges.append(Edge(ht.shape[tree], (name,), DOWN))
+        return name
+
+    place(ht.tree)
+    return places, edges
+
+
+def _lowrank_network(w):
+    names = ["u", "v"] if w.s is None else ["u", "s", "v"]
+    places = {name: (float(k), 0.0) for k, name in enumerate(names)}
+    ends = [Edge(w.shape[0], ("u",), LEFT), Edge(w.shape[1], ("v",), RIGHT)]
+    return places, _chain(names, w.ranks * 2) + ends
+
+
+def _ttmatrix_network(w):
+    places = _row("G", len(w.cores))
+    sides = _open(places, w.out, UP) + _open(places, w.in_, DOWN)
+    return places, _chain(list(places), w.ranks) + sides
+
+
+def _kronecker_network(w):
+    places = _row("F", len(w.factors))
+    left, right = (-0.3, -0.7), (0.3, -0.7)
+    sides = _open(places, w.out, left) + _open(places, w.in_, right)
+    return places, [Edge(w.ranks[0], tuple(places)), *sides]
+
+
+def _lokr_network(w):
+    places = {"w": (0.0, 0.0), "a": (1.2, 0.0)} | ({} if w.b is None else {"b": (2.2, 0.0)})
+    bond = [] if w.b is None else [Edge(w.a.shape[1], ("a", "b"))]
+    last = ("a", w.a.shape[1]) if w.b is None else ("b", w.b.shape[1])
+    sides = _open("wa", (w.w1.shape[0], w.a.shape[0]), UP)
+    return places, bond + sides + _open(("w", last[0]), (w.w1.shape[1], last[1]), DOWN)
+
+
+def _blocktt_network(w):
+    """Core k shares the inputs before it and the outputs after it with the cores that have them."""
+    places = {name: (1.6 * x, y) for name, (x, y) in _row("G", len(w.cores)).items()}
+    names = list(places)
+    sides = [Edge(n, (names[k], *names[:k]), UP) for k, n in enumerate(w.out)]
+    sides += [Edge(n, (names[k], *names[k + 1 :]), DOWN) for k, n in enumerate(w.in_)]
+    return places, _chain(names, w.ranks) + sides
+
+
+_NETWORKS = {
+    "CP": _cp_network,
+    "Tucker": _tucker_network,
+    "TT": _tt_network,
+    "HT": _ht_network,
+    "LowRank": _lowrank_network,
+    "TTMatrix": _ttmatrix_network,
+    "Kronecker": _kronecker_network,
+    "LoKr": _lokr_network,
+    "BlockTT": _blocktt_network,
+    "Monarch": _blocktt_network,
+}

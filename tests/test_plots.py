@@ -8,6 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from tensors import smooth
 
+import cases
 import tensorlab as tl
 from tensorlab import plots
 
@@ -456,3 +457,71 @@ def test_network_ranks(ax):
         said == "At depth 4 the ranks are TT 4, CP 2; the bound for trains is 4."
         and len(ax.lines) == 3
     )
+
+
+def test_a_dark_figure_mirrors_grays_and_keeps_colors():
+    with plots.look():
+        figure = Figure()
+        ax = figure.subplots()
+        ax.plot([0, 1], **plots.style(0))
+        ax.axhline(0.5, color="black")
+        said = ax.text(0, 0, "on", color="black")
+        said.set_gid("on color")
+        title = ax.set_title("title")
+    plots.darken(figure)
+    colored, level = (matplotlib.colors.to_rgb(line.get_color()) for line in ax.lines)
+    assert colored == matplotlib.colors.to_rgb(plots.COLORS[0]) and min(level) > 0.9
+    assert max(figure.get_facecolor()[:3]) < 0.1 and max(ax.get_facecolor()[:3]) < 0.1
+    assert min(matplotlib.colors.to_rgb(title.get_color())) > 0.8 and said.get_color() == "black"
+
+
+def test_the_style_sheet_has_no_boxes_and_the_colors_of_plots():
+    with plots.look():
+        ax = Figure().subplots()
+        assert not ax.spines["top"].get_visible() and not ax.spines["right"].get_visible()
+        cycle = matplotlib.rcParams["axes.prop_cycle"].by_key()["color"]
+    assert [f"#{color.strip('#')}" for color in cycle] == plots.COLORS
+
+
+NETWORKS = {
+    "LowRank": (2, [3], [7, 5]),
+    "LowRank with s": (3, [3, 3], [7, 5]),
+    "CP": (3, [3], [4, 3, 5]),
+    "Tucker": (4, [2, 3, 2], [4, 3, 5]),
+    "TT": (4, [3, 4, 2], [4, 3, 2, 3]),
+    "HT": (7, [3, 2, 2, 2, 3, 3], [4, 3, 2, 3]),
+    "TTMatrix": (3, [3, 2], [2, 3, 2, 3, 1, 2]),
+    "Kronecker": (2, [2], [3, 2, 4, 2]),
+    "Kronecker of three factors": (3, [1], [2, 2, 2, 3, 2, 2]),
+    "Monarch": (2, [2], [4, 2, 2, 6]),
+    "BlockTT of three cores": (3, [2, 2], [2, 2, 2, 3, 2, 2]),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_diagram_of_every_format(ax, name):
+    fmt, (tensors, ranks, sizes) = cases.make(name), NETWORKS[name]
+    said = plots.diagram(ax, fmt)
+    listed = lambda numbers: ", ".join(map(str, numbers))
+    assert said == (
+        f"{type(fmt).__name__}: A network of {tensors} tensors, summed over indices of size "
+        f"{listed(ranks)}; open: {listed(sizes)}. It stores {fmt.numel} of {fmt.to_dense().numel()} "
+        "numbers."
+    )
+    assert len(ax.patches) == tensors
+    written = [text.get_text() for text in ax.texts]
+    assert sorted(t for t in written if t.isascii() and t.isdigit()) == sorted(
+        map(str, [*ranks, *sizes])
+    )
+
+
+def test_diagram_refuses_what_is_no_format(ax):
+    with pytest.raises(TypeError, match="diagram: needs one of CP, .*, got Tensor"):
+        plots.diagram(ax, torch.ones(2))
+
+
+def test_accuracy_against_storage(ax):
+    curves = {"dense": [(100, 0.975)], "SVD": [(10, 0.5), (20, 0.75)]}
+    said = plots.accuracy_against_storage(ax, curves)
+    assert said == "Best accuracy shown: dense 97.5 % with 100 numbers, SVD 75.0 % with 20 numbers."
+    assert list(ax.lines[1].get_ydata()) == [50, 75]

@@ -1,20 +1,26 @@
 """Checks of the exercises in the lessons: a right answer is greeted, a usual mistake gets its hint,
-a blank may wait.
+a forbidden method is told, and a blank is met with silence.
 
     from tensorlab.course.lessons import tt as lesson
-    lesson.tt_storage(...)          # prints one line, gives back whether the answer is right
+    lesson.tt_storage(...)          # prints nothing before there is an answer, then one line
 
 What is right is computed when it is asked for, and what a mistake would give is too: an exercise is
-a `Check`, whose `question` the lesson shows, and whose `mistakes` are pairs of a wrong way to
-compute the answer and a hint.
+a `Check`, whose `mistakes` are pairs of a wrong way to compute the answer and a hint. The question
+is Markdown of the lesson.
 """
 
+import contextlib
 import copy
+import inspect
+import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 
 class Unusable(ValueError):
@@ -22,49 +28,81 @@ class Unusable(ValueError):
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """What a check found: true where the answer is right; `line` is what was said, "" for a
+    blank."""
+
+    right: bool
+    line: str = ""
+
+    def __bool__(self):
+        return self.right
+
+    def _ipython_display_(self):
+        """Nothing: the line has been printed, and a notebook would add a `False`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Check:
-    """An exercise. Called with an answer it prints one line and returns True when the answer is
-    right.
+    """An exercise. Called with an answer it prints one line, and gives a `Verdict`, true when the
+    answer is right. A blank (nothing, `...`, a function without a body) prints nothing.
 
     right: computes the answer from a case. mistakes: wrong ways to compute it, each with its hint.
     hint: for any other wrong answer. moral: said when it is right. cases: gives the cases, tuples
     of arguments; answers that are functions are called with each. read: makes an answer comparable,
-    or raises `Unusable`. rtol: relative tolerance, to 1. function: whether the answer is a
-    function, so that `call` reads it unless `read` says otherwise.
+    or raises `Unusable`. function: whether the answer is a function, so that `call` reads it unless
+    `read` says otherwise. rtol: relative tolerance, to 1; by default three significant digits for a
+    number, nothing off for a whole number, 1e-6 for a function.
+
+    What the question forbids: `largest(*case)`, the most entries that any tensor on the way may
+    have, and `forbids`, pairs of a function and what is said where the answer calls it.
     """
 
-    question: str
+    question: str = ""
     right: Callable
-    mistakes: tuple[tuple[Callable, str], ...]
+    mistakes: tuple[tuple[Callable, str], ...] = ()
     hint: str
     moral: str
     cases: Callable = lambda: [()]
     read: Callable | None = None
-    rtol: float = 1e-6
+    rtol: float | None = None
     function: bool = False
+    largest: Callable | None = None
+    forbids: tuple[tuple[Callable, str], ...] = ()
 
-    def __call__(self, answer=None) -> bool:
+    def __call__(self, answer=None) -> Verdict:
         if answer is None or answer is ...:
-            return _say(False, "Not answered yet.")
-        read = self.read or (call if self.function else number)
+            return Verdict(False)
         for case in self.cases():
             try:
-                given = read(answer, *case)
+                given = self._read(answer, case)
             except Unusable as unusable:
                 return _say(False, f"Not yet: {unusable}")
             if given is None or given is ...:
-                return _say(False, "Not answered yet.")
-            right = torch.as_tensor(self.right(*case), dtype=torch.float64)
-            if not _close(given, right, self.rtol):
-                found = (
-                    hint for wrong, hint in self.mistakes if _close(given, wrong(*case), self.rtol)
-                )
-                shape = f"the shape should be {tuple(right.shape)}, it is {tuple(given.shape)}.  "
-                return _say(
-                    False,
-                    "Not yet: " + next(found, shape * (given.shape != right.shape) + self.hint),
-                )
+                return Verdict(False)
+            if (hint := self._wrong(given, case)) is not None:
+                return _say(False, f"Not yet: {hint}")
         return _say(True, f"Right.  {self.moral}")
+
+    def _read(self, answer, case):
+        read = self.read or (call if self.function else number)
+        entries = None if self.largest is None else self.largest(*case)
+        case = copy.deepcopy(case)  # a function may write into what it is given
+        with watched(entries, self.forbids):
+            return read(answer, *case)
+
+    def _wrong(self, given, case):
+        """The hint for a wrong answer; None for a right one."""
+        right = self.right(*case)
+        off = self.rtol if self.rtol is not None else _digits(right, self.function)
+        if _close(given, right, off):
+            return None
+        for wrong, hint in self.mistakes:
+            if _close(given, wrong(*case), off):
+                return hint
+        shape = torch.as_tensor(right).shape
+        told = f"the shape should be {tuple(shape)}, it is {tuple(given.shape)}.  "
+        return told * (given.shape != shape) + self.hint
 
 
 def number(answer, *_) -> Tensor:
@@ -78,20 +116,19 @@ def number(answer, *_) -> Tensor:
     return given.detach().cpu().reshape(())
 
 
-def call(function, *case) -> Tensor | None:
-    """What a function gives for a case; None while its body is still missing."""
+def returned(function, *case):
+    """What a function returns for a case, as it is; None while its body is still missing."""
     if not callable(function):
         raise Unusable(
             f"the function itself is needed, without calling it; this is of type "
             f"{type(function).__name__}."
         )
     try:
-        result = function(*copy.deepcopy(case))  # a function may write into what it is given
-        if result is None or result is ...:
-            return None
-        return torch.as_tensor(result, dtype=torch.float64).detach().cpu()
+        result = function(*case)
     except NotImplementedError:
         return None
+    except Unusable:
+        raise
     except (
         Exception
     ) as error:  # whatever the learner's code does, the page goes on, and says what happened
@@ -100,6 +137,90 @@ def call(function, *case) -> Tensor | None:
         raise Unusable(
             f"your function stopped with {type(error).__name__}{where}: {error}"
         ) from error
+    return None if result is ... else result
+
+
+def call(function, *case) -> Tensor | None:
+    """What a function returns for a case, as a tensor; None while its body is still missing."""
+    result = returned(function, *case)
+    if result is None:
+        return None
+    try:
+        return torch.as_tensor(result, dtype=torch.float64).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise Unusable(
+            f"a tensor is needed, your function returns a {type(result).__name__}."
+        ) from error
+
+
+# --------------------------------------------------------------------------------------- forbidden
+
+
+class _Entries(TorchDispatchMode):
+    """Refuses tensors of more than so many entries; a view holds those of what it looks at."""
+
+    def __init__(self, most: int):
+        super().__init__()
+        self.most = most
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for made in tree_leaves(result):
+            if isinstance(made, Tensor):
+                held = made.untyped_storage().nbytes() // max(1, made.element_size())
+                if held > self.most:
+                    raise Unusable(
+                        f"your function forms a tensor of shape {tuple(made.shape)}, {held} "
+                        f"numbers; the question allows {self.most} at a time."
+                    )
+        return result
+
+
+@contextlib.contextmanager
+def watched(most: int | None = None, forbids=()):
+    """Within it a tensor of more than `most` entries, or a call of a forbidden function, is
+    `Unusable`.
+
+    >>> with watched(forbids=[(torch.kron, "do not form the product.")]):
+    ...     torch.kron(torch.ones(2), torch.ones(2))
+    Traceback (most recent call last):
+    tensorlab.course.checks.Unusable: do not form the product.
+    """
+    told = {id(_code(function)): hint for function, hint in forbids}
+
+    def profile(frame, event, argument):
+        called = {"call": frame.f_code, "c_call": argument}.get(event)
+        if id(called) in told:
+            raise Unusable(told[id(called)])
+
+    before = sys.getprofile()
+    try:
+        if told:
+            sys.setprofile(profile)
+        with contextlib.nullcontext() if most is None else _Entries(most):
+            yield
+    finally:
+        sys.setprofile(before)
+
+
+def _code(function):
+    """What a profiler sees where a function is called: its code, or itself where it is not Python's."""
+    return getattr(inspect.unwrap(function), "__code__", function)
+
+
+# ----------------------------------------------------------------------------------------- compare
+
+
+def _digits(right, function: bool) -> float:
+    """The relative tolerance by what is asked: a function, a whole number, or a number to three
+    significant digits. `_close` allows it twice."""
+    if function:
+        return 1e-6
+    right = torch.as_tensor(right)
+    if not right.is_floating_point() or right.numel() != 1:
+        return 1e-9
+    size = abs(float(right))
+    return 0.25 * 10 ** (math.floor(math.log10(size)) - 2) / size + 1e-9 if size else 1e-9
 
 
 def _close(given, right, rtol):
@@ -113,7 +234,7 @@ def _close(given, right, rtol):
 
 def _say(right, line):
     print(line)
-    return right
+    return Verdict(right, line)
 
 
 def gaussian(*shapes) -> tuple[Tensor, ...]:

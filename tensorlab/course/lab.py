@@ -4,10 +4,14 @@ setting changes.
 python -m tensorlab lab [--port 8888] [--no-browser] [further options of JupyterLab]
 """
 
+import hashlib
+import json
 import os
+import shutil
 from pathlib import Path
 
 START = "00_start.ipynb"
+COPIED = ".lessons.json"  # what each lesson of a working copy was when it was copied
 
 
 def fast(short, *, full):
@@ -27,15 +31,47 @@ def notebooks() -> Path:
     )
 
 
+def working_copy(lessons: Path, folder: Path) -> list[str]:
+    """Copy the lessons into a folder to work in; what a reader has changed there stays.
+
+    A lesson that is newer than an unchanged copy replaces it; beside a changed copy it is put as
+    NN_stem.newer.ipynb. Returns the names of those. Results of lessons stay in the folder too.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    record = folder / COPIED
+    copied = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    offered = []
+    for lesson in sorted(lessons.glob("*.ipynb")):
+        mine, known = folder / lesson.name, copied.get(lesson.name)
+        if not mine.exists() or _digest(mine) in (known, _digest(lesson)):
+            shutil.copyfile(lesson, mine)
+            copied[lesson.name] = _digest(lesson)
+        elif known != _digest(lesson):
+            shutil.copyfile(lesson, folder / f"{lesson.stem}.newer.ipynb")
+            offered.append(f"{lesson.stem}.newer.ipynb")
+    if (lessons / "thumbs").is_dir():
+        shutil.copytree(lessons / "thumbs", folder / "thumbs", dirs_exist_ok=True)
+    record.write_text(json.dumps(copied, indent=1) + "\n", encoding="utf-8")
+    return offered
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def start(port: int = 8888, browser: bool = True, options: list[str] | None = None) -> None:
-    """Serve the lessons until Ctrl-C; a port in use is passed over for the next. Prints the address
-    served."""
+    """Serve a working copy of the lessons, the folder `work` beside them, until Ctrl-C; a port in
+    use is passed over for the next. Prints the address served."""
     try:
         from jupyterlab.labapp import LabApp
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "lab: needs JupyterLab, install it by `pip install tensorlab[lab]`"
         ) from error
+    lessons = notebooks()
+    work = lessons.parent / "work"
+    for name in working_copy(lessons, work):
+        print(f"{name} is newer than the lesson you have changed; both are in {work.name}/")
     here = str(
         Path(__file__).parent
     )  # holds labconfig/, which JupyterLab looks for in each folder of this path
@@ -44,7 +80,7 @@ def start(port: int = 8888, browser: bool = True, options: list[str] | None = No
     )
     app = LabApp.initialize_server(
         [
-            f"--ServerApp.root_dir={notebooks()}",
+            f"--ServerApp.root_dir={work}",
             f"--ServerApp.port={port}",
             f"--LabApp.default_url=/lab/tree/{START}",
             "--LabApp.extension_manager=readonly",  # the other one asks an index of packages

@@ -8,14 +8,22 @@ status. Every slider has a box to type in, for a slider has no name that a scree
 
 import asyncio
 import base64
+import contextlib
 import html
 import io
+import itertools
 import math
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import ipywidgets as w
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
+
+from .. import plots
 
 # ----------------------------------------------------------------------------------------- controls
 
@@ -29,6 +37,14 @@ class Number:
 
     def show(self, value) -> str:
         return str(value) if self.kind is int else f"{value:.6g}"
+
+    def limit(self, low, high) -> None:
+        """Let it go from low to high; a value outside is moved in."""
+        self.low, self.high = low, high
+        scale = math.log10 if isinstance(self.widget, w.FloatLogSlider) else lambda v: v
+        with self.widget.hold_trait_notifications():
+            self.widget.value = min(max(self.widget.value, low), high)
+            self.widget.min, self.widget.max = scale(low), scale(high)
 
     def accept(self, value):
         """The number that a value or a typed text means."""
@@ -129,7 +145,9 @@ class Explorer:
 
     `controls[name]` is the slider (or list), `boxes[name]` its typed twin, `view` the picture,
     `status` the sentence below it, `ui` all of them. Nothing is drawn before a control moves or
-    one of them is asked for.
+    one of them is asked for. `buttons` are reset, png and svg (which save the picture), and `busy`
+    says when the kernel works. A method `limits(**values)` may give the range of a control by those
+    of others, {name: (low, high)}.
     """
 
     figsize = (7, 3.2)
@@ -144,12 +162,28 @@ class Explorer:
         self.labels = {name: kind.widget.description or name for name, kind in controls.items()}
         self.boxes = {name: kind.box for name, kind in controls.items() if kind.box}
         # Otherwise the picture's upper edge is cut.
-        whole = w.Layout(overflow="visible", height="auto")
-        self._view, self.status = w.HTML(layout=whole), w.HTML(layout=whole)
+        whole = w.Layout(overflow="visible", height="auto", width="100%")
+        self._view, self.status, self.busy = (w.HTML(layout=whole) for _ in range(3))
+        self.busy.layout.width = "6em"
+        self._start = {name: (kind.low, kind.high) for name, kind in controls.items() if kind.box}
+        self._initial = self.values
+        self.buttons = {}
+        for name in ("reset", "png", "svg"):
+            act = self.reset if name == "reset" else lambda name=name: self.save(name)
+            self._button(name, act)
+        self.bar = w.HBox([*self.buttons.values(), self.busy], layout=_wrapped())
         self._ui = w.VBox(
-            [*map(self._row, controls), self._view, self.status],
+            [*map(self._row, controls), self.bar, self._view, self.status],
             layout=w.Layout(align_items="flex-start"),
         )
+
+    def _button(self, name, act):
+        # None is ever disabled: that would drop the keyboard's focus.
+        saves = name in ("png", "svg")
+        button = w.Button(description=f"save {name}" if saves else name)
+        button.layout.width = "7em" if saves else "5.5em"
+        button.on_click(lambda _: act())
+        self.buttons[name] = button
 
     def draw(self, figure: Figure, **values) -> str:
         """Draw on the figure what the values mean, and return one sentence that says what is
@@ -200,7 +234,29 @@ class Explorer:
                 self.controls[name].value = value
         finally:
             self._held = False
-        self.changed()
+        self._settle()
+
+    def limits(self, **values) -> dict[str, tuple]:
+        """The range of controls that depends on what others say: {name: (low, high)}."""
+        return {}
+
+    def reset(self) -> None:
+        """Put all controls back to where they were at first."""
+        for name, (low, high) in self._start.items():
+            self._kinds[name].low, self._kinds[name].high = low, high
+            self._kinds[name].limit(low, high)
+        self.set(**self._initial)
+
+    def save(self, ending: str = "png", folder: str | Path = "results") -> Path:
+        """Write the picture as png or svg into a folder; the status says where it is."""
+        figure = self._drawn()[0]
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        name, k = type(self).__name__, 1
+        while (path := Path(folder) / f"{name}-{k}.{ending}").exists():
+            k += 1
+        figure.savefig(path, dpi=192)
+        self.status.value = f'<p role="status">Saved as {html.escape(str(path))}.</p>'
+        return path
 
     def changed(self) -> None:
         """Called when a control has moved."""
@@ -210,11 +266,36 @@ class Explorer:
         """Draw what the values mean. After an error the last good picture stays, and the status
         says what is wrong."""
         self._shown = True
-        try:
+        with self._working():
+            try:
+                self._show(*self._drawn())
+            except Exception as error:
+                self._fail(error)
+
+    def _drawn(self):
+        """A new figure and its sentence."""
+        with plots.look():
             figure = Figure(figsize=self.figsize, layout="constrained")
-            self._show(figure, self._picture(figure))
-        except Exception as error:
-            self._fail(error)
+            return figure, self._picture(figure)
+
+    @contextlib.contextmanager
+    def _working(self):
+        """While it lasts, the page says that the kernel works."""
+        self.busy.value = '<span style="opacity:.7">working …</span>'
+        try:
+            yield
+        finally:
+            self.busy.value = ""
+
+    def _settle(self):
+        """After a move: ranges first, and then the picture."""
+        held, self._held = self._held, True
+        try:
+            for name, (low, high) in self.limits(**self.values).items():
+                self._kinds[name].limit(low, high)
+        finally:
+            self._held = held
+        self.changed()
 
     def _picture(self, figure):
         return self.draw(figure, **self.values)
@@ -257,23 +338,30 @@ class Explorer:
     def _row(self, name):
         kind, control = self._kinds[name], self.controls[name]
         control.observe(lambda change: self._moved(name), names="value")
-        # In em, for the longest label: boxes stand below each other.
-        wide = 1 + 0.55 * max(map(len, self.labels.values()))
+        # In em, for the longest label: boxes stand below each other. A check mark has its label after.
+        before = [self.labels[n] for n, c in self.controls.items() if not isinstance(c, w.Checkbox)]
+        wide = 1 + 0.55 * max(map(len, before or [""]))
         named = kind.box or control
         named.description, named.style.description_width = self.labels[name], f"{wide}em"
+        if isinstance(control, w.Checkbox):
+            control.layout.width = "auto"
+            return control
         if kind.box is None:
+            longest = max(len(str(option)) for option in kind.options)
+            control.layout.width = f"{wide + 4 + 0.55 * longest}em"
+            control.layout.max_width = "100%"
             return control
         kind.box.layout.width = f"{wide + 7}em"
         control.description = ""  # the name once, where it can be said
         kind.box.observe(lambda change: self._typed(name, change.new), names="value")
-        return w.HBox([kind.box, control])
+        return w.HBox([kind.box, control], layout=_wrapped())
 
     def _moved(self, name):
         kind = self._kinds[name]
         if kind.box:
             kind.box.value = kind.show(kind.widget.value)
         if not self._held:
-            self.changed()
+            self._settle()
 
     def _typed(self, name, text):
         kind = self._kinds[name]
@@ -300,26 +388,76 @@ class Explorer:
         display(self.ui)
 
 
+def _wrapped():
+    """A row whose parts go below each other where the page is narrow."""
+    return w.Layout(flex_flow="row wrap", width="100%", overflow="visible")
+
+
 def picture(draw, *, figsize=(7, 3.2)) -> None:
     """Show in a notebook what `draw(figure)` draws; the sentence that it returns is the alternative
     text and stands below."""
     from IPython.display import HTML, display
 
-    figure = Figure(figsize=figsize, layout="constrained")
-    sentence = draw(figure)
-    display(HTML(f"{_image(figure, sentence)}<p>{html.escape(sentence)}</p>"))
+    with plots.look():
+        figure = Figure(figsize=figsize, layout="constrained")
+        sentence = draw(figure)
+        display(HTML(f"{_image(figure, sentence)}<p>{html.escape(sentence)}</p>"))
+
+
+# ------------------------------------------------------------------------------------ the picture
+
+# Where styles are taken away, as in a notebook that is not trusted, the light picture is left.
+THEMES = """<style>
+body[data-jp-theme-light="false"] .tensorlab-light { display: none !important }
+body[data-jp-theme-light="false"] .tensorlab-dark { display: flex !important }
+</style>"""
 
 
 def _image(figure: Figure, sentence: str) -> str:
-    """A figure as an HTML image with its sentence as alternative text."""
-    buffer = io.BytesIO()
-    fast = {"compress_level": 1}
-    # Two pixels for one of the page: crisp.
-    figure.savefig(buffer, format="png", dpi=192, pil_kwargs=fast)
-    data = base64.b64encode(buffer.getvalue()).decode()
-    alt = html.escape(sentence, quote=True)
-    style = f"display:block; width:{round(96 * figure.get_figwidth())}px; max-width:100%"
-    return f'<img style="{style}" alt="{alt}" src="data:image/png;base64,{data}">'
+    """A figure as HTML images with its sentence as alternative text, for the light theme and the
+    dark one; its columns stand below each other where the page is narrow."""
+    figure.set_dpi(192)  # two pixels for one of the page: crisp
+    light = _strips(figure, sentence, "light", "flex")
+    plots.darken(figure)
+    return THEMES + light + _strips(figure, sentence, "dark", "none")
+
+
+def _strips(figure, sentence, theme, display):
+    """A row of images, cut between the columns of axes; none shrinks so far that it cannot be read."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    edges = [0, *_gaps(figure, canvas.get_renderer()), pixels.width]
+    images = []
+    for k, (left, right) in enumerate(zip(edges, edges[1:])):
+        buffer = io.BytesIO()
+        pixels.crop((left, 0, right, pixels.height)).save(buffer, "png", compress_level=1)
+        data = base64.b64encode(buffer.getvalue()).decode()
+        alt = html.escape(sentence, quote=True) if k == 0 else ""
+        wide = (right - left) // 2
+        least = math.ceil(LEAST * wide)
+        style = f"display:block; margin:0; width:{wide}px; min-width:{least}px; max-width:100%"
+        images.append(f'<img style="{style}" alt="{alt}" src="data:image/png;base64,{data}">')
+    row = f"display:{display}; flex-wrap:wrap; align-items:flex-start; overflow-x:auto"
+    return f'<div class="tensorlab-{theme}" style="{row}">{"".join(images)}</div>'
+
+
+LEAST = 0.85  # letters of 8.5 points, 11.3 pixels, then have 9.6
+
+
+def _gaps(figure, renderer) -> list[int]:
+    """Where a figure may be cut from top to bottom: in the middle between two columns of axes."""
+    spans = []
+    for ax in sorted(figure.axes, key=lambda ax: ax.get_position().x0):
+        box = ax.get_tightbbox(renderer)
+        if box is None:
+            continue
+        joined = spans and (box.x0 < spans[-1][1] or ax.get_label() == "<colorbar>")
+        if joined:
+            spans[-1][1] = max(spans[-1][1], box.x1)
+        else:
+            spans.append([box.x0, box.x1])
+    return [round((a[1] + b[0]) / 2) for a, b in zip(spans, spans[1:])]
 
 
 class Player(Explorer):
@@ -340,21 +478,26 @@ class Player(Explorer):
 
     `play` runs the steps in an asyncio task, so that pause and stop arrive between two of them;
     `step` takes one by hand, without a loop. A control that moves starts anew. `steps` begins with
-    the state before the first step.
+    the state before the first step; the first picture is `begin` steps later, so that it shows
+    something.
     """
 
     interval = 0.05  # seconds between two steps, in which the page is listened to
+    begin = 0
 
     def __init__(self, **controls: Number | Choice):
         self.state = self._states = self._task = None
-        self.buttons = {}
-        # None is ever disabled: that would drop the keyboard's focus.
-        for name in ("play", "pause", "step", "stop"):
-            self.buttons[name] = w.Button(description=name, layout=w.Layout(width="6em"))
-            self.buttons[name].on_click(lambda _, name=name: getattr(self, name)())
         super().__init__(**controls)
-        *rows, view, status = self._ui.children
-        self._ui.children = (*rows, w.HBox(list(self.buttons.values())), view, status)
+        for name in ("play", "pause", "step", "stop"):
+            self._button(name, getattr(self, name))
+        moves = [self.buttons[name] for name in ("play", "pause", "step", "stop")]
+        self.bar.children = (*moves, *self.bar.children)
+
+    def show(self) -> None:
+        """Draw the first picture, `begin` steps in; nothing happens where there is one already."""
+        if not self._shown:
+            self._shown = True
+            self._advance(1 + self.begin)
 
     def steps(self, **values) -> Iterator:
         """Yield the states, beginning with the one before the first step."""
@@ -389,17 +532,21 @@ class Player(Explorer):
         self.show()
         return self._advance()
 
-    def _advance(self) -> bool:
+    def _advance(self, count: int = 1) -> bool:
+        """Take steps and draw the last; False where there is none left."""
+        taken = 0
         try:
-            if self._states is None:
-                self._states = self.steps(**self.values)
-            self.state = next(self._states)
-        except StopIteration:
-            self._states = None
-            return False
+            with self._working():
+                if self._states is None:
+                    self._states = self.steps(**self.values)
+                for state in itertools.islice(self._states, count):
+                    self.state, taken = state, taken + 1
         except Exception as error:
             self._states = None
             self._fail(error)
+            return False
+        if taken == 0:
+            self._states = None
             return False
         self.redraw()
         return True

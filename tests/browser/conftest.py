@@ -33,12 +33,14 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory, chromium):
-    """JupyterLab as `tensorlab lab` starts it; JupyterLab writes beside the lessons, so it gets a
-    copy."""
+    """JupyterLab as `tensorlab lab` starts it, on its working copy of a copy of the lessons; the .py
+    of one is put there too."""
     root = tmp_path_factory.mktemp("served")
     shutil.copytree(
         NOTEBOOKS, root / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints")
     )
+    (root / "work").mkdir()
+    shutil.copy(NOTEBOOKS / "04_tt.py", root / "work")
     options = ("--no-browser", "--LabApp.expose_app_in_browser=True")
     with lab(root, *options, cwd=root) as (address, token, _):
         yield address, token

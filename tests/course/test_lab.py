@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
@@ -99,3 +100,48 @@ def test_fast_chooses_by_the_environment(monkeypatch):
     assert launcher.fast(10, full=1000) == 10
     monkeypatch.delenv("TENSORLAB_FAST")
     assert launcher.fast(10, full=1000) == 1000
+
+
+@pytest.fixture
+def work(tmp_path):
+    """A function that copies two lessons of these texts into a working copy, and gives it."""
+    (tmp_path / "notebooks" / "thumbs").mkdir(parents=True)
+    (tmp_path / "notebooks" / "thumbs" / "01.png").write_bytes(b"png")
+
+    def copy(**texts):
+        for name, text in texts.items():
+            (tmp_path / "notebooks" / f"{name}.ipynb").write_text(text)
+        return launcher.working_copy(tmp_path / "notebooks", tmp_path / "work"), tmp_path / "work"
+
+    return copy
+
+
+def test_a_working_copy_is_new_where_nothing_was_changed(work):
+    offered, folder = work(a="one", b="one")
+    assert offered == [] and (folder / "thumbs" / "01.png").exists()
+    offered, folder = work(a="two", b="one")
+    assert offered == [] and (folder / "a.ipynb").read_text() == "two"
+
+
+def test_what_a_reader_changed_stays_and_a_newer_lesson_is_offered_beside(work):
+    _, folder = work(a="one", b="one")
+    (folder / "a.ipynb").write_text("mine")
+    assert work(a="one")[0] == [] and (folder / "a.ipynb").read_text() == "mine"
+    for _ in range(2):
+        assert work(a="two")[0] == ["a.newer.ipynb"]
+    assert (folder / "a.ipynb").read_text() == "mine"
+    assert (folder / "a.newer.ipynb").read_text() == "two"
+    (folder / "a.ipynb").unlink()
+    assert work(a="two")[0] == [] and (folder / "a.ipynb").read_text() == "two"
+
+
+def test_what_is_written_in_a_working_copy_is_not_tracked():
+    here = Path(__file__).parents[2]
+    ignored = subprocess.run(
+        ["git", "-C", here, "check-ignore", "work/01_lowrank.ipynb", "work/results/a.png"],
+        capture_output=True,
+        text=True,
+    )
+    if ignored.returncode == 128:
+        pytest.skip("needs a git checkout")
+    assert ignored.stdout.count("work/") == 2

@@ -217,3 +217,96 @@ def test_error_of_a_step_is_raised_when_strict():
     player.step()
     with pytest.raises(RuntimeError, match="five"):
         player.step()
+
+
+class Split(Explorer):
+    """Two columns of axes, and a control whose range follows another."""
+
+    figsize = (6, 2)
+
+    def __init__(self):
+        super().__init__(size=integer(4, 2, 8), rank=integer(3, 1, 8))
+
+    def limits(self, size, rank):
+        return {"rank": (1, size)}
+
+    def draw(self, figure, size, rank):
+        left, right = figure.subplots(1, 2)
+        left.plot(range(size))
+        figure.colorbar(right.imshow([[rank, 0], [0, size]]), ax=right)
+        return f"Rank {rank} of {size}."
+
+
+def test_limits_follow_other_controls():
+    e = Split()
+    assert e.sentence == "Rank 3 of 4."
+    e.set(size=2)
+    assert e.value("rank") == 2 and e.boxes["rank"].value == "2" and e.sentence == "Rank 2 of 2."
+    e.boxes["rank"].value = "3"
+    assert "rank: needs a whole number in 1..2, got 3" in e.status.value
+    e.controls["size"].value = 8
+    e.boxes["rank"].value = "8"
+    assert e.sentence == "Rank 8 of 8."
+
+
+def test_reset_goes_back_to_the_first_picture():
+    e = Split()
+    first = picture(e)
+    e.set(size=2)
+    e.buttons["reset"].click()
+    assert e.values == {"size": 4, "rank": 3} and picture(e) == first
+
+
+@pytest.mark.parametrize("ending, head", [("png", b"\x89PNG"), ("svg", b"<?xml")])
+def test_the_picture_is_saved(tmp_path, monkeypatch, ending, head):
+    monkeypatch.chdir(tmp_path)
+    e = Split()
+    for k in (1, 2):
+        e.buttons[ending].click()
+        path = tmp_path / "results" / f"Split-{k}.{ending}"
+        assert path.read_bytes().startswith(head)
+        assert f"Saved as results/Split-{k}.{ending}." in e.status.value
+
+
+def test_a_sign_says_when_the_kernel_works(bars):
+    seen = []
+    bars.busy.observe(lambda change: seen.append(bool(change.new)), names="value")
+    bars.controls["rank"].value = 5
+    assert seen == [True, False]
+
+
+def test_columns_are_images_of_their_own_for_both_themes():
+    page = Split().view.value
+    light, dark = page.split('class="tensorlab-dark"')
+    assert light.count("<img") == dark.count("<img") == 2  # a color bar stays with its axes
+    assert light.count('alt=""') == 1 and 'alt="Rank 3 of 4."' in light
+    assert "flex-wrap:wrap" in light and 'data-jp-theme-light="false"' in light
+    least = [
+        float(low) / float(wide)
+        for wide, low in re.findall(r" width:(\d+)px; min-width:(\d+)px", light)
+    ]
+    assert all(8.5 * 96 / 72 * share >= 9 for share in least) and len(least) == 2
+
+
+def test_a_long_label_of_a_check_mark_leaves_lists_their_width():
+    e = Bars(
+        rank=integer(3, 1, 64),
+        noise=decimal(0.1, 1e-3, 1, log=True),
+        norm=choice("max", ["max", "fro"]),
+        grid=toggle(False, label="a label as long as a whole sentence of the lesson"),
+    )
+    label, whole = (
+        float(v[:-2])
+        for v in (e.controls["norm"].style.description_width, e.controls["norm"].layout.width)
+    )
+    assert label < 5 and whole - label >= 5
+
+
+def test_a_player_may_begin_some_steps_in():
+    class Later(Countdown):
+        begin = 2
+
+    player = Later(start=integer(4, 1, 9))
+    assert player.sentence == "2 of 4." and player.step() and player.sentence == "1 of 4."
+    player.buttons["stop"].click()
+    assert player.sentence == "4 of 4."

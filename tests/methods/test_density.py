@@ -13,7 +13,7 @@ from sklearn.base import clone
 
 import tensorlab as tl
 from tensorlab.methods import density
-from tensorlab.methods.density_learners import product_mixture, start_trains
+from tensorlab.methods.density_learners import Task, product_mixture, start_trains
 from tensorlab.methods.splines import Margins, Splines, spline_edges
 
 pytestmark = pytest.mark.filterwarnings("error::UserWarning")

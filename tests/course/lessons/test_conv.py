@@ -105,7 +105,7 @@ def test_right_answers(capsys):
 
 
 def test_an_answer_of_another_shape_says_which_is_needed(capsys):
-    assert lesson.spatial_kernel(lambda kernel, rank: kernel.flatten(1)) is False
+    assert not lesson.spatial_kernel(lambda kernel, rank: kernel.flatten(1))
     assert (
         "the answer has the shape of the kernel, (4, 3, 3, 3), this is (4, 27)"
         in capsys.readouterr().out

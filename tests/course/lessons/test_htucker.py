@@ -90,6 +90,6 @@ def test_best_tree_accepts_exactly_the_pairs_that_belong_together():
     "tree", [((0, 1), 2), ((0, 1), (2, 4)), (0, 1, 2, 3), 3, "abcd", [[0, 3], [1, 2]]], ids=str
 )
 def test_best_tree_needs_a_tree(tree, capsys):
-    assert lesson.best_tree(tree) is False
+    assert not lesson.best_tree(tree)
     line = capsys.readouterr().out
     assert "a tree of the modes 0, 1, 2, 3 is needed" in line and line.count("\n") == 1

@@ -32,12 +32,24 @@ def test_a_wrong_value_is_a_sentence_and_the_picture_stays():
         assert e.view.value == picture and e.value("modes") == 4
 
 
-def test_too_large_a_tensor_is_a_sentence(monkeypatch):
-    monkeypatch.setenv("TENSORLAB_STRICT", "0")
+def test_no_combination_of_sliders_is_too_large():
     e = lesson.TrainExplorer()
-    picture = e.view.value
     e.set(modes=6, size=8)
-    assert "at most 60000 entries, got 8^6 = 262144" in e.status.value and e.view.value == picture
+    assert e.values["size"] == 6 and "of 46656 numbers" in e.sentence
+    e.set(modes=2)
+    e.set(size=8)
+    assert "of 64 numbers" in e.sentence
+
+
+def test_cutting_step_by_step_ends_in_the_train():
+    e = lesson.CutPlayer()
+    assert e.sentence.startswith("After cut 1 of 3")
+    while e.step():
+        pass
+    tt = tl.tt_svd(lesson.functions("1 / (1 + sum)", 4, 5), rtol=1e-3)
+    assert f"cores and rest hold {tt.numel} of 625 numbers" in e.sentence
+    e.stop()
+    assert e.sentence == "The whole: 4 modes of size 5, 625 numbers, not yet cut."
 
 
 def test_functions_by_hand():

@@ -1,0 +1,71 @@
+"""The lessons as files: their cells, the code of their solutions, and those that wait for rework."""
+
+import ast
+import re
+from pathlib import Path
+
+import jupytext
+
+from tensorlab.course import furniture
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+STEMS = sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]*_*.py"))
+# Lessons that do not have their furniture yet: whoever reworks one takes it off.
+TODO = {
+    "01_lowrank",
+    "02_cp",
+    "03_tucker",
+    "05_htucker",
+    "06_tt_cross",
+    "07_tt_manifold",
+    "08_tt_sampling",
+    "09_kronecker",
+    "10_ttmatrix",
+    "11_blocktt",
+    "12_conv",
+    "13_embedding",
+    "14_pointcloud",
+    "15_dlrt",
+    "16_lora",
+    "17_admm",
+    "18_pruning",
+    "19_protes",
+    "20_density",
+    "21_expmachine",
+    "22_expressivity",
+    "23_kashin",
+}
+DONE = [stem for stem in STEMS if stem not in TODO]
+CALL = re.compile(r"^lesson\.(\w+)\((\w+)\)$", re.M)
+
+
+def module(stem: str) -> str:
+    """The name of a lesson's module in `tensorlab.course.lessons`."""
+    return stem.split("_", 1)[1]
+
+
+def cells(stem: str) -> list:
+    """The cells of a lesson's .py."""
+    return jupytext.read(NOTEBOOKS / f"{stem}.py", fmt="py:percent").cells
+
+
+def asked(stem: str) -> list[tuple[str, str]]:
+    """The checks that a lesson calls, each with the name of the answer that it is given."""
+    code = (c.source for c in cells(stem) if c.cell_type == "code")
+    return [pair for source in code for pair in CALL.findall(source)]
+
+
+def solved(stem: str) -> dict:
+    """What a reader has who has run the lesson's imports and typed every solution, by name."""
+    code = [c for c in cells(stem) if c.cell_type == "code"]
+    imports = [
+        ast.unparse(node)
+        for c in code
+        for node in ast.parse(c.source).body
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+    ]
+    names = {}
+    solutions = [c.source for c in code if furniture.tagged(c, "solution")]
+    for source in ["\n".join(imports), *solutions]:
+        exec(source, names)
+    return names
