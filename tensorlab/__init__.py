@@ -93,6 +93,7 @@ from .methods.quantize import QuantizedLinear, quantize_model
 from .methods.quantized_storage import load_quantized, save_quantized
 from .methods.riemannian import RiemannianSGD
 from .methods.screening import screen_interactions
+from .methods.weighted import calibrate, weighted_svd
 from .multilinear import (
     balanced_shape,
     digit_shape,
@@ -223,6 +224,9 @@ __all__ = [
     "ExponentialMachine",
     "rank_one_inner",
     "screen_interactions",
+    # compressed by what data say
+    "calibrate",
+    "weighted_svd",
     # training in low rank
     "DLRT",
     "dlrt_start",

@@ -62,7 +62,7 @@ ARROWS = {
         "linear": {"surgery", "conv"},
     },
     "methods": {
-        "weighted": {"weighted_ttm"},
+        "weighted": {"weighted_ttm", "targets"},
         "kashin": {"codes"},
         "codes": {"quantize", "quantized_storage"},
         "quantize": {"quantized_storage"},
