@@ -21,6 +21,7 @@ from .formats.kronecker import Kronecker, kron_rearrange, kron_svd
 from .formats.lokr import LoKr
 from .formats.lowrank import LowRank
 from .formats.monarch import Monarch
+from .formats.pivoted import PivotedLowRank
 from .formats.storage import load, load_state, save, save_state
 from .formats.tt import TT, tt_round, tt_svd
 from .formats.tt_completion import tt_complete
@@ -128,6 +129,7 @@ __all__ = [
     "propagate",
     "plans",
     "LowRank",
+    "PivotedLowRank",
     "CP",
     "Tucker",
     "TT",

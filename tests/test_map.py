@@ -48,6 +48,7 @@ ARROWS = {
         "tt_manifold": {"tt_completion"},
         "blocktt": {"monarch"},
         "kronecker": {"lokr"},
+        "lowrank": {"pivoted"},
         "cp": {"cp_stable"},
         "modes": {"blocktt", "kronecker", "lokr", "monarch", "ttmatrix"},
         "*": {"storage", "exchange"},

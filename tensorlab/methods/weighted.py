@@ -23,7 +23,6 @@ no harm. The functions, in the order in which they are called:
 
 import math
 from collections.abc import Callable, Iterable
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -32,7 +31,7 @@ from torch import Tensor, nn
 from ..arguments import is_real
 from ..formats.base import MatrixFormat
 from ..formats.lowrank import LowRank
-from ..layers.dense import current, dense_weight
+from ..layers.dense import current, dense_weight, in_eval
 from ..layers.linear import FactorizedLinear
 from ..layers.select import LINEAR, choose, say, unfit_layers
 from ..layers.surgery import replace
@@ -174,10 +173,9 @@ class Squares:
 
     def add(self, x: Tensor, product: Callable[[Tensor], Tensor]) -> None:
         """Add product(x), which is quadratic in x."""
-        x = widen(x)
         size = int(size_exponent(x)) if x.any() else ZERO
         top = max(self.exponent, size)
-        term = product(ldexp(x, -max(top, -1000)))
+        term = widen(product(ldexp(x, -max(top, -1000))))
         if self.total is not None:
             term = term + ldexp(self.total, 2 * max(self.exponent - top, -1000))
         self.total, self.exponent = term, top
@@ -206,13 +204,13 @@ class Statistics:
         self.rows += len(rows)
         if not len(rows):
             return
-        self.inputs.add(rows, lambda a: a.mT @ a)
+        self.inputs.add(widen(rows), lambda a: a.mT @ a)
         self.size = self.size + widen(rows).abs().sum(0)
         if g is None:
             return
         slopes = g[seen] if fits else g.flatten(0, -2)
         self.outputs = self.outputs or Squares()
-        self.outputs.add(slopes, lambda a: a.mT @ a)
+        self.outputs.add(widen(slopes), lambda a: a.mT @ a)
         change = widen(slopes).mT @ widen(rows)
         self.gradient = change if self.gradient is None else self.gradient + change
         if fisher:
@@ -252,11 +250,11 @@ def calibrate(
     >>> found["0"].rows, found["0"].inputs.total.shape
     (8, torch.Size([3, 3]))
     """
-    who, forward = "calibrate", forward or _forward
+    who, forward = "calibrate", forward or plain_forward
     chosen = choose(who, model, names, LINEAR)
     _check_numbers(who, chosen)
     found = {name: Statistics() for name in chosen}
-    with _in_eval(model):
+    with in_eval(model):
         for batch in batches:
             seen = None if mask is None else mask(batch)
             for name, x, g in _calls(chosen, lambda b=batch: forward(model, b), loss, batch):
@@ -322,22 +320,11 @@ def _calls(chosen, run, loss, batch):
     return [(name, x, slope(y, g)) for (name, x, y), g in zip(calls, slopes)]
 
 
-def _forward(model, batch):
+def plain_forward(model: nn.Module, batch):
+    """The outputs for a batch: model(batch), model(*batch) of a tuple, model(**batch) of a dict."""
     if isinstance(batch, dict):
         return model(**batch)
     return model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
-
-
-@contextmanager
-def _in_eval(model):
-    """The model in eval inside the block, each part in its own mode after it."""
-    modes = {m: m.training for m in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for m, training in modes.items():
-            m.training = training
 
 
 def _check_numbers(who, chosen):
