@@ -108,10 +108,10 @@ def weighted_basis(
     if w.ndim != 2:
         raise ValueError(f"{who}: needs a matrix, got shape {tuple(w.shape)}")
     a, size = near_one(widen(w))
-    left, size_left = _weight(who, "left", left, w, 0)
-    right, size_right = _weight(who, "right", right, w, 1)
-    lw = _times(left, a)
-    u, s, _ = wide_svd(who, _times(right, lw.mT).mT, min(w.shape))
+    left, size_left = checked_weight(who, "left", left, w, 0)
+    right, size_right = checked_weight(who, "right", right, w, 1)
+    lw = times(left, a)
+    u, s, _ = wide_svd(who, times(right, lw.mT).mT, min(w.shape))
     sizes = int(size), int(size) + size_left + size_right
     return WeightedSVD(_divided(left, u), lw.mH @ u, s, sizes, w.dtype)
 
@@ -124,15 +124,15 @@ def weighted_error(
     >>> weighted_error(torch.eye(2), LowRank(torch.eye(2, 1), torch.eye(2, 1)), right=torch.tensor([3.0, 4.0]))
     0.8
     """
-    left, _ = _weight("weighted_error", "left", left, w, 0)
-    right, _ = _weight("weighted_error", "right", right, w, 1)
+    left, _ = checked_weight("weighted_error", "left", left, w, 0)
+    right, _ = checked_weight("weighted_error", "right", right, w, 1)
     size = size_exponent(w)
-    seen = lambda t: norm(_times(right, _times(left, ldexp(widen(t), -size)).mT))
+    seen = lambda t: norm(times(right, times(left, ldexp(widen(t), -size)).mT))
     whole, rest = float(seen(w)), float(seen(widen(w) - widen(form.to_dense())))
     return rest / whole if whole else 0.0
 
 
-def _weight(who, side, weight, w, axis) -> tuple[Tensor | None, int]:
+def checked_weight(who, side, weight, w, axis) -> tuple[Tensor | None, int]:
     """A weight near 1, and its size as a power of two. Raises ValueError where it does not fit."""
     if weight is None:
         return None, 0
@@ -145,8 +145,8 @@ def _weight(who, side, weight, w, axis) -> tuple[Tensor | None, int]:
     return (near if axis == 0 or near.ndim == 1 else near.mT), int(size)
 
 
-def _times(weight, a):
-    """L a, of a diagonal too."""
+def times(weight, a):
+    """L a, of a diagonal or of None, which is 1, too."""
     if weight is None:
         return a
     return weight[:, None] * a if weight.ndim == 1 else weight @ a
