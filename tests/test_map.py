@@ -63,10 +63,10 @@ ARROWS = {
         "linear": {"surgery", "conv"},
     },
     "methods": {
-        "weighted": {"weighted_ttm", "targets"},
+        "weighted": {"weighted_ttm", "targets", "feedback"},
         "kashin": {"codes"},
-        "codes": {"quantize", "quantized_storage"},
-        "quantize": {"quantized_storage"},
+        "codes": {"quantize", "quantized_storage", "feedback"},
+        "quantize": {"quantized_storage", "feedback"},
         "training": {"admm", "dlrt", "projected", "pruning", "riemannian"},
         "estimator": {"density", "expmachine", "screening"},
         "splines": {"density"},

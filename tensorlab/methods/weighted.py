@@ -19,6 +19,7 @@ no harm. The functions, in the order in which they are called:
     weighted_bases   the weighted SVD of each layer, which can be cut at any rank
     ..._ranks        what each layer keeps: uniform, spectrum, zero_sum
     cut_layers       the model with layers of those ranks
+    compress_layers  the last three in one
 """
 
 import math
@@ -31,6 +32,7 @@ from torch import Tensor, nn
 from ..arguments import is_real
 from ..formats.base import MatrixFormat
 from ..formats.lowrank import LowRank
+from ..formats.pivoted import PivotedLowRank
 from ..layers.dense import current, dense_weight, in_eval
 from ..layers.linear import FactorizedLinear
 from ..layers.select import LINEAR, choose, say, unfit_layers
@@ -601,7 +603,7 @@ def cut_layers(
     model and returns it.
 
     ranks: None leaves a layer dense. make: another format of the same matrix, such as
-    `PivotedLowRank.from_low_rank`. Raises ValueError for a name without a rank.
+    `PivotedLowRank.from_lowrank`. Raises ValueError for a name without a rank.
     """
     if lost := bases.keys() - ranks.keys():
         raise ValueError(f"cut_layers: needs a rank for each layer, got none for {min(lost)!r}")
@@ -612,3 +614,37 @@ def cut_layers(
 
     names = [name for name in bases if ranks[name] is not None]
     return replace("cut_layers", model, lambda n, _: n in names, build, LINEAR) if names else model
+
+
+def compress_layers(
+    model: nn.Module,
+    statistics: dict[str, Statistics],
+    keep: float,
+    *,
+    method: str = "kfac",
+    ranks: str | None = None,
+    step: int = 1,
+    pivoted: bool = False,
+) -> nn.Module:
+    """Cut the layers of `statistics` to a share of their numbers; changes the model and returns it.
+
+    keep: of the numbers of these layers' weights. method: one of METHODS. ranks: "uniform",
+    "spectrum" or "zero sum"; None: by the spectrum for "kfac", uniform for others. pivoted: in the
+    pivoted format, which stores less at a rank. Raises ValueError as the functions that it calls.
+
+    >>> model, x = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8)), torch.randn(20, 8)
+    >>> found = calibrate(model, [x], loss=embedding_probe())
+    >>> compress_layers(model, found, 0.5)[2].weight.numel <= 64
+    True
+    """
+    bases = weighted_bases(model, statistics, method)
+    ranks = ranks or ("spectrum" if method == "kfac" else "uniform")
+    rules = {
+        "uniform": lambda: uniform_ranks(bases, keep, step=step, pivoted=pivoted),
+        "spectrum": lambda: spectrum_ranks(bases, keep, method=method, step=step, pivoted=pivoted),
+        "zero sum": lambda: zero_sum_ranks(bases, statistics, keep, step=step, pivoted=pivoted),
+    }
+    if ranks not in rules:
+        raise ValueError(f"compress_layers: needs ranks of {', '.join(rules)}, got {ranks!r}")
+    make = PivotedLowRank.from_lowrank if pivoted else None
+    return cut_layers(model, bases, rules[ranks](), make)

@@ -548,3 +548,26 @@ def test_conv1d_is_cut_as_it_stands_transposed():
     bases = weighted_bases(model, found, "kfac")
     cut_layers(model, bases, {"0": 5})
     assert torch.allclose(model(x), want, atol=1e-10)
+
+
+@pytest.mark.parametrize("ranks", [None, "uniform", "spectrum", "zero sum"])
+@pytest.mark.parametrize("pivoted", [False, True])
+def test_one_call_keeps_a_share(ranks, pivoted):
+    model, found = network()
+    dense = sum(math.prod(model[int(k)].weight.shape) for k in found)
+    tl.methods.weighted.compress_layers(model, found, 0.5, ranks=ranks, pivoted=pivoted)
+    report = tl.layer_report(model)
+    assert 0.35 * dense < report.total("parameters") <= 0.5 * dense
+    kinds = {"PivotedLowRank" if pivoted else "LowRank", "dense"}
+    assert {row.kind for row in report.rows} <= kinds and len(report.rows) == 3
+    assert model(draw(3, 24)).shape == (3, 8)
+    with pytest.raises(ValueError, match="compress_layers: needs ranks of uniform, .*, got 'best'"):
+        tl.methods.weighted.compress_layers(network()[0], found, 0.5, ranks="best")
+
+
+def test_pivots_buy_rank():
+    """At one size the pivoted format has more rank, and less predicted loss."""
+    model, found = network()
+    bases = weighted_bases(model, found, "kfac")
+    plain, pivoted = (uniform_ranks(bases, 0.5, pivoted=p) for p in (False, True))
+    assert all(pivoted[n] > plain[n] for n in bases)
