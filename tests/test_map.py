@@ -63,11 +63,11 @@ ARROWS = {
         "linear": {"surgery", "conv"},
     },
     "methods": {
-        "weighted": {"weighted_ttm", "targets", "feedback"},
+        "weighted": {"weighted_ttm", "targets", "feedback", "distill"},
         "kashin": {"codes"},
         "codes": {"quantize", "quantized_storage", "feedback"},
         "quantize": {"quantized_storage", "feedback"},
-        "training": {"admm", "dlrt", "projected", "pruning", "riemannian"},
+        "training": {"admm", "distill", "dlrt", "projected", "pruning", "riemannian"},
         "estimator": {"density", "expmachine", "screening"},
         "splines": {"density"},
         "screening": {"expmachine"},
