@@ -22,6 +22,7 @@ from .formats.kronecker import Kronecker, kron_rearrange, kron_svd
 from .formats.lokr import LoKr
 from .formats.lowrank import LowRank
 from .formats.monarch import Monarch
+from .formats.pivoted import PivotedLowRank
 from .formats.storage import load, load_state, save, save_state
 from .formats.tt import TT, tt_round, tt_svd
 from .formats.tt_completion import tt_complete
@@ -92,6 +93,7 @@ from .methods.quantize import QuantizedLinear, quantize_model
 from .methods.quantized_storage import load_quantized, save_quantized
 from .methods.riemannian import RiemannianSGD
 from .methods.screening import screen_interactions
+from .methods.weighted import calibrate, weighted_svd
 from .multilinear import (
     balanced_shape,
     digit_shape,
@@ -131,6 +133,7 @@ __all__ = [
     "HT",
     # formats: matrices held by smaller ones, which a layer can hold
     "LowRank",
+    "PivotedLowRank",
     "Kronecker",
     "KronSum",
     "LoKr",
@@ -220,6 +223,9 @@ __all__ = [
     "quantize_model",
     "save_quantized",
     "load_quantized",
+    # methods: matrices cut by what data say of them
+    "calibrate",
+    "weighted_svd",
     # methods: adapters
     "add_lora",
     "merge_lora",

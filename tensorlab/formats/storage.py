@@ -19,6 +19,7 @@ from .kronecker import Kronecker
 from .lokr import LoKr
 from .lowrank import LowRank
 from .monarch import Monarch
+from .pivoted import PivotedLowRank
 from .tt import TT
 from .ttmatrix import TTMatrix
 from .tucker import Tucker
@@ -26,7 +27,20 @@ from .tucker import Tucker
 # what a file may hold
 FORMATS = {
     cls.__name__: cls
-    for cls in (LowRank, CP, Tucker, TT, HT, TTMatrix, Kronecker, KronSum, LoKr, Monarch, BlockTT)
+    for cls in (
+        LowRank,
+        PivotedLowRank,
+        CP,
+        Tucker,
+        TT,
+        HT,
+        TTMatrix,
+        Kronecker,
+        KronSum,
+        LoKr,
+        Monarch,
+        BlockTT,
+    )
 }
 
 RENAMED = {"size": "unpadded_shape"}  # metadata that older files hold under another name

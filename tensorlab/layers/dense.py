@@ -124,7 +124,7 @@ def current(layer, name="weight"):
             hook.compute_weight(layer) if isinstance(hook, WeightNorm) else hook.apply_mask(layer)
         )
     if parametrize.is_parametrized(layer, name):
-        with _in_eval(layer.get_submodule(f"parametrizations.{name}")):
+        with in_eval(layer.get_submodule(f"parametrizations.{name}")):
             return getattr(layer, name)
     return getattr(layer, name)
 
@@ -282,7 +282,8 @@ def _hook(layer, name):
 
 
 @contextmanager
-def _in_eval(module):
+def in_eval(module):
+    """A module in eval inside the block, each part of it in its own mode after it."""
     modes = {m: m.training for m in module.modules()}
     module.eval()
     try:
