@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from .fit import Fit
 from .formats.blocktt import BlockTT
 from .formats.cp import CP, cp_als, cp_als_steps
+from .formats.cp_nls import CPFit, cp_nls
 from .formats.cp_stable import cp_degeneracy, cp_stable
 from .formats.exchange import from_tensorly, from_tntorch, to_tensorly, to_tntorch
 from .formats.htucker import HT, balanced_tree, ht_round, ht_svd, linear_tree
@@ -154,6 +155,8 @@ __all__ = [
     "cp_als_steps",
     "cp_stable",
     "cp_degeneracy",
+    "cp_nls",
+    "CPFit",
     "hosvd",
     "st_hosvd",
     "hooi",

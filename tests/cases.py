@@ -66,6 +66,14 @@ def _masked(x, rank, rtol):
     return tl.cp_als(x, rank or 2, mask=_seen(x), init="random", max_iter=9, generator=seeded())
 
 
+def _nonnegative_nls(x, rank, rtol):
+    return tl.cp_nls(x.abs(), rank or 2, nonnegative=True, max_iter=9)
+
+
+def _masked_nls(x, rank, rtol):
+    return tl.cp_nls(x, rank or 2, mask=_seen(x), max_iter=9, generator=seeded())
+
+
 # name: the shape it is tried on, and x, rank, rtol -> format or Fit
 DECOMPOSITIONS = {
     "tt_svd": ((5, 6, 4), lambda x, r, t: tl.tt_svd(x, r, rtol=t)),
@@ -76,6 +84,13 @@ DECOMPOSITIONS = {
     "cp_als": ((5, 6, 4), lambda x, r, t: tl.cp_als(x, r or 2, max_iter=9)),
     "cp_als nonnegative": ((5, 6, 4), _nonnegative),
     "cp_als with a mask": ((5, 6, 4), _masked),
+    "cp_nls": ((5, 6, 4), lambda x, r, t: tl.cp_nls(x, r or 2, max_iter=9)),
+    "cp_nls above the dimensions": (
+        (5, 6, 4),
+        lambda x, r, t: tl.cp_nls(x, 7, max_iter=9, generator=seeded()),
+    ),
+    "cp_nls nonnegative": ((5, 6, 4), _nonnegative_nls),
+    "cp_nls with a mask": ((5, 6, 4), _masked_nls),
     "cp_stable": ((5, 6, 4), lambda x, r, t: tl.cp_stable(x, r or 2, max_iter=9)),
     "cp_stable, exact": ((5, 6, 4), lambda x, r, t: tl.cp_stable(x, 20)),
     "LowRank": ((8, 9), lambda x, r, t: tl.LowRank.from_dense(x, r, rtol=t)),

@@ -137,7 +137,8 @@ class PivotedLowRank(MatrixFormat):
         """The same format with other tensors; rows: other pivots, of which there may be more."""
         if rows is None:
             return super().with_tensors(tensors)
-        return PivotedLowRank(*tensors, tuple(rows))
+        top, t = tensors
+        return PivotedLowRank(top, t, tuple(rows))
 
     def flops(self, batch: int) -> int:
         return 2 * batch * self.numel

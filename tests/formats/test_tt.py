@@ -351,9 +351,10 @@ def test_refuses_a_wrong_rank_count():
         lambda x: tl.hosvd(x, 2),
         lambda x: tl.hooi(x, 2),
         lambda x: tl.cp_als(x, 2),
+        lambda x: tl.cp_nls(x, 2),
         lambda x: tl.LowRank.from_dense(x, 2),
     ],
-    ids=["tt_svd", "st_hosvd", "hosvd", "hooi", "cp_als", "from_dense"],
+    ids=["tt_svd", "st_hosvd", "hosvd", "hooi", "cp_als", "cp_nls", "from_dense"],
 )
 @pytest.mark.parametrize(
     ("x", "error", "said"),
