@@ -71,7 +71,7 @@ ARROWS = {
         "splines": {"density"},
         "screening": {"expmachine"},
     },
-    "parallel": {"schedules": {"cost"}},
+    "parallel": {"schedules": {"cost"}, "cost": {"distributed", "sharding"}},
     "papers": {"table": {"program", "*"}, "program": {"*"}, "protes_problems": {"protes"}},
     "course": {"*": {"*"}},
 }
