@@ -71,7 +71,7 @@ ARROWS = {
         "splines": {"density"},
         "screening": {"expmachine"},
     },
-    "parallel": {"schedules": {"cost"}, "cost": {"distributed", "sharding"}},
+    "parallel": {"schedules": {"cost", "distributed", "sharding"}, "cost": {"distributed"}},
     "papers": {"table": {"program", "*"}, "program": {"*"}, "protes_problems": {"protes"}},
     "course": {"*": {"*"}},
 }

@@ -105,24 +105,26 @@ def _known(who: str, schedule: str, chunks: int) -> None:
 
 # --------------------------------------------------------------------------------- bytes of collectives
 
-RING = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1, "broadcast": 1}
+RING = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1, "broadcast": 1, "all_to_all": 1}
 
 
 def ring_bytes(collective: str, size: float, ranks: int) -> float:
     """What each rank sends over the wire in a ring: (p - 1) / p of the whole tensor's bytes, twice
-    for an all-reduce, which is a reduce-scatter and an all-gather.
+    for an all-reduce, which is a reduce-scatter and an all-gather; in an all-to-all (p - 1) / p of
+    its own part.
 
     size: bytes of the whole tensor.
 
-    >>> ring_bytes("all_reduce", 1000, 4), ring_bytes("all_gather", 1000, 4)
-    (1500.0, 750.0)
+    >>> [ring_bytes(name, 1600, 4) for name in ("all_reduce", "all_gather", "all_to_all")]
+    [2400.0, 1200.0, 300.0]
     """
     if collective not in RING or ranks < 1:
         raise ValueError(
             f"ring_bytes: needs one of {', '.join(RING)} and 1 or more ranks, got {collective!r} and "
             f"{ranks}"
         )
-    return RING[collective] * (ranks - 1) / ranks * size
+    own = ranks if collective == "all_to_all" else 1
+    return RING[collective] * (ranks - 1) / ranks * size / own
 
 
 def split_bytes(rows: int, width: int, itemsize: int = 4) -> int:

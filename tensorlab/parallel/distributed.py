@@ -211,7 +211,7 @@ def _answer(function, args, kwargs) -> bytes:
 
 # --------------------------------------------------------------------------------------- bytes counted
 
-COUNTED = {  # by the name of the operator: what it is, and the size of the whole tensor in its input's
+COUNTED = {  # operators: their collective, and whether the whole tensor is as large as all inputs together
     "all_reduce": ("all_reduce", False),
     "all_reduce_": ("all_reduce", False),
     "allreduce_": ("all_reduce", False),
@@ -221,6 +221,8 @@ COUNTED = {  # by the name of the operator: what it is, and the size of the whol
     "_reduce_scatter_base_": ("reduce_scatter", False),
     "broadcast_": ("broadcast", False),
     "broadcast": ("broadcast", False),
+    "alltoall_base_": ("all_to_all", True),
+    "all_to_all_single": ("all_to_all", True),
 }
 
 
@@ -246,7 +248,7 @@ class Collectives(TorchDispatchMode):
         known = COUNTED.get(function._opname)
         if function.namespace in ("_c10d_functional", "c10d") and known:
             name, parts = known
-            where = 1 if function._opname.endswith("_base_") else 0  # (output, input, ...)
+            where = 1 if function._opname.endswith("base_") else 0  # (output, input, ...)
             size = sum(_bytes(t) for t in _flat(args[where]))
             self.seen.append((name, size * (dist.get_world_size() if parts else 1)))
         return function(*args, **(kwargs or {}))
