@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import tensorlab as tl
 from tensorlab.parallel import sharding
-from tensorlab.parallel.distributed import Collectives, Recorder
+from tensorlab.parallel.distributed import Collectives
 
 F64 = torch.float64
 
@@ -111,7 +111,7 @@ def fsdp():
 # ------------------------------------------------------------------------------------------- pipelines
 
 
-def stage_of(k):
+def stage_of(k, stages=None):
     g = torch.Generator().manual_seed(k)
     return tl.layers.linear.redraw(nn.Sequential(nn.Linear(8, 8), nn.Tanh()).double(), g)
 
@@ -125,39 +125,17 @@ def error(out, y):
 
 
 def pipe_whole(stages, steps=3):
-    model = nn.Sequential(*map(stage_of, range(stages)))
+    """The same stages trained in one process."""
+    model, losses = nn.Sequential(*map(stage_of, range(stages))), []
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     x, y = pipe_data()
     for _ in range(steps):
         optimizer.zero_grad()
-        error(model(x), y).backward()
+        loss = error(model(x), y)
+        loss.backward()
         optimizer.step()
-    return {k: stage.state_dict() for k, stage in enumerate(model)}
-
-
-def piped(name, micro, chunks, steps=3):
-    """A pipe trained by torch's schedule of this name; what ran in its last step."""
-    from torch.distributed import pipelining
-
-    rank, world = dist.get_rank(), dist.get_world_size()
-    held = range(rank, chunks * world, world)
-    modules = [stage_of(k) for k in held]
-    stages = [
-        pipelining.PipelineStage(m, k, chunks * world, torch.device("cpu"))
-        for m, k in zip(modules, held)
-    ]
-    recorder = Recorder(*stages)
-    schedule = getattr(pipelining, f"Schedule{name}")(
-        stages if name.startswith("Inter") else stages[0], micro, loss_fn=error
-    )
-    optimizer = torch.optim.SGD([p for m in modules for p in m.parameters()], 0.1)
-    x, y = pipe_data()
-    for _ in range(steps):
-        recorder.clear()
-        optimizer.zero_grad()
-        schedule.step(*[x] * (rank == 0), **{"target": y} if rank == world - 1 else {})
-        optimizer.step()
-    return {k: m.state_dict() for k, m in zip(held, modules)}, recorder.gather()
+        losses.append(float(loss.detach()))
+    return {k: stage.state_dict() for k, stage in enumerate(model)}, losses
 
 
 # -------------------------------------------------------------------------------------- tensors in parallel

@@ -71,7 +71,11 @@ ARROWS = {
         "splines": {"density"},
         "screening": {"expmachine"},
     },
-    "parallel": {"schedules": {"cost", "distributed", "sharding"}, "cost": {"distributed"}},
+    "parallel": {
+        "schedules": {"cost", "distributed", "sharding", "pipelines"},
+        "cost": {"distributed"},
+        "distributed": {"pipelines"},
+    },
     "papers": {"table": {"program", "*"}, "program": {"*"}, "protes_problems": {"protes"}},
     "course": {"*": {"*"}},
 }

@@ -2,7 +2,6 @@
 training that equal one process."""
 
 import multiprocessing
-import pickle
 import time
 from pathlib import Path
 
@@ -11,8 +10,7 @@ import rank_jobs
 import torch
 from torch import distributed as dist
 
-from tensorlab.parallel import schedules
-from tensorlab.parallel.distributed import GRACE, Ranks, mean_durations
+from tensorlab.parallel.distributed import GRACE, Ranks
 
 pytestmark = [
     pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo"),
@@ -131,28 +129,3 @@ def test_sharded_training_is_one_process(two):
         # three layers, gathered for the forward and again for the backward, and scattered once
         assert counts["reduce_scatter"] == 3 and counts["all_gather"] in (3, 5, 6)
     assert total == numbers
-
-
-ORDERS = {
-    "GPipe": lambda p, m, v: schedules.gpipe(p, m),
-    "1F1B": lambda p, m, v: schedules.one_f_one_b(p, m),
-    "Interleaved1F1B": schedules.interleaved,
-    "InterleavedZeroBubble": None,
-}
-
-
-@pytest.mark.parametrize("name", ORDERS)
-def test_pipelines_are_one_process_and_run_in_our_order(two, name):
-    chunks = 2 if name.startswith("Inter") else 1
-    (first, line), (second, other) = two.run(rank_jobs.piped, name, 4, chunks)
-    expected = rank_jobs.pipe_whole(2 * chunks)
-    assert (first | second).keys() == expected.keys()
-    assert all(same(state, expected[k]) for k, state in (first | second).items())
-    assert pickle.dumps(line.orders) == pickle.dumps(other.orders)
-    if ORDERS[name]:
-        assert line.orders == ORDERS[name](2, 4, chunks)
-    kinds = mean_durations(line)
-    assert set(kinds) == set("FBW" if name.endswith("Bubble") else "FB")
-    assert len(line.runs) == len(kinds) * 4 * 2 * chunks
-    simulated = schedules.times(line.orders, kinds)
-    assert simulated.makespan > 0 and 0 <= line.bubble < 1
