@@ -8,6 +8,7 @@ behind.
 
 import math
 import multiprocessing
+import os
 import pickle
 import signal
 import sys
@@ -29,7 +30,8 @@ from ..arguments import is_integer
 from .cost import ring_bytes
 from .schedules import Op, Run, Timeline
 
-GRACE = 5.0  # seconds for the other ranks to answer when one has failed, and for all to leave
+GRACE = 5.0  # seconds for the other ranks to answer when one has failed
+START, LEAVE = 120.0, 15.0  # for all to be there, and to be gone
 
 # ------------------------------------------------------------------------------------- the processes
 
@@ -70,16 +72,16 @@ class Ranks:
         job = _packed(function, args, kwargs)
         if not self._processes:
             self._start()
-        return self._ask(job)
+        return self._ask(job, self.timeout)
 
     def close(self) -> None:
-        """Stop the processes; all together where they are well."""
-        for pipe in self._pipes:
+        """Stop the processes: all meet once more, so that none leaves while another still needs it."""
+        if self._processes:
             try:
-                pipe.send_bytes(pickle.dumps(None))
-            except OSError:  # that one has gone already
-                pass
-        self._stop(GRACE)
+                self._ask(pickle.dumps((_meet, (), {})), LEAVE)
+            except RuntimeError:  # what had to be said of them has been said by the last job
+                return
+        self._stop(LEAVE)
 
     def __enter__(self) -> "Ranks":
         return self
@@ -103,14 +105,14 @@ class Ranks:
             theirs.close()
             self._pipes.append(mine)
             self._processes.append(process)
-        self._ask(pickle.dumps((_ready, (), {})))
+        self._ask(pickle.dumps((_meet, (), {})), START)
 
-    def _ask(self, job: bytes) -> list:
+    def _ask(self, job: bytes, timeout: float) -> list:
         """Give all ranks a job and wait for what they answer."""
         try:
             for pipe in self._pipes:
                 pipe.send_bytes(job)
-            answers, failed = self._collect()
+            answers, failed = self._collect(timeout)
         except BaseException:  # also an interrupt: what they are in the middle of is not known
             self._stop()
             raise
@@ -124,10 +126,10 @@ class Ranks:
             error.add_note(told)
         raise error
 
-    def _collect(self) -> tuple[dict, dict]:
+    def _collect(self, timeout) -> tuple[dict, dict]:
         """Answers by rank, and failures by rank in the order in which they came."""
         answers, failed, waiting = {}, {}, dict(enumerate(self._pipes))
-        end = time.monotonic() + self.timeout
+        end = time.monotonic() + timeout
         while waiting and (left := end - time.monotonic()) > 0:
             by_pipe = {pipe: rank for rank, pipe in waiting.items()}
             for pipe in connection.wait(list(by_pipe), left):
@@ -141,7 +143,7 @@ class Ranks:
                 if not good:
                     end = min(end, time.monotonic() + GRACE)
         if waiting and not failed:
-            late = f"gave no answer in {self.timeout:g} s; no collective is met by all ranks"
+            late = f"gave no answer in {timeout:g} s; no collective is met by all ranks"
             failed = {rank: (late, None) for rank in waiting}
         return answers, failed
 
@@ -150,6 +152,8 @@ class Ranks:
         return f"died, with exit code {self._processes[rank].exitcode}"
 
     def _stop(self, patience: float = 0.0):
+        for pipe in self._pipes:
+            pipe.close()  # which tells them to leave
         end = time.monotonic() + patience
         for process in self._processes:
             process.join(max(0.0, end - time.monotonic()))
@@ -157,8 +161,6 @@ class Ranks:
                 process.kill()
                 process.join()
             process.close()
-        for pipe in self._pipes:
-            pipe.close()
         if self._folder is not None:
             self._folder.cleanup()
         self._processes, self._pipes, self._folder = [], [], None
@@ -181,8 +183,8 @@ def _packed(function, args, kwargs) -> bytes:
         ) from error
 
 
-def _ready() -> None:
-    """The first job: all are there."""
+def _meet() -> None:
+    """The first job and the last: all are there."""
     dist.barrier()
 
 
@@ -193,16 +195,17 @@ def _serve(pipe, rank, world, backend, store, timeout, threads) -> None:
     init = dict(init_method=f"file://{store}", timeout=timedelta(seconds=timeout))
     dist.init_process_group(backend, rank=rank, world_size=world, **init)
     try:
-        while (job := pickle.loads(pipe.recv_bytes())) is not None:
-            pipe.send_bytes(_answer(*job))
-    except EOFError:
-        return
-    dist.barrier()  # without it gloo aborts now and then
-    dist.destroy_process_group()
+        while True:
+            pipe.send_bytes(_answer(pipe.recv_bytes()))
+    except (EOFError, BrokenPipeError):  # nobody is there any more
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)  # gloo aborts now and then while Python takes it apart, which takes seconds too
 
 
-def _answer(function, args, kwargs) -> bytes:
+def _answer(job: bytes) -> bytes:
     try:
+        function, args, kwargs = pickle.loads(job)  # imports its module
         return pickle.dumps((True, function(*args, **kwargs)))
     except Exception as error:
         told = f"raised {type(error).__name__}: {error}"
