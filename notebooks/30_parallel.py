@@ -36,13 +36,10 @@ lesson.Designer()
 # | interleaved [Narayanan2021] | $(p-1)/(vm+p-1)$ | $\min(2(p-1-s)+(v-1)p+1,\ mv)$, each $1/v$ as large |
 # | ZB-H1 [Qi2024], $F = B = W$ | $(p-1)/(3m+p-1)$ | $p$ |
 #
-# The order is the whole of the theory. 1F1B, as it stands in the package:
+# The order is the whole of the theory. Here is 1F1B, and the longest path:
 
 # %%
-import inspect
-
 import torch
-from IPython.display import Code
 
 import tensorlab as tl
 from tensorlab import plots
@@ -53,7 +50,32 @@ from tensorlab.papers.table import Table
 from tensorlab.parallel import cost, pipelines, schedules, sharding
 from tensorlab.parallel.distributed import Ranks
 
-Code(inspect.getsource(schedules.one_f_one_b), language="python")
+
+def order(s, p, m):
+    w = min(p - 1 - s, m)
+    pairs = [(kind, i) for n in range(m - w) for kind, i in (("F", w + n), ("B", n))]
+    return [("F", i) for i in range(w)] + pairs + [("B", i) for i in range(m - w, m)]
+
+
+def needs(kind, i, s, p):
+    before = ("F", i, s - 1) if kind == "F" else ("B", i, s + 1)
+    return ([before] if 0 <= before[2] < p else []) + ([("F", i, s)] if kind == "B" else [])
+
+
+def ends(p, m, seconds):
+    end, left = {}, {s: order(s, p, m) for s in range(p)}
+    free = dict.fromkeys(left, 0)
+    while any(left.values()):
+        s = next(s for s, q in left.items() if q and all(n in end for n in needs(*q[0], s, p)))
+        kind, i = left[s].pop(0)
+        start = max([free[s]] + [end[n] for n in needs(kind, i, s, p)])
+        end[kind, i, s] = free[s] = start + seconds[kind]
+    return end
+
+
+ours = schedules.times(schedules.one_f_one_b(4, 8), {"F": 1, "B": 2})
+assert ends(4, 8, {"F": 1, "B": 2}) == {tuple(run.op): run.end for run in ours.runs}
+ours
 
 # %% [markdown]
 # Each formula against the simulated order:

@@ -127,7 +127,7 @@ def _train(schedule, make, x, target, loss, micro, chunks, steps, lr):
         dist.barrier()  # all begin at once, so that what is recorded is one step
         pipe.step(*first, **({"target": target, "losses": parts} if last else {}))
         optimizer.step()
-        losses.append(float(torch.stack(parts).mean()) if last else 0.0)
+        losses.append(float(torch.stack(parts).detach().mean()) if last else 0.0)
     return {k: m.state_dict() for k, m in zip(held, modules)}, recorder.gather(), losses
 
 
