@@ -290,3 +290,33 @@ def power_sgd(rank, steps=4):
     finally:
         dist.all_reduce = plain
     return sent, losses
+
+
+# -------------------------------------------------------------------------------------------- sweeps
+
+
+def fit(rank, seed, lr, log=None, dies_at=None):
+    """A low-rank fit by Adam. log: a file that gets a line for each call; dies_at: at which of them
+    the process is killed, as it starts."""
+    if log is not None:
+        with open(log, "a") as file:
+            file.write(f"{rank} {seed} {lr}\n")
+        if dies_at is not None and len(open(log).readlines()) == dies_at:
+            os._exit(9)
+    a = gaussian(12, 10, seed=seed)
+    u, v = (gaussian(n, rank, seed=seed + k).requires_grad_() for n, k in ((12, 1), (10, 2)))
+    optimizer = torch.optim.Adam([u, v], lr)
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = (u @ v.mT - a).square().mean()
+        loss.backward()
+        optimizer.step()
+    return {"loss": float(loss.detach()), "threads": torch.get_num_threads()}
+
+
+def killed_sweep(path, log, points, dies_at):
+    from functools import partial
+
+    from tensorlab.parallel.sweeps import sweep
+
+    sweep(partial(fit, log=log, dies_at=dies_at), points, path, progress=False)
