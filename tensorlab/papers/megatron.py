@@ -10,6 +10,8 @@ both layers of the MLP by rows: nothing fails, only more is sent. Low-rank, TT, 
 pairs are cut by `parallel.sharding` and summed where they are narrowest.
 """
 
+import functools
+
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -151,10 +153,13 @@ def cases(size: dict) -> list[dict]:
 
 def measure(size: dict, what: str, plan: str, ranks: Ranks | None = None) -> dict:
     """A row; ranks: processes that are there already."""
-    if ranks is not None:
-        return ranks.run(counted, size, what, plan)[0]
-    with Ranks(size["ranks"], timeout=300) as ranks:
-        return ranks.run(counted, size, what, plan)[0]
+    return (ranks or processes(size["ranks"])).run(counted, size, what, plan)[0]
+
+
+@functools.cache
+def processes(world: int) -> Ranks:
+    """The processes of all rows; they leave with the program that asked for them."""
+    return Ranks(world, timeout=300)
 
 
 def settings(size: dict) -> dict:
