@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .formats.htucker import HT, leaves
 from .formats.tt import TT
+from .parallel.schedules import Timeline
 
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 STYLES = ["o-", "s--", "^:", "d-.", "v-", "x--", "+:"]
@@ -1254,3 +1255,61 @@ _NETWORKS = {
     "BlockTT": _blocktt_network,
     "Monarch": _blocktt_network,
 }
+
+
+HATCHES = {"F": "", "B": "///", "W": "...", "R": "xx"}
+WORK = {"F": "forward", "B": "backward", "W": "weights' share", "R": "computed again"}
+
+
+def gantt(ax: Axes, line: Timeline, title: str = "", end: float | None = None) -> str:
+    """What each rank works on as time passes; a number is that of the micro-batch. end: of the axis
+    of time, so that several pictures can share one."""
+    start, seen = min(run.start for run in line.runs), {}
+    for rank, op, a, b in line.runs:
+        look = dict(color=COLORS["FBWR".index(op.kind)], hatch=HATCHES[op.kind], alpha=0.75)
+        bar = ax.barh(rank, b - a, left=a - start, height=0.8, edgecolor="white", **look)
+        seen.setdefault(op.kind, bar)
+        if len(line.runs) <= 160:
+            box = dict(boxstyle="round,pad=0.1", fc="white", ec="none", alpha=0.8)
+            spot = (a + b) / 2 - start, rank
+            ax.text(*spot, op.micro, ha="center", va="center", fontsize=6, bbox=box)
+    ax.set(yticks=range(line.ranks), xlim=(0, end or line.makespan), xlabel="time", ylabel="rank")
+    ax.invert_yaxis()
+    ax.legend(seen.values(), [WORK[kind] for kind in seen], fontsize=7, loc="lower left", ncols=4)
+    ax.set_title(title, fontsize=9)
+    micro = 1 + max(run.op.micro for run in line.runs)
+    about = f"{line.ranks} ranks, {micro} micro-batches"
+    return f"{about}: {line.makespan:.4g} from start to end, {100 * line.bubble:.0f} % idle."
+
+
+def held_activations(ax: Axes, held: list[int], formula: list[int] | None = None) -> str:
+    """The most micro-batches whose activations each rank holds, and what a formula says."""
+    ax.barh(range(len(held)), held, color=COLORS[5], height=0.8, label="in the schedule")
+    if formula is not None:
+        ax.plot(formula, range(len(held)), ls="", marker="D", color="black", label="formula")
+    ax.set(yticks=range(len(held)), xlabel="activations held", ylabel="rank")
+    ax.invert_yaxis()
+    ax.legend(fontsize=7)
+    return f"The ranks hold the activations of at most {', '.join(map(str, held))} micro-batches."
+
+
+def shards(ax: Axes, shape: tuple[int, int], mode: int | None, ranks: int, title: str = "") -> str:
+    """A matrix, to scale, in parts along a mode, one color for each rank; whole on every rank where
+    mode is None."""
+    rows, columns = shape
+    count = ranks if mode is not None else 1
+    for k in range(count):
+        a, b = k * shape[mode or 0] / count, (k + 1) * shape[mode or 0] / count
+        corner = (0, a) if mode == 0 else (a, 0)
+        size = (columns, b - a) if mode == 0 else (b - a, rows)
+        size = size if mode is not None else (columns, rows)
+        color = COLORS[k % len(COLORS)] if mode is not None else "0.8"
+        ax.add_patch(Rectangle(corner, *size, fc=color, ec="white", hatch="/" * (k % 3)))
+        center = corner[0] + size[0] / 2, corner[1] + size[1] / 2
+        text = f"rank {k}" if mode is not None else "all"
+        box = dict(boxstyle="round,pad=0.1", fc="white", ec="none", alpha=0.8)
+        ax.text(*center, text, ha="center", va="center", fontsize=7, bbox=box)
+    ax.set(xlim=(0, columns), ylim=(rows, 0), aspect="equal", xticks=[], yticks=[])
+    ax.set_title(f"{title}\n{rows} x {columns}", fontsize=8)
+    where = f"in {ranks} parts of its {('rows', 'columns')[mode]}" if mode is not None else "whole"
+    return f"{title}, {rows} x {columns}, is {where}."

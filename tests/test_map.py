@@ -91,7 +91,11 @@ ARROWS = {
         "kron_spectral": {"kron_hybrid", "kron_permuted"},
         "screening": {"expmachine"},
     },
-    "parallel": {"schedules": {"cost"}},
+    "parallel": {
+        "schedules": {"cost", "distributed", "sharding", "pipelines"},
+        "cost": {"distributed"},
+        "distributed": {"pipelines"},
+    },
     "papers": {
         "table": {"program", "*"},
         "program": {"*"},
