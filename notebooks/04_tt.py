@@ -1,7 +1,7 @@
 # %% [markdown] tags=["lesson"]
 # name = "tensor train"
 # minutes = 75
-# needs = ["01_lowrank", "03_tucker"]
+# needs = ["00b_vocabulary", "01_lowrank", "03_tucker"]
 # aims = [
 #     "build TT-SVD from three small functions",
 #     "predict what a train stores, and what it may lose",
