@@ -1063,6 +1063,43 @@ def network_ranks(
     return f"At {xlabel} {at} the ranks are {said}; the bound for trains is {bound[-1][1]:g}."
 
 
+def slices(ax: Axes, x: Tensor, seen=(), last=()) -> str:
+    """A tensor of three modes as its slices x[:, :, k] behind each other, with its entries written in
+    them; those of `seen` are colored, those of `last` framed."""
+    rows, columns, depth = x.shape
+    for k in reversed(range(depth)):
+        cells = {(i, j): int(x[i, j, k]) for i in range(rows) for j in range(columns)}
+        _cells(ax, cells, (k * (columns + 0.6), -0.5 * k), seen, last)
+    _grid_axes(ax)
+    return f"A tensor of {rows} by {columns} by {depth} as {depth} slices."
+
+
+def entries(ax: Axes, matrix: Tensor, rows: int, columns: int) -> str:
+    """A matrix of `rows` by `columns` whose first columns are filled with the entries known."""
+    cells = {(i, j): None for i in range(rows) for j in range(columns)}
+    cells |= {(i, j): int(v) for i, row in enumerate(matrix.tolist()) for j, v in enumerate(row)}
+    known = matrix.flatten().tolist()
+    _cells(ax, cells, (0.0, 0.0), known, matrix[:, -1:].flatten().tolist())
+    _grid_axes(ax)
+    return f"{matrix.shape[1]} of {columns} columns of a matrix of {rows} rows are filled."
+
+
+def _cells(ax, cells, corner, seen, last):
+    for (i, j), value in cells.items():
+        at = (corner[0] + j, corner[1] - i)
+        color = COLORS[4] if value in last else COLORS[5] if value in seen else "white"
+        ax.add_patch(Rectangle(at, 1, 1, fc=color, ec="black", lw=1.8 if value in last else 0.6))
+        if value is not None:
+            text = ax.text(at[0] + 0.5, at[1] + 0.5, str(value), ha="center", va="center")
+            text.set_gid("on color" if color != "white" else None)
+
+
+def _grid_axes(ax):
+    ax.set_aspect("equal")
+    ax.autoscale_view()
+    ax.set_axis_off()
+
+
 # ------------------------------------------------------------------------------- tensor networks
 
 
