@@ -22,7 +22,15 @@ from torch import Tensor
 
 from ..arguments import count, number, rank_caps
 from ..fit import Fit
-from ..linalg import dense_norm, right_basis, small_svd, truncated_svd, widen
+from ..linalg import (
+    dense_norm,
+    orthogonalize,
+    orthonormal,
+    right_basis,
+    small_svd,
+    truncated_svd,
+    widen,
+)
 from ..multilinear import khatri_rao, unfold
 from ..rng import check_generator, randn
 from .base import distance
@@ -57,6 +65,10 @@ class CPFit(Fit[CP]):
 
     largest: norm of the largest term over |x|; about 1 or less where terms do not cancel. reason:
     why there were no more steps, in words.
+
+    >>> fit = cp_nls(torch.ones(3, 4, 5), 1)
+    >>> round(fit.largest, 6), fit.reason
+    (1.0, 'exact to rounding')
     """
 
     largest: float = 0.0
@@ -342,7 +354,7 @@ def _pencils(t, r, generator):
     w, _ = right_basis(unfold(t, 2).mH, min(max(r, 2), t.shape[2]))  # (m, q)
     q, pairs = w.shape[1], min(2, w.shape[1])
     g = generator if generator is not None else torch.Generator().manual_seed(0)
-    turns = torch.linalg.qr(randn(PENCILS, q, pairs, generator=g, dtype=t.dtype, device=t.device)).Q
+    turns = orthonormal(randn(PENCILS, q, pairs, generator=g, dtype=t.dtype, device=t.device))
     turns[0] = torch.eye(q, pairs)
     s = torch.einsum("abm,mq,pqt->tpab", t, w.conj(), turns)
     return s if pairs == 2 else s.expand(2, -1, -1, -1)  # one direction alone: r is 1
@@ -456,7 +468,7 @@ class _Whole:
         r, longest = v.shape[1], max(self.sizes)
         if free is not None or len(self.sizes) * min(longest, r) * r > self.limit:
             return _conjugate_gradients(self, v, damping, free)
-        spans = [torch.linalg.qr(a) if len(a) > r else (None, a) for a in self.factors]
+        spans = [orthogonalize(a) if len(a) > r else (None, a) for a in self.factors]
         within = [b if q is None else q.mH @ b for (q, _), b in zip(spans, v.split(self.sizes))]
         p = _cholesky_solve(self._dense(_stacked([t for _, t in spans])), _stacked(within), damping)
         p = [b[: len(w)] for b, w in zip(p, within)]

@@ -108,10 +108,12 @@ class PivotedLowRank(MatrixFormat):
 
     @property
     def shape(self):
+        """(out, in)."""
         return (len(self.rows) + self.t.shape[0], self.top.shape[1])
 
     @property
     def ranks(self):
+        """The number of chosen rows."""
         return (len(self.rows),)
 
     def to_lowrank(self) -> LowRank:
@@ -141,6 +143,7 @@ class PivotedLowRank(MatrixFormat):
         return PivotedLowRank(top, t, tuple(rows))
 
     def flops(self, batch: int) -> int:
+        """Of the product with `top`, and of that of its result with t."""
         return 2 * batch * self.numel
 
     def lr_multipliers(self) -> tuple[float, ...]:

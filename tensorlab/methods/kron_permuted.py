@@ -29,7 +29,12 @@ POWERS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # of the norms by which rows are t
 
 
 class PermutedKronecker(NamedTuple):
-    """w[rows][:, columns] ≈ kronecker: row i of the sum is row rows[i] of w."""
+    """w[rows][:, columns] ≈ kronecker: row i of the sum is row rows[i] of w.
+
+    >>> value = kron_permuted(torch.eye(4)[[1, 0, 3, 2]], (2, 2), 1).value
+    >>> value.to_dense().round(decimals=4)[0]
+    tensor([0., 1., 0., 0.])
+    """
 
     kronecker: MatrixFormat
     rows: Tensor

@@ -32,8 +32,11 @@ from ..formats.modes import check_matrix
 from ..linalg import (
     EPS,
     check_dense,
+    eigh,
     ldexp,
     near_one,
+    orthogonalize,
+    orthonormal,
     real,
     singular_values,
     spread,
@@ -60,6 +63,13 @@ class SpectralFit(Fit[Kronecker]):
     error: the spectral norm of w - value. bound: no sum of so many products has a smaller error.
     certificate: neither has any with the left factors of `value` and any right ones, or the reverse,
     a smaller error than this. exponents: p at each iterate. Errors are weighted where inputs were.
+
+        bound <= |w - best sum|_2 <= |w - value|_2 = error
+
+    >>> g = torch.Generator().manual_seed(0)
+    >>> fit = kron_spectral(torch.randn(8, 8, generator=g, dtype=torch.float64), (2, 4), 2)
+    >>> 0 < fit.bound <= fit.error
+    True
     """
 
     error: float = math.nan
@@ -167,7 +177,7 @@ class _Spectrum:
     def __init__(self, e: Tensor, p: float):
         self.e, self.wide = e, e.shape[0] < e.shape[1]
         tall = e.mH if self.wide else e
-        squares, self.vectors = torch.linalg.eigh(tall.mH @ tall)
+        squares, self.vectors = eigh(tall.mH @ tall)
         self.top = squares[-1].clamp_min(0).sqrt()  # σ_1
         self.rho = (squares / squares[-1].clamp_min(TINY)).clamp_min(0).sqrt()
         self.use(p)
@@ -220,9 +230,9 @@ class Sum(NamedTuple):
 
     @staticmethod
     def of(sizes: Sizes, u: Tensor, y: Tensor) -> "Sum":
-        q, r = torch.linalg.qr(u)
+        q, r = orthogonalize(u)
         y = y @ r.mH
-        return Sum(sizes, q, y, torch.linalg.qr(y).Q)
+        return Sum(sizes, q, y, orthonormal(y))
 
     @staticmethod
     def nearest(sizes: Sizes, w: Tensor, rank: int) -> "Sum":
@@ -604,6 +614,6 @@ def input_root(who: str, inputs: Tensor, w: Tensor) -> Tensor:
         )
     x = inputs.detach().reshape(-1, w.shape[1]).to(w.device)
     x = widen(x).to(wide(w.dtype))
-    values, vectors = torch.linalg.eigh(x.mT @ x.conj() / len(x))
+    values, vectors = eigh(x.mT @ x.conj() / len(x))
     root = (values.clamp_min(0) + RIDGE * values.mean()).sqrt()
     return (vectors * root) @ vectors.mH

@@ -39,6 +39,7 @@ from ..layers.select import LINEAR, choose, say, unfit_layers
 from ..layers.surgery import replace
 from ..linalg import (
     check_dense,
+    eigh,
     ldexp,
     near_one,
     norm,
@@ -369,7 +370,7 @@ def moment_root(
     m = moment.total / count
     mean = float(m.diagonal().mean())
     m = (1 - shrink) * m + shrink * mean * torch.eye(len(m), dtype=m.dtype, device=m.device)
-    values, vectors = torch.linalg.eigh(m)
+    values, vectors = eigh(m)
     least = clamp * mean if mean > 0 else 1.0  # where nothing was seen all weighs the same
     return ldexp(vectors * values.clamp_min(least).sqrt(), max(moment.exponent, -1000))
 

@@ -52,7 +52,7 @@ def weighted_ttm(w: Tensor, fisher: Tensor, out, in_, rank) -> TTMatrix:
         cores.append(core.reshape(r, *mode, -1))
         x, j, r = s[:, None] * vh, core.abs().square().mT @ j, len(s)
     cores.append(x.reshape(r, plain.out[-1], plain.in_[-1], 1))
-    return TTMatrix(tuple(cores), plain.size).scale(2.0 ** int(size)).to(w.dtype)
+    return TTMatrix(tuple(cores), plain.unpadded_shape).scale(2.0 ** int(size)).to(w.dtype)
 
 
 def weighted_fit(

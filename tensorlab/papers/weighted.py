@@ -22,6 +22,7 @@ from ..layers.dense import current, dense_weight
 from ..layers.linear import FactorizedLinear
 from ..layers.select import LINEAR, choose
 from ..layers.surgery import replace
+from ..linalg import orthonormal
 from ..methods.targets import sequential_layers
 from ..methods.weighted import (
     calibrate,
@@ -182,7 +183,7 @@ def subject(real: bool) -> tuple[SentenceEncoder, bool]:
     pieces = WordPiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *string.ascii_lowercase])
     bert = Bert(vocabulary=30, width=32, heads=4, inner=64, layers=2, positions=32)
     spread = torch.logspace(0, -2, 32)  # correlated inputs, as real ones are
-    turn = torch.linalg.qr(torch.randn(32, 32)).Q
+    turn = orthonormal(torch.randn(32, 32))
     bert.embeddings["word_embeddings"].weight.data.mul_(spread).copy_(
         bert.embeddings["word_embeddings"].weight @ turn
     )

@@ -98,8 +98,10 @@ def steps(weight: MatrixFormat, split: str) -> list[int]:
         raise TypeError(
             f"steps: needs a LowRank, TTMatrix, BlockTT or Monarch, got {type(weight).__name__}"
         )
-    if weight.size is not None:
-        raise ValueError(f"steps: needs a weight without padding, got {weight} of {weight.padded}")
+    if weight.unpadded_shape is not None:
+        raise ValueError(
+            f"steps: needs a weight without padding, got {weight} of {weight.padded_shape}"
+        )
     order = list(range(len(weight.cores)))
     return order if split == "row" and isinstance(weight, TTMatrix) else order[::-1]
 
@@ -237,7 +239,11 @@ class DealtLinear(nn.Module):
 
     def __init__(self, layer: FactorizedLinear, *, group=None):
         weight, world = layer.weight, dist.get_world_size(group)
-        if not isinstance(weight, BlockTT) or len(weight.cores) != 2 or weight.size is not None:
+        if (
+            not isinstance(weight, BlockTT)
+            or len(weight.cores) != 2
+            or weight.unpadded_shape is not None
+        ):
             raise TypeError(
                 f"DealtLinear: needs a BlockTT or Monarch of two cores without padding, got {weight}"
             )

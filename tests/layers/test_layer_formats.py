@@ -26,6 +26,7 @@ FORMATS = {
     "TTMatrix with padding": (tl.TTMatrix, {"out": (3, 3), "in_": (4, 4)}, FULL),
     "Kronecker": (tl.Kronecker, {}, FULL),
     "Kronecker of three factors": (tl.Kronecker, {"factors": 3}, FULL),
+    "KronSum": (tl.KronSum, {}, FULL),
     "Monarch": (tl.Monarch, {}, None),
     "BlockTT": (tl.BlockTT, {}, FULL),
     "BlockTT of three cores": (tl.BlockTT, {"cores": 3}, FULL),
