@@ -89,6 +89,7 @@ def singular_values(ax: Axes, spectra: dict[str, Tensor], level: float | None = 
 
 def image(ax: Axes, x: Tensor, title: str = "") -> str:
     """A picture (rows, columns) or (rows, columns, 3), clipped to [0, 1] when it is in color."""
+    ax.grid(False)  # lines of the style sheet would be drawn over a picture
     ax.imshow(
         x.clamp(0, 1) if x.ndim == 3 else x, cmap="cividis", interpolation="nearest", aspect="equal"
     )
@@ -263,6 +264,7 @@ def core(ax: Axes, g: Tensor) -> str:
 
 def blocks(ax: Axes, w: Tensor, grid: tuple[int, int] | None = None, title: str = "") -> str:
     """A matrix as a picture, with lines between its (rows, columns) of blocks."""
+    ax.grid(False)
     ax.imshow(w, cmap="viridis", interpolation="nearest", aspect="auto")
     ax.set(xticks=[], yticks=[])
     ax.set_title(f"{title}: {w.shape[0]} by {w.shape[1]}")
@@ -338,6 +340,7 @@ def unfolding_spectra(x: Tensor) -> dict[str, Tensor]:
 def crosses(ax: Axes, x: Tensor, rows, columns, title: str = "") -> str:
     """A function of two indices as a picture, and on it the rows and columns in which a cross
     approximation has read it."""
+    ax.grid(False)
     ax.imshow(x, cmap="cividis", aspect="auto", interpolation="nearest")
     for i in sorted(set(rows)):
         ax.axhline(i, color=COLORS[1], lw=0.8)
@@ -480,6 +483,7 @@ def covariances(ax: Axes, exact: Tensor, sampled: Tensor) -> str:
     both = exact.triu(1) + sampled.tril(-1)
     largest = max(float(both.abs().max()), 1e-3)
     shown = both.clone().fill_diagonal_(math.nan)
+    ax.grid(False)
     image = ax.imshow(
         shown.numpy(), cmap="cividis", vmin=-largest, vmax=largest, interpolation="nearest"
     )
@@ -555,6 +559,7 @@ def filters(ax: Axes, kernel: Tensor, title: str = "", level: float | None = Non
     sheet = torch.nn.functional.pad(kernel.detach().double(), (0, 1, 0, 1), value=math.nan)
     sheet = sheet.permute(1, 2, 0, 3).reshape(s * (kh + 1), t * (kw + 1))[:-1, :-1]
     level = level or float(kernel.detach().abs().max())
+    ax.grid(False)
     ax.imshow(sheet.numpy(), cmap="cividis", vmin=-level, vmax=level, interpolation="nearest")
     ax.set(xticks=[], yticks=[], xlabel="channels out", ylabel="channels in")
     ax.set_title(title)
@@ -889,6 +894,7 @@ def cone_from_above(
 def landscape(ax: Axes, values: Tensor, points: Tensor, elite: Tensor) -> str:
     """A function on a grid (m, n) as a heat map, the points (k, 2) of a batch as dots, the elite of
     them as rings."""
+    ax.grid(False)
     picture = ax.imshow(values.T.numpy(), origin="lower", cmap="cividis", aspect="auto")
     ax.figure.colorbar(picture, ax=ax, fraction=0.046)
     ax.plot(*points.T.tolist(), ".", color="white", ms=4, mec="black", mew=0.4, label="batch")
@@ -901,6 +907,7 @@ def landscape(ax: Axes, values: Tensor, points: Tensor, elite: Tensor) -> str:
 
 def density(ax: Axes, p: Tensor, best: tuple[int, int] | None = None) -> str:
     """A distribution on a grid (m, n) as a heat map, and a cross where the best point so far is."""
+    ax.grid(False)
     picture = ax.imshow(p.T.numpy(), origin="lower", cmap="viridis", aspect="auto", vmin=0)
     ax.figure.colorbar(picture, ax=ax, fraction=0.046)
     if best is not None:
@@ -913,6 +920,7 @@ def density(ax: Axes, p: Tensor, best: tuple[int, int] | None = None) -> str:
 def marginal_history(ax: Axes, shares: Tensor) -> str:
     """Shares of ones in each mode, batch by batch, (batches, modes), as a heat map that grows to
     the right."""
+    ax.grid(False)
     picture = ax.imshow(
         shares.T.numpy(),
         origin="lower",
@@ -938,6 +946,7 @@ def density_map(ax: Axes, x: Tensor, y: Tensor, p: Tensor, points: Tensor | None
     NaN is where a model is not positive: those places are orange, and counted.
     """
     cmap, none = colormaps["cividis"].with_extremes(bad=COLORS[1]), p.isnan()
+    ax.grid(False)
     ax.pcolormesh(x.numpy(), y.numpy(), p.numpy(), cmap=cmap, shading="auto", rasterized=True)
     p = p.masked_fill(none, 0)
     if points is not None:
@@ -990,6 +999,7 @@ def kept_weights(ax: Axes, w: Tensor, mask: Tensor, title: str = "") -> str:
     """The size of the weights (rows, columns) that stay, dark where it is large; white where they
     have fallen."""
     size = w.detach().abs().masked_fill(~mask, math.nan)
+    ax.grid(False)
     ax.imshow(size.cpu().numpy(), cmap="viridis_r", interpolation="nearest")
     ax.set(xticks=[], yticks=[])
     ax.set_title(title)

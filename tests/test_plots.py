@@ -525,3 +525,21 @@ def test_accuracy_against_storage(ax):
     said = plots.accuracy_against_storage(ax, curves)
     assert said == "Best accuracy shown: dense 97.5 % with 100 numbers, SVD 75.0 % with 20 numbers."
     assert list(ax.lines[1].get_ydata()) == [50, 75]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda ax: plots.image(ax, torch.rand(3, 4)),
+        lambda ax: plots.crosses(ax, torch.rand(4, 4), [1], [2]),
+        lambda ax: plots.density(ax, torch.rand(4, 4)),
+        lambda ax: plots.density_map(ax, *2 * [torch.arange(3.0)], torch.rand(3, 3)),
+        lambda ax: plots.marginal_history(ax, torch.rand(3, 4)),
+        lambda ax: plots.landscape(ax, torch.rand(3, 3), torch.ones(1, 2), torch.ones(1, 2)),
+    ],
+)
+def test_no_grid_is_drawn_over_a_picture(draw):
+    with plots.look():
+        ax = Figure().subplots()
+        draw(ax)
+    assert not any(line.get_visible() for line in [*ax.get_xgridlines(), *ax.get_ygridlines()])

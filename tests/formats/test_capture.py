@@ -38,7 +38,7 @@ def has(name, operation):
     lacks = {
         "apply": not isinstance(x, MatrixFormat),
         "orthogonal": not hasattr(x, "orthogonal"),
-        "round": isinstance(x, tl.CP),
+        "round": isinstance(x, (tl.CP, tl.PivotedLowRank)),
     }
     return not lacks.get(operation, False)
 
