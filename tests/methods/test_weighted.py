@@ -1,5 +1,5 @@
-"""Weighted SVD: it is the plain one, it is the best in its own norm, sums stream, ranks meet budgets,
-and what cannot be is said in one sentence."""
+"""Weighted SVD: it is the plain one, it is the best in its own norm, sums stream, ranks meet
+budgets, and what cannot be is said in one sentence."""
 
 import math
 import warnings
@@ -434,8 +434,8 @@ def test_ranks_fill_the_budget_and_no_more(rule, keep, pivoted):
 
 
 def test_ranks_by_the_spectrum_are_the_best_of_all():
-    """Against every choice of ranks: none of at most as many numbers predicts less loss, but for what
-    one step of a rank is worth (the budget is a knapsack)."""
+    """Against every choice of ranks: none of at most as many numbers predicts less loss, but for
+    what one step of a rank is worth (the budget is a knapsack)."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4)).double()
     found = statistics(model, [draw(200, 6)], loss=embedding_probe(seeded()))
