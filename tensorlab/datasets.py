@@ -127,7 +127,7 @@ def corpus() -> str:
 
 
 def elevation() -> Tensor:
-    """Height of the land about Jacksboro in metres, (344, 403) float64. Public domain (USGS), by
+    """Height of the land about Jacksboro in meters, (344, 403) float64. Public domain (USGS), by
     matplotlib.
 
     >>> elevation().shape
