@@ -1,4 +1,4 @@
-"""The lessons as files: their cells, the code of their solutions, and those that wait for rework."""
+"""The lessons as files: their cells, the code of their solutions, those that wait for rework."""
 
 import ast
 import re

@@ -19,7 +19,7 @@ def gaussian(*shape, seed=0):
     return tl.rng.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
 
 
-# ------------------------------------------------------------------------------------------ the runner
+# --------------------------------------------------------------------------------------- the runner
 
 
 def summed(number):
@@ -38,7 +38,7 @@ def fails(on=(), how="raise"):
         dist.barrier()
 
 
-# --------------------------------------------------------------------------------------------- bytes
+# -------------------------------------------------------------------------------------------- bytes
 
 
 def by_hand():
@@ -51,7 +51,7 @@ def by_hand():
     return seen.seen, seen.wire(2)
 
 
-# ------------------------------------------------------------------------------------ data in parallel
+# --------------------------------------------------------------------------------- data in parallel
 
 
 def mlp():
@@ -108,7 +108,7 @@ def fsdp():
     return {name: t.full_tensor() for name, t in state.items()}, mine * world, seen.counts
 
 
-# ------------------------------------------------------------------------------------------- pipelines
+# ---------------------------------------------------------------------------------------- pipelines
 
 
 def stage_of(k, stages=None):
@@ -138,7 +138,7 @@ def pipe_whole(stages, steps=3):
     return {k: stage.state_dict() for k, stage in enumerate(model)}, losses
 
 
-# -------------------------------------------------------------------------------------- tensors in parallel
+# ------------------------------------------------------------------------------ tensors in parallel
 
 WEIGHTS = {  # w (out, in) of 8 x 8 modes; made by name, for a format that travels is a copy
     "LowRank": lambda g: tl.LowRank.randn((64, 64), 4, generator=g, dtype=F64),
@@ -239,7 +239,7 @@ def planned():
     return float(max((a - b).norm() / b.norm() for a, b in zip(weights, before)))
 
 
-# -------------------------------------------------------------------- matrix methods in data parallel
+# ------------------------------------------------------------------ matrix methods in data parallel
 
 
 def dlrt(rank=3, theta=0.003, steps=4):
@@ -262,7 +262,7 @@ def dlrt(rank=3, theta=0.003, steps=4):
 
 
 def power_sgd(rank, steps=4):
-    """Bytes that rank-k compression sends for a layer's gradient in one step, and all its losses."""
+    """Bytes that rank-k compression sends for a layer's gradient in a step, and all its losses."""
     from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook as power
 
     part = slice(dist.get_rank(), None, 2)
@@ -292,7 +292,7 @@ def power_sgd(rank, steps=4):
     return sent, losses
 
 
-# -------------------------------------------------------------------------------------------- sweeps
+# ------------------------------------------------------------------------------------------- sweeps
 
 
 def fit(rank, seed, lr, log=None, dies_at=None):

@@ -505,8 +505,8 @@ def test_diagram_of_every_format(ax, name):
     listed = lambda numbers: ", ".join(map(str, numbers))
     assert said == (
         f"{type(fmt).__name__}: A network of {tensors} tensors, summed over indices of size "
-        f"{listed(ranks)}; open: {listed(sizes)}. It stores {fmt.numel} of {fmt.to_dense().numel()} "
-        "numbers."
+        f"{listed(ranks)}; open: {listed(sizes)}. It stores {fmt.numel} of "
+        f"{fmt.to_dense().numel()} numbers."
     )
     assert len(ax.patches) == tensors
     written = [text.get_text() for text in ax.texts]

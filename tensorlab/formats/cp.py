@@ -83,7 +83,7 @@ class CP(Format):
         return ((left * self.weights) @ khatri_rao(*right).mT).reshape(self.shape)
 
     def _norm(self):
-        """By orthogonalizing the Khatri-Rao product mode by mode: right for nearly cancelling terms
+        """By orthogonalizing the Khatri-Rao product mode by mode: right for nearly canceling terms
         too."""
         r, exponent = self.weights[None], 0
         for f in self.factors:

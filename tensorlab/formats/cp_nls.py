@@ -8,8 +8,8 @@ with m not in S, the part of JᴴJ v that belongs to A_k is
 
     (JᴴJ v)_k = v_k W_k + A_k sum_{l != k} (v_lᵀ conj(A_l)) * W_kl
 
-Across the columns of A_k only the first term acts. So the equations split into r x r ones, and those
-in the spans of the factors: d r^2 unknowns, however long the modes.
+Across the columns of A_k only the first term acts. So the equations split into r x r ones, and
+those in the spans of the factors: d r^2 unknowns, however long the modes.
 """
 
 import math
@@ -178,8 +178,8 @@ class _Path:
         if not self.degenerate:
             return self.ended
         return (
-            f"degenerate, the largest term is {self.largest:.1e} |x| and others cancel it: a best CP "
-            f"of this rank may not exist, `cp_stable` bounds the terms; {self.ended}"
+            f"degenerate, the largest term is {self.largest:.1e} |x| and others cancel it: a best "
+            f"CP of this rank may not exist, `cp_stable` bounds the terms; {self.ended}"
         )
 
 
@@ -372,7 +372,7 @@ def _rank_ones(rows: Tensor, shape) -> list[Tensor]:
 
 
 def _linearized(problem: _Problem, factors, rest):
-    """At these factors: all of them as one tensor, JᴴJ, the gradient, and which entries may move."""
+    """At these factors: all of them in one tensor, JᴴJ, the gradient, which entries may move."""
     point, normal = torch.cat(factors), problem.normal(factors)
     gradient = torch.cat([m for _, m, _ in mttkrps(rest, factors)])
     free = ~((point <= 0) & (gradient > 0)) if problem.nonnegative else None
@@ -566,7 +566,7 @@ def _conjugate_gradients(normal: _Whole, v: Tensor, damping: float, free) -> Ten
 
 
 def _cholesky(w: Tensor, damping: float) -> Tensor:
-    """Cholesky factors of (W + damping)ᵀ; of what is not positive, numbers that make no good step."""
+    """Cholesky factors of (W + damping)ᵀ; where it is not positive, no step with them is good."""
     shift = damping * torch.eye(w.shape[-1], dtype=w.dtype, device=w.device)
     return torch.linalg.cholesky_ex(w.mT + shift).L
 

@@ -1,5 +1,5 @@
-"""A matrix of rank r by r of its rows, and the others as combinations of them: r (n + m - r) numbers,
-as many as such matrices have degrees of freedom [Zhao2025].
+"""A matrix of rank r by r of its rows, and the others as combinations of them: r (n + m - r)
+numbers, as many as such matrices have degrees of freedom [Zhao2025].
 
     w[rows] = top,     w[others] = t top,     |t| <= 2 by the choice of the rows [Goreinov2010]
 
@@ -192,8 +192,7 @@ class PivotedLowRank(MatrixFormat):
 
 @functools.lru_cache(maxsize=512)
 def _order(rows, n, device) -> Tensor:
-    """Where each row of the matrix stands among pivots and others; kept, for it is looked up in each
-    product."""
+    """Where each row of the matrix is among pivots and others; kept, for each product needs it."""
     place = [*rows, *_others(rows, n)]
     return torch.tensor(sorted(range(n), key=place.__getitem__), device=device)
 

@@ -83,13 +83,13 @@ def tt_cross(
     A tenth of the budget, at most 2000 points, is held out. The points that the search comes to,
     the first pivot among them, no longer count. A claim needs 50 that are left, not all of them
     zero, or all entries: what is missing is asked for anew, and without it `converged` is False
-    (and the error nan where no point is left). Where all entries are known the error is that of all. A
-    function that is zero at 200 000 points, or wherever the budget lets one look, is taken for
-    zero; that too is a claim.
+    (and the error nan where no point is left). Where all entries are known the error is that of
+    all. A function that is zero at 200 000 points, or wherever the budget lets one look, is taken
+    for zero; that too is a claim.
 
-    pivots: "local" looks beside the fibers and at 50 fresh points in each sweep. "prrlu" adds as many
-    pivots as the error asks for, holds out a fifth less, and spends what is saved on a global search
-    before it claims anything: lines through the points that are missed most. It so finds a
+    pivots: "local" looks beside the fibers and at 50 fresh points in each sweep. "prrlu" adds as
+    many pivots as the error asks for, holds out a fifth less, and spends what is saved on a global
+    search before it claims anything: lines through the points that are missed most. It so finds a
     narrow peak far from the rest, where a sampled error sees nothing amiss, if one of the points or
     lines meets its skirts: where what it adds is above what is missed anyway.
 
@@ -349,9 +349,9 @@ class _Values:
         return worst
 
     def search(self, tt: TT, size: float, rtol: float) -> Tensor:
-        """Points (k, d) that a train misses though its error is small, by sqrt(rtol) of the entry and
-        of the root mean square `size`. The residual is climbed from the held-out points where it
-        is largest, weighed by its share of the entry: the skirts of a far peak may be tiny, but
+        """Points (k, d) that a train misses though its error is small, by sqrt(rtol) of the entry
+        and of the root mean square `size`. The residual is climbed from the held-out points where
+        it is largest, weighed by its share of the entry: the skirts of a far peak may be tiny, but
         they are all that is there. Points found before are tried again."""
         if self.complete:
             return self.held[:0]
@@ -492,9 +492,9 @@ class _Cross:
         return TT((*cores, values[self.fibers[-1]]))
 
     def sweep(self, explorers: Tensor, level: float, most: int | None = None) -> int:
-        """Look for pivots above `level` at every bond, and add up to `most`; how many there were. Every
-        other sweep runs backwards: what is found at one bond widens the search at the next, to the
-        right by its rows, to the left by its columns."""
+        """Look for pivots above `level` at every bond, and add up to `most`; how many there were.
+        Every other sweep runs backwards: what is found at one bond widens the search at the next,
+        to the right by its rows, to the left by its columns."""
         self.bonds.reverse()
         return sum(self._grow(k, explorers[:, k + 1 :], level, most) for k in self.bonds)
 

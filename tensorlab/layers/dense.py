@@ -1,7 +1,8 @@
 """Dense layers as torch and GPT-2 make them: whose forward they have, what their weight is computed
 from, how it is read and how it is written.
 
-    weight = a parameter | f(other parameters)        f: weight_norm, spectral_norm, a mask, any parametrization
+    weight = a parameter | f(other parameters)
+    f: weight_norm, spectral_norm, a mask, any parametrization
 
 A computed weight is a new tensor at each forward. What is written to it in place is lost, so it is
 written through its parameters, and what came out is compared with what was asked for.

@@ -1,6 +1,7 @@
 """A module that holds a format: its tensors are parameters, and its ranks may change.
 
-    weight = form with tensors        form: which format, without numbers        tensors: the parameters
+    weight = form with tensors
+    form: which format, without numbers        tensors: the parameters
 
 The `Parameter` objects stay whatever numbers they are given, of other shapes too, for others hold
 them as well: optimizers, living graphs, copies of the model in other processes.

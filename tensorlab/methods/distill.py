@@ -25,7 +25,8 @@ def drop_blocks(model: nn.Module, name: str, kept) -> nn.Module:
     kept: numbers of blocks, ascending. Raises ValueError for a name of something else, or numbers
     that are not ascending or not there.
 
-    >>> model = nn.ModuleDict({"blocks": nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 3))})
+    >>> blocks = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 3))
+    >>> model = nn.ModuleDict({"blocks": blocks})
     >>> drop_blocks(model, "blocks", (0, 2))["blocks"][1].out_features
     3
     """
@@ -65,10 +66,11 @@ def distill(
     forward(model, batch): the outputs, as in `calibrate`. loss(z, z_teacher): None is the mean over
     vectors of |z - z_teacher|². clip: the largest norm of a gradient. The teacher runs in eval and
     without a gradient; modes of the student and rates, which a scheduler may change between steps,
-    are the caller's. Raises ValueError for outputs of two shapes, and for a loss without a gradient.
+    are the caller's. Raises ValueError for outputs of two shapes and a loss without a gradient.
 
     >>> student, teacher, x = nn.Linear(4, 2), nn.Linear(4, 2), torch.randn(32, 4)
-    >>> losses = list(distill(student, teacher, [x] * 50, torch.optim.Adam(student.parameters(), 0.1)))
+    >>> adam = torch.optim.Adam(student.parameters(), 0.1)
+    >>> losses = list(distill(student, teacher, [x] * 50, adam))
     >>> losses[-1] < 0.1 * losses[0]
     True
     """

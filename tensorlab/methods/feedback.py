@@ -1,8 +1,11 @@
 """Codes that know the inputs: columns are rounded one after another, and each hands its error on to
 those that follow, worth about one bit [Frantar2023].
 
-    w = size · scale · Q1 z Q2ᵀ,     H = Q2ᵀ (mean of x xᵀ) Q2 + δ mean(diagonal) 1,     H⁻¹ = Uᵀ U, U upper
-    for columns b, two at a time for "pairs":   ẑ_b = nearest,   z_rest <- z_rest - (z_b - ẑ_b) U_bb⁻¹ U_b,rest
+    w = size · scale · Q1 z Q2ᵀ
+    H = Q2ᵀ (mean of x xᵀ) Q2 + δ mean(diagonal) 1,     H⁻¹ = Uᵀ U, U upper
+
+    for columns b, two at a time for "pairs":
+        ẑ_b = nearest,   z_rest <- z_rest - (z_b - ẑ_b) U_bb⁻¹ U_b,rest
 
 Q1 is orthogonal on the side of the outputs and changes no error. Codebook, scale and rotation stay
 those of `quantize`. Without a rotation the error of a layer falls too, but a task may lose, so only
@@ -44,7 +47,8 @@ def quantize_with_feedback(
     inputs, a moment that does not fit.
 
     >>> g = torch.Generator().manual_seed(0)
-    >>> w, x = torch.randn(32, 32, generator=g), torch.randn(99, 32, generator=g) * torch.logspace(1, -1, 32)
+    >>> w, x = torch.randn(32, 32, generator=g), torch.randn(99, 32, generator=g)
+    >>> x = x * torch.logspace(1, -1, 32)
     >>> plain = quantize(w, 2, generator=torch.Generator().manual_seed(1))
     >>> fed = quantize_with_feedback(w, x.mT @ x, 2, generator=torch.Generator().manual_seed(1))
     >>> change = lambda q: float((x @ (w - q.to_dense()).mT).norm())
@@ -117,7 +121,8 @@ def _curvature(plain: Quantized, moment: Tensor, damping: float) -> Tensor:
 
 
 def _rounded(z: Tensor, h: Tensor, levels: Tensor, wide: int) -> Tensor:
-    """The index of each `wide` entries of z (out, in), from the left with feedback: (out, in / wide)."""
+    """The index of each `wide` entries of z (out, in), from the left with feedback:
+    (out, in / wide)."""
     u = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(h))).mT
     z, n, codes = z.clone(), z.shape[1], []
     for start in range(0, n, BLOCK):

@@ -81,10 +81,12 @@ def sequential_layers(
     The rest as in `calibrate` and `cut_layers`. progress(name): called for each layer that is done.
 
     >>> import copy
-    >>> model, data = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), [torch.randn(40, 3)]
+    >>> model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    >>> data, student = [torch.randn(40, 3)], copy.deepcopy(model)
     >>> from tensorlab.methods.weighted import calibrate
     >>> found = calibrate(model, data)
-    >>> sequential_layers(model, copy.deepcopy(model), found, {"0": 2, "2": 1}, lambda: data, method="whitened")[2].weight.ranks
+    >>> options = dict(ranks={"0": 2, "2": 1}, batches=lambda: data, method="whitened")
+    >>> sequential_layers(model, student, found, **options)[2].weight.ranks
     (1,)
     """
     who, run = "sequential_layers", forward or plain_forward
@@ -147,7 +149,7 @@ def _put(who, model, name, weight, bias):
     replace(who, model, [name], build, LINEAR)
 
 
-# -------------------------------------------------------------------------- what a forward calls, adds
+# ----------------------------------------------------------------------- what a forward calls, adds
 
 
 class _Stop(Exception):

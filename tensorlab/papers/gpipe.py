@@ -1,4 +1,4 @@
-"""Pipelines with micro-batches: the bubble and the activations by ranks and micro-batches [Huang2019].
+"""Pipelines with micro-batches: bubble and activations by ranks and micro-batches [Huang2019].
 
 One row for each schedule and size, in units of a forward, F = 1 and B = 2: makespan and idle share
 of the simulated order, the formula (p - 1) / (m + p - 1), and the most micro-batches whose

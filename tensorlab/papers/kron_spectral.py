@@ -2,10 +2,10 @@
 times its error is ours, at equal parameters.
 
 After a talk that shows curves without digits: 50 random 36 by 36 matrices of independent entries,
-and value matrices of a language model. There with factors of 24 by 32 and 32 by 24 of OPT-125M; here
-of a sentence encoder (16 by 24 and 24 by 16 of 384 by 384) where it is installed, and of a character
-model trained here (8 by 16 and 16 by 8 of 128 by 128). With such sizes a Kronecker term stores what
-a term of the SVD does.
+and value matrices of a language model. There with factors of 24 by 32 and 32 by 24 of OPT-125M;
+here of a sentence encoder (16 by 24 and 24 by 16 of 384 by 384) where it is installed, and of a
+character model trained here (8 by 16 and 16 by 8 of 128 by 128). With such sizes a Kronecker term
+stores what a term of the SVD does.
 """
 
 import functools

@@ -1,5 +1,5 @@
-"""Tensor parallel layers: collectives of a transformer block counted in two processes, and what low rank
-sends instead [Shoeybi2019].
+"""Tensor parallel layers: collectives of a transformer block counted in two processes, and what low
+rank sends instead [Shoeybi2019].
 
 One row for each part and plan: all-reduces in the forward and in the backward, all other
 collectives, the bytes of both, and the largest difference of the output and the input's gradient to

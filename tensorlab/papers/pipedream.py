@@ -1,10 +1,10 @@
-"""One forward, one backward: the same bubble as GPipe with fewer activations held, and what came after
-it [Narayanan2019] [Narayanan2021] [Qi2024].
+"""One forward, one backward: the same bubble as GPipe with fewer activations held, and what came
+after it [Narayanan2019] [Narayanan2021] [Qi2024].
 
 One row for each schedule and size: makespan and idle share of the simulated order beside the closed
-forms, F = W = 1 and B = 1, or B = 2 where it is in one; the activations held by the first rank and by
-the last, in those of a whole rank. The schedule is PipeDream's with a flush after each batch, which
-is what `torch.distributed.pipelining` calls 1F1B.
+forms, F = W = 1 and B = 1, or B = 2 where it is in one; the activations held by the first rank and
+by the last, in those of a whole rank. The schedule is PipeDream's with a flush after each batch,
+which is what `torch.distributed.pipelining` calls 1F1B.
 """
 
 from ..parallel import cost, schedules

@@ -1,5 +1,5 @@
-"""Varuna's schedule beside GPipe with recomputation: the figure of the paper and of the talk, and what
-late machines do to both [Athlur2022].
+"""Varuna's schedule beside GPipe with recomputation: the figure of the paper and of the talk, and
+what late machines do to both [Athlur2022].
 
 Slots of one forward: F = R = 1, B = 2. `slots`: from start to end; `kept`: the most inputs that the
 first stage keeps. `late`: the mean over 20 draws of the makespan where every operation is late by

@@ -91,8 +91,8 @@ def cases(size: dict) -> list[dict]:
 
 
 def measure(size: dict, method: str, layers: str, kept: float) -> dict:
-    """Numbers kept of the layers and of the model, the score where there is one, and the mean square
-    by which vectors of sentences move."""
+    """Numbers kept of the layers and of the model, the score where there is one, and the mean
+    square by which vectors of sentences move."""
     full, _ = subject(size["encoder"])
     model = full if method == "full" else compressed(size, method, layers, kept)
     dense, now = (sum(p.numel() for p in m.parameters()) for m in (full, model))
@@ -171,7 +171,7 @@ def _rank(out, in_, budget) -> int:
     return best
 
 
-# ------------------------------------------------------------------------------------ encoder and data
+# --------------------------------------------------------------------------------- encoder and data
 
 
 @functools.cache

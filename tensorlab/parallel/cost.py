@@ -5,13 +5,13 @@ holds, the bytes of collectives, the bytes of sharded training [Narayanan2021] [
 p ranks, m micro-batches, v chunks on each rank; F, B and W are the times of one micro-batch in all
 chunks of a rank together.
 
-    schedule        makespan                             activations on rank s
-    naive           m p (F + B)                          1
-    GPipe           (m + p - 1) (F + B)                  m
-    1F1B            (m + p - 1) (F + B)                  min(p - s, m)
-    interleaved     (m + (p - 1) / v) (F + B)            min(2 (p - 1 - s) + (v - 1) p + 1, m v) of 1 / v each
-    ZB-H1           (m + p - 1) (F + B)                  min(p, m)
-                    + max(m - p + 1, 1) W
+    schedule      makespan                    activations on rank s
+    naive         m p (F + B)                 1
+    GPipe         (m + p - 1) (F + B)         m
+    1F1B          (m + p - 1) (F + B)         min(p - s, m)
+    interleaved   (m + (p - 1) / v) (F + B)   min(2 (p - 1 - s) + (v - 1) p + 1, m v) of 1 / v each
+    ZB-H1         (m + p - 1) (F + B)         min(p, m)
+                  + max(m - p + 1, 1) W
 """
 
 from .schedules import (
@@ -50,7 +50,8 @@ def makespan(schedule: str, ranks: int, micro: int, times: Durations, chunks: in
     times: of F, B and, where backwards are in two, W, of a rank's chunks together. ZB-H1's is exact
     for W no longer than F and B, a lower bound where it is.
 
-    >>> makespan("GPipe", 4, 8, {"F": 1, "B": 2}), makespan("interleaved", 4, 8, {"F": 1, "B": 2}, 3)
+    >>> times = {"F": 1, "B": 2}
+    >>> makespan("GPipe", 4, 8, times), makespan("interleaved", 4, 8, times, 3)
     (33, 27.0)
     """
     _known("makespan", schedule, chunks)
@@ -66,8 +67,8 @@ def makespan(schedule: str, ranks: int, micro: int, times: Durations, chunks: in
 
 
 def bubble(schedule: str, ranks: int, micro: int, times: Durations, chunks: int = 1) -> float:
-    """The share of the time in which a rank is idle: 1 - m (F + B + W) / makespan; for GPipe and 1F1B
-    (p - 1) / (m + p - 1).
+    """The share of the time in which a rank is idle: 1 - m (F + B + W) / makespan; for GPipe and
+    1F1B (p - 1) / (m + p - 1).
 
     >>> bubble("1F1B", 4, 9, {"F": 1, "B": 2})
     0.25
@@ -103,7 +104,7 @@ def _known(who: str, schedule: str, chunks: int) -> None:
         )
 
 
-# --------------------------------------------------------------------------------- bytes of collectives
+# ----------------------------------------------------------------------------- bytes of collectives
 
 RING = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1, "broadcast": 1, "all_to_all": 1}
 
@@ -120,8 +121,8 @@ def ring_bytes(collective: str, size: float, ranks: int) -> float:
     """
     if collective not in RING or ranks < 1:
         raise ValueError(
-            f"ring_bytes: needs one of {', '.join(RING)} and 1 or more ranks, got {collective!r} and "
-            f"{ranks}"
+            f"ring_bytes: needs one of {', '.join(RING)} and 1 or more ranks, got {collective!r} "
+            f"and {ranks}"
         )
     own = ranks if collective == "all_to_all" else 1
     return RING[collective] * (ranks - 1) / ranks * size / own
@@ -131,8 +132,8 @@ def split_bytes(rows: int, width: int, itemsize: int = 4) -> int:
     """The bytes of the all-reduce after a pair of a column split and a row split: rows · width
     numbers, as many again in the backward. A transformer block has two such pairs [Shoeybi2019].
 
-    rows: batch times tokens. width: of the layer's output; of a low-rank layer that is reduced where
-    it is r wide, the rank r.
+    rows: batch times tokens. width: of the layer's output; of a low-rank layer that is reduced
+    where it is r wide, the rank r.
 
     >>> split_bytes(8 * 16, 32, 8), split_bytes(8 * 16, 4, 8)
     (32768, 4096)
@@ -151,7 +152,7 @@ def gradient_numbers(shape: tuple[int, int], rank: int | None = None) -> int:
     return out * in_ if rank is None else rank * (out + in_ + rank)
 
 
-# ------------------------------------------------------------------------------------- sharded training
+# --------------------------------------------------------------------------------- sharded training
 
 
 def zero_bytes(
@@ -160,10 +161,11 @@ def zero_bytes(
     """Bytes on each rank for weights, gradients and what the optimizer keeps, by the stage of ZeRO
     [Rajbhandari2020].
 
-        stage 0: w + g + s     1: w + g + s / n     2: w + (g + s) / n     3: (w + g + s) / n     times the parameters
+        stage 0: w + g + s     1: w + g + s / n     2: w + (g + s) / n     3: (w + g + s) / n
 
-    Stage 0 is plain data parallel training, 3 is FSDP. By default Adam in mixed precision: weights
-    and gradients of 2 bytes, a float32 copy of the weights and two moments; 4, 4 and 8 in float32.
+    All are times the number of parameters. Stage 0 is plain data parallel training, 3 is FSDP. By
+    default Adam in mixed precision: weights and gradients of 2 bytes, a float32 copy of the weights
+    and two moments; 4, 4 and 8 in float32.
 
     >>> [round(zero_bytes(7.5e9, 64, stage) / 1e9, 2) for stage in range(4)]
     [120.0, 31.41, 16.64, 1.88]
@@ -179,8 +181,8 @@ def zero_bytes(
 
 
 def zero_traffic(stage: int) -> int:
-    """How many times its parameters a rank sends in one step, nearly: an all-reduce of the gradients
-    is 2; stage 3 gathers the weights twice and scatters the gradients once.
+    """How many times its parameters a rank sends in one step, nearly: an all-reduce of the
+    gradients is 2; stage 3 gathers the weights twice and scatters the gradients once.
 
     >>> [zero_traffic(stage) for stage in range(4)]
     [2, 2, 2, 3]

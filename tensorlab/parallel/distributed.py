@@ -33,16 +33,16 @@ from .schedules import Op, Run, Timeline
 GRACE = 5.0  # seconds for the other ranks to answer when one has failed
 START, LEAVE = 120.0, 15.0  # for all to be there, and to be gone
 
-# ------------------------------------------------------------------------------------- the processes
+# ------------------------------------------------------------------------------------ the processes
 
 
 class Ranks:
     """Processes that form one group of `torch.distributed` and stay alive for job after job.
 
     world: how many. timeout: seconds for one job, after which it is an error and the processes are
-    stopped. threads: of torch, in each. backend: of the group. They are started at the first job, in
-    about the time that torch needs to be imported; `close` or the end of a `with` stops them, and so
-    does the end of the program that started them.
+    stopped. threads: of torch, in each. backend: of the group. They are started at the first job,
+    in about the time that torch needs to be imported; `close` or the end of a `with` stops them,
+    and so does the end of the program that started them.
 
     >>> ranks = Ranks(2)
     >>> ranks
@@ -75,7 +75,7 @@ class Ranks:
         return self._ask(job, self.timeout)
 
     def close(self) -> None:
-        """Stop the processes: all meet once more, so that none leaves while another still needs it."""
+        """Stop the processes: all meet once more, so that none leaves while another needs it."""
         if self._processes:
             try:
                 self._ask(pickle.dumps((_meet, (), {})), LEAVE)
@@ -172,8 +172,8 @@ def _packed(function, args, kwargs) -> bytes:
     main = sys.modules.get("__main__")
     if getattr(function, "__module__", None) == "__main__" and not hasattr(main, "__file__"):
         raise ValueError(
-            f"Ranks.run: needs a function that a new process can import, got {name} of this notebook; "
-            f"write it into a .py file beside it and import it from there"
+            f"Ranks.run: needs a function that a new process can import, got {name} of this "
+            f"notebook; write it into a .py file beside it and import it from there"
         )
     try:
         return pickle.dumps((function, args, kwargs))
@@ -212,9 +212,10 @@ def _answer(job: bytes) -> bytes:
         return pickle.dumps((False, (told, traceback.format_exc())))
 
 
-# --------------------------------------------------------------------------------------- bytes counted
+# ------------------------------------------------------------------------------------ bytes counted
 
-COUNTED = {  # operators: their collective, and whether the whole tensor is as large as all inputs together
+# Operators: their collective, and whether the whole tensor is as large as all inputs together.
+COUNTED = {
     "all_reduce": ("all_reduce", False),
     "all_reduce_": ("all_reduce", False),
     "allreduce_": ("all_reduce", False),
@@ -230,8 +231,8 @@ COUNTED = {  # operators: their collective, and whether the whole tensor is as l
 
 
 class Collectives(TorchDispatchMode):
-    """Counts the collectives of the block, and their bytes: those of DTensor, of FSDP, of pipelines'
-    shapes and of calls by hand.
+    """Counts the collectives of the block, and their bytes: those of DTensor, of FSDP, of
+    pipelines' shapes and of calls by hand.
 
     seen: pairs of a collective's name and the bytes of the whole tensor. DistributedDataParallel
     reduces where no mode looks; `watch` counts it.
@@ -297,7 +298,7 @@ def _bytes(t: torch.Tensor) -> int:
     return t.numel() * t.element_size()
 
 
-# ------------------------------------------------------------------------ the schedule that really ran
+# --------------------------------------------------------------------- the schedule that really ran
 
 CHUNKS = {
     "F": "forward_one_chunk",

@@ -1,5 +1,5 @@
-"""A model trained in a pipe of processes by the schedules of `torch.distributed.pipelining`, and what
-really ran [Huang2019] [Narayanan2019] [Narayanan2021] [Qi2024].
+"""A model trained in a pipe of processes by the schedules of `torch.distributed.pipelining`, and
+what really ran [Huang2019] [Narayanan2019] [Narayanan2021] [Qi2024].
 
 What cannot be is refused before a process starts. Stages that nap in the place of work do not fight
 for cores, so that a small machine shows the schedule of a large one.
@@ -28,8 +28,8 @@ SEVERAL = ("interleaved", "zero bubble")  # those that take several stages on ea
 
 @dataclass(frozen=True)
 class Piped:
-    """What a pipe has done. line: when the operations of the last step ran. states: a state dict for
-    each stage. losses: the mean over the micro-batches, for each step."""
+    """What a pipe has done. line: when the operations of the last step ran. states: a state dict
+    for each stage. losses: the mean over the micro-batches, for each step."""
 
     line: Timeline
     states: dict[int, dict[str, Tensor]]
@@ -51,9 +51,9 @@ def train_pipe(
 ) -> Piped:
     """Train a pipe by plain SGD: make(k, stages) is stage k of ranks · chunks, all on one batch.
 
-    loss: a mean over the rows it is given, so that micro-batches add up to the batch. make and loss:
-    importable, for they travel by name. Raises ValueError, before any process starts, for a schedule
-    that is not there and numbers that do not fit; says which would.
+    loss: a mean over the rows it is given, so that micro-batches add up to the batch. make and
+    loss: importable, for they travel by name. Raises ValueError, before any process starts, for a
+    schedule that is not there and numbers that do not fit; says which would.
     """
     check_pipe("train_pipe", schedule, ranks.world, len(x), micro, chunks)
     job = (schedule, make, x, target, loss, micro, chunks, steps, lr)
@@ -75,7 +75,8 @@ def check_pipe(
 
     >>> check_pipe("pipe", "1F1B", 2, 64, 5)
     Traceback (most recent call last):
-    ValueError: pipe: needs a number of micro-batches that divides 64 rows (1, 2, 4, 8, 16, 32, 64), got 5
+    ValueError: pipe: needs a number of micro-batches that divides 64 rows
+    (1, 2, 4, 8, 16, 32, 64), got 5
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"{who}: needs a schedule of {', '.join(SCHEDULES)}, got {schedule!r}")
@@ -131,7 +132,7 @@ def _train(schedule, make, x, target, loss, micro, chunks, steps, lr):
     return {k: m.state_dict() for k, m in zip(held, modules)}, recorder.gather(), losses
 
 
-# ------------------------------------------------------------------------------------ stages that nap
+# ---------------------------------------------------------------------------------- stages that nap
 
 
 class _Naps(torch.autograd.Function):
@@ -167,8 +168,8 @@ class Nap(nn.Module):
 def nap_pipe(
     ranks: Ranks, schedule: str, *, micro: int, chunks: int = 1, forward=0.04, backward=0.08
 ) -> Timeline:
-    """The timeline of a pipe whose stages nap; forward, backward: seconds for one micro-batch in all
-    chunks of a rank."""
+    """The timeline of a pipe whose stages nap; forward, backward: seconds for one micro-batch in
+    all chunks of a rank."""
     make = partial(_nap, forward / chunks, backward / chunks)
     x = torch.ones(micro, 4)
     return train_pipe(ranks, schedule, make, x, x, _square, micro=micro, chunks=chunks).line

@@ -7,7 +7,8 @@ schedule is nothing but an order of operations for each rank. When they run is t
     start(op) = max( end of the operation before it on its rank, ends of all that it needs )
 
     F(i, s)  needs F(i, s-1)                 the forward of micro-batch i on stage s
-    B(i, s)  needs F(i, s) and B(i, s+1)     the backward, and R(i, s) where the activations are recomputed
+    B(i, s)  needs F(i, s) and B(i, s+1)     the backward
+             and R(i, s)                     where the activations are recomputed
     W(i, s)  needs B(i, s)                   the weights' share of a backward, where it waits
 
 All times are in the unit of the durations that are given; micro-batches and stages count from 0.
@@ -50,7 +51,7 @@ class Run(NamedTuple):
 Orders = Sequence[Sequence[Op]]
 Durations = Mapping[str, float] | Mapping[Op, float]
 
-# ------------------------------------------------------------------------------------- the schedules
+# ------------------------------------------------------------------------------------ the schedules
 
 
 def naive(stages: int, micro: int) -> Orders:
@@ -79,8 +80,8 @@ def gpipe(stages: int, micro: int, *, recompute: bool = False) -> Orders:
 
 
 def one_f_one_b(stages: int, micro: int) -> Orders:
-    """1F1B: w = min(p - 1 - s, m) forwards, then one forward and one backward in turn, then the last
-    w backwards; as fast as GPipe, with fewer activations held [Narayanan2019].
+    """1F1B: w = min(p - 1 - s, m) forwards, then one forward and one backward in turn, then the
+    last w backwards; as fast as GPipe, with fewer activations held [Narayanan2019].
 
     >>> show(one_f_one_b(3, 3))
     ['F0 F1 F2 B0 B1 B2', 'F0 F1 B0 F2 B1 B2', 'F0 B0 F1 B1 F2 B2']
@@ -96,8 +97,8 @@ def interleaved(ranks: int, micro: int, chunks: int) -> Orders:
     """1F1B with several stages on each rank: rank s holds the stages s, s + p, ...; the bubble is
     shorter by the number of chunks [Narayanan2021].
 
-    w = min( 2 (p - 1 - s) + (v - 1) p, m v ) forwards come first; the n-th forward of a rank is, with
-    g, q = divmod(n, p v) and c, i = divmod(q, p), micro-batch g p + i of chunk c, and the n-th
+    w = min( 2 (p - 1 - s) + (v - 1) p, m v ) forwards come first; the n-th forward of a rank is,
+    with g, q = divmod(n, p v) and c, i = divmod(q, p), micro-batch g p + i of chunk c, and the n-th
     backward that of chunk v - 1 - c. Raises ValueError where p does not divide m.
 
     >>> show(interleaved(2, 2, 2))
@@ -118,8 +119,8 @@ def interleaved(ranks: int, micro: int, chunks: int) -> Orders:
 
 
 def zb_h1(stages: int, micro: int) -> Orders:
-    """1F1B with backwards in two: B, which the stage before waits for, and W, which nobody waits for
-    and which fills the bubble [Qi2024].
+    """1F1B with backwards in two: B, which the stage before waits for, and W, which nobody waits
+    for and which fills the bubble [Qi2024].
 
     On stage s the W of micro-batch j comes right after the B of micro-batch j + s.
 
@@ -139,8 +140,8 @@ def zb_h1(stages: int, micro: int) -> Orders:
 
 
 def varuna(stages: int, micro: int, durations: Durations) -> "Timeline":
-    """What a list of priorities makes of a pipe with recomputation: each stage, whenever it is free,
-    takes the oldest operation that is ready, B before R before F [Athlur2022].
+    """What a list of priorities makes of a pipe with recomputation: each stage, whenever it is
+    free, takes the oldest operation that is ready, B before R before F [Athlur2022].
 
     R of a micro-batch is ready when the next stage is so far in its backward that R ends as the
     gradient arrives. The last stage never recomputes. It decides while it runs, so it goes on where
@@ -193,7 +194,7 @@ def _in_turn(warm: int, total: int) -> list[tuple[str, int]]:
     return [("F", i) for i in range(warm)] + pairs + [("B", i) for i in range(total - warm, total)]
 
 
-# ------------------------------------------------------------------------------------------ the times
+# ---------------------------------------------------------------------------------------- the times
 
 
 @dataclass(frozen=True)
@@ -263,8 +264,8 @@ def times(orders: Orders, durations: Durations) -> Timeline:
     """When each operation of these orders runs: the longest path.
 
     orders: for each rank its operations; anyone's, checked to be complete. durations: by kind, or
-    by operation, as `jittered` gives them. Raises ValueError for orders that lack an operation, have
-    one twice, or wait for each other in a circle; the message names where.
+    by operation, as `jittered` gives them. Raises ValueError for orders that lack an operation,
+    have one twice, or wait for each other in a circle; the message names where.
 
     >>> times(one_f_one_b(4, 8), {"F": 1, "B": 2}).makespan
     33
@@ -352,7 +353,7 @@ def _stuck(left, needs, ends) -> str:
     )
 
 
-# ------------------------------------------------------------------------------- orders as they are read
+# -------------------------------------------------------------------------- orders as they are read
 
 
 def show(orders: Orders) -> list[str]:
@@ -384,7 +385,7 @@ def read(lines: Sequence[str]) -> Orders:
     return orders
 
 
-# ------------------------------------------------------------------------------------- what is refused
+# ---------------------------------------------------------------------------------- what is refused
 
 
 def check_divides(who: str, parts_name: str, parts: int, whole_name: str, whole: int) -> None:
@@ -397,8 +398,8 @@ def check_divides(who: str, parts_name: str, parts: int, whole_name: str, whole:
     if not 1 <= parts <= whole or whole % parts:
         good = ", ".join(str(n) for n in range(1, whole + 1) if whole % n == 0)
         raise ValueError(
-            f"{who}: needs a number of {parts_name} that divides {whole} {whole_name} ({good}), got "
-            f"{parts}"
+            f"{who}: needs a number of {parts_name} that divides {whole} {whole_name} ({good}), "
+            f"got {parts}"
         )
 
 

@@ -4,16 +4,16 @@ as narrow as the format allows [Shoeybi2019].
 A format multiplies in steps, one small tensor each. A split cuts the weight's rows ("column", as
 Megatron calls it after its wᵀ) or columns ("row"), so only the tensors that carry that index:
 
-    column   y_p = w_p x       x is whole, y in parts     in the backward the gradient of a state is summed
-    row      y = Σ_p w_p x_p   x in parts, y is whole     in the forward a state is summed
+    column   y_p = w_p x       x is whole, y in parts     a state's gradient is summed, backwards
+    row      y = Σ_p w_p x_p   x in parts, y is whole     a state is summed, forwards
 
 Which state is free: x or y themselves as for a dense weight, or any between two steps on the whole
 side of the cut. For w = u vᴴ that state has r numbers a row where x has `in`:
 
     column   t = vᴴ x,  y_p = u_p t           row   t = Σ_p v_pᴴ x_p,  y = u t
 
-so all that is sent is r / h of what a dense layer of width h sends. Tensors that are whole on each rank
-but work on parts get their gradients summed.
+so all that is sent is r / h of what a dense layer of width h sends. Tensors that are whole on each
+rank but work on parts get their gradients summed.
 """
 
 import torch
@@ -32,7 +32,7 @@ from .schedules import check_divides
 SPLITS = ("column", "row")
 FACTORIZED = Kind("factorized linear layer", lambda layer: isinstance(layer, FactorizedLinear))
 
-# ------------------------------------------------------------------- sums over ranks, and their gradients
+# ------------------------------------------------------------- sums over ranks, and their gradients
 
 
 class _Summed(torch.autograd.Function):
@@ -63,8 +63,8 @@ class _Shared(torch.autograd.Function):
 
 
 class _Dealt(torch.autograd.Function):
-    """From parts along mode `first` to parts along mode `second`, an all-to-all: (.., a / p, .., b) to
-    (.., a, .., b / p); in the backward the other way round."""
+    """From parts along mode `first` to parts along mode `second`, an all-to-all: (.., a / p, .., b)
+    to (.., a, .., b / p); in the backward the other way round."""
 
     @staticmethod
     def forward(ctx, t, first, second, group):
@@ -80,14 +80,15 @@ class _Dealt(torch.autograd.Function):
         return _Dealt.apply(g, second, first, group), None, None, None
 
 
-# -------------------------------------------------------------------------------- the steps of a product
+# --------------------------------------------------------------------------- the steps of a product
 
 
 def steps(weight: MatrixFormat, split: str) -> list[int]:
-    """In which order the tensors of a format act on x, as their places in `tensors()`, so that the one
-    that is cut for this split is the last ("column") or the first ("row").
+    """In which order the tensors of a format act on x, as their places in `tensors()`, so that the
+    one that is cut for this split is the last ("column") or the first ("row").
 
-    >>> steps(LowRank.randn((6, 4), 2), "column"), steps(TTMatrix.randn((8, 8), 2, cores=3), "column")
+    >>> low, train = LowRank.randn((6, 4), 2), TTMatrix.randn((8, 8), 2, cores=3)
+    >>> steps(low, "column"), steps(train, "column")
     ([1, 0], [2, 1, 0])
     """
     if split not in SPLITS:
@@ -148,8 +149,8 @@ def _columns_before(weight, k) -> tuple[int]:
 
 
 def widths(weight: MatrixFormat, split: str) -> dict[int, int]:
-    """How many numbers a row has that are summed, by where: before step k of the product; the number of
-    steps means after the last.
+    """How many numbers a row has that are summed, by where: before step k of the product; the
+    number of steps means after the last.
 
     >>> widths(LowRank.randn((64, 32), 4), "column"), widths(LowRank.randn((64, 32), 4), "row")
     ({0: 32, 1: 4}, {1: 4, 2: 64})
@@ -166,7 +167,7 @@ def widths(weight: MatrixFormat, split: str) -> dict[int, int]:
     return {n: sizes[n] for n in free}
 
 
-# ------------------------------------------------------------------------------------------ the layer
+# ---------------------------------------------------------------------------------------- the layer
 
 
 class ShardedLinear(Holding):
@@ -245,7 +246,8 @@ class DealtLinear(nn.Module):
             or weight.unpadded_shape is not None
         ):
             raise TypeError(
-                f"DealtLinear: needs a BlockTT or Monarch of two cores without padding, got {weight}"
+                f"DealtLinear: needs a BlockTT or Monarch of two cores without padding, got "
+                f"{weight}"
             )
         for blocks in (weight.in_[0], weight.out[1]):
             check_divides("DealtLinear", "ranks", world, "blocks", blocks)

@@ -1,7 +1,8 @@
 """Many independent jobs, over ranks, seeds and learning rates, on the cores of a machine or on a
 cluster, by joblib.
 
-    with joblib.parallel_config("loky", n_jobs=4): rows = sweep(one, grid(rank=(2, 4), seed=range(3)), path)
+    points = grid(rank=(2, 4), seed=range(3))
+    with joblib.parallel_config("loky", n_jobs=4): rows = sweep(one, points, path)
     with Client("scheduler:8786"), joblib.parallel_config("dask"): ...the same line
 
 A sweep that is killed goes on where it was: each row is saved as soon as it is there.
@@ -41,9 +42,9 @@ def sweep(
 
     function: of a module that workers can import; it returns numbers and texts, draws from a
     generator that it seeds itself, and loads data by name rather than being given them. path: a
-    file of lines of JSON; points that it holds are not run again. threads: of torch, in each worker,
-    so that the numbers are the same on every backend. progress: a line on stderr for each row.
-    Raises ValueError for points that are not different, and for a file of other points' names.
+    file of lines of JSON; points that it holds are not run again. threads: of torch, in each
+    worker, so that the numbers are the same on every backend. progress: a line on stderr for each
+    row. Raises ValueError for points that are not different, and for a file of other points' names.
     """
     keys = [_key(point) for point in points]
     if len(set(keys)) < len(keys):

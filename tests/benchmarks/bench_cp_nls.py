@@ -6,8 +6,8 @@
 Columns at cosine 0.9 in every mode, with noise of 0, 1e-4 and 1e-2 of the norm; a swamp at cosine
 0.99. The packages take turns, `--repeats` times, in one process and one thread. The table goes to
 cp_nls.csv beside this file: medians of CPU seconds, the error against the tensor without noise, and
-`ratio`, the median over the turns of how many times faster tensorlab was. pytensorlab is taken where
-it can be imported (PYTHONPATH); it asks for a plotting package, of which an empty `vedo` will do.
+`ratio`, the median over the turns of how many times faster tensorlab was. pytensorlab is taken
+where it can be imported (PYTHONPATH); an empty `vedo` will do for the plots that it asks for.
 """
 
 import argparse
@@ -47,7 +47,7 @@ WHEELS = {name: name.split()[0] for name in PACKAGES}
 
 
 def collinear(shape, rank, cosine, noise, seed=0):
-    """A tensor of norm 1 whose columns meet at this cosine in every mode, and the same with noise."""
+    """A tensor of norm 1 whose columns meet at this cosine in every mode, and it with noise."""
     import torch
 
     import tensorlab as tl

@@ -1,7 +1,9 @@
 """Pipelines of processes whose stages nap: how long they really ran, against the simulator.
 
-    python tests/benchmarks/bench_parallel.py             4 ranks, 8 micro-batches, each schedule 3 times
+    python tests/benchmarks/bench_parallel.py
     python tests/benchmarks/bench_parallel.py --ranks 2 --micro 4 --times 1
+
+The first has 4 ranks, 8 micro-batches, and each schedule 3 times.
 
 F naps 40 ms and B 80 ms for a micro-batch, shared by the chunks of a rank. `ran`: the least of the
 makespans, in seconds; `simulated`: of the same order, with the durations asked for; `ratio`: one by

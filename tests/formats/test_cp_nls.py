@@ -14,7 +14,7 @@ F64, C128 = torch.float64, torch.complex128
 
 
 def collinear(shape, rank, cosine=0.9, noise=0.0, seed=0, dtype=F64):
-    """A tensor of norm 1 whose columns meet at about this cosine in every mode, and one with noise."""
+    """A tensor of norm 1 whose columns meet at about this cosine in every mode; one with noise."""
     g, factors = torch.Generator().manual_seed(seed), []
     for n in shape:
         base = tl.linalg.orthonormal(tl.rng.randn(n, 1, generator=g, dtype=dtype))

@@ -1,5 +1,5 @@
-"""The pivoted format is the matrix of its two factors in fewer numbers, with small entries of t, for
-easy and for hard factors; a state dict carries the pivots."""
+"""The pivoted format is the matrix of its two factors in fewer numbers, with small entries of t,
+for easy and for hard factors; a state dict carries the pivots."""
 
 import io
 

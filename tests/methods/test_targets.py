@@ -1,5 +1,5 @@
-"""Layer by layer with targets of the full model: the stream is found, full rank changes nothing, and
-the outputs are nearer than those of layers cut alone."""
+"""Layer by layer with targets of the full model: the stream is found, full rank changes nothing,
+and the outputs are nearer than those of layers cut alone."""
 
 import copy
 import warnings

@@ -1,5 +1,5 @@
-"""Weighted SVD: it is the plain one, it is the best in its own norm, sums stream, ranks meet budgets,
-and what cannot be is said in one sentence."""
+"""Weighted SVD: it is the plain one, it is the best in its own norm, sums stream, ranks meet
+budgets, and what cannot be is said in one sentence."""
 
 import math
 import warnings
@@ -231,7 +231,7 @@ def data(batch=8, tokens=5):
     return draw(batch, tokens, 6), mask
 
 
-def labelled(z, batch=None):
+def labeled(z, batch=None):
     return z.square().sum() + z.pow(3).sum()
 
 
@@ -249,7 +249,7 @@ def sums(s):
 
 def test_streamed_is_whole():
     model, (x, mask) = Block(), data()
-    options = dict(loss=labelled, mask=lambda b: b[1], fisher=True)
+    options = dict(loss=labeled, mask=lambda b: b[1], fisher=True)
     whole = statistics(model, [(x, mask)], **options)
     parts = statistics(model, zip(x.split(3), mask.split(3)), **options)
     for name in ("up", "down"):
@@ -260,19 +260,19 @@ def test_streamed_is_whole():
 
 def test_sums_are_those_of_autograd_example_by_example():
     model, (x, mask) = Block().eval(), data()
-    found = statistics(model, [(x, mask)], loss=labelled, mask=lambda b: b[1], fisher=True)["up"]
+    found = statistics(model, [(x, mask)], loss=labeled, mask=lambda b: b[1], fisher=True)["up"]
     rows = x[mask]
     want = {"inputs": rows.mT @ rows, "size": rows.abs().sum(0)}
     gradients = []
     for a, m in zip(x, mask):
-        loss = labelled(model(a[None], m[None]))
+        loss = labeled(model(a[None], m[None]))
         gradients += torch.autograd.grad(loss, model.up.weight)
     gradients = torch.stack(gradients)
     want |= {"fisher": gradients.square().sum(0), "gradient": gradients.sum(0)}
     for key, t in want.items():
         assert torch.allclose(sums(found)[key], t, rtol=1e-10, atol=1e-12), key
     y = model.up(x).detach().requires_grad_()
-    labelled(_after_up(model, x, y, mask)).backward()
+    labeled(_after_up(model, x, y, mask)).backward()
     assert torch.allclose(sums(found)["outputs"], y.grad[mask].mT @ y.grad[mask], atol=1e-12)
 
 
@@ -283,7 +283,7 @@ def _after_up(model, x, y, mask):
 
 def test_padding_counts_for_nothing():
     model, (x, mask) = Block(), data()
-    options = dict(loss=labelled, mask=lambda b: b[1], fisher=True)
+    options = dict(loss=labeled, mask=lambda b: b[1], fisher=True)
     other = torch.where(mask[..., None], x, 1e3)
     a, b = (statistics(model, [(t, mask)], **options) for t in (x, other))
     for key, want in sums(a["up"]).items():
@@ -294,7 +294,7 @@ def test_a_calibration_leaves_the_model_as_it_was():
     model, (x, mask) = Block().train(), data()
     model.up.weight.requires_grad_(False)
     before = {n: t.clone() for n, t in model.state_dict().items()}
-    statistics(model, [(x, mask)], loss=labelled)
+    statistics(model, [(x, mask)], loss=labeled)
     assert model.training and model.drop.training and model.down.weight.grad is None
     assert not any(m._forward_hooks for m in model.modules())
     assert all(torch.equal(t, before[n]) for n, t in model.state_dict().items())
@@ -306,14 +306,14 @@ def test_a_calibration_leaves_the_model_as_it_was():
 def test_frozen_layers_and_activations_in_place_have_gradients_too():
     model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(inplace=True), nn.Linear(5, 3)).double()
     x = draw(40, 4)
-    want = statistics(model, [x], loss=labelled)
+    want = statistics(model, [x], loss=labeled)
     model.requires_grad_(False)
-    got = statistics(model, [x], loss=labelled)
+    got = statistics(model, [x], loss=labeled)
     for name in ("0", "2"):
         for key in ("outputs", "gradient"):
             assert torch.allclose(sums(got[name])[key], sums(want[name])[key], rtol=1e-12)
     y = model[0](x).detach().requires_grad_()
-    labelled(model[2](torch.relu(y))).backward()
+    labeled(model[2](torch.relu(y))).backward()
     assert torch.allclose(sums(got["0"])["outputs"], y.grad.mT @ y.grad, rtol=1e-12)
 
 
@@ -361,7 +361,7 @@ def test_few_rows_are_named_once_and_do_no_harm():
     for rows in (1, 5, 300):
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            found = calibrate(model, [x[:rows]], loss=labelled, fisher=True)
+            found = calibrate(model, [x[:rows]], loss=labeled, fisher=True)
         assert len(said) == (rows < 40) and all("fewer than two" in str(w.message) for w in said)
         w = model[0].weight.detach()
         change = lambda m, x=x[:rows], w=w: float((x @ (w - m.cut(4).to_dense()).mT).norm())
@@ -375,7 +375,7 @@ def test_few_rows_are_named_once_and_do_no_harm():
 
 def test_each_method_is_the_best_in_its_own_norm():
     model, (x, mask) = Block(), data(64)
-    found = statistics(model, [(x, mask)], loss=labelled, mask=lambda b: b[1], fisher=True)
+    found = statistics(model, [(x, mask)], loss=labeled, mask=lambda b: b[1], fisher=True)
     for name in ("up", "down"):
         w = getattr(model, name).weight.detach()
         norms = {m: metrics(found[name], m) for m in METHODS}
@@ -434,8 +434,8 @@ def test_ranks_fill_the_budget_and_no_more(rule, keep, pivoted):
 
 
 def test_ranks_by_the_spectrum_are_the_best_of_all():
-    """Against every choice of ranks: none of at most as many numbers predicts less loss, but for what
-    one step of a rank is worth (the budget is a knapsack)."""
+    """Against every choice of ranks: none of at most as many numbers predicts less loss, but for
+    what one step of a rank is worth (the budget is a knapsack)."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4)).double()
     found = statistics(model, [draw(200, 6)], loss=embedding_probe(seeded()))

@@ -1,4 +1,4 @@
-"""Pipelines and tensor parallel layers as programs: closed forms, the talk's figure, collectives."""
+"""Pipelines and tensor parallel layers: closed forms, the talk's figure, collectives."""
 
 import matplotlib.figure
 import pytest

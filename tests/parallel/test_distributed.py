@@ -24,7 +24,7 @@ def same(a, b):
     )
 
 
-# ------------------------------------------------------------------------------------------ the runner
+# --------------------------------------------------------------------------------------- the runner
 
 
 def test_processes_stay_alive_for_job_after_job(two):
@@ -94,7 +94,7 @@ def test_what_no_process_could_read_is_refused_before_one_starts(monkeypatch):
         Ranks(2, timeout=0)
 
 
-# --------------------------------------------------------------------------------------------- bytes
+# -------------------------------------------------------------------------------------------- bytes
 
 
 def test_collectives_by_hand_are_counted(two):
@@ -108,7 +108,7 @@ def test_collectives_by_hand_are_counted(two):
         assert wire == 48 + 24 + 48 + 24
 
 
-# ------------------------------------------------------------------------------- equal to one process
+# ----------------------------------------------------------------------------- equal to one process
 
 
 def test_data_parallel_is_one_process(two):

@@ -68,10 +68,10 @@ def test_the_zero_bubble_s_formula_is_a_bound_where_w_is_long():
         assert times(schedules.zb_h1(4, 12), d).makespan > cost.makespan("ZB-H1", 4, 12, d)
 
 
-# ------------------------------------------------------------------------------------------- the talk
+# ----------------------------------------------------------------------------------------- the talk
 
-# S4, S2 and S1 as they are printed. In S3 the printed row has lost the empty slot after F5: as it is
-# read there B4 would begin at slot 18, in the middle of S4's B4, which ends at 19.
+# S4, S2 and S1 as they are printed. In S3 the printed row has lost the empty slot after F5: as it
+# is read there B4 would begin at slot 18, in the middle of S4's B4, which ends at 19.
 VARUNA = """\
 S4 . . . F1 B1 B1 F2 B2 B2 F3 B3 B3 . . . F4 B4 B4 F5 B5 B5 . . . . . .
 S3 . . F1 F2 F3 R1 B1 B1 R2 B2 B2 R3 B3 B3 F4 F5 . R4 B4 B4 R5 B5 B5 . . . .
@@ -127,7 +127,7 @@ def test_a_list_goes_on_where_a_fixed_order_waits():
     assert sum(list_) < sum(fixed)
 
 
-# ------------------------------------------------------------------------------------- torch's orders
+# ----------------------------------------------------------------------------------- torch's orders
 
 
 def torch_orders(name, p, m, stages):
@@ -155,7 +155,7 @@ def test_interleaved_is_torch_s(p, m, v):
     assert torch_orders("Interleaved1F1B", p, m, v) == schedules.interleaved(p, m, v)
 
 
-# ------------------------------------------------------------------------------------------ any order
+# ---------------------------------------------------------------------------------------- any order
 
 
 @settings(deadline=None, max_examples=60)
@@ -234,7 +234,7 @@ def test_text_and_back():
         assert read(show(orders)) == orders
 
 
-# --------------------------------------------------------------------------------------------- costs
+# -------------------------------------------------------------------------------------------- costs
 
 
 def test_bytes():

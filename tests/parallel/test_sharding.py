@@ -66,7 +66,7 @@ def test_a_plan_for_a_model(two):
     assert max(two.run(rank_jobs.planned)) < 1e-12
 
 
-# ------------------------------------------------------------------------------- what needs no process
+# ---------------------------------------------------------------------------- what needs no process
 
 
 def test_widths_by_hand():
