@@ -1,5 +1,5 @@
-"""The factorization from a few rows: its loss is what it says, the best span is the SVD's, and where
-the rows do not tell there is none."""
+"""The factorization from a few rows: its loss is what it says, the best span is the SVD's, and
+where the rows do not tell there is none."""
 
 import pytest
 import torch

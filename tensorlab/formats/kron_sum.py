@@ -98,7 +98,7 @@ class KronSum(MatrixFormat):
         return KronSum.of(*(part.initial() * len(self.parts) ** -0.5 for part in self.parts))
 
     def round(self, rank=None, *, rtol: float | None = None) -> NoReturn:
-        """Raises TypeError: parts of different shapes are not orthogonal, and no SVD truncates them.
+        """Raises TypeError: parts of different shapes are not orthogonal; no SVD truncates them.
 
         A sum of fewer terms is found anew: `kron_hybrid(x.to_dense(), ...)`.
         """

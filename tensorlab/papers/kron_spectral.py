@@ -1,5 +1,5 @@
-"""Kronecker sums in the spectral norm, by continuation [SeguinKressner2022], beside the SVD: how many
-times its error is ours, at equal parameters.
+"""Kronecker sums in the spectral norm, by continuation [SeguinKressner2022], beside the SVD: how
+many times its error is ours, at equal parameters.
 
 After a talk that shows curves without digits: 50 random 36 by 36 matrices of independent entries,
 and value matrices of a language model. There with factors of 24 by 32 and 32 by 24 of OPT-125M;
