@@ -40,7 +40,7 @@ def frobenius(x: Tensor) -> float:
     >>> frobenius(torch.full((3, 3), 2.0))
     6.0
     """
-    flat = x.reshape(-1)
+    flat = (x.mT if x.ndim > 1 and x.mT.is_contiguous() else x).reshape(-1)  # without a copy
     even = len(flat) // 4096 * 4096
     parts = flat[:even].reshape(-1, 4096), flat[None, even:]
     sums = torch.cat([torch.linalg.vector_norm(p, dim=1).double() for p in parts])
