@@ -28,7 +28,6 @@ TODO = {
     "16_lora",
     "17_admm",
     "18_pruning",
-    "19_protes",
     "20_density",
     "21_expmachine",
     "22_expressivity",
