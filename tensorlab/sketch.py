@@ -176,9 +176,9 @@ def _loss(a, left, right, heavy, size: float, limit: float) -> float:
     limit; else formed."""
     eps = torch.finfo(a.dtype).eps
     square = size**2 - frobenius(heavy) ** 2
-    slack = 40 * eps * size**2
-    if square + slack <= limit**2 or square - slack > limit**2:
-        return max(square + slack, 0.0) ** 0.5
+    slack = (40 + max(a.shape)) * eps * size**2  # sums that all round the same way
+    if max(square, 0.0) + slack <= limit**2 or square - slack > limit**2:
+        return (max(square, 0.0) + slack) ** 0.5
     if a.stride(-1) != 1:  # rows in the order of memory
         a, left, right = a.mT, right.mT, left.mT
     pieces = zip(*(t.split(max(1, PIECE // a.shape[1])) for t in (a, left)))

@@ -34,6 +34,15 @@ def test_the_loss_is_what_it_says_and_within_the_limit(shape, dtype, best, rtol,
     assert float((light.mH @ light - eye).norm()) <= 64 * eps * light.shape[1]
 
 
+@pytest.mark.parametrize("rtol", [1e-6, 1e-7, 1e-8, 2e-10])
+def test_products_that_all_round_the_same_way_are_no_proof(rtol):
+    """Of a root on a grid |c|^2 comes out larger than |a|^2, by 100 eps."""
+    a = torch.sqrt(torch.arange(2**22, dtype=torch.float64) / 2**22 + 1e-3).reshape(2048, 2048)
+    size = frobenius(a)
+    found = factorize(a, rtol * size)
+    assert float((a - found.left @ found.right).norm()) <= rtol * size
+
+
 @pytest.mark.parametrize("rtol", [1e-2, 1e-4, 1e-8])
 def test_the_best_span_is_that_of_the_singular_vectors(rtol, generator):
     """Within 1e-6 of the error of the truncated SVD, with its rank."""
