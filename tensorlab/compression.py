@@ -161,6 +161,7 @@ def compress(
     job = _Job(model, linear, batches, method, outputs, forward, loss, mask, generator, progress)
     asked = (
         method,
+        outputs,
         keep,
         of,
         budget,
