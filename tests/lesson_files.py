@@ -24,7 +24,6 @@ TODO = {
     "12_conv",
     "13_embedding",
     "14_pointcloud",
-    "15_dlrt",
     "16_lora",
     "17_admm",
     "18_pruning",
