@@ -944,7 +944,8 @@ def landscape(ax: Axes, values: Tensor, points: Tensor, elite: Tensor) -> str:
     ax.plot(*points.T.tolist(), ".", color="white", ms=4, mec="black", mew=0.4, label="batch")
     ax.plot(*elite.T.tolist(), "o", mfc="none", mec=COLORS[1], mew=1.6, ms=9, label="elite")
     ax.set(xlabel="first index", ylabel="second index", title="the function")
-    ax.legend(loc="upper right")
+    ax.grid(False)
+    ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderpad=0)
     i, j = divmod(int(values.argmin()), values.shape[1])
     return f"The smallest of {values.numel()} values is {float(values.min()):.4g}, at ({i}, {j})."
 
@@ -957,6 +958,7 @@ def density(ax: Axes, p: Tensor, best: tuple[int, int] | None = None) -> str:
     if best is not None:
         ax.plot(*best, "x", color=COLORS[1], ms=10, mew=2)
     ax.set(xlabel="first index", ylabel="second index", title="where the model looks")
+    ax.grid(False)
     i, j = divmod(int(p.argmax()), p.shape[1])
     return f"The model looks most often at ({i}, {j}), with probability {float(p.max()):.3g}."
 
@@ -976,6 +978,7 @@ def marginal_history(ax: Axes, shares: Tensor) -> str:
     )
     ax.figure.colorbar(picture, ax=ax, fraction=0.046)
     ax.set(xlabel="batch", ylabel="mode", title="share of ones in the draws")
+    ax.grid(False)
     settled = int(((shares[-1] < 0.05) | (shares[-1] > 0.95)).sum())
     return (
         f"In the last batch {settled} of {shares.shape[1]} modes are settled, with a share of "
