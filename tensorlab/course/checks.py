@@ -11,6 +11,7 @@ is Markdown of the lesson.
 
 import contextlib
 import copy
+import functools
 import inspect
 import math
 import sys
@@ -84,6 +85,14 @@ class Check:
                 return _say(False, f"Not yet: {hint}")
         return _say(True, f"Right.  {self.moral}")
 
+    def expected(self, *case):
+        """The right answer; a value, which has no case, is computed once."""
+        return self.right(*case) if case else self._value
+
+    @functools.cached_property
+    def _value(self):
+        return self.right()
+
     def _read(self, answer, case):
         read = self.read or (call if self.function else number)
         entries = None if self.largest is None else self.largest(*case)
@@ -93,7 +102,7 @@ class Check:
 
     def _wrong(self, given, case):
         """The hint for a wrong answer; None for a right one."""
-        right = self.right(*case)
+        right = self.expected(*case)
         off = self.rtol if self.rtol is not None else _digits(right, self.function)
         if _close(given, right, off):
             return None

@@ -417,17 +417,22 @@ def _image(figure: Figure, sentence: str) -> str:
     """A figure as HTML images with its sentence as alternative text, for the light theme and the
     dark one; its columns stand below each other where the page is narrow."""
     figure.set_dpi(192)  # two pixels for one of the page: crisp
-    light = _strips(figure, sentence, "light", "flex")
+    light = _pixels(figure)
+    edges = [0, *_gaps(figure), light.width]
+    figure.set_layout_engine("none")  # both are laid out alike, and that takes long
     plots.darken(figure)
-    return THEMES + light + _strips(figure, sentence, "dark", "none")
+    bright = _strips(light, edges, sentence, "light", "flex")
+    return THEMES + bright + _strips(_pixels(figure), edges, sentence, "dark", "none")
 
 
-def _strips(figure, sentence, theme, display):
-    """A row of images, cut between the columns of axes; none shrinks so far that it cannot be read."""
+def _pixels(figure) -> Image.Image:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    pixels = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    edges = [0, *_gaps(figure, canvas.get_renderer()), pixels.width]
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def _strips(pixels, edges, sentence, theme, display):
+    """A row of images, cut between the columns of axes; none shrinks so far that it cannot be read."""
     images = []
     for k, (left, right) in enumerate(zip(edges, edges[1:])):
         buffer = io.BytesIO()
@@ -445,11 +450,11 @@ def _strips(figure, sentence, theme, display):
 LEAST = 0.85  # letters of 8.5 points, 11.3 pixels, then have 9.6
 
 
-def _gaps(figure, renderer) -> list[int]:
+def _gaps(figure) -> list[int]:
     """Where a figure may be cut from top to bottom: in the middle between two columns of axes."""
     spans = []
     for ax in sorted(figure.axes, key=lambda ax: ax.get_position().x0):
-        box = ax.get_tightbbox(renderer)
+        box = ax.get_tightbbox()
         if box is None:
             continue
         joined = spans and (box.x0 < spans[-1][1] or ax.get_label() == "<colorbar>")

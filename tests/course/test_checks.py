@@ -149,7 +149,7 @@ def test_right_values():
 @pytest.mark.parametrize("name", sorted(VALUES))
 def test_the_computed_value_is_right(name, capsys):
     check = VALUES[name]
-    assert check(check.right(*check.cases()[0]))
+    assert check(check.expected(*check.cases()[0]))
     assert capsys.readouterr().out == f"Right.  {check.moral}\n"
 
 
@@ -198,7 +198,7 @@ def test_each_mistake_has_its_hint(check, wrong, hint, is_function, capsys):
 @pytest.mark.parametrize("name", sorted(VALUES))
 def test_hints_do_not_give_the_value_away(name):
     check = VALUES[name]
-    right = f"{float(check.right(*check.cases()[0])):.4g}"
+    right = f"{float(check.expected(*check.cases()[0])):.4g}"
     words = (
         " ".join([check.hint, *(hint for _, hint in check.mistakes)])
         .replace(".", " ")

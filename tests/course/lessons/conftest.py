@@ -1,0 +1,22 @@
+"""What explorers say is tested with one small picture, for pixels cost most; that pictures come in
+both themes is tested in test_widgets.py, and the lessons themselves draw them."""
+
+import hashlib
+import html
+
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from tensorlab.course import widgets
+
+
+@pytest.fixture(autouse=True)
+def few_pixels(monkeypatch):
+    def image(figure, sentence):
+        figure.set_dpi(50)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        digest = hashlib.sha256(canvas.buffer_rgba()).hexdigest()
+        return f'<img id="{digest}" alt="{html.escape(sentence, quote=True)}">'
+
+    monkeypatch.setattr(widgets, "_image", image)
