@@ -37,8 +37,8 @@ def look():
 
 
 def darken(figure: Figure) -> None:
-    """Turn a figure that has been drawn to a dark background: grays are mirrored, colors stay, and so
-    does what is written on a color."""
+    """Turn a figure that has been drawn to a dark background: grays are mirrored, colors stay, and
+    so does what is written on a color."""
     for artist in figure.findobj():
         whole = isinstance(artist, (Figure, Axes))  # whose ground is a patch, found by itself
         if whole or artist.get_gid() == "on color" or isinstance(artist, AxesImage):
@@ -52,7 +52,7 @@ def darken(figure: Figure) -> None:
 
 
 def _mirrored(color):
-    """A gray, or each gray of several, on the other side of the middle; None where there is none."""
+    """A gray, or each gray of several, on the other side of the middle; None without one."""
     try:
         rgba = to_rgba_array(color)
     except (ValueError, TypeError):  # "auto", and what else stands for no color
@@ -118,8 +118,8 @@ def error_against_storage(
 
 
 def accuracy_against_storage(ax: Axes, curves: dict[str, list[tuple[float, float]]]) -> str:
-    """Share of right answers against stored numbers, one curve for each format; a single point, such
-    as the dense layer, is a line across."""
+    """Share of right answers against stored numbers, one curve for each format; a single point,
+    such as the dense layer, is a line across."""
     for k, (name, points) in enumerate(curves.items()):
         if len(points) == 1:
             ax.axhline(100 * points[0][1], color="0.4", lw=1, ls="--", label=name)
@@ -683,78 +683,63 @@ def zonotope(ax: Axes, q: Tensor) -> str:
     """The cube [-1, 1]^n, its image under Q and the sum of both, for Q of 2 by 2, or of 3 by 3 on
     axes in three dimensions."""
     n = len(q)
-    edges = torch.cat(
-        [torch.eye(n, dtype=q.dtype), q], 1
-    ).T  # the sum is all combinations of these with weights in [-1, 1]
-    if n == 2:
-        corners = torch.tensor([[1.0, 1], [1, -1], [-1, -1], [-1, 1]], dtype=q.dtype)
-        upper = edges * torch.where(
-            (edges[:, :1] < 0) | ((edges[:, :1] == 0) & (edges[:, 1:] < 0)), -1, 1
-        )
-        upper = upper[torch.atan2(upper[:, 1], upper[:, 0]).argsort()]
-        path = torch.cat([2 * upper, -2 * upper]).cumsum(0) - upper.sum(0)
-        for k, (name, points) in enumerate(
-            {"flat u": corners, "flat v, turned": corners @ q.T, "u + Qv": path}.items()
-        ):
-            ax.fill(
-                *points.T.numpy(),
-                fc="none",
-                ec=COLORS[k],
-                ls=("-", "--", "-")[k],
-                lw=2 if k == 2 else 1.2,
-                label=name,
-            )
-        inside = float(
-            (edges.flip(1) * torch.tensor([1, -1]))
-            .matmul(edges.T)
-            .abs()
-            .sum(1)
-            .div(edges.norm(dim=1))
-            .min()
-        )
-        ax.add_patch(Circle((0, 0), inside, fc=COLORS[5], alpha=0.35, lw=0, label="ball inside"))
-        ax.set_aspect("equal")
-    else:
-        pairs = torch.combinations(torch.arange(2 * n))
-        normals = torch.linalg.cross(edges[pairs[:, 0]], edges[pairs[:, 1]])
-        spans = normals.norm(dim=1) > 1e-9  # parallel edges span no face
-        pairs, normals = pairs[spans], normals[spans] / normals[spans].norm(dim=1, keepdim=True)
-        along = normals @ edges.T
-        centers = torch.where(along.abs() < 1e-9, 0, along.sign()) @ edges
-        square = torch.tensor([[1.0, 1], [1, -1], [-1, -1], [-1, 1]], dtype=q.dtype)
-        faces = [c + square @ edges[pair] for c, pair in zip(centers, pairs)]
-        ax.add_collection3d(
-            Poly3DCollection(
-                [f.numpy() for f in faces] + [-f.numpy() for f in faces],
-                fc=COLORS[5],
-                ec=COLORS[2],
-                alpha=0.25,
-                lw=0.8,
-            )
-        )
-        signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=q.dtype)] * 3)
-        for k, turn in enumerate((torch.eye(3, dtype=q.dtype), q)):
-            for a, b in torch.combinations(torch.arange(8)).tolist():
-                if int((signs[a] != signs[b]).sum()) == 1:
-                    edge = torch.stack([signs[a], signs[b]]) @ turn.T
-                    ax.plot(*edge.T.numpy(), color=COLORS[k], ls="-" if k == 0 else "--", lw=1.2)
-        inside, reach = float(along.abs().sum(1).min()), float(edges.abs().sum(0).max())
-        ax.set(xlim=(-reach, reach), ylim=(-reach, reach), zlim=(-reach, reach))
-        ax.set_box_aspect((1, 1, 1))
-    if n == 2:
-        ax.legend(
-            fontsize=8.5,
-            ncols=4,
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.07),
-            handlelength=1.2,
-            columnspacing=0.8,
-        )
+    edges = torch.cat([torch.eye(n, dtype=q.dtype), q], 1).T
+    inside = (_zonogon if n == 2 else _zonohedron)(ax, q, edges)
     square, sums = ("square", "squares") if n == 2 else ("cube", "cubes")
     return (
         f"The sum of the two {sums} holds a ball of radius {inside:.3f}, one {square} alone a "
         f"ball of radius 1."
     )
+
+
+def _zonogon(ax, q, edges) -> float:
+    """All sums of edges with weights in [-1, 1], in the plane; the radius of the ball inside."""
+    corners = torch.tensor([[1.0, 1], [1, -1], [-1, -1], [-1, 1]], dtype=q.dtype)
+    below = (edges[:, :1] < 0) | ((edges[:, :1] == 0) & (edges[:, 1:] < 0))
+    upper = edges * torch.where(below, -1, 1)
+    upper = upper[torch.atan2(upper[:, 1], upper[:, 0]).argsort()]
+    path = torch.cat([2 * upper, -2 * upper]).cumsum(0) - upper.sum(0)
+    shown = {"flat u": corners, "flat v, turned": corners @ q.T, "u + Qv": path}
+    for k, (name, points) in enumerate(shown.items()):
+        line = dict(ls=("-", "--", "-")[k], lw=2 if k == 2 else 1.2)
+        ax.fill(*points.T.numpy(), fc="none", ec=COLORS[k], label=name, **line)
+    heights = ((edges.flip(1) * torch.tensor([1, -1])) @ edges.T).abs().sum(1)
+    inside = float((heights / edges.norm(dim=1)).min())
+    ax.add_patch(Circle((0, 0), inside, fc=COLORS[5], alpha=0.35, lw=0, label="ball inside"))
+    ax.set_aspect("equal")
+    ax.legend(
+        fontsize=8.5,
+        ncols=4,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.07),
+        handlelength=1.2,
+        columnspacing=0.8,
+    )
+    return inside
+
+
+def _zonohedron(ax, q, edges) -> float:
+    """The same in space, by its faces, each spanned by two edges, with the two cubes."""
+    pairs = torch.combinations(torch.arange(6))
+    normals = torch.linalg.cross(edges[pairs[:, 0]], edges[pairs[:, 1]])
+    spans = normals.norm(dim=1) > 1e-9  # parallel edges span no face
+    pairs, normals = pairs[spans], normals[spans] / normals[spans].norm(dim=1, keepdim=True)
+    along = normals @ edges.T
+    centers = torch.where(along.abs() < 1e-9, 0, along.sign()) @ edges
+    square = torch.tensor([[1.0, 1], [1, -1], [-1, -1], [-1, 1]], dtype=q.dtype)
+    faces = torch.stack([c + square @ edges[pair] for c, pair in zip(centers, pairs)])
+    both = torch.cat([faces, -faces]).numpy()
+    ax.add_collection3d(Poly3DCollection(both, fc=COLORS[5], ec=COLORS[2], alpha=0.25, lw=0.8))
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=q.dtype)] * 3)
+    for k, turn in enumerate((torch.eye(3, dtype=q.dtype), q)):
+        for a, b in torch.combinations(torch.arange(8)).tolist():
+            if int((signs[a] != signs[b]).sum()) == 1:
+                edge = torch.stack([signs[a], signs[b]]) @ turn.T
+                ax.plot(*edge.T.numpy(), color=COLORS[k], ls="-" if k == 0 else "--", lw=1.2)
+    reach = float(edges.abs().sum(0).max())
+    ax.set(xlim=(-reach, reach), ylim=(-reach, reach), zlim=(-reach, reach))
+    ax.set_box_aspect((1, 1, 1))
+    return float(along.abs().sum(1).min())
 
 
 def flat_levels(ax: Axes, u: Tensor, v: Tensor, size: float) -> str:
@@ -1121,8 +1106,8 @@ def network_ranks(
 
 
 def slices(ax: Axes, x: Tensor, seen=(), last=()) -> str:
-    """A tensor of three modes as its slices x[:, :, k] behind each other, with its entries written in
-    them; those of `seen` are colored, those of `last` framed."""
+    """A tensor of three modes as its slices x[:, :, k] behind each other, with its entries written
+    in them; those of `seen` are colored, those of `last` framed."""
     rows, columns, depth = x.shape
     for k in reversed(range(depth)):
         cells = {(i, j): int(x[i, j, k]) for i in range(rows) for j in range(columns)}

@@ -213,7 +213,7 @@ def watched(most: int | None = None, forbids=()):
 
 
 def _code(function):
-    """What a profiler sees where a function is called: its code, or itself where it is not Python's."""
+    """What a profiler sees where a function is called: its code, or itself if not Python's."""
     return getattr(inspect.unwrap(function), "__code__", function)
 
 

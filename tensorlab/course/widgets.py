@@ -338,7 +338,7 @@ class Explorer:
     def _row(self, name):
         kind, control = self._kinds[name], self.controls[name]
         control.observe(lambda change: self._moved(name), names="value")
-        # In em, for the longest label: boxes stand below each other. A check mark has its label after.
+        # In em, for the longest label: boxes lie below each other; a check mark has its label last.
         before = [self.labels[n] for n, c in self.controls.items() if not isinstance(c, w.Checkbox)]
         wide = 1 + 0.55 * max(map(len, before or [""]))
         named = kind.box or control
@@ -432,7 +432,7 @@ def _pixels(figure) -> Image.Image:
 
 
 def _strips(pixels, edges, sentence, theme, display):
-    """A row of images, cut between the columns of axes; none shrinks so far that it cannot be read."""
+    """A row of images, cut between the columns of axes; none becomes too small to be read."""
     images = []
     for k, (left, right) in enumerate(zip(edges, edges[1:])):
         buffer = io.BytesIO()

@@ -33,8 +33,8 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory, chromium):
-    """JupyterLab as `tensorlab lab` starts it, on its working copy of a copy of the lessons; the .py
-    of one is put below it."""
+    """JupyterLab as `tensorlab lab` starts it, on its working copy of a copy of the lessons; the
+    .py of one is put below it."""
     root = tmp_path_factory.mktemp("served")
     shutil.copytree(
         NOTEBOOKS, root / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints")

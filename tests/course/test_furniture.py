@@ -1,5 +1,5 @@
-"""What all lessons have around their text: in the .ipynb of every lesson that has a header, and what
-is wrong with a header is one sentence."""
+"""What all lessons have around their text: in the .ipynb of every lesson that has a header, and
+what is wrong with a header is one sentence."""
 
 import re
 from dataclasses import replace

@@ -129,7 +129,8 @@ class ADMMPlayer(Player):
         )
         right.set_title("layers.1", fontsize=9)
         a, b = 100 * state["dense"][-1], 100 * state["projected"][-1]
-        return f"Round {len(history)}: {a:.1f} % of the test are right, projected now {b:.1f} %.  {seen}".strip()
+        said = f"Round {len(history)}: {a:.1f} % of the test are right, projected now {b:.1f} %."
+        return f"{said}  {seen}".strip()
 
 
 # -- the experiment

@@ -111,8 +111,8 @@ class BitsExplorer(Explorer):
 
 
 def draw_tails(ax: Axes, tails: tuple[float, ...], bits: int = 4) -> str:
-    """The error of every method against how heavy the tails of the weights are, and what no code can
-    go below for Gaussian ones, 2^-bits."""
+    """The error of every method against how heavy the tails of the weights are, and what no code
+    can go below for Gaussian ones, 2^-bits."""
     for k, method in enumerate(QUANTIZERS):
         points = [error(t, bits, method)[1] for t in tails]
         ax.semilogy(tails, points, label=method, **plots.style(k))
@@ -216,7 +216,7 @@ def draw_encoder(ax: Axes, scores: dict[str, dict]) -> str:
 
 
 def printed_wins() -> tuple[int, int]:
-    """How many of the printed scores are higher for kashin than for kmeans, and how many there are."""
+    """How many printed scores are higher for kashin than for kmeans, and how many there are."""
     rows = {(row["model"], row["method"]): row for row in printed("Merkulov2024").rows}
     pairs = [
         (float(a), float(b))
@@ -361,7 +361,8 @@ greedy_step = Check(
             "dv stays in its own basis; it is flat there, and Q dv is not.",
         ),
     ),
-    hint="y = Q.T @ r; where |r|_1 >= |y|_1 it is (flat_step(r), 0), and otherwise (0, flat_step(y)).",
+    hint="y = Q.T @ r; where |r|_1 >= |y|_1 it is (flat_step(r), 0), and otherwise (0, "
+    "flat_step(y)).",
     moral="By the theorem one of the two 1-norms is always large, so every step takes its share.",
     forbids=(
         (kashin, "use your `flat_step`: `kashin` is where this goes."),
@@ -430,7 +431,8 @@ rotated = Check(
             "that is without the rotation; the outliers of w are cut off.",
         ),
     ),
-    hint="y = Q.T @ w, s = |w| / sqrt(N); the nearest level to each y_i / s; times s, and Q @ back.",
+    hint="y = Q.T @ w, s = |w| / sqrt(N); the nearest level to each y_i / s; times s, and Q @ "
+    "back.",
     moral="All that a code of the entries needs is that they are nearly Gaussian, and a rotation "
     "makes them so.",
     forbids=((quantize, "build it from Q and levels: `quantize` is where this goes."),),

@@ -423,8 +423,8 @@ spectral_step = Check(
     ),
     hint="e = w - R(x), its gradient g, then the best rank of x + t tangent(R(g)); with square "
     "factors R is its own inverse.",
-    moral="Repeat it with a growing p, and you have continuation; `kron_spectral` adds L-BFGS and a "
-    "certificate.",
+    moral="Repeat it with a growing p, and you have continuation; `kron_spectral` adds L-BFGS and "
+    "a certificate.",
     forbids=((kron_spectral, "build it from your three functions."),),
 )
 

@@ -54,8 +54,8 @@ def errors(name: str) -> list[float]:
 
 
 class TermPlayer(Player):
-    """A matrix as a growing sum of outer products: the term that is added, the sum, and the singular
-    values that are used."""
+    """A matrix as a growing sum of outer products: the term that is added, the sum, and the
+    singular values that are used."""
 
     figsize = (10, 2.7)
     interval = 0.3
@@ -328,7 +328,8 @@ leading = Check(
     mistakes=(
         (
             lambda a: _leading(a, which=-1) if min(a.shape) > 1 else None,
-            "that is the smallest singular value: multiply by a and its transpose, not by inverses.",
+            "that is the smallest singular value: multiply by a and its transpose, not by "
+            "inverses.",
         ),
         (
             lambda a: _leading(a, flip=-1.0),
@@ -343,7 +344,8 @@ leading = Check(
             "that is v after one step: repeat until it stays where it is.",
         ),
     ),
-    hint="begin with any v; repeat v = aᵀ(a v) and divide by its norm; then s = |a v| and u = a v / s.",
+    hint="begin with any v; repeat v = aᵀ(a v) and divide by its norm; then s = |a v| and u = a v "
+    "/ s.",
     moral="This is power iteration: the part along v₁ grows fastest.",
     forbids=NO_SVD,
 )
@@ -470,7 +472,7 @@ photo_rank = Check(
             "very near: a smaller rank will do, or one too many was counted.",
         ),
     ),
-    hint="move `terms` until the error crosses 0.1: above the crossing it is too large a rank, below "
-    "too small.",
+    hint="move `terms` until the error crosses 0.1: above the crossing it is too large a rank, "
+    "below too small.",
     moral="Its 427 rows are nearly combinations of this many.",
 )

@@ -129,8 +129,8 @@ class Split(Explorer):
         when = "backward, a gradient" if split == "column" else "forward, a state"
         wire = cost.ring_bytes("all_reduce", 4 * sends, ranks)
         return (
-            f"{' '.join(said)} In the {when} of {sends} numbers for each row of the batch is summed: "
-            f"in float32 {4 * sends} bytes, {wire:.4g} over each rank's wire."
+            f"{' '.join(said)} In the {when} of {sends} numbers for each row of the batch is "
+            f"summed: in float32 {4 * sends} bytes, {wire:.4g} over each rank's wire."
         )
 
 
@@ -175,8 +175,8 @@ def _1f1b():
 
 
 least_micro = Check(
-    question="A GPipe of 8 ranks is to be idle for at most a tenth of the time. How many micro-batches "
-    "does it need at least?",
+    question="A GPipe of 8 ranks is to be idle for at most a tenth of the time. How many "
+    "micro-batches does it need at least?",
     right=lambda: next(m for m in range(1, 999) if cost.bubble("GPipe", 8, m, TIMES) <= 0.1),
     mistakes=(
         (lambda: 70, "that has p - 1 = 7 slots idle in 70, but the 7 are part of the whole."),
@@ -188,8 +188,9 @@ least_micro = Check(
 )
 
 low_rank_column = Check(
-    question="Write `column(u, v, x, p, ranks)`: the part of y = x (u vᵀ)ᵀ that rank p of ranks makes when "
-    "the rows of u are cut: x (batch, in), u (out, r), v (in, r); the result is (batch, out / ranks).",
+    question="Write `column(u, v, x, p, ranks)`: the part of y = x (u vᵀ)ᵀ that rank p of ranks "
+    "makes when the rows of u are cut: x (batch, in), u (out, r), v (in, r); the result is "
+    "(batch, out / ranks).",
     function=True,
     cases=lambda: _column_cases(),
     right=lambda u, v, x, p, ranks: x @ v @ u.chunk(ranks)[p].T,
@@ -197,7 +198,8 @@ low_rank_column = Check(
         (lambda u, v, x, p, ranks: x @ v @ u.T, "that is the whole of y, not this rank's part."),
         (
             lambda u, v, x, p, ranks: x @ v.chunk(ranks, 1)[p] @ u.chunk(ranks, 1)[p].T,
-            "that cuts the rank r: the result is a term of a sum as wide as y, and all of it is sent.",
+            "that cuts the rank r: the result is a term of a sum as wide as y, and all of it is "
+            "sent.",
         ),
     ),
     hint="v is whole on every rank, and only the rows of u that are this rank's are used.",
@@ -213,12 +215,12 @@ def _column_cases():
 
 own_order = Check(
     question="Hand in two lines of operations, for 2 ranks and 3 micro-batches, such as "
-    '("F0 F1 F2 B0 B1 B2", "F0 F1 F2 B0 B1 B2"), that takes no longer than GPipe with F = 1 and B = 2, but '
-    "whose ranks hold the activations of at most 2 and 1 micro-batches.",
+    '("F0 F1 F2 B0 B1 B2", "F0 F1 F2 B0 B1 B2"), that takes no longer than GPipe with F = 1 and B '
+    "= 2, but whose ranks hold the activations of at most 2 and 1 micro-batches.",
     right=_1f1b,
     mistakes=(),
-    hint="GPipe holds all three on both ranks, and one micro-batch at a time is slow; let the last rank "
-    "do a backward right after each forward.",
+    hint="GPipe holds all three on both ranks, and one micro-batch at a time is slow; let the "
+    "last rank do a backward right after each forward.",
     moral="One forward, one backward: the same bubble with p - s activations in the place of m.",
     read=_lines,
 )

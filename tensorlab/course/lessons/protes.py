@@ -210,8 +210,8 @@ def race(key: str, budget: int, seeds: int) -> dict[str, Tensor]:
 
 
 def draw_race(ax: Axes, key: str, runs: dict[str, Tensor]) -> str:
-    """What `race` gives: medians as curves, the range of the seeds as bands, the best known value as
-    a line."""
+    """What `race` gives: medians as curves, the range of the seeds as bands, the best known value
+    as a line."""
     p = protes_problems.problem(key)
     asked = torch.arange(1, len(next(iter(runs.values()))[0]) + 1)
     for k, (name, best) in enumerate(runs.items()):
@@ -265,8 +265,8 @@ def draw_gaps(ax: Axes, found: dict[str, dict[str, float]], least: float = 5e-3)
 
 
 def feasible_shares(batches: int) -> dict[str, list[tuple[int, float]]]:
-    """The share of feasible draws in each batch on P-18, with the mask and without it, both from the
-    train of the constraint."""
+    """The share of feasible draws in each batch on P-18, with the mask and without it, both from
+    the train of the constraint."""
     p = protes_problems.problem("P-18")
     admits = lambda index: RUNS.tt(p.shape).at(index) > 0
     masked = Protes(p.shape, budget=10**6, constraint=RUNS, mutants=0, generator=_seed(0))
@@ -503,7 +503,8 @@ draw = Check(
         ),
         (
             lambda cores, u: _drawn(cores, u, pick=lambda p, t: int(p.argmax())),
-            "that is the most probable index at each mode; the number u[k] says which one is drawn.",
+            "that is the most probable index at each mode; the number u[k] says which one is "
+            "drawn.",
         ),
         (
             lambda cores, u: _drawn(
@@ -532,7 +533,8 @@ log_p = Check(
         (lambda cores, index: _log_p(cores, index).exp(), "that is p; its logarithm is asked for."),
         (
             lambda cores, index: (_entry(cores, index) / _tails(cores)[0][0]).abs().log(),
-            "P / sum P is right for positive cores only; with minus signs multiply the conditionals.",
+            "P / sum P is right for positive cores only; with minus signs multiply the "
+            "conditionals.",
         ),
         (
             lambda cores, index: _log_p(cores, index, z=_ones(cores)),
@@ -618,6 +620,7 @@ batches_needed = Check(
     ),
     hint="set function and elite, then press step until the best value in the sentence is the "
     "smallest of all.",
-    moral="Where nothing is chosen nothing is learned: guessing needs half of all points on average, "
-    "and this run was hardly luckier.  With an elite of 4 it is a matter of fewer batches.",
+    moral="Where nothing is chosen nothing is learned: guessing needs half of all points on "
+    "average, and this run was hardly luckier.  With an elite of 4 it is a matter of fewer "
+    "batches.",
 )

@@ -66,7 +66,7 @@ class TrainExplorer(Explorer):
 
 
 class CutPlayer(Player):
-    """TT-SVD step by step: what is cut off stays as a core, and the rest is unfolded and cut again."""
+    """TT-SVD step by step: what is cut off stays as a core, the rest is unfolded and cut again."""
 
     figsize = (9, 2.9)
     interval = 1.0
@@ -104,8 +104,8 @@ class CutPlayer(Player):
         right.axvspan(0.5, last + 0.5, color=plots.COLORS[5], alpha=0.3, lw=0)
         stored = sum(core.numel() for core in cores) + rest.numel()
         return (
-            f"After cut {len(cores)} of {modes - 1}: {last} of {len(s)} singular values stay, their "
-            f"tail is below {delta:.1e}; cores and rest hold {stored} of {5**modes} numbers."
+            f"After cut {len(cores)} of {modes - 1}: {last} of {len(s)} singular values stay, "
+            f"their tail is below {delta:.1e}; cores and rest hold {stored} of {5**modes} numbers."
         )
 
 
@@ -269,7 +269,7 @@ def _long_train():
 
 
 def _few_numbers(modes=4, size=6, share=0.25):
-    """The most digits at which the train of 1 / (1 + sum) stores less than a share of the tensor."""
+    """The most digits at which the train of 1 / (1 + sum) stores less than this share."""
     x = functions(TrainExplorer.names[0], modes, size)
     stored = [tt_svd(x, rtol=10.0**-digits).numel for digits in range(15)]
     return max(digits for digits, n in enumerate(stored) if n < share * x.numel())
@@ -360,8 +360,8 @@ cut = Check(
     mistakes=(
         (
             _wrong_count(lambda s, delta: int((s > delta).sum())),
-            "each dropped value is below delta, but together they are not: the error is the root of "
-            "the sum of their squares.",
+            "each dropped value is below delta, but together they are not: the error is the root "
+            "of the sum of their squares.",
         ),
         (
             _wrong_count(lambda s, delta: int((_tails(s) > delta * float(s.norm())).sum())),
@@ -376,8 +376,8 @@ cut = Check(
             "nothing has been cut: keep as few columns as delta allows.",
         ),
     ),
-    hint="a = u diag(s) vh; u[:, :r] stays, s[:r, None] * vh[:r] is the rest, and r is the smallest "
-    "number, at least 1, with |s[r:]| <= delta.",
+    hint="a = u diag(s) vh; u[:, :r] stays, s[:r, None] * vh[:r] is the rest, and r is the "
+    "smallest number, at least 1, with |s[r:]| <= delta.",
     moral="One cut: an orthonormal left side, and a rest that is as large as what was kept.",
     forbids=((tt_svd, "build it from torch.linalg.svd: `tt_svd` is where this goes."),),
 )

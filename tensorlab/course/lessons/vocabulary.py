@@ -42,8 +42,8 @@ class UnfoldPlayer(Player):
         plots.slices(left, x, seen.flatten().tolist(), seen[:, -1:].flatten().tolist())
         plots.entries(right, seen, SHAPE[mode], math.prod(SHAPE) // SHAPE[mode])
         return (
-            f"{state} of {math.prod(SHAPE) // SHAPE[mode]} fibers of mode {mode} stand as columns of "
-            f"the unfolding of {SHAPE[mode]} by {math.prod(SHAPE) // SHAPE[mode]}."
+            f"{state} of {math.prod(SHAPE) // SHAPE[mode]} fibers of mode {mode} stand as columns "
+            f"of the unfolding of {SHAPE[mode]} by {math.prod(SHAPE) // SHAPE[mode]}."
         )
 
 

@@ -21,7 +21,8 @@ def test_the_player_trains_by_dlrt_and_goes_on_after_a_pause():
     ranks = ", ".join(f"{name} {r}" for name, r in dlrt.ranks.items())
     numbers = sum(r * sum(dlrt.layers[name].weight.shape) for name, r in dlrt.ranks.items())
     assert e.sentence.startswith(
-        f"After {len(losses)} steps the ranks are {ranks}. The three weights hold {numbers} numbers; "
+        f"After {len(losses)} steps the ranks are {ranks}. The three weights hold {numbers} "
+        f"numbers; "
     )
     assert e.sentence.endswith(f" and the loss is {losses[-1]:.3f}.")
     assert max(dlrt.ranks.values()) < 32  # they fall at once

@@ -1,4 +1,4 @@
-"""The words, drawn: the unfolding grows fiber by fiber, and a network counts what its format stores."""
+"""The words, drawn: the unfolding grows fiber by fiber, a network counts what a format stores."""
 
 import pytest
 
