@@ -10,6 +10,11 @@ import pytest
 from tensorlab.course.widgets import Explorer, Player, choice, decimal, integer, toggle
 
 
+@pytest.fixture
+def few_pixels():
+    """Not here: the pictures are as on a page."""
+
+
 class Bars(Explorer):
     figsize = (3, 2)
     drawn = 0
