@@ -61,7 +61,7 @@ def choose_rank(s: Tensor, rank: int | None = None, *, atol: float = 0.0) -> int
         return 1
     tail = (s / top).square().flip(0).cumsum(0).sqrt()
     kept = max(1, int((tail > atol / top).sum()))
-    return kept if rank is None else min(kept, rank)
+    return kept if rank is None else min(kept, int(rank))
 
 
 def zero_level(dtype: torch.dtype) -> float:
@@ -271,8 +271,10 @@ def size_exponent(x: Tensor, dim=None) -> Tensor:
     tensor(3, dtype=torch.int32)
     """
     x = x.detach().abs()
-    if dim != ():
-        x = x.amax() if dim is None else x.amax(dim, keepdim=True)
+    if dim is None:
+        x = x.amax()
+    elif not isinstance(dim, tuple) or dim:
+        x = x.amax(dim, keepdim=True)
     return torch.frexp(x).exponent
 
 

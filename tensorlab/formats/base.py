@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-from ..arguments import is_real, scalar
+from ..arguments import count, is_real, scalar
 from ..capture import known, readable
 from ..linalg import ldexp, real, size_exponent, spread, wide, widen
 from ..multilinear import check_index
@@ -477,7 +477,13 @@ class MatrixFormat(ReadAsMatrix, Format):
         raise TypeError(f"{who}.from_dense: needs a format that defines it, got {who}")
 
     def flops(self, batch: int) -> int:
-        """Multiplications and additions of `apply` to `batch` rows, two for each multiply-add."""
+        """Multiplications and additions of `apply` to `batch` rows, two for each multiply-add.
+
+        Raises ValueError unless batch is an integer from 0.
+        """
+        return self._flops(count(f"{type(self).__name__}.flops", "batch", batch, 0))
+
+    def _flops(self, batch: int) -> int:
         self._lacks("flops")
 
     def lr_multipliers(self) -> tuple[float, ...]:
@@ -574,7 +580,7 @@ def ratio(a: int, b: int) -> float:
     (3.5, inf, 0.0)
     """
     try:
-        return a / b
+        return int(a) / int(b)
     except OverflowError:
         return math.inf
 

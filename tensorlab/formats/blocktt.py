@@ -156,7 +156,7 @@ class BlockTT(SplitMatrix):
             z = z.permute(0, 4, 2, 1, 3, 5)  # (earlier inputs, m, O, n, r, batch)
         return z.reshape(self.padded_shape[0], batch)[: self.shape[0]].t()
 
-    def flops(self, batch: int) -> int:
+    def _flops(self, batch: int) -> int:
         """2 batch numel: one multiply-add for each number stored."""
         return 2 * batch * self.numel
 

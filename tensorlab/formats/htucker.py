@@ -259,7 +259,7 @@ class HT(Format):
         >>> HT.packed(((0, 1), 2))
         (-1, -1, 0, 1, 2)
         """
-        return tuple(-1 if isinstance(t, tuple) else t for t in _depth_first(tree))
+        return tuple(-1 if isinstance(t, tuple) else _mode(t) for t in _depth_first(tree))
 
     @staticmethod
     def unpacked(nodes):
@@ -466,7 +466,11 @@ def leaves(tree) -> tuple[int, ...]:
     >>> leaves(((0, 2), (1, 3)))
     (0, 2, 1, 3)
     """
-    return tuple(t for t in _depth_first(tree) if not isinstance(t, tuple))
+    return tuple(_mode(t) for t in _depth_first(tree) if not isinstance(t, tuple))
+
+
+def _mode(leaf):
+    return int(leaf) if is_integer(leaf) else leaf  # what else it is will be refused
 
 
 def _depth_first(tree):
@@ -494,9 +498,9 @@ def _numbered(tree):
 
 def _modes(who, modes):
     modes = tuple(range(modes)) if is_integer(modes) else modes
-    if not isinstance(modes, (tuple, list)) or not modes:
+    if not isinstance(modes, (tuple, list)) or not modes or not all(map(is_integer, modes)):
         raise ValueError(f"{who}: needs a number of modes >= 1 or a tuple of modes, got {modes!r}")
-    return tuple(modes)
+    return tuple(map(int, modes))
 
 
 def _check_tree(who, tree, d):

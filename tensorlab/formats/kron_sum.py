@@ -79,7 +79,7 @@ class KronSum(MatrixFormat):
     def _apply(self, x):
         return sum(part._apply(x) for part in self.parts)
 
-    def flops(self, batch: int) -> int:
+    def _flops(self, batch: int) -> int:
         """Those of the parts, and of the sums of their products."""
         adding = (len(self.parts) - 1) * batch * self.shape[0]
         return adding + sum(part.flops(batch) for part in self.parts)

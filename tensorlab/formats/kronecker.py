@@ -165,7 +165,7 @@ class Kronecker(SplitMatrix):
         z = z.reshape(batch, first.shape[2] * r, z.shape[1] // r)
         return (first.permute(1, 2, 0).flatten(1) @ z).flatten(1).narrow(1, 0, self.shape[0])
 
-    def flops(self, batch: int) -> int:
+    def _flops(self, batch: int) -> int:
         """The sum over the factors of 2 batch (inputs before) (outputs after) numel."""
         total, before, after = 0, self.padded_shape[1], 1
         for f in reversed(self.factors):

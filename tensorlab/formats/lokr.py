@@ -133,7 +133,7 @@ class LoKr(MatrixFormat):
             y = y @ self.b.t()
         return (self.w1 @ y @ self.a.t()).flatten(1)
 
-    def flops(self, batch: int) -> int:
+    def _flops(self, batch: int) -> int:
         """2 batch (i1 r i2 + o1 i1 r + o1 r o2), the products with b, w1 and a."""
         (o1, i1), (o2, r) = self.w1.shape, self.a.shape
         first = 0 if self.b is None else i1 * self.b.numel()

@@ -93,7 +93,7 @@ class LowRank(MatrixFormat):
     def _apply(self, x):
         return x @ self.v.conj() @ self._left().t()
 
-    def flops(self, batch: int) -> int:
+    def _flops(self, batch: int) -> int:
         """2 batch r (out + in), and 2 r^2 out for s."""
         (m, n), r = self.shape, self.ranks[0]
         return 2 * batch * r * (m + n) + (0 if self.s is None else 2 * r * r * m)

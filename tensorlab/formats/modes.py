@@ -17,6 +17,7 @@ def near_shape(n: int, d: int) -> tuple[int, ...]:
     >>> near_shape(768, 2), near_shape(97, 2), near_shape(10, 2)
     ((32, 24), (10, 10), (4, 3))
     """
+    n, d = int(n), int(d)
     exact = balanced_shape(n, d)
     if exact[0] <= 2 * exact[-1]:
         return exact

@@ -142,7 +142,7 @@ class PivotedLowRank(MatrixFormat):
         top, t = tensors
         return PivotedLowRank(top, t, tuple(rows))
 
-    def flops(self, batch: int) -> int:
+    def _flops(self, batch: int) -> int:
         """Of the product with `top`, and of that of its result with t."""
         return 2 * batch * self.numel
 

@@ -367,6 +367,7 @@ def unfolding_ranks(shape) -> tuple[int, ...]:
     >>> unfolding_ranks((2, 3, 4))
     (2, 4)
     """
+    shape = [int(n) for n in shape]
     return tuple(min(math.prod(shape[:k]), math.prod(shape[k:])) for k in range(1, len(shape)))
 
 

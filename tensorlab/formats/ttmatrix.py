@@ -136,7 +136,7 @@ class TTMatrix(SplitMatrix):
             rows = rows * o
         return t.reshape(x.shape[0], self.padded_shape[0]).narrow(1, 0, self.shape[0])
 
-    def flops(self, batch: int) -> int:
+    def _flops(self, batch: int) -> int:
         """The sum over the cores of 2 batch (outputs made) (inputs left) numel."""
         total, rows, columns = 0, 1, self.padded_shape[1]
         for core in self.cores:

@@ -140,6 +140,7 @@ class TTEmbedding(Holding[TTMatrix]):
         >>> TTEmbedding(TTMatrix.randn(out=(4, 5), in_=(2, 3), rank=2)).flops(1)
         32
         """
+        batch = count("TTEmbedding.flops", "batch", batch, 0)
         total, columns = 0, 1
         for core in self.weight.cores:
             r, _, m, q = core.shape
@@ -217,6 +218,7 @@ def head_flops(table: TTMatrix, batch: int) -> dict[str, int]:
     >>> min(flops, key=flops.get), flops["table"] // flops["right"]
     ('right', 11)
     """
+    batch = count("head_flops", "batch", batch, 0)
     right, build = 0, 0
     columns, rows, entries = table.padded_shape[1], 1, 1
     for core in reversed(table.cores):
@@ -366,6 +368,7 @@ class TokenTrains(nn.Module):
 
     def flops(self, batch: int) -> int:
         """Operations of so many tokens, two for each multiply-add, at the ranks that are padded."""
+        batch = count(f"{type(self).__name__}.flops", "batch", batch, 0)
         total, columns = 0, self.cores[0].shape[2]
         for core in list(self.cores)[1:]:
             _, r, n, q = core.shape

@@ -147,7 +147,7 @@ def _chunk(steps, itemsize, machine: Machine) -> int:
     if len(steps) == 1:
         return 1 << 40
     widest = max([n * (m + k) * c for n, m, k, c in steps])
-    return max(16, machine.chunk // (widest * itemsize))
+    return max(16, int(machine.chunk // (widest * itemsize)))
 
 
 def _seconds(n, m, k, c, itemsize, machine: Machine) -> float:

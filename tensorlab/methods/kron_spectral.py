@@ -570,7 +570,7 @@ def factor_sizes(who: str, shape, left) -> Sizes:
     >>> factor_sizes("kron_spectral", (6, 8), (2, 4))
     Sizes(m=2, n=4, rows=3, columns=2)
     """
-    left = check_shape(who, left)
+    shape, left = check_shape(who, shape), check_shape(who, left)
     if len(left) != 2 or any(n % d for n, d in zip(shape, left)):
         rows, columns = (", ".join(map(str, divisors(n))) for n in shape)
         raise ValueError(

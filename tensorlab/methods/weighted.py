@@ -385,7 +385,7 @@ def shrinkage(rows: int, n: int) -> float:
     >>> shrinkage(10, 100), shrinkage(2000, 100)
     (0.1, 0.01)
     """
-    return min(0.1, 0.2 * n / rows)
+    return min(0.1, 0.2 * int(n) / int(rows))
 
 
 def metrics(
@@ -444,8 +444,10 @@ def stored(shape: tuple[int, int], rank: int | None, pivoted: bool = False) -> i
     >>> stored((6, 4), 2), stored((6, 4), 2, True), stored((6, 4), None)
     (20, 16, 24)
     """
-    n, m = shape
-    return n * m if rank is None else rank * (n + m - (rank if pivoted else 0))
+    n, m = map(int, shape)
+    if rank is None:
+        return n * m
+    return int(rank) * (n + m - (int(rank) if pivoted else 0))
 
 
 def uniform_ranks(

@@ -30,7 +30,7 @@ def batches(
     [2, 2, 1, 2, 2, 1]
     """
     for _ in range(epochs):
-        yield from torch.randperm(count, generator=generator).split(batch)
+        yield from torch.randperm(count, generator=generator).split(int(batch))
 
 
 def train(

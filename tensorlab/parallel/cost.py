@@ -14,6 +14,9 @@ chunks of a rank together.
                   + max(m - p + 1, 1) W
 """
 
+import math
+
+from ..arguments import check_matrix_shape, count, number, one_of
 from .schedules import (
     Durations,
     Orders,
@@ -40,7 +43,7 @@ def orders(schedule: str, ranks: int, micro: int, chunks: int = 1) -> Orders:
     >>> orders("1F1B", 2, 2) == one_f_one_b(2, 2)
     True
     """
-    _known("orders", schedule, chunks)
+    ranks, micro, chunks = _sizes("orders", schedule, ranks, micro, chunks)
     return SCHEDULES[schedule](ranks, micro, *[chunks] * (schedule == "interleaved"))
 
 
@@ -54,8 +57,8 @@ def makespan(schedule: str, ranks: int, micro: int, times: Durations, chunks: in
     >>> makespan("GPipe", 4, 8, times), makespan("interleaved", 4, 8, times, 3)
     (33, 27.0)
     """
-    _known("makespan", schedule, chunks)
-    p, m, one = ranks, micro, times["F"] + times["B"]
+    p, m, chunks = _sizes("makespan", schedule, ranks, micro, chunks)
+    one = times["F"] + times["B"]
     if schedule == "naive":
         return m * p * one
     if schedule == "ZB-H1":
@@ -73,6 +76,7 @@ def bubble(schedule: str, ranks: int, micro: int, times: Durations, chunks: int 
     >>> bubble("1F1B", 4, 9, {"F": 1, "B": 2})
     0.25
     """
+    ranks, micro, chunks = _sizes("bubble", schedule, ranks, micro, chunks)
     work = micro * (times["F"] + times["B"] + (times["W"] if schedule == "ZB-H1" else 0))
     return 1 - work / makespan(schedule, ranks, micro, times, chunks)
 
@@ -84,8 +88,8 @@ def activations(schedule: str, ranks: int, micro: int, rank: int, chunks: int = 
     >>> [activations("1F1B", 4, 8, s) for s in range(4)]
     [4, 3, 2, 1]
     """
-    _known("activations", schedule, chunks)
-    p, m, s, v = ranks, micro, rank, chunks
+    p, m, v = _sizes("activations", schedule, ranks, micro, chunks)
+    s = count("activations", "rank", rank, 0, p - 1)
     return {
         "naive": 1,
         "GPipe": m,
@@ -95,13 +99,16 @@ def activations(schedule: str, ranks: int, micro: int, rank: int, chunks: int = 
     }[schedule]
 
 
-def _known(who: str, schedule: str, chunks: int) -> None:
+def _sizes(who: str, schedule: str, ranks, micro, chunks) -> tuple[int, int, int]:
     if schedule not in SCHEDULES:
         raise ValueError(f"{who}: needs a schedule of {', '.join(SCHEDULES)}, got {schedule!r}")
     if chunks < 1 or (chunks > 1 and schedule != "interleaved"):
         raise ValueError(
             f"{who}: needs chunks = 1, or interleaved stages, got {chunks} of {schedule}"
         )
+    named = {"ranks": ranks, "micro": micro, "chunks": chunks}
+    p, m, v = (count(who, name, value) for name, value in named.items())
+    return p, m, v
 
 
 # ----------------------------------------------------------------------------- bytes of collectives
@@ -119,13 +126,10 @@ def ring_bytes(collective: str, size: float, ranks: int) -> float:
     >>> [ring_bytes(name, 1600, 4) for name in ("all_reduce", "all_gather", "all_to_all")]
     [2400.0, 1200.0, 300.0]
     """
-    if collective not in RING or ranks < 1:
-        raise ValueError(
-            f"ring_bytes: needs one of {', '.join(RING)} and 1 or more ranks, got {collective!r} "
-            f"and {ranks}"
-        )
+    one_of("ring_bytes", "collective", collective, RING)
+    ranks = count("ring_bytes", "ranks", ranks)
     own = ranks if collective == "all_to_all" else 1
-    return RING[collective] * (ranks - 1) / ranks * size / own
+    return RING[collective] * (ranks - 1) / ranks * number("ring_bytes", "size", size) / own
 
 
 def split_bytes(rows: int, width: int, itemsize: int = 4) -> int:
@@ -138,7 +142,8 @@ def split_bytes(rows: int, width: int, itemsize: int = 4) -> int:
     >>> split_bytes(8 * 16, 32, 8), split_bytes(8 * 16, 4, 8)
     (32768, 4096)
     """
-    return rows * width * itemsize
+    named = {"rows": rows, "width": width, "itemsize": itemsize}
+    return math.prod(count("split_bytes", name, value, 0) for name, value in named.items())
 
 
 def gradient_numbers(shape: tuple[int, int], rank: int | None = None) -> int:
@@ -148,8 +153,11 @@ def gradient_numbers(shape: tuple[int, int], rank: int | None = None) -> int:
     >>> gradient_numbers((1000, 500)), gradient_numbers((1000, 500), 10)
     (500000, 15100)
     """
-    out, in_ = shape
-    return out * in_ if rank is None else rank * (out + in_ + rank)
+    out, in_ = check_matrix_shape("gradient_numbers", shape)
+    if rank is None:
+        return out * in_
+    r = count("gradient_numbers", "rank", rank)
+    return r * (out + in_ + r)
 
 
 # --------------------------------------------------------------------------------- sharded training
@@ -170,12 +178,9 @@ def zero_bytes(
     >>> [round(zero_bytes(7.5e9, 64, stage) / 1e9, 2) for stage in range(4)]
     [120.0, 31.41, 16.64, 1.88]
     """
-    if stage not in range(4) or ranks < 1:
-        raise ValueError(
-            f"zero_bytes: needs a stage of 0 to 3 and 1 or more ranks, got {stage} and {ranks}"
-        )
+    stage, ranks = count("zero_bytes", "stage", stage, 0, 3), count("zero_bytes", "ranks", ranks)
     parts = (weight, gradient, state)
-    return parameters * sum(
+    return number("zero_bytes", "parameters", parameters) * sum(
         part / (ranks if stage >= first else 1) for part, first in zip(parts, (3, 2, 1))
     )
 
@@ -187,6 +192,4 @@ def zero_traffic(stage: int) -> int:
     >>> [zero_traffic(stage) for stage in range(4)]
     [2, 2, 2, 3]
     """
-    if stage not in range(4):
-        raise ValueError(f"zero_traffic: needs a stage of 0 to 3, got {stage}")
-    return 3 if stage == 3 else 2
+    return 3 if count("zero_traffic", "stage", stage, 0, 3) == 3 else 2

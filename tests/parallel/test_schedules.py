@@ -219,8 +219,8 @@ def test_a_deadlock_is_named():
         (lambda: cost.orders("2F2B", 2, 2), "got '2F2B'"),
         (lambda: cost.makespan("GPipe", 2, 2, UNIT, 2), "got 2 of GPipe"),
         (lambda: cost.makespan("interleaved", 4, 6, UNIT, 2), "got 4"),
-        (lambda: cost.ring_bytes("gossip", 8, 2), "got 'gossip' and 2"),
-        (lambda: cost.zero_bytes(8, 2, 4), "got 4 and 2"),
+        (lambda: cost.ring_bytes("gossip", 8, 2), "collective must be .*, got 'gossip'"),
+        (lambda: cost.zero_bytes(8, 2, 4), "stage must be an integer in 0..3, got 4"),
         (lambda: cost.zero_traffic(-1), "got -1"),
     ],
 )
