@@ -4,6 +4,7 @@ Ground:   `linalg`, `multilinear`, `rng`, `fit`, `datasets`.
 Formats:  tensors held by smaller ones (`LowRank`, `CP`, `Tucker`, `TT`, `HT`, `TTMatrix`, ...),
           and the algorithms that find them.
 Layers:   modules that hold a format, and how to put them into a model.
+Compress: one call over layers and methods, with a certificate and a report.
 Methods:  what is trained, sampled, searched, quantized or pruned by means of formats.
 By name:  `models`, `papers` (tables as programs), `plots` (pictures) and `course` (widgets,
           checks, JupyterLab).
@@ -11,6 +12,7 @@ By name:  `models`, `papers` (tables as programs), `plots` (pictures) and `cours
 
 from importlib.metadata import PackageNotFoundError, version
 
+from .compression import Compression, compress
 from .fit import Fit
 from .formats.blocktt import BlockTT
 from .formats.cp import CP, cp_als, cp_als_steps
@@ -58,6 +60,7 @@ from .layers.surgery import replace_conv, replace_linear
 from .linalg import truncated_svd
 from .methods.admm import ADMM
 from .methods.codes import Quantized, quantize
+from .methods.compressed_storage import load_compressed, save_compressed
 from .methods.density import TTDensity
 from .methods.dlrt import DLRT, dlrt_start, kls_step, usv_step
 from .methods.expmachine import ExponentialMachine, rank_one_inner
@@ -229,6 +232,9 @@ __all__ = [
     # methods: matrices cut by what data say of them
     "calibrate",
     "weighted_svd",
+    # methods: compressed models in files
+    "save_compressed",
+    "load_compressed",
     # methods: adapters
     "add_lora",
     "merge_lora",
@@ -268,4 +274,7 @@ __all__ = [
     "tt_nearest",
     "sliced_wasserstein",
     "chamfer",
+    # compression: a whole model in one call
+    "compress",
+    "Compression",
 ]

@@ -22,6 +22,7 @@ from tensorlab.methods.weighted import (
     stored,
     uniform_ranks,
     weighted_bases,
+    weighted_basis,
     weighted_error,
     weighted_svd,
     zero_sum_ranks,
@@ -571,3 +572,11 @@ def test_pivots_buy_rank():
     bases = weighted_bases(model, found, "kfac")
     plain, pivoted = (uniform_ranks(bases, 0.5, pivoted=p) for p in (False, True))
     assert all(pivoted[n] > plain[n] for n in bases)
+
+
+def test_ranks_reach_a_dense_layer_that_single_steps_would_not():
+    """By hand: 120 numbers for a, ten equal s, and b, four larger ones. A step of b gains the most,
+    but all steps of a together gain more: a dense at 100 and b of rank 1, not a of rank 2."""
+    spectra = {"a": [1.0] * 10, "b": [1.5] * 4 + [0.0] * 6}
+    bases = {n: weighted_basis(torch.diag(torch.tensor(s).sqrt())) for n, s in spectra.items()}
+    assert spectrum_ranks(bases, 0.6) == {"a": None, "b": 1}
