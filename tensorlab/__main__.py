@@ -8,7 +8,10 @@ import sys
 def lab(args, options):
     from tensorlab.course import lab
 
-    lab.start(args.port, args.browser, options, args.folder)
+    if args.copy:
+        lab.copy(args.folder)
+    else:
+        lab.start(args.port, args.browser, options, args.folder)
 
 
 def data(args, options):
@@ -107,6 +110,9 @@ def _lab(commands) -> None:
         "tensorlab-lessons)",
     )
     add.add_argument(
+        "--copy", action="store_true", help="copy them only, as a JupyterHub does that serves them"
+    )
+    add.add_argument(
         "--port", type=int, default=8888, help="where to serve; the next free one when it is in use"
     )
     add.add_argument(
@@ -144,11 +150,12 @@ def _parsed(top: argparse.ArgumentParser, argv: list[str]):
     """The arguments, and the options that are JupyterLab's; a word after such an option is its
     value, not the folder."""
     args, options = top.parse_known_args(argv)
-    folder = getattr(args, "folder", None)
-    before = argv[argv.index(folder) - 1] if folder is not None else None
+    if args.command != "lab" or args.folder is None:
+        return args, options
+    before = argv[argv.index(args.folder) - 1]
     if before in options and "=" not in before:
+        options.insert(options.index(before) + 1, args.folder)
         args.folder = None
-        options.insert(options.index(before) + 1, folder)
     return args, options
 
 

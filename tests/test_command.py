@@ -74,6 +74,13 @@ def test_the_lab_is_given_the_folder(monkeypatch):
     assert seen == [(9000, False, ["--debug"], "mine")]
 
 
+def test_the_lab_copies_without_jupyter(monkeypatch, tmp_path, capsys):
+    monkeypatch.setitem(sys.modules, "jupyterlab", None)
+    command.main(["lab", str(tmp_path / "mine"), "--copy"])
+    assert f"are in {tmp_path / 'mine'}" in capsys.readouterr().err
+    assert len(list((tmp_path / "mine").glob("*.ipynb"))) > 20
+
+
 # -- run all
 
 

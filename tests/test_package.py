@@ -126,7 +126,9 @@ def run(python, *argv, cwd, **env):
 def test_the_source_distribution_is_the_clone(built):
     with tarfile.open(built[0]) as source:
         held = {name.partition("/")[2] for name in source.getnames()}
-    apart = tracked(".ci", ".github", ".devcontainer", ".git*", ".pre-commit*", "deploy")
+    apart = tracked(
+        ".ci", ".github", ".devcontainer", ".git*", ".docker*", ".pre-commit*", "deploy"
+    )
     assert not tracked() - apart - held
     assert not {name for name in held if "__pycache__" in name or ".ipynb_checkpoints" in name}
 

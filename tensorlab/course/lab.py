@@ -80,6 +80,17 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def copy(folder: str | None = None) -> Path:
+    """Make the working copy of the lessons, or bring it up to date, and say where it is; see
+    `place_to_work` and `working_copy`."""
+    lessons = notebooks()
+    work = place_to_work(lessons, folder)
+    for name in working_copy(lessons, work):
+        print(f"{name} is newer than the lesson you have changed; both are in {work}")
+    print(f"the lessons, yours to change, are in {work}", file=sys.stderr)
+    return work
+
+
 def start(
     port: int = 8888,
     browser: bool = True,
@@ -95,10 +106,7 @@ def start(
     extras.require("lab", *extras.LAB)
     from jupyterlab.labapp import LabApp
 
-    lessons = notebooks()
-    work = place_to_work(lessons, folder)
-    for name in working_copy(lessons, work):
-        print(f"{name} is newer than the lesson you have changed; both are in {work}")
+    work = copy(folder)
     here = str(
         Path(__file__).parent
     )  # holds labconfig/, which JupyterLab looks for in each folder of this path
@@ -123,7 +131,6 @@ def start(
     )
     token = app.identity_provider.token
     query = f"?token={token}" if token else ""  # none where the user has set a password
-    print(f"the lessons, yours to change, are in {work}", file=sys.stderr)
     line = f"tensorlab is served at {app.local_url.split('?')[0]}{query} (Ctrl-C stops it)"
     app.io_loop.add_callback(
         print, line, flush=True
