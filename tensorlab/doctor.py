@@ -50,9 +50,9 @@ def lacks() -> dict[str, str]:
         name, extra = extras.MODULES[module]
         found.setdefault(extras.command(extra), []).append(name)
     lacking = {", ".join(names): how for how, names in found.items()}
-    for row in datasets.available():
-        if row.where == "missing" and row.command.startswith("tensorlab"):
-            lacking[f"data set {row.name} ({row.what})"] = row.command
+    sets = [row.name for row in datasets.available() if row.where == "missing"]
+    if sets := [name for name in sets if name in datasets.SOURCES]:
+        lacking[f"data sets {', '.join(sets)}"] = "tensorlab data get NAME"
     if browser() is None:
         lacking["browser"] = (
             "any; `tensorlab lab --no-browser` prints the address to open elsewhere"

