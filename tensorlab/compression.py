@@ -2,9 +2,9 @@
 
 statistics of the calibration data -> what each layer keeps -> layers -> a certificate -> a report
 
-model = compress(model, batches, keep=0.5)                    ranks by the predicted loss, targets of the full model
-model = compress(model, batches, keep=0.5, bits=4)            the same, its factors in 4 bits
-model = compress(model, batches, budget={"bytes": 0.125})     any format, whichever predicts and measures the least change
+model = compress(model, batches, keep=0.5)                 ranks by the predicted loss
+model = compress(model, batches, keep=0.5, bits=4)         the same, its factors in 4 bits
+model = compress(model, batches, budget={"bytes": 0.125})  any format, that of the least change
 print(model.compression)
 """
 
@@ -122,13 +122,13 @@ def compress(
 
     calibration: batches. method: of the weighted SVD, or "auto": "kfac" with ranks by its spectrum
     and targets of the full model. keep: the share that is left, of the numbers of the chosen linear
-    layers or, with of="model", of the bytes of the whole model, whose tables get rows in 8 to 4 bits
-    then. budget: instead of keep, {"bytes": b} or {"flops": f} or both, of the linear layers: a
+    layers or, with of="model", of the bytes of the whole model, whose tables then get rows in 8 to
+    4 bits. budget: instead of keep, {"bytes": b} or {"flops": f} or both, of the linear layers: a
     float is a share, an integer a count (FLOPs for one token); every format of `families` is a
     candidate. bits: of factors, 2 to 8. embedding_bits: of rows of tables, 2 to 8. pivoted: in the
     pivoted format. outputs: "vectors", or "classes" for logits. forward, loss, mask: as in
-    `calibrate`; without a loss a probe without labels. unseen: batches for the certificate, None: the
-    calibration itself. folder: where each finished part is written, and from where a compression
+    `calibrate`; without a loss a probe without labels. unseen: batches for the certificate, None:
+    the calibration itself. folder: where finished parts are written, and from where a compression
     that was killed goes on. progress: True for a bar of tqdm where it is installed, or a function
     (done, all, name). Raises ValueError or TypeError in one sentence for calibration without rows,
     names that choose nothing, layers that cannot be compressed, a keep or budget below what is
@@ -310,7 +310,8 @@ class _Job:
         self.statistics = self._statistics() if self.linear else {}
         if dead := [n for n, s in self.statistics.items() if not s.inputs.total.diagonal().all()]:
             say(
-                f"{WHO}: inputs that are always zero in {len(dead)} layers, such as {dead[0]!r}, may be lost"
+                f"{WHO}: inputs that are always zero in {len(dead)} layers, such as {dead[0]!r}, "
+                "may be lost"
             )
 
     def draw(self, what: str) -> torch.Generator:
@@ -396,7 +397,7 @@ class _Job:
         return Layer.of(self.linear[name], self.statistics[name], self.method)
 
     def planned(self, budget, families):
-        """Of the best plan of each family, and of all together, the one that moves outputs least."""
+        """Of the best plan of each family and of all, the one that moves the outputs least."""
         if self.method != "kfac":
             raise ValueError(
                 f"{WHO}: needs method 'kfac' for a budget, for errors by {self.method!r} cannot be "
@@ -533,7 +534,7 @@ def _statistic(state) -> Statistics:
 
 
 def _bar(progress) -> Callable[[int, int, str], None]:
-    """Of (done, all, name): the caller's, a bar of tqdm, lines where that is not installed, none."""
+    """Of (done, all, name): the caller's, a tqdm bar, lines where that is not installed, none."""
     if callable(progress):
         return progress
     if not progress:

@@ -829,6 +829,50 @@ def rank_evolution(ax: Axes, ranks: dict[str, list[int]], every: int = 1) -> str
     )
 
 
+def cuts(ax: Axes, shares: dict[str, Tensor], theta: float, ylabel: str) -> str:
+    """What decides a rank: of each layer the shares that are compared with theta, and the line at
+    theta; as many values stay as stand above it."""
+    for k, (name, values) in enumerate(shares.items()):
+        values = values.clamp_min(1e-17).tolist()
+        ax.semilogy(range(1, len(values) + 1), values, label=name, **style(k, len(values)))
+    ax.axhline(theta, color="0.4", lw=1)
+    ax.annotate("theta", (1, theta), (0, -10), textcoords="offset points")
+    ax.set(xlabel="singular value", ylabel=ylabel, ylim=(theta / 3, 1.3))
+    ax.legend()
+    above = (f"{name} {int((values > theta).sum())}" for name, values in shares.items())
+    return f"Values above {theta:.2g}: {', '.join(above)}."
+
+
+def spread(
+    ax: Axes,
+    curves: dict[str, list[tuple[float, list[float]]]],
+    xlabel: str,
+    ylabel: str,
+    marks: dict[str, list[tuple[float, float]]] | None = None,
+) -> str:
+    """Means over seeds against a parameter, with whiskers from the least to the largest; a curve of
+    one point is a line across. marks: printed numbers, as hollow diamonds."""
+    means = {name: [(x, sum(ys) / len(ys)) for x, ys in sorted(p)] for name, p in curves.items()}
+    for k, (name, points) in enumerate(curves.items()):
+        (x, mean), seeds = zip(*means[name]), [ys for _, ys in sorted(points)]
+        if len(points) == 1:
+            ax.axhline(mean[0], color="0.4", lw=1, ls="--", label=name)
+            continue
+        whiskers = [[m - min(ys) for m, ys in zip(mean, seeds)]]
+        whiskers += [[max(ys) - m for m, ys in zip(mean, seeds)]]
+        ax.errorbar(x, mean, whiskers, label=name, capsize=2, **style(k))
+    for k, (name, points) in enumerate((marks or {}).items(), len(curves)):
+        ax.plot(*zip(*points), "D", ms=5, mfc="none", mec=COLORS[k % len(COLORS)], label=name)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.legend()
+    every = means | (marks or {})
+    best = {name: max((y, -x) for x, y in points) for name, points in every.items()}
+    said = (
+        f"{name} {y:.4g}" + f" at {-x:g}" * (len(every[name]) > 1) for name, (y, x) in best.items()
+    )
+    return f"Highest {ylabel}: {', '.join(said)}."
+
+
 def ode_errors(ax: Axes, curves: dict[str, list[tuple[float, float]]], xlabel: str) -> str:
     """Error at the end of an integration against a parameter, both logarithmic; what is not finite
     stands at the upper edge."""
@@ -900,7 +944,8 @@ def landscape(ax: Axes, values: Tensor, points: Tensor, elite: Tensor) -> str:
     ax.plot(*points.T.tolist(), ".", color="white", ms=4, mec="black", mew=0.4, label="batch")
     ax.plot(*elite.T.tolist(), "o", mfc="none", mec=COLORS[1], mew=1.6, ms=9, label="elite")
     ax.set(xlabel="first index", ylabel="second index", title="the function")
-    ax.legend(loc="upper right")
+    ax.grid(False)
+    ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderpad=0)
     i, j = divmod(int(values.argmin()), values.shape[1])
     return f"The smallest of {values.numel()} values is {float(values.min()):.4g}, at ({i}, {j})."
 
@@ -913,6 +958,7 @@ def density(ax: Axes, p: Tensor, best: tuple[int, int] | None = None) -> str:
     if best is not None:
         ax.plot(*best, "x", color=COLORS[1], ms=10, mew=2)
     ax.set(xlabel="first index", ylabel="second index", title="where the model looks")
+    ax.grid(False)
     i, j = divmod(int(p.argmax()), p.shape[1])
     return f"The model looks most often at ({i}, {j}), with probability {float(p.max()):.3g}."
 
@@ -932,6 +978,7 @@ def marginal_history(ax: Axes, shares: Tensor) -> str:
     )
     ax.figure.colorbar(picture, ax=ax, fraction=0.046)
     ax.set(xlabel="batch", ylabel="mode", title="share of ones in the draws")
+    ax.grid(False)
     settled = int(((shares[-1] < 0.05) | (shares[-1] > 0.95)).sum())
     return (
         f"In the last batch {settled} of {shares.shape[1]} modes are settled, with a share of "

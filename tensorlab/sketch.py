@@ -55,13 +55,14 @@ def factorize(
     size: float | None = None,
     best: bool = False,
 ) -> Factorization | None:
-    """a ~ left right within 0.9 atol, or 16 eps |a|; None where a few rows do not show how.
+    """a ~ left right within 0.9 atol; None where a few rows do not show how, or where atol is below
+    16 eps |a|, the rounding of its products.
 
     a: (m, n) of 32 bits or more, of a size that can be squared. rank: a cap that what follows cuts
-    to; then a loss that is small against the last singular value kept will do, too. size:
-    `frobenius(a)`, where it is known. best: a loss within the limit is not enough: the span must be
-    that of leading singular vectors, to the accuracy of a power step, and the smallest rank within
-    atol that of the whole matrix.
+    to; then 16 eps |a|, or a loss that is small against the last singular value kept, will do.
+    size: `frobenius(a)`, where it is known. best: a loss within the limit is not enough: the span
+    must be that of leading singular vectors, to the accuracy of a power step, and the
+    smallest rank within atol that of the whole matrix.
 
     >>> i = torch.arange(400.0, dtype=torch.float64)
     >>> a = 1 / (400 + i[:, None] + i)
@@ -72,11 +73,13 @@ def factorize(
     if min(a.shape) < LONG:
         return None
     size = frobenius(a) if size is None else size
+    least = 16 * torch.finfo(a.dtype).eps * size  # what products in its dtype can show
+    if atol < least and rank is None:
+        return None
     if a.shape[0] < a.shape[1]:
         found = factorize(a.mT, atol, rank, size=size, best=best)
         return None if found is None else found.transposed()
     rows = _Rows(a, size, atol, rank)
-    least = 16 * torch.finfo(a.dtype).eps * size  # what products in its dtype can show
     for trim in (0.05, 1e-3):
         basis = rows.basis(trim)  # (n, r)
         if basis is None:

@@ -24,14 +24,12 @@ TODO = {
     "12_conv",
     "13_embedding",
     "14_pointcloud",
-    "15_dlrt",
     "16_lora",
     "17_admm",
     "18_pruning",
     "20_density",
     "21_expmachine",
     "22_expressivity",
-    "23_kashin",
     "30_parallel",
 }
 DONE = [stem for stem in STEMS if stem not in TODO]

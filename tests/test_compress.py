@@ -1,5 +1,5 @@
-"""One call compresses a model: budgets are met, data-aware beats plain, the certificate forecasts, files
-come back, a killed run goes on, and what cannot be is said in one sentence."""
+"""One call compresses a model: budgets are met, data-aware beats plain, the certificate
+forecasts, files come back, a killed run goes on, and what cannot be is said in one sentence."""
 
 import copy
 import math
@@ -126,7 +126,7 @@ def test_a_table_looks_up_the_rows_of_its_matrix():
         assert layer.weight.bits == bits and layer.flops(1) == 0
 
 
-# ----------------------------------------------------------------------------------------- budgets
+# ------------------------------------------------------------------------------------------ budgets
 
 
 def test_a_budget_in_bytes_is_met_and_the_mixture_competes_with_every_family():
@@ -169,7 +169,7 @@ def test_plans_by_hand():
     assert {n: c["bytes"] for n, c in found["low rank"].items()} == {"a": 2, "b": 8}
 
 
-# --------------------------------------------------------------------------------------- certificate
+# -------------------------------------------------------------------------------------- certificate
 
 
 def test_one_layer_alone_is_measured_as_forecast():
@@ -246,7 +246,7 @@ def test_one_example_has_no_interval():
     assert math.isnan(found.measured_interval[0]) and found.measured > 0
 
 
-# --------------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------- files
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_a_killed_compression_goes_on(tmp_path, options):
         assert torch.equal(back(words()[0]), whole(words()[0]))
 
 
-# -------------------------------------------------------------------------------------------- refused
+# ------------------------------------------------------------------------------------------ refused
 
 
 def refused(error, match, model=None, data=None, **options):

@@ -341,6 +341,21 @@ def test_rank_evolution(ax):
     ]
 
 
+def test_cuts_counts_what_stands_above_theta(ax):
+    said = plots.cuts(ax, {"a": torch.tensor([1.0, 0.3, 0.1]), "b": torch.ones(1)}, 0.2, "share")
+    assert said == "Values above 0.2: a 2, b 1." and ax.lines[-1].get_ydata()[0] == 0.2
+
+
+def test_spread_draws_means_with_whiskers_and_printed_marks(ax):
+    curves = {"dense": [(9, [50.0])], "ours": [(2, [40.0, 20.0]), (1, [10.0])]}
+    said = plots.spread(ax, curves, "numbers", "% right", {"printed": [(2, 35.0)]})
+    assert said == "Highest % right: dense 50, ours 30 at 2, printed 35."
+    (bars,) = ax.containers
+    assert bars.lines[0].get_ydata().tolist() == [10, 30]
+    ends = [segment[:, 1].tolist() for segment in bars.lines[2][0].get_segments()]
+    assert ends == [[10, 10], [20, 40]]
+
+
 def test_ode_errors_puts_what_blows_up_at_the_edge(ax):
     said = plots.ode_errors(
         ax, {"kls": [(0.1, 0.01), (1.0, 0.1)], "usv": [(0.1, math.inf), (1.0, 0.2)]}, "h"

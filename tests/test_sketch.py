@@ -27,6 +27,9 @@ def test_the_loss_is_what_it_says_and_within_the_limit(shape, dtype, best, rtol,
     a = matrix(0.5 ** torch.arange(60), *shape, generator, dtype)
     eps, size = torch.finfo(dtype).eps, frobenius(a)
     found = factorize(a, rtol * size, best=best)
+    if rtol < 16 * eps:  # below the rounding of its products there is nothing to certify
+        assert found is None
+        return
     loss = float((a - found.left @ found.right).norm())
     assert loss <= found.loss + 8 * eps * size and found.loss <= max(0.9 * rtol, 16 * eps) * size
     light = found.right.mH if found.heavy_left else found.left

@@ -80,7 +80,7 @@ def load(path, *, device="cpu") -> Format:
 
 
 def taken_apart(who: str, x: Format) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The tensors of a format by field, and all else as texts; TypeError for what no file may hold."""
+    """The tensors of a format by field, and all else as texts; TypeError for what no file holds."""
     if FORMATS.get(type(x).__name__) is not type(x):
         raise TypeError(f"{who}: needs one of {', '.join(FORMATS)}, got {type(x).__name__}")
     tensors, about = {}, {"format": type(x).__name__, "complex": str(x.dtype.is_complex)}

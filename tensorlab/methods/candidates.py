@@ -1,7 +1,8 @@
 """What a layer could become, what that stores and costs, and what it is predicted to lose: the best
 for a budget in bytes, FLOPs or both.
 
-    min over choices of  sum over layers of |L (w - ŵ) R|²     with the sums of bytes and of FLOPs within the budget
+    min over choices of  sum over layers of |L (w - ŵ) R|²
+        with the sums of bytes and of FLOPs within the budget
 
 L, R: the Kronecker-factored weights of `metrics`, in which losses of layers can be added. Formats
 other than low rank are fitted in that norm, and weights in bits know the inputs by feedback.
@@ -187,12 +188,13 @@ def plans(who: str, tables: dict[str, list[dict]], budget: dict) -> dict[str, di
     """For all families together ("mixed"), and for each one that can meet the budget, the choice of
     each layer: {family: {name: choice}}.
 
-    budget: {"bytes": b, "flops": f}, a float a share of the dense layers, an integer a count. Raises
-    ValueError for a budget below what is possible, or of anything else.
+    budget: {"bytes": b, "flops": f}, a float is a share of the dense layers, an integer a count.
+    Raises ValueError for a budget below what is possible, or of anything else.
 
     >>> dense = dict(family="dense", size=0, loss=0.0, bytes=8, flops=4)
     >>> half = dict(family="low rank", size=1, loss=1.0, bytes=4, flops=2)
-    >>> found = plans("example", {"a": [dense, half], "b": [dense, half | {"loss": 3.0}]}, {"bytes": 12})
+    >>> layers = {"a": [dense, half], "b": [dense, half | {"loss": 3.0}]}
+    >>> found = plans("example", layers, {"bytes": 12})
     >>> {name: choice["family"] for name, choice in found["mixed"].items()}
     {'a': 'low rank', 'b': 'dense'}
     """

@@ -1,7 +1,8 @@
 """How far compressed layers move the outputs of a model: each alone, all together, and how certain
 that is.
 
-    d = mean |z - z_full|² / mean |z_full|²,      forecast = 2 (1 - prod over layers of (1 - d_layer / 2))
+    d = mean |z - z_full|² / mean |z_full|²
+    forecast = 2 (1 - prod over layers of (1 - d_layer / 2))
 
 Vectors of one length move by at most 4, uncorrelated ones by 2: the product saturates as they do.
 For classes d is the divergence of the probabilities, and the forecast the sum.
@@ -26,8 +27,8 @@ ENOUGH = 500  # examples below which 20 % cannot be promised
 @dataclass(frozen=True)
 class Certificate:
     """alone: the change of the outputs from each layer by itself. forecast: of all of them, by
-    the product (classes: the sum). measured: of all of them. ..._interval: 95 % of bootstrap samples
-    of the examples, NaN for one example. changed: the share of answers that are others, for classes.
+    the product (classes: the sum). measured: of all of them. ..._interval: 95 % of bootstrap
+    samples of the examples, NaN for one example. changed: the share of other answers, for classes.
     doubts: where it is not to be trusted."""
 
     alone: dict[str, float]
@@ -66,8 +67,9 @@ def certify(
     """The change of a model's outputs when layers give way to others; the model stays as it is.
 
     made: {name: the layer in its place}. together: those that are measured at once, None the same;
-    with an empty `made` there is no forecast (0). outputs: "vectors" or "classes" (logits); examples on the
-    first axis. doubts: those that the caller knows of. One pass for each layer and two more.
+    with an empty `made` there is no forecast (0). outputs: "vectors" or "classes" (logits);
+    examples on the first axis. doubts: those that the caller knows of. One pass for
+    each layer and two more.
 
     >>> model = nn.Sequential(nn.Linear(2, 2, bias=False))
     >>> half = nn.Linear(2, 2, bias=False)

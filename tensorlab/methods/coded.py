@@ -1,7 +1,8 @@
 """Layers whose parts are in few bits: two factors with feedback, and the rows of a table
 [Frantar2023].
 
-    w ≈ u v,   v in bits under A = mean of x xᵀ,   u = w A vᵀ (v A vᵀ)⁻¹ for the v that is stored,   u in bits under v A vᵀ
+    w ≈ u v,    v in bits under A = mean of x xᵀ,
+                u = w A vᵀ (v A vᵀ)⁻¹ for the v that is stored, in bits under v A vᵀ
 """
 
 import torch
@@ -20,7 +21,8 @@ class QuantizedFactors(nn.Module):
     u: (out, r), v: (r, in). bias: (out,) or None. `weight` is their product, dense.
 
     >>> low = LowRank.randn((8, 6), 2, generator=torch.Generator().manual_seed(0))
-    >>> QuantizedFactors(quantize(low.u, 8), quantize(low.v.mT.contiguous(), 8))(torch.ones(3, 6)).shape
+    >>> layer = QuantizedFactors(quantize(low.u, 8), quantize(low.v.mT.contiguous(), 8))
+    >>> layer(torch.ones(3, 6)).shape
     torch.Size([3, 8])
     """
 
@@ -97,8 +99,8 @@ class QuantizedEmbedding(HoldsCodes):
 
 
 def quantize_rows(table: Tensor, bits: int) -> Quantized:
-    """A table (rows, width) in bits, a scale for each row: levels by k-means up to 4 bits, on a grid
-    above. Where rows would not be of whole bytes, in 8 bits."""
+    """A table (rows, width) in bits, a scale for each row: levels by k-means up to 4 bits, on a
+    grid above. Where rows would not be of whole bytes, in 8 bits."""
     bits = bits if table.shape[1] * bits % 8 == 0 else 8
     method = "kmeans" if bits <= 4 else "uniform"
     return quantize(table, bits, method=method, group="channel")

@@ -68,7 +68,8 @@ def save_compressed(path, model: nn.Module) -> None:
     >>> from tempfile import mkdtemp
     >>> from tensorlab import LowRank, replace_linear
     >>> make = lambda: nn.Sequential(nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 2))
-    >>> model, path, x = replace_linear(make(), "0", LowRank.from_dense, 2), mkdtemp() + "/m", torch.ones(8)
+    >>> model, path = replace_linear(make(), "0", LowRank.from_dense, 2), mkdtemp() + "/m"
+    >>> x = torch.ones(8)
     >>> save_compressed(path, model)
     >>> torch.equal(load_compressed(path, make())(x), model(x))
     True
@@ -90,8 +91,8 @@ def load_compressed(path, model: nn.Module) -> nn.Module:
     """Read what `save_compressed` wrote into a model built as the one that was compressed; changes
     it and returns it.
 
-    A model on the meta device gets the tensors of the file. Raises ValueError for a file that is cut
-    off, changed or of another model, and the model stays as it was.
+    A model on the meta device gets the tensors of the file. Raises ValueError for a file that is
+    cut off, changed or of another model, and the model stays as it was.
 
     >>> from tempfile import mkdtemp
     >>> from tensorlab import LowRank, replace_linear
