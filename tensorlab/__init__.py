@@ -110,7 +110,7 @@ from .multilinear import (
 )
 
 try:
-    __version__ = version("tensorlab")
+    __version__ = version("tensorlab-methods")
 except PackageNotFoundError:  # run from a source tree that is not installed
     __version__ = "0"
 

@@ -1,6 +1,5 @@
-"""The one command: `tensorlab lab` starts JupyterLab on the lessons, `tensorlab data` lists or gets
-data sets, `tensorlab papers` lists the papers whose tables can be run again and `tensorlab run KEY`
-does it."""
+"""Compresses and trains neural networks by matrices and tensors of low rank: the lessons, the
+papers' tables as programs, and the data sets they use."""
 
 import argparse
 import sys
@@ -9,7 +8,10 @@ import sys
 def lab(args, options):
     from tensorlab.course import lab
 
-    lab.start(args.port, args.browser, options)
+    if args.copy:
+        lab.copy(args.folder)
+    else:
+        lab.start(args.port, args.browser, options, args.folder)
 
 
 def data(args, options):
@@ -35,15 +37,80 @@ def papers(args, options):
 def run(args, options):
     from tensorlab import papers
 
-    papers.run(args.key, args.preset, resume=args.resume, record=args.record)
+    if args.key != "all" and args.jobs != 1:
+        raise ValueError(f"run: needs all for several jobs, got {args.key} and {args.jobs} jobs")
+    elif args.key != "all":
+        papers.run(args.key, args.preset, resume=args.resume, record=args.record)
+    elif args.record:
+        raise ValueError("run: needs the key of one paper to record, got all")
+    elif failed := papers.run_all(args.preset, args.jobs, resume=args.resume):
+        raise ValueError(
+            f"run: needs all programs to end well, got failures of {', '.join(failed)}"
+        )
+
+
+def doctor(args, options):
+    from tensorlab import doctor
+
+    print(doctor.report())
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="tensorlab", description=__doc__)
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    """The command with all that it takes; each example is one that a test runs or parses."""
+    top = argparse.ArgumentParser(
+        prog="tensorlab",
+        description=__doc__,
+        epilog="tensorlab COMMAND --help says more about one, with an example",
+    )
+    top.add_argument("--version", action="store_true", help="print the version and end")
+    commands = top.add_subparsers(metavar="COMMAND", dest="command")
+    _lab(commands)
+    _run(commands)
+    _command(commands, papers, "list the papers whose tables can be run", "tensorlab papers")
+    add = _command(
+        commands,
+        data,
+        "list the data sets, or get one",
+        "tensorlab data get mnist",
+        "tensorlab data",
+    )
+    add.add_argument("action", nargs="?", choices=["list", "get"], default="list")
+    add.add_argument("name", nargs="?", help="which one to get")
+    about = "say what this machine has, what is missing, and how to get it"
+    _command(commands, doctor, about, "tensorlab doctor")
+    return top
 
+
+def _command(commands, run, about: str, *examples: str) -> argparse.ArgumentParser:
+    """A sub-command named as the function that does it, with examples in its help."""
     add = commands.add_parser(
-        "lab", help="start JupyterLab on the lessons; further options are given to JupyterLab"
+        run.__name__,
+        help=about,
+        description=about[0].upper() + about[1:] + ".",
+        epilog="\n  ".join(["examples:" if len(examples) > 1 else "example:", *examples]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add.set_defaults(run=run)
+    return add
+
+
+def _lab(commands) -> None:
+    add = _command(
+        commands,
+        lab,
+        "copy the lessons to a folder and open them in JupyterLab; other options go to JupyterLab",
+        "tensorlab lab",
+        "tensorlab lab ~/lessons --no-browser --ServerApp.ip=0.0.0.0",
+    )
+    add.add_argument(
+        "folder",
+        nargs="?",
+        metavar="DIR",
+        help="where to copy them, and what you have changed stays (in a clone: work, else "
+        "tensorlab-lessons)",
+    )
+    add.add_argument(
+        "--copy", action="store_true", help="copy them only, as a JupyterHub does that serves them"
     )
     add.add_argument(
         "--port", type=int, default=8888, help="where to serve; the next free one when it is in use"
@@ -51,42 +118,60 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument(
         "--no-browser", dest="browser", action="store_false", help="print the address only"
     )
-    add.set_defaults(run=lab, passes_on=True)
 
-    add = commands.add_parser("data", help="list the data sets, or get one")
-    add.add_argument("action", nargs="?", choices=["list", "get"], default="list")
-    add.add_argument("name", nargs="?", help="which one to get")
-    add.set_defaults(run=data, passes_on=False)
 
-    add = commands.add_parser("papers", help="list the papers that can be run")
-    add.set_defaults(run=papers, passes_on=False)
-
-    add = commands.add_parser(
-        "run",
-        help="run a paper's table; writes csv and png under results/, and goes on where it was",
+def _run(commands) -> None:
+    add = _command(
+        commands,
+        run,
+        "run a paper's table again beside its printed numbers; csv and png go to results/",
+        "tensorlab run Khrulkov2018 --preset quick",
+        "tensorlab run all --jobs 4",
     )
-    add.add_argument("key", help="which one; `tensorlab papers` lists them")
+    add.add_argument("key", help="which one, or all; `tensorlab papers` lists them")
     add.add_argument(
         "--preset", default="quick", help='"quick", for a laptop and without data, or "full"'
     )
     add.add_argument(
-        "--no-resume", dest="resume", action="store_false", help="measure again what is there"
+        "--no-resume",
+        dest="resume",
+        action="store_false",
+        help="measure again what a run before has measured",
     )
     add.add_argument(
         "--record",
         action="store_true",
         help="keep what preset full measured as data/measured/KEY.csv",
     )
-    add.set_defaults(run=run, passes_on=False)
-    return top
+    add.add_argument("--jobs", type=int, default=1, metavar="N", help="of all: N at a time")
+
+
+def _parsed(top: argparse.ArgumentParser, argv: list[str]):
+    """The arguments, and the options that are JupyterLab's; a word after such an option is its
+    value, not the folder."""
+    args, options = top.parse_known_args(argv)
+    if args.command != "lab" or args.folder is None:
+        return args, options
+    before = argv[argv.index(args.folder) - 1]
+    if before in options and "=" not in before:
+        options.insert(options.index(before) + 1, args.folder)
+        args.folder = None
+    return args, options
 
 
 def main(argv: list[str] | None = None) -> None:
     top = parser()
-    args, options = top.parse_known_args(argv)
-    if options and not args.passes_on:
+    args, options = _parsed(top, sys.argv[1:] if argv is None else argv)
+    if args.version:
+        from tensorlab import __version__
+
+        print(f"tensorlab {__version__}")
+        return
+    if args.command is None:
+        top.error("needs a COMMAND, got none; tensorlab --help lists them")
+    if options and args.command != "lab":
         top.error(f"unrecognized arguments: {' '.join(options)}")
-    if getattr(args, "action", None) == "get" and args.name is None:
+    if args.command == "data" and args.action == "get" and args.name is None:
         top.error("data get needs a name; `tensorlab data` lists them")
     try:
         args.run(args, options)

@@ -8,8 +8,6 @@ else a cache folder of the user; `get(name)` fills it. Origin and license of eac
 """
 
 import gzip
-import importlib
-import importlib.util
 import os
 import shutil
 import tempfile
@@ -21,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import extras
 from .arguments import one_of
 from .files import replaced
 
@@ -73,7 +72,7 @@ def digits() -> LabeledSet:
     >>> digits()
     LabeledSet(X (1797, 8, 8) torch.float64, y (1797,) torch.int64)
     """
-    raw = _needs("sklearn.datasets", "digits", "scikit-learn").load_digits()
+    raw = extras.load("digits", "sklearn.datasets").load_digits()
     return LabeledSet(
         torch.tensor(raw.images) / 16, torch.tensor(raw.target), classes=tuple("0123456789")
     )
@@ -86,8 +85,8 @@ def photo(name: str = "flower") -> Tensor:
     CC BY (see data/README.md), by scikit-learn.
     """
     one_of("photo", "name", name, ("flower", "china"))
-    _needs("PIL", "photo", "Pillow")
-    image = _needs("sklearn.datasets", "photo", "scikit-learn").load_sample_image(f"{name}.jpg")
+    extras.load("photo", "PIL")  # which scikit-learn asks for only when it is under way
+    image = extras.load("photo", "sklearn.datasets").load_sample_image(f"{name}.jpg")
     return torch.tensor(image, dtype=torch.float64) / 255
 
 
@@ -121,7 +120,7 @@ def corpus() -> str:
     >>> len(set(corpus())) < 200
     True
     """
-    topics = _needs("pydoc_data.topics", "corpus", "Python's own pydoc_data").topics
+    topics = extras.load("corpus", "pydoc_data.topics").topics
     paragraphs = "\n\n".join(topics[key].strip("\n") for key in sorted(topics)).split("\n\n")
     return "\n\n".join(dict.fromkeys(paragraphs)) + "\n"
 
@@ -133,7 +132,7 @@ def elevation() -> Tensor:
     >>> elevation().shape
     torch.Size([344, 403])
     """
-    cbook = _needs("matplotlib.cbook", "elevation", "matplotlib")
+    cbook = extras.load("elevation", "matplotlib.cbook")
     return torch.tensor(
         cbook.get_sample_data("jacksboro_fault_dem.npz")["elevation"], dtype=torch.float64
     )
@@ -146,7 +145,7 @@ def mri() -> Tensor:
     >>> mri().shape
     torch.Size([256, 256])
     """
-    cbook = _needs("matplotlib.cbook", "mri", "matplotlib")
+    cbook = extras.load("mri", "matplotlib.cbook")
     with cbook.get_sample_data("s1045.ima.gz") as file:
         return torch.tensor(np.frombuffer(file.read(), "<u2").astype(float).reshape(256, 256))
 
@@ -544,10 +543,9 @@ def available() -> list[Row]:
     gets it."""
     rows = []
     for name, (what, license, package) in _INSTALLED.items():
-        here = importlib.util.find_spec(package) is not None
-        rows.append(
-            Row(name, what, "install" if here else "missing", license, "" if here else _INSTALL)
-        )
+        absent = extras.missing([package])
+        how = extras.command(extras.MODULES[package][1]) if absent else ""
+        rows.append(Row(name, what, "missing" if absent else "install", license, how))
     for name, source in SOURCES.items():
         here = all((folder() / file.path).exists() for file in source.files)
         rows.append(
@@ -577,7 +575,7 @@ def get(name: str) -> Path:
             continue
         if not file.url:
             raise FileNotFoundError(_missing(name, file))
-        pooch = _needs("pooch", "get", "pooch")
+        pooch = extras.load("get", "pooch")
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as temp:
             try:
@@ -596,18 +594,6 @@ def get(name: str) -> Path:
             with replaced(target) as part:
                 shutil.copyfile(whole, part)
     return folder()
-
-
-_INSTALL = "pip install tensorlab[lab]"
-
-
-def _needs(module, who, package):
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{who}: needs {package}, which is not installed; get it by: {_INSTALL}"
-        ) from error
 
 
 def _files(name) -> list[Path]:
@@ -656,7 +642,7 @@ def _idx(path) -> Tensor:
 
 
 def _bunch(name) -> LabeledSet:
-    raw = getattr(_needs("sklearn.datasets", name, "scikit-learn"), f"load_{name}")()
+    raw = getattr(extras.load(name, "sklearn.datasets"), f"load_{name}")()
     columns, classes = (tuple(map(str, names)) for names in (raw.feature_names, raw.target_names))
     return LabeledSet(torch.tensor(raw.data), torch.tensor(raw.target), columns, classes=classes)
 

@@ -18,7 +18,7 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def lab(home, *options, cwd, timeout=60):
+def lab(home, *options, cwd, timeout=60, python=sys.executable):
     """Start it and give (address without path, token, the line it printed); with the block it ends,
     kernels too."""
     env = {
@@ -32,7 +32,7 @@ def lab(home, *options, cwd, timeout=60):
         "PYTHONUNBUFFERED": "1",
         "IPYTHONDIR": str(home / "ipython"),
     }
-    command = [sys.executable, "-m", "tensorlab", "lab", "--port", str(free_port()), *options]
+    command = [python, "-m", "tensorlab", "lab", "--port", str(free_port()), *options]
     log = home / "lab.log"
     with log.open("w") as err:
         server = subprocess.Popen(

@@ -136,7 +136,8 @@ def test_the_method_keeps_the_energy_that_it_promises(share):
 
 def test_every_path_and_command_that_it_names_is_there():
     named = re.findall(
-        r"`((?:tests|tensorlab|notebooks|formats|layers|methods|course|papers|data)/[^`]*)`", TEXT
+        r"`((?:tests|tensorlab|notebooks|formats|layers|methods|course|papers|data|docs)/[^`]*)`",
+        TEXT,
     )
     paths = [p for p in named if "<" not in p]
     assert paths and all((ROOT / p).exists() or (ROOT / "tensorlab" / p).exists() for p in paths)

@@ -28,7 +28,7 @@ OURS = {
     "linalg",
     "methods",
 }
-OURS |= {"multilinear", "rng", "clusters", "datasets", "sketch"}
+OURS |= {"multilinear", "rng", "clusters", "datasets", "extras", "sketch"}
 OTHERS = {
     *("safetensors", "safetensors._safetensors_rust", "safetensors.torch"),  # 2 ms
     *("torch.nn.utils.prune", "hmac", "secrets"),  # 6 ms: masks that others set, names of files

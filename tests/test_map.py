@@ -1,10 +1,10 @@
-"""README's map holds: its paths exist, no module is missing, papers are listed, and imports point
-down.
+"""The map of docs/map.md holds: its paths exist, no module is missing, papers are listed, and
+imports point down.
 
-The map is the one table of README whose columns are idea | module | notebook | test | paper. A cell
-holds paths from the top of the repository, in `backticks` or as [text](link), several of them or
-none; a paper cell holds keys, [Name2011]. The list of papers is every line of README that begins,
-after a list mark, with such a key.
+The map is the one table of the file whose columns are idea | module | notebook | test | paper. A
+cell holds paths from the top of the repository, in `backticks` or as [text](link), several of them
+or none; a paper cell holds keys, [Name2011]. The list of papers is every line of
+docs/references.md that begins, after a list mark, with such a key.
 """
 
 import ast
@@ -32,7 +32,7 @@ LAYERS = [
     "parallel",
     "models plots",
 ]
-LAYERS += ["papers", "course", "__main__"]
+LAYERS += ["papers", "course", "doctor", "__main__"]
 GROUND = {
     "arguments",
     "clusters",
@@ -43,6 +43,7 @@ GROUND = {
     "multilinear",
     "fit",
     "files",
+    "extras",
     "datasets",
 }
 # Within a layer only along the drawn arrows: who is imported <- by whom. "*" is every module of the
@@ -52,6 +53,7 @@ ARROWS = {
         "arguments": {"*"},
         "capture": {"linalg", "multilinear"},
         "files": {"*"},
+        "extras": {"datasets"},
         "sketch": {"linalg"},
         "rng": {"clusters"},
         "linalg": {"clusters"},
@@ -119,23 +121,24 @@ ARROWS = {
 }
 
 
-def readme():
-    return (ROOT / "README.md").read_text(encoding="utf-8")
+def lines(name):
+    """The lines of a file of docs/."""
+    return (ROOT / "docs" / name).read_text(encoding="utf-8").splitlines()
 
 
 def table():
     """The rows of the map, as dicts from column to the text of the cell."""
     rows, inside = [], False
-    for line in readme().splitlines():
+    for line in lines("map.md"):
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
         if [cell.lower() for cell in cells] == COLUMNS:
             inside = True
         elif inside and not line.strip().startswith("|"):
             break
         elif inside and not set(line) <= set("|-: "):
-            assert len(cells) == len(COLUMNS), f"README: a row of the map needs 5 cells, got {line}"
+            assert len(cells) == len(COLUMNS), f"map.md: a row of the map needs 5 cells, got {line}"
             rows.append(dict(zip(COLUMNS, cells)))
-    assert rows, f"README: needs a table with the columns {' | '.join(COLUMNS)}"
+    assert rows, f"map.md: needs a table with the columns {' | '.join(COLUMNS)}"
     return rows
 
 
@@ -237,9 +240,8 @@ def test_every_module_has_a_row():
 
 
 def test_every_key_is_in_the_list_of_papers():
-    papers = {
-        match[1] for line in readme().splitlines() if (match := KEY.match(line.lstrip("-* ")))
-    }
+    listed = (KEY.match(line.lstrip("-* ")) for line in lines("references.md"))
+    papers = {match[1] for match in listed if match}
     used = {(key, row["idea"]) for row in table() for key in KEY.findall(row["paper"])}
     for name, path in modules():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

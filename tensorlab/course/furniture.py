@@ -68,9 +68,9 @@ def read(stem: str, cells, picture: bool = False) -> Lesson:
     return Lesson(stem, title, header, picture)
 
 
-def papers(readme: Path) -> dict[str, str]:
-    """The papers in the list of README, by key."""
-    lines = readme.read_text(encoding="utf-8").splitlines() if readme.exists() else ()
+def papers(references: Path) -> dict[str, str]:
+    """The papers in the list of docs/references.md, by key."""
+    lines = references.read_text(encoding="utf-8").splitlines() if references.exists() else ()
     return {m[1]: m[2] for line in lines if (m := re.match(r"- \[(\w+)\] (.+)", line))}
 
 

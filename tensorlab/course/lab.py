@@ -1,17 +1,21 @@
 """Starts JupyterLab on the lessons: a `.py` opens as a notebook, nothing asks the network, no
 setting changes.
 
-python -m tensorlab lab [--port 8888] [--no-browser] [further options of JupyterLab]
+python -m tensorlab lab [DIR] [--port 8888] [--no-browser] [further options of JupyterLab]
 """
 
 import hashlib
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
+
+from .. import extras
 
 START = "00_start.ipynb"
 COPIED = ".lessons.json"  # what each lesson of a working copy was when it was copied
+SHIPPED = Path(__file__).parent / "notebooks"  # in an installed package; see setup.py
 
 
 def fast(short, *, full):
@@ -20,15 +24,32 @@ def fast(short, *, full):
 
 
 def notebooks() -> Path:
-    """The folder of the lessons: `notebooks` where the command is given, or else beside the
-    package."""
-    places = [Path.cwd() / "notebooks", Path.cwd(), Path(__file__).parents[2] / "notebooks"]
-    for place in places:
-        if (place / START).exists():
+    """The folder of the lessons: `notebooks` where the command is given, or beside the package in a
+    clone, or the one that an installed package holds. A working copy is none.
+
+    Raises FileNotFoundError if there is no such folder.
+    """
+    here, clone = Path.cwd(), Path(__file__).parents[2]
+    for place in [here / "notebooks", here, clone / "notebooks", SHIPPED]:
+        if (place / START).exists() and not (place / COPIED).exists():
             return place
-    raise FileNotFoundError(
-        f"lab: needs the folder notebooks with {START}, got none in {places[0].parent}"
-    )
+    raise FileNotFoundError(f"lab: needs the folder notebooks with {START}, got none in {here}")
+
+
+def place_to_work(lessons: Path, folder: str | None = None) -> Path:
+    """Where the working copy is: the folder that was asked for; the one where the command is given,
+    if it is a working copy; beside the lessons of a clone; or else a new one, `tensorlab-lessons`.
+
+    Raises ValueError for a folder that holds the lessons themselves, and for a file.
+    """
+    here = Path.cwd()
+    default = here / "tensorlab-lessons" if lessons == SHIPPED else lessons.parent / "work"
+    place = Path(folder).expanduser() if folder else here if (here / COPIED).exists() else default
+    if place.resolve() == lessons.resolve():
+        raise ValueError(f"lab: needs a folder other than that of the lessons, got {place}")
+    if place.exists() and not place.is_dir():
+        raise ValueError(f"lab: needs a folder, got the file {place}")
+    return place.resolve()
 
 
 def working_copy(lessons: Path, folder: Path) -> list[str]:
@@ -59,19 +80,33 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def start(port: int = 8888, browser: bool = True, options: list[str] | None = None) -> None:
-    """Serve a working copy of the lessons, the folder `work` beside them, until Ctrl-C; a port in
-    use is passed over for the next. Prints the address served."""
-    try:
-        from jupyterlab.labapp import LabApp
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "lab: needs JupyterLab, install it by `pip install tensorlab[lab]`"
-        ) from error
+def copy(folder: str | None = None) -> Path:
+    """Make the working copy of the lessons, or bring it up to date, and say where it is; see
+    `place_to_work` and `working_copy`."""
     lessons = notebooks()
-    work = lessons.parent / "work"
+    work = place_to_work(lessons, folder)
     for name in working_copy(lessons, work):
-        print(f"{name} is newer than the lesson you have changed; both are in {work.name}/")
+        print(f"{name} is newer than the lesson you have changed; both are in {work}")
+    print(f"the lessons, yours to change, are in {work}", file=sys.stderr)
+    return work
+
+
+def start(
+    port: int = 8888,
+    browser: bool = True,
+    options: list[str] | None = None,
+    folder: str | None = None,
+) -> None:
+    """Serve a working copy of the lessons until Ctrl-C; a port in use is passed over for the next.
+    Prints the address served.
+
+    folder: where the working copy is, see `place_to_work`. Raises ModuleNotFoundError, before
+    anything is copied, if something that the lessons need is not installed.
+    """
+    extras.require("lab", *extras.LAB)
+    from jupyterlab.labapp import LabApp
+
+    work = copy(folder)
     here = str(
         Path(__file__).parent
     )  # holds labconfig/, which JupyterLab looks for in each folder of this path

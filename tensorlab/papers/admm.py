@@ -197,4 +197,4 @@ def images(name: str) -> tuple[torch.Tensor, ...]:
     return shuffled_parts(*datasets.digits(), 1300)
 
 
-PROGRAM = Program("Yin2021", __doc__, SIZES, cases, measure, settings, draw)
+PROGRAM = Program("Yin2021", __doc__, SIZES, cases, measure, settings, draw, needs=("sklearn",))

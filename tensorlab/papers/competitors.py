@@ -448,4 +448,13 @@ def mask_words(mask: torch.Tensor) -> int:
     return math.ceil(min(mask.numel(), int(mask.sum()) * math.ceil(math.log2(mask.numel()))) / 32)
 
 
-PROGRAM = Program("Schotthoefer2022competitors", __doc__, SIZES, cases, measure, settings, draw)
+PROGRAM = Program(
+    "Schotthoefer2022competitors",
+    __doc__,
+    SIZES,
+    cases,
+    measure,
+    settings,
+    draw,
+    needs=("sklearn",),
+)

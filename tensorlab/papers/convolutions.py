@@ -244,4 +244,4 @@ def draw(table: Table, ax) -> str:
     )
 
 
-PROGRAM = Program("Lebedev2015", __doc__, SIZES, cases, measure, settings, draw)
+PROGRAM = Program("Lebedev2015", __doc__, SIZES, cases, measure, settings, draw, needs=("sklearn",))

@@ -279,4 +279,4 @@ def draw(table: Table, ax) -> str:
     return f"After the longest fit: {', '.join(said)}."
 
 
-PROGRAM = Program("Novikov2021", __doc__, SIZES, cases, measure, settings, draw)
+PROGRAM = Program("Novikov2021", __doc__, SIZES, cases, measure, settings, draw, needs=("sklearn",))

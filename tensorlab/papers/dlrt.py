@@ -333,4 +333,6 @@ def images(name: str, seed: int) -> tuple[Tensor, ...]:
     return shuffled_parts(*datasets.digits(), 1200, 1500, seed=seed)
 
 
-PROGRAM = Program("Schotthoefer2022", __doc__, SIZES, cases, measure, settings, draw, finish)
+PROGRAM = Program(
+    "Schotthoefer2022", __doc__, SIZES, cases, measure, settings, draw, finish, needs=("sklearn",)
+)

@@ -226,4 +226,4 @@ def draw(table: Table, ax) -> str:
     return f"Loss: {'; '.join(said)}." if said else "Neither Car nor HIV-1 is in the data folder."
 
 
-PROGRAM = Program("Novikov2016", __doc__, SIZES, cases, measure, settings, draw)
+PROGRAM = Program("Novikov2016", __doc__, SIZES, cases, measure, settings, draw, needs=("sklearn",))

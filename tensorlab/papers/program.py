@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
+from tqdm import tqdm
+
+from .. import extras
 from ..arguments import one_of
 from .table import Table, load, printed, results, show, to_value
 
@@ -36,7 +39,8 @@ class Program:
     table, which gives them one by one and may look at the rows before. measure(size, **case): one
     row without its labels. settings(size): what else the numbers depend on, such as steps and seed.
     draw(table, ax): draws the table and returns a sentence. finish: what is done to the rows when
-    all are there, such as `beside_printed`.
+    all are there, such as `beside_printed`. needs: modules of extras that it cannot do without,
+    beside the one that draws.
 
     >>> squares = Program("Name2020", "Squares of numbers.", {"quick": {"most": 2}},
     ...                   cases=lambda size: [{"n": n} for n in range(size["most"])],
@@ -53,6 +57,7 @@ class Program:
     settings: Callable[[dict], dict] = lambda size: {}
     draw: Callable[..., str] | None = None
     finish: Callable[[Table], Table] = as_it_is
+    needs: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -60,8 +65,10 @@ class Program:
         return " ".join(self.about.split("\n\n")[0].split())
 
     def run(self, preset: str, *, resume: bool = True, progress: bool = True) -> Table:
-        """The table of a preset; see `run_rows`. Raises ValueError if there is no such preset."""
+        """The table of a preset; see `run_rows`. Raises ValueError if there is no such preset, and
+        ModuleNotFoundError, before it begins, if a module that it needs is missing."""
         one_of(self.key, "preset", preset, PRESETS)
+        extras.require(self.key, *self.needs, *(["matplotlib"] if self.draw else []))
         size = self.sizes[preset]
         table = run_rows(
             self.key,
@@ -89,15 +96,17 @@ def run_rows(
 
     key, preset: the file is results/<key>-<preset>.csv where the command is given. resume: keep the
     rows that are there; those of other cases stay in the file. progress: one line on stderr for
-    each row. The other arguments are those of `Program`, with the size given.
+    each row, and below them a bar where that is a terminal. The other arguments are those of
+    `Program`, with the size given.
     """
     path = results(key, preset)
     notes = {"preset": preset, **{name: str(value) for name, value in (settings or {}).items()}}
     old = load(path).rows if resume and path.exists() and load(path).notes == notes else []
     table = Table(key, [], notes)
     cases = cases(table) if callable(cases) else list(cases)
-    total = f"/{len(cases)}" if isinstance(cases, list) else ""
-    for number, case in enumerate(cases, 1):
+    total = len(cases) if isinstance(cases, list) else None
+    bar = tqdm(cases, f"{key} {preset}", total, disable=None if progress else True)
+    for number, case in enumerate(bar, 1):
         labels = {name: to_value(value) for name, value in case.items()}
         kept = next((row for row in old if labels.items() <= row.items()), None)
         start = time.perf_counter()
@@ -107,5 +116,6 @@ def run_rows(
         if progress:
             took = f"{time.perf_counter() - start:.1f} s" if kept is None else "was there"
             what = ", ".join(f"{name} {show(value)}" for name, value in table.rows[-1].items())
-            print(f"{key} {preset} {number}{total}: {what} ({took})", file=sys.stderr, flush=True)
+            of = "" if total is None else f"/{total}"
+            bar.write(f"{key} {preset} {number}{of}: {what} ({took})", file=sys.stderr)
     return table

@@ -204,4 +204,4 @@ def _root(shape) -> int:
     return max(1, math.isqrt(min(shape)))
 
 
-PROGRAM = Program("Qiu2024", __doc__, SIZES, cases, measure, settings, draw)
+PROGRAM = Program("Qiu2024", __doc__, SIZES, cases, measure, settings, draw, needs=("sklearn",))

@@ -15,6 +15,8 @@ import torch
 
 from ..files import replaced
 
+SHIPPED = Path(__file__).parent / "data"  # in an installed package; see setup.py
+
 
 @dataclass
 class Table:
@@ -141,19 +143,17 @@ def results(key: str, preset: str, ending: str = "csv") -> Path:
 def printed(key: str) -> Table:
     """The numbers printed in the paper, data/papers/<key>.csv; a table without rows where the paper
     prints none we rerun."""
-    path = _data() / "papers" / f"{key}.csv"
-    return load(path) if path.exists() else Table(key)
+    return _stored("papers", key)
 
 
 def measured(key: str) -> Table:
     """Our numbers at preset full, data/measured/<key>.csv; without rows where nobody has run it."""
-    path = _data() / "measured" / f"{key}.csv"
-    return load(path) if path.exists() else Table(key)
+    return _stored("measured", key)
 
 
 def record(table: Table) -> Path:
     """Write data/measured/<key>.csv: the rows, and in its notes the date, the sizes and the kind of
-    machine."""
+    machine. From an installed package the folder `data` is made where the command is given."""
     threads = f"{torch.get_num_threads()} threads"
     machine = f"{platform.machine()} {platform.system()}"
     when = {
@@ -161,9 +161,9 @@ def record(table: Table) -> Path:
         "machine": f"{machine}, {threads}, {device_kind()}",
         "torch": torch.__version__.split("+")[0],
     }
-    return Table(table.key, table.rows, {**when, **table.notes}).save(
-        _data() / "measured" / f"{table.key}.csv"
-    )
+    own = [place for place in _places() if place != SHIPPED] or [Path.cwd() / "data"]
+    path = own[0] / "measured" / f"{table.key}.csv"
+    return Table(table.key, table.rows, {**when, **table.notes}).save(path)
 
 
 def device_kind() -> str:
@@ -171,10 +171,17 @@ def device_kind() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
 
 
-def _data() -> Path:
-    """The folder `data` of the project: where the command is given, or else beside the package."""
-    places = [Path.cwd() / "data", Path(__file__).parents[2] / "data"]
-    return next((place for place in places if (place / "papers").is_dir()), places[1])
+def _places() -> list[Path]:
+    """The folders `data` there are: where the command is given, beside the package in a clone, and
+    in an installed package."""
+    places = [Path.cwd() / "data", Path(__file__).parents[2] / "data", SHIPPED]
+    return [place for place in places if (place / "papers").is_dir()]
+
+
+def _stored(kind: str, key: str) -> Table:
+    paths = (place / kind / f"{key}.csv" for place in _places())
+    path = next((path for path in paths if path.exists()), None)
+    return Table(key) if path is None else load(path)
 
 
 def _text(value) -> str:

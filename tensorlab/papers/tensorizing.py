@@ -114,5 +114,5 @@ def images(name: str) -> tuple[torch.Tensor, ...]:
 
 
 PROGRAM = Program(
-    "Novikov2015", __doc__, SIZES, cases, measure, settings, draw, finish=beside_printed
+    "Novikov2015", __doc__, SIZES, cases, measure, settings, draw, beside_printed, ("sklearn",)
 )

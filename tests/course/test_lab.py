@@ -63,13 +63,6 @@ def test_says_which_folder_is_missing(tmp_path, monkeypatch):
         launcher.notebooks()
 
 
-def test_says_which_extra_is_missing(monkeypatch):
-    monkeypatch.setitem(sys.modules, "jupyterlab.labapp", None)
-    sentence = "tensorlab lab: needs JupyterLab, install it by `pip install tensorlab[lab]`"
-    with pytest.raises(SystemExit, match=re.escape(sentence)):
-        command.main(["lab"])
-
-
 def test_command_without_a_server(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("TENSORLAB_DATA", str(tmp_path))
     command.main(["data"])
@@ -133,6 +126,45 @@ def test_what_a_reader_changed_stays_and_a_newer_lesson_is_offered_beside(work):
     assert (folder / "a.newer.ipynb").read_text() == "two"
     (folder / "a.ipynb").unlink()
     assert work(a="two")[0] == [] and (folder / "a.ipynb").read_text() == "two"
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """As in an installed package: the lessons are in it, and the command is given elsewhere."""
+    package, here = tmp_path / "site" / "tensorlab" / "course", tmp_path / "here"
+    (package / "notebooks").mkdir(parents=True)
+    (package / "notebooks" / launcher.START).write_text("one")
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(launcher, "__file__", str(package / "lab.py"))
+    monkeypatch.setattr(launcher, "SHIPPED", package / "notebooks")
+    return here
+
+
+def test_lessons_of_an_installed_package_are_copied_where_one_likes(installed):
+    lessons = launcher.notebooks()
+    assert lessons == launcher.SHIPPED
+    assert launcher.place_to_work(lessons) == installed / "tensorlab-lessons"
+    assert launcher.place_to_work(lessons, "mine/deep") == installed / "mine" / "deep"
+    assert launcher.place_to_work(lessons, str(installed / "a")) == installed / "a"
+
+
+def test_a_working_copy_is_not_taken_for_the_lessons(installed, monkeypatch):
+    for name in ("mine", "notebooks"):
+        launcher.working_copy(launcher.notebooks(), installed / name)
+        monkeypatch.chdir(installed / name)
+        assert launcher.notebooks() == launcher.SHIPPED
+        assert launcher.place_to_work(launcher.SHIPPED) == installed / name
+    monkeypatch.chdir(installed)
+    assert launcher.notebooks() == launcher.SHIPPED
+
+
+def test_what_is_no_place_to_work(installed):
+    (installed / "file").touch()
+    with pytest.raises(ValueError, match="lab: needs a folder, got the file file"):
+        launcher.place_to_work(launcher.SHIPPED, "file")
+    with pytest.raises(ValueError, match="lab: needs a folder other than that of the lessons, got"):
+        launcher.place_to_work(launcher.SHIPPED, str(launcher.SHIPPED))
 
 
 def test_what_is_written_in_a_working_copy_is_not_tracked():

