@@ -39,6 +39,13 @@ from .formats.tt_sampling import (
 )
 from .formats.ttmatrix import TTMatrix, tt_matrix_svd
 from .formats.tucker import Tucker, hooi, hosvd, st_hosvd
+from .layers.attention import (
+    LatentAttention,
+    MultiHeadAttention,
+    MultiLinearAttention,
+    TensorProductAttention,
+    cache_bytes,
+)
 from .layers.conv import (
     FactorizedConv2d,
     conv_kernel,
@@ -59,8 +66,10 @@ from .linalg import truncated_svd
 from .methods.admm import ADMM
 from .methods.codes import Quantized, quantize
 from .methods.density import TTDensity
+from .methods.dion import Dion
 from .methods.dlrt import DLRT, dlrt_start, kls_step, usv_step
 from .methods.expmachine import ExponentialMachine, rank_one_inner
+from .methods.galore import GaLore, gradient_ranks
 from .methods.kashin import Kashin, kashin, kashin_steps
 from .methods.kron_hybrid import kron_hybrid
 from .methods.kron_permuted import (
@@ -194,6 +203,12 @@ __all__ = [
     "TokenTrains",
     "propagate",
     "param_groups",
+    # layers: causal attention, and what it keeps
+    "MultiHeadAttention",
+    "LatentAttention",
+    "TensorProductAttention",
+    "MultiLinearAttention",
+    "cache_bytes",
     # layers: convolutions in the place of one
     "svd_conv",
     "cp_conv",
@@ -247,6 +262,10 @@ __all__ = [
     "Projected",
     "FactorSGD",
     "prox_rank",
+    # methods: low rank in the optimizer
+    "GaLore",
+    "Dion",
+    "gradient_ranks",
     # methods: constraints and masks
     "ADMM",
     "magnitude_masks",

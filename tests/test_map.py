@@ -86,6 +86,7 @@ ARROWS = {
         "estimator": {"density", "expmachine", "screening"},
         "splines": {"density", "density_learners", "spline_trains"},
         "spline_trains": {"density", "density_learners"},
+        "galore": {"dion"},
         "density_learners": {"density"},
         "pointcloud": {"kron_permuted"},
         "kron_spectral": {"kron_hybrid", "kron_permuted"},
