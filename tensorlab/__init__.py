@@ -56,12 +56,14 @@ from .layers.conv import (
     tucker_conv,
 )
 from .layers.embedding import TokenTrains, TTEmbedding
+from .layers.energy import Energy, energy_of, modelled_energy
 from .layers.inputs import layer_inputs
+from .layers.ledger import training_memory
 from .layers.linear import FactorizedLinear, param_groups
 from .layers.propagation import propagate
 from .layers.report import layer_flops, layer_report
 from .layers.select import linear_layers
-from .layers.surgery import replace_conv, replace_linear
+from .layers.surgery import fold_linear, replace_conv, replace_linear
 from .linalg import truncated_svd
 from .methods.admm import ADMM
 from .methods.codes import Quantized, quantize
@@ -220,9 +222,15 @@ __all__ = [
     "linear_layers",
     "replace_linear",
     "replace_conv",
+    "fold_linear",
     "layer_report",
     "layer_inputs",
     "layer_flops",
+    # layers: bytes of a training step, joules that say how they are known
+    "training_memory",
+    "Energy",
+    "energy_of",
+    "modelled_energy",
     # methods: Kronecker sums in the spectral norm, of several shapes, under permutations
     "kron_spectral",
     "SpectralFit",
