@@ -102,6 +102,7 @@ ARROWS = {
         "program": {"*"},
         "protes_problems": {"protes"},
         "kron_spectral": {"kron_models"},
+        "ttm_gpt": {"footprint", "attention"},
     },
     "course": {"*": {"*"}},
 }
