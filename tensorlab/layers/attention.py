@@ -22,7 +22,8 @@ from ..arguments import count
 from ..formats.lowrank import LowRank
 
 Cache = tuple[Tensor, ...]  # each (batch, tokens, ...)
-CHUNK = 8  # tokens whose slices of the cube are made at once: more waste what the mask removes
+CHUNK = 8  # tokens whose slices of the cube are made at once: more waste what the mask removes,
+ROWS = 32  # but of few sequences as many as this, for each operation has its price
 
 
 class CausalAttention(nn.Module):
@@ -345,8 +346,8 @@ class MultiLinearAttention(CausalAttention):
     Cores share their factors, so that several are one with the mean of their weights. W has
     context² columns, in an order in which the pairs (j, k) below any token come first: token i
     reads the first (i + 1)² of them, and shorter texts and generation need no more. Slices are made
-    for `CHUNK` tokens at a time, never the cube; autograd keeps the part that the mask leaves, a
-    third of it. causal=False is the published layer, whose tokens read those after them too; it
+    for a few tokens at a time, not the cube; autograd keeps the part that the mask leaves, a third
+    of it. causal=False is the published layer, whose tokens read those after them too; it
     has no cache. Raises ValueError for more tokens than the context.
 
     >>> layer = MultiLinearAttention(8, context=6, rank=3)
@@ -384,7 +385,7 @@ class MultiLinearAttention(CausalAttention):
         if not self.causal:
             return self._unmasked(query, k, v, w)
         parts, start = [], k.shape[1] - query.shape[1]
-        for q in query.split(CHUNK, 1):
+        for q in query.split(max(CHUNK, ROWS // len(query)), 1):
             end = start + q.shape[1]
             slices = self._slices(q, k[:, :end], v[:, :end])
             parts.append(F.linear(slices, w[:, : end**2], self.out.bias))
@@ -394,17 +395,23 @@ class MultiLinearAttention(CausalAttention):
     def _slices(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """T_ijk of the last tokens i, the pairs (j, k) in the order of W: (batch, tokens, end²)."""
         end, new = k.shape[1], q.shape[1]
-        t = (q[:, :, None] * k[:, None]) @ v.mT[:, None]  # (batch, new, end, end)
-        j, k_ = self.pairs[:, : end**2]
+        rows = (q[:, :, None] * k[:, None]).flatten(1, 2)  # (batch, new end, rank)
+        t = (rows @ v.mT).view(len(q), new, end**2)
         seen = torch.arange(end - new + 1, end + 1, device=q.device).square()[:, None]
         mask = torch.arange(end**2, device=q.device) < seen  # (new, end²)
-        return t.flatten(2).index_select(2, j * end + k_) * mask
+        return t.index_select(2, self._order(end)) * mask
+
+    def _order(self, end: int) -> Tensor:
+        """Where the pairs of the first `end` tokens, in the order of W, stand in a matrix."""
+        j, k = self.pairs[:, : end**2]
+        return j * end + k
 
     def _unmasked(self, q: Tensor, k: Tensor, v: Tensor, w: Tensor) -> Tensor:
         """y_i = Σ_r q_ir A_r, with A_r = Σ_jk W_jk k_jr v_kr: linear in q, so no slice is made."""
-        j, k_ = self.pairs[:, : k.shape[1] ** 2]
-        products = k.mT[:, :, j] * v.mT[:, :, k_]  # (batch, rank, end²)
-        return q @ (products @ w[:, : len(j)].mT) + self.out.bias
+        end = k.shape[1]
+        products = (k.mT[:, :, :, None] * v.mT[:, :, None]).flatten(2)  # (batch, rank, end²)
+        a = products.index_select(2, self._order(end)) @ w[:, : end**2].mT  # (batch, rank, width)
+        return q @ a + self.out.bias
 
     def cube(self, x: Tensor) -> Tensor:
         """T itself, (batch, time, time, time), which `forward` never makes.

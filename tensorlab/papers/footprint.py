@@ -4,7 +4,8 @@ table [Chekalina2023].
 Memory of one forward and backward pass, by the ledger of `layers.ledger`: loaded, after the
 forward, after the backward, with the optimizer's step where there is one, at the peak. Embeddings
 are frozen; an optimizer has made one step before, so that its state is loaded. Inference: CPU ms of
-one batch, and energy of `PASSES` of them as `layers.energy` knows it.
+one batch, their share of what the dense model takes, both in turns, and energy of `PASSES` of them
+as `layers.energy` knows it.
 
 `where` is which linear layers are replaced: those of the FFN at the talk's ranks, which keep about
 1 % of them and ruin the model, or all at 49 %. The talk's numbers are for a BERT of width 768 on a
@@ -17,7 +18,7 @@ import statistics
 import time
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..formats.ttmatrix import TTMatrix
 from ..layers.energy import energy_of
@@ -68,13 +69,21 @@ def measure(size: dict, layers: str, where: str, optimizer: str, batch: int) -> 
     if layers != "TTM folded":
         found |= memory(model, loss, stepper(model, optimizer), [ids])
     if optimizer != "none":  # inference does not depend on it
-        return found | dict.fromkeys(("ms", f"energy of {PASSES}"))
-    model.eval()
-    with torch.no_grad():
-        model(ids)
-        ms = statistics.median(cpu_ms(lambda: model(ids)) for _ in range(PASSES))
-        energy = energy_of(lambda: [model(ids) for _ in range(PASSES)], watts=WATTS)
-    return found | {"ms": round(ms, 2), f"energy of {PASSES}": str(energy)}
+        return found | dict.fromkeys(("ms", "time of dense", f"energy of {PASSES}"))
+    return found | inference(model.eval(), encoder(size, "dense", "none", g).eval(), ids)
+
+
+@torch.no_grad()
+def inference(model: nn.Module, dense: nn.Module, ids: Tensor) -> dict:
+    """CPU ms, the share of what the dense model takes in turns with it, and energy."""
+    times: dict[nn.Module, list[float]] = {dense: [], model: []}
+    for _ in range(PASSES + 1):
+        for m, spent in times.items():
+            spent.append(cpu_ms(lambda m=m: m(ids)))
+    whole, ms = (statistics.median(spent[1:]) for spent in times.values())
+    energy = energy_of(lambda: [model(ids) for _ in range(PASSES)], watts=WATTS)
+    share = {"time of dense": round(ms / whole, 2)}
+    return {"ms": round(ms, 2)} | share | {f"energy of {PASSES}": str(energy)}
 
 
 def memory(model: nn.Module, loss, by: dict, inputs) -> dict:
