@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arguments import count
+from ..capture import readable
 from ..formats.lowrank import LowRank
 
 Cache = tuple[Tensor, ...]  # each (batch, tokens, ...)
@@ -272,7 +273,7 @@ class LatentAttention(CausalAttention):
         q, turned = query.split([self.head, self.rotary], -1)
         q = torch.cat([torch.einsum("bthd,hdr->bthr", q, key), turned], -1)
         each = c[:, :, None].expand(-1, -1, self.heads, -1)  # one for all heads, not copied
-        read = causal(q, each, each[..., : self.rank], scale=query.shape[-1] ** -0.5)
+        read = causal(q, each, each[..., : self.rank], scale=(self.head + self.rotary) ** -0.5)
         return torch.einsum("bthr,hdr->bthd", read, value)
 
 
@@ -385,7 +386,8 @@ class MultiLinearAttention(CausalAttention):
         if not self.causal:
             return self._unmasked(query, k, v, w)
         parts, start = [], k.shape[1] - query.shape[1]
-        for q in query.split(max(CHUNK, ROWS // len(query)), 1):
+        batch = len(query) if readable(query) else ROWS
+        for q in query.split(max(CHUNK, ROWS // batch), 1):
             end = start + q.shape[1]
             slices = self._slices(q, k[:, :end], v[:, :end])
             parts.append(F.linear(slices, w[:, : end**2], self.out.bias))
@@ -396,7 +398,7 @@ class MultiLinearAttention(CausalAttention):
         """T_ijk of the last tokens i, the pairs (j, k) in the order of W: (batch, tokens, end²)."""
         end, new = k.shape[1], q.shape[1]
         rows = (q[:, :, None] * k[:, None]).flatten(1, 2)  # (batch, new end, rank)
-        t = (rows @ v.mT).view(len(q), new, end**2)
+        t = (rows @ v.mT).unflatten(1, (new, end)).flatten(2)  # (batch, new, end²)
         seen = torch.arange(end - new + 1, end + 1, device=q.device).square()[:, None]
         mask = torch.arange(end**2, device=q.device) < seen  # (new, end²)
         return t.index_select(2, self._order(end)) * mask

@@ -293,6 +293,43 @@ def test_gradients_are_those_of_the_cube(generator):
     assert all(torch.allclose(a, b, rtol=0, atol=1e-12) for a, b in zip(ours, want))
 
 
+# -- captured and transformed
+
+
+@every_kind
+def test_it_is_exported_and_traced_with_a_batch_that_changes(kind, generator):
+    layer, x, more = built(kind), tokens(generator), tokens(generator, batch=5)
+    shapes = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(layer, (x,), dynamic_shapes=shapes)
+    assert close(program.module()(more), layer(more))
+    assert close(torch.jit.trace(layer, (x,))(more), layer(more))
+
+
+@every_kind
+def test_it_is_compiled_to_one_graph(kind, generator):
+    layer, x = built(kind), tokens(generator)
+    torch._dynamo.reset()
+    graph = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    for batch in (x, tokens(generator, batch=5)):
+        assert close(graph(batch), layer(batch))
+    leaves = list(layer.parameters())
+    ours, want = (torch.autograd.grad(f(x).square().sum(), leaves) for f in (graph, layer))
+    assert all(close(a, b) for a, b in zip(ours, want))
+
+
+@every_kind
+def test_gradients_of_samples_are_mapped(kind, generator):
+    layer, x = built(kind), tokens(generator, batch=3)
+    weights = {name: p.detach() for name, p in layer.named_parameters()}
+    loss = lambda p, x: torch.func.functional_call(layer, p, (x,)).square().sum()
+    each = torch.vmap(torch.func.grad(loss), (None, 0))(weights, x[:, None])
+    whole = torch.func.grad(loss)(weights, x)
+    assert all(close(each[name].sum(0), whole[name]) for name in weights)
+    if kind == "multi-linear":  # torch's softmax attention has no forward mode
+        moved = torch.func.jvp(lambda p: loss(p, x), (weights,), (weights,))[1]
+        assert close(moved, sum((whole[name] * weights[name]).sum() for name in weights))
+
+
 # -- says what came
 
 
