@@ -1,13 +1,14 @@
 """Attention of four kinds in a character model: what is cached of a token beside bits per character
 [Ma2019].
 
-Multi-head attention with fewer groups, latents (MLA), tensor products, and the multi-linear layer
-of 2019, masked and as published. One row for each learning rate at seed 0, then for the other seeds
-at the rate that was best on the valid part. `leak` is how far outputs move, relative to their size,
-when only characters after them change: the published layer looks at what it must predict, so its
-bits are not those of a language model. That is why the paper's perplexities, whose code has that
-layer, are not set beside ours. The dense layer of a multi-linear attention holds context² · width
-numbers, 4 width² where the paper has context 32 and width 256; a context that is longer costs more.
+Multi-head attention with fewer groups, latents (MLA), tensor products, all with rotary positions,
+and the multi-linear layer of 2019, which has no scores to turn, masked and as published. One row
+for each learning rate at seed 0, then for the other seeds at the rate that was best on the valid
+part. `leak` is how far outputs move, relative to their size, when only characters after them
+change: the published layer looks at what it must predict, so its bits are not those of a language
+model. That is why the paper's perplexities, whose code has that layer, are not set beside ours. The
+dense layer of a multi-linear attention holds context² · width numbers, 4 width² where the paper has
+context 32 and width 256; a context that is longer costs more.
 Preset quick: width 32, one rate, one seed, few steps.
 """
 
@@ -31,7 +32,7 @@ from .ttm_gpt import corpus
 SIZES = {
     "quick": {"rates": (1e-2,), "seeds": (0,), "steps": 40, "width": 32, "context": 16},
     "full": {
-        "rates": (3e-3, 1e-2),
+        "rates": (1e-3, 3e-3, 1e-2),
         "seeds": (0, 1, 2),
         "steps": 400,
         "width": 64,
@@ -44,14 +45,14 @@ PUBLISHED = "multi-linear, as published"
 
 def kinds(context: int) -> dict:
     """(width, heads) -> a layer, by name."""
-    groups = lambda n: lambda w, h: MultiHeadAttention(w, h, groups=n)
+    groups = lambda n: lambda w, h: MultiHeadAttention(w, h, groups=n, rotary=True)
     latent = lambda share: lambda w, h: LatentAttention(w, h, w // share, rotary=w // h // 2)
-    product = lambda r: lambda w, h: TensorProductAttention(w, h, ranks=(r, r))
+    product = lambda r: lambda w, h: TensorProductAttention(w, h, ranks=(r, r), rotary=True)
     linear = lambda masked: (
         lambda w, h: MultiLinearAttention(w, context, w // 2, cores=2, causal=masked)
     )
     return {
-        "multi-head": MultiHeadAttention,
+        "multi-head": groups(None),
         "2 groups": groups(2),
         "1 group": groups(1),
         "latent, width / 2": latent(2),
@@ -121,7 +122,7 @@ def leak(model: nn.Module, tokens: Tensor) -> float:
 
 def settings(size: dict) -> dict:
     kept = {name: size[name] for name in ("steps", "width", "context")}
-    fixed = {"batch": BATCH, "depth": DEPTH, "heads": HEADS}
+    fixed = {"batch": BATCH, "depth": DEPTH, "heads": HEADS, "positions": "rotary where possible"}
     return kept | fixed | {"corpus": f"pydoc, {len(corpus()[0].text)} characters"}
 
 
