@@ -41,6 +41,13 @@ from .formats.tt_sampling import (
 )
 from .formats.ttmatrix import TTMatrix, tt_matrix_svd
 from .formats.tucker import Tucker, hooi, hosvd, st_hosvd
+from .layers.attention import (
+    LatentAttention,
+    MultiHeadAttention,
+    MultiLinearAttention,
+    TensorProductAttention,
+    cache_bytes,
+)
 from .layers.conv import (
     FactorizedConv2d,
     conv_kernel,
@@ -51,19 +58,23 @@ from .layers.conv import (
     tucker_conv,
 )
 from .layers.embedding import TokenTrains, TTEmbedding
+from .layers.energy import Energy, energy_of, modelled_energy
 from .layers.inputs import layer_inputs
+from .layers.ledger import training_memory
 from .layers.linear import FactorizedLinear, param_groups
 from .layers.propagation import propagate
 from .layers.report import layer_flops, layer_report
 from .layers.select import linear_layers
-from .layers.surgery import replace_conv, replace_linear
+from .layers.surgery import fold_linear, replace_conv, replace_linear
 from .linalg import truncated_svd
 from .methods.admm import ADMM
 from .methods.codes import Quantized, quantize
 from .methods.compressed_storage import load_compressed, save_compressed
 from .methods.density import TTDensity
+from .methods.dion import Dion
 from .methods.dlrt import DLRT, dlrt_start, kls_step, usv_step
 from .methods.expmachine import ExponentialMachine, rank_one_inner
+from .methods.galore import GaLore, gradient_ranks
 from .methods.kashin import Kashin, kashin, kashin_steps
 from .methods.kron_hybrid import kron_hybrid
 from .methods.kron_permuted import (
@@ -197,6 +208,12 @@ __all__ = [
     "TokenTrains",
     "propagate",
     "param_groups",
+    # layers: causal attention, and what it keeps
+    "MultiHeadAttention",
+    "LatentAttention",
+    "TensorProductAttention",
+    "MultiLinearAttention",
+    "cache_bytes",
     # layers: convolutions in the place of one
     "svd_conv",
     "cp_conv",
@@ -208,9 +225,15 @@ __all__ = [
     "linear_layers",
     "replace_linear",
     "replace_conv",
+    "fold_linear",
     "layer_report",
     "layer_inputs",
     "layer_flops",
+    # layers: bytes of a training step, joules that say how they are known
+    "training_memory",
+    "Energy",
+    "energy_of",
+    "modelled_energy",
     # methods: Kronecker sums in the spectral norm, of several shapes, under permutations
     "kron_spectral",
     "SpectralFit",
@@ -253,6 +276,10 @@ __all__ = [
     "Projected",
     "FactorSGD",
     "prox_rank",
+    # methods: low rank in the optimizer
+    "GaLore",
+    "Dion",
+    "gradient_ranks",
     # methods: constraints and masks
     "ADMM",
     "magnitude_masks",

@@ -858,6 +858,20 @@ def spread(
     return f"Highest {ylabel}: {', '.join(said)}."
 
 
+def gradient_ranks(ax: Axes, ranks: list[tuple[int, int]], full: int) -> str:
+    """The rank of each gradient of a matrix, and of the sum of all up to it, step by step."""
+    for k, (name, values) in enumerate(zip(("of one gradient", "of their sum"), zip(*ranks))):
+        ax.plot(range(1, len(ranks) + 1), values, label=name, **style(k, len(ranks)))
+    ax.axhline(full, color="0.4", linestyle=":", label="full")
+    ax.set(xlabel="step", ylabel="rank", ylim=(0, 1.1 * full))
+    ax.legend()
+    one, total = ranks[-1]
+    return (
+        f"At step {len(ranks)} the gradient has rank {one}, and the sum of all gradients rank "
+        f"{total} of {full}."
+    )
+
+
 def ode_errors(ax: Axes, curves: dict[str, list[tuple[float, float]]], xlabel: str) -> str:
     """Error at the end of an integration against a parameter, both logarithmic; what is not finite
     stands at the upper edge."""

@@ -101,6 +101,7 @@ ARROWS = {
         "estimator": {"density", "expmachine", "screening"},
         "splines": {"density", "density_learners", "spline_trains"},
         "spline_trains": {"density", "density_learners"},
+        "galore": {"dion"},
         "density_learners": {"density"},
         "pointcloud": {"kron_permuted"},
         "kron_spectral": {"kron_hybrid", "kron_permuted"},
@@ -116,6 +117,7 @@ ARROWS = {
         "program": {"*"},
         "protes_problems": {"protes"},
         "kron_spectral": {"kron_models"},
+        "ttm_gpt": {"footprint", "attention"},
     },
     "course": {"*": {"*"}},
 }

@@ -11,13 +11,20 @@ from torch import nn
 
 import tensorlab as tl
 from tensorlab.course.lessons.embedding import NextWord
+from tensorlab.layers.attention import (
+    LatentAttention,
+    MultiHeadAttention,
+    MultiLinearAttention,
+    TensorProductAttention,
+)
 from tensorlab.layers.conv import FactorizedConv2d
 from tensorlab.layers.embedding import TokenTrains, TTEmbedding
 from tensorlab.layers.linear import FactorizedLinear
 from tensorlab.models.bert import Bert
-from tensorlab.models.gpt import GPT, Attention, Block
+from tensorlab.models.gpt import GPT, Block
 from tensorlab.models.lenet import LeNet
 from tensorlab.models.mlp import MLP
+from tensorlab.papers.megatron import Attention
 
 
 def seeded(seed):
@@ -85,8 +92,15 @@ MODULES = {
         IDS,
     ),
     "NextWord": (lambda seed: NextWord(table(seed), seeded(seed)), IDS),
+    "MultiHeadAttention": (seeded_start(lambda: MultiHeadAttention(8, 2)), randn(3, 4, 8)),
+    "LatentAttention": (
+        seeded_start(lambda: LatentAttention(8, 2, 3, rotary=2)),
+        randn(3, 4, 8),
+    ),
+    "TensorProductAttention": (seeded_start(lambda: TensorProductAttention(8, 2)), randn(3, 4, 8)),
+    "MultiLinearAttention": (seeded_start(lambda: MultiLinearAttention(8, 5, 3)), randn(3, 4, 8)),
     "Attention": (seeded_start(lambda: Attention(8, 2)), randn(3, 4, 8)),
-    "Block": (seeded_start(lambda: Block(8, 2)), randn(3, 4, 8)),
+    "Block": (seeded_start(lambda: Block(8, 2, MultiHeadAttention)), randn(3, 4, 8)),
     "GPT": (
         lambda seed: GPT(20, width=8, depth=1, heads=2, context=4, generator=seeded(seed)),
         IDS,
@@ -105,7 +119,7 @@ MODULES = {
 }
 WRAPPED = {"SentenceEncoder"}  # a Bert behind a tokenizer
 WRAPPED |= {"ShardedLinear", "DealtLinear", "Nap"}  # parts of a layer that several processes hold
-BASES = {"Holding"}  # of modules that are in the table
+BASES = {"Holding", "CausalAttention"}  # of modules that are in the table
 
 every_module = pytest.mark.parametrize(("build", "x"), MODULES.values(), ids=MODULES)
 

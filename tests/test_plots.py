@@ -558,3 +558,10 @@ def test_no_grid_is_drawn_over_a_picture(draw):
         ax = Figure().subplots()
         draw(ax)
     assert not any(line.get_visible() for line in [*ax.get_xgridlines(), *ax.get_ygridlines()])
+
+
+def test_gradient_ranks(ax):
+    said = plots.gradient_ranks(ax, [(1, 1), (2, 3), (1, 4)], 6)
+    assert said == "At step 3 the gradient has rank 1, and the sum of all gradients rank 4 of 6."
+    one, total, _ = ax.lines
+    assert list(one.get_ydata()) == [1, 2, 1] and list(total.get_ydata()) == [1, 3, 4]

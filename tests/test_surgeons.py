@@ -114,6 +114,10 @@ def adapted_and_merged(kind):
 REPLACE = {
     "replace_linear": ("linear conv1d", lambda m: tl.replace_linear(m, "0", full)),
     "from_linear": ("linear conv1d", lambda m: put(m, FactorizedLinear.from_linear(m[0], full))),
+    "fold_linear": (
+        "linear conv1d",
+        lambda m: tl.fold_linear(tl.replace_linear(m, "0", full), "0"),
+    ),
     "add_lora": ("linear conv1d", lambda m: tl.add_lora(m, "0", 2)),
     "add_lora dora": ("linear conv1d", lambda m: tl.add_lora(m, "0", 2, kind="dora")),
     "merge_lora": ("linear conv1d", adapted_and_merged("lora")),

@@ -64,6 +64,38 @@ def replace_linear(
     return model
 
 
+FACTORIZED = Kind("factorized linear layer", lambda layer: isinstance(layer, FactorizedLinear))
+
+
+def fold_linear(model: nn.Module, names="*") -> nn.Module:
+    """Every `FactorizedLinear` that `names` chooses becomes an `nn.Linear` on its dense weight, for
+    inference at the speed of a dense model; changes the model and returns it.
+
+    names: as in `replace_linear`; dense layers are left as they are. What is stored is small no
+    more: fold after loading. Modes, freezing and hooks stay. Raises ValueError for a pattern that
+    chooses nothing.
+
+    >>> from tensorlab import LowRank
+    >>> model = replace_linear(nn.Sequential(nn.Linear(8, 6)), "0", LowRank.from_dense, rank=2)
+    >>> fold_linear(model)
+    Sequential(
+      (0): Linear(in_features=8, out_features=6, bias=True)
+    )
+    """
+    made: dict[nn.Module, nn.Module] = {}
+    for layer in choose("fold_linear", model, names, FACTORIZED).values():
+        w = layer.weight.to_dense().detach().clone()  # some formats give a view
+        new = nn.Linear(
+            layer.in_features, layer.out_features, layer.bias is not None, device="meta"
+        )
+        new.weight = nn.Parameter(w, any(t.requires_grad for t in layer.tensors))
+        if layer.bias is not None:
+            new.bias = nn.Parameter(layer.bias.detach().clone(), layer.bias.requires_grad)
+        made[layer] = new.train(layer.training)
+    put(model, made)
+    return model
+
+
 def replace(
     who: str,
     model: nn.Module,

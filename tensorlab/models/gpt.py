@@ -1,5 +1,5 @@
-"""A small GPT that reads and writes characters [Radford2019]: attention and two dense layers,
-twice, and what it needs.
+"""A small GPT that reads and writes characters [Radford2019]: attention of any kind and two linear
+layers in any format, twice, and what it needs.
 
     text = Characters(datasets.corpus())
     model = GPT(text.size, generator=g)
@@ -7,43 +7,30 @@ twice, and what it needs.
     for loss in train(model, optimizer, text.encode(text.part("train")), steps=300):
         ...
     bits_per_character(model, text.encode(text.part("test")))
+
+    latent = lambda width, heads: LatentAttention(width, heads, rank=16)
+    model = replace_linear(GPT(text.size, attention=latent), "blocks.*", LowRank.from_dense, rank=8)
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..arguments import one_of
+from ..arguments import one_of, positive
+from ..layers.attention import Cache, CausalAttention, MultiHeadAttention
 from ..layers.linear import redraw
 from ..rng import randn
-
-
-class Attention(nn.Module):
-    """Causal attention: each character reads those before it.  (batch, time, width) -> the same."""
-
-    def __init__(self, width, heads):
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, x):
-        b, t, c = x.shape
-        q, k, v = (
-            self.qkv(x).view(b, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        )  # (b, heads, t, c / heads)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.out(y.transpose(1, 2).reshape(b, t, c))
 
 
 class Block(nn.Module):
     """x + attention(norm(x)), then x + down(gelu(up(norm(x))))."""
 
-    def __init__(self, width, heads):
+    def __init__(self, width, heads, attention: Callable[..., CausalAttention]):
         super().__init__()
-        self.norm1, self.attention = nn.LayerNorm(width), Attention(width, heads)
+        self.norm1, self.attention = nn.LayerNorm(width), attention(width, heads)
         self.norm2, self.up, self.down = (
             nn.LayerNorm(width),
             nn.Linear(width, 4 * width),
@@ -51,15 +38,21 @@ class Block(nn.Module):
         )
 
     def forward(self, x):
-        x = x + self.attention(self.norm1(x))
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
+        return self.step(x)[0]
+
+    def step(self, x, cache: Cache | None = None):
+        """The same for tokens after those of a cache, and the cache with them."""
+        y, cache = self.attention.step(self.norm1(x), cache)
+        x = x + y
+        return x + self.down(F.gelu(self.up(self.norm2(x)))), cache
 
 
 class GPT(nn.Module):
     """Characters (batch, time) int64 -> logits of the next ones (batch, time, vocabulary).
 
     time is at most `context`. tied: the head is the transposed embedding. Embeddings have standard
-    deviation 0.02, and so the logits start near 0.
+    deviation 0.02, and so the logits start near 0. attention: (width, heads) -> a layer of
+    `layers.attention`. Raises ValueError for more characters than the context.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> model = GPT(50, width=32, depth=1, heads=2, context=16, generator=g)
@@ -68,7 +61,16 @@ class GPT(nn.Module):
     """
 
     def __init__(
-        self, vocabulary, *, width=128, depth=2, heads=4, context=64, tied=True, generator=None
+        self,
+        vocabulary,
+        *,
+        width=128,
+        depth=2,
+        heads=4,
+        context=64,
+        tied=True,
+        attention: Callable[..., CausalAttention] = MultiHeadAttention,
+        generator=None,
     ):
         super().__init__()
         if width % heads:
@@ -77,7 +79,7 @@ class GPT(nn.Module):
             )
         self.context = context
         self.token, self.place = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, attention) for _ in range(depth))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
         redraw(self, generator)
         with torch.no_grad():
@@ -87,24 +89,52 @@ class GPT(nn.Module):
             self.head.weight = self.token.weight
 
     def forward(self, index: Tensor) -> Tensor:
-        if index.shape[1] > self.context:
-            raise ValueError(f"GPT: needs at most {self.context} characters, got {index.shape[1]}")
-        x = self.token(index) + self.place.weight[: index.shape[1]]
-        for block in self.blocks:
-            x = block(x)
-        return self.head(self.norm(x))
+        return self.step(index)[0]
+
+    def step(self, index: Tensor, caches: list[Cache] | None = None) -> tuple[Tensor, list[Cache]]:
+        """Go on after the characters of the caches, one cache for each block, none at the start:
+        logits of the new ones, and the caches with them."""
+        past = caches[0][0].shape[1] if caches else 0
+        if (count := past + index.shape[1]) > self.context:
+            raise ValueError(f"GPT: needs at most {self.context} characters, got {count}")
+        x, kept = self.token(index) + self.place.weight[past:count], []
+        for k, block in enumerate(self.blocks):
+            x, cache = block.step(x, caches[k] if caches else None)
+            kept.append(cache)
+        return self.head(self.norm(x)), kept
 
     @torch.no_grad()
     def generate(
-        self, start: Tensor, length: int, *, temperature: float = 1.0, generator=None
+        self,
+        start: Tensor,
+        length: int,
+        *,
+        temperature: float = 1.0,
+        cached: bool = True,
+        generator=None,
     ) -> Tensor:
         """Continue (batch, time) by `length` characters, each drawn from softmax(logits /
-        temperature)."""
+        temperature).
+
+        cached: read each character once and keep what attention needs of it; beyond the context all
+        places move, and the last `context` characters are read again for each new one. Raises
+        ValueError for a start without characters and a temperature that is not positive.
+        """
+        positive("GPT.generate", "temperature", temperature)
+        if start.ndim != 2 or not start.shape[1]:
+            raise ValueError(f"GPT.generate: needs a start (batch, time), got {tuple(start.shape)}")
+        text, caches = start, None
         for _ in range(length):
-            logits = self(start[:, -self.context :])[:, -1]
-            drawn = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)
-            start = torch.cat([start, drawn], 1)
-        return start
+            if cached and text.shape[1] <= self.context:
+                past = caches[0][0].shape[1] if caches else 0
+                logits, caches = self.step(text[:, past:], caches)
+            else:
+                logits = self(text[:, -self.context :])
+            drawn = torch.multinomial(
+                (logits[:, -1] / temperature).softmax(-1), 1, generator=generator
+            )
+            text = torch.cat([text, drawn], 1)
+        return text
 
 
 class Characters:

@@ -14,16 +14,14 @@ backward pass that are alive at once. Time is the median of some passes.
 import functools
 import statistics
 import time
-import weakref
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from ..formats.ttmatrix import TTMatrix
+from ..layers.ledger import MIB, peak_bytes
 from ..layers.plans import plans
 from ..layers.propagation import propagate
 from .program import Program, beside_printed
@@ -55,7 +53,7 @@ def measure(size: dict, forward: str, gradient: str) -> dict:
         strategy = f"{path}, {gradient}" if path else "auto"
         f, leaves = (lambda: propagate(w, x, strategy)), [x, *w.cores]
     step = lambda: torch.autograd.grad(f(), leaves, dy)
-    mib = peak_bytes(step, [dy, *leaves]) / 2**20
+    mib = peak_bytes(step, [dy, *leaves]) / MIB
     return {"MiB": round(mib, 1), "ms": round(1e3 * median_seconds(step, PASSES), 1)}
 
 
@@ -97,42 +95,6 @@ def draw(table: Table, ax) -> str:
         f"Of {len(rows)} ways the least memory at the peak is {least['MiB']} MiB: "
         f"{least['forward']}, {least['gradient']}."
     )
-
-
-class _Ledger(TorchDispatchMode):
-    """Live bytes of the storages that are made while it is active."""
-
-    def __init__(self, known):
-        super().__init__()
-        self.live = self.peak = 0
-        self.known = {t.untyped_storage()._cdata for t in known}
-
-    def _drop(self, key, size):
-        self.live -= size
-        self.known.discard(key)
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for t in filter(torch.is_tensor, tree_leaves(result)):
-            storage = t.untyped_storage()
-            if storage._cdata not in self.known:
-                self.known.add(storage._cdata)
-                self.live += storage.nbytes()
-                self.peak = max(self.peak, self.live)
-                weakref.finalize(storage, self._drop, storage._cdata, storage.nbytes())
-        return result
-
-
-def peak_bytes(f: Callable, known=()) -> int:
-    """Bytes of the tensors that f() makes and that are alive at once; `known` were there before.
-
-    >>> peak_bytes(lambda: (torch.ones(1000) + 1).sum())
-    8000
-    """
-    with _Ledger(known) as ledger:
-        result = f()
-    del result
-    return ledger.peak
 
 
 def median_seconds(f: Callable, passes: int) -> float:

@@ -7,10 +7,16 @@ import pytest
 import torch
 from torch import nn
 
+import tensorlab as tl
 from tensorlab import datasets
+from tensorlab.layers.attention import (
+    LatentAttention,
+    MultiHeadAttention,
+    MultiLinearAttention,
+    TensorProductAttention,
+)
 from tensorlab.models.gpt import (
     GPT,
-    Attention,
     Characters,
     bits_per_character,
     train,
@@ -34,7 +40,10 @@ def small(size=7, **options):
 
 
 def test_attention_is_softmax_of_the_scores_before(generator):
-    layer, x = Attention(6, 2).double(), randn(2, 5, 6, generator=generator, dtype=torch.float64)
+    layer, x = (
+        MultiHeadAttention(6, 2).double(),
+        randn(2, 5, 6, generator=generator, dtype=torch.float64),
+    )
     q, k, v = layer.qkv(x).split(6, 2)
     parts = []
     for head in (slice(0, 3), slice(3, 6)):
@@ -61,7 +70,72 @@ def test_bits_are_the_mean_over_all_windows():
     assert bits_per_character(Fixed(), tokens, batch=1) == pytest.approx((1 * 5 + 2 * 3) / 8)
 
 
+ATTENTION = {  # (width, heads) -> a layer
+    "heads": MultiHeadAttention,
+    "one group": lambda width, heads: MultiHeadAttention(width, heads, groups=1),
+    "latent": lambda width, heads: LatentAttention(width, heads, 5, rotary=2),
+    "tensor product": lambda width, heads: TensorProductAttention(width, heads),
+    "multi-linear": lambda width, heads: MultiLinearAttention(width, 8, 4),
+}
+LAYERS = {  # what holds the weights of the blocks
+    "dense": None,
+    "LowRank": lambda w: tl.LowRank.from_dense(w, 3),
+    "TTMatrix": lambda w: tl.TTMatrix.from_dense(w, 3),
+    "BlockTT": lambda w: tl.BlockTT.from_dense(w, 2),
+}
+
+
+def of_kind(attention, layers):
+    """A model in float64 whose logits are far apart."""
+    model = small(attention=ATTENTION[attention]).double()
+    nn.init.normal_(model.token.weight, generator=torch.Generator().manual_seed(1))
+    wide = lambda name, m: name.startswith("blocks") and min(m.weight.shape) > 5
+    return model if layers == "dense" else tl.replace_linear(model, wide, LAYERS[layers])
+
+
 # -- is invariant
+
+
+@pytest.mark.parametrize("attention", ATTENTION)
+@pytest.mark.parametrize("layers", LAYERS)
+def test_generation_with_a_cache_is_the_full_forward(attention, layers):
+    model, start = of_kind(attention, layers), torch.tensor([[1, 2], [3, 0]])
+    caches, logits = None, []
+    text = torch.tensor([[1, 2, 0, 6, 5, 5, 1, 2], [3, 0, 4, 4, 2, 1, 6, 0]])
+    for part in text.split((3, 1, 1, 1, 1, 1), 1):
+        y, caches = model.step(part, caches)
+        logits.append(y)
+    whole = model(text)
+    scale = 1e4 * torch.finfo(torch.float64).eps * float(whole.detach().abs().max())
+    assert torch.allclose(torch.cat(logits, 1), whole, rtol=0, atol=scale)
+    draw = lambda cached: model.generate(
+        start, 11, cached=cached, generator=torch.Generator().manual_seed(0)
+    )
+    assert torch.equal(draw(True), draw(False))  # through the context of 8, and beyond it
+
+
+def test_a_cache_is_read_once_for_each_character(monkeypatch):
+    model, read = small(), []
+    step = model.step
+    monkeypatch.setattr(
+        model, "step", lambda index, *rest: (read.append(index.shape[1]), step(index, *rest))[1]
+    )
+    model.generate(torch.zeros(1, 3, dtype=torch.int64), 8)
+    assert read == [3, 1, 1, 1, 1, 1, 8, 8]  # the window moves from the ninth character on
+
+
+@pytest.mark.parametrize("attention", ATTENTION)
+def test_every_kind_of_attention_looks_back_only_and_learns(attention, generator):
+    model, index = of_kind(attention, "dense"), torch.arange(8)[None] % 7
+    changed = index.clone()
+    changed[0, 5] = (changed[0, 5] + 1) % 7
+    a, b = model(index), model(changed)
+    assert torch.allclose(a[:, :5], b[:, :5], atol=1e-10) and not torch.allclose(a[:, 5:], b[:, 5:])
+    text = Characters("abcdefg" * 60)
+    model, tokens = small(text.size, attention=ATTENTION[attention]), text.encode(text.text)
+    adam = torch.optim.Adam(model.parameters(), 1e-2)
+    *_, last = train(model, adam, tokens, steps=60, generator=generator)
+    assert last < 0.5  # log2 7 = 2.8 at the start
 
 
 def test_a_character_depends_on_those_before_it_only():
@@ -137,6 +211,14 @@ def test_the_schedule_goes_up_and_down():
     [
         (lambda: GPT(5, width=10, heads=4), "width=10 and heads=4"),
         (lambda: small()(torch.zeros(1, 9, dtype=torch.int64)), "at most 8 characters, got 9"),
+        (
+            lambda: small().generate(torch.zeros(2, 0, dtype=torch.int64), 1),
+            r"a start \(batch, time\), got \(2, 0\)",
+        ),
+        (
+            lambda: small().generate(torch.zeros(1, 1, dtype=torch.int64), 1, temperature=0),
+            "temperature must be .* got 0",
+        ),
         (lambda: Characters("ab").encode("abc"), r"got \['c'\]"),
         (lambda: Characters("ab").part("dev"), 'name must be "train", "valid" or "test", got .dev'),
         (

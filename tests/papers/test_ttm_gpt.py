@@ -77,10 +77,12 @@ def test_the_program_at_a_small_size(tmp_path, monkeypatch):
     size = {"shares": (40,), "rates": (1e-3, 1e-2), "seeds": (0, 1), "steps": 6, "width": 16}
     monkeypatch.setitem(ttm_gpt.SIZES, "quick", size)
     table = ttm_gpt.PROGRAM.run("quick", progress=False)
-    assert (
-        table["seed"] == [0, 0, 1] * 3
-        and table["layers"] == ["SVD"] * 3 + ["TTM"] * 3 + ["dense"] * 3
-    )
+    assert table["seed"] == [0, 0, 1] * 3 + [None] * 2  # and two rows that are only printed
+    assert table["layers"] == ["SVD"] * 3 + ["TTM"] * 3 + ["dense"] * 3 + ["TTM", "SVD"]
+    assert table["perplexity (printed)"] == [None] * 6 + [20.56] * 3 + [30.85, 55.46]
+    assert [row["share"] for row in ttm_gpt.summary(table).rows] == [40, 40, 100]
+    said = ttm_gpt.draw(table, matplotlib.figure.Figure().subplots())
+    assert said.startswith("At equal numbers TTM reads better than SVD at ")
     for row in table.where(seed=1):  # at the rate that was best on valid at seed 0
         mine = table.where(layers=row["layers"], seed=0)
         assert row["rate"] == min(mine, key=lambda r: r["valid bits"])["rate"]
