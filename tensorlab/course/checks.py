@@ -162,6 +162,15 @@ def call(function, *case) -> Tensor | None:
         ) from error
 
 
+def tensors(parts) -> tuple[Tensor, ...]:
+    """What an answer consists of, as tensors; `Unusable` where one of them is none."""
+    try:
+        return tuple(torch.as_tensor(p, dtype=torch.float64).detach().cpu() for p in parts)
+    except (TypeError, ValueError, RuntimeError) as error:
+        kinds = ", ".join(type(p).__name__ for p in parts)
+        raise Unusable(f"tensors are needed, your function returns {kinds}.") from error
+
+
 # --------------------------------------------------------------------------------------- forbidden
 
 

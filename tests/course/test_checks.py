@@ -157,12 +157,12 @@ def test_photo_ranks_are_those_of_the_package():
     x = datasets.photo("flower")
     (r,) = tensorlab.LowRank.from_dense(x.mean(-1), rtol=0.1).ranks
     assert lowrank.photo_rank(r)
-    r = next(r for r in range(1, 428) if tucker._photo_errors()[r - 1] <= 0.1)
+    r = next(r for r in range(1, 428) if tucker.corner_errors()[r - 1] <= 0.1)
     errors = [
         float((x - tensorlab.hosvd(x, (q, q, 3)).to_dense()).norm() / x.norm()) for q in (r - 1, r)
     ]
     assert errors[1] <= 0.1 < errors[0]
-    assert errors == pytest.approx(tucker._photo_errors()[r - 2 : r], rel=1e-9)
+    assert errors == pytest.approx(tucker.corner_errors()[r - 2 : r], rel=1e-9)
     assert tucker.photo_tucker_rank(r)
 
 

@@ -1,12 +1,16 @@
 """Lesson 05: hierarchical Tucker."""
 
+import functools
+
 import torch
 from matplotlib.figure import Figure
 
 from ... import plots
 from ...formats.htucker import HT, balanced_tree, ht_svd, linear_tree
-from ...formats.tt import TT
-from ..checks import Check, Unusable, call, gaussian, number
+from ...formats.lowrank import LowRank
+from ...formats.tt import TT, tt_svd
+from ...formats.tucker import hosvd
+from ..checks import Check, Unusable, call, gaussian, number, returned, tensors
 from ..widgets import Explorer, choice, integer
 
 TREES = {"balanced": balanced_tree, "linear": linear_tree}
@@ -71,6 +75,50 @@ class TreeExplorer(Explorer):
         return f"{seen} Asked for a relative error of {rtol:.0e}, it has {error:.1e}."
 
 
+@functools.cache
+def stored_by_format(d: int, rtol: float) -> dict[str, dict[str, int]]:
+    """Numbers that each format stores of each function of the explorer, to a tolerance.
+
+    >>> stored_by_format(4, 1e-2)["1 / (1 + sum)"]["train"]
+    48
+    """
+    found = {}
+    for name in TreeExplorer.names:
+        x = functions(name, d)
+        fits = {
+            "balanced tree": ht_svd(x, rtol=rtol),
+            "linear tree": ht_svd(x, rtol=rtol, tree=linear_tree(d)),
+            "train": tt_svd(x, rtol=rtol),
+            "Tucker": hosvd(x, rtol=rtol),
+            "SVD": LowRank.from_dense(x.reshape(4 ** (d // 2), -1), rtol=rtol),
+        }
+        found[name] = {kind: fit.numel for kind, fit in fits.items()}
+    return found
+
+
+def bars(ax, stored: dict[str, dict[str, int]], dense: int) -> str:
+    """Stored numbers as points, one row for each function, and a line for the dense tensor."""
+    kinds = list(next(iter(stored.values())))
+    for k, kind in enumerate(kinds):
+        look = plots.style(k) | dict(ls="none", markevery=1, ms=7)
+        ax.plot([of[kind] for of in stored.values()], range(len(stored)), label=kind, **look)
+    ax.axvline(dense, color="0.4", lw=1)
+    ax.annotate("dense", (dense, -0.4), (-4, 0), textcoords="offset points", ha="right")
+    ax.set(xscale="log", xlabel="stored numbers", ylim=(len(stored) - 0.5, -0.7))
+    ax.set_yticks(range(len(stored)), list(stored))
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return (
+        "Fewest numbers stored: "
+        + ", ".join(
+            f"{name} {min(of, key=of.get)} ({min(of.values())})" for name, of in stored.items()
+        )
+        + f"; the tensor has {dense}."
+    )
+
+
+# ---------------------------------------------------------------------------------------- exercises
+
+
 def _storage(d, n, r, root=None):
     return d * n * r + (r * r if root is None else root) + (d - 2) * r**3
 
@@ -106,10 +154,190 @@ def _node(rows):
     return lambda left, right, core: torch.einsum(rows, left, right, core)
 
 
+def _matrix(x, modes):
+    """The matrix of a tensor with these modes as rows."""
+    rest = [k for k in range(x.ndim) if k not in modes]
+    rows = functools.reduce(lambda a, k: a * x.shape[k], modes, 1)
+    return x.permute(*modes, *rest).reshape(rows, -1)
+
+
+def _first(u, r):
+    return u[:, :r]
+
+
+def _last(u, r):
+    return u[:, -r:]
+
+
+def _frame(x, modes, r, keep=_first, matrix=_matrix):
+    """The projection on the columns of a frame."""
+    u = keep(torch.linalg.svd(matrix(x, modes), full_matrices=False)[0], r)
+    return u @ u.T
+
+
+def _read_frame(function, x, modes, r):
+    u = call(function, x, modes, r)
+    if u is None:
+        return None
+    wanted = (_matrix(x, modes).shape[0], r)
+    if tuple(u.shape) != wanted:
+        raise Unusable(f"columns of the shape {wanted} are needed, these have {tuple(u.shape)}.")
+    if not torch.allclose(u.T @ u, torch.eye(r, dtype=u.dtype), atol=1e-8):
+        raise Unusable("the columns should be orthonormal: the singular values do not belong here.")
+    return u @ u.T
+
+
+def _transfer(basis, left, right, rows="ia,jb,ijk->abk"):
+    return torch.einsum(rows, left, right, basis.reshape(len(left), len(right), -1))
+
+
+def _bases(m, n, a, b, r):
+    """A basis (m n, r), and orthonormal columns (m, a) and (n, b)."""
+    left, right, basis = (torch.linalg.qr(g)[0] for g in gaussian((m, a), (n, b), (m * n, r)))
+    return basis, left, right
+
+
+def _tree_of(x, r, keep=_first, above=True):
+    """The tensor of the H-SVD of four modes: x between the projections of all its nodes."""
+    n = x.shape
+    p = [_frame(x, (k,), r, keep) for k in range(4)]
+    y = x.reshape(n[0] * n[1], -1)
+    if above:
+        y = _frame(x, (0, 1), r, keep) @ y @ _frame(x, (2, 3), r, keep)
+    return torch.einsum("ai,bj,ijkl,ck,dl->abcd", p[0], p[1], y.reshape(n), p[2], p[3])
+
+
+def _read_tree_of(function, x, r):
+    found = returned(function, x, r)
+    if found is None:
+        return None
+    if not (isinstance(found, (tuple, list)) and len(found) == 4):
+        raise Unusable("a list of four bases and three cores are needed: leaves, two nodes, root.")
+    leaves, *cores = found
+    if not isinstance(leaves, (tuple, list)):
+        raise Unusable("the bases of the leaves come first, as a list of four.")
+    shapes = [(n, r) for n in x.shape] + [(r, r, r), (r, r, r), (r, r)]
+    parts = tensors([*leaves, *cores])
+    if [tuple(p.shape) for p in parts] != shapes:
+        raise Unusable(
+            f"the shapes should be {shapes}, they are {[tuple(p.shape) for p in parts]}."
+        )
+    a, b, c, d, left, right, root = parts
+    return torch.einsum("ia,jb,abk,kl,efl,me,nf->ijmn", a, b, left, root, right, c, d)
+
+
+def _few_numbers(tree=balanced_tree, name=TreeExplorer.names[2], most=1000):
+    """The most digits at which the tree of a function stores fewer than so many numbers."""
+    x = functions(name)
+    stored = [ht_svd(x, rtol=10.0**-digits, tree=tree(8)).numel for digits in range(15)]
+    return max(digits for digits, n in enumerate(stored) if n < most)
+
+
+frame = Check(
+    function=True,
+    read=_read_frame,
+    cases=lambda: [
+        (gaussian((4, 4, 4, 4))[0], (2, 3), 2),
+        (gaussian((3, 4, 5, 2))[0], (1,), 2),
+        (gaussian((3, 4, 2, 5))[0], (0, 2), 3),
+        (gaussian((3, 4, 5, 2))[0], (0, 1), 1),
+    ],
+    right=_frame,
+    mistakes=(
+        (
+            lambda x, modes, r: _frame(x, modes, r, _last),
+            "these belong to the smallest singular values; the largest stand first.",
+        ),
+        (
+            lambda x, modes, r: _frame(
+                x, modes, r, matrix=lambda x, m: x.reshape(_matrix(x, m).shape)
+            ),
+            "reshape alone does not bring the modes to the front: move them there first.",
+        ),
+        (
+            lambda x, modes, r: _frame(x, modes[::-1], r),
+            "the rows run in the wrong order: the first of the modes should be the slowest.",
+        ),
+    ),
+    hint="move the modes to the front, make them the rows of a matrix, and take the first left "
+    "singular vectors.",
+    moral="No other r columns keep more of the tensor: the rank of a node is decided here.",
+    forbids=((ht_svd, "build it from torch.linalg.svd."),),
+)
+
+transfer = Check(
+    function=True,
+    cases=lambda: [_bases(4, 4, 2, 2, 2), _bases(5, 3, 3, 2, 4), _bases(3, 3, 3, 3, 2)],
+    right=_transfer,
+    mistakes=(
+        (
+            lambda basis, left, right: (
+                _transfer(basis, right, left) if left.shape == right.shape else None
+            ),
+            "left and right are exchanged: the rows of basis run through the left child slowest.",
+        ),
+        (
+            lambda basis, left, right: _transfer(basis, left, right, "ia,jb,ijk->bak"),
+            "the first mode of the core belongs to the left child.",
+        ),
+        (
+            lambda basis, left, right: _transfer(basis, left, right).flatten(0, 1),
+            "these are the right numbers; the core has three modes, (a, b, r).",
+        ),
+        (
+            lambda basis, left, right: torch.einsum(
+                "ia,ijk->ajk", left, basis.reshape(len(left), len(right), -1)
+            ),
+            "only the left child has been used: the right one shrinks the second mode.",
+        ),
+    ),
+    hint="give basis the shape (m, n, r); then transpose(left) acts on its first mode and "
+    "transpose(right) on its second.",
+    moral="r³ numbers in place of a basis of m n rows: this is all that a node stores.",
+)
+
+h_svd = Check(
+    function=True,
+    read=_read_tree_of,
+    cases=lambda: [
+        (gaussian((3, 4, 5, 4))[0], 3),
+        (functions("chain of neighbours", 4, 5), 2),
+        (gaussian((3, 3, 3, 3))[0], 3),
+    ],
+    right=_tree_of,
+    mistakes=(
+        (
+            lambda x, r: _tree_of(x, r, _last),
+            "the frames belong to the smallest singular values.",
+        ),
+    ),
+    hint="six frames, of the modes and of the two pairs; two transfers; and the matrix of x between "
+    "the frames of the pairs.",
+    moral="This is the H-SVD: its error is at most sqrt(2d - 3) times the best one.",
+    forbids=((ht_svd, "`ht_svd` is what you are to build: use your `frame` and `transfer`."),),
+)
+
+most_digits = Check(
+    right=_few_numbers,
+    mistakes=(
+        (
+            lambda: _few_numbers() + 1,
+            "there the tree stores more than 1,000 already: read the sentence below the picture.",
+        ),
+        (
+            lambda: _few_numbers() - 1,
+            "one digit more can be had for fewer than 1,000 numbers.",
+        ),
+        (
+            lambda: _few_numbers(name="nested pairs"),
+            "that is for nested pairs: choose `1 / (1 + sum)`.",
+        ),
+    ),
+    hint="move `digits` and read how many numbers are stored.",
+    moral="The cube of the ranks stands in each node: a few digits more cost it several times over.",
+)
+
 ht_storage = Check(
-    question="An HT of the shape (10, 10, 10, 10) on the tree ((0, 1), (2, 3)) has rank 4 at every "
-    "node but the root.  How many "
-    "numbers does it store?",
     cases=lambda: [(4, 10, 4)],
     right=lambda d, n, r: HT.randn((n,) * d, r).numel,
     mistakes=(
@@ -136,10 +364,6 @@ ht_storage = Check(
 )
 
 node_basis = Check(
-    question="Write `node_basis(left, right, core)`: the basis of a node from those of its "
-    "children.  left: (m, a), right: (n, b), "
-    "core: (a, b, r); the result: (m n, r), row i n + j belongs to row i on the left and row j on "
-    "the right.",
     function=True,
     read=lambda answer, *case: call(answer, *case),
     cases=lambda: [
@@ -186,10 +410,6 @@ node_basis = Check(
 )
 
 best_tree = Check(
-    question="The tensor x[a, b, c, d] = f[a, d] g[b, c] has generic f and g of shape (4, 4).  "
-    "Give the tree of the modes "
-    "0, 1, 2, 3 on which `ht_svd(x, rtol=1e-10, tree=...)` stores the fewest numbers, such as ((0, "
-    "1), (2, 3)).",
     read=_read_tree,
     right=lambda: min(map(_tree_storage, _trees([0, 1, 2, 3]))),
     mistakes=(),

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ... import datasets, plots
 from ...formats.lowrank import LowRank
-from ..checks import Check, Unusable, decaying, first_rank, gaussian, returned
+from ..checks import Check, Unusable, decaying, first_rank, gaussian, returned, tensors
 from ..digits import accuracy, network
 from ..widgets import Player, choice, decimal, integer
 
@@ -207,7 +207,7 @@ def _tensors(what, result, *modes):
     if not (isinstance(result, (tuple, list)) and len(result) == len(modes)):
         shape = f" of shape {tuple(result.shape)}" if isinstance(result, torch.Tensor) else ""
         raise Unusable(f"{what} are needed; this is one {type(result).__name__}{shape}.")
-    found = tuple(torch.as_tensor(part, dtype=torch.float64) for part in result)
+    found = tensors(result)
     shapes = ", ".join(str(tuple(part.shape)) for part in found)
     if tuple(part.ndim for part in found) != modes:
         raise Unusable(f"{what} are needed, these have the shapes {shapes}.")

@@ -99,6 +99,7 @@ WRONG = {
         (lambda a: torch.linalg.svd(a)[0], "an SVD is what you are to build"),
         (lambda a: (2 * leading(a)[0], leading(a)[1] / 2, leading(a)[2]), "norm 1"),
         (lambda a: leading(a)[1], "u (m,), s and v (n,)"),
+        (lambda a: (leading(a)[0], None, None), "tensors are needed"),
     ],
     "peel": [
         (the_same_again, "the first one again"),

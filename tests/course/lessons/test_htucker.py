@@ -5,7 +5,7 @@ import itertools
 import math
 
 import pytest
-import torch
+from matplotlib.figure import Figure
 
 import tensorlab as tl
 from tensorlab.course.lessons import htucker as lesson
@@ -66,18 +66,13 @@ def test_functions_by_hand():
         lesson.functions("tangent", 2, 2)
 
 
-def test_right_answers(capsys):
-    def node_basis(left, right, core):
-        pairs = itertools.product(left, right)
-        return torch.tensor(
-            [[a @ core[:, :, k] @ b for k in range(core.shape[2])] for a, b in pairs]
-        )
-
-    assert lesson.ht_storage(4 * 40 + 16 + 2 * 64)
-    assert lesson.node_basis(node_basis)
-    assert lesson.best_tree(((0, 3), (1, 2))) and lesson.best_tree(((2, 1), (3, 0)))
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 4 and all(line.startswith("Right.") for line in lines)
+def test_what_is_drawn_as_stored_is_what_the_formats_hold():
+    x, stored = lesson.functions("nested pairs", 4), lesson.stored_by_format(4, 1e-4)
+    assert stored["nested pairs"]["balanced tree"] == tl.ht_svd(x, rtol=1e-4).numel
+    assert stored["nested pairs"]["train"] == tl.tt_svd(x, rtol=1e-4).numel
+    said = lesson.bars(Figure().subplots(), stored, 256)
+    least = min(stored["nested pairs"].values())
+    assert f"nested pairs SVD ({least})" in said and said.endswith("the tensor has 256.")
 
 
 def test_best_tree_accepts_exactly_the_pairs_that_belong_together():
