@@ -20,7 +20,6 @@ TODO = {
     "07_tt_manifold",
     "08_tt_sampling",
     "09_kronecker",
-    "10_ttmatrix",
     "11_blocktt",
     "12_conv",
     "13_embedding",
