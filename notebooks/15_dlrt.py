@@ -1,8 +1,24 @@
+# %% [markdown] tags=["lesson"]
+# name = "low-rank training"
+# minutes = 80
+# needs = ["01_lowrank", "07_tt_manifold"]
+# aims = [
+#     "build one step of dynamical low-rank training from four small functions",
+#     "say why nothing is divided by a singular value",
+#     "predict which ranks a threshold lets through",
+#     "say when plain factors are the better choice",
+# ]
+# take = [
+#     "K = US and L = VSᵀ turn the bases without dividing by a singular value; only the small S takes the step.",
+#     "Each step doubles the rank and an SVD of a small matrix cuts it back: theta is the relative error of that cut.",
+#     "A new direction must survive the first cut: theta has to be small beside what one step adds.",
+# ]
+
 # %% [markdown]
 # # Can a network be trained without ever having its full weights?
 #
-# Press *play*: a network learns to read digits while each weight is only $U S V^\top$. On the left the ranks, which `theta` decides as
-# training goes on; on the right the singular values, and the line below which a tail may be cut. Pause, and it goes on where it was.
+# Press *play*: it learns to read digits while each weight is only $U S V^\top$. On the left the ranks; on the right the norm of what
+# would be lost if the values from the k-th on were cut: what stands above the line `theta` stays.
 
 # %%
 from tensorlab.course.lessons import dlrt as lesson
@@ -12,23 +28,18 @@ lesson.RankExplorer()
 # %% [markdown]
 # ## The mathematics
 #
-# Gradient descent is Euler's method for $\dot W = -\nabla \ell(W) = -G$. To stay among the matrices of rank $r$, project $G$ onto the
-# tangent plane at $W = U S V^\top$, with $U$ and $V$ orthonormal. Written for the factors [KochLubich2007] that is
+# Gradient descent is Euler's method for $\dot W = F(W) = -\nabla \ell(W)$. To stay among the matrices of rank $r$, project $F$ onto the
+# tangent plane at $W = U S V^\top$, with $U$ and $V$ orthonormal. For the factors [KochLubich2007] that is
 #
-# $$ \dot S = -U^\top G V, \qquad \dot U = -(I - U U^\top)\, G V S^{-1}, \qquad \dot V = -(I - V V^\top)\, G^\top U S^{-\top}, $$
+# $$ \dot S = U^\top F V, \qquad \dot U = (I - U U^\top)\, F V S^{-1}, \qquad \dot V = (I - V V^\top)\, F^\top U S^{-\top}, $$
 #
-# and $S^{-1}$ is a disaster: low rank means small singular values. With $K = U S$ and $L = V S^\top$ nothing is inverted,
+# and $S^{-1}$ is a disaster: low rank means small singular values. With $K = U S$ and $L = V S^\top$ nothing is inverted:
+# $\dot K = F V$ and $\dot L = F^\top U$. One step of **dynamical low-rank training** [Schotthoefer2022] is
 #
-# $$ \dot K = -G V, \qquad \dot L = -G^\top U, $$
-#
-# and one step of **dynamical low-rank training** [Schotthoefer2022] is
-#
-# 1. $K_1$ and $L_1$, both from the same $W$, so one pass through the network gives both, and only the thin $G V$ and $G^\top U$;
-# 2. wider bases $\hat U = \mathrm{orth}[U \mid K_1]$, $\hat V = \mathrm{orth}[V \mid L_1]$, and $\tilde S = (\hat U^\top U) S (\hat V^\top V)^\top$: the same $W$, exactly;
+# 1. $F V$ and $F^\top U$, both from the same $W$: one pass through the network gives these thin products;
+# 2. wider bases $\hat U = \mathrm{orth}[U \mid F V]$, $\hat V = \mathrm{orth}[V \mid F^\top U]$, and $\tilde S = (\hat U^\top U) S (\hat V^\top V)^\top$: the same $W$, exactly;
 # 3. a gradient step on $\tilde S$ (a second pass), with it on biases and the dense head;
-# 4. the SVD $P \Sigma Q^\top$ of the small $S_1$, cut at the smallest $r'$ with $\|\sigma_{r'+1:}\| \le \vartheta\, \|\sigma\|$.
-#
-# $K_1$ only tells the directions. $[U \mid K_1]$ spans what $[U \mid G V]$ does, whatever the step: that is how it is computed here.
+# 4. the SVD of the small $S_1$, cut at the smallest $r'$ with $\|\sigma_{r'+1:}\| \le \vartheta\, \|\sigma\|$.
 #
 # $$ \|W_n - W(nh)\| \le c_1 \varepsilon + c_2 h + c_3\, \vartheta / h, \qquad c_i \text{ independent of the singular values}, $$
 #
@@ -42,28 +53,51 @@ lesson.RankExplorer()
 # %%
 lesson.OneStep()
 
-# %%
-import inspect
-import time
+# %% [markdown]
+# In the letters of the formula a step takes ten lines:
 
+# %%
 import torch
-from IPython.display import Code
-from torch import nn
 
 import tensorlab as tl
 from tensorlab import plots
+from tensorlab.course.claims import say
 from tensorlab.course.lab import fast
 from tensorlab.course.widgets import picture
 from tensorlab.papers import dlrt as paper
-from tensorlab.papers.table import Table, measured, printed
+from tensorlab.papers.table import measured
 
-Code(inspect.getsource(tl.DLRT.step), language="python")
+
+def plain_kls(U, S, V, F, h, theta):
+    """One step of length h for W' = F(W); F gives a matrix."""
+    G = F(U @ S @ V.T)
+    U_hat = torch.linalg.qr(torch.cat([U, G @ V], 1))[0]
+    V_hat = torch.linalg.qr(torch.cat([V, G.T @ U], 1))[0]
+    S = (U_hat.T @ U) @ S @ (V_hat.T @ V).T
+    S = S + h * U_hat.T @ F(U_hat @ S @ V_hat.T) @ V_hat
+    P, sigma, Qh = torch.linalg.svd(S)
+    r = next(r for r in range(1, len(sigma) + 1) if sigma[r:].norm() <= theta * sigma.norm())
+    return U_hat @ P[:, :r], sigma[:r].diag(), V_hat @ Qh[:r].T
+
+
+g = torch.Generator().manual_seed(0)
+a = torch.randn(20, 16, generator=g, dtype=torch.float64)
+w = tl.LowRank.randn((20, 16), 3, generator=g, dtype=torch.float64).orthogonal()
+flow = lambda w: a - w
+plain = tl.LowRank(*(plain_kls(w.u, w.s, w.v, flow, 0.1, 0.05)[k] for k in (0, 2, 1)))
+theirs = tl.kls_step(w, flow, 0.1, theta=0.05)
+gap = float((plain.to_dense() - theirs.to_dense()).norm() / theirs.to_dense().norm())
+say(
+    f"The ten lines and `tl.kls_step` go from rank {w.ranks[0]} to rank {theirs.ranks[0]}, and their matrices agree to {gap:.0e}.",
+    plain.ranks == theirs.ranks,
+    gap < 1e-12,
+)
 
 # %% [markdown]
 # ## The theorem as numbers
 #
 # $\dot W = A - W$ has the solution $W(t) = A + e^{-t} (W(0) - A)$. We start with three singular values of order 1 and three tiny ones, whose
-# vectors have to turn into those of $A$. However tiny they are, KLS has the same error; $U, S, V$ has another story.
+# vectors have to turn into those of $A$.
 
 # %%
 h = fast(0.1, full=0.025)
@@ -76,19 +110,37 @@ picture(
     lambda figure: plots.ode_errors(figure.subplots(), curves, f"smallest singular value, h = {h}")
 )
 
+# %%
+tiny = {name: [e for s, e in points if s < 1e-3] for name, points in curves.items()}
+change = max(tiny["KLS"]) / min(tiny["KLS"])
+ahead = max(tiny["KLS"]) / min(tiny["Euler, dense"])
+large = dict(curves["KLS"])[1e-2]
+worst = max(tiny["U, S, V"])
+say(
+    f"Below 0.001 the error of KLS changes by a factor {change:.2f} only, however tiny the values are; it is at most {ahead:.2f} times that of "
+    f"Euler's method for the dense matrix. U, S, V is off by {'more than a million' if worst > 1e6 else f'{worst:.1e}'} at its worst. At 0.01 "
+    f"KLS is off by {large:.2f}: a new direction has grown for one step only, the smallest to {h / 4:.3f}, when the cut to rank 6 "
+    "compares it with the old ones of up to 0.04.",
+    change < 1.1,
+    ahead < 1.1,
+    worst > 100 * max(tiny["KLS"]),
+    large > 1.5 * max(tiny["KLS"]),
+    h / 4 < 0.04,
+)
+
 # %% [markdown]
-# The three terms, one at a time: halving $h$ halves the error; noise $\varepsilon$ in $A$, which no matrix of rank 6 can follow, is a floor;
-# and a truncation at $\vartheta$ does no harm while it is below what one step adds, which is of order $h$, and ruins everything above.
+# The other terms, one at a time: on the left the step $h$, with and without noise $\varepsilon$ in $A$, which no matrix of rank 6 can follow; on
+# the right the truncation.
 
 # %%
 steps = fast([0.2, 0.1], full=[0.2, 0.1, 0.05, 0.025, 0.0125])
-cuts = fast([1e-4, 1e-2], full=[1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1])
+cut_at = fast([1e-4, 1e-2, 1e-1], full=[1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1])
 by_h = {
     f"ε = {e:g}": [(h, lesson.flow_errors(1e-8, h, epsilon=e)["KLS"]) for h in steps]
     for e in (0.0, 0.1)
 }
 by_theta = {
-    f"h = {h:g}": [(t, lesson.flow_errors(1e-8, h, theta=t)["KLS"]) for t in cuts]
+    f"h = {h:g}": [(t, lesson.flow_errors(1e-8, h, theta=t)["KLS"]) for t in cut_at]
     for h in (steps[0], steps[-1])
 }
 
@@ -100,170 +152,312 @@ def terms(figure):
 
 picture(terms, figsize=(9, 3.2))
 
+# %%
+exact, noisy = (dict(points) for points in by_h.values())
+fine = dict(by_theta[f"h = {steps[-1]:g}"])
+say(
+    f"Halving h divides the error by {exact[steps[0]] / exact[steps[1]]:.2f}. Noise of norm 0.1 leaves {noisy[steps[-1]]:.2f} where there "
+    f"was {exact[steps[-1]]:.3f}. And theta does no harm at {cut_at[0]:g}, while at {cut_at[-1]:g} the error is "
+    f"{fine[cut_at[-1]] / fine[cut_at[0]]:.0f} times as large: a cut must be small beside what one step adds.",
+    1.8 < exact[steps[0]] / exact[steps[1]] < 2.4,
+    noisy[steps[-1]] > 1.05 * exact[steps[-1]],
+    fine[cut_at[-1]] > 3 * fine[cut_at[0]],
+)
+
 # %% [markdown]
-# ## Three lines of a training loop
+# ## A network that reads digits
 #
 # Any model, any optimizer of torch: put a `LowRank` with its middle factor into the layers, wrap the optimizer, call `step`.
-
-# %%
-x, y, x_test, y_test = lesson.digits()
-g = torch.Generator().manual_seed(0)
-model = lesson.MLP((64, 100, 100, 10), generator=g)
-tl.replace_linear(
-    model, "layers.[01]", lambda w: tl.dlrt_start(w.shape, 30, decay=1.1, generator=g)
-)
-dlrt = tl.DLRT(model, torch.optim.Adam(model.parameters(), 3e-3), theta=0.15)
-for epoch in range(fast(2, full=10)):
-    for rows in torch.randperm(len(y), generator=g).split(64):
-        a, b = x[rows], y[rows]
-        loss = dlrt.step(lambda: nn.functional.cross_entropy(model(a), b))  # noqa: B023
-    right = lesson.accuracy(model, x_test, y_test)
-    print(
-        f"epoch {epoch}: loss {loss:.3f}, {100 * right:.1f} % right, ranks {list(dlrt.ranks.values())}"
-    )
-
-# %% [markdown]
-# ## What theta does
 #
-# The ranks fall within the first steps, then drift; a larger `theta` gives smaller ranks. The last column is stored by two factors.
+#     model = tl.replace_linear(model, "layers.[0-2]", lambda w: tl.dlrt_start(w.shape, 32))
+#     dlrt = tl.DLRT(model, torch.optim.SGD(model.parameters(), 0.05, momentum=0.9), theta=0.1)
+#     loss = dlrt.step(lambda: cross_entropy(model(x), y))
+#
+# Four ways to train the same 64 - 100 - 100 - 100 - 10: dense; plain factors $U V^\top$ of a rank; DLRT with a `theta`; DLRT that cuts at
+# every fifth step only, so that new directions have time to grow.
 
 # %%
-rows = []
-for theta in fast((0.1, 0.3), full=(0.05, 0.1, 0.2, 0.3, 0.45)):
-    model, g = lesson.network(32, decay=1.1)
-    dlrt = tl.DLRT(model, torch.optim.SGD(model.parameters(), 0.05, momentum=0.9), theta=theta)
-    ranks = [max(dlrt.ranks.values())]
-    for _ in lesson.training(model, dlrt, g, fast(1, full=8)):
-        ranks.append(max(dlrt.ranks.values()))
-    right = 100 * lesson.accuracy(model, x_test, y_test)
-    rows.append(
-        {
-            "theta": theta,
-            "largest rank by epoch": " ".join(map(str, ranks)),
-            "% right": round(right, 1),
-            **paper.counts(model),
-        }
+from tqdm.auto import tqdm
+
+runs = {
+    "dense": (0,),
+    "plain factors": fast((8,), full=(5, 10, 20)),
+    "DLRT": fast((0.1, 0.3), full=(0.02, 0.1, 0.3)),
+    "DLRT, cut every 5th step": fast((0.1,), full=(0.02, 0.1, 0.3)),
+}
+epochs, seeds = fast(2, full=8), fast((0,), full=(0, 1))
+found = {}
+for way, setting in tqdm([(way, s) for way, settings in runs.items() for s in settings]):
+    ends = [lesson.trained(way, setting, seed=seed, epochs=epochs) for seed in seeds]
+    numbers = sum(n for n, _ in ends) / len(ends)
+    found.setdefault(way, {})[setting] = (numbers, [100 * right for _, right in ends])
+
+
+def against_size(figure):
+    ax = figure.subplots()
+    seen = plots.spread(
+        ax, {way: list(p.values()) for way, p in found.items()}, "numbers stored", "% right"
     )
-Table("digits", rows)
+    ax.set(xscale="log")
+    return seen
+
+
+picture(against_size, figsize=(7, 3.4))
+
+# %%
+mean = lambda way, setting: sum(found[way][setting][1]) / len(seeds)
+size = lambda way, setting: found[way][setting][0]
+few, many = runs["DLRT"][-1], runs["DLRT"][0]
+rank = runs["plain factors"][0]
+say(
+    f"Dense: {mean('dense', 0):.1f} %. DLRT has {mean('DLRT', many):.1f} % at theta = {many} and {mean('DLRT', few):.1f} % at {few}. "
+    f"Plain factors of rank {rank}, {size('plain factors', rank):,.0f} numbers, have {mean('plain factors', rank):.1f} %: from a well-scaled "
+    "start they beat the large theta with no more numbers.",
+    size("DLRT", few) < size("DLRT", many),
+    fast(True, full=mean("DLRT", few) < mean("DLRT", many) <= mean("dense", 0) + 1),
+    fast(True, full=mean("plain factors", rank) > mean("DLRT", few)),
+    fast(True, full=size("plain factors", rank) <= size("DLRT", few)),
+)
 
 # %% [markdown]
 # ## Beside the printed numbers
 #
-# The paper's table of LeNet5 on MNIST counts **one** factor of each layer, $\sum_i r_i (n_i + 1)$ and the dense head. To multiply one
-# needs both, $\sum_i r_i (n_i + m_i)$. Both counts, from the printed ranks (those of the best run; the accuracies are means over five runs,
-# each at its epoch of best validation loss):
+# LeNet5 on MNIST. The paper counts **one** factor of each layer; to multiply one needs both, so the printed accuracies stand here at the
+# numbers of both, from the printed ranks. Ours are recorded by `tensorlab run Schotthoefer2022 --preset full`: three seeds, and fewer epochs than
+# the paper's.
 
 # %%
-sizes = [(20, 25), (50, 500), (500, 800)]
-table = printed(paper.PROGRAM.key)
-rows = []
-for row in table.where(method="DLRT"):
-    ranks = [int(r) for r in row["ranks"].split()]
-    both = sum(r * sum(shape) for r, shape in zip(ranks, sizes)) + 5000
-    saved = {
-        "one": f"{100 * (1 - row['one factor'] / 430500):.1f} %",
-        "both": f"{100 * (1 - both / 430500):.1f} %",
-    }
-    rows.append(
-        {
-            "theta": row["theta"],
-            "accuracy": row["accuracy"],
-            "printed": row["one factor"],
-            "both factors": both,
-            **saved,
-        }
-    )
-Table(paper.PROGRAM.key, rows)
+ours, marks = lesson.lenet()
 
-# %% [markdown]
-# Ours, by `tensorlab run Schotthoefer2022 --preset full` (those rows that have been run; fewer epochs than the paper's):
+
+def lenet(figure):
+    ax = figure.subplots()
+    seen = plots.spread(ax, ours, "numbers stored", "% right", marks)
+    ax.set(xscale="log")
+    return seen
+
+
+picture(lenet, figsize=(7, 3.4))
 
 # %%
-ours = measured(paper.PROGRAM.key)
-ours if len(ours) else print("Not run yet: tensorlab run Schotthoefer2022 --preset full --record")
+dense = ours["dense, ours"][0][1][0]
+best = max(sum(right) / len(right) for _, right in ours["DLRT, ours"])
+theirs = max(y for _, y in marks["DLRT, printed"])
+say(
+    f"Ours reach {best:.1f} %, the printed ones {theirs:.1f} %. But our dense network has {dense:.1f} %, and the printed one "
+    f"{marks['dense, printed'][0][1]:.1f} %: DLRT is {dense - best:.1f} points below the dense network that was trained beside it.",
+    all(len(right) == 3 for _, right in ours["DLRT, ours"]),
+    best >= theirs,
+    dense - best > 0.5,
+    dense > marks["dense, printed"][0][1],
+)
 
 # %% [markdown]
 # ## Where it does not help
 #
-# The paper compares with plain factors, $W = U V^\top$ trained by gradient descent. Where the start has singular values that decay as
-# $2^{-k}$ or $10^{-k}$, those stick: their gradient is multiplied by factors that are tiny. But from a *well-scaled* start (decay 1) plain
-# factors do as well, when the learning rate of each is tuned. So DLRT buys robustness, and a rank that need not be known; not accuracy
-# as such. And it takes two passes a step.
+# Plain factors depend on their start. Recorded on MNIST, rank 20, singular values of the start that decay as $\text{decay}^{-k}$, each way at the
+# best of its learning rates:
 
 # %%
-rates = fast((0.1,), full=(0.02, 0.05, 0.1, 0.2))
-rows = []
-for decay in fast((1, 10), full=(1, 2, 10)):
-    best = {}
-    for name in ("U V", "DLRT"):
-        for rate in rates:
-            model, g = lesson.network(10, decay=decay)
-            if name == "U V":
-                lesson.balance(model)
-            sgd = torch.optim.SGD(model.parameters(), rate)
-            method = tl.FactorSGD(model, sgd) if name == "U V" else tl.DLRT(model, sgd, theta=None)
-            for _ in lesson.training(model, method, g, fast(1, full=5)):
-                pass
-            best[name] = max(
-                best.get(name, (0.0, rate)), (100 * lesson.accuracy(model, x_test, y_test), rate)
-            )
-    row = {name: f"{right:.1f} % at {rate:g}" for name, (right, rate) in best.items()}
-    rows.append(
-        {"decay": decay, **row, "DLRT ahead by": round(best["DLRT"][0] - best["U V"][0], 1)}
-    )
-Table("UV", rows)
+decays = lesson.by_decay()
+
+
+def decay(figure):
+    ax = figure.subplots()
+    seen = plots.spread(ax, decays, "decay of the start", "% right")
+    ax.set(xscale="log", xticks=[1, 2, 10], xticklabels=["1", "2", "10"])
+    ax.minorticks_off()
+    return seen
+
+
+picture(decay, figsize=(7, 3))
+
+# %%
+right = {name: {d: ys[0] for d, ys in points} for name, points in decays.items()}
+timed = {row["rank"]: row["cpu s"] for row in measured(paper.PROGRAM.key).where(experiment="time")}
+held = lambda r: 2 * (2 * r * 1000) + 3 * (2 * r) ** 2
+most = max(r for r in range(1, 500) if held(r) < 3 * 500 * 500)
+say(
+    f"At decay 10 DLRT has {right['DLRT'][10]:.1f} % and plain factors {right['plain factors'][10]:.1f} %; at decay 1 it is "
+    f"{right['DLRT'][1]:.1f} % and {right['plain factors'][1]:.1f} %. DLRT buys robustness, and a rank that need not be known; not accuracy "
+    f"as such. For a layer of 500 by 500 a step holds fewer numbers than a dense one up to rank {most}; recorded, an epoch of rank 20 took "
+    f"{timed[20]} s of CPU, of rank 100 {timed[100]} s, and a dense one {timed[None]} s: two passes, QR and SVD eat up what thin products save.",
+    right["DLRT"][10] > right["plain factors"][10] + 10,
+    right["plain factors"][1] >= right["DLRT"][1],
+    timed[100] > timed[None],
+)
 
 # %% [markdown]
-# Lesson 18 has one table of all that competes with it, at equal numbers stored and with the cost of each training.
+# Lesson 18 sets it beside all that competes with it, at equal numbers stored.
 #
-# What it costs: numbers held in a step of one 500 by 500 layer (weights, gradients, and momentum of what the optimizer steps), and
-# CPU time. Memory falls at every rank below about 150; time at small ranks only, below 10 to 20 here and 50 in large batches: two
-# passes, a basis more for each factor and an SVD eat up what the thin products save. `tests/benchmarks/bench_dlrt.py` finds where
-# they cross.
-
-# %%
-rows = []
-for rank in fast((5, 20), full=(5, 20, 50, 100, 250)):
-    layer = tl.FactorizedLinear(tl.dlrt_start((500, 500), rank), torch.zeros(500))
-    dlrt = tl.DLRT(layer, torch.optim.SGD(layer.parameters(), 1e-3), theta=0.0, max_rank=rank)
-    batch, start = torch.randn(256, 500), time.process_time()
-    for _ in range(fast(2, full=5)):
-        dlrt.step(lambda: layer(batch).square().mean())  # noqa: B023
-    spent = (time.process_time() - start) / (fast(2, full=5))
-    held = 2 * (2 * rank * 1000) + 3 * (2 * rank) ** 2
-    rows.append(
-        {
-            "rank": rank,
-            "numbers in a step": held,
-            "dense": 3 * 500 * 500,
-            "ms of CPU": round(1000 * spent, 1),
-        }
-    )
-Table("cost", rows)
-
-# %% [markdown]
 # ## Exercises
 #
-# **Predict.**
+# The first five build one step, each from the ones before. A blank says nothing; a wrong answer gets its own hint.
+#
+# ### 1. Predict: what a step holds (★, 5 minutes)
+#
+# A layer of 500 outputs and 784 inputs is trained by DLRT at rank 20. How many numbers do the weight's factors hold at the moment when
+# they are most, before the truncation?
 
 # %%
-print(lesson.stored_numbers.question)
-lesson.stored_numbers(...)
+stored_numbers = ...
+lesson.stored_numbers(stored_numbers)
+
+# %% [markdown] tags=["hints"]
+# How many columns do the wider bases have?
+#
+# The middle factor is square, and as wide as they are.
+
+# %% tags=["solution"]
+stored_numbers = 40 * (500 + 784) + 40 * 40
 
 # %% [markdown]
-# **Implement.**
+# ### 2. Widen a basis (★, 5 minutes)
+#
+# Write `widened(u, gk)`: u (m, r) has orthonormal columns, gk (m, r) is any matrix. Return (m, 2r) with orthonormal columns that
+# span both.
+
+
+# %%
+def widened(u, gk): ...
+
+
+lesson.widened(widened)
+
+# %% [markdown] tags=["hints"]
+# Put them side by side with `torch.cat`.
+#
+# `torch.linalg.qr(a)[0]` has orthonormal columns that span those of a.
+
+
+# %% tags=["solution"]
+def widened(u, gk):
+    return torch.linalg.qr(torch.cat([u, gk], 1))[0]
+
+
+# %% [markdown]
+# ### 3. The same matrix in wider bases (★★, 5 minutes)
+#
+# Write `lifted(u, s, v, u1, v1)`: the middle factor $\tilde S$ with $U_1 \tilde S V_1^\top = U S V^\top$, where u1 and v1 have orthonormal columns
+# that hold those of u and v in their span. Never form a matrix as large as the weight.
+
+
+# %%
+def lifted(u, s, v, u1, v1): ...
+
+
+lesson.lifted(lifted)
+
+# %% [markdown] tags=["hints"]
+# Multiply the equation by $U_1^\top$ from the left and by $V_1$ from the right.
+#
+# Set the brackets: $(U_1^\top U)\, S\, (V^\top V_1)$.
+
+
+# %% tags=["solution"]
+def lifted(u, s, v, u1, v1):
+    return (u1.T @ u) @ s @ (v.T @ v1)
+
+
+# %% [markdown]
+# ### 4. Cut (★★, 10 minutes)
+#
+# Write `cut(u, s, v, theta)`: the factors of $U S V^\top$ cut to the smallest rank, at least 1, at which what is left out has at most theta
+# times the norm of s. Return u, s and v.
 
 
 # %%
 def cut(u, s, v, theta): ...
 
 
-print(lesson.truncated.question)
-lesson.truncated(cut)
+lesson.cut(cut)
+
+# %% [markdown] tags=["hints"]
+# `p, sigma, qh = torch.linalg.svd(s)`: the small matrix is enough, since u and v are orthonormal.
+#
+# The new u is `u @ p[:, :r]`, the new v is `v @ qh[:r].T`.
+
+
+# %% tags=["solution"]
+def cut(u, s, v, theta):
+    p, sigma, qh = torch.linalg.svd(s)
+    r = 1
+    while sigma[r:].norm() > theta * sigma.norm():
+        r += 1
+    return u @ p[:, :r], sigma[:r].diag(), v @ qh[:r].T
+
 
 # %% [markdown]
-# **Explore.**
+# ### 5. One step (★★★, 15 minutes)
+#
+# Write `kls(u, s, v, flow, h, theta)`: one step of length h for $\dot W = F(W)$, where `flow` takes a dense W and gives F(W). Return
+# u, s and v.
+
 
 # %%
-print(lesson.largest_theta.question)
-lesson.largest_theta(...)
+def kls(u, s, v, flow, h, theta): ...
+
+
+lesson.kls(kls)
+
+# %% [markdown] tags=["hints"]
+# `f = flow(u @ s @ v.T)`: widen u by `f @ v` and v by `f.T @ u`, then lift s.
+#
+# Only the lifted s moves: add h times u1ᵀ F v1, and cut.
+
+
+# %% tags=["solution"]
+def kls(u, s, v, flow, h, theta):
+    f = flow(u @ s @ v.T)
+    u1, v1 = widened(u, f @ v), widened(v, f.T @ u)
+    s1 = lifted(u, s, v, u1, v1)
+    s1 = s1 + h * u1.T @ flow(u1 @ s1 @ v1.T) @ v1
+    return cut(u1, s1, v1, theta)
+
+
+# %% [markdown]
+# ### 6. Predict: what theta lets through (★★, 10 minutes)
+#
+# $\dot W = A - W$ flows to $A = \mathrm{diag}(1, 1/2, 1/4, 1/8)$. Start with $U = V$ a column of four times 0.5 and $S = 1$, and take 200 steps of length
+# 0.1. Which is the largest theta of 0.2, 0.1, 0.05, 0.02, 0.01, 0.005 with which the rank ends at 4? Guess first, then let your `kls` run
+# (in float64).
+
+# %%
+largest_theta = ...
+lesson.largest_theta(largest_theta)
+
+# %% [markdown] tags=["hints"]
+# A direction that is not there yet grows by about h times its size in A in one step.
+#
+# `for _ in range(200): u, s, v = kls(u, s, v, lambda w: a - w, 0.1, theta)`, and look at the shape of s.
+
+
+# %% tags=["solution"]
+def end(theta):
+    a = torch.tensor([1, 1 / 2, 1 / 4, 1 / 8], dtype=torch.float64).diag()
+    u = v = torch.full((4, 1), 0.5, dtype=torch.float64)
+    s = torch.ones(1, 1, dtype=torch.float64)
+    for _ in range(200):
+        u, s, v = kls(u, s, v, lambda w: a - w, 0.1, theta)
+    return len(s)
+
+
+largest_theta = max(theta for theta in (0.2, 0.1, 0.05, 0.02, 0.01, 0.005) if end(theta) == 4)
+
+# %% [markdown]
+# ### 7. Explore (★, 5 minutes)
+#
+# In the picture of one step, with h = 0.3 and an angle of 60 degrees: which is the largest singular value of 0.3, 0.1, 0.03, 0.01
+# from which the step of U, S, V ends more than 1 away from the flow?
+
+# %%
+breakdown = ...
+lesson.breakdown(breakdown)
+
+# %% [markdown] tags=["hints"]
+# Type the values into the box beside the slider.
+#
+# The sentence below the picture says how far each step ends from the flow.
+
+# %% tags=["solution"]
+breakdown = 0.03

@@ -1,8 +1,23 @@
+# %% [markdown] tags=["lesson"]
+# name = "Kashin"
+# minutes = 75
+# needs = ["01_lowrank"]
+# aims = [
+#     "split a vector into two flat ones, step by step",
+#     "choose a rotation that mixes, and tell one that does not",
+#     "quantize weights in few bits, and say what a rotation brings",
+# ]
+# take = [
+#     "With most rotations Q every vector is u + Q v with u and v flat; a greedy algorithm finds them, one sign vector at a time.",
+#     "A rotation makes the entries of any weights nearly Gaussian, so that a code does not suffer from outliers.",
+#     "For the mean square error one rotated copy of the weights is better than two flat ones with half the bits each.",
+# ]
+
 # %% [markdown]
 # # Can a spiky vector be the sum of two flat ones?
 #
-# Yes, if the second is seen from another basis: $x = u + Qv$ with all entries of $u$ and $v$ of the size $|x| / \sqrt N$. Step through
-# the decomposition: after two steps on each side $u$ and $v$ have four peaks each, and few bits say on which peak an entry sits.
+# Yes, if the second is seen from another basis: $x = u + Qv$ with all entries of $u$ and $v$ of the size $|x| / \sqrt N$. After two steps
+# on each side $u$ and $v$ have four peaks each, and few bits say on which peak an entry is.
 
 # %%
 from tensorlab.course.lessons import kashin as lesson
@@ -12,7 +27,8 @@ lesson.StepsPlayer()
 # %% [markdown]
 # ## The mathematics
 #
-# Kashin's theorem [Kashin1977]: there is a constant $c$ such that for almost every orthogonal $Q$ every $x \in \mathbb R^N$ is
+# Kashin's theorem [Kashin1977]: there is a constant $c$, the same for all $N$, such that for most orthogonal $Q$ (all but a share that
+# falls exponentially with $N$) every $x \in \mathbb R^N$ is
 #
 # $$ x = u + Qv, \qquad |u|_\infty, |v|_\infty \le c\, |x|_2 / \sqrt N . $$
 #
@@ -20,17 +36,16 @@ lesson.StepsPlayer()
 # the cube and a rotated cube holds all of it. In two dimensions it is a square plus a rotated square, in three a cube plus a rotated cube.
 
 # %%
-import inspect
 import math
 
 import torch
-from IPython.display import Code
 
 import tensorlab as tl
 from tensorlab import plots
+from tensorlab.course.claims import say
 from tensorlab.course.lab import fast
 from tensorlab.course.widgets import picture
-from tensorlab.methods.kashin import KINDS, Rotation
+from tensorlab.methods.kashin import KINDS, METHODS, Rotation
 
 
 def sums(figure):
@@ -47,147 +62,315 @@ picture(sums, figsize=(9, 4))
 #
 # $$ |r - s\, \mathrm{sign}(r)|^2 = |r|^2 - N s^2, $$
 #
-# and the same in the other basis with $Q^T r$. It takes the side where the 1-norm is larger: by the theorem one of them always is
-# large, so what is left falls geometrically. Every step adds one $\pm s$ to each entry; hence the peaks. The cosine transform with random
-# signs serves as $Q$: $N \log N$ work, and nothing is stored but a seed.
+# and the same in the other basis with $y = Q^T r$. It takes the side where the 1-norm is larger: by the theorem one of them always is
+# large, so what is left falls geometrically. Every step adds one $\pm s$ to each entry; hence the peaks. In the letters of the formulas:
+
 
 # %%
-from tensorlab.methods.kashin import _steps
+def plain_kashin(x, Q, steps):
+    """u and v, flat, with x ~ u + Q v."""
+    u, v, r = torch.zeros_like(x), torch.zeros_like(x), x
+    for _ in range(steps):
+        y = Q.T @ r
+        if r.abs().sum() >= y.abs().sum():
+            du = r.abs().mean() * r.sign()
+            u, r = u + du, r - du
+        else:
+            dv = y.abs().mean() * y.sign()
+            v, r = v + dv, r - Q @ dv
+    return u, v
 
-Code(inspect.getsource(_steps), language="python")
 
-# %%
 x = lesson.vector("heavy tails", 1024)
-for method in ("greedy", "two_two", "frame"):
-    fit = tl.kashin(x, method=method, generator=torch.Generator().manual_seed(0))
-    print(
-        f"{method:8} {len(fit.history):4} steps, sqrt(N) |x|_max / |x| = {float(32 * x.abs().max() / x.norm()):.1f} has become "
-        f"{float(fit.value.bound):.2f}, x - u - Qv is {float((fit.value.to_dense() - x).norm() / x.norm()):.0e}"
+flatness = lambda z: float(math.sqrt(len(x)) * z.abs().max() / x.norm())
+Q = Rotation("dct", (1024,), seed=0)
+u, v = plain_kashin(x, Q.to_dense(), 29)
+fits = {m: tl.kashin(x, method=m, generator=torch.Generator().manual_seed(0)) for m in METHODS}
+off = float((x - u - Q.to_dense() @ v).norm() / x.norm())
+say(
+    f"The largest entry of x is {flatness(x):.1f} times $|x| / \\sqrt N$; a flat vector has 1. The plain version leaves {off:.0e} of x after "
+    f"29 steps, and u and v have {max(flatness(u), flatness(v)):.2f}. The three methods of `tl.kashin` end at "
+    + ", ".join(
+        f"{float(fit.value.bound):.2f} (*{m}*, {len(fit.history)} steps)" for m, fit in fits.items()
     )
+    + ".",
+    off < 1e-4,
+    flatness(x) > 5,
+    max(flatness(u), flatness(v)) < 2,
+    all(fit.converged and float(fit.value.bound) < 2 for fit in fits.values()),
+)
 
 # %% [markdown]
+# `tl.kashin` uses the cosine transform with random signs for $Q$: $N \log N$ work, and nothing is stored but a seed.
+#
 # ## Which $Q$?
 #
 # Any that mixes all entries. One reflection and one layer of plane rotations are too near to the identity: a spike stays a spike in both
-# bases, and the iteration says that it has not converged.
+# bases. What is left of x after each step, on the left by method for the heavy tails above, on the right for a single spike of 256
+# entries by $Q$:
 
 # %%
-spike, histories = lesson.vector("one-hot", 256), {}
-for kind in KINDS:
-    fit = tl.kashin(
-        spike, kind, max_iter=fast(100, full=1000), generator=torch.Generator().manual_seed(0)
-    )
-    histories[kind] = fit.history
-    print(f"{kind:12} converged: {fit.converged!s:5}  bound {float(fit.value.bound):.2f}")
-picture(lambda figure: plots.decay(figure.subplots(), histories), figsize=(7, 3.4))
+spike = lesson.vector("one-hot", 256)
+by_kind = {
+    kind: tl.kashin(spike, kind, max_iter=100, generator=torch.Generator().manual_seed(0))
+    for kind in KINDS
+}
+
+
+def decays(figure):
+    left, right = figure.subplots(1, 2)
+    first = plots.decay(left, {m: fit.history for m, fit in fits.items()})
+    return f"{first} {plots.decay(right, {kind: fit.history for kind, fit in by_kind.items()})}"
+
+
+picture(decays, figsize=(9, 3.4))
+
+# %%
+bad = ("householder", "givens")
+good = [kind for kind, fit in by_kind.items() if fit.converged]
+worst = min(float(by_kind[kind].value.bound) for kind in bad)
+say(
+    f"Within 100 steps {', '.join(good)} have split the spike, with u and v at most "
+    f"{max(float(by_kind[kind].value.bound) for kind in good):.1f} times $|x| / \\sqrt N$. With {' and '.join(bad)} more than "
+    f"{min(by_kind[kind].history[-1] for kind in bad):.0%} of it is left, and the entries are {worst:.0f} times as large and more.",
+    {"dct", "orthogonal", "hadamard"} <= set(good),
+    max(float(by_kind[kind].value.bound) for kind in good) < 2,
+    not any(by_kind[kind].converged for kind in bad),
+    min(by_kind[kind].history[-1] for kind in bad) > 0.1,
+    worst > 4,
+)
 
 # %% [markdown]
 # ## Bits
 #
 # Weights of a network in a few bits. *uniform*: a grid between the extremes. *kmeans*: levels where the entries are. *kashin*: one
 # index names a pair of levels, for $u$ and for $v$. *rotate*: the control which the paper lacks, the same rotation and then k-means.
-# *pairs*: the rotation, and then points of the plane for two neighbours at a time. All storage is counted.
+# *pairs*: the rotation, and then points of the plane for two neighbors at a time. All storage is counted. With *tails* 1 the weights
+# are Gaussian; the more, the rarer and larger the outliers.
 
 # %%
 lesson.BitsExplorer()
 
 # %%
-print("tails  " + "  ".join(f"{m:>8}" for m in lesson.QUANTIZERS))
-for tails in fast((1.0, 2.0), full=(1.0, 1.5, 2.0, 3.0)):
-    print(
-        f"{tails:5}  "
-        + "  ".join(f"{lesson.error(tails, 4, m)[1]:8.4f}" for m in lesson.QUANTIZERS)
-    )
-worst = max(lesson.error(t, 4, "rotate")[1] / lesson.error(t, 4, "kashin")[1] for t in (1.0, 2.0))
-better = min(lesson.error(t, 4, "rotate")[1] / lesson.error(t, 4, "pairs")[1] for t in (1.0, 2.0))
-print(
-    f"rotate has at most {worst:.2f} times the error of kashin; pairs is {better:.2f} times better than rotate, or more"
+tails = fast((1.0, 2.0), full=(1.0, 1.5, 2.0, 3.0))
+picture(lambda figure: lesson.draw_tails(figure.subplots(), tails), figsize=(7, 3.4))
+
+# %%
+e = {m: [lesson.error(t, 4, m)[1] for t in tails] for m in lesson.QUANTIZERS}
+say(
+    f"At 4 bits the error of kmeans grows from {e['kmeans'][0]:.3f} for Gaussian weights to {e['kmeans'][-1]:.3f} at tails {tails[-1]:g}; that "
+    f"of rotate stays at {e['rotate'][0]:.3f} and {e['rotate'][-1]:.3f}, for it does not see the tails. For Gaussian weights there is "
+    f"nothing to mend, and kmeans is ahead of rotate. Points of the plane are best everywhere, {min(a / b for a, b in zip(e['rotate'], e['pairs'])):.2f} times better than rotate or more; no code of 4 bits has "
+    f"less than {2**-4:.4f} for Gaussian weights.",
+    e["kmeans"][-1] > 1.2 * e["kmeans"][0],
+    max(e["rotate"]) < 1.1 * min(e["rotate"]),
+    e["kmeans"][0] < e["rotate"][0],
+    all(e["pairs"][k] == min(column) for k, column in enumerate(zip(*e.values()))),
+    min(map(min, e.values())) > 2**-4,
 )
 
 # %% [markdown]
 # ## Where it loses
 #
-# Plainly: at equal bits the rotation followed by scalar k-means beats the Kashin pairs, on Gaussian weights and on heavy tails. The
-# reason is that $u$ and $v$ are $2N$ numbers for $N$ weights: with 4 bits each has two. Kashin's sum is right where the *largest entry*
-# counts, when numbers must fit a fixed range; for the mean square error it is better to spend all bits on one rotated copy. Then the
-# entries are nearly Gaussian whatever the weights were, and the best points of the *plane* for Gaussian pairs are known without looking
-# at the data: a sunflower's spiral, of density $p^{1/2}$ [Gersho1979]. That is `quantize`'s default.
+# Kashin's own pairs of levels lose to the plain rotation:
+
+# %%
+ratio = [a / b for a, b in zip(e["kashin"], e["rotate"])]
+say(
+    f"At 4 bits kashin has {min(ratio):.2f} to {max(ratio):.2f} times the error of rotate, on all weights of the figure.",
+    min(ratio) > 1.1,
+)
+
+# %% [markdown]
+# The reason is that $u$ and $v$ are $2N$ numbers for $N$ weights: with 4 bits each has two. Kashin's sum is right where the *largest
+# entry* counts, when numbers must fit a fixed range; for the mean square error it is better to spend all bits on one rotated copy.
+# Then the entries are nearly Gaussian whatever the weights were, and the best points of the *plane* for Gaussian pairs are known without
+# looking at the data: a sunflower's spiral, of density $p^{1/2}$ [Gersho1979]. That is `quantize`'s default.
 #
 # ## A network
 #
-# One call quantizes a model by name pattern. Here it is a small one that reads digits; `make llm` installs a sentence encoder of
-# six layers, and `tensorlab run Merkulov2024` sets its scores beside those printed in the paper.
+# One call, `tl.quantize_model`, quantizes a model by name pattern. Here it is a small one that reads digits; bars are the range of the
+# seeds of the quantization, guessing has 10 %.
 
 # %%
-from tensorlab import datasets
-from tensorlab.models.mlp import MLP
-from tensorlab.models.training import accuracy, shuffled_parts, train
+curves = lesson.network_curves(fast((2, 4), full=(2, 3, 4)), fast(1, full=3), fast(3, full=15))
+picture(lambda figure: lesson.draw_network(figure.subplots(), curves), figsize=(7, 3.4))
 
-X, y, X_test, y_test = shuffled_parts(*datasets.digits(), 1300)
-generator = torch.Generator().manual_seed(0)
-model = MLP((64, 128, 128, 10), generator=generator)
-for _ in train(
-    model,
-    torch.optim.Adam(model.parameters(), 3e-3),
-    X,
-    y,
-    epochs=fast(3, full=15),
-    generator=generator,
-):
-    pass
-state = {name: t.clone() for name, t in model.state_dict().items()}
-print(f"float32: {100 * accuracy(model, X_test, y_test):.1f} % right")
-for bits in fast((2, 4), full=(2, 3, 4)):
-    for method in lesson.QUANTIZERS:
-        model = MLP((64, 128, 128, 10))
-        model.load_state_dict(state)
-        tl.quantize_model(
-            model, bits=bits, method=method, generator=torch.Generator().manual_seed(0)
-        )
-        report = tl.layer_report(model)
-        stored = 8 * report.total("bytes") / report.total("dense")
-        print(
-            f"{bits} bits {method:8} {stored:.2f} bits per weight, {100 * accuracy(model, X_test, y_test):.1f} % right"
-        )
+# %%
+mean = {m: [sum(r) / len(r) for _, r in points] for m, points in curves.items()}
+at4 = [mean[m][-1] for m in mean if m not in ("dense", "uniform")]
+best = max(lesson.QUANTIZERS, key=lambda m: mean[m][0])
+say(
+    f"The network reads {mean['dense'][0]:.1%}. At 4 bits all but uniform have {min(at4):.1%} to {max(at4):.1%}: so small a test can not "
+    f"tell them apart. At 2 bits the best is {best} with {mean[best][0]:.1%}; uniform has {mean['uniform'][0]:.1%}, kmeans "
+    f"{mean['kmeans'][0]:.1%}, rotate {mean['rotate'][0]:.1%}.",
+    max(at4) - min(at4) < 0.03,
+    mean["dense"][0] - min(at4) < 0.03,
+    mean[best][0] >= mean["uniform"][0],
+)
 
 # %% [markdown]
-# The sentence encoder, without any tuning: Spearman's correlation on STS-B, and bits per character of a small character model; and what
-# is printed for other models, tuned on the tasks. Uniform levels fail on both sides. In print Kashin's pairs beat k-means on nearly
-# every task; here they do at 2 bits, and lose at 4. A rotation before k-means, which the paper does not try, is better than either at
-# 2 and 3 bits, and points of the plane after a rotation are better still at 2. At 4 bits the methods differ by less than the task
-# can tell.
+# ## A sentence encoder
+#
+# A language model has outliers. Recorded: a sentence encoder of six layers, without any tuning, by Spearman's correlation on STS-B
+# (`make llm` installs it, `tensorlab run Merkulov2024` makes the numbers anew). Hollow marks are printed in the paper, for BERT and
+# RoBERTa at 4 bits, tuned on the task.
 
 # %%
-from tensorlab.papers.table import measured, printed
-
-measured("Merkulov2024")
+scores = lesson.encoder_scores()
+picture(lambda figure: lesson.draw_encoder(figure.subplots(), scores), figsize=(7, 3.6))
 
 # %%
-printed("Merkulov2024")
+ours, (won, of) = scores["recorded"], lesson.printed_wins()
+at4 = [points[4] for m, points in ours.items() if m != "uniform"]
+say(
+    f"In print Kashin's pairs beat k-means in {won} of {of} scores. Here they do at 2 bits ({ours['kashin'][2]:.1f} % against "
+    f"{ours['kmeans'][2]:.1f} % of the correlation before), and lose at 3 and 4. A rotation before k-means is better than both at 2 and 3 "
+    f"bits, and points of the plane after a rotation are better still at 2 ({ours['pairs'][2]:.1f} %). At 4 bits all but uniform are within "
+    f"{max(at4) - min(at4):.1f} %.",
+    won > 0.7 * of,
+    ours["kashin"][2] > ours["kmeans"][2],
+    all(ours["kashin"][b] < ours["kmeans"][b] for b in (3, 4)),
+    all(ours["rotate"][b] > max(ours["kashin"][b], ours["kmeans"][b]) for b in (2, 3)),
+    ours["pairs"][2] == max(points[2] for points in ours.values()),
+    max(at4) - min(at4) < 0.3,
+)
 
 # %% [markdown]
 # ## Exercises
 #
-# **Predict.**
+# The first four build the greedy algorithm, the fifth its rival.
+#
+# ### 1. Predict: what is left (★, 5 minutes)
+#
+# x = (3, -1, 1, 1). One step takes $s\,\mathrm{sign}(x)$ from it, $s = |x|_1 / N$. Which share of $|x|^2$ is left?
 
 # %%
-print(lesson.energy_left.question)
-lesson.energy_left(...)
+energy_left = ...
+lesson.energy_left(energy_left)
+
+# %% [markdown] tags=["hints"]
+# s is the mean of the $|x_i|$.
+#
+# $|r|^2 = |x|^2 - N s^2$, and $|x|^2 = 12$.
+
+# %% tags=["solution"]
+energy_left = (12 - 4 * 1.5**2) / 12
 
 # %% [markdown]
-# **Implement.**
+# ### 2. A flat step (★★, 5 minutes)
+#
+# Write `flat_step(r)`: the multiple of the sign vector of r that is nearest to r. The sign of 0 counts as 1.
 
 
 # %%
 def flat_step(r): ...
 
 
-print(lesson.flat_step.question)
 lesson.flat_step(flat_step)
 
+# %% [markdown] tags=["hints"]
+# Project r on e = sign(r): (r, e) / (e, e) e.
+#
+# `torch.where(r < 0, -1.0, 1.0)` has no zeros.
+
+
+# %% tags=["solution"]
+def flat_step(r):
+    return r.abs().mean() * torch.where(r < 0, -1.0, 1.0).double()
+
+
 # %% [markdown]
-# **Explore.**
+# ### 3. Which side? (★★, 10 minutes)
+#
+# Write `greedy_step(r, Q)`: the pair du, dv of one step. Where r has the larger 1-norm, or both are equal, du is the flat step of r and dv
+# is 0; otherwise dv is the flat step of $y = Q^T r$, and du is 0.
+
 
 # %%
-print(lesson.tails_ratio.question)
-lesson.tails_ratio(...)
+def greedy_step(r, Q): ...
+
+
+lesson.greedy_step(greedy_step)
+
+# %% [markdown] tags=["hints"]
+# Compare `r.abs().sum()` with that of `Q.T @ r`.
+#
+# dv stays in the basis Q: return it as it is, without Q.
+
+
+# %% tags=["solution"]
+def greedy_step(r, Q):
+    y, zero = Q.T @ r, torch.zeros_like(r)
+    return (flat_step(r), zero) if r.abs().sum() >= y.abs().sum() else (zero, flat_step(y))
+
+
+# %% [markdown]
+# ### 4. Two flat vectors (★★, 10 minutes)
+#
+# Write `flat_sum(x, Q, steps)`: the pair u, v after so many greedy steps.
+
+
+# %%
+def flat_sum(x, Q, steps): ...
+
+
+lesson.flat_sum(flat_sum)
+
+# %% [markdown] tags=["hints"]
+# Begin with u = v = 0 and r = x.
+#
+# In each step r loses du + Q dv.
+
+
+# %% tags=["solution"]
+def flat_sum(x, Q, steps):
+    u, v = torch.zeros_like(x), torch.zeros_like(x)
+    for _ in range(steps):
+        du, dv = greedy_step(x - u - Q @ v, Q)
+        u, v = u + du, v + dv
+    return u, v
+
+
+# %% [markdown]
+# ### 5. Rotate, round, rotate back (★★, 10 minutes)
+#
+# Write `rotated(w, Q, levels)`: w with few levels. Go to $y = Q^T w$; with $s = |w| / \sqrt N$ replace each $y_i / s$ by the nearest of
+# the levels (k,); multiply by s, and go back.
+
+
+# %%
+def rotated(w, Q, levels): ...
+
+
+lesson.rotated(rotated)
+
+# %% [markdown] tags=["hints"]
+# `(y[:, None] / s - levels).abs()` has the distance of each entry to each level.
+#
+# `.argmin(1)` names the nearest.
+
+
+# %% tags=["solution"]
+def rotated(w, Q, levels):
+    y, s = Q.T @ w, w.norm() / len(w) ** 0.5
+    nearest = (y[:, None] / s - levels).abs().argmin(1)
+    return Q @ (s * levels[nearest])
+
+
+# %% [markdown]
+# ### 6. Explore: tails (★, 5 minutes)
+#
+# Set the explorer of bits to tails 3. At 4 bits, how many times larger is the error of kmeans than that of rotate? To five per cent.
+
+# %%
+tails_ratio = ...
+lesson.tails_ratio(tails_ratio)
+
+# %% [markdown] tags=["hints"]
+# The sentence below the picture gives both errors.
+#
+# Divide the larger one by the smaller one.
+
+# %% tags=["solution"]
+tails_ratio = lesson.error(3.0, 4, "kmeans")[1] / lesson.error(3.0, 4, "rotate")[1]

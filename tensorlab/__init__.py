@@ -4,6 +4,7 @@ Ground:   `linalg`, `multilinear`, `rng`, `fit`, `datasets`.
 Formats:  tensors held by smaller ones (`LowRank`, `CP`, `Tucker`, `TT`, `HT`, `TTMatrix`, ...),
           and the algorithms that find them.
 Layers:   modules that hold a format, and how to put them into a model.
+Compress: one call over layers and methods, with a certificate and a report.
 Methods:  what is trained, sampled, searched, quantized or pruned by means of formats.
 By name:  `models`, `papers` (tables as programs), `plots` (pictures) and `course` (widgets,
           checks, JupyterLab).
@@ -11,9 +12,11 @@ By name:  `models`, `papers` (tables as programs), `plots` (pictures) and `cours
 
 from importlib.metadata import PackageNotFoundError, version
 
+from .compression import Compression, compress
 from .fit import Fit
 from .formats.blocktt import BlockTT
 from .formats.cp import CP, cp_als, cp_als_steps
+from .formats.cp_nls import CPFit, cp_nls
 from .formats.cp_stable import cp_degeneracy, cp_stable
 from .formats.exchange import from_tensorly, from_tntorch, to_tensorly, to_tntorch
 from .formats.htucker import HT, balanced_tree, ht_round, ht_svd, linear_tree
@@ -22,6 +25,7 @@ from .formats.kronecker import Kronecker, kron_rearrange, kron_svd
 from .formats.lokr import LoKr
 from .formats.lowrank import LowRank
 from .formats.monarch import Monarch
+from .formats.pivoted import PivotedLowRank
 from .formats.storage import load, load_state, save, save_state
 from .formats.tt import TT, tt_round, tt_svd
 from .formats.tt_completion import tt_complete
@@ -56,6 +60,7 @@ from .layers.surgery import replace_conv, replace_linear
 from .linalg import truncated_svd
 from .methods.admm import ADMM
 from .methods.codes import Quantized, quantize
+from .methods.compressed_storage import load_compressed, save_compressed
 from .methods.density import TTDensity
 from .methods.dlrt import DLRT, dlrt_start, kls_step, usv_step
 from .methods.expmachine import ExponentialMachine, rank_one_inner
@@ -92,6 +97,7 @@ from .methods.quantize import QuantizedLinear, quantize_model
 from .methods.quantized_storage import load_quantized, save_quantized
 from .methods.riemannian import RiemannianSGD
 from .methods.screening import screen_interactions
+from .methods.weighted import calibrate, weighted_svd
 from .multilinear import (
     balanced_shape,
     digit_shape,
@@ -131,6 +137,7 @@ __all__ = [
     "HT",
     # formats: matrices held by smaller ones, which a layer can hold
     "LowRank",
+    "PivotedLowRank",
     "Kronecker",
     "KronSum",
     "LoKr",
@@ -151,6 +158,8 @@ __all__ = [
     "cp_als_steps",
     "cp_stable",
     "cp_degeneracy",
+    "cp_nls",
+    "CPFit",
     "hosvd",
     "st_hosvd",
     "hooi",
@@ -220,6 +229,12 @@ __all__ = [
     "quantize_model",
     "save_quantized",
     "load_quantized",
+    # methods: matrices cut by what data say of them
+    "calibrate",
+    "weighted_svd",
+    # methods: compressed models in files
+    "save_compressed",
+    "load_compressed",
     # methods: adapters
     "add_lora",
     "merge_lora",
@@ -259,4 +274,7 @@ __all__ = [
     "tt_nearest",
     "sliced_wasserstein",
     "chamfer",
+    # compression: a whole model in one call
+    "compress",
+    "Compression",
 ]

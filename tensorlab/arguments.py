@@ -197,8 +197,8 @@ def is_real(number: float | complex | Tensor) -> bool:
 
 
 def values_of(who: str, f, index: Tensor):
-    """What a user's function gives at an index. Raises RuntimeError from what it raises, which stays
-    as it is."""
+    """What a user's function gives at an index. Raises RuntimeError from what it raises, which
+    stays as it is."""
     try:
         return f(index)
     except Exception as error:

@@ -112,7 +112,7 @@ def constant(function):
     """Mark a function whose result depends on sizes and names alone, so that the compiler calls it
     and does not look into it.
 
-    This is `torch.compiler.assume_constant_result`, which loads the whole compiler only to be named.
+    This is `torch.compiler.assume_constant_result`, which loads the compiler only to be named.
     """
     function._dynamo_marked_constant = True
     return function

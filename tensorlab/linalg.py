@@ -539,6 +539,16 @@ def small_svd(a: Tensor) -> SVD:
     return SVD(*_apply(_SmallSVD, a))
 
 
+def eigh(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, ascending, and eigenvectors of a Hermitian matrix.
+
+    >>> eigh(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))[0]
+    tensor([-1.,  1.])
+    """
+    values, vectors = torch.linalg.eigh(a)
+    return values, vectors
+
+
 def root(s: Tensor) -> Tensor:
     """√s of numbers >= 0, with the derivative 0 where they are 0.
 

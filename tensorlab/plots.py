@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .formats.htucker import HT, leaves
 from .formats.tt import TT
+from .parallel.schedules import Timeline
 
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 STYLES = ["o-", "s--", "^:", "d-.", "v-", "x--", "+:"]
@@ -88,6 +89,7 @@ def singular_values(ax: Axes, spectra: dict[str, Tensor], level: float | None = 
 
 def image(ax: Axes, x: Tensor, title: str = "") -> str:
     """A picture (rows, columns) or (rows, columns, 3), clipped to [0, 1] when it is in color."""
+    ax.grid(False)  # lines of the style sheet would be drawn over a picture
     ax.imshow(
         x.clamp(0, 1) if x.ndim == 3 else x, cmap="cividis", interpolation="nearest", aspect="equal"
     )
@@ -262,6 +264,7 @@ def core(ax: Axes, g: Tensor) -> str:
 
 def blocks(ax: Axes, w: Tensor, grid: tuple[int, int] | None = None, title: str = "") -> str:
     """A matrix as a picture, with lines between its (rows, columns) of blocks."""
+    ax.grid(False)
     ax.imshow(w, cmap="viridis", interpolation="nearest", aspect="auto")
     ax.set(xticks=[], yticks=[])
     ax.set_title(f"{title}: {w.shape[0]} by {w.shape[1]}")
@@ -337,6 +340,7 @@ def unfolding_spectra(x: Tensor) -> dict[str, Tensor]:
 def crosses(ax: Axes, x: Tensor, rows, columns, title: str = "") -> str:
     """A function of two indices as a picture, and on it the rows and columns in which a cross
     approximation has read it."""
+    ax.grid(False)
     ax.imshow(x, cmap="cividis", aspect="auto", interpolation="nearest")
     for i in sorted(set(rows)):
         ax.axhline(i, color=COLORS[1], lw=0.8)
@@ -479,6 +483,7 @@ def covariances(ax: Axes, exact: Tensor, sampled: Tensor) -> str:
     both = exact.triu(1) + sampled.tril(-1)
     largest = max(float(both.abs().max()), 1e-3)
     shown = both.clone().fill_diagonal_(math.nan)
+    ax.grid(False)
     image = ax.imshow(
         shown.numpy(), cmap="cividis", vmin=-largest, vmax=largest, interpolation="nearest"
     )
@@ -554,6 +559,7 @@ def filters(ax: Axes, kernel: Tensor, title: str = "", level: float | None = Non
     sheet = torch.nn.functional.pad(kernel.detach().double(), (0, 1, 0, 1), value=math.nan)
     sheet = sheet.permute(1, 2, 0, 3).reshape(s * (kh + 1), t * (kw + 1))[:-1, :-1]
     level = level or float(kernel.detach().abs().max())
+    ax.grid(False)
     ax.imshow(sheet.numpy(), cmap="cividis", vmin=-level, vmax=level, interpolation="nearest")
     ax.set(xticks=[], yticks=[], xlabel="channels out", ylabel="channels in")
     ax.set_title(title)
@@ -823,6 +829,50 @@ def rank_evolution(ax: Axes, ranks: dict[str, list[int]], every: int = 1) -> str
     )
 
 
+def cuts(ax: Axes, shares: dict[str, Tensor], theta: float, ylabel: str) -> str:
+    """What decides a rank: of each layer the shares that are compared with theta, and the line at
+    theta; as many values stay as stand above it."""
+    for k, (name, values) in enumerate(shares.items()):
+        values = values.clamp_min(1e-17).tolist()
+        ax.semilogy(range(1, len(values) + 1), values, label=name, **style(k, len(values)))
+    ax.axhline(theta, color="0.4", lw=1)
+    ax.annotate("theta", (1, theta), (0, -10), textcoords="offset points")
+    ax.set(xlabel="singular value", ylabel=ylabel, ylim=(theta / 3, 1.3))
+    ax.legend()
+    above = (f"{name} {int((values > theta).sum())}" for name, values in shares.items())
+    return f"Values above {theta:.2g}: {', '.join(above)}."
+
+
+def spread(
+    ax: Axes,
+    curves: dict[str, list[tuple[float, list[float]]]],
+    xlabel: str,
+    ylabel: str,
+    marks: dict[str, list[tuple[float, float]]] | None = None,
+) -> str:
+    """Means over seeds against a parameter, with whiskers from the least to the largest; a curve of
+    one point is a line across. marks: printed numbers, as hollow diamonds."""
+    means = {name: [(x, sum(ys) / len(ys)) for x, ys in sorted(p)] for name, p in curves.items()}
+    for k, (name, points) in enumerate(curves.items()):
+        (x, mean), seeds = zip(*means[name]), [ys for _, ys in sorted(points)]
+        if len(points) == 1:
+            ax.axhline(mean[0], color="0.4", lw=1, ls="--", label=name)
+            continue
+        whiskers = [[m - min(ys) for m, ys in zip(mean, seeds)]]
+        whiskers += [[max(ys) - m for m, ys in zip(mean, seeds)]]
+        ax.errorbar(x, mean, whiskers, label=name, capsize=2, **style(k))
+    for k, (name, points) in enumerate((marks or {}).items(), len(curves)):
+        ax.plot(*zip(*points), "D", ms=5, mfc="none", mec=COLORS[k % len(COLORS)], label=name)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.legend()
+    every = means | (marks or {})
+    best = {name: max((y, -x) for x, y in points) for name, points in every.items()}
+    said = (
+        f"{name} {y:.4g}" + f" at {-x:g}" * (len(every[name]) > 1) for name, (y, x) in best.items()
+    )
+    return f"Highest {ylabel}: {', '.join(said)}."
+
+
 def ode_errors(ax: Axes, curves: dict[str, list[tuple[float, float]]], xlabel: str) -> str:
     """Error at the end of an integration against a parameter, both logarithmic; what is not finite
     stands at the upper edge."""
@@ -888,23 +938,27 @@ def cone_from_above(
 def landscape(ax: Axes, values: Tensor, points: Tensor, elite: Tensor) -> str:
     """A function on a grid (m, n) as a heat map, the points (k, 2) of a batch as dots, the elite of
     them as rings."""
+    ax.grid(False)
     picture = ax.imshow(values.T.numpy(), origin="lower", cmap="cividis", aspect="auto")
     ax.figure.colorbar(picture, ax=ax, fraction=0.046)
     ax.plot(*points.T.tolist(), ".", color="white", ms=4, mec="black", mew=0.4, label="batch")
     ax.plot(*elite.T.tolist(), "o", mfc="none", mec=COLORS[1], mew=1.6, ms=9, label="elite")
     ax.set(xlabel="first index", ylabel="second index", title="the function")
-    ax.legend(loc="upper right")
+    ax.grid(False)
+    ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderpad=0)
     i, j = divmod(int(values.argmin()), values.shape[1])
     return f"The smallest of {values.numel()} values is {float(values.min()):.4g}, at ({i}, {j})."
 
 
 def density(ax: Axes, p: Tensor, best: tuple[int, int] | None = None) -> str:
     """A distribution on a grid (m, n) as a heat map, and a cross where the best point so far is."""
+    ax.grid(False)
     picture = ax.imshow(p.T.numpy(), origin="lower", cmap="viridis", aspect="auto", vmin=0)
     ax.figure.colorbar(picture, ax=ax, fraction=0.046)
     if best is not None:
         ax.plot(*best, "x", color=COLORS[1], ms=10, mew=2)
     ax.set(xlabel="first index", ylabel="second index", title="where the model looks")
+    ax.grid(False)
     i, j = divmod(int(p.argmax()), p.shape[1])
     return f"The model looks most often at ({i}, {j}), with probability {float(p.max()):.3g}."
 
@@ -912,6 +966,7 @@ def density(ax: Axes, p: Tensor, best: tuple[int, int] | None = None) -> str:
 def marginal_history(ax: Axes, shares: Tensor) -> str:
     """Shares of ones in each mode, batch by batch, (batches, modes), as a heat map that grows to
     the right."""
+    ax.grid(False)
     picture = ax.imshow(
         shares.T.numpy(),
         origin="lower",
@@ -923,6 +978,7 @@ def marginal_history(ax: Axes, shares: Tensor) -> str:
     )
     ax.figure.colorbar(picture, ax=ax, fraction=0.046)
     ax.set(xlabel="batch", ylabel="mode", title="share of ones in the draws")
+    ax.grid(False)
     settled = int(((shares[-1] < 0.05) | (shares[-1] > 0.95)).sum())
     return (
         f"In the last batch {settled} of {shares.shape[1]} modes are settled, with a share of "
@@ -937,6 +993,7 @@ def density_map(ax: Axes, x: Tensor, y: Tensor, p: Tensor, points: Tensor | None
     NaN is where a model is not positive: those places are orange, and counted.
     """
     cmap, none = colormaps["cividis"].with_extremes(bad=COLORS[1]), p.isnan()
+    ax.grid(False)
     ax.pcolormesh(x.numpy(), y.numpy(), p.numpy(), cmap=cmap, shading="auto", rasterized=True)
     p = p.masked_fill(none, 0)
     if points is not None:
@@ -989,6 +1046,7 @@ def kept_weights(ax: Axes, w: Tensor, mask: Tensor, title: str = "") -> str:
     """The size of the weights (rows, columns) that stay, dark where it is large; white where they
     have fallen."""
     size = w.detach().abs().masked_fill(~mask, math.nan)
+    ax.grid(False)
     ax.imshow(size.cpu().numpy(), cmap="viridis_r", interpolation="nearest")
     ax.set(xticks=[], yticks=[])
     ax.set_title(title)
@@ -1060,6 +1118,43 @@ def network_ranks(
     at = bound[-1][0]
     said = ", ".join(f"{name} {curve[-1][1]:g}" for name, curve in points.items())
     return f"At {xlabel} {at} the ranks are {said}; the bound for trains is {bound[-1][1]:g}."
+
+
+def slices(ax: Axes, x: Tensor, seen=(), last=()) -> str:
+    """A tensor of three modes as its slices x[:, :, k] behind each other, with its entries written in
+    them; those of `seen` are colored, those of `last` framed."""
+    rows, columns, depth = x.shape
+    for k in reversed(range(depth)):
+        cells = {(i, j): int(x[i, j, k]) for i in range(rows) for j in range(columns)}
+        _cells(ax, cells, (k * (columns + 0.6), -0.5 * k), seen, last)
+    _grid_axes(ax)
+    return f"A tensor of {rows} by {columns} by {depth} as {depth} slices."
+
+
+def entries(ax: Axes, matrix: Tensor, rows: int, columns: int) -> str:
+    """A matrix of `rows` by `columns` whose first columns are filled with the entries known."""
+    cells = {(i, j): None for i in range(rows) for j in range(columns)}
+    cells |= {(i, j): int(v) for i, row in enumerate(matrix.tolist()) for j, v in enumerate(row)}
+    known = matrix.flatten().tolist()
+    _cells(ax, cells, (0.0, 0.0), known, matrix[:, -1:].flatten().tolist())
+    _grid_axes(ax)
+    return f"{matrix.shape[1]} of {columns} columns of a matrix of {rows} rows are filled."
+
+
+def _cells(ax, cells, corner, seen, last):
+    for (i, j), value in cells.items():
+        at = (corner[0] + j, corner[1] - i)
+        color = COLORS[4] if value in last else COLORS[5] if value in seen else "white"
+        ax.add_patch(Rectangle(at, 1, 1, fc=color, ec="black", lw=1.8 if value in last else 0.6))
+        if value is not None:
+            text = ax.text(at[0] + 0.5, at[1] + 0.5, str(value), ha="center", va="center")
+            text.set_gid("on color" if color != "white" else None)
+
+
+def _grid_axes(ax):
+    ax.set_aspect("equal")
+    ax.autoscale_view()
+    ax.set_axis_off()
 
 
 # ------------------------------------------------------------------------------- tensor networks
@@ -1254,3 +1349,61 @@ _NETWORKS = {
     "BlockTT": _blocktt_network,
     "Monarch": _blocktt_network,
 }
+
+
+HATCHES = {"F": "", "B": "///", "W": "...", "R": "xx"}
+WORK = {"F": "forward", "B": "backward", "W": "weights' share", "R": "computed again"}
+
+
+def gantt(ax: Axes, line: Timeline, title: str = "", end: float | None = None) -> str:
+    """What each rank works on as time passes; a number is that of the micro-batch. end: of the axis
+    of time, so that several pictures can share one."""
+    start, seen = min(run.start for run in line.runs), {}
+    for rank, op, a, b in line.runs:
+        look = dict(color=COLORS["FBWR".index(op.kind)], hatch=HATCHES[op.kind], alpha=0.75)
+        bar = ax.barh(rank, b - a, left=a - start, height=0.8, edgecolor="white", **look)
+        seen.setdefault(op.kind, bar)
+        if len(line.runs) <= 160:
+            box = dict(boxstyle="round,pad=0.1", fc="white", ec="none", alpha=0.8)
+            spot = (a + b) / 2 - start, rank
+            ax.text(*spot, op.micro, ha="center", va="center", fontsize=6, bbox=box)
+    ax.set(yticks=range(line.ranks), xlim=(0, end or line.makespan), xlabel="time", ylabel="rank")
+    ax.invert_yaxis()
+    ax.legend(seen.values(), [WORK[kind] for kind in seen], fontsize=7, loc="lower left", ncols=4)
+    ax.set_title(title, fontsize=9)
+    micro = 1 + max(run.op.micro for run in line.runs)
+    about = f"{line.ranks} ranks, {micro} micro-batches"
+    return f"{about}: {line.makespan:.4g} from start to end, {100 * line.bubble:.0f} % idle."
+
+
+def held_activations(ax: Axes, held: list[int], formula: list[int] | None = None) -> str:
+    """The most micro-batches whose activations each rank holds, and what a formula says."""
+    ax.barh(range(len(held)), held, color=COLORS[5], height=0.8, label="in the schedule")
+    if formula is not None:
+        ax.plot(formula, range(len(held)), ls="", marker="D", color="black", label="formula")
+    ax.set(yticks=range(len(held)), xlabel="activations held", ylabel="rank")
+    ax.invert_yaxis()
+    ax.legend(fontsize=7)
+    return f"The ranks hold the activations of at most {', '.join(map(str, held))} micro-batches."
+
+
+def shards(ax: Axes, shape: tuple[int, int], mode: int | None, ranks: int, title: str = "") -> str:
+    """A matrix, to scale, in parts along a mode, one color for each rank; whole on every rank where
+    mode is None."""
+    rows, columns = shape
+    count = ranks if mode is not None else 1
+    for k in range(count):
+        a, b = k * shape[mode or 0] / count, (k + 1) * shape[mode or 0] / count
+        corner = (0, a) if mode == 0 else (a, 0)
+        size = (columns, b - a) if mode == 0 else (b - a, rows)
+        size = size if mode is not None else (columns, rows)
+        color = COLORS[k % len(COLORS)] if mode is not None else "0.8"
+        ax.add_patch(Rectangle(corner, *size, fc=color, ec="white", hatch="/" * (k % 3)))
+        center = corner[0] + size[0] / 2, corner[1] + size[1] / 2
+        text = f"rank {k}" if mode is not None else "all"
+        box = dict(boxstyle="round,pad=0.1", fc="white", ec="none", alpha=0.8)
+        ax.text(*center, text, ha="center", va="center", fontsize=7, bbox=box)
+    ax.set(xlim=(0, columns), ylim=(rows, 0), aspect="equal", xticks=[], yticks=[])
+    ax.set_title(f"{title}\n{rows} x {columns}", fontsize=8)
+    where = f"in {ranks} parts of its {('rows', 'columns')[mode]}" if mode is not None else "whole"
+    return f"{title}, {rows} x {columns}, is {where}."

@@ -50,7 +50,7 @@ def randint(
     n: int,
     *shape: int,
     generator: torch.Generator | None = None,
-    device="cpu",
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """Integers in 0..n-1, int64, drawn on the generator's own device.
 

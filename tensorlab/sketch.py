@@ -40,7 +40,7 @@ def frobenius(x: Tensor) -> float:
     >>> frobenius(torch.full((3, 3), 2.0))
     6.0
     """
-    flat = x.reshape(-1)
+    flat = (x.mT if x.ndim > 1 and x.mT.is_contiguous() else x).reshape(-1)  # without a copy
     even = len(flat) // 4096 * 4096
     parts = flat[:even].reshape(-1, 4096), flat[None, even:]
     sums = torch.cat([torch.linalg.vector_norm(p, dim=1).double() for p in parts])
@@ -55,13 +55,14 @@ def factorize(
     size: float | None = None,
     best: bool = False,
 ) -> Factorization | None:
-    """a ~ left right within 0.9 atol, or 16 eps |a|; None where a few rows do not show how.
+    """a ~ left right within 0.9 atol; None where a few rows do not show how, or where atol is below
+    16 eps |a|, the rounding of its products.
 
     a: (m, n) of 32 bits or more, of a size that can be squared. rank: a cap that what follows cuts
-    to; then a loss that is small against the last singular value kept will do, too. size:
-    `frobenius(a)`, where it is known. best: a loss within the limit is not enough: the span must be
-    that of leading singular vectors, to the accuracy of a power step, and the smallest rank within
-    atol that of the whole matrix.
+    to; then 16 eps |a|, or a loss that is small against the last singular value kept, will do.
+    size: `frobenius(a)`, where it is known. best: a loss within the limit is not enough: the span
+    must be that of leading singular vectors, to the accuracy of a power step, and the
+    smallest rank within atol that of the whole matrix.
 
     >>> i = torch.arange(400.0, dtype=torch.float64)
     >>> a = 1 / (400 + i[:, None] + i)
@@ -72,11 +73,13 @@ def factorize(
     if min(a.shape) < LONG:
         return None
     size = frobenius(a) if size is None else size
+    least = 16 * torch.finfo(a.dtype).eps * size  # what products in its dtype can show
+    if atol < least and rank is None:
+        return None
     if a.shape[0] < a.shape[1]:
         found = factorize(a.mT, atol, rank, size=size, best=best)
         return None if found is None else found.transposed()
     rows = _Rows(a, size, atol, rank)
-    least = 16 * torch.finfo(a.dtype).eps * size  # what products in its dtype can show
     for trim in (0.05, 1e-3):
         basis = rows.basis(trim)  # (n, r)
         if basis is None:
@@ -176,9 +179,9 @@ def _loss(a, left, right, heavy, size: float, limit: float) -> float:
     limit; else formed."""
     eps = torch.finfo(a.dtype).eps
     square = size**2 - frobenius(heavy) ** 2
-    slack = 40 * eps * size**2
-    if square + slack <= limit**2 or square - slack > limit**2:
-        return max(square + slack, 0.0) ** 0.5
+    slack = (40 + max(a.shape)) * eps * size**2  # sums that all round the same way
+    if max(square, 0.0) + slack <= limit**2 or square - slack > limit**2:
+        return (max(square, 0.0) + slack) ** 0.5
     if a.stride(-1) != 1:  # rows in the order of memory
         a, left, right = a.mT, right.mT, left.mT
     pieces = zip(*(t.split(max(1, PIECE // a.shape[1])) for t in (a, left)))

@@ -11,9 +11,15 @@ def _middle(w, generator):
     return tl.LowRank(w.u, w.v, s)
 
 
+def _pivoted(w):
+    """With pivots that are not the first rows."""
+    return w.with_tensors(w.tensors(), (1, 2, 5))
+
+
 FORMATS = {
     "LowRank": lambda **o: tl.LowRank.randn((7, 5), 3, **o),
     "LowRank with s": lambda **o: _middle(tl.LowRank.randn((7, 5), 3, **o), o["generator"]),
+    "PivotedLowRank": lambda **o: _pivoted(tl.PivotedLowRank.randn((7, 5), 3, **o)),
     "CP": lambda **o: tl.CP.randn((4, 3, 5), 3, **o),
     "Tucker": lambda **o: tl.Tucker.randn((4, 3, 5), (2, 3, 2), **o),
     "TT": lambda **o: tl.TT.randn((4, 3, 2, 3), (3, 4, 2), **o),
@@ -34,6 +40,8 @@ FORMATS = {
     "BlockTT of three cores": lambda **o: tl.BlockTT.randn((8, 12), (2, 2), cores=3, **o),
     "TT of one mode": lambda **o: tl.TT.randn((6,), 1, **o),
 }
+
+AFFINE = {"PivotedLowRank"}  # linear in the first tensor only, where the others are linear in each
 
 DTYPES = [torch.float32, torch.float64, torch.complex64, torch.complex128]
 
@@ -58,6 +66,14 @@ def _masked(x, rank, rtol):
     return tl.cp_als(x, rank or 2, mask=_seen(x), init="random", max_iter=9, generator=seeded())
 
 
+def _nonnegative_nls(x, rank, rtol):
+    return tl.cp_nls(x.abs(), rank or 2, nonnegative=True, max_iter=9)
+
+
+def _masked_nls(x, rank, rtol):
+    return tl.cp_nls(x, rank or 2, mask=_seen(x), max_iter=9, generator=seeded())
+
+
 # name: the shape it is tried on, and x, rank, rtol -> format or Fit
 DECOMPOSITIONS = {
     "tt_svd": ((5, 6, 4), lambda x, r, t: tl.tt_svd(x, r, rtol=t)),
@@ -68,9 +84,17 @@ DECOMPOSITIONS = {
     "cp_als": ((5, 6, 4), lambda x, r, t: tl.cp_als(x, r or 2, max_iter=9)),
     "cp_als nonnegative": ((5, 6, 4), _nonnegative),
     "cp_als with a mask": ((5, 6, 4), _masked),
+    "cp_nls": ((5, 6, 4), lambda x, r, t: tl.cp_nls(x, r or 2, max_iter=9)),
+    "cp_nls above the dimensions": (
+        (5, 6, 4),
+        lambda x, r, t: tl.cp_nls(x, 7, max_iter=9, generator=seeded()),
+    ),
+    "cp_nls nonnegative": ((5, 6, 4), _nonnegative_nls),
+    "cp_nls with a mask": ((5, 6, 4), _masked_nls),
     "cp_stable": ((5, 6, 4), lambda x, r, t: tl.cp_stable(x, r or 2, max_iter=9)),
     "cp_stable, exact": ((5, 6, 4), lambda x, r, t: tl.cp_stable(x, 20)),
     "LowRank": ((8, 9), lambda x, r, t: tl.LowRank.from_dense(x, r, rtol=t)),
+    "PivotedLowRank": ((8, 9), lambda x, r, t: tl.PivotedLowRank.from_dense(x, r, rtol=t)),
     "Kronecker": ((8, 9), lambda x, r, t: tl.Kronecker.from_dense(x, r, rtol=t)),
     "Kronecker of three": (
         (8, 9),

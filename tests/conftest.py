@@ -96,3 +96,12 @@ def pytest_make_collect_report():
     report = yield
     _forbid_skip(report)
     return report
+
+
+@pytest.fixture(scope="session")
+def two():
+    """Two processes that take jobs, shared by all tests of a worker."""
+    from tensorlab.parallel.distributed import Ranks
+
+    with Ranks(2, timeout=120) as ranks:
+        yield ranks

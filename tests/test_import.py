@@ -17,7 +17,17 @@ before = set(sys.modules)
 import tensorlab
 print(json.dumps(sorted(set(sys.modules) - before)))
 """
-OURS = {"fit", "arguments", "capture", "files", "formats", "layers", "linalg", "methods"}
+OURS = {
+    "compression",
+    "fit",
+    "arguments",
+    "capture",
+    "files",
+    "formats",
+    "layers",
+    "linalg",
+    "methods",
+}
 OURS |= {"multilinear", "rng", "clusters", "datasets", "sketch"}
 OTHERS = {
     *("safetensors", "safetensors._safetensors_rust", "safetensors.torch"),  # 2 ms

@@ -22,7 +22,16 @@ KEY = re.compile(r"\[([A-Z][A-Za-z]+[12]\d{3}[a-z]?)\]")
 COLUMNS = ["idea", "module", "notebook", "test", "paper"]
 
 # DESIGN, the layout: imports point down, from a layer to lower ones.
-LAYERS = ["ground", "formats", "layers", "methods", "tensorlab", "parallel", "models plots"]
+LAYERS = [
+    "ground",
+    "formats",
+    "layers",
+    "methods",
+    "compression",
+    "tensorlab",
+    "parallel",
+    "models plots",
+]
 LAYERS += ["papers", "course", "__main__"]
 GROUND = {
     "arguments",
@@ -62,8 +71,9 @@ ARROWS = {
         "tt_manifold": {"tt_completion"},
         "blocktt": {"monarch"},
         "kronecker": {"lokr", "kron_sum"},
-        "lowrank": {"lokr"},
-        "cp": {"cp_stable"},
+        "lowrank": {"lokr", "pivoted"},
+        "cp": {"cp_stable", "cp_nls"},
+        "tucker": {"cp_nls"},
         "modes": {"blocktt", "kronecker", "lokr", "monarch", "ttmatrix"},
         "*": {"storage", "exchange"},
     },
@@ -77,11 +87,15 @@ ARROWS = {
         "linear": {"surgery", "conv"},
     },
     "methods": {
-        "weighted": {"weighted_ttm"},
+        "weighted": {"weighted_ttm", "targets", "feedback", "distill", "candidates", "certificate"},
+        "weighted_ttm": {"candidates"},
+        "feedback": {"coded"},
+        "coded": {"candidates", "compressed_storage"},
+        "quantized_storage": {"compressed_storage"},
         "kashin": {"codes"},
-        "codes": {"quantize", "quantized_storage"},
-        "quantize": {"quantized_storage"},
-        "training": {"admm", "dlrt", "projected", "pruning", "riemannian"},
+        "codes": {"quantize", "quantized_storage", "feedback", "coded", "compressed_storage"},
+        "quantize": {"quantized_storage", "feedback", "coded", "candidates", "compressed_storage"},
+        "training": {"admm", "distill", "dlrt", "projected", "pruning", "riemannian"},
         "estimator": {"density", "expmachine", "screening"},
         "splines": {"density", "density_learners", "spline_trains"},
         "spline_trains": {"density", "density_learners"},
@@ -90,7 +104,11 @@ ARROWS = {
         "kron_spectral": {"kron_hybrid", "kron_permuted"},
         "screening": {"expmachine"},
     },
-    "parallel": {"schedules": {"cost"}},
+    "parallel": {
+        "schedules": {"cost", "distributed", "sharding", "pipelines"},
+        "cost": {"distributed"},
+        "distributed": {"pipelines"},
+    },
     "papers": {
         "table": {"program", "*"},
         "program": {"*"},
@@ -288,7 +306,10 @@ def test_public_names_are_what_their_groups_say():
     said = groups()
     assert list(said) == tensorlab.__all__ and len(set(tensorlab.__all__)) == len(tensorlab.__all__)
     home = {n: getattr(tensorlab, n).__module__.split(".")[1] for n in said}
-    floors = {n: h if h in ("formats", "layers", "methods") else "ground" for n, h in home.items()}
+    floors = {
+        n: h if h in ("formats", "layers", "methods", "compression") else "ground"
+        for n, h in home.items()
+    }
     assert said == floors
 
 

@@ -45,6 +45,11 @@ def quantized(seed):
     return tl.QuantizedLinear(weight, randn(6, seed=seed))
 
 
+def permuted(seed):
+    w = torch.randn(6, 8, generator=seeded(seed))
+    return tl.PermutedLinear(tl.kron_permuted(w, (2, 2), 2, generator=seeded(seed)).value)
+
+
 def seeded_start(make):
     """A module whose start torch draws from its own generator."""
 
@@ -68,6 +73,7 @@ MODULES = {
     ),
     "LoRALinear": (adapted, randn(3, 8)),
     "QuantizedLinear": (quantized, randn(3, 8)),
+    "PermutedLinear": (permuted, randn(3, 8)),
     "FactorizedConv2d": (
         lambda seed: convolution(lambda c: tl.svd_conv(c, 2 + seed))(seed),
         IMAGE,
@@ -98,6 +104,7 @@ MODULES = {
     "MLP": (lambda seed: MLP((8, 6, 4), generator=seeded(seed)), randn(3, 8)),
 }
 WRAPPED = {"SentenceEncoder"}  # a Bert behind a tokenizer
+WRAPPED |= {"ShardedLinear", "DealtLinear", "Nap"}  # parts of a layer that several processes hold
 BASES = {"Holding"}  # of modules that are in the table
 
 every_module = pytest.mark.parametrize(("build", "x"), MODULES.values(), ids=MODULES)

@@ -341,6 +341,21 @@ def test_rank_evolution(ax):
     ]
 
 
+def test_cuts_counts_what_stands_above_theta(ax):
+    said = plots.cuts(ax, {"a": torch.tensor([1.0, 0.3, 0.1]), "b": torch.ones(1)}, 0.2, "share")
+    assert said == "Values above 0.2: a 2, b 1." and ax.lines[-1].get_ydata()[0] == 0.2
+
+
+def test_spread_draws_means_with_whiskers_and_printed_marks(ax):
+    curves = {"dense": [(9, [50.0])], "ours": [(2, [40.0, 20.0]), (1, [10.0])]}
+    said = plots.spread(ax, curves, "numbers", "% right", {"printed": [(2, 35.0)]})
+    assert said == "Highest % right: dense 50, ours 30 at 2, printed 35."
+    (bars,) = ax.containers
+    assert bars.lines[0].get_ydata().tolist() == [10, 30]
+    ends = [segment[:, 1].tolist() for segment in bars.lines[2][0].get_segments()]
+    assert ends == [[10, 10], [20, 40]]
+
+
 def test_ode_errors_puts_what_blows_up_at_the_edge(ax):
     said = plots.ode_errors(
         ax, {"kls": [(0.1, 0.01), (1.0, 0.1)], "usv": [(0.1, math.inf), (1.0, 0.2)]}, "h"
@@ -505,8 +520,8 @@ def test_diagram_of_every_format(ax, name):
     listed = lambda numbers: ", ".join(map(str, numbers))
     assert said == (
         f"{type(fmt).__name__}: A network of {tensors} tensors, summed over indices of size "
-        f"{listed(ranks)}; open: {listed(sizes)}. It stores {fmt.numel} of {fmt.to_dense().numel()} "
-        "numbers."
+        f"{listed(ranks)}; open: {listed(sizes)}. It stores {fmt.numel} of "
+        f"{fmt.to_dense().numel()} numbers."
     )
     assert len(ax.patches) == tensors
     written = [text.get_text() for text in ax.texts]
@@ -525,3 +540,21 @@ def test_accuracy_against_storage(ax):
     said = plots.accuracy_against_storage(ax, curves)
     assert said == "Best accuracy shown: dense 97.5 % with 100 numbers, SVD 75.0 % with 20 numbers."
     assert list(ax.lines[1].get_ydata()) == [50, 75]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda ax: plots.image(ax, torch.rand(3, 4)),
+        lambda ax: plots.crosses(ax, torch.rand(4, 4), [1], [2]),
+        lambda ax: plots.density(ax, torch.rand(4, 4)),
+        lambda ax: plots.density_map(ax, *2 * [torch.arange(3.0)], torch.rand(3, 3)),
+        lambda ax: plots.marginal_history(ax, torch.rand(3, 4)),
+        lambda ax: plots.landscape(ax, torch.rand(3, 3), torch.ones(1, 2), torch.ones(1, 2)),
+    ],
+)
+def test_no_grid_is_drawn_over_a_picture(draw):
+    with plots.look():
+        ax = Figure().subplots()
+        draw(ax)
+    assert not any(line.get_visible() for line in [*ax.get_xgridlines(), *ax.get_ygridlines()])

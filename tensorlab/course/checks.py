@@ -243,6 +243,13 @@ def gaussian(*shapes) -> tuple[Tensor, ...]:
     return tuple(torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
 
 
+def decaying(m: int, n: int, ratio: float = 1 / 3) -> Tensor:
+    """A matrix with singular values 1, ratio, ratio², ..., the same each time."""
+    k = min(m, n)
+    a, b = (torch.linalg.qr(g)[0] for g in gaussian((m, k), (n, k)))
+    return a * ratio ** torch.arange(k, dtype=torch.float64) @ b.T
+
+
 def first_rank(errors, bound):
     """The first rank, counted from 1, whose error is within the bound."""
     return next(r for r, error in enumerate(errors, 1) if error <= bound)

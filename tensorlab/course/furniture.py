@@ -10,7 +10,7 @@ A lesson's first cell is its header, Markdown tagged "lesson" with TOML in it:
     take = ["one sentence to take along", "another", "a third"]
 
 Other tags: "hints" is Markdown, one hint a paragraph, "solution" a code cell that runs; both fold.
-"map" is where the list of all lessons stands. Papers that are cited as [Key2011] become links.
+"map" is where the list of all lessons stands. Papers that are cited by their keys become links.
 """
 
 import html

@@ -83,7 +83,7 @@ class CP(Format):
         return ((left * self.weights) @ khatri_rao(*right).mT).reshape(self.shape)
 
     def _norm(self):
-        """By orthogonalizing the Khatri-Rao product mode by mode: right for nearly cancelling terms
+        """By orthogonalizing the Khatri-Rao product mode by mode: right for nearly canceling terms
         too."""
         r, exponent = self.weights[None], 0
         for f in self.factors:
@@ -207,7 +207,7 @@ def cp_als_steps(
 
 def _sweeps(x, rank, init, nonnegative, mask, generator):
     """`cp_als_steps`, the errors before the CP is rounded to a half dtype."""
-    mask = _check_mask(mask, x)
+    mask = check_mask("cp_als", mask, x)
     x = x if mask is None else x.masked_fill(~mask, 0)  # what is unknown may be anything, NaN too
     size = dense_norm(x, "cp_als")
     (r,) = rank_caps("cp_als", rank, None, x.shape, 1)
@@ -220,10 +220,10 @@ def _sweeps(x, rank, init, nonnegative, mask, generator):
     x = x if scale == 1.0 else x * scale
     size = float(torch.linalg.vector_norm(x.detach(), dtype=wide(x.dtype)))
 
-    weights, factors = _start(x, r, init, scale, nonnegative, generator)
+    weights, factors = cp_start("cp_als", x, r, init, scale, nonnegative, generator)
     grams = [f.mT @ f.conj() for f in factors]
     while True:
-        products = _mttkrps(x, factors) if mask is None else _masked_products(x, mask, factors)
+        products = mttkrps(x, factors) if mask is None else _masked_products(x, mask, factors)
         for k, m, gamma in products:
             # minimize | x_(k) - a KRᵀ |, KR the Khatri-Rao product of the others: a Γ = m
             if gamma is None:
@@ -243,9 +243,16 @@ def _narrow(cp: CP, exponent, dtype):
     return weights, tuple(factors)
 
 
+def of_length(weights, factors, length: float, dtype) -> CP:
+    """`length` times a CP, in `dtype`."""
+    mantissa, exponent = math.frexp(length)
+    weights, *factors = spread([weights * mantissa, *factors], 0, exponent, dtype)
+    return CP(weights, tuple(factors))
+
+
 def _missed(x, mask, cp) -> float:
     """The relative error of a CP as it is held, with a mask that of the observed entries."""
-    mask = _check_mask(mask, x)
+    mask = check_mask("cp_als", mask, x)
     return distance(x if mask is None else x.masked_fill(~mask, 0), cp, mask)
 
 
@@ -273,7 +280,7 @@ def _hals(m, gamma, a):
     return a
 
 
-def _mttkrps(x: Tensor, factors: list[Tensor]):
+def mttkrps(x: Tensor, factors: list[Tensor]):
     """For each mode k in turn, the unfolding x_(k) times the conjugate Khatri-Rao product of the
     *current* others.
 
@@ -300,18 +307,29 @@ def _mttkrps(x: Tensor, factors: list[Tensor]):
 
 
 def _masked_products(x: Tensor, mask: Tensor, factors: list[Tensor]):
-    """As `_mttkrps`, with Γ of each row from its observed entries only: (n, r, r). x is zero where
+    """As `mttkrps`, with Γ of each row from its observed entries only: (n, r, r). x is zero where
     unknown."""
-    r = factors[0].shape[1]
     for k in range(x.ndim):
-        kr = khatri_rao(*factors[:k], *factors[k + 1 :]) if x.ndim > 1 else x.new_ones(1, r)
-        seen = unfold(mask, k).to(x.dtype)
-        step = max(1, (1 << 22) // r**2)  # columns at a time: 2^22 numbers
-        gamma = seen.new_zeros(len(seen), r * r)
-        for some, columns in zip(kr.split(step), seen.split(step, 1)):
-            squares = (some[:, :, None] * some[:, None, :].conj()).flatten(1)
-            gamma = gamma + columns @ squares
-        yield k, unfold(x, k) @ kr.conj(), gamma.reshape(-1, r, r)
+        kr = others(factors, k)
+        yield k, unfold(x, k) @ kr.conj(), seen_gram(mask, k, kr)
+
+
+def others(factors, *but: int) -> Tensor:
+    """Khatri-Rao product of all factors but those of some modes."""
+    rest = [f for k, f in enumerate(factors) if k not in but]
+    return khatri_rao(*rest) if rest else factors[0].new_ones(1, factors[0].shape[1])
+
+
+def seen_gram(mask: Tensor, k: int, kr: Tensor) -> Tensor:
+    """Γ of each row of the unfolding k from its observed entries, (n_k, r, r), with the Khatri-Rao
+    product of the other factors."""
+    r, seen = kr.shape[1], unfold(mask, k).to(kr.dtype)
+    step = max(1, (1 << 22) // r**2)  # columns at a time: 2^22 numbers
+    gamma = seen.new_zeros(len(seen), r * r)
+    for some, columns in zip(kr.split(step), seen.split(step, 1)):
+        squares = (some[:, :, None] * some[:, None, :].conj()).flatten(1)
+        gamma = gamma + columns @ squares
+    return gamma.reshape(-1, r, r)
 
 
 def _relative_error(x, mask, cp, m, gamma, a, size):
@@ -331,24 +349,22 @@ def _relative_error(x, mask, cp, m, gamma, a, size):
     return math.sqrt(square) / size
 
 
-def _start(x, r, init, scale, nonnegative, generator):
+def cp_start(who: str, x, r, init, scale, nonnegative, generator):
     """Weights and factors with unit columns to start from."""
     if isinstance(init, CP):
         if init.shape != tuple(x.shape) or init.ranks != (r,):
             raise ValueError(
-                f"cp_als: init needs shape {tuple(x.shape)} and rank {r}, got shape {init.shape} "
+                f"{who}: init needs shape {tuple(x.shape)} and rank {r}, got shape {init.shape} "
                 f"and rank {init.ranks[0]}"
             )
         for t in init.tensors():
-            check_dense(t, "cp_als: init")
+            check_dense(t, f"{who}: init")
         if nonnegative and any(bool((t < 0).any()) for t in init.tensors()):
             raise ValueError(
-                "cp_als: a nonnegative fit needs an init without negative numbers, got some"
+                f"{who}: a nonnegative fit needs an init without negative numbers, got some"
             )
         if init.dtype.is_complex and not x.is_complex():
-            raise ValueError(
-                f"cp_als: init needs real numbers for x of {x.dtype}, got {init.dtype}"
-            )
+            raise ValueError(f"{who}: init needs real numbers for x of {x.dtype}, got {init.dtype}")
         cp = init.to(dtype=x.dtype, device=x.device).scale(scale).normalized()
         return cp.weights, list(cp.factors)
     options = dict(generator=generator, dtype=x.dtype, device=x.device)
@@ -367,7 +383,7 @@ def _start(x, r, init, scale, nonnegative, generator):
     return size.expand(r), [f / torch.linalg.vector_norm(f, dim=0) for f in factors]
 
 
-def _check_mask(mask, x):
+def check_mask(who: str, mask, x):
     if mask is None or not isinstance(x, Tensor):
         return None
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != x.shape:
@@ -376,7 +392,7 @@ def _check_mask(mask, x):
             if isinstance(mask, Tensor)
             else type(mask).__name__
         )
-        raise ValueError(f"cp_als: mask needs booleans of shape {tuple(x.shape)}, got {got}")
+        raise ValueError(f"{who}: mask needs booleans of shape {tuple(x.shape)}, got {got}")
     if not mask.any():
-        raise ValueError("cp_als: mask needs at least one observed entry, got none")
+        raise ValueError(f"{who}: mask needs at least one observed entry, got none")
     return mask.to(x.device)

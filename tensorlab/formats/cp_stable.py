@@ -9,11 +9,11 @@ from torch import Tensor
 
 from ..arguments import count, number, rank_caps
 from ..fit import Fit
-from ..linalg import dense_norm, solve_gram, spread, wide, widen
+from ..linalg import dense_norm, solve_gram, wide, widen
 from ..multilinear import khatri_rao, unfold
 from ..rng import check_generator
 from .base import distance
-from .cp import CP, cp_als_steps
+from .cp import CP, cp_als_steps, of_length
 
 RIDGE = 1e-3
 
@@ -100,7 +100,7 @@ def _stable_sweeps(x, rank, ridge, init, generator):
     ridge = number("cp_stable", "ridge", ridge)
     check_generator("cp_stable", generator)
     if length == 0.0 or r >= x.numel() // max(x.shape):
-        yield _in_dtype(*_fibers(widen(x.detach()), r), 1.0, x.dtype), 0.0, 0.0
+        yield of_length(*_fibers(widen(x.detach()), r), 1.0, x.dtype), 0.0, 0.0
         return
     y = widen(x.detach()) / length
     start, _ = next(cp_als_steps(y, r, init=init, generator=generator))
@@ -115,14 +115,7 @@ def _stable_sweeps(x, rank, ridge, init, generator):
             factors[k] = a / torch.where(weights > 0, weights, torch.ones_like(weights))
         error = float(torch.linalg.vector_norm(unfold(y, k) - a @ kr.mT))
         energy = float(weights.square().sum())
-        yield _in_dtype(weights, factors, length, x.dtype), error, energy
-
-
-def _in_dtype(weights, factors, length: float, dtype) -> CP:
-    """`length` times a CP, in `dtype`."""
-    mantissa, exponent = math.frexp(length)
-    weights, *factors = spread([weights * mantissa, *factors], 0, exponent, dtype)
-    return CP(weights, tuple(factors))
+        yield of_length(weights, factors, length, x.dtype), error, energy
 
 
 def _fibers(x: Tensor, r: int):

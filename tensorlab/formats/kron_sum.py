@@ -1,6 +1,7 @@
 """Sums of Kronecker products whose factors have several shapes, the hybrid sums of [Cai2023]."""
 
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -32,6 +33,23 @@ class KronSum(MatrixFormat):
         """The sum of sums of two factors each."""
         return cls(tuple(t for part in parts for t in part.tensors()))
 
+    @classmethod
+    def from_dense(cls, w: Tensor, rank=None, *, rtol: float | None = None, out=None, in_=None):
+        """One part, as `Kronecker.from_dense` finds it; `kron_hybrid` finds several.
+
+        >>> KronSum.from_dense(torch.eye(6), rank=1).ranks
+        (1,)
+        """
+        return cls.of(Kronecker.from_dense(w, rank, rtol=rtol, out=out, in_=in_))
+
+    @classmethod
+    def randn(
+        cls, shape, rank, *, out=None, in_=None, generator=None, dtype=None, device=None
+    ) -> "KronSum":
+        """One part with Gaussian factors, as `Kronecker.randn` draws it."""
+        options: dict = dict(generator=generator, dtype=dtype, device=device)
+        return cls.of(Kronecker.randn(shape, rank, out=out, in_=in_, **options))
+
     @property
     def parts(self) -> tuple[Kronecker, ...]:
         """The sums of one shape each."""
@@ -47,10 +65,12 @@ class KronSum(MatrixFormat):
 
     @property
     def shape(self):
+        """(out, in)."""
         return Kronecker(self.factors[:2]).shape
 
     @property
     def ranks(self):
+        """The number of terms of each part."""
         return tuple(a.shape[0] for a in self.factors[::2])
 
     def _dense(self):
@@ -60,6 +80,7 @@ class KronSum(MatrixFormat):
         return sum(part._apply(x) for part in self.parts)
 
     def flops(self, batch: int) -> int:
+        """Those of the parts, and of the sums of their products."""
         adding = (len(self.parts) - 1) * batch * self.shape[0]
         return adding + sum(part.flops(batch) for part in self.parts)
 
@@ -76,7 +97,18 @@ class KronSum(MatrixFormat):
         """The parts share the variance of the start."""
         return KronSum.of(*(part.initial() * len(self.parts) ** -0.5 for part in self.parts))
 
+    def round(self, rank=None, *, rtol: float | None = None) -> NoReturn:
+        """Raises TypeError: parts of different shapes are not orthogonal; no SVD truncates them.
+
+        A sum of fewer terms is found anew: `kron_hybrid(x.to_dense(), ...)`.
+        """
+        raise TypeError(
+            "KronSum.round: needs a format that SVDs can truncate, got KronSum; `kron_hybrid` fits "
+            "one"
+        )
+
     def scale(self, number) -> "KronSum":
+        """number * x, by a multiple of each part."""
         return KronSum.of(*(part.scale(number) for part in self.parts))
 
     def _even(self):

@@ -185,7 +185,7 @@ class Kronecker(SplitMatrix):
         return tuple(ratio(self.shape[1], n) / len(fan_in) for n in fan_in)
 
     def _norm(self):
-        """Right for nearly cancelling terms too; w is formed only where there is padding to cut."""
+        """Right for nearly canceling terms too; w is formed only where there is padding to cut."""
         if self.shape != self.padded_shape:
             return norm(self._dense())
         r = self.factors[0].new_ones(1, self.ranks[0])

@@ -19,6 +19,7 @@ from .kronecker import Kronecker
 from .lokr import LoKr
 from .lowrank import LowRank
 from .monarch import Monarch
+from .pivoted import PivotedLowRank
 from .tt import TT
 from .ttmatrix import TTMatrix
 from .tucker import Tucker
@@ -26,7 +27,20 @@ from .tucker import Tucker
 # what a file may hold
 FORMATS = {
     cls.__name__: cls
-    for cls in (LowRank, CP, Tucker, TT, HT, TTMatrix, Kronecker, KronSum, LoKr, Monarch, BlockTT)
+    for cls in (
+        LowRank,
+        PivotedLowRank,
+        CP,
+        Tucker,
+        TT,
+        HT,
+        TTMatrix,
+        Kronecker,
+        KronSum,
+        LoKr,
+        Monarch,
+        BlockTT,
+    )
 }
 
 RENAMED = {"size": "unpadded_shape"}  # metadata that older files hold under another name
@@ -45,16 +59,7 @@ def save(path, x: Format) -> None:
     >>> load(path)
     TT(shape=(4, 5, 6), ranks=(2, 2), stores 40 of 120)
     """
-    if FORMATS.get(type(x).__name__) is not type(x):
-        raise TypeError(f"save: needs one of {', '.join(FORMATS)}, got {type(x).__name__}")
-    tensors, about = {}, {"format": type(x).__name__, "complex": str(x.dtype.is_complex)}
-    for field in fields(x):
-        name, value = field.name, getattr(x, field.name)
-        if not is_data(field):
-            about[name] = json.dumps(x.packed(value))
-        elif value is not None:
-            many = isinstance(value, tuple)
-            tensors |= {f"{name}.{k}": t for k, t in enumerate(value)} if many else {name: value}
+    tensors, about = taken_apart("save", x)
     write("save", path, {name: _real(t) for name, t in tensors.items()}, about)
 
 
@@ -71,10 +76,31 @@ def load(path, *, device="cpu") -> Format:
     LowRank(shape=(3, 2), ranks=(1,), stores 5 of 6)
     """
     tensors, about = _read("load", path, device)
+    return put_together("load", tensors, about, path)
+
+
+def taken_apart(who: str, x: Format) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors of a format by field, and all else as texts; TypeError for what no file holds."""
+    if FORMATS.get(type(x).__name__) is not type(x):
+        raise TypeError(f"{who}: needs one of {', '.join(FORMATS)}, got {type(x).__name__}")
+    tensors, about = {}, {"format": type(x).__name__, "complex": str(x.dtype.is_complex)}
+    for field in fields(x):
+        name, value = field.name, getattr(x, field.name)
+        if not is_data(field):
+            about[name] = json.dumps(x.packed(value))
+        elif value is not None:
+            many = isinstance(value, tuple)
+            tensors |= {f"{name}.{k}": t for k, t in enumerate(value)} if many else {name: value}
+    return tensors, about
+
+
+def put_together(who: str, tensors: dict, about: dict[str, str], path) -> Format:
+    """The inverse of `taken_apart`; the class is looked up in the fixed list of formats. Raises
+    ValueError for any other, and for tensors that are not those of it."""
     kind = about.get("format")
     if kind not in FORMATS:
         raise ValueError(
-            f"load: needs a file with one of {', '.join(FORMATS)}, got {kind!r} in {path}"
+            f"{who}: needs a file with one of {', '.join(FORMATS)}, got {kind!r} in {path}"
         )
     try:
         if about.get("complex") == "True":
@@ -87,7 +113,7 @@ def load(path, *, device="cpu") -> Format:
         return cls(**made)
     except (TypeError, ValueError, RuntimeError) as error:  # RecursionError is a RuntimeError
         raise ValueError(
-            f"load: needs the tensors of a {kind}, got {sorted(tensors)} in {path} ({error})"
+            f"{who}: needs the tensors of a {kind}, got {sorted(tensors)} in {path} ({error})"
         ) from None
 
 

@@ -414,9 +414,10 @@ def _times_slices(v: Tensor, core: Tensor, i: Tensor) -> Tensor:
     """v[b] core[:, i_b] for each of a batch: (batch, r), (r, n, q), (batch,) -> (batch, q).
 
     The batch is sorted by its index, so that there is one product for each value and no slice is
-    gathered for each entry; where the index cannot be read they are.
+    gathered for each entry. They are gathered where the index cannot be read, and where there are
+    more values than entries.
     """
-    if not readable(i):
+    if not readable(i) or core.shape[1] > len(i):
         return torch.bmm(v[:, None], core.transpose(0, 1).index_select(0, i))[:, 0]
     counts, order = torch.bincount(i, minlength=core.shape[1]).tolist(), torch.argsort(i)
     parts = v.index_select(0, order).split(counts)

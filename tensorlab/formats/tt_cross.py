@@ -8,6 +8,10 @@ are nested, I_{k+1} within I_k x {0..n_k-1}. At every bond the residual of the t
 is searched for large entries: rows from the columns of sampled points, columns from the rows so
 found. These fibers are exactly those that the longer T_k need next.
 
+With `pivots="prrlu"` the rank grows by no more than the error asks for, and no claim is made before
+a global search [NunezFernandez2025]: from the held-out points that are missed most, the residual is
+climbed along one mode after the other.
+
 `tt_argmax` goes the other way, from a train to its largest entry [Chertkov2022].
 """
 
@@ -18,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..arguments import check_shape, count, number, returned, values_of
+from ..arguments import check_shape, count, number, one_of, returned, values_of
 from ..fit import Fit
 from ..linalg import EPS, check_dense, near_one, norm, orthogonalize, solve, widen
 from ..multilinear import check_int64, digit_shape, from_digits, index_keys
@@ -28,6 +32,8 @@ from .tt import TT, unfolding_ranks
 SAMPLE = 2000  # held-out points at the start, but no more than a tenth of the budget
 LEAST = 50  # held-out points that a claim rests on, or all that there are
 MOST = 200_000  # held-out points at the end, where all so far are zero
+PIVOTS = ("local", "prrlu")
+SHARE = 16  # one evaluation in so many is spent on each global search, or a quarter of the held-out
 EXPLORERS = 50  # fresh points at which each sweep looks for what the fibers have missed
 CPU = torch.device("cpu")  # where indices are kept, whatever torch's default device is
 
@@ -58,6 +64,7 @@ def tt_cross(
     rtol: float,
     budget: int,
     quantized: bool = False,
+    pivots: str = "local",
     device=None,
     generator: torch.Generator | None = None,
 ) -> CrossFit:
@@ -74,12 +81,17 @@ def tt_cross(
     found, the train so far comes back with `converged=False`.
 
     A tenth of the budget, at most 2000 points, is held out. The points that the search comes to,
-    the
-    first pivot among them, no longer count. A claim needs 50 that are left, not all of them zero,
-    or all entries: what is missing is asked for anew, and without it `converged` is False (and the
-    error nan where no point is left). Where all entries are known the error is that of all. A
-    function that is zero at 200 000 points, or wherever the budget lets one look, is taken for
-    zero; that too is a claim.
+    the first pivot among them, no longer count. A claim needs 50 that are left, not all of them
+    zero, or all entries: what is missing is asked for anew, and without it `converged` is False
+    (and the error nan where no point is left). Where all entries are known the error is that of
+    all. A function that is zero at 200 000 points, or wherever the budget lets one look, is taken
+    for zero; that too is a claim.
+
+    pivots: "local" looks beside the fibers and at 50 fresh points in each sweep. "prrlu" adds as
+    many pivots as the error asks for, holds out a fifth less, and spends what is saved on a global
+    search before it claims anything: lines through the points that are missed most. It so finds a
+    narrow peak far from the rest, where a sampled error sees nothing amiss, if one of the points or
+    lines meets its skirts: where what it adds is above what is missed anyway.
 
     Where the values carry a graph, so does the result: its cores are built from them, with the
     fibers held fixed. Raises ValueError for a bad argument and for values that are not finite,
@@ -93,13 +105,20 @@ def tt_cross(
     (True, True, True)
     """
     *_, fit = tt_cross_steps(
-        f, shape, rtol=rtol, budget=budget, quantized=quantized, device=device, generator=generator
+        f,
+        shape,
+        rtol=rtol,
+        budget=budget,
+        quantized=quantized,
+        pivots=pivots,
+        device=device,
+        generator=generator,
     )
     return fit
 
 
 def tt_cross_steps(
-    f, shape, *, rtol, budget, quantized=False, device=None, generator=None
+    f, shape, *, rtol, budget, quantized=False, pivots="local", device=None, generator=None
 ) -> Iterator[CrossFit]:
     """The same sweep by sweep, beginning with a train of rank 1: what `tt_cross` gives back is the
     last one.
@@ -114,8 +133,11 @@ def tt_cross_steps(
         raise TypeError(f"{who}: f must be a function, got {type(f).__name__}")
     check_generator(who, generator)
     rtol = number(who, "rtol", rtol)
+    one_of(who, "pivots", pivots, PIVOTS)
     modes, budget = digit_shape(shape) if quantized else shape, count(who, "budget", budget, 0)
-    sample = max(1, min(SAMPLE, budget // 10))
+    seek = pivots == "prrlu"
+    sample = min(SAMPLE, budget // 10) * (4 if seek else 5) // 5  # a fifth is for the search
+    sample = max(1, sample)
     least = sample + sum(modes) - len(modes)
     if budget < least:
         raise ValueError(
@@ -125,14 +147,14 @@ def tt_cross_steps(
     digits = (lambda i: f(from_digits(i, shape))) if quantized else f
     values, fit = _Values(digits, modes, budget, device, generator), None
     try:
-        for fit in _sweeps(values, sample, rtol):
+        for fit in _sweeps(values, sample, rtol, seek):
             yield fit
     except (ValueError, TypeError, RuntimeError) as error:  # what f raises is the cause of the last
         vars(error)["partial"] = fit
         raise
 
 
-def _sweeps(values: "_Values", sample: int, rtol: float) -> Iterator[CrossFit]:
+def _sweeps(values: "_Values", sample: int, rtol: float, seek: bool) -> Iterator[CrossFit]:
     """The algorithm. Levels, under which a pivot is noise, are in units of the first value."""
     first = values.first(sample)
     if first is None:
@@ -149,6 +171,8 @@ def _sweeps(values: "_Values", sample: int, rtol: float) -> Iterator[CrossFit]:
         error, size, held, enough = values.judge(tt, rtol)
         history = (*history, error)
         done = enough and error <= rtol
+        found = values.search(tt, size, rtol) if done and seek else values.held[:0]
+        done = done and not len(found)
         fit = CrossFit(tt, history, done, values.count, error, held, state.pivots)
         yield fit
         if done or (idle > 1 and level <= noise):  # in vain in both directions
@@ -158,7 +182,10 @@ def _sweeps(values: "_Values", sample: int, rtol: float) -> Iterator[CrossFit]:
         wanted = 0.1 * level if idle else max(1e-3 * error, 0.03 * rtol) * size / unit
         level = max(noise, min(1.0, wanted))
         try:
-            added = state.sweep(values.missed(tt, stuck=idle > 0), level * unit)
+            if not (len(found) or (seek and not idle)):
+                found = values.missed(tt, stuck=idle > 0)
+            most = _wanted(error, rtol) if seek else None
+            added = state.sweep(found, level * unit, most)
             idle = 0 if added else idle + 1
         except _Spent:  # what was found before that is shown yet
             idle, level = 2, 0.0
@@ -254,6 +281,7 @@ class _Values:
         self.shown = torch.zeros(0, dtype=torch.bool, device=CPU)  # to the search, by position
         self.held = torch.zeros(0, len(modes), dtype=torch.long, device=CPU)  # points held out
         self.held_at = torch.zeros(0, dtype=torch.long, device=CPU)  # and their positions
+        self.peaks = self.held  # points that a global search has found
 
     def __call__(self, points: Tensor) -> Tensor:
         positions = self._find(points)
@@ -319,6 +347,48 @@ class _Values:
         worst = points[residual.abs().argmax().cpu()][None]
         self(worst)
         return worst
+
+    def search(self, tt: TT, size: float, rtol: float) -> Tensor:
+        """Points (k, d) that a train misses though its error is small, by sqrt(rtol) of the entry
+        and of the root mean square `size`. The residual is climbed from the held-out points where
+        it is largest, weighed by its share of the entry: the skirts of a far peak may be tiny, but
+        they are all that is there. Points found before are tried again."""
+        if self.complete:
+            return self.held[:0]
+        points, positions = self._apart()
+        held, exact = _at(tt, points), self.numbers(positions)
+        missed = (held - exact).abs()
+        strange = missed * (missed / (held.abs() + exact.abs() + torch.finfo(missed.dtype).tiny))
+        points = points[strange.argsort(descending=True).cpu()]
+        end = self.count + min(self.left, max(len(self.held) // 4, self.count // SHARE))
+        for start in points:
+            if self.count + sum(self.modes) - len(self.modes) > end:
+                break
+            self.peaks = torch.cat([self.peaks, self._climb(tt, start, end)[None]])
+        missed, exact = self._residual(tt, self.peaks)
+        outlier = math.sqrt(rtol) * exact.abs().clamp_min(size)
+        self.peaks = self.peaks[(missed > outlier).cpu()].unique(dim=0)
+        return self.peaks
+
+    def _climb(self, tt: TT, point: Tensor, end: int) -> Tensor:
+        """Move to the largest residual of each fiber in turn, for as long as a round gains a digit
+        and keeps to `end` evaluations."""
+        best, last = self._residual(tt, point[None])[0], 0.0
+        while float(best) > 10 * last:
+            last = float(best)
+            for k, n in enumerate(self.modes):
+                if self.count + n - 1 > end:
+                    return point
+                line = point.repeat(n, 1)
+                line[:, k] = torch.arange(n, device=CPU)
+                missed, _ = self._residual(tt, line)
+                point, best = line[int(missed.argmax())], missed.max()
+        return point
+
+    def _residual(self, tt: TT, points: Tensor) -> tuple[Tensor, Tensor]:
+        """|tt - f| and f at points, which the search has then seen."""
+        exact = self.numbers(self(points))
+        return (_at(tt, points) - exact).abs(), exact
 
     def _apart(self) -> tuple[Tensor, Tensor]:
         """Points that measure the error, and their positions: what is held out and not shown, or,
@@ -421,20 +491,21 @@ class _Cross:
         ]
         return TT((*cores, values[self.fibers[-1]]))
 
-    def sweep(self, explorers: Tensor, level: float) -> int:
-        """Look for pivots above `level` at every bond, and add them; how many there were. Every
-        other sweep runs backwards: what is found at one bond widens the search at the next, to the
-        right by its rows, to the left by its columns."""
+    def sweep(self, explorers: Tensor, level: float, most: int | None = None) -> int:
+        """Look for pivots above `level` at every bond, and add up to `most`; how many there were.
+        Every other sweep runs backwards: what is found at one bond widens the search at the next,
+        to the right by its rows, to the left by its columns."""
         self.bonds.reverse()
-        return sum(self._grow(k, explorers[:, k + 1 :], level) for k in self.bonds)
+        return sum(self._grow(k, explorers[:, k + 1 :], level, most) for k in self.bonds)
 
-    def _grow(self, k, explorers, level) -> int:
+    def _grow(self, k, explorers, level, cap) -> int:
         rows = self._rows(k)  # I_k x {0..n_k-1}
         columns = _pairs(_column(self.shape[k + 1]), self.right[k + 2]).flatten(0, 1)
         weight = self._interpolate(k, self.values.numbers(self.fibers[k]))
         weight = weight.flatten(0, 1)  # (rows, r), 1 at those of I_{k+1}
         known = self.values.numbers(self.fibers[k + 1]).flatten(1)  # (r, columns)
-        most = min(3 + len(known) // 8, self.most[k] - len(known))
+        usual = 3 + len(known) // 8
+        most = min(usual, cap or usual, self.most[k] - len(known))
         if not most:
             return 0
 
@@ -473,6 +544,12 @@ class _Cross:
         q, _ = orthogonalize(near_one(fibers.flatten(0, 1))[0])
         core = solve(q[self.rows[k]].mT, q.mT).mT
         return core.reshape(fibers.shape[0], fibers.shape[1], -1)
+
+
+def _wanted(error: float, rtol: float) -> int:
+    """How many pivots a bond should get, at two for each digit that is missing."""
+    digits = math.log10(error / rtol) if 0 < rtol < error < math.inf else math.inf
+    return 1 if error <= rtol else math.ceil(min(2 * digits, 99.0))
 
 
 def _large_entries(matrix: Tensor, most: int, level: float) -> tuple[Tensor, Tensor]:

@@ -59,9 +59,8 @@ def cp_conv(
 
     r (S + kh + kw + T) numbers. The fit is `cp_stable`, which takes ridge, tol and max_iter; each
     term's norm is shared equally by its four factors, and a warning is given where `cp_degeneracy`
-    exceeds DEGENERATE. rank, rtol, flops, image_size: as in `tucker_conv`; for rtol the ranks 1, 2, 4,
-    ... are tried and the last gap is bisected. Exact from rank T S kh kw / (the largest of these)
-    on.
+    exceeds DEGENERATE. rank, rtol, flops, image_size: as in `tucker_conv`; for rtol the ranks 1, 2,
+    4, ... are tried and the last gap is bisected. Exact from rank T S kh kw / max(T, S, kh, kw) on.
 
     >>> layer = nn.Conv2d(8, 16, 3, padding=1)
     >>> [tuple(c.weight.shape) for c in cp_conv(layer, 5)]
@@ -106,10 +105,10 @@ def tucker_conv(
         k[t, s, i, j] = sum_pq a[t, p] core[p, q, i, j] b[s, q]
 
     rank: a cap, one integer or the two (out, in). rtol: relative Frobenius error of the kernel.
-    flops: the largest ranks whose chain costs at most this share of the layer on images of `image_size`
-    (height, width). Together: the smallest of them. Any stride, padding, dilation and padding mode;
-    what is frozen stays frozen, and a computed weight (weight_norm, a mask) is taken as it is now.
-    Raises ValueError unless groups=1, TypeError for a layer that overrides `forward`.
+    flops: the largest ranks whose chain costs at most this share of the layer on images of
+    `image_size` (height, width). Together: the smallest of them. Any stride, padding, dilation and
+    padding mode; what is frozen stays frozen, and a computed weight (weight_norm, a mask) is taken
+    as it is now. Raises ValueError unless groups=1, TypeError for a layer that overrides `forward`.
 
     >>> chain = tucker_conv(nn.Conv2d(8, 16, 3, stride=2, padding=1), (6, 4))
     >>> [tuple(c.weight.shape) for c in chain], chain[1].stride
@@ -139,7 +138,9 @@ def tt_conv(
     """Four convolutions from a train of the kernel: 1 x 1, kh x 1, 1 x kw, 1 x 1, each mixing its
     channels [Garipov2016].
 
-        k[t, s, i, j] = b[s] c[i] d[j] a[t], a product of matrices with the ranks r_0, r_1, r_2 between them
+        k[t, s, i, j] = b[s] c[i] d[j] a[t]
+
+    The four are matrices, and r_0, r_1, r_2 are the ranks between them.
 
     rank: a cap, one integer or three.  rtol, flops, image_size: as in `tucker_conv`.
 
@@ -177,7 +178,7 @@ def spatial_conv(
 
         k[t, s, i, j] = sum_r b[s, i, r] a[t, j, r]
 
-    The best for this structure in the Frobenius norm. rank, rtol, flops, image_size: as in `tucker_conv`.
+    The best of this structure in the Frobenius norm. The other arguments are as in `tucker_conv`.
 
     >>> [tuple(c.weight.shape) for c in spatial_conv(nn.Conv2d(8, 16, 3), 5)]
     [(5, 8, 3, 1), (16, 5, 1, 3)]
@@ -265,7 +266,8 @@ def _caps(who, layer, links, rank, rtol, flops, image_size, ladder):
     if not found:
         least = _cost(layer, links(ladder[0]), image_size) * flops / budget
         raise ValueError(
-            f"{who}: rank 1 costs {least:.3g} of the layer at image_size={tuple(image_size)}, got flops={flops}"
+            f"{who}: rank 1 costs {least:.3g} of the layer at image_size={tuple(image_size)}, got "
+            f"flops={flops}"
         )
     given = rank_caps(who, rank, 0.0 if rtol is None else rtol, shape, len(full))
     return tuple(min(c or m, m) for c, m in zip(given, found[-1]))
@@ -361,7 +363,9 @@ def conv_kernel(module: nn.Module) -> Tensor:
     """The kernel (T, S, kh, kw) of a convolution, of a chain of convolutions, or of a
     `FactorizedConv2d`.
 
-        k[s] = sum_t second[t] first[s - t], channels multiplied as matrices: what stands after one another is convolved
+        k[s] = sum_t second[t] first[s - t]
+
+    Layers one after another are convolved, and their channels multiplied as matrices.
 
     >>> layer = nn.Conv2d(4, 6, 3, dtype=torch.float64)
     >>> bool(torch.allclose(conv_kernel(tucker_conv(layer, (6, 4))), layer.weight))
@@ -394,7 +398,8 @@ class FactorizedConv2d(FactorizedLinear):
     changes the rank. kernel_size and what follows are those of `nn.Conv2d` with groups=1. (..., S,
     height, width) -> (..., T, height', width').
 
-    >>> layer = FactorizedConv2d.from_conv(nn.Conv2d(8, 16, 3, padding=1), lambda w: LowRank.from_dense(w, rank=4))
+    >>> dense = nn.Conv2d(8, 16, 3, padding=1)
+    >>> layer = FactorizedConv2d.from_conv(dense, lambda w: LowRank.from_dense(w, rank=4))
     >>> layer.weight, layer(torch.ones(2, 8, 5, 5)).shape
     (LowRank(shape=(16, 72), ranks=(4,), stores 352 of 1152), torch.Size([2, 16, 5, 5]))
     """

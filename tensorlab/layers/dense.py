@@ -1,7 +1,8 @@
 """Dense layers as torch and GPT-2 make them: whose forward they have, what their weight is computed
 from, how it is read and how it is written.
 
-    weight = a parameter | f(other parameters)        f: weight_norm, spectral_norm, a mask, any parametrization
+    weight = a parameter | f(other parameters)
+    f: weight_norm, spectral_norm, a mask, any parametrization
 
 A computed weight is a new tensor at each forward. What is written to it in place is lost, so it is
 written through its parameters, and what came out is compared with what was asked for.
@@ -124,7 +125,7 @@ def current(layer, name="weight"):
             hook.compute_weight(layer) if isinstance(hook, WeightNorm) else hook.apply_mask(layer)
         )
     if parametrize.is_parametrized(layer, name):
-        with _in_eval(layer.get_submodule(f"parametrizations.{name}")):
+        with in_eval(layer.get_submodule(f"parametrizations.{name}")):
             return getattr(layer, name)
     return getattr(layer, name)
 
@@ -282,7 +283,8 @@ def _hook(layer, name):
 
 
 @contextmanager
-def _in_eval(module):
+def in_eval(module):
+    """A module in eval inside the block, each part of it in its own mode after it."""
     modes = {m: m.training for m in module.modules()}
     module.eval()
     try:

@@ -1,7 +1,8 @@
 """A vocabulary as a train [Hrinchuk2020]: a table (vocabulary, width) as a TT-matrix; a token
 gathers a slice of each core.
 
-    E[v] = G_1[v_1] ... G_d[v_d],        v = (v_1 ... v_d) in mixed radix, G_k[v_k]: r_k x width_k x r_{k+1}
+    E[v] = G_1[v_1] ... G_d[v_d],        v = (v_1 ... v_d) in mixed radix
+    G_k[v_k]: r_k x width_k x r_{k+1}
 
 `TTEmbedding` shares the cores among all tokens and can be trained; `TokenTrains` [Xu2023] has a
 train for each token.
@@ -32,7 +33,8 @@ class TTEmbedding(Holding[TTMatrix]):
     computed once, and so is each prefix that ids share. Its sizes are read as those of
     `nn.Embedding`: num_embeddings, embedding_dim.
 
-    >>> table = TTMatrix.randn(out=(4, 5), in_=(2, 3), rank=2, generator=torch.Generator().manual_seed(0))
+    >>> g = torch.Generator().manual_seed(0)
+    >>> table = TTMatrix.randn(out=(4, 5), in_=(2, 3), rank=2, generator=g)
     >>> layer = TTEmbedding(table)
     >>> layer, torch.allclose(layer(torch.tensor([3, 17])), table.to_dense()[[3, 17]], atol=1e-6)
     (TTEmbedding(20, 6, out=(4, 5), in=(2, 3), ranks=(2,), stores 46 of 120), True)
@@ -69,7 +71,8 @@ class TTEmbedding(Holding[TTMatrix]):
         out, in_: sizes whose products are at least vocabulary and width.
 
         >>> TTEmbedding.randn(25000, 256, (25, 30, 40), (4, 8, 8), 16)
-        TTEmbedding(25000, 256, out=(25, 30, 40), in=(4, 8, 8), ranks=(16, 16), stores 68160 of 6400000)
+        TTEmbedding(25000, 256, out=(25, 30, 40), in=(4, 8, 8), ranks=(16, 16),
+                    stores 68160 of 6400000)
         """
         options: dict[str, Any] = dict(generator=generator, dtype=dtype, device=device)
         options |= dict(shape=(vocabulary, width))
@@ -270,7 +273,7 @@ class TokenTrains(nn.Module):
     ) -> "TokenTrains":
         """TT-SVD of all tokens at once: in each step a batch of small SVDs, cut token by token.
 
-            |E[v] - result[v]| <= (rtol + 64 eps) |E[v]|      for each token, when `rank` does not cut earlier
+            |E[v] - result[v]| <= (rtol + 64 eps) |E[v]|      unless `rank` cuts the token earlier
 
         table: (vocabulary, width), shape: sizes with product width.
 
@@ -387,7 +390,8 @@ class TokenTrains(nn.Module):
 
     def extra_repr(self):
         shape = tuple(core.shape[2] for core in self.cores)
-        return f"{len(self.kept)}, {math.prod(shape)}, shape={shape}, stores {self.numel} of {len(self.kept) * math.prod(shape)}"
+        tokens, width = len(self.kept), math.prod(shape)
+        return f"{tokens}, {width}, shape={shape}, stores {self.numel} of {tokens * width}"
 
     def __repr__(self):
         return f"{type(self).__name__}({self.extra_repr()})"

@@ -1,6 +1,7 @@
 """A module that holds a format: its tensors are parameters, and its ranks may change.
 
-    weight = form with tensors        form: which format, without numbers        tensors: the parameters
+    weight = form with tensors
+    form: which format, without numbers        tensors: the parameters
 
 The `Parameter` objects stay whatever numbers they are given, of other shapes too, for others hold
 them as well: optimizers, living graphs, copies of the model in other processes.
@@ -65,15 +66,24 @@ class Holding(nn.Module, Generic[W]):
         same = type(weight) is type(form) and weight.shape == form.shape
         return same and len(weight.tensors()) == len(form.tensors())
 
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        """The parameters, and the indices of rows that a format has beside its tensors."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if (rows := getattr(self._form, "rows", None)) is not None:
+            destination[f"{prefix}rows"] = torch.tensor(rows)
+
     def _load_from_state_dict(
         self, state_dict, prefix, local_metadata, strict, missing, unexpected, errors
     ):
         """Adopt the ranks that are stored, before the tensors themselves are loaded."""
         mine = list(getattr(self, self.held))
         stored = [state_dict.get(f"{prefix}{self.held}.{k}") for k in range(len(mine))]
-        if reshaped(mine, stored):
+        rows = state_dict.pop(f"{prefix}rows", None) if hasattr(self._form, "rows") else None
+        if reshaped(mine, stored) or rows is not None:
+            index = () if rows is None else (tuple(rows.tolist()),)
             try:
-                self.set_weight(self._form.with_tensors(t.to(self._form.dtype) for t in stored))
+                tensors = [t.to(self._form.dtype) for t in stored if t is not None]
+                self.set_weight(self._form.with_tensors(tensors, *index))
             except (
                 ValueError
             ) as error:  # torch gathers what does not fit, and raises it all at once

@@ -17,8 +17,8 @@ def layer_inputs(model: nn.Module, names, run: Callable[[], object]) -> dict[str
 
         xᵀ x / in  =  mean of the x_t x_tᵀ of all inputs x_t
 
-    The x are as many vectors as a layer has inputs, with the same second moments as all that it saw:
-    what `layer_report` and `kron_spectral` make of inputs is the same with them. names: as for
+    The x are as many vectors as a layer has inputs, with the same second moments as all that it
+    saw: what `layer_report` and `kron_spectral` make of inputs is the same with them. names: as for
     `replace_linear`. ValueError for a layer that was not called.
 
     >>> model = nn.Sequential(nn.Linear(2, 3))

@@ -37,9 +37,11 @@ class FactorizedLinear(Holding[MatrixFormat]):
     format, not a new layer.
 
     >>> from tensorlab import LowRank
-    >>> layer = FactorizedLinear(LowRank.randn((6, 4), 2, generator=torch.Generator().manual_seed(0)).initial())
+    >>> w = LowRank.randn((6, 4), 2, generator=torch.Generator().manual_seed(0))
+    >>> layer = FactorizedLinear(w.initial())
     >>> layer
-    FactorizedLinear(LowRank, in=4, out=6, ranks=(2,), stores 20 of 24, storage ratio 0.833, bias=False)
+    FactorizedLinear(LowRank, in=4, out=6, ranks=(2,), stores 20 of 24, storage ratio 0.833,
+                     bias=False)
     >>> layer(torch.ones(3, 4)).shape, len(layer.tensors)
     (torch.Size([3, 6]), 2)
     """

@@ -32,8 +32,8 @@ def propagate(weight: MatrixFormat, x: Tensor, strategy: str = "auto") -> Tensor
     """y = w x on the last mode, (..., in) -> (..., out), by the plan that `strategy` names.
 
     strategy: "auto", the plan that `plans` expects to be fastest; or a path ("left", "right",
-    "right 1+2", "rebuild"), a way to differentiate (`plans.BACKWARDS`), or both with a comma between,
-    such as "right 1+2, recompute". What is left out is chosen. A second derivative goes by
+    "right 1+2", "rebuild"), a way to differentiate (`plans.BACKWARDS`), or both with a comma
+    between, such as "right 1+2, recompute". What is left out is chosen. A second derivative goes by
     autograd. Formats with one path multiply by their `apply`. Raises ValueError for an unknown
     strategy or an x that does not fit.
 

@@ -1,5 +1,5 @@
-"""What the layers of a model store and cost: one report, and one count of operations, for every kind
-of layer [Qiu2024]."""
+"""What the layers of a model store and cost: one report, and one count of operations, for every
+kind of layer [Qiu2024]."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -101,15 +101,16 @@ def layer_report(
         spectral                                      the same in the spectral norm
         weighted = |(w - w_reference) xᵀ| / |w_reference xᵀ|
 
-    inputs: x by the layer's name, (samples, in), as `layer_inputs` gives it; the error of its outputs.
-    Listed are linear layers, convolutions and embeddings: dense ones, those whose `weight` is a
-    format or quantized, and those that compute it from parts, such as a layer with an adapter or a
-    chain of convolutions, in one row. A layer that stands in two places is listed once, and what
-    two layers share is counted in the first row. Of packed indices the bytes are counted. The
+    inputs: x by the layer's name, (samples, in), as `layer_inputs` gives it; the error of its
+    outputs. Listed are linear layers, convolutions and embeddings: dense ones, those whose `weight`
+    is a format or quantized, and those that compute it from parts, such as a layer with an adapter
+    or a chain of convolutions, in one row. A layer that stands in two places is listed once, and
+    what two layers share is counted in the first row. Of packed indices the bytes are counted. The
     projections inside `nn.MultiheadAttention` are not listed.
 
     >>> from tensorlab import LowRank, replace_linear
-    >>> print(layer_report(replace_linear(nn.Sequential(nn.Linear(8, 6, bias=False)), "0", LowRank.from_dense, rank=2)))
+    >>> model = nn.Sequential(nn.Linear(8, 6, bias=False))
+    >>> print(layer_report(replace_linear(model, "0", LowRank.from_dense, rank=2)))
     layer  kind     shape  ranks  parameters  nonzero  storage_ratio  flops  bytes  error
     0      LowRank  6x8    2              28       28          0.583     56    112
     total                                 28       28          0.583     56    112
@@ -252,8 +253,8 @@ def _matrix(weight) -> Tensor:
 def layer_flops(
     model: nn.Module, x: Tensor, masks: dict[str, Tensor] | None = None
 ) -> dict[str, int]:
-    """FLOPs of each linear and convolution layer on the input x, by name: two for each multiply-add,
-    no bias. A layer that is called twice counts twice.
+    """FLOPs of each linear and convolution layer on the input x, by name: two for each
+    multiply-add, no bias. A layer that is called twice counts twice.
 
     Dense, transposed and factorized layers count, and what `nn.MultiheadAttention` reads. masks:
     weights that have fallen cost nothing.

@@ -47,7 +47,8 @@ def replace_linear(
     >>> from tensorlab import LowRank
     >>> model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
     >>> replace_linear(model, "0", LowRank.from_dense, rank=2)[0]
-    FactorizedLinear(LowRank, in=8, out=6, ranks=(2,), stores 28 of 48, storage ratio 0.583, bias=True)
+    FactorizedLinear(LowRank, in=8, out=6, ranks=(2,), stores 28 of 48, storage ratio 0.583,
+                     bias=True)
     """
     capped = {}
 
@@ -101,7 +102,8 @@ def replace_conv(model: nn.Module, names, make: Callable[[nn.Conv2d], nn.Module]
 
     >>> from tensorlab import spatial_conv
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
-    >>> [type(part).__name__ for part in replace_conv(model, "2", lambda layer: spatial_conv(layer, 4))]
+    >>> model = replace_conv(model, "2", lambda layer: spatial_conv(layer, 4))
+    >>> [type(part).__name__ for part in model]
     ['Conv2d', 'ReLU', 'ConvChain']
     """
     return replace("replace_conv", model, names, lambda name, layer: make(layer), CONV2D)

@@ -1,7 +1,8 @@
 """ADMM: train a dense network towards a set of few parameters, and land in it without a fall
 [Boyd2011] [Yin2021].
 
-    min loss(W)  such that W in S           S: matrices of a rank, TT-matrices or Tucker tensors of given ranks, ...
+    min loss(W)  such that W in S
+    S: matrices of a rank, TT-matrices or Tucker tensors of given ranks, ...
 
     W  <-  steps of an optimizer on  loss(W) + ρ/2 |W - Z + U|²          many of them, not one
     Z  <-  Π_S(W + U)                                                    an SVD, a TT-SVD, an HOSVD
@@ -61,7 +62,8 @@ class ADMM(TrainingMethod):
 
     >>> from tensorlab import LowRank
     >>> model = nn.Sequential(nn.Linear(6, 5))
-    >>> admm = ADMM(model, torch.optim.SGD(model.parameters(), 0.1), {"*": lambda w: LowRank.from_dense(w, 2)}, rho=1.0, every=5)
+    >>> sgd, low = torch.optim.SGD(model.parameters(), 0.1), lambda w: LowRank.from_dense(w, 2)
+    >>> admm = ADMM(model, sgd, {"*": low}, rho=1.0, every=5)
     >>> losses = [admm.step(lambda: (model(torch.eye(6)) - 1).square().mean()) for _ in range(200)]
     >>> len(admm.history), admm.history[-1].primal["0"] < 0.1 * admm.history[0].primal["0"]
     (40, True)
@@ -102,9 +104,9 @@ class ADMM(TrainingMethod):
         """A step of the optimizer on loss + ρ/2 |W - Z + U|²; after each `every` steps an `update`.
         Returns the loss alone.
 
-        closure: computes and returns the loss of the batch, no backward. Raises ValueError if it has
-        no gradient, or depends on no weight with a set; one of several that it does not depend on
-        goes to its set. Raises FloatingPointError if the training diverges.
+        closure: computes and returns the loss of the batch, no backward. Raises ValueError if it
+        has no gradient, or depends on no weight with a set; one of several that it does not depend
+        on goes to its set. Raises FloatingPointError if the training diverges.
         """
         check_trained("ADMM", self.optimizer, weights_of(self.layers))
         self.optimizer.zero_grad(set_to_none=True)

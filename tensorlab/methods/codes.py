@@ -1,11 +1,12 @@
 """[Merkulov2024] Weights in 2 to 8 bits: levels on a grid, levels by k-means, and the same after
 a change of basis.
 
-    uniform   w_ij = low + step k_ij                                    the extremes decide the grid
-    kmeans    w_ij = c[k_ij]                                            levels where the entries are [Lloyd1982]
-    rotate    w = Q1 c[k] Q2ᵀ                                           a rotation first: every entry is nearly Gaussian
-    kashin    w = a[k] + Q1 b[k] Q2ᵀ                                    one index names a pair of levels, for u and for v
-    pairs     w = Q1 z Q2ᵀ, (z_2i, z_2i+1) = c[k_i]                     one index of twice the bits names a point of the plane
+    uniform   w_ij = low + step k_ij                   the extremes decide the grid
+    kmeans    w_ij = c[k_ij]                           levels where the entries are [Lloyd1982]
+    rotate    w = Q1 c[k] Q2ᵀ                          a rotation makes entries nearly Gaussian
+    kashin    w = a[k] + Q1 b[k] Q2ᵀ                   an index names a level of u and one of v
+    pairs     w = Q1 z Q2ᵀ, (z_2i, z_2i+1) = c[k_i]    an index of twice the bits names a point of
+                                                       the plane
 
 The last is the default up to 4 bits: a plane is filled better by points than by a grid, and 4^bits
 points on a spiral need no storage. Above, "rotate" is.
@@ -131,8 +132,8 @@ class Quantized(ReadAsMatrix):
         return (self.size.to(wide) * w.to(wide)).reshape(self.shape).to(self.dtype)
 
     def apply(self, x: Tensor) -> Tensor:
-        """x wᵀ, (..., in) -> (..., out), in the dtype of x or that of autocast; with a rotation x is
-        turned, not w."""
+        """x wᵀ, (..., in) -> (..., out), in the dtype of x or that of autocast; with a rotation x
+        is turned, not w."""
         rows, columns = self.matrix_shape
         if x.shape[-1:] != (columns,):
             raise ValueError(f"Quantized: needs x (..., {columns}), got shape {tuple(x.shape)}")
@@ -153,7 +154,8 @@ class Quantized(ReadAsMatrix):
         return (w.reshape(self.scale.shape[0], -1) * self.scale.float()[:, None]).reshape(w.shape)
 
     def __repr__(self):
-        return f"Quantized({self.method}, shape={self.shape}, {self.bits_per_weight:.3f} bits per weight, error {self.error:.3g})"
+        bits = f"{self.bits_per_weight:.3f} bits per weight"
+        return f"Quantized({self.method}, shape={self.shape}, {bits}, error {self.error:.3g})"
 
 
 def quantize(
@@ -221,7 +223,7 @@ def _size(rms: float, device) -> Tensor:
 
 
 def _on_a_grid(z, bits):
-    """Entries (groups, entries of one) as indices k of low + step k, and (low, step) of each group."""
+    """Entries (groups, entries of one) as indices k of low + step k, and each (low, step)."""
     low, high = z.aminmax(dim=1, keepdim=True)
     scale = torch.cat([low, (high - low) / (2**bits - 1)], 1).half()
     low, step = scale.float().split(1, 1)

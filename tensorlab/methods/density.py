@@ -3,12 +3,17 @@
 A function of d variables with a train A of coefficients, one B-spline basis b_1, ..., b_m for each
 variable:
 
-    q(x) = <A, b(x_0) o ... o b(x_{d-1})>,      v_{k+1} = v_k sum_i b_i(x_k) G_k[i],     q + 1 of the m terms are not zero
+    q(x) = <A, b(x_0) o ... o b(x_{d-1})>,      v_{k+1} = v_k sum_i b_i(x_k) G_k[i]
 
-    "squared"   p(x) = sum_c q_c(x)^2 / sum_c Z_c,   Z = <A, (D o ... o D) A>,   D_ij = the integral of b_i b_j
-                by maximum likelihood
-    "linear"    p(x) = q(x) / Z,                     Z = <A, c o ... o c>,       c_i = the integral of b_i
-                by the loss  |p - q|^2 = <A, (D o ... o D) A> - 2 E q(x) + const  in closed form, on the manifold of trains
+where degree + 1 of the m terms are not zero. With D_ij the integral of b_i b_j and c_i that of b_i,
+
+    "squared"   p(x) = sum_c q_c(x)^2 / sum_c Z_c,      Z = <A, (D o ... o D) A>
+    "linear"    p(x) = q(x) / Z,                        Z = <A, c o ... o c>
+
+The first is found by maximum likelihood; the second on the manifold of trains, by a loss in closed
+form,
+
+    |p - q|^2 = <A, (D o ... o D) A> - 2 E q(x) + const
 
 The squared model is a density by construction; the linear one may be negative, where it has no
 logarithm. Both integrate over variables core by core, so marginals, conditionals and samples are
@@ -53,7 +58,7 @@ class TTDensity(Estimator):
     """A density of d variables: a train on B-splines, squared or linear, with the interface of
     scikit-learn's `KernelDensity`.
 
-        p(x) = (1 - share) t(x) + share g(x),     t(x) = sum_c q_c(x)^2 / sum_c Z_c  or  q(x) / Z     (see the module's head)
+        p(x) = (1 - share) t(x) + share g(x),     t(x) = sum_c q_c(x)^2 / sum_c Z_c  or  q(x) / Z
 
     rank: of the train. basis, degree: functions m for each variable, and their degree. knots:
     "quantile" or "uniform", over the range of the data and a share `margin` of it on both sides;
@@ -154,7 +159,8 @@ class TTDensity(Estimator):
         """Exact log-densities (n,): of all variables, of some (a marginal), or of some when others
         are known (a conditional).
 
-            log p(x_dims | x_given) = log integral of p over the rest - log integral of p over all but the given
+            log p(x_dims | x_given) = log integral of p over the rest
+                                      - log integral of p over all but the given
 
         X: (n, d), or (n, len(dims)). dims: different variables; by default all but the given. Rows
         where a linear model is not positive have NaN, and without a background rows outside of the

@@ -1,8 +1,8 @@
 """How the trains of a density are found: a start by EM and three ways to learn [Novikov2021].
 
-    natural          sweeps over the cores, a step of the natural gradient with a line search in each
-    adam             Adam on all cores at -log sum_c q_c(x)^2 + log sum_c Z_c
-    least_squares    Riemannian descent on |A|^2 - 2 E q(x), for a linear model
+    natural         sweeps over the cores, a step of the natural gradient with a line search in each
+    adam            Adam on all cores at -log sum_c q_c(x)^2 + log sum_c Z_c
+    least_squares   Riemannian descent on |A|^2 - 2 E q(x), for a linear model
 
 Each takes the `Task` and the trains of the start, and gives back the trains that are best on the
 rows held out, with the history (step, seconds, value on those rows).
@@ -223,12 +223,13 @@ def natural_sweep(cores: list, roots, order, where: Where, weight: Tensor, judge
     """One step of the natural gradient in each core of a squared train, from the first to the last;
     changes `cores`.
 
-        p = q^2 of norm 1 has the Fisher information 4 times the metric of L2, so the direction from G is  H - G,
-        H = sum_n w_n phi_n / q(x_n) / sum_n w_n,     q(x_n) = <G, phi_n>,     t = argmax of  sum_n w_n log q_t(x_n)^2 / |G_t|^2
+        H = sum_n w_n phi_n / q(x_n) / sum_n w_n,     q(x_n) = <G, phi_n>
+        G_t = (1 - t) G + t H,     t = argmax of  sum_n w_n log q_t(x_n)^2 / |G_t|^2
 
-    over G_t = (1 - t) G + t H: on the line q_t(x_n) is linear in t, so it is searched without
-    further passes over the data; t is the best for the rows of `judge` in place of w. Rows that did
-    not make H keep a step from following their noise. cores: whitened, G' = Cᵀ G with D = C Cᵀ
+    The direction from G is H - G, for p = q^2 of norm 1 has the Fisher information 4 times the
+    metric of L2. On the line q_t(x_n) is linear in t, so it is searched without further passes over
+    the data; t is the best for the rows of `judge` in place of w. Rows that did not make H keep a
+    step from following their noise. cores: whitened, G' = Cᵀ G with D = C Cᵀ
     (`roots`), right-orthonormal but the first; they end left-orthonormal but the last. weight,
     judge: (n,) >= 0. phi_n / q(x_n) does not change with the size of phi_n, so rows are kept at
     norm 1; a q that is small beside theirs counts as no smaller than 1% of its root mean square.

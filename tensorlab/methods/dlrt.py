@@ -4,11 +4,12 @@
 Gradient descent is Euler's method for W' = -∇loss(W). For W = U S Vᴴ of rank r, U and V with
 orthonormal columns, one step is
 
-    K = U S,  L = V Sᴴ        K' = -G V,  L' = -Gᴴ U     G = ∂loss/∂W, of which only these two thin products are formed
-    Û = orth[U | K1],  V̂ = orth[V | L1]                   the bases turn, and grow to 2r columns
-    S̃ = (ÛᴴU) S (V̂ᴴV)ᴴ                                    the same matrix in the new bases, exactly
-    S̃' = -Ûᴴ G V̂                                          the one step that changes W
-    P Σ Qᴴ = S1,  r' = min { r : |σ_{r+1:}| <= θ |σ| }     U = Û P[:, :r'],  S = Σ[:r'],  V = V̂ Q[:, :r']
+    K = U S,  L = V Sᴴ,  K' = -G V,  L' = -Gᴴ U            two thin products of G = ∂loss/∂W
+    Û = orth[U | K1],  V̂ = orth[V | L1]                    the bases turn, and grow to 2r columns
+    S̃ = (ÛᴴU) S (V̂ᴴV)ᴴ                                     the same matrix in the new bases, exactly
+    S̃' = -Ûᴴ G V̂                                           the one step that changes W
+    P Σ Qᴴ = S1,  r' = min { r : |σ_{r+1:}| <= θ |σ| }     the rank that is kept
+    U = Û P[:, :r'],  S = Σ[:r'],  V = V̂ Q[:, :r']
 
 No singular value is ever divided by: the equations for U, S, V themselves hold S⁻¹ and fail when S
 is nearly singular (`usv_step`). K and L start from the same W, so a step needs two evaluations of
@@ -142,13 +143,15 @@ def kls_step(
     """One step of length h for W' = flow(W), K, L and S by Euler's method; theta: adaptive rank,
     None: fixed rank.
 
-        | W_n - W(nh) | <= c1 ε + c2 h + c3 θ/h      with constants that no singular value enters [Schotthoefer2022]
+        | W_n - W(nh) | <= c1 ε + c2 h + c3 θ/h
 
-    w: with orthonormal u and v and a middle factor (`LowRank.orthogonal`). flow: (out, in) -> (out,
-    in).
+    with constants that no singular value enters [Schotthoefer2022]. w: with orthonormal u and v and
+    a middle factor (`LowRank.orthogonal`). flow: (out, in) -> (out, in).
 
-    >>> a, w = torch.ones(3, 2).double(), LowRank.from_dense(torch.eye(3, 2).double(), rank=2).orthogonal()
-    >>> torch.allclose(kls_step(w, lambda x: a - x, 0.1, theta=0.0).to_dense(), w.to_dense() + 0.1 * (a - w.to_dense()))
+    >>> a, x = torch.ones(3, 2).double(), torch.eye(3, 2).double()
+    >>> w = LowRank.from_dense(x, rank=2).orthogonal()
+    >>> step = kls_step(w, lambda x: a - x, 0.1, theta=0.0)
+    >>> torch.allclose(step.to_dense(), x + 0.1 * (a - x))
     True
     """
     g = flow(w.to_dense())
@@ -209,8 +212,8 @@ def dlrt_start(
 
 
 def transport(state: dict, left: Tensor, right: Tensor) -> dict:
-    """What an optimizer keeps for s, in the coordinates of s' = left s rightᴴ; {} where it is unknown
-    how, and the optimizer starts anew.
+    """What an optimizer keeps for s, in the coordinates of s' = left s rightᴴ; {} where it is
+    unknown how, and the optimizer starts anew.
 
         m' = left m rightᴴ                                        averages of gradients, as s itself
         v' = |left|² v |right|²ᵀ + (1 - what left and right hold) mean(v)        averages of squares
@@ -302,7 +305,8 @@ class DLRT(TrainingMethod):
 
     >>> from tensorlab import replace_linear
     >>> g = torch.Generator().manual_seed(0)
-    >>> model = replace_linear(nn.Sequential(nn.Linear(9, 8)), "0", lambda w: dlrt_start(w.shape, 4, generator=g))
+    >>> start = lambda w: dlrt_start(w.shape, 4, generator=g)
+    >>> model = replace_linear(nn.Sequential(nn.Linear(9, 8)), "0", start)
     >>> dlrt = DLRT(model, torch.optim.SGD(model.parameters(), 0.1), theta=0.1)
     >>> losses = [float(dlrt.step(lambda: model(torch.eye(9)).square().sum())) for _ in range(5)]
     >>> losses == sorted(losses, reverse=True), dlrt.ranks
@@ -416,8 +420,8 @@ class DLRT(TrainingMethod):
         return loss.detach(), out
 
     def _turn(self, name, w, gk, gl, adapt):
-        """The K and L steps of a layer: new bases, in which the optimizer then steps s. Returns w as
-        it was, in the first columns of the new bases where they hold it."""
+        """The K and L steps of a layer: new bases, in which the optimizer then steps s. Returns w
+        as it was, in the first columns of the new bases where they hold it."""
         if not adapt:
             h = self._rate(name)
             self._put(name, *turn(w, w.u @ w.s - h * gk, w.v @ w.s.mH - h * gl))
@@ -530,15 +534,15 @@ def _low_rank_layers(model) -> dict[str, FactorizedLinear]:
 
 
 def _check_optimizer(optimizer, fixed: bool):
-    """An optimizer of parameter groups whose step needs no closure; with rates, for a fixed rank."""
+    """An optimizer of groups whose step needs no closure; with rates, for a fixed rank."""
     got = type(optimizer).__name__
     if not hasattr(optimizer, "param_groups") or isinstance(optimizer, torch.optim.SparseAdam):
         raise ValueError(f"DLRT: needs an optimizer of torch for dense gradients, got {got}")
     closure = inspect.signature(type(optimizer).step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:
         raise ValueError(
-            f"DLRT: needs an optimizer that steps on gradients alone, got {got}, whose step needs a "
-            f"closure"
+            f"DLRT: needs an optimizer that steps on gradients alone, got {got}, whose step needs "
+            f"a closure"
         )
     if fixed and not all("lr" in group for group in optimizer.param_groups):
         raise ValueError(f"DLRT: needs learning rates in the optimizer's groups, got {got} without")
@@ -555,8 +559,8 @@ def _straight(q: Tensor) -> Tensor:
 
 
 def _is_orthonormal(w: LowRank) -> bool:
-    """Whether u and v have orthonormal columns, up to the rounding of `STRAIGHTEN` steps and that of
-    a QR, and s is square."""
+    """Whether u and v have orthonormal columns, up to the rounding of `STRAIGHTEN` steps and that
+    of a QR, and s is square."""
     one = torch.eye(*w.s.shape).to(w.s)
     level = 4 * STRAIGHTEN * torch.finfo(w.dtype).eps * len(one) ** 0.5
     square = w.s.shape[0] == w.s.shape[1]

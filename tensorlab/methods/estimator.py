@@ -143,8 +143,8 @@ def read_table(who: str, X) -> Tensor:
     if x.ndim == 1:
         n = len(x)
         raise ValueError(
-            f"{who}: needs a table of shape (n, d), got shape ({n},); Reshape your data to ({n}, 1) "
-            f"if it is one column, or to (1, {n}) if it is one row"
+            f"{who}: needs a table of shape (n, d), got shape ({n},); Reshape your data to "
+            f"({n}, 1) if it is one column, or to (1, {n}) if it is one row"
         )
     if x.ndim != 2:
         raise ValueError(f"{who}: needs a table of shape (n, d), got shape {tuple(x.shape)}")

@@ -7,9 +7,11 @@ W has an entry for each set of features, 2^d of them, and is never formed. The t
 three networks [Cohen2016] [Khrulkov2018]: the CP is a shallow one, the tree a deep one, and the
 train a recurrent one,
 
-    TT   v_{k+1} = v_k sum_i phi_k[i] G_k[i]        CP   sum_r w_r prod_k (phi_k F_k)_r        HT   u_t = B_t (u_left, u_right)
+    CP   sum_r w_r prod_k (phi_k F_k)_r
+    HT   u_t = B_t (u_left, u_right)
+    TT   v_{k+1} = v_k sum_i phi_k[i] G_k[i]
 
-which costs O(d n r^2), O(d n r) and O(d (n r + r^3)) for each object.
+which costs O(d n r), O(d (n r + r^3)) and O(d n r^2) for each object.
 
 The paper starts from the linear model. Where interactions of six features have no weaker traces,
 descent from there sees almost nothing; so what is ours here is a second start, products found by
@@ -87,7 +89,8 @@ class ExponentialMachine(Estimator):
     """A classifier of two classes with all interactions of its features, with the interface of
     scikit-learn.
 
-        P(second class | x) = 1 / (1 + exp(-y(x))),     loss = mean log(1 + exp(-s y(x))) + ridge / 2 |W|^2,   s = -1 or 1
+        P(second class | x) = 1 / (1 + exp(-y(x)))
+        loss = mean log(1 + exp(-s y(x))) + ridge / 2 |W|^2,     s = -1 or 1
 
     y of the standardized columns, (x - mean_) / scale_, so that units do not matter; a constant
     column is 0. rank: of W. format: "tt", "cp" or "ht". categorical: columns that hold codes of
@@ -369,7 +372,7 @@ def two_classes(who: str, y, n: int) -> tuple[np.ndarray, np.ndarray]:
     return classes, second
 
 
-# ---------------------------------------------------------------------------- features and the start
+# --------------------------------------------------------------------------- features and the start
 
 
 def without_units(x: Tensor, numeric: list[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -405,7 +408,8 @@ def as_format(cp: CP, name: str) -> Format:
     with diagonal cores.
 
     >>> cp = CP.randn((2, 3, 4), 2, generator=torch.Generator().manual_seed(0))
-    >>> [bool(torch.allclose(as_format(cp, name).to_dense(), cp.to_dense(), atol=1e-6)) for name in ("cp", "tt", "ht")]
+    >>> same = lambda w: bool(torch.allclose(w.to_dense(), cp.to_dense(), atol=1e-6))
+    >>> [same(as_format(cp, name)) for name in ("cp", "tt", "ht")]
     [True, True, True]
     """
     if name == "cp":
@@ -445,7 +449,8 @@ def linear_start(
     """The logistic linear model as a CP of rank 2, up to products of its small steps, and `rank` -
     2 other products.
 
-        y(x) ~ (prod_k (1 + h w_k x_k) - 1) / h + b + sum_j c_j prod_k phi_k F_k[:, j],     h = 0.1 / max |w|
+        y(x) ~ (prod_k (1 + h w_k x_k) - 1) / h + b + sum_j c_j prod_k phi_k F_k[:, j]
+        h = 0.1 / max |w|
 
     terms: F, factors (n_k, q) of products whose c is fitted together with w; what is left of `rank`
     - 2 is random and small.
@@ -520,7 +525,8 @@ def core_sweep(cores: list[Tensor], phi: list[Tensor], sign: Tensor, ridge: floa
     """A Newton step in each core of a train, from the first to the last; changes `cores` and
     returns the loss.
 
-        y_n = <G, l_n o phi_n o r_n>,      min over G of  mean log(1 + exp(-s_n y_n)) + ridge / 2 |G|^2
+        min over G of  mean log(1 + exp(-s_n y_n)) + ridge / 2 |G|^2
+        y_n = <G, l_n o phi_n o r_n>
 
     cores: right-orthonormal but the first, so that |G| = |W|; they end left-orthonormal but the
     last.

@@ -321,20 +321,24 @@ def kashin(
 ) -> Fit[Kashin]:
     """Kashin's decomposition x = u + Q v into flat u and v.
 
-        greedy:   s = |r|_1 / N, u += s sign(r)   or   t = |Qᵀr|_1 / N, v += t sign(Qᵀr), the larger of s and t [Merkulov2024]
-        two_two:  the same steps, two of u then two of v, so that each has few levels, and two transforms serve four steps
-        frame:    (u, v) += clip((r, Qᵀr) / 2, level |r| / sqrt(N)): truncation in the frame (I, Q) [LyubarskiiVershynin2010]
+        greedy:   s = |r|_1 / N, u += s sign(r)   or   t = |Qᵀr|_1 / N, v += t sign(Qᵀr),
+                  the larger of s and t [Merkulov2024]
+        two_two:  the same steps, two of u then two of v, so that each has few levels,
+                  and two transforms serve four steps
+        frame:    (u, v) += clip((r, Qᵀr) / 2, level |r| / sqrt(N)),
+                  truncation in the frame (I, Q) [LyubarskiiVershynin2010]
 
     x: vectors (..., N) or matrices (..., m, n), as many last `modes` as say 1 or 2 (by default 2
     where there are 2); those before are a batch. q: a kind of `Rotation` to be drawn, or one.
     It ends when |r| <= tol |x| for all items, or after max_iter steps with `converged=False`: Q was
     too near to the identity, or x one of the few that Q does not fit. What is left of r is added to
     u, so that x = u + Q v to rounding. No gradients. history: the largest |r| / |x| after each
-    step. Raises ValueError for a method, modes, tol, max_iter or rotation that do not fit, TypeError
-    for entries that are not real.
+    step. Raises ValueError for a method, modes, tol, max_iter or rotation that do not fit,
+    TypeError for entries that are not real.
 
-    >>> fit = kashin(torch.eye(64, dtype=torch.float64)[3], generator=torch.Generator().manual_seed(0))
-    >>> fit.converged, bool(fit.value.bound < 2), torch.allclose(fit.value.to_dense(), torch.eye(64, dtype=torch.float64)[3])
+    >>> x = torch.eye(64, dtype=torch.float64)[3]
+    >>> fit = kashin(x, generator=torch.Generator().manual_seed(0))
+    >>> fit.converged, bool(fit.value.bound < 2), torch.allclose(fit.value.to_dense(), x)
     (True, True, True)
     """
     modes, q = _checked(x, q, modes, method, generator)
@@ -375,7 +379,8 @@ def kashin_steps(
     measured for "frame". Raises as `kashin`, and ValueError for a delta that is not positive.
 
     >>> x = torch.tensor([3.0, 4.0], dtype=torch.float64)
-    >>> [(float(step.left), float(step.drop)) for step, _ in zip(kashin_steps(x, Rotation("householder", (2,))), range(2))]
+    >>> steps = kashin_steps(x, Rotation("householder", (2,)))
+    >>> [(float(step.left), float(step.drop)) for step, _ in zip(steps, range(2))]
     [(5.0, 0.0), (0.707..., 24.5)]
     """
     modes, q = _checked(x, q, modes, method, generator)

@@ -3,9 +3,9 @@
     minimize | w - sum_j sum_k A_jk ⊗ B_jk |      with no more than a budget of numbers
 
 Greedy: of all shapes that divide w's, take the product that lowers the squared error most for each
-number that it stores; then fit the terms of each shape anew to what the others leave (one SVD: terms
-of one shape are a matrix of low rank, rearranged), in turn. No step raises the error. A product of a
-column and a row is a term of the SVD, so the shapes hold low rank too.
+number that it stores; then fit the terms of each shape anew to what the others leave (one SVD:
+terms of one shape are a matrix of low rank, rearranged), in turn. No step raises the error. A
+product of a column and a row is a term of the SVD, so the shapes hold low rank too.
 """
 
 from collections.abc import Iterable
@@ -50,8 +50,8 @@ def kron_hybrid(
     norm: "frobenius", or "spectral", which goes on from there as `kron_spectral` does, over the
     product of the manifolds of all shapes [SeguinKressner2022]. The result is never worse in that
     norm than what one shape alone gives for the budget, `kron_svd` or `kron_spectral`. sweeps: of
-    fitting anew, after each term. tol, p_max, max_iter: as of `kron_spectral`. history: the relative
-    error after each term, then after each step. ValueError or TypeError for a bad argument.
+    fitting anew, after each term. tol, p_max, max_iter: as of `kron_spectral`. history: the
+    relative error after each term, then each step. ValueError or TypeError for a bad argument.
 
     >>> fit = kron_hybrid(torch.kron(torch.eye(2), torch.ones(3, 3)), 13)
     >>> fit.value, fit.history[-1] < 1e-6

@@ -29,7 +29,12 @@ POWERS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # of the norms by which rows are t
 
 
 class PermutedKronecker(NamedTuple):
-    """w[rows][:, columns] ≈ kronecker: row i of the sum is row rows[i] of w."""
+    """w[rows][:, columns] ≈ kronecker: row i of the sum is row rows[i] of w.
+
+    >>> value = kron_permuted(torch.eye(4)[[1, 0, 3, 2]], (2, 2), 1).value
+    >>> value.to_dense().round(decimals=4)[0]
+    tensor([0., 1., 0., 0.])
+    """
 
     kronecker: MatrixFormat
     rows: Tensor
@@ -55,9 +60,9 @@ def kron_permuted(
 
     w: (out, in), real. left: the (rows, columns) of the left factors, divisors of w's. starts: the
     first is w as it is; then come the orders in which the norms of rows and columns form the grid
-    that those of one product form, where they do; the others are random. history: the relative error
-    after each iteration of the best one; converged: its permutations have come to rest. ValueError or
-    TypeError for a bad argument.
+    that those of one product form, where they do; the others are random. history: the relative
+    error after each iteration of the best one; converged: its permutations have come to rest.
+    ValueError or TypeError for a bad argument.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> w = torch.kron(torch.randn(4, 4, generator=g), torch.randn(4, 4, generator=g))
@@ -166,16 +171,16 @@ def _shuffled(n: int, generator, device) -> Tensor:
 
 
 def _grids(w: Tensor, m: int, k: int) -> list[Tensor]:
-    """Orders of the rows in which they may be those of A ⊗ B, A with m rows and B with k; none where
-    the rows do not look like it.
+    """Orders of the rows in which they may be those of A ⊗ B, A with m rows and B with k; none
+    where the rows do not look like it.
 
-    The p-norm of row (i, a) of a product is that of A's row i times that of B's row a, so the vectors
-    f of their logarithms for several p form a grid: with row 0 as (i0, a0),
+    The p-norm of row (i, a) of a product is that of A's row i times that of B's row a, so the
+    vectors f of their logarithms for several p form a grid: with row 0 as (i0, a0),
 
         f(i, a) = f(i, a0) + f(i0, a) - f(i0, a0)
 
-    The pairs of rows whose sum, less f(0), is nearest to another row's f are the pairs ((i, a0), (i0,
-    a)): each of m-1 rows with each of k-1.
+    The pairs of rows whose sum, less f(0), is nearest to another row's f are the pairs ((i, a0),
+    (i0, a)): each of m-1 rows with each of k-1.
     """
     f = torch.stack([torch.linalg.vector_norm(w, p, dim=1).log() for p in POWERS], 1)
     if min(m, k) == 1 or not f.isfinite().all():

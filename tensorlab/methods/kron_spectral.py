@@ -1,17 +1,18 @@
 """Sums of Kronecker products near a matrix in the spectral norm, the largest error of an output.
 
-Rearranged (`kron_rearrange`, R), the sums of K products are the matrices u yᴴ of rank K: a manifold.
-The spectral norm is not smooth, and its best sum is NP-hard to find; the Schatten norms are, and lead
-to it from the Frobenius norm, whose best sum one SVD finds [SeguinKressner2022]:
+Rearranged (`kron_rearrange`, R), the sums of K products are the matrices u yᴴ of rank K: a
+manifold. The spectral norm is not smooth, and its best sum is NP-hard to find; the Schatten norms
+are, and lead to it from the Frobenius norm, whose best sum one SVD finds [SeguinKressner2022]:
 
-    |e|_p = (sum_i σ_i(e)^p)^(1/p),     p = 2, 4, 8, ...,     |e|_2 <= |e|_p <= n^(1/p) |e|_2 of the spectral norm on both sides
+    |e|_p = (sum_i σ_i(e)^p)^(1/p),     p = 2, 4, 8, ...
+    |e| <= |e|_p <= n^(1/p) |e|         for the spectral norm |e|
 
-Each problem starts at the solution of the one before it. With u orthonormal and v an orthonormal basis
-of the columns of y,
+Each problem starts at the solution of the one before it. With u orthonormal and v an orthonormal
+basis of the columns of y,
 
-    tangent vectors at u yᴴ:    a vᴴ + u bᴴ,  uᴴ a = 0          kept as [a; b], an isometry
+    tangent vectors at u yᴴ:    a vᴴ + u bᴴ,  uᴴ a = 0                  kept as [a; b], an isometry
     projection of z:            a = (1 - u uᴴ) z v,  b = zᴴ u
-    step along [a; b]:          (u + a c⁻¹) (y + b)ᴴ,  c = (y + b)ᴴ v       the orthographic retraction
+    step along [a; b]:          (u + a c⁻¹) (y + b)ᴴ,  c = (y + b)ᴴ v   the orthographic retraction
 
 and the direction is that of L-BFGS, whose memory moves along by projection [Huang2015].
 """
@@ -32,8 +33,11 @@ from ..formats.modes import check_matrix
 from ..linalg import (
     EPS,
     check_dense,
+    eigh,
     ldexp,
     near_one,
+    orthogonalize,
+    orthonormal,
     real,
     singular_values,
     spread,
@@ -58,8 +62,16 @@ class SpectralFit(Fit[Kronecker]):
     """A `Fit` in the spectral norm; its history holds the relative error at each iterate.
 
     error: the spectral norm of w - value. bound: no sum of so many products has a smaller error.
-    certificate: neither has any with the left factors of `value` and any right ones, or the reverse,
-    a smaller error than this. exponents: p at each iterate. Errors are weighted where inputs were.
+    certificate: neither has any with the left factors of `value` and any right ones, or the
+    reverse, a smaller error than this. exponents: p at each iterate. Errors are weighted where
+    inputs were.
+
+        bound <= |w - best sum|_2 <= |w - value|_2 = error
+
+    >>> g = torch.Generator().manual_seed(0)
+    >>> fit = kron_spectral(torch.randn(8, 8, generator=g, dtype=torch.float64), (2, 4), 2)
+    >>> 0 < fit.bound <= fit.error
+    True
     """
 
     error: float = math.nan
@@ -69,7 +81,7 @@ class SpectralFit(Fit[Kronecker]):
 
     @property
     def gap(self) -> float:
-        """1 - certificate / error: the most that new left factors alone, or right ones, would gain."""
+        """1 - certificate / error: the most that new factors on one side alone would gain."""
         return 1 - self.certificate / self.error if self.error else 0.0
 
 
@@ -90,12 +102,12 @@ def kron_spectral(
         minimize | w - sum_k A_k ⊗ B_k |_2  =  max |(w - sum_k A_k ⊗ B_k) x| / |x|
 
     w: (out, in). left: the (rows, columns) of the A_k, divisors of w's. The first iterate is
-    `kron_svd`, the best one is returned; it is a local minimum as a rule, for the problem is NP-hard.
-    inputs: (samples, in), for the largest error of outputs over the inputs of data instead,
-    |(w - value) (inputsᵀ inputs / samples)^(1/2)|_2. The exponent doubles, up to p_max, when what is
-    left of the gradient matters less than the exponent does; the search has converged when the
-    certificate is within `tol` of the error. p_max=2 is the Frobenius norm, over inputs too. starts:
-    this many, the others from w with noise.
+    `kron_svd`, the best one is returned; it is a local minimum as a rule, for the problem is
+    NP-hard. inputs: (samples, in), for the largest error of outputs over the inputs of data
+    instead, |(w - value) (inputsᵀ inputs / samples)^(1/2)|_2. The exponent doubles, up to p_max,
+    when what is left of the gradient matters less than the exponent does; the search has converged
+    when the certificate is within `tol` of the error. p_max=2 is the Frobenius norm, over inputs
+    too. starts: this many, the others from w with noise.
 
     ValueError or TypeError for a bad matrix, shape, rank or number.
 
@@ -143,7 +155,8 @@ def kron_alternating(
 def schatten(e: Tensor, p: float) -> tuple[Tensor, Tensor]:
     """The Schatten norm of a matrix and its gradient, for any p >= 2, without overflow.
 
-        |e|_p = σ_1 (sum_i ρ_i^p)^(1/p),   gradient = e g diag(ρ^(p-2)) gᴴ / (σ_1 (sum_i ρ_i^p)^(1-1/p)),   ρ = σ / σ_1
+        |e|_p = σ_1 (sum_i ρ_i^p)^(1/p),     ρ = σ / σ_1
+        gradient = e g diag(ρ^(p-2)) gᴴ / (σ_1 (sum_i ρ_i^p)^(1-1/p))
 
     with g the right singular vectors of e. Of zeros the gradient given is zero.
 
@@ -167,7 +180,7 @@ class _Spectrum:
     def __init__(self, e: Tensor, p: float):
         self.e, self.wide = e, e.shape[0] < e.shape[1]
         tall = e.mH if self.wide else e
-        squares, self.vectors = torch.linalg.eigh(tall.mH @ tall)
+        squares, self.vectors = eigh(tall.mH @ tall)
         self.top = squares[-1].clamp_min(0).sqrt()  # σ_1
         self.rho = (squares / squares[-1].clamp_min(TINY)).clamp_min(0).sqrt()
         self.use(p)
@@ -184,8 +197,8 @@ class _Spectrum:
         return even @ self.e if self.wide else self.e @ even
 
     def gap(self) -> float:
-        """What is between error and certificate where the gradient vanishes, relative: 1 - sum ρ^p /
-        sum ρ^(p-1)."""
+        """What is between error and certificate where the gradient vanishes, relative:
+        1 - sum ρ^p / sum ρ^(p-1)."""
         return 1 - float(self.total / (self.rho ** (self.p - 1)).sum().clamp_min(TINY))
 
 
@@ -220,9 +233,9 @@ class Sum(NamedTuple):
 
     @staticmethod
     def of(sizes: Sizes, u: Tensor, y: Tensor) -> "Sum":
-        q, r = torch.linalg.qr(u)
+        q, r = orthogonalize(u)
         y = y @ r.mH
-        return Sum(sizes, q, y, torch.linalg.qr(y).Q)
+        return Sum(sizes, q, y, orthonormal(y))
 
     @staticmethod
     def nearest(sizes: Sizes, w: Tensor, rank: int) -> "Sum":
@@ -401,7 +414,7 @@ class Search:
         self.fix(point)
 
     def fix(self, point: Point, side: str | None = None) -> None:
-        """Start anew at a point, with the exponent 2, to move the factors on one side, or on both."""
+        """Start anew at a point, with the exponent 2, to move factors on one side or on both."""
         self.side, self.point = side, point
         self.spectrum = self._error(point.dense(), 2.0)
         self._use(2.0)
@@ -604,6 +617,6 @@ def input_root(who: str, inputs: Tensor, w: Tensor) -> Tensor:
         )
     x = inputs.detach().reshape(-1, w.shape[1]).to(w.device)
     x = widen(x).to(wide(w.dtype))
-    values, vectors = torch.linalg.eigh(x.mT @ x.conj() / len(x))
+    values, vectors = eigh(x.mT @ x.conj() / len(x))
     root = (values.clamp_min(0) + RIDGE * values.mean()).sqrt()
     return (vectors * root) @ vectors.mH

@@ -1,14 +1,14 @@
 """Adapters: a frozen layer plus a small trained one, and the small one may be merged into it
 [Hu2021].
 
-    LoRA     y = w x + s B A x                     s = α / r;  at the start B (out, r) = 0, A (r, in) Gaussian         [Hu2021]
-    rsLoRA   the same                              s = α / √r                                                 [Kalajdzievski2023]
-    DoRA     y = m (w + s B A) x / |w + s B A|     norms of rows, taken as constants;  at the start m = |w|           [Liu2024]
-    LoKr     y = w x + s (w1 ⊗ a b) x              at the start w1 = 0;  multiplied as w1 X (a b)ᵀ                    [Yeh2024]
-    dlrt     y = w x + s u S vᴴ x                  at the start S = 0;  trained by `DLRT`, which adapts the rank [Schotthoefer2022]
+    LoRA     y = w x + s B A x                     s = α / r                             [Hu2021]
+    rsLoRA   the same                              s = α / √r                 [Kalajdzievski2023]
+    DoRA     y = m (w + s B A) x / |w + s B A|     norms of rows, as constants          [Liu2024]
+    LoKr     y = w x + s (w1 ⊗ a b) x              multiplied as w1 X (a b)ᵀ            [Yeh2024]
+    dlrt     y = w x + s u S vᴴ x                  `DLRT` adapts the rank      [Schotthoefer2022]
 
-B = 0 makes the change zero before the first step, and with it the gradient of A: ∂loss/∂A = s Bᵀ
-∂loss/∂Δ.
+At the start B (out, r), w1 and S are 0, A (r, in) is Gaussian, and m = |w|. B = 0 makes the change
+zero before the first step, and with it the gradient of A: ∂loss/∂A = s Bᵀ ∂loss/∂Δ.
 """
 
 import copy

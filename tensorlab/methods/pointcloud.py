@@ -210,7 +210,8 @@ def cluster_order(points: Tensor, shape) -> Tensor:
     points: (n, D), shape: (n_1, ..., n_d) with product n -> (n,), a permutation. Each index is
     split by its prime factors. Raises ValueError for NaN and for another number of points.
 
-    >>> cluster_order(torch.tensor([[0.0], [9.0], [1.0], [8.0]]), (2, 2)).reshape(2, 2).sort(1).values.tolist()
+    >>> order = cluster_order(torch.tensor([[0.0], [9.0], [1.0], [8.0]]), (2, 2))
+    >>> order.reshape(2, 2).sort(1).values.tolist()
     [[0, 2], [1, 3]]
     """
     size = _size("cluster_order", points)
@@ -246,7 +247,8 @@ def tt_cloud(
 ) -> Fit[TT]:
     """A train whose rows, in any order, are a cloud like the points; Adam on its cores.
 
-        wasserstein * sliced_wasserstein + neighbors * chamfer + hierarchy * mean_k distortion(points, centers_k)
+        wasserstein * sliced_wasserstein + neighbors * chamfer
+        + hierarchy * mean_k distortion(points, centers_k)
 
     points: (n, D), shape: (n_1, ..., n_d), of any product. The three numbers weigh the losses; the
     last keeps prefixes clusters, so that `tt_nearest` finds its way. init: "clusters", the TT-SVD
@@ -374,7 +376,7 @@ def tt_permute(
     (of all rows when n <= block). Neither step can raise the error; history holds it relative to
     |points|, after each train. Stops when it falls by less than `tol` of itself.
 
-    >>> x = torch.arange(8.0, dtype=torch.float64)[torch.randperm(8, generator=torch.Generator().manual_seed(0))][:, None]
+    >>> x = torch.randperm(8, generator=torch.Generator().manual_seed(0)).double()[:, None]
     >>> fit = tt_permute(x, (2, 2, 2), (2, 2, 1))
     >>> torch.dist(fit.value.restored(), x) < 1e-12
     tensor(True)

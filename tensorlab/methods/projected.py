@@ -1,9 +1,9 @@
 """What low-rank training is compared with: factors trained as they are, projection after each step,
 a penalty on the rank.
 
-    FactorSGD       W = U Vᴴ, gradient steps on the factors: all at once, or U and then V            [Schotthoefer2022]
-    Projected       W dense; after a step  W <- argmin_{rank X <= r} |X - W|                          [Yang2020]
-                    or a proximal step of a penalty c on the rank, W <- argmin_X ½ |X - W|² + c rank X  [IdelbayevCarreira2020]
+    FactorSGD   W = U Vᴴ, steps on the factors, at once or in turn               [Schotthoefer2022]
+    Projected   W dense; after a step  W <- argmin_{rank X <= r} |X - W|                 [Yang2020]
+                or, with a penalty c,  W <- argmin_X ½ |X - W|² + c rank X  [IdelbayevCarreira2020]
 
 To train, cut by an SVD and train on is `replace_linear(model, names, LowRank.from_dense, rank)`
 between two trainings.
@@ -36,8 +36,8 @@ from .training import (
 
 
 def prox_rank(w: Tensor, penalty: float) -> tuple[Tensor, int]:
-    """argmin_X ½ |X - W|² + penalty · rank X, and its rank: a singular value is worth keeping when σ²
-    / 2 > penalty.
+    """argmin_X ½ |X - W|² + penalty · rank X, and its rank: singular values with σ² / 2 > penalty
+    are worth keeping.
 
     w: (out, in).  At least one value stays, as `choose_rank` never gives 0.
 
@@ -54,8 +54,8 @@ class Projected(TrainingMethod):
     """Trains dense weights and keeps them of low rank by an SVD of each, every step or every few
     [Yang2020].
 
-    names: patterns of `fnmatch`, or a predicate (name, layer) -> bool, for the linear layers, GPT-2's
-    Conv1D among them, and the convolutions. One of rank (an int), rtol (relative error of a
+    names: patterns of `fnmatch`, or a predicate (name, layer) -> bool, for the linear layers,
+    GPT-2's Conv1D among them, and the convolutions. One of rank (an int), rtol (relative error of a
     projection) and penalty (what one rank costs in the loss [IdelbayevCarreira2020], taken as a
     proximal step of length lr). It holds the full weight and its full gradient: what is saved is
     saved after the training. A layer that the optimizer does not train is left as it is, with a
@@ -157,10 +157,10 @@ class FactorSGD(TrainingMethod):
     """Trains what there is by gradient steps: all parameters at once, or first the left factors,
     then the right ones.
 
-    model: with layers on a `LowRank` of two factors, or on none. alternate: two evaluations a step: in
-    the first all of u and all else move, in the second all of v. Its effective step in W = U Vᴴ is
-    G V Vᴴ + U Uᴴ G: it grows and shrinks with the factors. A step raises FloatingPointError where
-    the loss or a gradient is not finite, before anything of its turn has moved.
+    model: with layers on a `LowRank` of two factors, or on none. alternate: two evaluations a step:
+    in the first all of u and all else move, in the second all of v. Its effective step in W = U Vᴴ
+    is G V Vᴴ + U Uᴴ G: it grows and shrinks with the factors. A step raises FloatingPointError
+    where the loss or a gradient is not finite, before anything of its turn has moved.
 
     >>> from tensorlab import LowRank
     >>> model = FactorizedLinear(LowRank.randn((5, 4), 2))

@@ -1,7 +1,8 @@
 """PROTES [Batsheva2023]: the smallest entry of a tensor known by its entries, sought with a train
 that learns where to look.
 
-    draw points from a train P, evaluate them, and move the cores up the gradient of  (1/m) sum over the m best of log p(i);
+    draw points from a train P, evaluate them, and move the cores up the gradient of
+    (1/m) sum over the m best of log p(i);
 
     p(i) = p_0(i_0) p_1(i_1 | i_0) ... ,      p_k(j | i_0..i_{k-1}) ∝ |q_k G_k[j] z_{k+1}|
     q_{k+1} = q_k G_k[i_k] from the left,     z_k = sum_j G_k[j] z_{k+1} from the right
@@ -128,7 +129,7 @@ def protes(
     """The smallest value of f on a grid, and where, by sampling from a train that learns from the
     best points [Batsheva2023].
 
-        cores <- cores + Adam(gradient of (1/elite) sum of log p(i) over the `elite` best of each batch)
+        cores <- cores + Adam(gradient of (1/elite) sum of log p(i) over a batch's `elite` best)
 
     f: (m, d) int64 on `device`, m <= batch -> (m,) floating, a tensor or an array of numpy; inf for
     what is not wanted. It never gets a point twice, nor more than `budget` in all. The run also
@@ -143,7 +144,8 @@ def protes(
     floating, NaN or -inf; RuntimeError from what f raises. From the first batch on, each of these
     carries the `ProtesFit` so far as `.partial`.
 
-    >>> fit = protes(lambda i: (i - 3).square().sum(1).double(), (8,) * 10, budget=6000, generator=torch.Generator().manual_seed(0))
+    >>> f, g = lambda i: (i - 3).square().sum(1).double(), torch.Generator().manual_seed(0)
+    >>> fit = protes(f, (8,) * 10, budget=6000, generator=g)
     >>> fit.value.value, set(fit.value.index), fit.reason
     (0.0, {3}, 'the budget is spent')
     """

@@ -1,7 +1,8 @@
 """Pruning: the smallest weights are set to zero, one by one or block by block, and lottery tickets
 are drawn [FrankleCarbin2019].
 
-    mask = |w| > t,  t such that a share s of the weights falls        w <- mask * w,  and stays so while training goes on
+    mask = |w| > t      t such that a share s of the weights falls
+    w <- mask * w       and stays so while training goes on
 
 A ticket is the mask that a trained network leaves, on the weights it started from. It is found by
 training again and again, so what it costs is counted: the FLOPs of 3 forward passes for each
@@ -191,15 +192,18 @@ def lottery(
     """Iterative magnitude pruning with rewinding: train, prune, go back to the start, again
     [FrankleCarbin2019].
 
-        w <- m * w_0;   train;   m <- m without the share `prune_rate` of what is left, the smallest;   `rounds` times
+        w <- m * w_0
+        train
+        m <- m without the share `prune_rate` of what is left, the smallest
 
-    A generator: after round k the model holds the trained network of sparsity 1 - (1 - prune_rate)^k, and
-    a `Ticket` says what it cost. train: (model, masks) -> number of examples seen; it makes its
-    optimizer and calls `hold`. x: a batch, to count FLOPs with. block: prune blocks. restart: draws
-    other weights instead of w_0, the control that a ticket is compared with.
+    A generator: after round k, of 0 to `rounds`, the model holds the trained network of sparsity
+    1 - (1 - prune_rate)^k, and a `Ticket` says what it cost. train: (model, masks) -> number of
+    examples seen; it makes its optimizer and calls `hold`. x: a batch, to count FLOPs with. block:
+    prune blocks. restart: draws weights other than w_0, the control for a ticket.
 
     >>> model, x = nn.Sequential(nn.Linear(5, 4)), torch.ones(3, 5)
-    >>> [round(t.sparsity, 2) for t in lottery(model, lambda model, masks: 3, "*", x, rounds=2, prune_rate=0.5)]
+    >>> tickets = lottery(model, lambda model, masks: 3, "*", x, rounds=2, prune_rate=0.5)
+    >>> [round(t.sparsity, 2) for t in tickets]
     [0.0, 0.5, 0.75]
     """
     fraction("lottery", "prune_rate", prune_rate)

@@ -13,32 +13,23 @@ from ..layers.surgery import replace as replace_layers
 from .codes import FIELDS, Quantized, description_bytes, from_stored, quantize
 
 
-class QuantizedLinear(nn.Module):
-    """y = x w_qᵀ + bias: (..., in) -> (..., out).
+class HoldsCodes(nn.Module):
+    """A module whose weight is a quantized matrix.
 
-    weight: the matrix; all that it consists of are buffers, so it moves and is saved with the
-    model. The random numbers of its rotation are buffers too, but what is saved is their seed. A
-    state dict of another method, number of bits or seed is adopted, one of another shape refused.
-    bias: (out,) or None; it is copied and becomes a parameter. Raises TypeError or ValueError for a
-    weight or a bias that is neither.
-
-    >>> layer = nn.Linear(32, 16)
-    >>> QuantizedLinear(quantize(layer.weight), layer.bias)(torch.ones(3, 32)).shape
-    torch.Size([3, 16])
+    All that the matrix consists of are buffers, so it moves and is saved with the model. The random
+    numbers of its rotation are buffers too, but what is saved is their seed. A state dict of
+    another method, number of bits or seed is adopted, one of another shape refused. Raises
+    TypeError for a weight that is none.
     """
 
-    def __init__(self, weight: Quantized, bias: Tensor | None = None):
+    def __init__(self, weight: Quantized):
         super().__init__()
         if not isinstance(weight, Quantized):
-            raise TypeError(f"QuantizedLinear: needs a Quantized, got {type(weight).__name__}")
-        if bias is not None and bias.shape != weight.matrix_shape[:1]:
-            raise ValueError(
-                f"QuantizedLinear: needs a bias of shape {weight.matrix_shape[:1]}, got "
-                f"{tuple(bias.shape)}"
+            raise TypeError(
+                f"{type(self).__name__}: needs a Quantized, got {type(weight).__name__}"
             )
         about = description_bytes(weight).to(weight.device)
         self._hold(weight, dict(zip(FIELDS, weight.tensors())) | {"about": about})
-        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
 
     def _hold(self, weight: Quantized, stored: dict[str, Tensor]) -> None:
         """Take over how a weight is put together and its random numbers, and what is stored."""
@@ -57,18 +48,6 @@ class QuantizedLinear(nn.Module):
         """The quantized matrix on the buffers."""
         drawn = (t for name, t in self._buffers.items() if name.startswith("drawn"))
         return self._form.with_tensors((getattr(self, name) for name in FIELDS), drawn)
-
-    @property
-    def in_features(self) -> int:
-        return self._form.matrix_shape[1]
-
-    @property
-    def out_features(self) -> int:
-        return self._form.matrix_shape[0]
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.weight.apply(x)
-        return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def _apply(self, fn, recurse=True):
         """Moves between devices; `half()` and its like change the bias only, for the buffers are
@@ -110,6 +89,40 @@ class QuantizedLinear(nn.Module):
         return repr(self.weight)
 
 
+class QuantizedLinear(HoldsCodes):
+    """y = x w_qᵀ + bias: (..., in) -> (..., out).
+
+    weight: the matrix, whose parts are buffers, as `HoldsCodes` says. bias: (out,) or None; it is
+    copied and becomes a parameter. Raises TypeError or ValueError for a weight or a bias that is
+    neither.
+
+    >>> layer = nn.Linear(32, 16)
+    >>> QuantizedLinear(quantize(layer.weight), layer.bias)(torch.ones(3, 32)).shape
+    torch.Size([3, 16])
+    """
+
+    def __init__(self, weight: Quantized, bias: Tensor | None = None):
+        super().__init__(weight)
+        if bias is not None and bias.shape != weight.matrix_shape[:1]:
+            raise ValueError(
+                f"QuantizedLinear: needs a bias of shape {weight.matrix_shape[:1]}, got "
+                f"{tuple(bias.shape)}"
+            )
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+
+    @property
+    def in_features(self) -> int:
+        return self._form.matrix_shape[1]
+
+    @property
+    def out_features(self) -> int:
+        return self._form.matrix_shape[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.weight.apply(x)
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+
 def quantize_model(
     model: nn.Module,
     names="*",
@@ -128,10 +141,10 @@ def quantize_model(
 
     names: a pattern such as "encoder.*.dense", several of them, or a predicate (name, layer) ->
     bool; chosen are `nn.Linear` and GPT-2's Conv1D, as in `replace_linear`. The rest as `quantize`.
-    Modes, hooks and the bias stay; layers that share a weight share the quantized one. A layer whose
-    weight something else holds too, such as an embedding, or whose class overrides `forward`, is
-    left as it is, with a warning. Raises ValueError for a pattern that chooses nothing; an error of
-    `quantize` names the layer, and nothing is changed.
+    Modes, hooks and the bias stay; layers that share a weight share the quantized one. A layer
+    whose weight something else holds too, such as an embedding, or whose class overrides `forward`,
+    is left as it is, with a warning. Raises ValueError for a pattern that chooses nothing; an error
+    of `quantize` names the layer, and nothing is changed.
 
     >>> model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
     >>> [type(layer).__name__ for layer in quantize_model(model, "0")]

@@ -32,7 +32,7 @@ def save_quantized(path, model: nn.Module) -> None:
     }
     tensors = {n: t.detach().cpu() for n, t in model.state_dict().items()}
     about = json.dumps(layers, sort_keys=True)
-    about = {"quantized": about, "sha256": _checksum(tensors, about)}
+    about = {"quantized": about, "sha256": checksum(tensors, about)}
     write("save_quantized", path, tensors, about)
 
 
@@ -81,7 +81,7 @@ def _file(path) -> tuple[dict[str, Tensor], set[str]]:
         raise ValueError(
             f"load_quantized: needs a whole safetensors file, got {Path(path).name}: {error}"
         ) from None
-    if "quantized" not in about or about.get("sha256") != _checksum(tensors, about["quantized"]):
+    if "quantized" not in about or about.get("sha256") != checksum(tensors, about["quantized"]):
         raise ValueError(
             f"load_quantized: needs a file as save_quantized wrote it, got {Path(path).name} with "
             f"another checksum"
@@ -110,7 +110,7 @@ def _everywhere(model):
     return model.named_modules(remove_duplicate=False)
 
 
-def _checksum(tensors, about):
+def checksum(tensors, about):
     digest = hashlib.sha256(about.encode())
     for name in sorted(tensors):
         t = tensors[name].contiguous()

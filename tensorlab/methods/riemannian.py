@@ -1,9 +1,9 @@
 """Stochastic Riemannian steps: low-rank and TT weights of several layers move on their manifolds
 [Bonnabel2013] [Novikov2022].
 
-    g = P_x ∂loss/∂w                 the gradient projected onto the tangent space at x, from one pass through the model
-    m <- β T(m) + g                  momentum, transported to x by projection
-    x <- round(x - h m)              back to the manifold, at the same ranks
+    g = P_x ∂loss/∂w        the gradient projected onto the tangent space at x, from one pass
+    m <- β T(m) + g         momentum, transported to x by projection
+    x <- round(x - h m)     back to the manifold, at the same ranks
 
 A step changes w as a dense gradient step does, up to the projection: the learning rate is a dense
 weight's, whatever the factors. Gradient steps on the factors themselves change w by G V Vᴴ + U Uᴴ G
@@ -86,8 +86,8 @@ class RiemannianSGD(TrainingMethod):
         """One step of every layer and of the optimizer, from one evaluation; returns the loss
         before it.
 
-        closure: computes and returns the loss of the batch, no backward. Raises ValueError if it has
-        no gradient, or depends on no layer to train, FloatingPointError if the training diverges.
+        closure: computes and returns the loss of the batch, no backward. Raises ValueError if it
+        has no gradient or depends on no layer to train, FloatingPointError if training diverges.
         """
         self.steps += 1
         held = {id(t) for m in self.layers.values() for t in m.tensors}

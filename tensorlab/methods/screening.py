@@ -32,7 +32,8 @@ def screen_interactions(
     """The `count` sets of 2 to `order` columns whose products go best with a residual, and their
     correlations [FanLv2008].
 
-        correlation(S) = <residual, p_S> / (|residual| |p_S|),     p_S = prod_{k in S} z_k,     z = (x - mean) / deviation
+        correlation(S) = <residual, p_S> / (|residual| |p_S|)
+        p_S = prod_{k in S} z_k,     z = (x - mean) / deviation
 
     x: (n, d), residual: (n,) of mean zero -> at most `count` pairs, the strongest first. Columns
     that are constant are in no product. 4 n operations for each set. Raises ValueError for more
@@ -60,39 +61,51 @@ def screen_interactions(
     norm = dense_norm(residual, who)
     residual = (residual.double() / (norm or 1.0)).to(x)  # of any size
 
-    z, blocks = standardize(x)[0], list(_blocks(d, order))
-    sizes = [(math.comb(c, a - 1), math.comb(d - 1 - c, b)) for a, b, c in blocks]
-    starts = [0, *itertools.accumulate(m * q for m, q in sizes)]
-    dots, squares = torch.zeros(2, total, dtype=torch.float64, device=x.device)
-    rows = max(1, CHUNK // max(math.comb(d, b) for b in range(order // 2 + 1)))
-    for part, r in zip(z.T.split(rows, 1), residual.split(rows)):
-        for out, columns, weight in ((dots, part, r), (squares, part.square(), torch.ones_like(r))):
-            after = _products(columns.contiguous(), order // 2)
-            before = _products(
-                columns.flip(0), (order - 1) // 2
-            )  # of columns from the last to the first
-            for (a, b, c), (m, q), start in zip(blocks, sizes, starts):
-                left = before[a - 1][len(before[a - 1]) - m :] * (
-                    columns[c] * weight
-                )  # (m, rows): their largest column is c
-                out[start : start + m * q] += (left @ after[b][len(after[b]) - q :].mT).flatten()
-    scale = squares.sqrt()
-    found = torch.where(scale > 0, dots / scale, 0.0)
+    sets = _Sets(d, order)
+    found = _correlations(sets, standardize(x)[0], residual)
     best = found.abs().topk(min(count, total)).indices.tolist()
+    return [(sets.name(i), float(found[i])) for i in best if found[i] != 0]
 
-    def name(i):
-        k = bisect_right(starts, i) - 1
-        (a, b, c), (row, column) = blocks[k], divmod(i - starts[k], sizes[k][1])
-        left = next(
-            itertools.islice(itertools.combinations(range(c - 1, -1, -1), a - 1), row, None)
-        )
-        return (
-            *left[::-1],
-            c,
-            *next(itertools.islice(itertools.combinations(range(c + 1, d), b), column, None)),
-        )
 
-    return [(name(i), float(found[i])) for i in best if found[i] != 0]
+class _Sets:
+    """All sets of 2 to `order` of d columns, numbered block by block.
+
+    A block (a, b, c) has the sets of a + b columns, a - 1 of them before c, c itself, and b after
+    it; its sizes are in how many ways the columns before c are chosen, and those after it.
+    """
+
+    def __init__(self, d: int, order: int):
+        self.d, self.order, self.blocks = d, order, list(_blocks(d, order))
+        self.sizes = [(math.comb(c, a - 1), math.comb(d - 1 - c, b)) for a, b, c in self.blocks]
+        self.starts = [0, *itertools.accumulate(m * q for m, q in self.sizes)]
+
+    def name(self, i: int) -> tuple[int, ...]:
+        """The columns of set i."""
+        k = bisect_right(self.starts, i) - 1
+        (a, b, c), (_, q) = self.blocks[k], self.sizes[k]
+        row, column = divmod(i - self.starts[k], q)
+        before = _nth(itertools.combinations(range(c - 1, -1, -1), a - 1), row)
+        after = _nth(itertools.combinations(range(c + 1, self.d), b), column)
+        return *before[::-1], c, *after
+
+    def add_sums(self, sums: Tensor, columns: Tensor, weight: Tensor) -> None:
+        """sums[S] += sum over rows of weight * product(S); columns: (d, rows), weight: (rows,)."""
+        after = _products(columns.contiguous(), self.order // 2)
+        before = _products(columns.flip(0), (self.order - 1) // 2)  # from the last to the first
+        for (a, b, c), (m, q), start in zip(self.blocks, self.sizes, self.starts):
+            left = before[a - 1][-m:] * (columns[c] * weight)  # (m, rows): c is the last of each
+            sums[start : start + m * q] += (left @ after[b][-q:].mT).flatten()
+
+
+def _correlations(sets: _Sets, z: Tensor, residual: Tensor) -> Tensor:
+    """<residual, p_S> / |p_S| for each set; 0 where p_S is zero. z: (n, d)."""
+    dots, squares = torch.zeros(2, sets.starts[-1], dtype=torch.float64, device=z.device)
+    rows = max(1, CHUNK // max(math.comb(sets.d, b) for b in range(sets.order // 2 + 1)))
+    for part, r in zip(z.T.split(rows, 1), residual.split(rows)):
+        sets.add_sums(dots, part, r)
+        sets.add_sums(squares, part.square(), torch.ones_like(r))
+    scale = squares.sqrt()
+    return torch.where(scale > 0, dots / scale, 0.0)
 
 
 def _blocks(d, order):
@@ -101,6 +114,10 @@ def _blocks(d, order):
     for size in range(2, min(order, d) + 1):
         a = (size + 1) // 2
         yield from ((a, size - a, c) for c in range(a - 1, d - size + a))
+
+
+def _nth(items, n: int):
+    return next(itertools.islice(items, n, None))
 
 
 def _products(columns: Tensor, most: int) -> list[Tensor]:

@@ -1,10 +1,11 @@
-"""What a train of coefficients makes of B-splines: values, masses and their logarithms [Novikov2021].
+"""What a train of coefficients makes of B-splines: values, masses, their logarithms [Novikov2021].
 
-    q(x) = <A, b(x_0) o ... o b(x_{d-1})>,     v_{k+1} = v_k sum_i b_i(x_k) G_k[i],     degree + 1 of the terms are not zero
+    q(x) = <A, b(x_0) o ... o b(x_{d-1})>,     v_{k+1} = v_k sum_i b_i(x_k) G_k[i]
     Z = <A, (D o ... o D) A>,                  S_{k+1} = sum_ij D_ij G_k[i]ᵀ S_k G_k[j]
 
-Trains are lists of cores here, so that an optimizer can hold them; what is multiplied along one is
-brought to size 1 at every core, its logarithm summed apart.
+Of the terms of a sum over i, degree + 1 are not zero. Trains are lists of cores here, so that an
+optimizer can hold them; what is multiplied along one is brought to size 1 at every core, its
+logarithm summed apart.
 """
 
 import torch

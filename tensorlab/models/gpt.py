@@ -58,10 +58,11 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """Characters (batch, time) int64 -> logits of the next ones (batch, time, vocabulary).
 
-    time is at most `context`. tied: the head is the transposed embedding. Embeddings have standard deviation 0.02, and so the
-    logits start near 0.
+    time is at most `context`. tied: the head is the transposed embedding. Embeddings have standard
+    deviation 0.02, and so the logits start near 0.
 
-    >>> model = GPT(50, width=32, depth=1, heads=2, context=16, generator=torch.Generator().manual_seed(0))
+    >>> g = torch.Generator().manual_seed(0)
+    >>> model = GPT(50, width=32, depth=1, heads=2, context=16, generator=g)
     >>> model(torch.zeros(3, 16, dtype=torch.int64)).shape
     torch.Size([3, 16, 50])
     """
@@ -111,8 +112,10 @@ class Characters:
     position.
 
     >>> text = Characters("abracadabra" * 10)
-    >>> text.size, text.encode("cab").tolist(), text.decode(text.encode("bad")), len(text.part("valid"))
-    (5, [2, 0, 1], 'bad', 5)
+    >>> text.size, text.encode("cab").tolist(), text.decode(text.encode("bad"))
+    (5, [2, 0, 1], 'bad')
+    >>> len(text.part("valid"))
+    5
     """
 
     def __init__(self, text: str):

@@ -32,7 +32,7 @@ from .table import Table
 SIZES = {
     "quick": {
         "data": "digits",
-        "net": dict(size=8, channels=(8, 16), hidden=64, kernel=3, padding=1),
+        "net": dict(image_size=8, channels=(8, 16), hidden=64, kernel=3, padding=1),
         "sets": ("TT", "Tucker"),
         "ranks": (2,),
         "seeds": (0, 1, 2),

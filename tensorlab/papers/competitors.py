@@ -189,7 +189,8 @@ class Trainer:
     the others.
 
     >>> g = torch.Generator().manual_seed(0)
-    >>> x, y, model = torch.ones(50, 4), torch.zeros(50, dtype=torch.long), nn.Linear(4, 3, bias=False)
+    >>> x, y = torch.ones(50, 4), torch.zeros(50, dtype=torch.long)
+    >>> model = nn.Linear(4, 3, bias=False)
     >>> trainer = Trainer(x, y, 0.1, g)
     >>> trainer.fit(model, trainer.sgd(model), epochs=1)
     >>> trainer.passes, trainer.macs == 2 * 50 * 4 * 3

@@ -1,10 +1,11 @@
-"""Kronecker sums in models: a sentence encoder's attention and a character model, at equal numbers.
+"""Kronecker sums [VanLoanPitsianis1993] in models: a sentence encoder's values and a character
+model, at equal numbers.
 
-The research gaps that the talk on the spectral norm names: what its norm is worth in a model, beside
-the Frobenius norm, the norm of the outputs over inputs of data, factors of several shapes, and
-permuted rows and columns. Each matrix of the attention is replaced by one that stores no more than a
-SVD of the same number of terms does. The encoder's score is Spearman's correlation on STS-B in %,
-the character model's is bits per character, and once more after a short distillation.
+The research gaps that the talk on the spectral norm names: what its norm is worth in a model,
+beside the Frobenius norm, the norm of the outputs over inputs of data, factors of several shapes,
+and permuted rows and columns. Each value matrix is replaced by one that stores no more than a SVD
+of the same number of terms does. The encoder's score is Spearman's correlation on STS-B
+in %, the character model's is bits per character, and once more after a short distillation.
 """
 
 import copy

@@ -154,10 +154,11 @@ def measured(key: str) -> Table:
 def record(table: Table) -> Path:
     """Write data/measured/<key>.csv: the rows, and in its notes the date, the sizes and the kind of
     machine."""
-    machine = f"{platform.machine()} {platform.system()}, {torch.get_num_threads()} threads, {device_kind()}"
+    threads = f"{torch.get_num_threads()} threads"
+    machine = f"{platform.machine()} {platform.system()}"
     when = {
         "date": datetime.date.today().isoformat(),
-        "machine": machine,
+        "machine": f"{machine}, {threads}, {device_kind()}",
         "torch": torch.__version__.split("+")[0],
     }
     return Table(table.key, table.rows, {**when, **table.notes}).save(

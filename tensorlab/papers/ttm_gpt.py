@@ -39,7 +39,7 @@ BATCH, CONTEXT, DEPTH = 8, 64, 2
 
 
 def cases(size: dict):
-    """Layers, share in %, learning rate and seed: each rate at seed 0, the other seeds at the best."""
+    """Layers, share in %, learning rate, seed: each rate at seed 0, the other seeds at the best."""
 
     def rows(table):
         kinds = [(layers, share) for share in size["shares"] for layers in START]

@@ -1,10 +1,10 @@
-"""Wall time of a factorised convolution over the dense one, in turns on the same images: what FLOPs
+"""Wall time of a factorized convolution over the dense one, in turns on the same images: what FLOPs
 promise and what comes.
 
     python tests/benchmarks/bench_conv.py [--threads 1] [--repeats 15]
 
-The table goes to conv.csv beside this file. `ratio`: FLOPs dense over factorised; `speedup`: median
-wall time of the forward pass dense over factorised; `training`: the same of forward and backward.
+The table goes to conv.csv beside this file. `ratio`: FLOPs dense over factorized; `speedup`: median
+wall time of the forward pass dense over factorized; `training`: the same of forward and backward.
 """
 
 import argparse

@@ -26,7 +26,7 @@ TABLE = Path(__file__).with_name("kashin.csv")
 
 
 def plain(x, q1, q2, tol, max_iter=1000):
-    """The greedy loop with dense factors, normalised to |x| = 1."""
+    """The greedy loop with dense factors, normalized to |x| = 1."""
     r = x / x.norm()
     u, v, n = torch.zeros_like(r), torch.zeros_like(r), r.numel()
     steps = 0

@@ -34,13 +34,15 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def served(tmp_path_factory, chromium):
     """JupyterLab as `tensorlab lab` starts it, on its working copy of a copy of the lessons; the .py
-    of one is put there too."""
+    of one is put below it."""
     root = tmp_path_factory.mktemp("served")
     shutil.copytree(
         NOTEBOOKS, root / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints")
     )
-    (root / "work").mkdir()
-    shutil.copy(NOTEBOOKS / "04_tt.py", root / "work")
+    pair = root / "work" / "sources"  # as a developer has them
+    pair.mkdir(parents=True)
+    for name in ("04_tt.py", "04_tt.ipynb", "jupytext.toml"):
+        shutil.copy(NOTEBOOKS / name, pair)
     options = ("--no-browser", "--LabApp.expose_app_in_browser=True")
     with lab(root, *options, cwd=root) as (address, token, _):
         yield address, token

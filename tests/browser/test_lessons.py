@@ -61,6 +61,15 @@ def test_slider_and_box_of_the_tensor_train_lesson(lesson):
 
 
 def test_a_py_file_opens_as_a_notebook(lesson):
-    opened = lesson("04_tt.py")
+    opened = lesson("sources/04_tt.py")
     assert opened.errors() == []
     expect(opened.panel.get_by_role("slider").first).to_be_visible()
+
+
+def test_hints_and_the_solution_of_an_exercise_unfold(lesson):
+    panel = lesson("04_tt.ipynb").panel
+    fold = panel.locator("details").filter(has_text="tails > delta").first
+    expect(fold.locator("pre")).to_be_hidden()
+    fold.locator("summary").click()
+    expect(fold.locator("pre")).to_be_visible()
+    assert "Not answered" not in panel.inner_text()

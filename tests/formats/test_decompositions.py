@@ -146,6 +146,7 @@ def test_integers_of_numpy_are_integers(name):
         lambda n: tl.mode_product(torch.ones(2, 3), torch.ones(4, 3), n),
         lambda n: tl.hooi(torch.ones(2, 3), 1, max_iter=n),
         lambda n: tl.cp_als(torch.ones(2, 3), 1, max_iter=n),
+        lambda n: tl.cp_nls(torch.ones(2, 3), 1, max_iter=n),
         lambda n: tl.cp_stable(torch.ones(2, 3), 1, max_iter=n),
         lambda n: tl.balanced_shape(n, n),
         lambda n: tl.balanced_tree(n),
@@ -180,7 +181,8 @@ def test_a_tensor_without_numbers_is_refused(name):
     x = torch.empty(DECOMPOSITIONS[name][0], device="meta", dtype=F64)
     with pytest.raises(ValueError, match="meta device") as caught:
         if "mask" in name or "nonnegative" in name:
-            tl.cp_als(x, 2, nonnegative="nonnegative" in name)
+            fit = tl.cp_nls if name.startswith("cp_nls") else tl.cp_als
+            fit(x, 2, nonnegative="nonnegative" in name)
         else:
             decompose(name, x, 2)
     assert "\n" not in str(caught.value)
@@ -212,11 +214,13 @@ def test_generators_and_dtypes_are_those_of_torch(draw):
     assert draw(dtype=None).dtype == torch.get_default_dtype()
 
 
-def test_a_complex_start_for_real_data_is_refused():
+@pytest.mark.parametrize("fit", [tl.cp_als, tl.cp_nls])
+def test_a_complex_start_for_real_data_is_refused(fit):
     init = tl.CP.randn((3, 4), 2, dtype=torch.complex128)
-    with pytest.raises(ValueError, match="init needs real numbers .*, got torch.complex128"):
-        tl.cp_als(torch.ones(3, 4), 2, init=init)
-    assert math.isfinite(tl.cp_als(torch.ones(3, 4) * 1j, 2, init=init).history[-1])
+    said = f"{fit.__name__}: init needs real numbers .*, got torch.complex128"
+    with pytest.raises(ValueError, match=said):
+        fit(torch.ones(3, 4), 2, init=init)
+    assert math.isfinite(fit(torch.ones(3, 4) * 1j, 2, init=init).history[-1])
 
 
 # -- bounds, where every cut loses about its share

@@ -100,8 +100,9 @@ def test_complex_tensors(generator):
         lambda x: tl.hosvd(x, 3),
         lambda x: tl.hooi(x, 3),
         lambda x: tl.cp_als(x, 3, max_iter=3),
+        lambda x: tl.cp_nls(x, 3, max_iter=3),
     ],
-    ids=["tt_svd exact", "tt_svd rank", "st_hosvd", "hosvd", "hooi", "cp_als"],
+    ids=["tt_svd exact", "tt_svd rank", "st_hosvd", "hosvd", "hooi", "cp_als", "cp_nls"],
 )
 @pytest.mark.parametrize("shape", [(2,) * 16, (16, 16, 16, 16), (64, 32, 32)])
 def test_nothing_of_the_tensors_size_is_factorized(algorithm, shape):

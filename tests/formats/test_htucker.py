@@ -55,8 +55,8 @@ def cuts(nodes):
     return [0, *range(2, len(nodes))] if nodes else []
 
 
-def relabelled(tree, names):
-    return tuple(relabelled(t, names) for t in tree) if isinstance(tree, tuple) else names[tree]
+def relabeled(tree, names):
+    return tuple(relabeled(t, names) for t in tree) if isinstance(tree, tuple) else names[tree]
 
 
 # -- reduces to
@@ -316,7 +316,7 @@ def test_ranks_do_not_see_a_decimal_scale(scale, rtol):
 def test_permuted_modes_with_a_permuted_tree_are_the_same(order):
     x, tree = noisy_train((4, 5, 3, 6), 3, 1e-4), ((0, 2), (1, 3))
     a = tl.ht_svd(x, 3, tree=tree)
-    b = tl.ht_svd(x.permute(order), 3, tree=relabelled(tree, [order.index(k) for k in range(4)]))
+    b = tl.ht_svd(x.permute(order), 3, tree=relabeled(tree, [order.index(k) for k in range(4)]))
     assert b.ranks == a.ranks and torch.allclose(
         b.to_dense(), a.to_dense().permute(order), atol=1e-12
     )

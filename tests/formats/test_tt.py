@@ -351,9 +351,10 @@ def test_refuses_a_wrong_rank_count():
         lambda x: tl.hosvd(x, 2),
         lambda x: tl.hooi(x, 2),
         lambda x: tl.cp_als(x, 2),
+        lambda x: tl.cp_nls(x, 2),
         lambda x: tl.LowRank.from_dense(x, 2),
     ],
-    ids=["tt_svd", "st_hosvd", "hosvd", "hooi", "cp_als", "from_dense"],
+    ids=["tt_svd", "st_hosvd", "hosvd", "hooi", "cp_als", "cp_nls", "from_dense"],
 )
 @pytest.mark.parametrize(
     ("x", "error", "said"),
@@ -434,3 +435,11 @@ def test_refuses_trains(make, error, said):
     with pytest.raises(error, match=said) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+def test_a_few_entries_of_long_modes(generator):
+    """Slices are gathered, not cut out value by value, which took minutes."""
+    x = tl.TT.randn((10**6,) * 3, 2, generator=generator, dtype=torch.float64)
+    index = torch.tensor([[0, 999_999, 5], [-1, 3, 10**6 - 1]])
+    a, b, c = (core[:, i].transpose(0, 1) for core, i in zip(x.cores, index.mT))
+    assert torch.allclose(x.at(index), (a @ b @ c).flatten(), rtol=1e-12)

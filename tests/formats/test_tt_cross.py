@@ -100,6 +100,56 @@ def test_a_train_is_found_again(shape, rank, seed, complex_):
     assert all(a <= b for a, b in zip(fit.value.ranks, x.ranks))
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_global_search_costs_no_more_than_it_saves(name):
+    """The mean over seeds, as one sweep more or less moves a single run by a third."""
+    grid, function = FUNCTIONS[name]
+    asked = {}
+    for pivots in ("local", "prrlu"):
+        options = dict(rtol=1e-6, budget=200_000, pivots=pivots)
+        f = lambda index: function(grid[index])
+        fits = [tl.tt_cross(f, (N,) * D, generator=gen(seed), **options) for seed in range(4)]
+        assert all(fit.converged and fit.error <= 1e-6 for fit in fits)
+        asked[pivots] = sum(fit.evaluations for fit in fits)
+    assert asked["prrlu"] <= asked["local"]
+
+
+def two_peaks(d=6, n=32, wide=4.0, narrow=1.0):
+    """A wide peak and, far from it, one of a point or two in each direction, at 23 in each mode."""
+
+    def f(index):
+        x = index.double()
+        return sum(
+            torch.exp(-((x - at) / width).square().sum(1) / 2)
+            for at, width in ((n / 4, wide), (23, narrow))
+        )
+
+    return f, (n,) * d, torch.full((1, d), 23)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_global_search_finds_a_far_narrow_peak(seed):
+    f, shape, far = two_peaks()
+    fits = {
+        pivots: tl.tt_cross(f, shape, rtol=1e-6, budget=200_000, pivots=pivots, generator=gen(seed))
+        for pivots in ("local", "prrlu")
+    }
+    assert float(fits["prrlu"].value.at(far)) == pytest.approx(1, abs=1e-5)
+    assert fits["prrlu"].converged and fits["prrlu"].evaluations < 10_000
+    assert abs(float(fits["local"].value.at(far))) < 1e-3  # not seen, and a claim all the same
+
+
+def test_a_peak_that_is_found_and_cannot_be_held_is_no_claim():
+    f, shape, _ = two_peaks()
+    for budget in range(2500, 4000, 100):
+        fit = tl.tt_cross(f, shape, rtol=1e-6, budget=budget, pivots="prrlu", generator=gen(0))
+        assert fit.evaluations <= budget
+        index = torch.full((1, 6), 23)
+        missed = abs(float(fit.value.at(index)) - 1) > 1e-3
+        shown = any(bool((i == 23).all()) for pair in fit.pivots for i in pair)
+        assert not (fit.converged and missed and shown)
+
+
 def test_interpolates_at_its_fibers():
     x = tl.TT.randn((7, 6, 5, 8), 6, generator=gen(3), dtype=torch.float64)
     *_, fit = itertools.islice(
@@ -506,6 +556,11 @@ def test_refuses_bad_input(options, error, said):
     )
     with pytest.raises(error, match=said):
         tl.tt_cross(arguments.pop("f"), arguments.pop("shape"), **arguments)
+
+
+def test_an_unknown_kind_of_pivots_is_refused():
+    with pytest.raises(ValueError, match='tt_cross: pivots must be "local" or "prrlu", got .lu'):
+        tl.tt_cross(lambda i: i[:, 0].double(), (9, 9), rtol=1e-3, budget=81, pivots="lu")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -104,6 +104,11 @@ LAYERS = {
     "LowRank of three factors": Case(
         lambda: linear(tl.LowRank.randn((8, 12), 3, generator=seeded()).orthogonal())
     ),
+    "PivotedLowRank": Case(
+        lambda: linear(
+            tl.PivotedLowRank.from_lowrank(tl.LowRank.randn((8, 12), 3, generator=seeded()))
+        )
+    ),
     "TTMatrix": Case(lambda: linear(train(out=(2, 4), in_=(3, 4), rank=3))),
     "TTMatrix of one core": Case(lambda: linear(train(out=(8,), in_=(12,), rank=1))),
     "TTMatrix of three cores": Case(lambda: linear(train(out=(2, 2, 2), in_=(3, 2, 2), rank=3))),

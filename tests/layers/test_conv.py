@@ -1,4 +1,4 @@
-"""Factorised convolutions: at full rank they are torch's own, for every stride, padding and
+"""Factorized convolutions: at full rank they are torch's own, for every stride, padding and
 dilation; below it they are the decompositions that tensorly finds; the stable CP keeps its bound
 where ALS diverges."""
 

@@ -20,11 +20,13 @@ FULL = 96  # a rank that no format of this size can use up, and that blocks divi
 # name: the class; keywords of from_dense and randn; a rank at which from_dense is exact
 FORMATS = {
     "LowRank": (tl.LowRank, {}, FULL),
+    "PivotedLowRank": (tl.PivotedLowRank, {}, FULL),
     "TTMatrix": (tl.TTMatrix, {}, FULL),
     "TTMatrix of three cores": (tl.TTMatrix, {"cores": 3}, FULL),
     "TTMatrix with padding": (tl.TTMatrix, {"out": (3, 3), "in_": (4, 4)}, FULL),
     "Kronecker": (tl.Kronecker, {}, FULL),
     "Kronecker of three factors": (tl.Kronecker, {"factors": 3}, FULL),
+    "KronSum": (tl.KronSum, {}, FULL),
     "Monarch": (tl.Monarch, {}, None),
     "BlockTT": (tl.BlockTT, {}, FULL),
     "BlockTT of three cores": (tl.BlockTT, {"cores": 3}, FULL),

@@ -188,7 +188,7 @@ def test_cells_hold_what_splines_smooth_away(celled):
     z = meter(seed=1)
     smooth = tl.TTDensity(**celled.get_params() | {"cells": 0}).fit(meter())
     assert celled.report(z).mean > smooth.report(z).mean + 0.4
-    moved = float(meter().std(0).log().sum())  # the history is of standardised rows
+    moved = float(meter().std(0).log().sum())  # the history is of standardized rows
     assert max(value for _, _, value in celled.history_) - moved == pytest.approx(
         celled.report(z).mean, abs=0.1
     )

@@ -220,7 +220,7 @@ def test_lenet_trains_in_low_rank():
     assert max(dlrt.ranks.values()) <= 20
 
 
-# -- the optimiser's state
+# -- the optimizer's state
 
 
 OPTIMIZERS = {

@@ -260,10 +260,14 @@ def test_what_is_recorded_says_when_and_on_what(here):
 # -- the programs there are
 
 
+OWN = {"KroneckerSpectral", "KroneckerModels"}  # after a talk that no paper prints
+
+
 @pytest.mark.parametrize("key", papers.programs())
 def test_a_program_says_what_it_makes(key):
     program = papers.find(key)
-    assert any(key.startswith(name) for name in re.findall(r"\[(\w+)\]", program.title))
+    cited = re.findall(r"\[(\w+)\]", program.title)
+    assert any(key.startswith(name) for name in cited) or (cited and key in OWN)
     with pytest.raises(ValueError, match=f"{key}: preset must be .quick. or .full., got 'tiny'"):
         program.run("tiny")
 

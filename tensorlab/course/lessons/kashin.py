@@ -4,14 +4,21 @@ import functools
 import math
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from ... import plots
+from ...layers.report import layer_report
 from ...methods.codes import METHODS as QUANTIZERS
 from ...methods.codes import quantize
-from ...methods.kashin import KINDS, METHODS, Rotation, kashin_steps
-from ..checks import Check, gaussian
+from ...methods.kashin import KINDS, METHODS, Rotation, kashin, kashin_steps
+from ...methods.quantize import quantize_model
+from ...models.mlp import MLP
+from ...models.training import accuracy, train
+from ...papers.table import measured, printed
+from ..checks import Check, Unusable, gaussian, returned
+from ..digits import digits
 from ..widgets import Explorer, Player, choice, decimal, integer
 
 INPUTS = ("heavy tails", "Gaussian", "one-hot", "constant")
@@ -35,6 +42,8 @@ class StepsPlayer(Player):
     left."""
 
     figsize = (9, 3.3)
+    interval = 0.3
+    begin = 4
 
     def __init__(self, steps: int = 40):
         self.most = steps
@@ -98,6 +107,179 @@ class BitsExplorer(Explorer):
         )
 
 
+# -------------------------------------------------------------------------------------- experiments
+
+
+def draw_tails(ax: Axes, tails: tuple[float, ...], bits: int = 4) -> str:
+    """The error of every method against how heavy the tails of the weights are, and what no code can
+    go below for Gaussian ones, 2^-bits."""
+    for k, method in enumerate(QUANTIZERS):
+        points = [error(t, bits, method)[1] for t in tails]
+        ax.semilogy(tails, points, label=method, **plots.style(k))
+    ax.plot(1.0, 2.0**-bits, "_", color="0.4", ms=18, mew=2)
+    ax.annotate("bound, Gaussian", (1.0, 2.0**-bits), (4, -12), textcoords="offset points")
+    ax.set(xlabel="tails", ylabel=f"relative error at {bits} bits")
+    ax.legend(ncols=2)
+    ends = ", ".join(f"{m} {error(tails[-1], bits, m)[1]:.3f}" for m in QUANTIZERS)
+    return f"Relative error at tails {tails[-1]:g}: {ends}."
+
+
+@functools.cache
+def network_curves(bits: tuple[int, ...], seeds: int, epochs: int) -> dict[str, list[tuple]]:
+    """Bits per weight, and the shares of right answers with all seeds, of a network that reads
+    digits; by method, and of the network itself."""
+    x, y, x_test, y_test = digits()
+    generator = torch.Generator().manual_seed(0)
+    model = MLP((64, 128, 128, 10), generator=generator)
+    for _ in train(
+        model,
+        torch.optim.Adam(model.parameters(), 3e-3),
+        x,
+        y,
+        epochs=epochs,
+        generator=generator,
+    ):
+        pass
+    state = {name: t.clone() for name, t in model.state_dict().items()}
+    found = {"dense": [(32.0, (accuracy(model, x_test, y_test),))]}
+    for method in QUANTIZERS:
+        found[method] = []
+        for b in bits:
+            right = []
+            for seed in range(seeds):
+                model = MLP((64, 128, 128, 10))
+                model.load_state_dict(state)
+                generator = torch.Generator().manual_seed(seed)
+                quantize_model(model, bits=b, method=method, generator=generator)
+                right.append(accuracy(model, x_test, y_test))
+            report = layer_report(model)
+            stored = 8 * report.total("bytes") / report.total("dense")
+            found[method].append((stored, tuple(right)))
+    return found
+
+
+def draw_network(ax: Axes, curves: dict[str, list[tuple]]) -> str:
+    """`network_curves`: means of the seeds with their ranges, and the network itself as a line."""
+    said = []
+    for k, (name, points) in enumerate(curves.items()):
+        mean = [100 * sum(right) / len(right) for _, right in points]
+        said.append(f"{name} {mean[-1]:.1f} % at {points[-1][0]:.2f} bits")
+        if name == "dense":
+            ax.axhline(mean[0], color="0.4", lw=1, ls="--", label="dense, 32 bits")
+            continue
+        off = [  # a mean can be an ulp beyond its seeds
+            [max(0.0, m - 100 * min(right)) for m, (_, right) in zip(mean, points)],
+            [max(0.0, 100 * max(right) - m) for m, (_, right) in zip(mean, points)],
+        ]
+        ax.errorbar([b for b, _ in points], mean, off, label=name, capsize=2, **plots.style(k - 1))
+    ax.set(xlabel="bits per weight", ylabel="% right")
+    ax.legend(ncols=2)
+    return f"Right answers: {', '.join(said)}."
+
+
+def encoder_scores() -> dict[str, dict]:
+    """Spearman's correlation on STS-B in percent of what the model has before, as recorded for a
+    sentence encoder, {method: {bits: share}}, and as printed for two others at 4 bits, {(model,
+    method): share}."""
+    ours = [row for row in measured("Merkulov2024").rows if row["STS-B"] is not None]
+    whole = next(row["STS-B"] for row in ours if row["method"] == "fp32")
+    shares = {m: {} for m in QUANTIZERS}
+    for row in ours:
+        if row["method"] in shares:
+            shares[row["method"]][row["bits"]] = 100 * row["STS-B"] / whole
+    score = {
+        (row["model"], row["method"]): float(str(row["STS-B"]).split("/")[-1])
+        for row in printed("Merkulov2024").rows
+    }
+    theirs = {
+        (model, method): 100 * value / score[model, "fp32"]
+        for (model, method), value in score.items()
+        if method != "fp32"
+    }
+    return {"recorded": shares, "printed": theirs}
+
+
+def draw_encoder(ax: Axes, scores: dict[str, dict]) -> str:
+    """`encoder_scores`: curves for what is recorded, hollow marks for what is printed."""
+    for k, (method, points) in enumerate(scores["recorded"].items()):
+        ax.plot(list(points), list(points.values()), label=method, **plots.style(k))
+    for (model, method), share in scores["printed"].items():
+        look = plots.style(list(scores["recorded"]).index(method))
+        at = 4.1 if model.startswith("BERT") else 4.2
+        ax.plot(at, share, **look | dict(ls="", mfc="none", ms=9, marker=look["marker"]))
+    ax.axhline(100, color="0.4", lw=1, ls="--", label="not quantized")
+    ax.set(xlabel="bits", ylabel="% of the correlation before", ylim=(-5, 108))
+    ax.set_xticks((2, 3, 4))
+    ax.legend(ncols=2)
+    ends = ", ".join(f"{m} {points[4]:.1f} %" for m, points in scores["recorded"].items())
+    return f"At 4 bits: {ends}; hollow marks are printed, for BERT and RoBERTa."
+
+
+def printed_wins() -> tuple[int, int]:
+    """How many of the printed scores are higher for kashin than for kmeans, and how many there are."""
+    rows = {(row["model"], row["method"]): row for row in printed("Merkulov2024").rows}
+    pairs = [
+        (float(a), float(b))
+        for model in {model for model, _ in rows}
+        for task in printed("Merkulov2024").columns[3:]
+        for a, b in zip(
+            str(rows[model, "kashin"][task]).split("/"), str(rows[model, "kmeans"][task]).split("/")
+        )
+    ]
+    return sum(a > b for a, b in pairs), len(pairs)
+
+
+# ---------------------------------------------------------------------------------------- exercises
+
+
+def _pair(function, *case):
+    """Reads two vectors as one."""
+    result = returned(function, *case)
+    if result is None:
+        return None
+    if not isinstance(result, (tuple, list)) or len(result) != 2:
+        raise Unusable(f"two vectors of shape ({len(case[0])},) are needed, one for each basis.")
+    try:
+        return torch.cat([torch.as_tensor(part, dtype=torch.float64) for part in result])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise Unusable(f"two vectors are needed.  {error}") from error
+
+
+def _turned(n):
+    return torch.linalg.qr(gaussian((n, n))[0])[0]
+
+
+def _spiky(n):
+    return vector("one-hot", n) * 3 + 0.1 * gaussian((2, n))[0][1]
+
+
+def _greedy(r, Q, larger=True, adjoint=True, both=False, back=False):
+    """One step, with what may go wrong in it."""
+    y = Q.T @ r if adjoint else Q @ r
+    first = (r.abs().sum() >= y.abs().sum()) == larger
+    du = _step(r) if first or both else torch.zeros_like(r)
+    dv = _step(y) if both or not first else torch.zeros_like(r)
+    return du, Q @ dv if back else dv
+
+
+def _summed(x, Q, steps, rest=lambda r, du, dv, Q: r - du - Q @ dv):
+    u, v, r = torch.zeros_like(x), torch.zeros_like(x), x
+    for _ in range(steps):
+        du, dv = _greedy(r, Q)
+        u, v, r = u + du, v + dv, rest(r, du, dv, Q)
+    return u, v
+
+
+def _rounded(w, Q, levels, back=True, adjoint=True, scaled=True, rotated=True):
+    y = (Q.T if adjoint else Q) @ w if rotated else w
+    s = w.norm() / math.sqrt(len(w)) if scaled else 1.0
+    q = s * levels[(y[:, None] / s - levels).abs().argmin(1)]
+    return Q @ q if back and rotated else q
+
+
+LEVELS = torch.tensor([-1.51, -0.453, 0.453, 1.51], dtype=torch.float64)  # four, for Gaussian y
+
+
 def _step(r):
     return torch.where(r < 0, -1.0, 1.0).double() * r.abs().mean()
 
@@ -110,8 +292,6 @@ def _left(x=EXAMPLE):
 
 
 energy_left = Check(
-    question="x = (3, -1, 1, 1).  One step takes s sign(x) from it, s = |x|_1 / N.  Which share of "
-    "|x|^2 is left?",
     right=_left,
     mistakes=(
         (lambda: 1 - _left(), "that is the share which is gone; the question is what is left."),
@@ -128,12 +308,9 @@ energy_left = Check(
     hint="s is the mean of |x_i|, and |r|^2 = |x|^2 - N s^2.",
     moral="Only a vector whose entries are all of one size is finished in one step; a spiky one "
     "loses little.",
-    rtol=1e-3,
 )
 
 flat_step = Check(
-    question="Write `flat_step(r)`: the multiple of the sign vector of r that is nearest to r.  "
-    "The sign of 0 counts as 1.",
     function=True,
     cases=lambda: [
         (gaussian((7,))[0],),
@@ -161,10 +338,105 @@ flat_step = Check(
     "explains much of r.",
 )
 
+greedy_step = Check(
+    function=True,
+    read=_pair,
+    cases=lambda: [(_spiky(6), _turned(6)), (vector("Gaussian", 9), _turned(9))],
+    right=lambda r, Q: torch.cat(_greedy(r, Q)),
+    mistakes=(
+        (
+            lambda r, Q: torch.cat(_greedy(r, Q, larger=False)),
+            "that is the side with the smaller 1-norm, where less can be taken away.",
+        ),
+        (
+            lambda r, Q: torch.cat(_greedy(r, Q, adjoint=False)),
+            "r = Q y has the coordinates y = Q' r in the other basis, not Q r.",
+        ),
+        (
+            lambda r, Q: torch.cat(_greedy(r, Q, both=True)),
+            "one side at a time: both steps would explain the same part of r twice.",
+        ),
+        (
+            lambda r, Q: torch.cat(_greedy(r, Q, back=True)),
+            "dv stays in its own basis; it is flat there, and Q dv is not.",
+        ),
+    ),
+    hint="y = Q.T @ r; where |r|_1 >= |y|_1 it is (flat_step(r), 0), and otherwise (0, flat_step(y)).",
+    moral="By the theorem one of the two 1-norms is always large, so every step takes its share.",
+    forbids=(
+        (kashin, "use your `flat_step`: `kashin` is where this goes."),
+        (kashin_steps, "use your `flat_step`: `kashin_steps` is where this goes."),
+    ),
+)
+
+flat_sum = Check(
+    function=True,
+    read=_pair,
+    cases=lambda: [
+        (_spiky(8), _turned(8), 5),
+        (vector("heavy tails", 12), _turned(12), 30),
+        (vector("Gaussian", 5), _turned(5), 1),
+    ],
+    right=lambda x, Q, steps: torch.cat(_summed(x, Q, steps)),
+    mistakes=(
+        (
+            lambda x, Q, steps: torch.cat(_summed(x, Q, steps, lambda r, du, dv, Q: r - du - dv)),
+            "dv is in the other basis: what it takes from r is Q dv.",
+        ),
+        (
+            lambda x, Q, steps: torch.cat(_summed(x, Q, steps, lambda r, du, dv, Q: r)),
+            "r stays the same, so the same step is taken again: subtract what has been explained.",
+        ),
+        (
+            lambda x, Q, steps: torch.cat(_summed(x, Q, steps + 1)),
+            "that is one step too many.",
+        ),
+        (
+            lambda x, Q, steps: torch.cat(_summed(x, Q, steps)[::-1]),
+            "u comes first, and v, in the basis Q, second.",
+        ),
+    ),
+    hint="begin with u = v = 0 and r = x; in each step add du to u and dv to v, and take du + Q dv "
+    "from r.",
+    moral="The rest falls geometrically, and u and v stay flat: this is the greedy algorithm.",
+    forbids=(
+        (kashin, "`kashin` is what you are to build: use your `greedy_step`."),
+        (kashin_steps, "`kashin_steps` is what you are to build: use your `greedy_step`."),
+    ),
+)
+
+rotated = Check(
+    function=True,
+    cases=lambda: [
+        (vector("heavy tails", 16), _turned(16), LEVELS),
+        (vector("one-hot", 8) * 5, _turned(8), LEVELS),
+    ],
+    right=_rounded,
+    mistakes=(
+        (
+            lambda w, Q, levels: _rounded(w, Q, levels, back=False),
+            "that is still in the other basis: turn it back with Q.",
+        ),
+        (
+            lambda w, Q, levels: _rounded(w, Q, levels, adjoint=False),
+            "w = Q y has the coordinates y = Q' w: go there with Q', and back with Q.",
+        ),
+        (
+            lambda w, Q, levels: _rounded(w, Q, levels, scaled=False),
+            "the levels are for entries of mean square 1: divide by s before, multiply after.",
+        ),
+        (
+            lambda w, Q, levels: _rounded(w, Q, levels, rotated=False),
+            "that is without the rotation; the outliers of w are cut off.",
+        ),
+    ),
+    hint="y = Q.T @ w, s = |w| / sqrt(N); the nearest level to each y_i / s; times s, and Q @ back.",
+    moral="All that a code of the entries needs is that they are nearly Gaussian, and a rotation "
+    "makes them so.",
+    forbids=((quantize, "build it from Q and levels: `quantize` is where this goes."),),
+)
+
 tails_ratio = Check(
-    question="Set the explorer of bits to tails 3.  At 4 bits, how many times larger is the error "
-    "of kmeans than that of rotate?  "
-    "To five per cent.",
     right=lambda: error(3.0, 4, "kmeans")[1] / error(3.0, 4, "rotate")[1],
     mistakes=(
         (

@@ -8,9 +8,12 @@ from torch import Tensor
 
 from ... import datasets, plots
 from ...formats.kron_sum import KronSum
-from ...formats.kronecker import Kronecker
+from ...formats.kronecker import Kronecker, kron_rearrange, kron_svd
+from ...formats.lowrank import LowRank
 from ...methods.kron_spectral import SpectralFit, kron_spectral, schatten
+from ...papers import table
 from ..checks import Check, gaussian
+from ..digits import accuracy, network
 from ..widgets import Explorer, choice, integer
 
 NAMES = ("Gaussian", "signs", "gray flower")
@@ -133,9 +136,119 @@ def _shape(part: Kronecker, k: int) -> str:
     return f"{part.out[k]}x{part.in_[k]}"
 
 
+# -------------------------------------------------------------------------------- rivals, as curves
+
+
+def spectral_error(w: Tensor, m) -> float:
+    """|w - m|_2 / |w|_2 of a format m.
+
+    >>> spectral_error(torch.eye(2), LowRank.from_dense(torch.zeros(2, 2), 1))
+    1.0
+    """
+    norm = lambda x: float(torch.linalg.matrix_norm(x, 2))
+    return norm(w - m.to_dense()) / norm(w)
+
+
+@functools.cache
+def curves(name: str, terms: tuple[int, ...]) -> dict[str, list[tuple[int, float]]]:
+    """(numbers stored, relative spectral error) of the SVD and of both sums, and the two bounds.
+
+    name: of an `example_matrix`, whose left factors are 6 by 6; a term of each stores 72 numbers.
+    """
+    w, found = example_matrix(name), {}
+    top = float(torch.linalg.matrix_norm(w, 2))
+    for k in terms:
+        svd, sum_, fit = LowRank.from_dense(w, k), kron_svd(w, LEFT, k), fitted(name, k, MOST)
+        for rival, m in zip(("SVD", "Kronecker, Frobenius"), (svd, sum_)):
+            found.setdefault(rival, []).append((m.numel, spectral_error(w, m)))
+        ends = (fit.error, fit.certificate, fit.bound)
+        for rival, error in zip(("Kronecker, spectral", "certificate", "bound for all"), ends):
+            found.setdefault(rival, []).append((fit.value.numel, error / top))
+    return found
+
+
+def draw_curves(ax, name: str, terms: tuple[int, ...]) -> str:
+    """Spectral errors against numbers stored, the zero matrix as a line; a sentence."""
+    found = curves(name, terms)
+    for k, (rival, points) in enumerate(found.items()):
+        ax.plot(*zip(*points), label=rival, **plots.style(k))
+    ax.axhline(1, color="0.4", lw=1)
+    where = dict(xycoords=("axes fraction", "data"), textcoords="offset points")
+    ax.annotate("the zero matrix", (1, 1), (-4, -12), ha="right", **where)
+    ax.set(xlabel="stored numbers", ylabel="relative spectral error", ylim=(0, 1.05))
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    said = (f"{rival} {points[-1][1]:.2f}" for rival, points in found.items())
+    return f"With {max(terms)} terms: {', '.join(said)}; the zero matrix has 1."
+
+
+@functools.cache
+def layer_curves() -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Spectral error and accuracy against stored numbers for the layer of `digits.network`, as an
+    SVD and as Kronecker sums that are near in either norm; the dense layer's accuracy."""
+    weight, head = network()
+    makes = {
+        "SVD": lambda k: LowRank.from_dense(weight, k),
+        "Kronecker, Frobenius": lambda k: kron_svd(weight, (8, 8), k),
+        "Kronecker, spectral": lambda k: kron_spectral(weight, (8, 8), k).value,
+    }
+    found = {"error": {}, "accuracy": {"dense": [(weight.numel(), accuracy(weight, head))]}}
+    for name, make in makes.items():
+        fits = [make(k) for k in (2, 4, 8, 12, 16)]
+        found["error"][name] = [(m.numel, spectral_error(weight, m)) for m in fits]
+        found["accuracy"][name] = [(m.numel, accuracy(m.to_dense(), head)) for m in fits]
+    return found
+
+
+def draw_inputs(figure: Figure, errors: dict[str, float]) -> str:
+    """Largest errors of outputs over data, one bar for each way; a sentence."""
+    ax = figure.subplots()
+    bars = ax.barh(list(errors), list(errors.values()), color=plots.style(0)["color"])
+    ax.bar_label(bars, fmt="%.2f", padding=3)
+    ax.set(xlabel="largest error of outputs over the data", xmargin=0.1)
+    ax.invert_yaxis()
+    ax.grid(False, axis="y")
+    return f"Largest errors: {', '.join(f'{name} {e:.2f}' for name, e in errors.items())}."
+
+
+def draw_measured(figure: Figure) -> str:
+    """What `tensorlab run KroneckerSpectral` and `KroneckerModels` measured; a sentence."""
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    rows = [row for row in table.measured("KroneckerSpectral").rows if row["number"] == 10]
+    for k, name in enumerate(dict.fromkeys(row["matrices"] for row in rows)):
+        of = [row for row in rows if row["matrices"] == name]
+        x = [row["terms"] + 0.25 * (k - 2) for row in of]
+        bars = [row["deviation"] for row in of]
+        left.errorbar(
+            x, [row["ratio"] for row in of], bars, label=name, capsize=2, **plots.style(k)
+        )
+    means = [
+        sum(row["Frobenius"] for row in rows if row["terms"] == terms) / 5
+        for terms in (3, 6, 9, 12)
+    ]
+    left.plot((3, 6, 9, 12), means, "k--", lw=1.2, label="Frobenius sums, mean")
+    left.axhline(1, color="0.4", lw=1)
+    left.set(xlabel="terms", ylabel="SVD's spectral error / the sum's", xticks=(3, 6, 9, 12))
+    left.legend(fontsize=8.5)
+    models = table.measured("KroneckerModels").rows
+    for k, row in enumerate(models):
+        at = row["spectral"], row["score"]
+        right.plot(*at, "o", ms=8, color=plots.COLORS[k])
+        right.annotate(row["method"], at, (0, 8), textcoords="offset points", ha="center")
+    right.set(xlabel="relative spectral error", ylabel="score of the encoder", ylim=(79, 87.5))
+    right.margins(x=0.3)
+    scores = ", ".join(f"{row['method']} {row['score']:.1f}" for row in models)
+    least, most = min(row["ratio"] for row in rows), max(row["ratio"] for row in rows)
+    return (
+        f"Random matrices: the SVD's error is {least:.2f} to {most:.2f} times that of the spectral "
+        f"sum. Scores of a sentence encoder with {models[0]['numbers']:,} numbers for each value "
+        f"matrix: {scores}."
+    )
+
+
+# ---------------------------------------------------------------------------------------- exercises
+
+
 schatten_factor = Check(
-    question="All 36 singular values of an error are equal.  How many times its spectral norm is "
-    "its Schatten norm with p = 32?",
     cases=lambda: [(36, 32)],
     right=lambda n, p: n ** (1 / p),
     mistakes=(
@@ -146,7 +259,6 @@ schatten_factor = Check(
     ),
     hint="(n σ^p)^(1/p) is n^(1/p) σ.",
     moral="The Schatten norm is at most n^(1/p) times the spectral one: p = 128 is within 3 %.",
-    rtol=1e-3,
 )
 
 
@@ -156,9 +268,6 @@ def _weighted(e: Tensor, weights) -> Tensor:
 
 
 schatten_gradient = Check(
-    question="Write `schatten_gradient(e, p)`: the gradient of the Schatten norm of a matrix e, "
-    "which has e's singular vectors and weights in place of its singular values.  It should work "
-    "for entries of 1e10 and p = 64 too.",
     function=True,
     cases=lambda: [
         (gaussian((4, 4))[0], 4),
@@ -191,7 +300,132 @@ schatten_gradient = Check(
     "them finite.",
     moral="The largest singular values get nearly all the weight: the step pushes down what stands "
     "highest.",
-    rtol=1e-6,
+    forbids=((schatten, "write it from torch.linalg.svd: `schatten` is where this goes."),),
+)
+
+
+def _rearranged(w, m, n):
+    rows, columns = w.shape[0] // m, w.shape[1] // n
+    return w.reshape(m, rows, n, columns).transpose(1, 2).reshape(m * n, rows * columns)
+
+
+rearrange = Check(
+    function=True,
+    cases=lambda: [
+        (gaussian((6, 12))[0], 2, 3),
+        (gaussian((4, 4))[0], 2, 2),
+        (gaussian((5, 3))[0], 1, 3),
+    ],
+    right=_rearranged,
+    mistakes=(
+        (
+            lambda w, m, n: w.reshape(m * n, -1),
+            "that only reads w row by row: a block has a few entries of each of several rows.",
+        ),
+        (
+            lambda w, m, n: (
+                w.reshape(m, w.shape[0] // m, n, w.shape[1] // n)
+                .permute(2, 0, 1, 3)
+                .reshape(m * n, -1)
+            ),
+            "the blocks are taken column after column: take them row after row, as the entries of "
+            "the left factor.",
+        ),
+        (
+            lambda w, m, n: _rearranged(w, w.shape[0] // m, w.shape[1] // n),
+            "m and n are the sizes of the left factor, which says how many blocks there are, not "
+            "how large they are.",
+        ),
+        (
+            lambda w, m, n: (
+                w.reshape(m, w.shape[0] // m, n, w.shape[1] // n)
+                .permute(0, 2, 3, 1)
+                .reshape(m * n, -1)
+            ),
+            "each block is transposed: read it row by row.",
+        ),
+    ),
+    hint="split both modes, w.reshape(m, rows, n, columns); a row of R(w) has m and n fixed.",
+    moral="R of a product A ⊗ B is the outer product of their entries: rank one.",
+    forbids=((kron_rearrange, "write it with reshape and transpose."),),
+)
+
+
+def _projected(z, u, v):
+    a = z @ v @ v.T
+    return u @ (u.T @ z) + a - u @ (u.T @ a)
+
+
+def _bases(rows, columns, rank):
+    return (torch.linalg.qr(g)[0] for g in gaussian((rows, rank), (columns, rank)))
+
+
+tangent_part = Check(
+    function=True,
+    cases=lambda: [
+        (gaussian((5, 4))[0], *_bases(5, 4, 2)),
+        (gaussian((6, 7))[0], *_bases(6, 7, 1)),
+    ],
+    right=_projected,
+    mistakes=(
+        (
+            lambda z, u, v: u @ u.T @ z @ v @ v.T,
+            "that keeps only what lies in both spaces: a tangent may leave one of them.",
+        ),
+        (
+            lambda z, u, v: u @ u.T @ z + z @ v @ v.T,
+            "what lies in both spaces is counted twice: take u uᵀ z v vᵀ off once.",
+        ),
+        (
+            lambda z, u, v: z - _projected(z, u, v),
+            "that is the part orthogonal to the tangents: the certificate needs it, a step does "
+            "not.",
+        ),
+        (lambda z, u, v: u @ u.T @ z, "only the columns are projected: the rows may move as well."),
+    ),
+    hint="u uᵀ z + z v vᵀ - u uᵀ z v vᵀ.",
+    moral="All matrices u aᵀ + b vᵀ: moves of the left factors, and of the right ones.",
+)
+
+
+def _step(w, x, p, t, rank, project=_projected, cut=True, sign=1.0, power=None):
+    s = round(w.shape[0] ** 0.5)
+    gradient = _rearranged(schatten(w - _rearranged(x, s, s), power or p)[1], s, s)
+    u, _, vh = torch.linalg.svd(x)
+    moved = x + sign * t * project(gradient, u[:, :rank], vh[:rank].T)
+    u, sigma, vh = torch.linalg.svd(moved)
+    return u[:, :rank] * sigma[:rank] @ vh[:rank] if cut else moved
+
+
+def _start(size, rank):
+    w, a, b = gaussian((size**2, size**2), (size**2, rank), (rank, size**2))
+    return w, a @ b
+
+
+spectral_step = Check(
+    function=True,
+    cases=lambda: [(*_start(3, 2), 8, 0.7, 2), (*_start(2, 1), 4, 0.1, 1)],
+    right=_step,
+    mistakes=(
+        (
+            lambda *case: _step(*case, sign=-1.0),
+            "the error is w less the sum: it falls where the sum goes along the gradient.",
+        ),
+        (
+            lambda *case: _step(*case, cut=False),
+            "the rank has doubled: cut back to `rank` terms.",
+        ),
+        (
+            lambda *case: _step(*case, project=lambda z, u, v: z),
+            "take the tangent part of the gradient before you move.",
+        ),
+        (lambda *case: _step(*case, power=2), "that is the step for p = 2."),
+    ),
+    hint="e = w - R(x), its gradient g, then the best rank of x + t tangent(R(g)); with square "
+    "factors R is its own inverse.",
+    moral="Repeat it with a growing p, and you have continuation; `kron_spectral` adds L-BFGS and a "
+    "certificate.",
+    forbids=((kron_spectral, "build it from your three functions."),),
 )
 
 
@@ -202,8 +436,6 @@ def _least_power(within: float) -> int:
 
 
 enough = Check(
-    question="The Gaussian matrix, 6 terms: which p, a power of two, is the first whose spectral "
-    "error is within 3 % of that of p = 256?  (Move the explorer's slider.)",
     right=lambda: _least_power(0.03),
     mistakes=(
         (lambda: 2, "p = 2 is the Frobenius norm, where continuation starts."),

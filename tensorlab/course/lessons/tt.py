@@ -145,10 +145,12 @@ def layer_curves() -> dict[str, dict[str, list[tuple[int, float]]]]:
 # ---------------------------------------------------------------------------------------- exercises
 
 
-def _decaying(m, n):
-    """A matrix with singular values 1, 1/3, 1/9, ..."""
-    a, b = (torch.linalg.qr(g)[0] for g in gaussian((m, min(m, n)), (n, min(m, n))))
-    return a * 3.0 ** -torch.arange(min(m, n), dtype=torch.float64) @ b.T
+def _decaying(m, n, values=None):
+    """A matrix with singular values 1, 1/3, 1/9, ..., or these."""
+    s = 3.0 ** -torch.arange(min(m, n), dtype=torch.float64)
+    s = s if values is None else torch.tensor(values, dtype=torch.float64)
+    a, b = (torch.linalg.qr(g)[0] for g in gaussian((m, len(s)), (n, len(s))))
+    return a * s @ b.T
 
 
 def _cut(a, delta, count=lambda s, delta: int((_tails(s) > delta).sum())):
@@ -348,7 +350,12 @@ tt_storage = Check(
 cut = Check(
     function=True,
     read=_read_cut,
-    cases=lambda: [(_decaying(6, 5), 0.2), (_decaying(4, 9), 0.01), (_decaying(3, 3), 10.0)],
+    # The first case tells all mistakes apart: by them 2, 1, 5 and 6 columns would stay, not 4.
+    cases=lambda: [
+        (_decaying(7, 6, (4.0, 1.0, 0.9, 0.8, 0.7, 0.1)), 0.95),
+        (_decaying(4, 9), 0.01),
+        (_decaying(3, 3), 10.0),
+    ],
     right=lambda a, delta: _cut_and_rank(_cut(a, delta)),
     mistakes=(
         (
@@ -404,8 +411,9 @@ train = Check(
     function=True,
     read=_read_train,
     cases=lambda: [
-        (functions("1 / (1 + sum)", 4, 4), 1e-2),
-        (functions("random", 3, 4), 0.5),
+        # All mistakes give other ranks here: (3, 5, 2), (4, 11, 4), (4, 14, 4), (4, 10, 4).
+        (functions("random", 4, 4), 0.5),
+        (functions("1 / (1 + sum)", 3, 5), 1e-2),
         (functions("sine of the sum", 5, 3), 1e-8),
     ],
     right=_sweep,

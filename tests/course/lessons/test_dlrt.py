@@ -5,22 +5,23 @@ import torch
 
 import tensorlab as tl
 from tensorlab.course.lessons import dlrt as lesson
+from tensorlab.methods.dlrt import truncate
 
 
 def test_the_player_trains_by_dlrt_and_goes_on_after_a_pause():
     e = lesson.RankExplorer(theta=0.3)
-    assert "After 0 steps the ranks are layers.0 32, layers.1 32, layers.2 32." in e.sentence
-    assert e.step() and e.step()
+    assert f"After {e.begin * e.every} steps the ranks are" in e.sentence
+    assert e.step()
     e.pause()
     assert e.step()
     model, g = lesson.network(32, decay=1.1)
     dlrt = tl.DLRT(model, torch.optim.SGD(model.parameters(), 0.05, momentum=0.9), theta=0.3)
-    training = lesson.training(model, dlrt, g, 1, every=1)
-    losses = [next(training) for _ in range(15)]
+    training = lesson.training(model, dlrt, g, 2, every=1)
+    losses = [next(training) for _ in range((e.begin + 2) * e.every)]
     ranks = ", ".join(f"{name} {r}" for name, r in dlrt.ranks.items())
     numbers = sum(r * sum(dlrt.layers[name].weight.shape) for name, r in dlrt.ranks.items())
     assert e.sentence.startswith(
-        f"After 15 steps the ranks are {ranks}. The three weights hold {numbers} numbers; "
+        f"After {len(losses)} steps the ranks are {ranks}. The three weights hold {numbers} numbers; "
     )
     assert e.sentence.endswith(f" and the loss is {losses[-1]:.3f}.")
     assert max(dlrt.ranks.values()) < 32  # they fall at once
@@ -96,11 +97,16 @@ def test_the_factors_are_those_of_the_same_network():
     assert all(len(layer.tensors) == 2 for layer in model.layers[:-1])
 
 
-def test_right_answers(capsys):
-    def cut(u, s, v, theta):
-        p, sigma, qh = torch.linalg.svd(s)
-        r = next(r for r in range(1, 5) if sigma[r:].norm() <= theta * sigma.norm())
-        return u @ p[:, :r] @ torch.diag(sigma[:r]) @ qh[:r] @ v.T
+def test_what_is_above_theta_is_the_rank():
+    """The right panel: as many values as stay stand above the line."""
+    sigma = torch.tensor([1.0, 0.5, 0.2, 0.1])
+    for theta in (0.05, 0.15, 0.3, 0.6):
+        w = tl.LowRank(torch.eye(5, 4), torch.eye(6, 4), sigma.diag())
+        for rule, share in lesson.RULES.items():
+            r = truncate(w, theta, rule=rule)[0].ranks[0]
+            assert r == max(1, int((share(sigma) > theta).sum()))
 
-    assert lesson.truncated(cut) and lesson.stored_numbers(52960) and lesson.largest_theta(0.02)
-    assert not lesson.largest_theta(0.1)
+
+def test_sizes_of_the_ways():
+    assert lesson.trained("dense", 0, seed=0, epochs=1)[0] == 64 * 100 + 2 * 100 * 100
+    assert lesson.trained("plain factors", 3, seed=0, epochs=1)[0] == 3 * (164 + 200 + 200)

@@ -1,0 +1,2 @@
+"""Training on several processes: schedules and their cost as combinatorics, and the real thing by
+`torch.distributed`."""

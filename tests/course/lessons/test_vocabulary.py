@@ -1,0 +1,22 @@
+"""The words, drawn: the unfolding grows fiber by fiber, and a network counts what its format stores."""
+
+import pytest
+
+from tensorlab.course.lessons import vocabulary as lesson
+
+
+def test_unfolding_fiber_by_fiber():
+    e = lesson.UnfoldPlayer()
+    assert e.sentence == "3 of 8 fibers of mode 0 stand as columns of the unfolding of 3 by 8."
+    e.set(mode=1)
+    assert e.sentence.startswith("0 of 6 fibers of mode 1")
+    while e.step():
+        pass
+    assert e.sentence.startswith("6 of 6 fibers of mode 1")
+
+
+@pytest.mark.parametrize("name", lesson.NETWORKS)
+def test_the_network_of_every_format(name):
+    e = lesson.NetworkExplorer()
+    e.set(format=name, modes=3, size=2, rank=2)
+    assert f"stores {lesson.example(name, 3, 2, 2).numel} of" in e.sentence
