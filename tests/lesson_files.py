@@ -21,7 +21,6 @@ TODO = {
     "08_tt_sampling",
     "09_kronecker",
     "10_ttmatrix",
-    "11_blocktt",
     "12_conv",
     "13_embedding",
     "14_pointcloud",
