@@ -14,7 +14,7 @@ from ...formats.tt import tt_svd
 from ...formats.ttmatrix import TTMatrix, tt_matrix_svd
 from ...layers.plans import plans
 from ...rng import randn
-from ..checks import Check, Unusable, call, gaussian, returned
+from ..checks import Check, Unusable, gaussian, returned
 from ..digits import accuracy, network
 from ..widgets import Explorer, choice, integer, toggle
 
@@ -253,11 +253,15 @@ def _read_cores(function, w, out, in_, rank):
 
 def _with_rank(t):
     w = t.to_dense()
-    return torch.cat([w, w.new_full((1, w.shape[1]), float(max(t.ranks)))])
+    return torch.cat([w, w.new_full((1, w.shape[1]), float(max((1, *t.ranks))))])
 
 
 def _matrix_case(out, in_, rank):
-    return gaussian((math.prod(out), math.prod(in_)))[0], out, in_, rank
+    """A matrix of which there is one best TT-matrix: it has two cores at most, or these ranks."""
+    w = gaussian((math.prod(out), math.prod(in_)))[0]
+    if len(out) > 2:
+        w = TTMatrix(_case(out, in_, (rank,) * (len(out) - 1), 1)[0]).to_dense()
+    return w, out, in_, rank
 
 
 def _by_pairs(pair):
@@ -265,9 +269,7 @@ def _by_pairs(pair):
 
     def wrong(w, out, in_, rank):
         cores = tt_svd(pair(w, out, in_), rank).cores
-        t = TTMatrix(
-            tuple(c.reshape(c.shape[0], m, n, -1) for c, m, n in zip(cores, out, in_))
-        )
+        t = TTMatrix(tuple(c.reshape(c.shape[0], m, n, -1) for c, m, n in zip(cores, out, in_)))
         return _with_rank(t)
 
     return wrong
@@ -406,11 +408,7 @@ tt_matrix = Check(
         _matrix_case((2, 3, 4), (3, 2, 2), 3),
         _matrix_case((4,), (3,), 2),
     ],
-    right=lambda w, out, in_, rank: (
-        _with_rank(tt_matrix_svd(w, out, in_, rank))
-        if len(out) > 1
-        else torch.cat([w, torch.ones(1, w.shape[1], dtype=w.dtype)])
-    ),
+    right=lambda *case: _with_rank(tt_matrix_svd(*case)),
     mistakes=(
         (
             _by_pairs(_unpaired),

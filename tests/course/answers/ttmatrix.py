@@ -77,6 +77,10 @@ def apply_by_walks(cores, x):
     return state.reshape(len(x), -1).numpy()
 
 
+def turned(cores):
+    return [c.permute(3, 1, 2, 0) for c in cores[::-1]]
+
+
 def operations_by_walking(out, in_, ranks, batch):
     r, rows, rest, total = (1, *ranks, 1), batch, math.prod(in_), 0
     for k, (m, n) in enumerate(zip(out, in_)):
@@ -111,11 +115,12 @@ WRONG = {
         (lambda w, out, in_, r: tl.tt_svd(pair_by_moves(w, out, in_), r).cores, "core 0 should"),
         (lambda *case: cores_by_hand(*case)[1:], "a list of"),
     ],
-    "walk": [(lambda state, core: state, "shape should be")],
+    "walk": [(lambda state, core: state, "sum over the bond")],
     "ttmatrix_apply": [
         (lambda cores, x: x @ tl.TTMatrix(cores).to_dense().T, "forms a tensor"),
         (lambda cores, x: tl.TTMatrix(cores).apply(x), "what you are to build"),
-        (lambda cores, x: x, "shape"),
+        (lambda cores, x: apply_by_walks(turned(cores), x), "wrong order"),
+        (lambda cores, x: x, "begin with x"),
     ],
     "left_operations": [(lambda *case: 0, "at core k")],
     "ttmatrix_dearer": [(12, "one rank less"), (64, "where they cross")],

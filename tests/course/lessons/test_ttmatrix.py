@@ -92,4 +92,4 @@ def test_a_rank_goes_no_further_than_the_unfoldings():
         full = tl.tt_matrix_svd(
             lesson.example_weight("random"), lesson.MODES[modes], lesson.MODES[modes], rtol=0.0
         )
-        assert e.numbers["rank"].high == max(full.ranks)
+        assert e.controls["rank"].max == max(full.ranks)
