@@ -305,7 +305,9 @@ def draw_recorded(figure: Figure) -> str:
                 ax.annotate(name, at, (8, 0), textcoords="offset points", va="center")
         ax.axhline(found["dense", "core"][1], color="0.4", lw=1, ls="--")
         ax.set(xscale="log", xlabel="stored numbers", ylabel="loss", title=f"{data}, width {width}")
+        ax.xaxis.set_minor_formatter("")
         ax.margins(0.2)
+        ax.set_xlim(1e3 if data == "digits" else 1e4, 1e7 if data == "digits" else 1e6)
         best = min(found, key=lambda key: found[key][1])
         said.append(
             f"{data}: least loss {found[best][1]:.4g} of {best[0]} with the {best[1]} rates"
