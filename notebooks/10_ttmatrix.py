@@ -175,7 +175,11 @@ say(
 size = paper.SIZES["quick"]
 mib = {
     (forward, gradient): paper.measure(size, forward, gradient)["MiB"]
-    for forward, gradient in (("fixed order", "autograd"), ("auto", "recompute"), ("dense", "autograd"))
+    for forward, gradient in (
+        ("fixed order", "autograd"),
+        ("auto", "recompute"),
+        ("dense", "autograd"),
+    )
 }
 say(
     f"For {math.prod(size['in'])} to {math.prod(size['out'])} numbers at rank {size['rank']} and {size['tokens']} tokens autograd holds "
