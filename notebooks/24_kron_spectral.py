@@ -223,10 +223,10 @@ picture(layer, figsize=(9, 3))
 # %%
 right = {name: dict(points) for name, points in lesson.layer_curves()["accuracy"].items()}
 few, many = 512, 1024
-in_words = lambda n: ", ".join(f"the {k} {right[k][n]:.1%}" for k in right if k != "dense")
+in_words = lambda n: ", ".join(f"{k} {right[k][n]:.1%}" for k in right if k != "dense")
 say(
-    f"The dense layer reads {right['dense'][4096]:.1%} of the digits. With {few} numbers they read: {in_words(few)}. With {many:,} "
-    f"numbers: {in_words(many)}. The spectral norm helps where little is kept; from {many:,} numbers on the plain SVD reads most.",
+    f"The dense layer reads {right['dense'][4096]:.1%} of the digits. With {few} numbers it reads, as {in_words(few)}. With {many:,} "
+    f"numbers, as {in_words(many)}. The spectral norm helps where little is kept; from {many:,} numbers on the plain SVD reads most.",
     right["Kronecker, spectral"][few] > right["Kronecker, Frobenius"][few] > right["SVD"][few],
     all(
         right["SVD"][n] >= max(right["Kronecker, spectral"][n], right["Kronecker, Frobenius"][n])

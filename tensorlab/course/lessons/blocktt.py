@@ -1,5 +1,6 @@
 """Lesson 11: structured matrices, what they share, and how their losses scale."""
 
+import functools
 import math
 from collections.abc import Iterator
 
@@ -13,11 +14,14 @@ from ...formats.blocktt import BlockTT
 from ...formats.kronecker import Kronecker
 from ...formats.lowrank import LowRank
 from ...formats.monarch import Monarch
-from ...formats.ttmatrix import TTMatrix
+from ...formats.ttmatrix import TTMatrix, tt_matrix_svd
 from ...layers.linear import FactorizedLinear
 from ...models.training import shuffled_parts
 from ...multilinear import balanced_shape
-from ..checks import Check, gaussian
+from ...papers import table
+from ..checks import Check, Unusable, gaussian, returned
+from ..digits import accuracy
+from ..digits import network as digits_network
 from ..widgets import Explorer, choice, decimal, integer
 
 EQUATIONS = {
@@ -195,9 +199,126 @@ class ScalingExplorer(Explorer):
         )
 
 
+# ------------------------------------------------------------------------------- figures of rivals
+
+
+@functools.cache
+def held(n: int = 64, rank: int = 2) -> dict[str, dict[str, tuple[int, float]]]:
+    """Random matrices of each structure, approximated: {structure: {rival: (numbers, error)}}.
+
+    Rivals are block trains of rank 1 and of `rank`, and the SVD with as many numbers as either.
+    """
+    found = {}
+    for name in EQUATIONS:
+        options = dict(generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        w = structured(name, n, rank, **options).to_dense()
+        fits = {}
+        for r in (1, rank):
+            fits[f"BTT, rank {r}"] = btt = BlockTT.from_dense(w, r)
+            low = LowRank.from_dense(w, btt.numel // (2 * n))
+            fits[f"SVD, as many as rank {r}"] = low
+        off = {rival: float((m.to_dense() - w).norm() / w.norm()) for rival, m in fits.items()}
+        found[name] = {rival: (m.numel, off[rival]) for rival, m in fits.items()}
+    return found
+
+
+def draw_held(figure: Figure) -> str:
+    """Errors of block trains and SVDs of random matrices, as bars for each structure; a sentence."""
+    ax, found = figure.subplots(), held()
+    rivals = list(next(iter(found.values())))
+    for k, rival in enumerate(rivals):
+        at = [i + 0.2 * (k - 1.5) for i in range(len(found))]
+        errors = [of[rival][1] for of in found.values()]
+        ax.bar(at, errors, 0.18, label=rival, color=plots.COLORS[k])
+    ax.axhline(1, color="0.4", lw=1)
+    ax.set_xticks(range(len(found)), list(found))
+    ax.set(ylabel="relative error", xlabel="structure of the random matrix", ylim=(0, 1.05))
+    ax.grid(False, axis="x")
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    exact = [name for name, of in found.items() if of["BTT, rank 2"][1] < 1e-10]
+    return (
+        f"The block train of rank 2 holds {', '.join(exact)} exactly; the line is the zero matrix."
+    )
+
+
+@functools.cache
+def layer_curves() -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Error and accuracy against stored numbers for the layer of `digits.network`, as block trains,
+    TT-matrices and SVDs, and for the dense layer; a block train of rank 1 is a Monarch matrix."""
+    weight, head = digits_network()
+    fits = {
+        "BTT": [BlockTT.from_dense(weight, r) for r in (1, 2, 3, 4)],
+        "TT": [tt_matrix_svd(weight, (8, 8), (8, 8), r) for r in (4, 8, 12, 16, 24)],
+        "SVD": [LowRank.from_dense(weight, r) for r in (2, 4, 8, 16, 24)],
+    }
+    curves = {"error": {}, "accuracy": {"dense": [(weight.numel(), accuracy(weight, head))]}}
+    for name, formats in fits.items():
+        dense = [(f.numel, f.to_dense()) for f in formats]
+        curves["error"][name] = [(n, float((w - weight).norm() / weight.norm())) for n, w in dense]
+        curves["accuracy"][name] = [(n, accuracy(w, head)) for n, w in dense]
+    return curves
+
+
+def draw_seeds(figure: Figure, losses: dict[tuple[str, bool], list[float]]) -> str:
+    """Losses for several seeds, with the rates of the cores and with the dense one: means and
+    standard deviations; a sentence."""
+    ax, names = figure.subplots(), list(dict.fromkeys(name for name, _ in losses))
+    for k, right in enumerate((True, False)):
+        of = [torch.tensor(losses[name, right]) for name in names]
+        at = [i + 0.16 * (k - 0.5) for i in range(len(names))]
+        means, bars = [float(x.mean()) for x in of], [float(x.std()) for x in of]
+        label = "rates of the cores" if right else "the dense rate"
+        ax.errorbar(at, means, bars, label=label, capsize=3, **plots.style(k) | dict(ls=""))
+    dense = float(torch.tensor(losses["dense", True]).mean())
+    ax.axhline(dense, color="0.4", lw=1, ls="--")
+    ax.set_xticks(range(len(names)), names)
+    ax.set(ylabel="loss on held-out digits", ylim=0)
+    ax.legend()
+    return (
+        f"Means and deviations of {len(losses['dense', True])} seeds; the line is the dense layer."
+    )
+
+
+def recorded(data: str, width: int) -> dict[tuple[str, str], tuple[int, float]]:
+    """(numbers, least loss of all rates) by (structure, rule) out of `data/measured/Qiu2024.csv`."""
+    found = {}
+    for row in table.measured("Qiu2024").where(data=data, width=width):
+        key = row["structure"], row["rule"]
+        found[key] = min(found.get(key, (0, math.inf)), (row["numbers"], row["loss"]), key=_loss)
+    return found
+
+
+def _loss(pair):
+    return pair[1]
+
+
+def draw_recorded(figure: Figure) -> str:
+    """Least losses of the recorded runs against numbers stored; a sentence."""
+    said = []
+    for ax, (data, width) in zip(figure.subplots(1, 2), (("digits", 1024), ("characters", 128))):
+        found = recorded(data, width)
+        names = list(dict.fromkeys(name for name, _ in found))
+        for (name, rule), at in found.items():
+            face = plots.COLORS[names.index(name)] if rule == "core" else "none"
+            ax.plot(*at, "o", ms=8, color=plots.COLORS[names.index(name)], mfc=face)
+            if rule == "core":
+                ax.annotate(name, at, (8, 0), textcoords="offset points", va="center")
+        ax.axhline(found["dense", "core"][1], color="0.4", lw=1, ls="--")
+        ax.set(xscale="log", xlabel="stored numbers", ylabel="loss", title=f"{data}, width {width}")
+        ax.xaxis.set_minor_formatter("")
+        ax.margins(0.2)
+        ax.set_xlim(1e3 if data == "digits" else 1e4, 1e7 if data == "digits" else 1e6)
+        best = min(found, key=lambda key: found[key][1])
+        said.append(
+            f"{data}: least loss {found[best][1]:.4g} of {best[0]} with the {best[1]} rates"
+        )
+    return f"{'; '.join(said)}. Rings are the dense rate, disks the rates of the cores."
+
+
+# ---------------------------------------------------------------------------------------- exercises
+
+
 btt_storage = Check(
-    question="A 1024 by 1024 weight is a BlockTT of two cores with modes 32 by 32 and rank 3.  How "
-    "many numbers does it store?",
     cases=lambda: [(1024, 3)],
     right=lambda n, r: structured("BTT", n, r).numel,
     mistakes=(
@@ -215,44 +336,136 @@ btt_storage = Check(
 )
 
 
-def _monarch(left, right, x):
-    """y[a, b] = sum_c left[b, a, c] sum_d right[c, b, d] x[c, d]."""
-    z = torch.einsum("cbd,cd->bc", right, x.reshape(right.shape[0], -1))
-    return torch.einsum("bac,bc->ab", left, z).reshape(-1)
+def _slices(w, m):
+    """w[(a, b), (c, d)] as [b, c, a, d]."""
+    return w.reshape(m, m, m, m).permute(1, 2, 0, 3)
 
 
-monarch_apply = Check(
-    question="Write `monarch_apply(left, right, x)`: y[a, b] = sum_c left[b, a, c] sum_d right[c, "
-    "b, d] x[c, d], with x and y as "
-    "vectors, x read as rows c of values d and y as rows a of values b.  left: (b, a, c), right: "
-    "(c, b, d).",
+btt_slices = Check(
     function=True,
-    cases=lambda: [gaussian((3, 3, 3), (3, 3, 3), (9,)), gaussian((3, 4, 2), (2, 3, 5), (10,))],
-    right=_monarch,
+    cases=lambda: [(gaussian((9, 9))[0], 3), (gaussian((16, 16))[0], 4)],
+    right=_slices,
     mistakes=(
         (
-            lambda left, right, x: (
-                _monarch(left, right, x).reshape(left.shape[1], -1).T.reshape(-1)
-            ),
-            "the result is read block by block: deal it back, y has a outside and b inside.",
+            lambda w, m: w.reshape(m, m, m, m).transpose(1, 2),
+            "those are the contiguous blocks, a and c fixed: here b and c come first.",
+        ),
+        (lambda w, m: w.reshape(m, m, m, m), "the modes are (a, b, c, d) still: permute them."),
+        (
+            lambda w, m: w.reshape(m, m, m, m).permute(1, 3, 0, 2),
+            "b and d are fixed there: the slice has the rows a and the columns d.",
         ),
         (
-            lambda left, right, x: (
-                (left @ (right @ x.reshape(len(right), -1, 1))).reshape(-1)
-                if left.shape == right.shape
-                else None
-            ),
-            "the permutation between the two is missing: each block of left needs a value of every "
-            "block of right.",
-        ),
-        (
-            lambda left, right, x: _monarch(left, right, x.reshape(-1, len(right)).T.reshape(-1)),
-            "x is read as rows c of values d.",
+            lambda w, m: w.reshape(m, m, m, m).permute(2, 1, 0, 3),
+            "b and c have changed places.",
         ),
     ),
-    hint="z = right @ x.reshape(c, d, 1) has z[c, b]; transpose it, multiply each z[b] by left[b], "
-    "and transpose again.",
-    moral="Two batched products and two transposes: the whole of `apply` for two cores of rank 1.",
+    hint="split the rows into (a, b) and the columns into (c, d), then put b and c first.",
+    moral="Each slice is a matrix that the cores hold by themselves: nothing is shared.",
+)
+
+
+def _fit(w, m, rank, which=_slices):
+    u, s, vh = torch.linalg.svd(which(w, m), full_matrices=False)
+    left, right = u[..., :rank], s[..., :rank, None] * vh[..., :rank, :]
+    return left.permute(0, 2, 1, 3), right.permute(1, 2, 0, 3)
+
+
+def _dense(left, right):
+    w = torch.einsum("bacs,csbd->abcd", left, right)
+    return w.reshape(w.shape[0] * w.shape[1], -1)
+
+
+def _read_fit(function, w, m, rank):
+    result = returned(function, w, m, rank)
+    if result is None:
+        return None
+    if not isinstance(result, (tuple, list)) or len(result) != 2:
+        raise Unusable("two tensors are needed, left and right.")
+    left, right = (torch.as_tensor(core, dtype=torch.float64) for core in result)
+    wanted = (m, m, m, rank), (m, rank, m, m)
+    if (left.shape, right.shape) != wanted:
+        raise Unusable(
+            f"left (b, a, c, s) and right (c, s, b, d) are {wanted[0]} and {wanted[1]} here, these "
+            f"are {tuple(left.shape)} and {tuple(right.shape)}."
+        )
+    return _dense(left, right)
+
+
+btt_fit = Check(
+    function=True,
+    read=_read_fit,
+    cases=lambda: [(gaussian((9, 9))[0], 3, 2), (gaussian((16, 16))[0], 4, 1)],
+    right=lambda *case: _dense(*_fit(*case)),
+    mistakes=(
+        (
+            lambda w, m, rank: _dense(
+                *_fit(w, m, rank, lambda w, m: w.reshape(m, m, m, m).transpose(1, 2))
+            ),
+            "the contiguous blocks were cut, not the slices with b and c fixed: use your "
+            "`btt_slices`.",
+        ),
+        (
+            lambda w, m, rank: LowRank.from_dense(w, rank).to_dense(),
+            "that is one SVD of the whole matrix; each slice has an SVD of its own.",
+        ),
+        (
+            lambda w, m, rank: _dense(
+                *(x / s for x, s in zip(_fit(w, m, rank), _norms(w, m, rank)))
+            ),
+            "the singular values are missing: give them to one of the two cores.",
+        ),
+    ),
+    hint="torch.linalg.svd takes all slices at once; u has [b, c, a, s], s vh has [b, c, s, d], and "
+    "both are permuted.",
+    moral="m² small SVDs, and the best block train there is: the slices do not share anything.",
+    forbids=((BlockTT.from_dense.__func__, "build it from torch.linalg.svd."),),
+)
+
+
+def _norms(w, m, rank):
+    """What the cores of `_fit` have to be divided by to be without singular values."""
+    s = torch.linalg.svdvals(_slices(w, m))[..., :rank]  # b, c, s
+    return torch.ones((), dtype=s.dtype), s.permute(1, 2, 0)[..., None]
+
+
+def _apply(left, right, x):
+    """y[a, b] = sum_cs left[b, a, c, s] sum_d right[c, s, b, d] x[c, d], for one vector."""
+    z = torch.einsum("csbd,cd->bcs", right, x.reshape(right.shape[0], -1))
+    return torch.einsum("bacs,bcs->ab", left, z).reshape(-1)
+
+
+btt_apply = Check(
+    function=True,
+    cases=lambda: [
+        (*gaussian((3, 3, 3, 2), (3, 2, 3, 3)), gaussian((9,))[0]),
+        (*gaussian((3, 4, 2, 1), (2, 1, 3, 5)), gaussian((10,))[0]),
+        (*gaussian((16, 16, 16, 2), (16, 2, 16, 16)), gaussian((256,))[0]),
+    ],
+    largest=lambda left, right, x: left.numel() + right.numel(),
+    right=_apply,
+    mistakes=(
+        (
+            lambda left, right, x: _apply(left, right, x).reshape(left.shape[1], -1).T.reshape(-1),
+            "the result is read block by block: y has a outside and b inside.",
+        ),
+        (
+            lambda left, right, x: _apply(left, right, x.reshape(-1, len(right)).T.reshape(-1)),
+            "x is read as rows c of values d.",
+        ),
+        (
+            lambda left, right, x: _apply(left[..., :1], right[:, :1], x),
+            "only the first term of the bond is there: sum over s.",
+        ),
+        (
+            lambda left, right, x: _apply(left.sum(-1, True), right.sum(1, True), x),
+            "each core is summed over s on its own; the bond joins the two.",
+        ),
+    ),
+    hint="z[b, c, s] = sum_d right[c, s, b, d] x[c, d] comes first, then y[a, b] = sum_cs left z; two "
+    "einsums.",
+    moral="Each stored number is used once: as many multiply-adds as numbers.",
+    forbids=((BlockTT.apply, "write the two sums yourself."),),
 )
 
 
@@ -263,8 +476,6 @@ def _kronecker_sum():
 
 
 kron_as_btt = Check(
-    question="What is the smallest BTT rank (modes 4 by 4) that holds a sum of 3 random Kronecker "
-    "products of 4 by 4 factors?",
     right=lambda: BlockTT.from_dense(_kronecker_sum(), rtol=1e-10).ranks[0],
     mistakes=(
         (
@@ -274,7 +485,28 @@ kron_as_btt = Check(
         (lambda: 16, "that is the rank of the matrix; what counts is the rank of its slices."),
         (lambda: math.isqrt(16), "any matrix has that rank; a sum of few products needs less."),
     ),
-    hint="build one, call `BlockTT.from_dense` with a small rtol, and look at `.ranks`.",
+    hint="fix b and c in sum_s A^s[a, c] B^s[b, d]: the slice is a sum of outer products.",
     moral="Kronecker, TT and Monarch are all block trains: they share more numbers, or have rank "
     "one.",
+)
+
+
+def _uses(name, rank=2, n=16):
+    w = structured(name, n, rank)
+    return w.flops(1) // w.numel
+
+
+most_uses = Check(
+    right=lambda: max(map(_uses, EQUATIONS)),
+    mistakes=(
+        (
+            lambda: _uses("BTT"),
+            "in a block train each number is used once, one multiplication and one addition; others "
+            "use theirs more often.",
+        ),
+        (lambda: _uses("TT") // 2, "a FLOP is a multiplication or an addition: count both."),
+        (lambda: structured("TT", 16, 2).flops(1), "divide the FLOPs by the numbers stored."),
+    ),
+    hint="read FLOPs and numbers in the sentence below the picture, for each structure.",
+    moral="What is shared is used often: a number of a Kronecker factor takes part in √n products.",
 )

@@ -1,5 +1,6 @@
 """Lesson 13: a vocabulary as a train."""
 
+import math
 import re
 import weakref
 from collections import Counter
@@ -14,11 +15,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ... import datasets, plots
+from ...formats.lowrank import LowRank
 from ...formats.ttmatrix import TTMatrix, tt_matrix_svd
-from ...layers.embedding import TTEmbedding
+from ...layers.embedding import TokenTrains, TTEmbedding, head_flops
 from ...linalg import truncated_svd
 from ...methods.pointcloud import cluster_order
-from ..checks import Check, gaussian
+from ..checks import Check, Unusable, gaussian, returned
 from ..widgets import Explorer, choice, integer
 
 MODES = {  # of 1024 x 64
@@ -189,19 +191,14 @@ class Ledger(TorchDispatchMode):
         self.known = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        given = {
-            t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)
-        }
+        given = {storage._cdata for storage in _storages((args, kwargs))}
         out = func(*args, **(kwargs or {}))
-        for t in tree_leaves(out):
-            if (
-                isinstance(t, Tensor)
-                and (key := (s := t.untyped_storage())._cdata) not in self.known | given
-            ):
+        for storage in _storages(out):
+            if (key := storage._cdata) not in self.known | given:
                 self.known.add(key)
-                self.live += s.nbytes()
+                self.live += storage.nbytes()
                 self.peak = max(self.peak, self.live)
-                weakref.finalize(s, self._freed, key, s.nbytes())
+                weakref.finalize(storage, self._freed, key, storage.nbytes())
         return out
 
     def _freed(self, key, size):
@@ -209,9 +206,106 @@ class Ledger(TorchDispatchMode):
         self.live -= size
 
 
+def _storages(tree):
+    """Where the tensors of a tree keep their numbers; a sparse one, its indices and values."""
+    for t in tree_leaves(tree):
+        if isinstance(t, Tensor):
+            for part in (t._indices(), t._values()) if t.is_sparse else (t,):
+                yield part.untyped_storage()
+
+
+def peaks(layer: TTEmbedding, ids: Tensor) -> dict[str, int]:
+    """Bytes at the peak, forward and backward, of four ways to look words up."""
+    count, width = layer.weight.shape
+    dense = {sparse: nn.Embedding(count, width, sparse=sparse) for sparse in (False, True)}
+    ways = {
+        "train, gathered": layer,
+        "train, by the table": lambda ids: layer.weight.to_dense()[ids],
+        "dense": dense[False],
+        "dense, sparse gradients": dense[True],
+    }
+    found = {}
+    for name, look_up in ways.items():
+        with Ledger() as ledger:
+            look_up(ids).square().sum().backward()
+        layer.zero_grad()
+        found[name] = ledger.peak
+    return found
+
+
+def draw_peaks(figure: Figure, peaks: dict[str, int], shape: tuple[int, int]) -> str:
+    """Bytes at the peak as bars, and the dense table as a line; a sentence."""
+    ax, names = figure.subplots(), list(peaks)[::-1]
+    mib = [peaks[name] / 2**20 for name in names]
+    ax.barh(range(len(names)), mib, color=plots.COLORS[0])
+    for k, value in enumerate(mib):
+        ax.annotate(f"{value:.1f}", (value, k), (4, 0), textcoords="offset points", va="center")
+    table = 4 * math.prod(shape) / 2**20
+    ax.axvline(table, color="0.4", lw=1, ls="--")
+    ax.set_yticks(range(len(names)), names)
+    ax.set(xlabel="MiB at the peak, beside what is stored", xlim=(0, 1.15 * max(mib)))
+    ax.grid(False, axis="y")
+    said = ", ".join(f"{name} {value:.1f}" for name, value in zip(names[::-1], mib[::-1]))
+    return f"MiB at the peak: {said}; the dense table has {table:.1f}."
+
+
+def head_shares(table: TTMatrix, batches=(1, 4, 16, 64, 256, 1024, 4096)) -> dict:
+    """(batch, operations over those of a dense head) by path of the tied head."""
+    found = {}
+    for batch in batches:
+        for path, flops in head_flops(table, batch).items():
+            found.setdefault(path, []).append((batch, flops / (2 * batch * math.prod(table.shape))))
+    return found
+
+
+def draw_head(figure: Figure, table: TTMatrix) -> str:
+    """Operations of the paths of a tied head against the batch, the dense head as a line."""
+    ax, found = figure.subplots(), head_shares(table)
+    for k, (path, points) in enumerate(found.items()):
+        label = "by the table" if path == "table" else f"from the {path}"
+        ax.loglog(*zip(*points), label=label, **plots.style(k))
+    ax.axhline(1, color="0.4", lw=1, ls="--", label="dense")
+    ax.set(xlabel="words at a time", ylabel="operations / dense")
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    last = ", ".join(f"{path} {points[-1][1]:.2f}" for path, points in found.items())
+    return f"Operations over those of the dense head, {points[-1][0]} words at a time: {last}."
+
+
+def _texts() -> tuple[Tensor, Tensor]:
+    """The words to train on, and the tenth that is held out."""
+    text = vocabulary().text
+    text = text[text >= 0]
+    return text.split([len(text) * 9 // 10, len(text) - len(text) * 9 // 10])
+
+
+@lru_cache
+def frequencies() -> Tensor:
+    """The share of each word in the text to train on, one more of each counted."""
+    counts = torch.bincount(_texts()[0], minlength=len(vocabulary().words)).double() + 1
+    return counts / counts.sum()
+
+
+def counted(weight: float = 100.0) -> dict[str, float]:
+    """Bits for each held-out word of two rivals that only count: frequencies of words, and pairs of
+    words, to which `weight` words out of the frequencies are added.
+
+    >>> bits = counted()
+    >>> bits["pairs"] < bits["frequencies"] < 10
+    True
+    """
+    (text, held), p = _texts(), frequencies()
+    n = len(p)
+    pairs = torch.bincount(text[:-1] * n + text[1:], minlength=n * n).reshape(n, n)
+    q = (pairs + weight * p) / (pairs.sum(1, keepdim=True) + weight)
+    return {
+        "frequencies": float(-p.log2()[held].mean()),
+        "pairs": float(-q.log2()[held[:-1], held[1:]].mean()),
+    }
+
+
 class NextWord(nn.Module):
-    """The next word from the four before it: their vectors, one linear map, and the same table as
-    the output layer."""
+    """The next word from the four before it: their vectors, one linear map, the same table as the
+    output layer, and the logarithms of the frequencies added."""
 
     def __init__(self, embedding: TTEmbedding, generator: torch.Generator):
         super().__init__()
@@ -220,38 +314,115 @@ class NextWord(nn.Module):
         self.mix = nn.Parameter(
             torch.randn(4 * width, width, generator=generator) / (4 * width) ** 0.5
         )
+        self.register_buffer("bias", frequencies().log().float())
 
     def forward(self, ids: Tensor) -> Tensor:
-        return self.embedding.head((self.embedding(ids).flatten(1) @ self.mix).tanh())
+        return self.embedding.head((self.embedding(ids).flatten(1) @ self.mix).tanh()) + self.bias
 
 
 def race(
-    shapes: dict, steps: int, *, lr: float = 0.01, batch: int = 256, seed: int = 0
+    shapes: dict, steps: int, *, lr: float = 0.005, batch: int = 256, seed: int = 0
 ) -> dict[str, tuple[int, float]]:
     """Train `NextWord` from nothing with a table of each shape (out, in_, rank): its numbers, and
-    bits for each held-out word."""
-    v = vocabulary()
-    text = v.text[v.text >= 0]
-    cut, found = len(text) * 9 // 10, {}
-    held = text[cut:].unfold(0, 5, 1)
+    bits for each held-out word, the least of five looks on the way."""
+    size, found = vocabulary().table.shape, {}
+    text, held = (part.unfold(0, 5, 1) for part in _texts())
+    loss = lambda model, rows: nn.functional.cross_entropy(model(rows[:, :4]), rows[:, 4])
     for name, (out, in_, rank) in shapes.items():
         g = torch.Generator().manual_seed(seed)
-        model = NextWord(TTEmbedding.randn(*v.table.shape, out, in_, rank, std=0.1, generator=g), g)
+        model = NextWord(TTEmbedding.randn(*size, out, in_, rank, std=0.1, generator=g), g)
         optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-        best = float("inf")
+        best = math.inf
         for step in range(1, steps + 1):
-            at = torch.randint(cut - 5, (batch,), generator=g)
-            rows = text[at[:, None] + torch.arange(5)]
-            loss = nn.functional.cross_entropy(model(rows[:, :4]), rows[:, 4])
             optimizer.zero_grad()
-            loss.backward()
+            loss(model, text[torch.randint(len(text), (batch,), generator=g)]).backward()
             optimizer.step()
-            if step % max(1, steps // 3) == 0:
+            if step % max(1, steps // 5) == 0:
                 with torch.no_grad():
-                    loss = nn.functional.cross_entropy(model(held[:, :4]), held[:, 4])
-                best = min(best, float(loss) / 0.6931471805599453)
+                    best = min(best, float(loss(model, held)) / math.log(2))
         found[name] = model.embedding.weight.numel, best
     return found
+
+
+def races(shapes: dict[str, dict], steps: int, *, seeds: int) -> dict[str, list]:
+    """(numbers, bits of each seed) for the shapes of each family, the fewest numbers first."""
+    flat = {(family, r): s for family, ranks in shapes.items() for r, s in ranks.items()}
+    runs = [race(flat, steps, seed=seed) for seed in range(seeds)]
+    found = {family: [] for family in shapes}
+    for key in flat:
+        found[key[0]].append((runs[0][key][0], [run[key][1] for run in runs]))
+    return found
+
+
+def draw_races(figure: Figure, results: dict[str, list], counts: dict[str, float]) -> str:
+    """Bits for a word against numbers stored, the rivals that count as lines; a sentence."""
+    ax, said = figure.subplots(), []
+    for k, (family, rows) in enumerate(results.items()):
+        bits = [torch.tensor(of) for _, of in rows]
+        means, bars = [float(b.mean()) for b in bits], [float(b.std()) for b in bits]
+        ax.errorbar([n for n, _ in rows], means, bars, label=family, capsize=3, **plots.style(k))
+        said.append(f"{family} {min(means):.2f}")
+    for (name, bits), ls in zip(counts.items(), ("--", ":")):
+        ax.axhline(bits, color="0.4", lw=1, ls=ls, label=name)
+        said.append(f"{name} {bits:.2f}")
+    ax.set(xscale="log", xlabel="numbers of the table", ylabel="bits for a held-out word")
+    ax.set_xlim(1e3, 1e5)
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return f"Least bits for a held-out word: {', '.join(said)}."
+
+
+# ------------------------------------------------------------------------------ compressed afterwards
+
+SIZES = {"Python's reference": 1024 * 64, "a sentence encoder": 1024 * 384}
+
+
+@lru_cache
+def compressions(ranks: tuple[int, ...]) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """(numbers, relative error) over the ranks, by table and method; the table of a sentence encoder
+    where it is installed."""
+    modes, x = "(8, 8, 16) x (4, 4, 4)", vocabulary().table
+    of = {f"by {order}": [] for order in ORDERS}
+    for r in ranks:
+        for order in ORDERS:
+            w, error = compressed(modes, r, order)
+            of[f"by {order}"].append((w.numel, error))
+    of["low rank"] = _low_rank(x, ranks)
+    of["each token"] = []
+    for r in (1, 2, 3):
+        trains = TokenTrains.from_dense(x, (2,) * 6, r)
+        of["each token"].append((trains.numel, _off(trains(torch.arange(len(x))), x)))
+    found = {"Python's reference": of}
+    if (real := encoder_vocabulary(1024)) is not None:
+        fits = [tt_matrix_svd(real.table, (8, 8, 16), (6, 8, 8), r) for r in ranks]
+        found["a sentence encoder"] = {
+            "by frequency": [(w.numel, _off(w.to_dense(), real.table)) for w in fits],
+            "low rank": _low_rank(real.table, ranks),
+        }
+    return found
+
+
+def _low_rank(x, ranks):
+    fits = [LowRank.from_dense(x, max(1, r // 2)) for r in ranks]
+    return [(w.numel, _off(w.to_dense(), x)) for w in fits]
+
+
+def _off(y, x):
+    return float((y - x).norm() / x.norm())
+
+
+def draw_compressions(figure: Figure, curves: dict) -> str:
+    """Errors against numbers stored, one panel for each table; a sentence."""
+    said, styles = [], ["by frequency", "by alphabet", "by meaning", "low rank", "each token"]
+    for ax, (title, of) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items()):
+        for name, points in of.items():
+            ax.semilogx(*zip(*sorted(points)), label=name, **plots.style(styles.index(name)))
+        ax.axvline(SIZES[title], color="0.4", lw=1, ls="--")
+        ax.set(title=f"words of {title}", xlabel="stored numbers", ylim=(0, 1.02))
+        ends = ", ".join(f"{name} {min(points)[1]:.2f}" for name, points in of.items())
+        said.append(f"{title}: {ends}")
+    figure.axes[0].set_ylabel("relative error")
+    figure.axes[0].legend(loc="lower left")
+    return f"Errors at the fewest numbers, {'; '.join(said)}."
 
 
 # ---------------------------------------------------------------------------------------- exercises
@@ -267,19 +438,34 @@ def _cores(out, in_, rank):
     return gaussian(*((r[k], m, n, r[k + 1]) for k, (m, n) in enumerate(zip(out, in_))))
 
 
+def _digits(token, sizes):
+    found = []
+    for n in reversed(sizes):
+        found.append(token % n)
+        token = token // n
+    return found[::-1]
+
+
 def _row(cores, token, first=True, width=True):
     """A row, with the digits from the first core on or from the last; and with the width's first
     index slowest or fastest."""
-    digits = []
-    for core in cores[::-1] if first else cores:
-        digits.append(token % core.shape[1])
-        token //= core.shape[1]
+    sizes = [core.shape[1] for core in cores]
+    digits = _digits(token, sizes) if first else _digits(token, sizes[::-1])[::-1]
     state = torch.ones(1, 1, dtype=torch.float64)
-    for core, i in zip(cores, digits[::-1] if first else digits):
-        state = torch.einsum("ar,rmq->amq" if width else "ar,rmq->maq", state, core[:, i]).flatten(
-            0, 1
-        )
+    for core, i in zip(cores, digits):
+        order = "ar,rmq->amq" if width else "ar,rmq->maq"
+        state = torch.einsum(order, state, core[:, i]).flatten(0, 1)
     return state[:, 0]
+
+
+def _rows(cores, tokens, **options):
+    return torch.stack([_row(cores, int(token), **options) for token in tokens])
+
+
+def _huge(*tokens):
+    """A table of 10^8 words, so that nobody forms it: its cores are as large as all its rows
+    asked for."""
+    return _cores((100, 100, 100, 100), (2, 2, 2, 2), 2), torch.tensor(tokens)
 
 
 @lru_cache
@@ -288,9 +474,6 @@ def _rank_for(by: str, bound: float = 0.75) -> int:
 
 
 embedding_storage = Check(
-    question="A table of 1000 words and width 64 is a TT-matrix with the modes (10, 10, 10) x (4, "
-    "4, 4) and both ranks 8.  How "
-    "many numbers does it store?",
     cases=lambda: [((10, 10, 10), (4, 4, 4), 8)],
     right=lambda out, in_, rank: sum(core.numel() for core in _cores(out, in_, rank)),
     mistakes=(
@@ -317,19 +500,49 @@ embedding_storage = Check(
     moral="Twenty times fewer than the table has, and no word has numbers of its own.",
 )
 
+
+def _read_digits(function, token, sizes):
+    result = returned(function, token, sizes)
+    if result is None:
+        return None
+    if not isinstance(result, (list, tuple, Tensor)) or len(result) != len(sizes):
+        raise Unusable(f"{len(sizes)} digits are needed, one for each size.")
+    return torch.as_tensor([float(digit) for digit in result], dtype=torch.float64)
+
+
+token_digits = Check(
+    function=True,
+    read=_read_digits,
+    cases=lambda: [(17, (2, 3, 4)), (9, (3, 4)), (24_999, (25, 30, 40)), (0, (5,))],
+    right=lambda token, sizes: torch.tensor(_digits(token, sizes)).double(),
+    mistakes=(
+        (
+            lambda token, sizes: _digits(token, sizes)[::-1],
+            "the digits are there, but the last comes first: turn the list around.",
+        ),
+        (
+            lambda token, sizes: _digits(token, sizes[::-1]),
+            "take the sizes from the end: the last digit changes fastest.",
+        ),
+        (
+            lambda token, sizes: [token % n for n in sizes],
+            "divide by the size before you go on to the next digit.",
+        ),
+    ),
+    hint="from the last size on: the digit is token % n, and token // n is what is left.",
+    moral="A number in mixed radix: with every further digit the table is cut once more.",
+)
+
 embedding_row = Check(
-    question="Write `row(cores, token)`: one row of the table, without forming the table.  cores: "
-    "a list of tensors (r_left, "
-    "words, width, r_right); token: an integer, whose first digit belongs to the first core.  The "
-    "row is as long as the product "
-    "of the widths.",
     function=True,
     cases=lambda: [
         (_cores((3, 4), (2, 2), 2), 9),
         (_cores((2, 3, 4), (2, 3, 2), 3), 17),
         (_cores((5,), (4,), 1), 3),
+        (_huge()[0], 12_345_678),
     ],
-    right=lambda cores, token: TTMatrix(cores).to_dense()[token],
+    largest=lambda cores, token: 4 * max(core.numel() for core in cores),
+    right=_row,
     mistakes=(
         (
             lambda cores, token: _row(cores, token, first=False),
@@ -342,15 +555,74 @@ embedding_row = Check(
         ),
         (lambda cores, token: _row(cores, max(token - 1, 0)), "tokens count from 0."),
     ),
-    hint="the last digit is token % words of the last core; multiply slice by slice from the left "
-    "and flatten the widths.",
+    hint="multiply slice by slice from the left, core[:, digit], and flatten the widths.",
     moral="One slice of each core, d small products: the table is never there.",
+    forbids=((TTMatrix.to_dense, "that forms the whole table: take a slice of each core."),),
+)
+
+embedding_rows = Check(
+    function=True,
+    cases=lambda: [
+        (_cores((3, 4), (2, 2), 2), torch.tensor([9, 0, 9, 4])),
+        (_cores((2, 3, 4), (2, 3, 2), 3), torch.tensor([17, 3])),
+        _huge(12_345_678, 99_999_999, 0),
+    ],
+    largest=lambda cores, tokens: 4 * max(core.numel() for core in cores),
+    right=_rows,
+    mistakes=(
+        (
+            lambda cores, tokens: _rows(cores, tokens, width=False),
+            "the entries are there, but in another order: the first core's width index changes "
+            "slowest.",
+        ),
+        (
+            lambda cores, tokens: _rows(cores, tokens, first=False),
+            "the digits are taken in the wrong order: the last one changes fastest.",
+        ),
+        (lambda cores, tokens: _rows(cores, tokens.sort()[0]), "the rows are in another order."),
+        (
+            lambda cores, tokens: _rows(cores, tokens).mT,
+            "the tokens are the rows of the answer: (n, width).",
+        ),
+    ),
+    hint="core[:, digits] is (r_left, n, width, r_right); the token n stays through every product.",
+    moral="A gather is a batch of small products: this is the forward of a TTEmbedding.",
+    forbids=((TTMatrix.to_dense, "that forms the whole table: take slices of each core."),),
+)
+
+
+def _products(sizes):
+    """Products of a gather of all tokens that computes each prefix once."""
+    return sum(math.prod(sizes[: k + 1]) for k in range(1, len(sizes)))
+
+
+prefix_products = Check(
+    cases=lambda: [((10, 10, 10),)],
+    right=_products,
+    mistakes=(
+        (
+            lambda sizes: math.prod(sizes) * (len(sizes) - 1),
+            "that is word by word; words with the same two first digits share a product.",
+        ),
+        (
+            lambda sizes: _products(sizes) + sizes[0],
+            "the first slice is a state already: it costs no product.",
+        ),
+        (
+            lambda sizes: math.prod(sizes),
+            "those are the products with the last core; there is another core before it.",
+        ),
+        (
+            lambda sizes: _products(sizes[:2]),
+            "those are the products with the second core; the last one is still to come.",
+        ),
+    ),
+    hint="after the second core there is one state for each pair of digits, after the third one for "
+    "each word.",
+    moral="Almost all of the work is in the last core, however many cores come before it.",
 )
 
 embedding_rank = Check(
-    question="In the explorer take the modes (8, 8, 16) x (4, 4, 4) and the order by meaning.  "
-    "Which is the smallest rank with an "
-    "error of at most 0.75?",
     right=lambda: _rank_for("meaning"),
     mistakes=(
         (lambda: _rank_for("frequency"), "that is the rank for another order."),

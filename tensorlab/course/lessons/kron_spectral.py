@@ -235,7 +235,7 @@ def draw_measured(figure: Figure) -> str:
         right.plot(*at, "o", ms=8, color=plots.COLORS[k])
         right.annotate(row["method"], at, (0, 8), textcoords="offset points", ha="center")
     right.set(xlabel="relative spectral error", ylabel="score of the encoder", ylim=(79, 87.5))
-    right.margins(x=0.3)
+    right.margins(x=0.5)
     scores = ", ".join(f"{row['method']} {row['score']:.1f}" for row in models)
     least, most = min(row["ratio"] for row in rows), max(row["ratio"] for row in rows)
     return (

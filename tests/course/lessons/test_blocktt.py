@@ -82,14 +82,29 @@ def test_training_learns():
     assert flops == 2 * numbers == 2 * 2 * 2 * 16**1.5 and loss < 0.8 * math.log(10)
 
 
-def test_right_answer_of_the_function():
-    assert lesson.monarch_apply(
-        lambda L, R, x: (
-            (L @ (R @ x.reshape(len(R), -1, 1)).transpose(0, 1)).squeeze(2).T.reshape(-1)
-        )
-    )
+def test_block_trains_are_no_worse_than_the_svd_where_they_hold_more():
+    found = lesson.held()
+    assert found["Monarch"]["BTT, rank 1"] == (1024, pytest.approx(0, abs=1e-10))
+    w = lesson.structured(
+        "dense", 64, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    ).to_dense()
+    s = torch.linalg.svdvals(w.reshape(8, 8, 8, 8).permute(1, 2, 0, 3))
+    error = float(s[..., 2:].norm() / s.norm())
+    assert found["dense"]["BTT, rank 2"] == (2048, pytest.approx(error))
 
-    def by_the_package(L, R, x):
-        return tl.Monarch((L[None, :, None, :, :, None], R[:, None, None, :, :, None])).apply(x)
 
-    assert lesson.monarch_apply(by_the_package)
+def test_recorded_losses_are_the_least_of_all_rates():
+    found = lesson.recorded("digits", 1024)
+    assert found["dense", "core"] == (1048576, 0.0078)
+    assert found["Kronecker", "dense"] == (2048, 0.0069)
+
+
+def test_the_package_gives_the_right_answers():
+    def fit(w, m, rank):
+        left, right = tl.BlockTT.from_dense(w, rank).cores
+        return left.reshape(m, m, m, rank), right.reshape(m, rank, m, m)
+
+    assert not lesson.btt_fit(fit)  # forbidden
+    w = torch.randn(9, 9, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    want = tl.BlockTT.from_dense(w, 2).to_dense()
+    assert torch.allclose(lesson._dense(*lesson._fit(w, 3, 2)), want)

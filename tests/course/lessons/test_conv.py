@@ -88,28 +88,17 @@ def test_terms_grow_without_the_ridge_only():
     assert f"ALS {plain.history[-1]:.3f}" in e.sentence
 
 
-def test_right_answers(capsys):
-    assert lesson.cp_weights(40 * (32 + 5 + 5 + 64))
+def test_the_tucker_rank_is_that_of_alternating_fits():
     assert lesson.tucker_rank(next(r for r in range(1, 17) if _tucker_error(r) <= 0.5))
 
-    def spatial(kernel, rank):
-        layer = torch.nn.Conv2d(
-            kernel.shape[1], kernel.shape[0], kernel.shape[2:], bias=False, dtype=kernel.dtype
-        )
-        with torch.no_grad():
-            layer.weight.copy_(kernel)
-            return tl.conv_kernel(tl.spatial_conv(layer, rank))
 
-    assert lesson.spatial_kernel(spatial)
-    assert all(line.startswith("Right.") for line in capsys.readouterr().out.splitlines())
-
-
-def test_an_answer_of_another_shape_says_which_is_needed(capsys):
-    assert not lesson.spatial_kernel(lambda kernel, rank: kernel.flatten(1))
-    assert (
-        "the answer has the shape of the kernel, (4, 3, 3, 3), this is (4, 27)"
-        in capsys.readouterr().out
-    )
+def test_rivals_cost_what_is_said():
+    found = lesson.race((0.3,), tuning=1, seeds=1)
+    layers = lambda row: 269184 / row["flops"] - 9216 - 1920  # without the first and the last
+    for name, (row,) in found.items():
+        if name != "dense":
+            assert layers(row) <= 0.3 * (147456 + 110592) * (1 + 1e-9)
+    assert found["narrow"][0]["after"] == found["narrow"][0]["before"]
 
 
 def _tucker_error(rank):

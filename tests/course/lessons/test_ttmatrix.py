@@ -85,10 +85,11 @@ def test_weights():
         lesson.example_weight("identity")
 
 
-def test_the_trained_layer_has_learned():
-    from tensorlab import datasets
-
-    x, w = datasets.digits().X.flatten(1) - 0.3, lesson.trained()
-    start = lesson.trained(0)
-    assert w.shape == (64, 64) and float((w - start).norm() / start.norm()) > 0.3
-    assert float((x @ w.mT).relu().mean()) != float((x @ start.mT).relu().mean())
+def test_a_rank_goes_no_further_than_the_unfoldings():
+    e = lesson.Designer()
+    for modes in lesson.MODES:
+        e.set(modes=modes)
+        full = tl.tt_matrix_svd(
+            lesson.example_weight("random"), lesson.MODES[modes], lesson.MODES[modes], rtol=0.0
+        )
+        assert e.controls["rank"].max == max(full.ranks)
