@@ -82,7 +82,7 @@ ARROWS = {
         "kashin": {"codes"},
         "codes": {"quantize", "quantized_storage", "feedback"},
         "quantize": {"quantized_storage", "feedback"},
-        "training": {"admm", "distill", "dlrt", "projected", "pruning", "riemannian"},
+        "training": {"admm", "distill", "dlrt", "projected", "pruning", "riemannian", "tangent"},
         "estimator": {"density", "expmachine", "screening"},
         "splines": {"density", "density_learners", "spline_trains"},
         "spline_trains": {"density", "density_learners"},
