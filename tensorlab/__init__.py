@@ -108,6 +108,7 @@ from .methods.quantize import QuantizedLinear, quantize_model
 from .methods.quantized_storage import load_quantized, save_quantized
 from .methods.riemannian import RiemannianSGD
 from .methods.screening import screen_interactions
+from .methods.tangent import TangentDLRT
 from .methods.weighted import calibrate, weighted_svd
 from .multilinear import (
     balanced_shape,
@@ -269,6 +270,7 @@ __all__ = [
     "load_lora",
     # methods: training in low rank
     "DLRT",
+    "TangentDLRT",
     "dlrt_start",
     "kls_step",
     "usv_step",

@@ -97,7 +97,7 @@ ARROWS = {
         "kashin": {"codes"},
         "codes": {"quantize", "quantized_storage", "feedback", "coded", "compressed_storage"},
         "quantize": {"quantized_storage", "feedback", "coded", "candidates", "compressed_storage"},
-        "training": {"admm", "distill", "dlrt", "projected", "pruning", "riemannian"},
+        "training": {"admm", "distill", "dlrt", "projected", "pruning", "riemannian", "tangent"},
         "estimator": {"density", "expmachine", "screening"},
         "splines": {"density", "density_learners", "spline_trains"},
         "spline_trains": {"density", "density_learners"},

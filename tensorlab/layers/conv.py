@@ -460,15 +460,22 @@ class FactorizedConv2d(FactorizedLinear):
     def out_channels(self) -> int:
         return self.out_features
 
-    def forward(self, x: Tensor) -> Tensor:
-        (u, v, *s), padding = self.tensors, self.padding
-        filters = v.conj().t().unflatten(1, (-1, *self.kernel_size))  # (r, S, kh, kw)
-        u = u @ s[0] if s else u
+    def coordinates(self, x: Tensor, v: Tensor) -> Tensor:
+        """vᴴ of each patch that w meets: x (..., S, height, width), v (S kh kw, k) -> (..., height',
+        width', k)."""
+        filters, padding = v.conj().t().unflatten(1, (-1, *self.kernel_size)), self.padding
         if self.padding_mode != "zeros":
             x, padding = F.pad(x, self._ends, mode=self.padding_mode), 0
-        x = F.conv2d(x, filters, None, self.stride, padding, self.dilation)
+        x = F.conv2d(
+            x, filters, None, self.stride, padding, self.dilation
+        )  # filters (k, S, kh, kw)
         c = x.ndim - 3  # from the front: the older ONNX exporter moves no axis counted from the end
-        return F.linear(x.movedim(c, c + 2), u, self.bias).movedim(c + 2, c)  # 1 x 1
+        return x.movedim(c, c + 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        u, v, *s = self.tensors
+        y = F.linear(self.coordinates(x, v), u @ s[0] if s else u, self.bias)  # 1 x 1
+        return y.movedim(x.ndim - 1, x.ndim - 3)
 
     def extra_repr(self):
         moves = ", ".join(

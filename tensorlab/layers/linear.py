@@ -98,6 +98,10 @@ class FactorizedLinear(Holding[MatrixFormat]):
         y = propagate(self.weight, x, self.strategy)
         return y if self.bias is None else y + self.bias.to(y.dtype)  # one dtype under autocast
 
+    def coordinates(self, x: Tensor, v: Tensor) -> Tensor:
+        """vᴴ of each input that w meets: x (..., in), v (in, k) -> (..., k)."""
+        return x @ v.conj()
+
     @property
     def in_features(self) -> int:
         return self._form.shape[1]

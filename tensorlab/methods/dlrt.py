@@ -16,7 +16,6 @@ is nearly singular (`usv_step`). K and L start from the same W, so a step needs 
 the gradient, not three.
 """
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -27,29 +26,30 @@ from torch import Tensor, nn
 from ..arguments import count, fraction, one_of, positive
 from ..formats.lowrank import LowRank
 from ..layers.holding import meanwhile
-from ..layers.linear import FactorizedLinear
 from ..linalg import choose_rank, extend_basis, orthonormal, small_svd, widen, zero_level
 from .training import (
+    MEANS,
+    SQUARES,
     Idle,
     Processes,
     TrainingMethod,
     backward,
     check_finite,
+    check_optimizer,
     check_reached,
     check_trained,
     check_whole,
     evaluate,
     group_of,
+    low_rank_layers,
     spared_buffers,
     unfrozen,
 )
 
 RULES = ("tail", "sum")
 STRAIGHTEN = 50  # steps in which the rounding of products with P and Q gathers
-# what optimizers keep for a parameter: averages of the gradient, averages or sums of its squares,
-# and sizes of it; the factors of a mean square, and the mean that a mean square is compared with
-MEANS = {"momentum_buffer", "exp_avg", "grad_avg", "ax", "prev"}
-SQUARES = {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "acc_delta"}
+# what optimizers keep besides: sizes of the gradient; factors of a mean square, and the mean that a
+# mean square is compared with
 SIZES = {"exp_inf", "step_size"}
 FACTORS = {"row_var", "col_var"}
 MEAN_OF = {"square_avg": "grad_avg"}
@@ -326,11 +326,12 @@ class DLRT(TrainingMethod):
         max_rank: int | None = None,
     ):
         _check_settings(theta, multiplier, rule, every, min_rank, max_rank)
-        self.model, self.optimizer, self.layers = model, optimizer, _low_rank_layers(model)
+        self.model, self.optimizer = model, optimizer
+        self.layers = low_rank_layers("DLRT", model, 3)
         self.theta, self.multiplier, self.rule, self.every = theta, multiplier, rule, every
         self.min_rank, self.max_rank, self.steps = min_rank, max_rank, 0
         self._processes, self._idle = Processes(), Idle("DLRT")
-        _check_optimizer(optimizer, fixed=theta is None or every > 1)
+        check_optimizer("DLRT", optimizer, rates=theta is None or every > 1)
         for name, factors in self._trained().items():
             w = _detached(factors)
             if not _is_orthonormal(w):
@@ -496,56 +497,6 @@ def _check_settings(theta, multiplier, rule, every, min_rank, max_rank):
     count("DLRT", "min_rank", min_rank)
     if max_rank is not None:
         count("DLRT", "max_rank", max_rank, min_rank)
-
-
-def _low_rank_layers(model) -> dict[str, FactorizedLinear]:
-    """The trainable layers on a `LowRank`, by name; each needs a middle factor and a weight of its
-    own."""
-    layers = {
-        name: m
-        for name, m in model.named_modules()
-        if isinstance(m, FactorizedLinear)
-        and isinstance(m.weight, LowRank)
-        and any(t.requires_grad for t in m.tensors)
-    }
-    if not layers:
-        raise ValueError(
-            f"DLRT: needs a model with a trainable layer on a LowRank, got {type(model).__name__} "
-            f"without one"
-        )
-    for name, layer in layers.items():
-        if len(layer.tensors) < 3:
-            make = "LowRank.from_dense(w, r).orthogonal() or dlrt_start(w.shape, r)"
-            raise ValueError(
-                f"DLRT: layer {name!r} needs a LowRank with a middle factor, as {make} gives, got "
-                f"two factors"
-            )
-        if layer.weight.dtype.to_real().itemsize < 4:
-            raise ValueError(
-                f"DLRT: layer {name!r} needs numbers of 32 bits or more, got {layer.weight.dtype}; "
-                f"autocast computes in fewer"
-            )
-    if len({id(t) for layer in layers.values() for t in layer.tensors}) < 3 * len(layers):
-        raise ValueError(
-            f"DLRT: needs layers with weights of their own, got some shared among "
-            f"{', '.join(layers)}"
-        )
-    return layers
-
-
-def _check_optimizer(optimizer, fixed: bool):
-    """An optimizer of groups whose step needs no closure; with rates, for a fixed rank."""
-    got = type(optimizer).__name__
-    if not hasattr(optimizer, "param_groups") or isinstance(optimizer, torch.optim.SparseAdam):
-        raise ValueError(f"DLRT: needs an optimizer of torch for dense gradients, got {got}")
-    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
-    if closure is not None and closure.default is closure.empty:
-        raise ValueError(
-            f"DLRT: needs an optimizer that steps on gradients alone, got {got}, whose step needs "
-            f"a closure"
-        )
-    if fixed and not all("lr" in group for group in optimizer.param_groups):
-        raise ValueError(f"DLRT: needs learning rates in the optimizer's groups, got {got} without")
 
 
 def _detached(factors) -> LowRank:

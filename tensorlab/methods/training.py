@@ -1,6 +1,7 @@
 """What all methods with step(closure) ask of a closure, an optimizer and a model, so that a
 training that would do nothing says so; and gradients that several processes have in common."""
 
+import inspect
 import warnings
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -13,10 +14,20 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from ..formats.base import Format
+from ..formats.lowrank import LowRank
 from ..layers.dense import parameters_of
 from ..layers.holding import in_processes, is_sharded
+from ..layers.linear import FactorizedLinear
 
 IDLE = 20  # steps in a row without a gradient after which a layer is named
+# what optimizers keep for a parameter: averages of the gradient, and averages or sums of its squares
+MEANS = {"momentum_buffer", "exp_avg", "grad_avg", "ax", "prev"}
+SQUARES = {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "acc_delta"}
+OTHER = {  # what a layer needs that has another number of factors
+    2: "of two factors, as LowRank.from_dense(w, r) or w.merged() gives, got a middle factor",
+    3: "with a middle factor, as LowRank.from_dense(w, r).orthogonal() or dlrt_start(w.shape, r) "
+    "gives, got two factors",
+}
 
 # ------------------------------------------------------------------------------------- the protocol
 
@@ -62,6 +73,55 @@ def rank_of(w: Format) -> int | tuple[int, ...]:
 
 
 # ---------------------------------------------------------------------------- before the first step
+
+
+def low_rank_layers(who: str, model: nn.Module, factors: int) -> dict[str, FactorizedLinear]:
+    """The trainable layers on a `LowRank` of so many factors, 2 or 3, by name. Raises ValueError
+    where there is none, for another number of factors, numbers of 16 bits, and shared weights."""
+    layers = {
+        name: m
+        for name, m in model.named_modules()
+        if isinstance(m, FactorizedLinear)
+        and isinstance(m.weight, LowRank)
+        and any(t.requires_grad for t in m.tensors)
+    }
+    if not layers:
+        raise ValueError(
+            f"{who}: needs a model with a trainable layer on a LowRank, got {type(model).__name__} "
+            f"without one"
+        )
+    for name, layer in layers.items():
+        if len(layer.tensors) != factors:
+            raise ValueError(f"{who}: layer {name!r} needs a LowRank {OTHER[factors]}")
+        if layer.weight.dtype.to_real().itemsize < 4:
+            raise ValueError(
+                f"{who}: layer {name!r} needs numbers of 32 bits or more, got {layer.weight.dtype}; "
+                f"autocast computes in fewer"
+            )
+    if len({id(t) for layer in layers.values() for t in layer.tensors}) < factors * len(layers):
+        raise ValueError(
+            f"{who}: needs layers with weights of their own, got some shared among "
+            f"{', '.join(layers)}"
+        )
+    return layers
+
+
+def check_optimizer(who: str, optimizer, *, rates: bool = False) -> None:
+    """Raises ValueError for anything but an optimizer of groups, for dense gradients, whose step
+    needs no closure; rates: and whose groups have learning rates."""
+    got = type(optimizer).__name__
+    if not hasattr(optimizer, "param_groups") or isinstance(optimizer, torch.optim.SparseAdam):
+        raise ValueError(f"{who}: needs an optimizer of torch for dense gradients, got {got}")
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        raise ValueError(
+            f"{who}: needs an optimizer that steps on gradients alone, got {got}, whose step needs "
+            f"a closure"
+        )
+    if rates and not all("lr" in group for group in optimizer.param_groups):
+        raise ValueError(
+            f"{who}: needs learning rates in the optimizer's groups, got {got} without"
+        )
 
 
 def check_trained(who: str, optimizer, parameters: dict[str, Tensor]) -> None:

@@ -14,6 +14,25 @@ train = lambda w: tl.tt_matrix_svd(w, (2, 2, 2), (2, 2, 2), 2)
 METHODS = {  # name: how layers "0" and "2" are made, the method, and the ranks of a layer
     "DLRT": (kls, lambda m, o: tl.DLRT(m, o, theta=0.0, every=2, max_rank=3), None),
     "DLRT, fixed": (kls, lambda m, o: tl.DLRT(m, o, theta=None), 2),
+    "TangentDLRT": (
+        low,
+        lambda m, o: tl.TangentDLRT(
+            m, o, budget=96, total=9, window=2, inputs=lambda: m(X[:20]), min_rank=1
+        ),
+        None,
+    ),
+    "TangentDLRT, theta": (
+        low,
+        lambda m, o: tl.TangentDLRT(m, o, theta=0.1, total=50, window=2, spares=1),
+        None,
+    ),
+    "TangentDLRT, factors": (
+        low,
+        lambda m, o: tl.TangentDLRT(
+            m, o, theta=0.1, total=50, window=2, steps="factors", inputs=lambda: m(X)
+        ),
+        None,
+    ),
     "RiemannianSGD": (low, lambda m, o: tl.RiemannianSGD(m, o, lr=0.05), 2),
     "RiemannianSGD, trains": (train, lambda m, o: tl.RiemannianSGD(m, o, lr=0.05), (2, 2)),
     "ADMM": (
