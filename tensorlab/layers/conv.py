@@ -461,8 +461,8 @@ class FactorizedConv2d(FactorizedLinear):
         return self.out_features
 
     def coordinates(self, x: Tensor, v: Tensor) -> Tensor:
-        """vᴴ of each patch that w meets: x (..., S, height, width), v (S kh kw, k) -> (..., height',
-        width', k)."""
+        """vᴴ of each patch that w meets: x (..., S, height, width), v (S kh kw, k) -> (...,
+        height', width', k)."""
         filters, padding = v.conj().t().unflatten(1, (-1, *self.kernel_size)), self.padding
         if self.padding_mode != "zeros":
             x, padding = F.pad(x, self._ends, mode=self.padding_mode), 0

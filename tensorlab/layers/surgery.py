@@ -83,7 +83,8 @@ def fold_linear(model: nn.Module, names="*") -> nn.Module:
     )
     """
     made: dict[nn.Module, nn.Module] = {}
-    for layer in choose("fold_linear", model, names, FACTORIZED).values():
+    chosen: dict[str, Any] = choose("fold_linear", model, names, FACTORIZED)
+    for layer in chosen.values():
         w = layer.weight.to_dense().detach().clone()  # some formats give a view
         new = nn.Linear(
             layer.in_features, layer.out_features, layer.bias is not None, device="meta"

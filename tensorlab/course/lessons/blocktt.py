@@ -223,7 +223,7 @@ def held(n: int = 64, rank: int = 2) -> dict[str, dict[str, tuple[int, float]]]:
 
 
 def draw_held(figure: Figure) -> str:
-    """Errors of block trains and SVDs of random matrices, as bars for each structure; a sentence."""
+    """Errors of block trains and SVDs of random matrices, as bars for each structure."""
     ax, found = figure.subplots(), held()
     rivals = list(next(iter(found.values())))
     for k, rival in enumerate(rivals):
@@ -280,7 +280,7 @@ def draw_seeds(figure: Figure, losses: dict[tuple[str, bool], list[float]]) -> s
 
 
 def recorded(data: str, width: int) -> dict[tuple[str, str], tuple[int, float]]:
-    """(numbers, least loss of all rates) by (structure, rule) out of `data/measured/Qiu2024.csv`."""
+    """(numbers, least loss of all rates) by (structure, rule), of `data/measured/Qiu2024.csv`."""
     found = {}
     for row in table.measured("Qiu2024").where(data=data, width=width):
         key = row["structure"], row["rule"]
@@ -416,8 +416,8 @@ btt_fit = Check(
             "the singular values are missing: give them to one of the two cores.",
         ),
     ),
-    hint="torch.linalg.svd takes all slices at once; u has [b, c, a, s], s vh has [b, c, s, d], and "
-    "both are permuted.",
+    hint="torch.linalg.svd takes all slices at once; u has [b, c, a, s], s vh has [b, c, s, d], "
+    "and both are permuted.",
     moral="m² small SVDs, and the best block train there is: the slices do not share anything.",
     forbids=((BlockTT.from_dense.__func__, "build it from torch.linalg.svd."),),
 )
@@ -462,8 +462,8 @@ btt_apply = Check(
             "each core is summed over s on its own; the bond joins the two.",
         ),
     ),
-    hint="z[b, c, s] = sum_d right[c, s, b, d] x[c, d] comes first, then y[a, b] = sum_cs left z; two "
-    "einsums.",
+    hint="z[b, c, s] = sum_d right[c, s, b, d] x[c, d] comes first, then y[a, b] = sum_cs left z; "
+    "two einsums.",
     moral="Each stored number is used once: as many multiply-adds as numbers.",
     forbids=((BlockTT.apply, "write the two sums yourself."),),
 )
@@ -501,8 +501,8 @@ most_uses = Check(
     mistakes=(
         (
             lambda: _uses("BTT"),
-            "in a block train each number is used once, one multiplication and one addition; others "
-            "use theirs more often.",
+            "in a block train each number is used once, one multiplication and one addition; "
+            "others use theirs more often.",
         ),
         (lambda: _uses("TT") // 2, "a FLOP is a multiplication or an addition: count both."),
         (lambda: structured("TT", 16, 2).flops(1), "divide the FLOPs by the numbers stored."),

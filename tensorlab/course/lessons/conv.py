@@ -394,7 +394,8 @@ spatial_matrix = Check(
             "the numbers are still in the order t, s, i, j: permute before you reshape.",
         ),
     ),
-    hint="kernel.permute(1, 2, 0, 3) has the modes s, i, t, j; join the first two and the last two.",
+    hint="kernel.permute(1, 2, 0, 3) has the modes s, i, t, j; join the first two and the last "
+    "two.",
     moral="Which modes are rows decides what one convolution sees: here channels in, and height.",
 )
 
@@ -577,8 +578,8 @@ tucker_saving = Check(
             "the layer has 3 × 3 weights for each pair of channels.",
         ),
     ),
-    hint="the layer has 9 · 64 · 64 weights, the chain 64 · 16 + 9 · 16 · 16 + 16 · 64, and each is "
-    "used once for a pixel.",
+    hint="the layer has 9 · 64 · 64 weights, the chain 64 · 16 + 9 · 16 · 16 + 16 · 64, and each "
+    "is used once for a pixel.",
     moral="Ranks of a quarter make the middle sixteen times cheaper, and the whole half of that.",
 )
 

@@ -29,8 +29,8 @@ def als_problem(name: str) -> tuple[torch.Tensor, CP]:
 
 
 class TermPlayer(Player):
-    """A sum of rank-one terms, slice by slice: the third vector only says how strongly the pattern of
-    the other two is there."""
+    """A sum of rank-one terms, slice by slice: the third vector only says how strongly the pattern
+    of the other two is there."""
 
     figsize = (10, 2.8)
     interval = 0.25
@@ -299,7 +299,8 @@ update = Check(
     mistakes=(
         (
             lambda x0, b, c: x0 @ multilinear.khatri_rao(b, c),
-            "that is the right-hand side of the normal equations: solve with the matrix on the left.",
+            "that is the right-hand side of the normal equations: solve with the matrix on the "
+            "left.",
         ),
         (
             lambda x0, b, c: _update(x0, c, b),
@@ -314,8 +315,8 @@ update = Check(
             "the two Gram matrices are multiplied entry by entry, not as matrices.",
         ),
     ),
-    hint="with k = khatri_rao(b, c) the least squares problem is a kᵀ = x0, and kᵀk is the product, "
-    "entry by entry, of bᵀb and cᵀc.",
+    hint="with k = khatri_rao(b, c) the least squares problem is a kᵀ = x0, and kᵀk is the "
+    "product, entry by entry, of bᵀb and cᵀc.",
     moral="A third of an ALS sweep: with all factors but one fixed the problem is linear.",
     forbids=((cp_als, "build the step itself from products and a solve."),),
 )
@@ -369,7 +370,8 @@ cp_norm = Check(
             "that multiplies the norms of whole factors; go term by term.",
         ),
     ),
-    hint="two terms have the inner product (a_s · a_t)(b_s · b_t)(c_s · c_t); add it over all s, t.",
+    hint="two terms have the inner product (a_s · a_t)(b_s · b_t)(c_s · c_t); add it over all s, "
+    "t.",
     moral="r² numbers in place of n³: so ALS knows its error without forming a tensor.",
 )
 

@@ -371,15 +371,15 @@ def draw_races(figure: Figure, results: dict[str, list], counts: dict[str, float
     return f"Least bits for a held-out word: {', '.join(said)}."
 
 
-# ------------------------------------------------------------------------------ compressed afterwards
+# ---------------------------------------------------------------------------- compressed afterwards
 
 SIZES = {"Python's reference": 1024 * 64, "a sentence encoder": 1024 * 384}
 
 
 @lru_cache
 def compressions(ranks: tuple[int, ...]) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """(numbers, relative error) over the ranks, by table and method; the table of a sentence encoder
-    where it is installed."""
+    """(numbers, relative error) over the ranks, by table and method; the table of a sentence
+    encoder where it is installed."""
     modes, x = "(8, 8, 16) x (4, 4, 4)", vocabulary().table
     of = {f"by {order}": [] for order in ORDERS}
     for r in ranks:
@@ -617,8 +617,8 @@ prefix_products = Check(
             "those are the products with the second core; the last one is still to come.",
         ),
     ),
-    hint="after the second core there is one state for each pair of digits, after the third one for "
-    "each word.",
+    hint="after the second core there is one state for each pair of digits, after the third one "
+    "for each word.",
     moral="Almost all of the work is in the last core, however many cores come before it.",
 )
 

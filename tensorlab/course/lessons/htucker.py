@@ -311,8 +311,8 @@ h_svd = Check(
             "the frames belong to the smallest singular values.",
         ),
     ),
-    hint="six frames, of the modes and of the two pairs; two transfers; and the matrix of x between "
-    "the frames of the pairs.",
+    hint="six frames, of the modes and of the two pairs; two transfers; and the matrix of x "
+    "between the frames of the pairs.",
     moral="This is the H-SVD: its error is at most sqrt(2d - 3) times the best one.",
     forbids=((ht_svd, "`ht_svd` is what you are to build: use your `frame` and `transfer`."),),
 )
@@ -334,7 +334,8 @@ most_digits = Check(
         ),
     ),
     hint="move `digits` and read how many numbers are stored.",
-    moral="The cube of the ranks stands in each node: a few digits more cost it several times over.",
+    moral="The cube of the ranks stands in each node: a few digits more cost it several times "
+    "over.",
 )
 
 ht_storage = Check(

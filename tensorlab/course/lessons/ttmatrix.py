@@ -88,8 +88,8 @@ def proposal(name: str, shuffled: bool, most: int) -> tuple[str, int]:
 
 
 class Designer(Explorer):
-    """A TT layer by hand, or the proposal of the smallest error for as many numbers: what it stores,
-    its error on a real weight, the operations of its paths."""
+    """A TT layer by hand, or the proposal of the smallest error for as many numbers: what it
+    stores, its error on a real weight, the operations of its paths."""
 
     figsize = (9.5, 3.6)
 
@@ -499,7 +499,8 @@ left_operations = Check(
         ),
         (
             lambda out, in_, ranks, batch: 2 * batch * _numbers(out, in_, ranks),
-            "a core is used for every digit that is not its own: what is done, and what is to come.",
+            "a core is used for every digit that is not its own: what is done, and what is to "
+            "come.",
         ),
         (
             lambda out, in_, ranks, batch: _left(

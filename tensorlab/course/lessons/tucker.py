@@ -84,8 +84,8 @@ def _tucker_storage(shape, r):
 
 @functools.cache
 def photo_curves() -> dict[str, list[tuple[int, float]]]:
-    """Error against stored numbers for every second point of the photograph: Tucker with ranks (r, r,
-    3), and the SVD of its colors side by side."""
+    """Error against stored numbers for every second point of the photograph: Tucker with ranks (r,
+    r, 3), and the SVD of its colors side by side."""
     x = datasets.photo("flower")[::2, ::2]
     side = x.movedim(2, 1).reshape(len(x), -1)
     off = lambda y, x: float((y.to_dense() - x).norm() / x.norm())
@@ -99,7 +99,7 @@ def photo_curves() -> dict[str, list[tuple[int, float]]]:
 
 @functools.cache
 def noisy_errors(n: int) -> dict[str, float]:
-    """Relative errors at rank 6 of three algorithms, for a tensor (n, n, n) of rank 12 with noise."""
+    """Relative errors at rank 6 of three algorithms, of a tensor (n, n, n) of rank 12 with noise."""
     g = torch.Generator().manual_seed(0)
     x = Tucker.randn((n, n, n), 12, generator=g, dtype=torch.float64).to_dense()
     noise = torch.randn(x.shape, generator=g, dtype=torch.float64)
@@ -110,8 +110,8 @@ def noisy_errors(n: int) -> dict[str, float]:
 
 @functools.cache
 def layer_curves() -> dict[str, list[tuple[int, float]]]:
-    """Accuracy against stored numbers for the layer of `digits.network`: Tucker of 8 x 8 x 8 x 8, the
-    SVD, and the dense layer."""
+    """Accuracy against stored numbers for the layer of `digits.network`: Tucker of 8 x 8 x 8 x 8,
+    the SVD, and the dense layer."""
     weight, head = network()
     fits = {
         "Tucker": [st_hosvd(weight.reshape(8, 8, 8, 8), r) for r in (2, 3, 4, 5, 6, 7)],
@@ -221,15 +221,16 @@ higher_svd = Check(
     mistakes=(
         (
             lambda x, ranks: _projected(x, ranks, sequential=True),
-            "each basis came from what the last cut had left: that is the ST-HOSVD; here all unfold x.",
+            "each basis came from what the last cut had left: that is the ST-HOSVD; here all "
+            "unfold x.",
         ),
         (
             lambda x, ranks: _projected(x, ranks, _last),
             "the bases belong to the smallest singular values.",
         ),
     ),
-    hint="take a `basis` of x for each mode, and multiply x by its transpose along that mode: what is "
-    "left is the core.",
+    hint="take a `basis` of x for each mode, and multiply x by its transpose along that mode: "
+    "what is left is the core.",
     moral="This is `tl.hosvd`: its error is at most the root of d times the best one.",
     forbids=(
         (hosvd, "`hosvd` is what you are to build: use your `basis` and `mode_product`."),
