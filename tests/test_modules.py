@@ -20,6 +20,7 @@ from tensorlab.layers.attention import (
 from tensorlab.layers.conv import FactorizedConv2d
 from tensorlab.layers.embedding import TokenTrains, TTEmbedding
 from tensorlab.layers.linear import FactorizedLinear
+from tensorlab.methods.coded import QuantizedEmbedding, QuantizedFactors, quantize_rows
 from tensorlab.models.bert import Bert
 from tensorlab.models.gpt import GPT, Block
 from tensorlab.models.lenet import LeNet
@@ -35,8 +36,18 @@ def randn(*shape, seed=9):
     return torch.randn(shape, generator=seeded(seed))
 
 
-def table(seed):
-    return TTEmbedding.randn(20, 6, (4, 5), (2, 3), 2 + seed, generator=seeded(seed))
+def table(seed, rows=20, out=(4, 5)):
+    return TTEmbedding.randn(rows, 6, out, (2, 3), 2 + seed, generator=seeded(seed))
+
+
+def table_in_bits(seed):
+    return QuantizedEmbedding(quantize_rows(randn(20, 8, seed=seed), 8))
+
+
+def factors_in_bits(seed):
+    sizes = ((6, 4), 1), ((4, 8), 2)
+    u, v = (tl.quantize(randn(*s, seed=seed + k), 8, generator=seeded(seed)) for s, k in sizes)
+    return QuantizedFactors(u, v, randn(6, seed=seed))
 
 
 def adapted(seed):
@@ -80,6 +91,8 @@ MODULES = {
     ),
     "LoRALinear": (adapted, randn(3, 8)),
     "QuantizedLinear": (quantized, randn(3, 8)),
+    "QuantizedFactors": (factors_in_bits, randn(3, 8)),
+    "QuantizedEmbedding": (table_in_bits, IDS),
     "PermutedLinear": (permuted, randn(3, 8)),
     "FactorizedConv2d": (
         lambda seed: convolution(lambda c: tl.svd_conv(c, 2 + seed))(seed),
@@ -91,7 +104,7 @@ MODULES = {
         lambda seed: TokenTrains.from_dense(randn(20, 8, seed=seed), (2, 2, 2), rank=1 + seed),
         IDS,
     ),
-    "NextWord": (lambda seed: NextWord(table(seed), seeded(seed)), IDS),
+    "NextWord": (lambda seed: NextWord(table(seed, 1024, (32, 32)), seeded(seed)), IDS),
     "MultiHeadAttention": (seeded_start(lambda: MultiHeadAttention(8, 2)), randn(3, 4, 8)),
     "LatentAttention": (
         seeded_start(lambda: LatentAttention(8, 2, 3, rotary=2)),
@@ -119,7 +132,7 @@ MODULES = {
 }
 WRAPPED = {"SentenceEncoder"}  # a Bert behind a tokenizer
 WRAPPED |= {"ShardedLinear", "DealtLinear", "Nap"}  # parts of a layer that several processes hold
-BASES = {"Holding", "CausalAttention"}  # of modules that are in the table
+BASES = {"Holding", "HoldsCodes", "CausalAttention"}  # of modules that are in the table
 
 every_module = pytest.mark.parametrize(("build", "x"), MODULES.values(), ids=MODULES)
 

@@ -99,7 +99,7 @@ def photo_curves() -> dict[str, list[tuple[int, float]]]:
 
 @functools.cache
 def noisy_errors(n: int) -> dict[str, float]:
-    """Relative errors at rank 6 of three algorithms, of a tensor (n, n, n) of rank 12 with noise."""
+    """Relative errors at rank 6 of three algorithms, of a noisy tensor (n, n, n) of rank 12."""
     g = torch.Generator().manual_seed(0)
     x = Tucker.randn((n, n, n), 12, generator=g, dtype=torch.float64).to_dense()
     noise = torch.randn(x.shape, generator=g, dtype=torch.float64)
