@@ -14,6 +14,8 @@ token for those after it, the KV cache:
 All projections are `nn.Linear`, so that `replace_linear` gives them any format.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -120,7 +122,7 @@ def rotate(x: Tensor, past: int = 0) -> Tensor:
 
 def matrix(layer: nn.Module) -> Tensor:
     """The weight (out, in) of a linear layer as a tensor, whatever format holds it."""
-    weight = layer.weight
+    weight: Any = layer.weight
     return weight if isinstance(weight, Tensor) else weight.to_dense()
 
 

@@ -141,7 +141,7 @@ def training_memory(
             return loss
 
         if method is not None:
-            hook = stepper.register_step_pre_hook(lambda *_: mark("backward"))
+            hook = method.optimizer.register_step_pre_hook(lambda *_: mark("backward"))
             try:
                 method.step(marked)
             finally:
