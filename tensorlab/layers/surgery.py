@@ -82,19 +82,19 @@ def fold_linear(model: nn.Module, names="*") -> nn.Module:
       (0): Linear(in_features=8, out_features=6, bias=True)
     )
     """
-    made: dict[nn.Module, nn.Module] = {}
-    chosen: dict[str, Any] = choose("fold_linear", model, names, FACTORIZED)
-    for layer in chosen.values():
-        w = layer.weight.to_dense().detach().clone()  # some formats give a view
-        new = nn.Linear(
-            layer.in_features, layer.out_features, layer.bias is not None, device="meta"
-        )
-        new.weight = nn.Parameter(w, any(t.requires_grad for t in layer.tensors))
-        if layer.bias is not None:
-            new.bias = nn.Parameter(layer.bias.detach().clone(), layer.bias.requires_grad)
-        made[layer] = new.train(layer.training)
-    put(model, made)
+    chosen = choose("fold_linear", model, names, FACTORIZED).values()
+    put(model, {m: _folded(m) for m in chosen if isinstance(m, FactorizedLinear)})
     return model
+
+
+def _folded(layer: FactorizedLinear) -> nn.Linear:
+    """The dense layer of the same map; it trains where one of the tensors does."""
+    w, bias = layer.weight.to_dense().detach().clone(), layer.bias  # some formats give a view
+    new = nn.Linear(layer.in_features, layer.out_features, bias is not None, device="meta")
+    new.weight = nn.Parameter(w, any(t.requires_grad for t in layer.tensors))
+    if bias is not None:
+        new.bias = nn.Parameter(bias.detach().clone(), bias.requires_grad)
+    return new.train(layer.training)
 
 
 def replace(

@@ -52,6 +52,8 @@ def test_a_linear_layer_by_hand():
     assert memory.backward in (memory.load + 4 * 12, memory.load + 4 * 13)
     assert memory.step is None
     assert memory.peak >= memory.load + 4 * (15 + 15 + 12)  # in backward: y, dy, dw
+    again = training_memory(layer, lambda: layer(x).square().sum(), inputs=[x])
+    assert again == memory  # the gradient that the first left is dropped, not added to
 
 
 def test_an_optimizers_state_comes_with_its_first_step_and_is_loaded_in_the_second():
@@ -61,6 +63,23 @@ def test_an_optimizers_state_comes_with_its_first_step_and_is_loaded_in_the_seco
     first, second = step(), step()
     assert first.load == 4 * (2000 + 100) and second.load - first.load >= 2 * 4 * 2000
     assert first.step - first.backward >= 2 * 4 * 2000 and second.step == second.backward
+
+
+def test_the_end_of_a_forward_is_that_of_the_first():
+    """A method may evaluate the loss twice, and hold other things by then."""
+    layer, x = nn.Linear(4, 3), torch.ones(5, 4)
+
+    class Twice:
+        optimizer = torch.optim.SGD(layer.parameters(), 0.1)
+
+        def step(self, closure):
+            closure()
+            self.kept = torch.ones(1000)
+            closure().backward()
+            self.optimizer.step()
+
+    memory = training_memory(layer, lambda: layer(x).sum(), method=Twice(), inputs=[x])
+    assert memory.load < memory.forward < memory.load + 4000 < memory.backward
 
 
 def test_what_is_freed_is_off_the_books():
