@@ -1,11 +1,25 @@
+# %% [markdown] tags=["lesson"]
+# name = "low-rank adapters"
+# minutes = 60
+# needs = ["01_lowrank", "09_kronecker", "15_dlrt"]
+# aims = [
+#     "write LoRA from its forward to its merge, and DoRA on top of it",
+#     "count what is trained and saved",
+#     "say what an adapter has to be compared with",
+# ]
+# take = [
+#     "An adapter trains a small change of a frozen weight; it starts at zero, and merged it costs nothing more.",
+#     "The rank is chosen, not found, and the rate matters as much as the kind: compare at the best rate of each.",
+#     "Frozen weights do not keep what the network could do: their sum with the adapter is used. What is kept is the way back.",
+# ]
+
 # %% [markdown]
 # # How few numbers change what a trained network does?
 #
-# A network that reads upright digits shall learn to read them lying on their side, from 300 examples. All of its weights are frozen; beside two of
-# them stands a small trained one. Press *play*, then choose another kind or another rank.
+# A network that reads upright digits shall learn to read them lying on their side, from 300 examples. All of its weights are frozen; a small trained
+# one is added to two of them. Press *play*, then choose another kind or another rank.
 
 # %%
-from tensorlab.course.lab import fast
 from tensorlab.course.lessons import lora as lesson
 
 lesson.AdaptPlayer()
@@ -13,7 +27,7 @@ lesson.AdaptPlayer()
 # %% [markdown]
 # ## The mathematics
 #
-# Training all weights changes $w$ by some $\Delta$ of its size. LoRA [Hu2021] bets that a $\Delta$ of low rank will do:
+# Training all weights changes $w$ by some $\Delta$ of its size. LoRA [Hu2021] bets that a $\Delta$ of low [rank](00b_vocabulary.ipynb) will do:
 #
 # $$ y = w x + \tfrac{\alpha}{r}\, B A x, \qquad A\ (r, \text{in}) \text{ Gaussian},\quad B\ (\text{out}, r) = 0 . $$
 #
@@ -30,108 +44,275 @@ lesson.AdaptPlayer()
 # | dlrt [Schotthoefer2022] | $s\, U S V^T$, trained by the integrator of lesson 15: the rank adapts | $S = 0$ |
 
 # %%
-import inspect
-
 import torch
-from IPython.display import Code
 
-import tensorlab as tl
-from tensorlab.methods import lora
+from tensorlab.course.claims import say
+from tensorlab.course.lab import fast
+from tensorlab.course.widgets import picture
+from tensorlab.papers.table import measured, printed
 
-Code(inspect.getsource(lora.LoRALinear.forward), language="python")
 
-# %% [markdown]
-# ## What is trained, what is saved
+class PlainLoRA(torch.nn.Module):
+    """y = w x + (alpha / r) B A x; w is frozen, A and B are trained."""
 
-# %%
-model = lesson.adapted("lora", 4)
-x = lesson.digits()[2]
-before = model(x)
-print("changed before the first step:", (before - lesson.pretrained()(x)).abs().max().item())
-for name, t in tl.lora_state_dict(model).items():
-    print(f"{name:50} {tuple(t.shape)}")
+    def __init__(self, layer, r, alpha):
+        super().__init__()
+        self.layer, self.s = layer.requires_grad_(False), alpha / r
+        self.A = torch.nn.Parameter(torch.randn(r, layer.in_features) / layer.in_features**0.5)
+        self.B = torch.nn.Parameter(torch.zeros(layer.out_features, r))
+
+    def forward(self, x):
+        return self.layer(x) + self.s * (x @ self.A.T) @ self.B.T
+
+    def merged(self):
+        return self.layer.weight + self.s * self.B @ self.A
+
+
+plain = PlainLoRA(torch.nn.Linear(64, 32), r=4, alpha=8.0)
+x = torch.randn(16, 64, generator=torch.Generator().manual_seed(0))
+start = float((plain(x) - plain.layer(x)).detach().abs().max())
+plain(x).square().sum().backward()
+moves = {name: float(getattr(plain, name).grad.norm()) for name in ("A", "B")}
+with torch.no_grad():
+    plain.B.normal_()
+    dense = x @ plain.merged().T + plain.layer.bias
+    off = float((plain(x) - dense).norm() / dense.norm())
+say(
+    f"Before the first step the outputs differ by {start:.0f}; the gradient of $A$ is {moves['A']:.0f}, that of $B$ has the norm {moves['B']:.0f}. With any other $B$ the "
+    f"merged weight gives the same outputs to six digits.",
+    start == 0 and moves["A"] == 0 and moves["B"] > 1,
+    off < 1e-6,
+)
 
 # %% [markdown]
 # ## All kinds beside each other
 #
-# Test accuracy on the new task and on the old one, which nothing trains any more. Merged is what the model says once the adapters are part of its
-# weights.
+# Test accuracy against the numbers trained, on the new task on the left and on the old one, which nothing trains any more, on the right; bars are standard deviations over seeds.
+# The rivals: the network as it was, all weights trained on, only the last layer trained on, and a network trained from scratch on the 300 examples.
 
 # %%
-steps = fast(20, full=300)
-print(
-    f"{'kind':12} {'rank':>5} {'numbers':>8} {'turned':>8} {'upright':>8} {'merged - unmerged':>18}"
+runs = lesson.compare(fast(20, full=200), seeds=fast(2, full=3))
+picture(lambda figure: lesson.draw_compared(figure, runs), figsize=(9.5, 3.4))
+
+# %%
+new, old = ({name: lesson.mean(of, task) for name, of in runs.items()} for task in ("new", "old"))
+adapters = [name for name in runs if name not in lesson.RIVALS]
+best = max(adapters, key=new.get)
+numbers = {name: of[0]["numbers"] for name, of in runs.items()}
+say(
+    f"The network as it was reads {new['as it was']:.0f} % of the turned digits. The best adapter, {best}, reads {new[best]:.1f} % with {numbers[best]:,} numbers trained; all weights, "
+    f"{numbers['all weights']:,} numbers, {new['all weights']:.1f} %, the last layer alone {new['last layer']:.1f} %, and a network from scratch {new['from scratch']:.1f} %. "
+    f"Of the upright digits the adapters still read {min(old[n] for n in adapters):.0f} to {max(old[n] for n in adapters):.0f} % ({old['as it was']:.0f} % before).",
+    new[best] > new["as it was"] + fast(5, full=30),
+    fast(True, full=new[best] > new["last layer"]),
+    max(old[n] for n in adapters) < old["as it was"],
 )
-rows = []
-for kind, rank in (
-    ("all weights", 0),
-    ("lora", 1),
-    ("lora", 4),
-    ("lora", 16),
-    ("rslora", 4),
-    ("dora", 4),
-    ("lokr", 4),
-    ("dlrt", 16),
-):
-    *_, last = lesson.adapt(kind, max(rank, 1), steps=steps)
-    model = last["model"]
-    seen = lesson.seen(model)
-    gap = ""
-    if rank:
-        rank = model.layers[1].delta.weight.ranks[0]
-        with torch.no_grad():
-            y = model(lesson.turned(x))
-            gap = f"{float((tl.merge_lora(model)(lesson.turned(x)) - y).abs().max()):.1e}"
-    rows.append((kind, seen))
-    print(
-        f"{kind:12} {rank or '':>5} {seen['numbers']:8} {100 * seen['new']:7.1f}% {100 * seen['old']:7.1f}% {gap:>18}"
-    )
+
+# %% [markdown]
+# ## What the change looks like
+#
+# The singular values of what training *all* weights added to the second layer, and of the weight itself. LoRA bets that the first of them fall fast.
 
 # %%
-full = rows[0][1]
-best = max(rows[1:], key=lambda row: row[1]["new"])
-print(f"all weights: {100 * full['new']:.1f} % from {full['numbers']} numbers;")
-print(f"the best adapter, {best[0]}: {100 * best[1]['new']:.1f} % from {best[1]['numbers']}")
+picture(lesson.draw_change, figsize=(7, 3))
+
+# %%
+held = lesson.held((1, 4, 16))
+weight = lesson.held((1, 4, 16), of="weight")
+say(
+    f"Of the squares of the change rank 1 holds {held[1]:.0%}, rank 4 {held[4]:.0%} and rank 16 {held[16]:.0%}, though nothing asked for a low rank; "
+    f"of the weight itself rank 16 holds {weight[16]:.0%}.",
+    held[4] > 0.4,
+    held[16] > weight[16],
+)
+
+# %% [markdown]
+# ## Recorded results
+#
+# `tensorlab run Hu2021` adapts a small character model of English text to code; each way at its best rate, the line is the model as it was. On the right
+# what is printed for RoBERTa-base on GLUE. What can be compared is the order of the ways.
+
+# %%
+ours, theirs = measured("Hu2021"), printed("Hu2021")
+picture(lambda figure: lesson.draw_recorded(figure, ours, theirs), figsize=(9.5, 3.2))
+
+# %%
+least = lesson.least_bits(ours)
+average = {row["way"]: row["average"] for row in theirs.rows}
+say(
+    f"Here all weights are the best, {least['all weights', 0][1]:.2f} bits for a character of code; LoRA of rank 16 comes to {least['lora', 16][1]:.2f} with "
+    f"{least['all weights', 0][0] / least['lora', 16][0]:.0f} times fewer numbers, and biases alone to {least['biases', 0][1]:.2f}. In print LoRA is ahead of all weights, {average['LoRA on GLUE']} "
+    f"to {average['fine-tuning']}, another model with other tasks.",
+    least["all weights", 0][1] == min(bits for _, bits in least.values()),
+    least["lora", 16][1] < least["lora", 4][1] < least["lora", 1][1] < least["biases", 0][1],
+    average["LoRA on GLUE"] > average["fine-tuning"],
+)
 
 # %% [markdown]
 # ## Where it loses
 #
-# A turned digit has little to do with the digits the network knows, so the change that is wanted here is large; the last line above says what
-# the adapters pay for their few numbers. And freezing the weights does not keep what they did, since their sum with the adapter is used: the column
-# "upright" says how much is left of it. What is kept for certain is the way back, the frozen weights themselves. The network is small, too: of 64
-# rows a rank of 16 is a quarter.
+# *Against a small network trained from scratch.* A turned digit has little to do with the digits that the network knows, so the change that is wanted is large.
+# *At a wrong rate*, which costs more than any kind gains: the recorded run has each way at three rates.
 
 # %%
-spectrum = tl.linalg.singular_values(lesson.change(lesson.fine_tuned()))
-share = (spectrum.square().cumsum(0) / spectrum.square().sum())[[0, 3, 15]].tolist()
-print(
-    "of what training all weights added to layers.1, ranks 1, 4 and 16 hold",
-    ", ".join(f"{100 * s:.0f} %" for s in share),
+rates = {row["rate"]: row["code test"] for row in ours.where(way="lora", rank=16, seed=0)}
+say(
+    "LoRA of rank 16 has "
+    + ", ".join(f"{bits:.2f} bits at the rate {rate:g}" for rate, bits in rates.items())
+    + f"; the model as it was has {least['none', 0][1]:.2f}. And of the turned digits above the network from scratch reads {new['from scratch']:.1f} %, the best "
+    f"adapter {new[best]:.1f} %.",
+    fast(True, full=new["from scratch"] > new[best]),
+    max(rates.values()) > least["none", 0][1],
+    min(rates.values()) < max(rates.values()) - 0.5,
 )
 
 # %% [markdown]
 # ## Exercises
 #
-# **Predict.**
+# Exercises 2 to 5 build LoRA, its gradients and its merge, and then DoRA. A blank says nothing; a wrong answer gets its own hint.
+#
+# ### 1. Predict: how many? (★, 3 minutes)
+#
+# LoRA of rank 8 on a layer with 768 inputs and 3072 outputs: how many numbers are trained?
 
 # %%
-print(lesson.lora_numbers.question)
-lesson.lora_numbers(...)
+lora_numbers = ...
+lesson.lora_numbers(lora_numbers)
+
+# %% [markdown] tags=["hints"]
+# A is 8 by 768.
+#
+# B is 3072 by 8.
+
+# %% tags=["solution"]
+lora_numbers = 8 * 768 + 3072 * 8
 
 # %% [markdown]
-# **Implement.**
+# ### 2. Forward (★★, 5 minutes)
+#
+# Write `lora_forward(x, w, a, b, alpha)`: x (n, in), w (out, in), A (r, in), B (out, r), and the scale alpha / r.
 
 
 # %%
 def lora_forward(x, w, a, b, alpha): ...
 
 
-print(lesson.lora_forward.question)
 lesson.lora_forward(lora_forward)
 
+# %% [markdown] tags=["hints"]
+# The rank is `len(a)`.
+#
+# Two thin products after each other, `(x @ a.T) @ b.T`, and never B A.
+
+
+# %% tags=["solution"]
+def lora_forward(x, w, a, b, alpha):
+    return x @ w.T + alpha / len(a) * (x @ a.T) @ b.T
+
+
 # %% [markdown]
-# **Explore.**
+# ### 3. Backward (★★★, 15 minutes)
+#
+# Write `lora_gradients(x, a, b, alpha, dy)`: the gradients of A and of B, in this order, for the gradient `dy` (n, out) of the outputs. No autograd.
+
 
 # %%
-print(lesson.rank_of_change.question)
-lesson.rank_of_change(...)
+def lora_gradients(x, a, b, alpha, dy): ...
+
+
+lesson.lora_gradients(lora_gradients)
+
+# %% [markdown] tags=["hints"]
+# The gradient of the dense weight would be $G = dy^T x$, (out, in).
+#
+# $\partial A = s B^T G$ and $\partial B = s G A^T$; cheaper, without G: `(dy @ b).T @ x` and `dy.T @ (x @ a.T)`.
+
+
+# %% tags=["solution"]
+def lora_gradients(x, a, b, alpha, dy):
+    s = alpha / len(a)
+    return s * (dy @ b).T @ x, s * dy.T @ (x @ a.T)
+
+
+# %% [markdown]
+# ### 4. Merge (★, 5 minutes)
+#
+# Write `lora_merge(w, a, b, alpha)`: the one dense weight that does what the layer and its adapter do.
+
+
+# %%
+def lora_merge(w, a, b, alpha): ...
+
+
+lesson.lora_merge(lora_merge)
+
+# %% [markdown] tags=["hints"]
+# Read off the forward what multiplies x.
+#
+# B A has the shape of w.
+
+
+# %% tags=["solution"]
+def lora_merge(w, a, b, alpha):
+    return w + alpha / len(a) * b @ a
+
+
+# %% [markdown]
+# ### 5. DoRA (★★, 10 minutes)
+#
+# Write `dora_weight(w, a, b, alpha, m)`: the merged weight of DoRA, whose rows have the directions of those of LoRA's and the lengths m (out,).
+
+
+# %%
+def dora_weight(w, a, b, alpha, m): ...
+
+
+lesson.dora_weight(dora_weight)
+
+# %% [markdown] tags=["hints"]
+# Begin with your `lora_merge`.
+#
+# `v.norm(dim=1, keepdim=True)` has the length of each row.
+
+
+# %% tags=["solution"]
+def dora_weight(w, a, b, alpha, m):
+    v = lora_merge(w, a, b, alpha)
+    return m[:, None] * v / v.norm(dim=1, keepdim=True)
+
+
+# %% [markdown]
+# ### 6. Predict: the rank of a change (★★, 10 minutes)
+#
+# Take what training all weights adds to `layers.1`, `lesson.change(lesson.fine_tuned())`. What is the smallest rank whose best approximation holds 90 % of its squared
+# Frobenius norm?
+
+# %%
+rank_of_change = ...
+lesson.rank_of_change(rank_of_change)
+
+# %% [markdown] tags=["hints"]
+# Square the singular values, `torch.linalg.svdvals`.
+#
+# Sum them up from the first, `cumsum(0)`, and divide by the whole sum.
+
+# %% tags=["solution"]
+squares = torch.linalg.svdvals(lesson.change(lesson.fine_tuned())).square()
+rank_of_change = int((squares.cumsum(0) / squares.sum() < 0.9).sum()) + 1
+
+# %% [markdown]
+# ### 7. Explore (★, 5 minutes)
+#
+# In the explorer at the top, with LoRA, play to the end for the ranks 1, 2, 3, ...: at which does the network read more than 80 % of the turned digits for the first time?
+
+# %%
+enough_rank = ...
+lesson.enough_rank(enough_rank)
+
+# %% [markdown] tags=["hints"]
+# The share stands in the sentence below the picture.
+#
+# More than 80 of a hundred: begin with rank 1 and go up one at a time.
+
+# %% tags=["solution"]
+enough_rank = next(rank for rank in range(1, 33) if lesson.played("lora", rank)["new"] > 0.8)

@@ -16,8 +16,6 @@ TODO = {
     "07_tt_manifold",
     "08_tt_sampling",
     "09_kronecker",
-    "14_pointcloud",
-    "16_lora",
     "17_admm",
     "18_pruning",
     "20_density",

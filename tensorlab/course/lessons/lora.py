@@ -15,19 +15,22 @@ from ...methods.dlrt import DLRT
 from ...methods.lora import KINDS, LoRALinear, add_lora
 from ...models.mlp import MLP
 from ...models.training import accuracy, train
-from ..checks import Check, first_rank, gaussian
+from ..checks import Check, Unusable, first_rank, gaussian, returned
 from ..digits import digits
 from ..widgets import Player, choice, integer
 
 LAYERS = ["layers.0", "layers.1"]
 RATES = {
-    "all weights": 1e-3,
+    "all weights": 3e-3,
     "lora": 1e-2,
     "rslora": 5e-3,
     "dora": 1e-2,
     "lokr": 1e-2,
     "dlrt": 1e-2,
+    "last layer": 1e-2,
+    "from scratch": 3e-3,
 }
+RIVALS = ("as it was", "all weights", "last layer", "from scratch")
 EXAMPLES = 300  # of the new task
 
 
@@ -46,11 +49,16 @@ def turned(x: torch.Tensor) -> torch.Tensor:
     return x.rot90(1, (1, 2))
 
 
-def adapted(kind: str, rank: int) -> nn.Module:
-    """A copy of the trained network that a way of adapting may change: "all weights", or an adapter
-    on both hidden layers."""
+def adapted(kind: str, rank: int, seed: int = 1) -> nn.Module:
+    """A copy of the trained network that a way of adapting may change: "all weights", the "last
+    layer", or an adapter on both hidden layers; "from scratch" is a network without training."""
     model = copy.deepcopy(pretrained())
-    if kind == "all weights":
+    if kind == "from scratch":
+        return MLP((64, 64, 64, 10), generator=torch.Generator().manual_seed(seed))
+    if kind == "last layer":
+        for name, p in model.named_parameters():
+            p.requires_grad_(name.startswith("layers.2"))
+    if kind in ("all weights", "last layer"):
         return model
     return add_lora(
         model,
@@ -58,7 +66,7 @@ def adapted(kind: str, rank: int) -> nn.Module:
         rank,
         kind=kind,
         alpha=float(rank),
-        generator=torch.Generator().manual_seed(1),
+        generator=torch.Generator().manual_seed(seed),
     )
 
 
@@ -73,12 +81,14 @@ def trained_numbers(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad) - thin
 
 
-def adapt(kind: str, rank: int, *, steps: int, every: int = 5, batch: int = 50) -> Iterator[dict]:
+def adapt(
+    kind: str, rank: int, *, steps: int, every: int = 5, batch: int = 50, seed: int = 0
+) -> Iterator[dict]:
     """Train on the digits on their side; a state before the first step, and after each `every`: the
     model and the losses so far."""
     x, y, *_ = digits()
     x, y = turned(x[:EXAMPLES]), y[:EXAMPLES]
-    model, g, losses = adapted(kind, rank), torch.Generator().manual_seed(0), []
+    model, g, losses = adapted(kind, rank, 1 + seed), torch.Generator().manual_seed(seed), []
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], RATES[kind])
     dlrt = DLRT(model, optimizer, theta=0.15, every=5) if kind == "dlrt" else None
     yield {"model": model, "losses": []}
@@ -131,7 +141,7 @@ class AdaptPlayer(Player):
     of training all weights."""
 
     figsize = (9, 3.4)
-    length, every = 150, 10
+    length, every, begin = 150, 10, 5
 
     def __init__(self):
         super().__init__(kind=choice("lora", (*KINDS, "all weights")), rank=integer(4, 1, 32))
@@ -163,12 +173,112 @@ class AdaptPlayer(Player):
         )
 
 
-# -- the exercises
+@functools.cache
+def played(kind: str, rank: int) -> dict:
+    """What the player says at its end: see `seen`."""
+    *_, last = adapt(kind, rank, steps=AdaptPlayer.length, every=AdaptPlayer.every)
+    return seen(last["model"])
 
+
+# ------------------------------------------------------------------------------- figures of rivals
+
+
+def compare(steps: int, *, seeds: int) -> dict[str, list[dict]]:
+    """`seen` of each seed after training, by the name of the way: adapters and rivals."""
+    ways = [("lora", 1), ("lora", 4), ("lora", 16), ("rslora", 4), ("dora", 4), ("lokr", 4)]
+    found = {"as it was": [seen(pretrained()) | {"numbers": 0}]}
+    for kind, rank in [*((rival, 0) for rival in RIVALS[1:]), *ways, ("dlrt", 16)]:
+        name = f"{kind} {rank}" if rank else kind
+        found[name] = []
+        for seed in range(seeds):
+            *_, last = adapt(kind, max(rank, 1), steps=steps, seed=seed)
+            found[name].append(seen(last["model"]))
+    return found
+
+
+def mean(rows: list[dict], task: str) -> float:
+    """The mean accuracy of the seeds, in percent."""
+    return 100 * sum(row[task] for row in rows) / len(rows)
+
+
+def draw_compared(figure: Figure, found: dict[str, list[dict]]) -> str:
+    """Accuracy on both tasks against the numbers trained, the network as it was and one from scratch as
+    lines; a sentence."""
+    said, titles = [], {"new": "turned digits", "old": "upright digits"}
+    axes = figure.subplots(1, 2, sharey=True)
+    families = list(dict.fromkeys(name.split(" ")[0] for name in found if name not in RIVALS))
+    for ax, (task, title) in zip(axes, titles.items()):
+        for k, family in enumerate([*families, "all weights", "last layer"]):
+            names = [n for n in found if n == family or n.split(" ")[0] == family]
+            numbers = [found[n][0]["numbers"] for n in names]
+            means = [mean(found[n], task) for n in names]
+            bars = [100 * float(torch.tensor([row[task] for row in found[n]]).std()) for n in names]
+            ax.errorbar(numbers, means, bars, label=family, capsize=2, **plots.style(k))
+        for name, ls in (("as it was", "--"), ("from scratch", ":")):
+            ax.axhline(mean(found[name], task), color="0.4", lw=1, ls=ls, label=name)
+        ax.set(xscale="log", xlabel="numbers trained", title=title, ylim=(0, 103))
+        best = max((n for n in found if n != "as it was"), key=lambda n: mean(found[n], task))
+        said.append(f"{title}: {best} with {mean(found[best], task):.1f} %")
+    axes[0].set_ylabel("% right")
+    axes[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return f"The best after training, {'; '.join(said)}."
+
+
+def _spectra():
+    weight = pretrained().get_submodule("layers.1").weight.detach()
+    return {"change": singular_values(change(fine_tuned())), "weight": singular_values(weight)}
+
+
+def draw_change(figure: Figure) -> str:
+    """Singular values of the change of all weights and of the weight; a sentence."""
+    ax = figure.subplots()
+    seen = plots.singular_values(ax, _spectra(), 0.1)
+    ax.set(ylim=(1e-4, 2))
+    return seen
+
+
+def held(ranks, of: str = "change") -> dict[int, float]:
+    """Which share of its squared norm the best approximation of each rank holds."""
+    s = _spectra()[of].square()
+    return {r: float(s[:r].sum() / s.sum()) for r in ranks}
+
+
+def least_bits(table) -> dict[tuple[str, int], tuple[int, float]]:
+    """(numbers, bits on the test at the rate that is best on valid) by way and rank, at seed 0."""
+    found = {}
+    for key in dict.fromkeys((row["way"], row["rank"]) for row in table.rows):
+        rows = table.where(way=key[0], rank=key[1], seed=0)
+        best = min(rows, key=lambda row: row["code valid"])
+        found[key] = best["numbers"], best["code test"]
+    return found
+
+
+def draw_recorded(figure: Figure, ours, theirs) -> str:
+    """Recorded bits against numbers trained, and the printed averages; a sentence."""
+    left, right = figure.subplots(1, 2)
+    least = least_bits(ours)
+    ways = list(dict.fromkeys(way for way, _ in least if way != "none"))
+    for k, way in enumerate(ways):
+        points = sorted(point for (name, _), point in least.items() if name == way)
+        left.semilogx(*zip(*points), label=way, **plots.style(k))
+    left.axhline(least["none", 0][1], color="0.4", lw=1, ls="--", label="as it was")
+    left.set(xlabel="numbers trained", ylabel="bits for a character of code", title="recorded")
+    left.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    for row in theirs.rows:
+        at = row["millions"] * 1e6, row["average"]
+        right.semilogx(*at, "kx", ms=7)
+        side = dict(ha="right", xytext=(-6, -4)) if at[0] > 1e7 else dict(xytext=(6, -4))
+        right.annotate(row["way"], at, textcoords="offset points", fontsize=9, **side)
+    right.set(xlabel="numbers trained", ylabel="average of GLUE", title="printed")
+    right.margins(0.15)
+    best = min((key for key in least if key[0] != "none"), key=lambda key: least[key][1])
+    top = max(theirs.rows, key=lambda row: row["average"])
+    return f"Recorded, the least is {least[best][1]:.2f} bits of {best[0]}; printed, {top['way']}."
+
+
+# ---------------------------------------------------------------------------------------- exercises
 
 lora_numbers = Check(
-    question="LoRA of rank 8 on a layer with 768 inputs and 3072 outputs: how many numbers are "
-    "trained?",
     right=lambda: (
         add_lora(nn.Sequential(nn.Linear(768, 3072, device="meta")), "0", 8)[0].delta.weight.numel
     ),
@@ -183,8 +293,6 @@ lora_numbers = Check(
 )
 
 lora_forward = Check(
-    question="Write `lora_forward(x, w, a, b, alpha)`: x (n, in), w (out, in), A (r, in), B (out, "
-    "r), and the scale alpha / r.",
     function=True,
     cases=lambda: [
         (*gaussian((5, 4), (3, 4), (2, 4), (3, 2)), 8.0),
@@ -208,6 +316,123 @@ lora_forward = Check(
 )
 
 
+def _read_pair(function, x, a, b, alpha, dy):
+    """Both gradients in one row, when their shapes are right."""
+    found = returned(function, x, a, b, alpha, dy)
+    if found is None:
+        return None
+    if not isinstance(found, (tuple, list)) or len(found) != 2:
+        raise Unusable("two tensors are needed, the gradient of A and that of B.")
+    found = [torch.as_tensor(t, dtype=torch.float64) for t in found]
+    for name, t, of in zip("AB", found, (a, b)):
+        if t.shape != of.shape:
+            raise Unusable(
+                f"the gradient of {name} has the shape of {name}, {tuple(of.shape)}, this is "
+                f"{tuple(t.shape)}."
+            )
+    return _row(*found)
+
+
+def _row(*tensors):
+    return torch.cat([t.flatten() for t in tensors])
+
+
+def _gradients(x, a, b, alpha, dy, of_a=True, of_b=True):
+    """With the scale or without it, for each of the two."""
+    s = alpha / len(a)
+    return _row((s if of_a else 1) * (dy @ b).T @ x, (s if of_b else 1) * dy.T @ (x @ a.T))
+
+
+lora_gradients = Check(
+    function=True,
+    read=_read_pair,
+    cases=lambda: [
+        (*gaussian((5, 4), (2, 4), (4, 2)), 8.0, gaussian((5, 4))[0] + 1),
+        (*gaussian((3, 6), (3, 6), (5, 3)), 1.0, gaussian((3, 5))[0]),
+    ],
+    right=_gradients,
+    mistakes=(
+        (
+            lambda *case: _gradients(*case, of_a=False, of_b=False),
+            "the scale alpha / r is missing.",
+        ),
+        (
+            lambda *case: _gradients(*case, of_a=False),
+            "the gradient of A has the scale alpha / r too.",
+        ),
+        (
+            lambda *case: _gradients(*case, of_b=False),
+            "the gradient of B has the scale alpha / r too.",
+        ),
+        (
+            lambda x, a, b, alpha, dy: _gradients(x, a, b, alpha, dy) / len(x),
+            "dy holds the mean already, if the loss has one: do not divide by the batch.",
+        ),
+    ),
+    hint="with G = dyᵀ x: s Bᵀ G for A, s G Aᵀ for B.",
+    moral="At B = 0 the gradient of A is zero: the first step moves B alone.",
+)
+
+lora_merge = Check(
+    function=True,
+    cases=lambda: [
+        (*gaussian((4, 4), (2, 4), (4, 2)), 8.0),
+        (*gaussian((3, 5), (3, 5), (3, 3)), 1.0),
+    ],
+    right=lambda w, a, b, alpha: w + alpha / len(a) * b @ a,
+    mistakes=(
+        (lambda w, a, b, alpha: w + b @ a, "the scale alpha / r is missing."),
+        (lambda w, a, b, alpha: alpha / len(a) * b @ a, "the frozen weight is missing."),
+        (lambda w, a, b, alpha: w + alpha * b @ a, "divide alpha by the rank."),
+        (
+            lambda w, a, b, alpha: (
+                w + alpha / len(a) * (b @ a).T if w.shape[0] == w.shape[1] else None
+            ),
+            "that is the transpose of B A.",
+        ),
+    ),
+    hint="y = (w + s B A) x: the weight is what is in the parentheses.",
+    moral="One dense matrix again: inference costs nothing more, and another task is another sum.",
+)
+
+
+def _dora(w, a, b, alpha, m, dim=1):
+    v = w + alpha / len(a) * b @ a
+    return m[:, None] * v / v.norm(dim=dim, keepdim=True)
+
+
+dora_weight = Check(
+    function=True,
+    cases=lambda: [
+        (*gaussian((4, 4), (2, 4), (4, 2)), 8.0, gaussian((4,))[0].abs() + 1),
+        (*gaussian((3, 5), (3, 5), (3, 3)), 1.0, gaussian((3,))[0].abs() + 1),
+    ],
+    right=_dora,
+    mistakes=(
+        (
+            lambda w, a, b, alpha, m: w + alpha / len(a) * b @ a,
+            "that is LoRA's weight: give each row the length m.",
+        ),
+        (
+            lambda w, a, b, alpha, m: m[:, None] * (w + alpha / len(a) * b @ a),
+            "divide each row by its length first.",
+        ),
+        (
+            lambda *case: _dora(*case, dim=0),
+            "those are the lengths of the columns: a row is one output.",
+        ),
+        (
+            lambda w, a, b, alpha, m: (
+                m[:, None] * (w + alpha / len(a) * b @ a) / w.norm(dim=1, keepdim=True)
+            ),
+            "divide by the length of the whole row, w + s B A, not by that of w.",
+        ),
+    ),
+    hint="v = lora_merge(w, a, b, alpha); m[:, None] * v / (the norm of each row of v).",
+    moral="Length and direction are trained apart; at the start m = |w| and B = 0 give w.",
+)
+
+
 def _left_out():
     """Relative error of the best matrix of rank 1, 2, ... to what training all weights added."""
     w = change(fine_tuned()).double()
@@ -217,9 +442,6 @@ def _left_out():
 
 
 rank_of_change = Check(
-    question="Take what training all weights adds to layers.1, "
-    "`lesson.change(lesson.fine_tuned())`.  What is the smallest rank "
-    "whose best approximation holds 90 % of its squared Frobenius norm?",
     right=lambda: first_rank(_left_out(), 0.1**0.5),
     mistakes=(
         (
@@ -231,4 +453,21 @@ rank_of_change = Check(
     hint="square the singular values, sum them up from the first, and divide by the whole sum.",
     moral="Most of the change lies in few directions, though nothing asked for it: that is what "
     "LoRA bets on.",
+)
+
+
+def _enough(bound=0.8):
+    return next(rank for rank in range(1, 33) if played("lora", rank)["new"] > bound)
+
+
+enough_rank = Check(
+    right=_enough,
+    mistakes=(
+        (lambda: _enough() - 1, "there it is still less than 80 %: has it played to the end?"),
+        (lambda: _enough() + 1, "one rank less is enough."),
+        (lambda: _enough(0.7), "that rank reads more than 70 %; 80 are asked for."),
+    ),
+    hint="set the kind to lora and the rank to 1, play to the end, read; then the next rank.",
+    moral="A few ranks more are a few hundred numbers more; what is lost of the old task grows with "
+    "them.",
 )
