@@ -24,6 +24,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from .. import plots
+from . import static
+from .lab import fast
 
 # ----------------------------------------------------------------------------------------- controls
 
@@ -58,6 +60,16 @@ class Number:
             raise ValueError(wrong)
         return number
 
+    def grid(self, count: int) -> list:
+        """At most `count` numbers from low to high on the slider's scale, that of now among
+        them."""
+        space = np.geomspace if isinstance(self.widget, w.FloatLogSlider) else np.linspace
+        tidy = round if self.kind is int else lambda value: float(f"{value:.3g}")
+        values = [tidy(value) for value in space(self.low, self.high, count)]
+        near = min(range(count), key=lambda i: abs(values[i] - self.widget.value))
+        values[near] = self.widget.value
+        return sorted(set(values))
+
 
 class Choice:
     """A list or a check mark: what has a fixed set of values."""
@@ -72,6 +84,17 @@ class Choice:
         if value not in self.options:
             raise ValueError(f"needs one of {', '.join(map(str, self.options))}, got {value}")
         return value
+
+    def show(self, value) -> str:
+        if isinstance(self.widget, w.Checkbox):
+            return "yes" if value else "no"
+        return str(value)
+
+    def grid(self, count: int) -> list:
+        """At most `count` options in their order, that of now among them."""
+        now = self.widget.value
+        others = [option for option in self.options if option != now][: count - 1]
+        return [option for option in self.options if option == now or option in others]
 
 
 def integer(value: int, low: int, high: int, *, label: str = "") -> Number:
@@ -258,6 +281,60 @@ class Explorer:
         self.status.value = f'<p role="status">Saved as {html.escape(str(path))}.</p>'
         return path
 
+    def sheet(self) -> static.Sheet:
+        """What a page without a kernel shows: the first slider moves, the first list chooses, and
+        the other controls stay where they are."""
+        lists = [name for name, kind in self._kinds.items() if kind.box is None]
+        moves, chooses = self._moving(), next(iter(lists), None)
+        if moves is None:  # lists only: the range input runs through the first of them
+            moves, chooses = chooses, None
+        options = self._kinds[chooses].grid(fast(2, full=4)) if chooses else [None]
+        count = fast(3, full=24) // len(options) + 1
+        rows = [self._still_row(moves, chooses, option, count) for option in options]
+        start = options.index(self.value(chooses)) if chooses else 0
+        fixed = {n: kind.show(self.value(n)) for n, kind in self._kinds.items()}
+        return static.Sheet(
+            title=" ".join((type(self).__doc__ or type(self).__name__).split("\n\n")[0].split()),
+            range=self.labels.get(moves, moves),
+            list=self.labels.get(chooses, ""),
+            rows=rows,
+            first=start,
+            fixed=[f"{self.labels[n]} {v}" for n, v in fixed.items() if n not in (moves, chooses)],
+        )
+
+    def _moving(self) -> str | None:
+        """What the range input of a page without a kernel moves."""
+        return next(iter(self.boxes), None)
+
+    def _still_row(self, moves: str, chooses: str | None, option, count: int) -> static.Row:
+        """States along one control, for one option of another."""
+        kind, values = self._kinds[moves], self._chosen(chooses, option)
+        row = static.Row(self._kinds[chooses].show(option) if chooses else "")
+        for value in kind.grid(count):
+            inside = self._within(values | {moves: value})
+            if inside[moves] == value:  # the option may leave a shorter range
+                row.first = len(row.states) if value <= values[moves] else row.first
+                row.states.append((kind.show(value), *self._still(**inside)))
+        return row
+
+    def _chosen(self, chooses, option) -> dict:
+        return self.values | ({chooses: option} if chooses else {})
+
+    def _within(self, values: dict) -> dict:
+        """Values moved into the ranges that they leave each other."""
+        ranges = self.limits(**values)
+        return values | {n: min(max(values[n], low), high) for n, (low, high) in ranges.items()}
+
+    def _still(self, *state, **values) -> tuple[str, str]:
+        """Picture and sentence for values; what cannot be drawn has a sentence only."""
+        with plots.look():
+            figure = Figure(figsize=self.figsize, layout="constrained")
+            try:
+                sentence = self.draw(figure, *state, **values)
+            except ValueError as error:
+                return "", str(error)
+            return _themes(figure, sentence, small=True), sentence
+
     def changed(self) -> None:
         """Called when a control has moved."""
         self.redraw()
@@ -383,9 +460,9 @@ class Explorer:
         kind.widget.value = value
 
     def _ipython_display_(self):
-        from IPython.display import display
+        from IPython.display import HTML, display
 
-        display(self.ui)
+        display(HTML(static.page(self.sheet())) if static.wanted() else self.ui)
 
 
 def _wrapped():
@@ -401,28 +478,30 @@ def picture(draw, *, figsize=(7, 3.2)) -> None:
     with plots.look():
         figure = Figure(figsize=figsize, layout="constrained")
         sentence = draw(figure)
-        display(HTML(f"{_image(figure, sentence)}<p>{html.escape(sentence)}</p>"))
+        image = _image(figure, sentence, small=static.wanted())
+        display(HTML(f"{image}<p>{html.escape(sentence)}</p>"))
 
 
 # ------------------------------------------------------------------------------------ the picture
 
-# Where styles are taken away, as in a notebook that is not trusted, the light picture is left.
-THEMES = """<style>
-body[data-jp-theme-light="false"] .tensorlab-light { display: none !important }
-body[data-jp-theme-light="false"] .tensorlab-dark { display: flex !important }
-</style>"""
+
+def _image(figure: Figure, sentence: str, small: bool = False) -> str:
+    """A figure as HTML images with its sentence as alternative text, and the style by which the
+    page's theme chooses one."""
+    return static.THEMES + _themes(figure, sentence, small)
 
 
-def _image(figure: Figure, sentence: str) -> str:
-    """A figure as HTML images with its sentence as alternative text, for the light theme and the
-    dark one; its columns stand below each other where the page is narrow."""
-    figure.set_dpi(192)  # two pixels for one of the page: crisp
+def _themes(figure, sentence, small=False):
+    """A figure for the light theme and the dark one; its columns stand below each other where the
+    page is narrow. small: fewer pixels and colors, for pages that hold many."""
+    scale = 1.5 if small else 2  # two pixels for one of the page: crisp
+    figure.set_dpi(96 * scale)
     light = _pixels(figure)
     edges = [0, *_gaps(figure), light.width]
     figure.set_layout_engine("none")  # both are laid out alike, and that takes long
     plots.darken(figure)
-    bright = _strips(light, edges, sentence, "light", "flex")
-    return THEMES + bright + _strips(_pixels(figure), edges, sentence, "dark", "none")
+    bright = _strips(light, edges, scale, sentence, "light", "flex", small)
+    return bright + _strips(_pixels(figure), edges, scale, sentence, "dark", "none", small)
 
 
 def _pixels(figure) -> Image.Image:
@@ -431,20 +510,28 @@ def _pixels(figure) -> Image.Image:
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 
 
-def _strips(pixels, edges, sentence, theme, display):
+def _strips(pixels, edges, scale, sentence, theme, display, small):
     """A row of images, cut between the columns of axes; none becomes too small to be read."""
     images = []
     for k, (left, right) in enumerate(zip(edges, edges[1:])):
-        buffer = io.BytesIO()
-        pixels.crop((left, 0, right, pixels.height)).save(buffer, "png", compress_level=1)
-        data = base64.b64encode(buffer.getvalue()).decode()
+        data = _png(pixels.crop((left, 0, right, pixels.height)), small)
         alt = html.escape(sentence, quote=True) if k == 0 else ""
-        wide = (right - left) // 2
+        wide = round((right - left) / scale)
         least = math.ceil(LEAST * wide)
         style = f"display:block; margin:0; width:{wide}px; min-width:{least}px; max-width:100%"
         images.append(f'<img style="{style}" alt="{alt}" src="data:image/png;base64,{data}">')
     row = f"display:{display}; flex-wrap:wrap; align-items:flex-start; overflow-x:auto"
     return f'<div class="tensorlab-{theme}" style="{row}">{"".join(images)}</div>'
+
+
+def _png(pixels: Image.Image, small: bool) -> str:
+    """The picture as base64: quickly, or in few bytes."""
+    buffer = io.BytesIO()
+    if small:
+        pixels.quantize(64, Image.Quantize.FASTOCTREE).save(buffer, "png", optimize=True)
+    else:
+        pixels.save(buffer, "png", compress_level=1)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 LEAST = 0.85  # letters of 8.5 points, 11.3 pixels, then have 9.6
@@ -562,6 +649,23 @@ class Player(Explorer):
 
     def _picture(self, figure):
         return self.draw(figure, self.state, **self.values)
+
+    def _moving(self) -> str:
+        return "step"
+
+    def _still_row(self, moves, chooses, option, count):
+        """States along time: where there are twice as many as wanted, each second one goes."""
+        values = self._within(self._chosen(chooses, option))
+        row, stride = static.Row(self._kinds[chooses].show(option) if chooses else ""), 1
+        for k, state in enumerate(itertools.islice(self.steps(**values), fast(count, full=400))):
+            if k % stride == 0:
+                row.states.append((str(k), *self._still(state, **values)))
+            if len(row.states) == 2 * count:
+                row.states, stride = row.states[::2], 2 * stride
+        if k % stride:
+            row.states.append((str(k), *self._still(state, **values)))
+        row.first = max(i for i, (k, *_) in enumerate(row.states) if int(k) <= self.begin)
+        return row
 
     async def _run(self):
         while self._advance():

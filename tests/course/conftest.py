@@ -12,7 +12,7 @@ from tensorlab.course import widgets
 
 @pytest.fixture(autouse=True)
 def few_pixels(monkeypatch):
-    def image(figure, sentence):
+    def image(figure, sentence, small=False):
         figure.set_dpi(50)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
