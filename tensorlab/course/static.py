@@ -19,7 +19,7 @@ LIMIT = 700_000  # bytes of an explorer: a page of 2 MB has two, and other pictu
 class Row:
     """The states that the range input runs through, for one option of the list.
 
-    states: (where, picture, sentence) with the words for where the range input is. first: its start.
+    states: (where, picture, sentence), where: words for the range input. first: its start.
     """
 
     option: str

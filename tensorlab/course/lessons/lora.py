@@ -202,8 +202,8 @@ def mean(rows: list[dict], task: str) -> float:
 
 
 def draw_compared(figure: Figure, found: dict[str, list[dict]]) -> str:
-    """Accuracy on both tasks against the numbers trained, the network as it was and one from scratch as
-    lines; a sentence."""
+    """Accuracy on both tasks against the numbers trained, the network as it was and one from
+    scratch as lines; a sentence."""
     said, titles = [], {"new": "turned digits", "old": "upright digits"}
     axes = figure.subplots(1, 2, sharey=True)
     families = list(dict.fromkeys(name.split(" ")[0] for name in found if name not in RIVALS))
@@ -468,6 +468,6 @@ enough_rank = Check(
         (lambda: _enough(0.7), "that rank reads more than 70 %; 80 are asked for."),
     ),
     hint="set the kind to lora and the rank to 1, play to the end, read; then the next rank.",
-    moral="A few ranks more are a few hundred numbers more; what is lost of the old task grows with "
-    "them.",
+    moral="A few ranks more are a few hundred numbers more; what is lost of the old task grows "
+    "with them.",
 )

@@ -178,8 +178,8 @@ def _clustered(points: Tensor, shape, rank: int) -> TT:
 
 
 def by_loss(clouds, steps: int, rank: int = 4) -> dict[str, dict[str, tuple[float, float]]]:
-    """(sliced, neighbors) of trains of each loss from a random start, and of the untrained one in an
-    order of clusters, by cloud."""
+    """(sliced, neighbors) of trains of each loss from a random start, and of the untrained one in
+    an order of clusters, by cloud."""
     found = {}
     for name in clouds:
         x = points_of(name)
@@ -217,7 +217,7 @@ def draw_rivals(figure: Figure, found: dict) -> str:
 
 
 def _grouped(figure, found, names, line):
-    """A panel for each distance, a group of marks for each cloud, a short line across for one more."""
+    """A panel for each distance, marks for each cloud, a short line across for one more."""
     wide, said = 0.8 / len(names), []
     titles = "sliced Wasserstein", "nearest neighbors"
     for side, (ax, title) in enumerate(zip(figure.subplots(1, 2), titles)):
@@ -567,10 +567,10 @@ next_order = Check(
             "the answer counts within the old order: the rows of the costs are those of the table.",
         ),
     ),
-    hint="the costs are torch.cdist(rows of the train, table).square(), and the assignment of them is "
-    "the order.",
-    moral="Two steps, each of which can only lower the error: the train for an order, the order for a "
-    "train.",
+    hint="the costs are torch.cdist(rows of the train, table).square(), and the assignment of "
+    "them is the order.",
+    moral="Two steps, each of which can only lower the error: the train for an order, the order "
+    "for a train.",
     forbids=((tt_permute, "`tt_permute` is where this goes: do one round of it."),),
 )
 
@@ -607,5 +607,6 @@ rounds_needed = Check(
     ),
     hint="read the last error of the clusters with rounds = 1, then that of the given order for 0, "
     "1, 2, ... rounds.",
-    moral="A start from clusters saves rounds; and all of them end within a hundredth of each other.",
+    moral="A start from clusters saves rounds; and all of them end within a hundredth of each "
+    "other.",
 )
