@@ -38,15 +38,20 @@ def test_says_what_tt_cross_gives(modes):
     )
 
 
-def test_a_bond_that_is_not_there_is_a_sentence(monkeypatch):
-    monkeypatch.setenv("TENSORLAB_STRICT", "0")
-    e = lesson.CrossExplorer()
-    picture = e.view.value
-    e.set(bond=3)
-    assert (
-        "bond: needs a bond in 1..1 for 2 modes, got 3" in e.status.value
-        and e.view.value == picture
-    )
+def test_no_bond_is_offered_that_is_not_there():
+    e = lesson.CrossExplorer(modes=6)
+    e.set(bond=5)
+    e.set(modes=2)
+    assert e.value("bond") == 1
+    e.boxes["bond"].value = "3"
+    assert "bond: needs a whole number in 1..1, got 3" in e.status.value
+
+
+def test_a_quadratic_polynomial_is_found_by_its_rival():
+    f = lambda index: ((index + 1) / 8.0).double().prod(1) - (index[:, 0] / 8.0).double() ** 2
+    fresh = torch.cartesian_prod(torch.arange(8), torch.arange(8))
+    assert lesson.quadratic(f, 8, 2, 60, fresh) < 1e-6
+    assert lesson.quadratic(lambda i: (i[:, 0] % 2).double(), 8, 2, 60, fresh) > 0.5
 
 
 def test_functions_by_hand():
