@@ -101,6 +101,7 @@ ARROWS = {
         "program": {"*"},
         "protes_problems": {"protes"},
         "kron_spectral": {"kron_models"},
+        "dlrt": {"tangent"},
     },
     "course": {"*": {"*"}},
 }

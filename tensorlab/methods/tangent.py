@@ -50,7 +50,7 @@ RIDGE = 0.01  # δ, of the mean variance of z
 LEAST = 0.1  # of the largest singular value: what the right one of two plain factors is scaled by
 
 
-# -------------------------------------------------------------------------------- the parts of a cut
+# ------------------------------------------------------------------------------- the parts of a cut
 
 
 def recombined(w: LowRank) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,7 +93,9 @@ def affordable(
     """
     ranks = {name: min(least, len(s)) for name, s in sigma.items()}
     left = numbers - sum(r * price[name] for name, r in ranks.items())
-    shares = {name: (s / torch.linalg.vector_norm(s)).square().tolist() for name, s in sigma.items()}
+    shares = {
+        name: (s / torch.linalg.vector_norm(s)).square().tolist() for name, s in sigma.items()
+    }
     offers = [
         (share / price[name], name)
         for name, mine in shares.items()
@@ -140,9 +142,7 @@ def factors(u: Tensor, s: Tensor, v: Tensor, least: float = 0.0) -> LowRank:
     return LowRank(u * (s / t.clamp_min(torch.finfo(s.dtype).tiny)), v * t)
 
 
-def moved(
-    left: dict, right: dict, old: LowRank, new: LowRank, steps: str
-) -> tuple[dict, dict]:
+def moved(left: dict, right: dict, old: LowRank, new: LowRank, steps: str) -> tuple[dict, dict]:
     """What an optimizer keeps for the two factors of a layer, at the new ones: averages M of the
     gradient go by projection, averages of its squares as if entries were uncorrelated. {} where it
     keeps something else, and it starts anew.
@@ -234,7 +234,8 @@ class TangentDLRT(TrainingMethod):
 
     >>> from tensorlab import LowRank, replace_linear
     >>> x = torch.randn(64, 9, generator=torch.Generator().manual_seed(0))
-    >>> model = replace_linear(torch.nn.Sequential(torch.nn.Linear(9, 8)), "0", LowRank.from_dense, 4)
+    >>> model = torch.nn.Sequential(torch.nn.Linear(9, 8))
+    >>> model = replace_linear(model, "0", LowRank.from_dense, rank=4)
     >>> sgd = torch.optim.SGD(model.parameters(), 0.1)
     >>> run = lambda: model(x)
     >>> method = TangentDLRT(model, sgd, budget=34, total=20, window=5, inputs=run)
@@ -288,8 +289,8 @@ class TangentDLRT(TrainingMethod):
         return sum(r * sum(self.layers[name].weight.shape) for name, r in self.ranks.items())
 
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """One step of the optimizer in the window, and a cut where one ends; returns the loss before
-        it.
+        """One step of the optimizer in the window, and a cut where one ends; returns the loss
+        before it.
 
         closure: computes and returns the loss of the batch, no backward; without one the gradients
         that are there are taken. Raises ValueError if the loss depends on no low-rank layer,
@@ -349,8 +350,8 @@ class TangentDLRT(TrainingMethod):
     # ------------------------------------------------------------------------------- in a window
 
     def _projected(self, layer, side: int, g: Tensor) -> Tensor:
-        """Of a factor's gradient, what is tangent and not held fast: a hook, so that sums, norms and
-        averages over processes are of nothing else."""
+        """Of a factor's gradient, what is tangent and not held fast: a hook, so that sums, norms
+        and averages over processes are of nothing else."""
         if not self._in_window:
             return g
         r = g.shape[1] // 2
@@ -374,7 +375,7 @@ class TangentDLRT(TrainingMethod):
         if not isinstance(self.optimizer, torch.optim.SGD):
             u[:, r:] -= u0 @ (u0.mH @ u[:, r:])
 
-    # -------------------------------------------------------------------------- from one to the next
+    # ------------------------------------------------------------------------- from one to the next
 
     @torch.no_grad()
     def _open(self, names) -> None:
