@@ -226,8 +226,8 @@ class TangentDLRT(TrainingMethod):
 
     `step(closure)` makes the whole step; or, in a loop of one's own, `loss.backward()` as often as
     gradients are to be summed, clipping, and `step()`. What a window holds fast has no gradient. A
-    `GradScaler` takes it for an optimizer, schedulers take `optimizer`; `finish` ends a training
-    before its total.
+    `GradScaler` takes it for an optimizer, and steps that it skips are not counted; schedulers take
+    `optimizer`; `finish` ends a training before its total.
 
     Raises ValueError where nothing would be trained, for an optimizer without the factors, and for
     settings out of range.

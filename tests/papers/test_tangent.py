@@ -52,7 +52,8 @@ def test_the_program_at_a_small_size(tmp_path, monkeypatch):
         assert row["test"] == pytest.approx(sum(mine) / 2, abs=0.006) and len(mine) == 2
         assert all(r.get("test") is None for r in table.where(way=way, look="valid"))
     once = replace(paper.PROGRAM, measure=lambda *a, **k: pytest.fail("measured again"))
-    assert once.run("quick", progress=False).rows == table.rows
+    filled = lambda rows: [{k: v for k, v in row.items() if v is not None} for row in rows]
+    assert filled(once.run("quick", progress=False).rows) == filled(table.rows)
     said = paper.draw(table, matplotlib.figure.Figure().subplots())
     assert "digits" in said and "%" in said
 
