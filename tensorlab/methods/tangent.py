@@ -149,10 +149,14 @@ def moved(left: dict, right: dict, old: LowRank, new: LowRank, steps: str) -> tu
 
         tangent, M = U mbᴴ + ma Vᴴ:   mb' = Mᴴ U',   ma' = (1 - U' U'ᴴ) M V'
         factors, mu = M v, mv = Mᴴ u:  mu' = mu (v⁺ v'),   mv' = mv (u⁺ u')
+
+    A mean square stays at least the square of the mean: where an input is always zero it is zero,
+    and the mean, projected, is not.
     """
     means, squares = (_moved_window if steps == STEPS[0] else _moved_factors)(old, new)
     keys, known = left.keys() | right.keys(), {"step"} | MEANS | SQUARES
-    if left.keys() != right.keys() or not keys <= known or "grad_avg" in keys:
+    anew = "grad_avg" in keys or (keys & SQUARES and old.u.is_complex())
+    if left.keys() != right.keys() or not keys <= known or anew:
         return {}, {}
     out = {}, {}
     for key in left:
@@ -163,6 +167,9 @@ def moved(left: dict, right: dict, old: LowRank, new: LowRank, steps: str) -> tu
             pair = (means if key in MEANS else squares)(*pair)
         for state, value in zip(out, pair):
             state[key] = value
+    for state in out if "exp_avg" in keys else ():
+        for key in state.keys() & SQUARES:
+            state[key] = torch.maximum(state[key], state["exp_avg"].square())
     return out
 
 

@@ -461,6 +461,34 @@ def test_squares_keep_their_mean_and_their_sign():
     assert all(close(a["exp_avg_sq"], b["exp_avg_sq"]) for a, b in zip(same, three))
 
 
+def test_a_mean_square_stays_at_least_the_square_of_the_mean():
+    """Where an input is always zero, the square is zero and the projected mean is not: a step of
+    Adam would be the mean over its ε."""
+    old, new = window(*usv()), window(*usv(sigma=(2.0, 1.0), seed=5))
+    m = torch.cat([torch.zeros(9, 3), torch.ones(9, 3)], 1).double(), torch.zeros(7, 6).double()
+    states = ({"exp_avg": t, "exp_avg_sq": t.square()} for t in m)
+    for state in moved(*states, old, new, "tangent"):
+        assert bool((state["exp_avg_sq"] >= state["exp_avg"].square()).all())
+        assert state["exp_avg"].any()
+
+
+def test_adam_trains_where_inputs_are_always_zero():
+    model = network(rank=6)
+    x = X * (torch.arange(8) > 2)
+    y = gaussian(8, 5, seed=3) / 3
+    y = x @ y
+    method = tl.TangentDLRT(
+        model,
+        torch.optim.Adam(model.parameters(), 0.005),
+        budget=120,
+        total=60,
+        window=5,
+        inputs=lambda: model(x),
+    )
+    seen = [float(method.step(lambda: (model(x) - y).square().mean())) for _ in range(60)]
+    assert max(seen[20:]) < seen[0] and seen[-1] < 0.3 * seen[0]
+
+
 def test_what_is_not_known_starts_anew():
     w = window(*usv())
     for key in ("exp_inf", "unknown"):
