@@ -329,7 +329,9 @@ def draw(table: Table, ax) -> str:
 def images(name: str, seed: int) -> tuple[Tensor, ...]:
     """x, y to train on, to validate and to test with, split by the seed."""
     if name == "MNIST":
-        return shuffled_parts(*datasets.mnist("train"), 50_000, seed=seed) + datasets.mnist("test")
+        return shuffled_parts(*datasets.mnist("train"), 50_000, seed=seed) + tuple(
+            datasets.mnist("test")
+        )
     return shuffled_parts(*datasets.digits(), 1200, 1500, seed=seed)
 
 
