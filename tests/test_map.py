@@ -118,6 +118,7 @@ ARROWS = {
         "protes_problems": {"protes"},
         "kron_spectral": {"kron_models"},
         "ttm_gpt": {"footprint", "attention"},
+        "dlrt": {"tangent"},
     },
     "course": {"*": {"*"}},
 }

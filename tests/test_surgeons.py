@@ -998,6 +998,12 @@ CONTRACT = {
     "Projected": (trained(lambda m, names: Projected(m, sgd(m), names, rank=2)), True),
     "ADMM": (trained(lambda m, n: ADMM(m, sgd(m), {n: full2}, rho=0.5)), True),
     "DLRT": (trained(lambda m, n: tl.DLRT(in_low_rank(m, n), sgd(m), theta=0.1)), False),
+    "TangentDLRT": (
+        trained(
+            lambda m, n: tl.TangentDLRT(tl.replace_linear(m, n, full2), sgd(m), theta=0.1, total=1)
+        ),
+        False,
+    ),
     "RiemannianSGD": (
         trained(lambda m, n: tl.RiemannianSGD(tl.replace_linear(m, n, full2), sgd(m), lr=0.1)),
         False,

@@ -461,15 +461,14 @@ class FactorizedConv2d(FactorizedLinear):
         return self.out_features
 
     def coordinates(self, x: Tensor, v: Tensor) -> Tensor:
-        """vᴴ of each patch that w meets: x (..., S, height, width), v (S kh kw, k) -> (...,
-        height', width', k)."""
-        filters, padding = v.conj().t().unflatten(1, (-1, *self.kernel_size)), self.padding
+        """vᴴ of each patch that w meets: x (..., S, height, width), v (S kh kw, k) ->
+        (..., height', width', k)."""
+        filters = v.conj().t().unflatten(1, (-1, *self.kernel_size))  # (k, S, kh, kw)
+        padding = self.padding
         if self.padding_mode != "zeros":
             x, padding = F.pad(x, self._ends, mode=self.padding_mode), 0
-        x = F.conv2d(
-            x, filters, None, self.stride, padding, self.dilation
-        )  # filters (k, S, kh, kw)
-        c = x.ndim - 3  # from the front: the older ONNX exporter moves no axis counted from the end
+        x = F.conv2d(x, filters, None, self.stride, padding, self.dilation)
+        c = x.ndim - 3  # from the front: older ONNX exporters move no axis counted from the end
         return x.movedim(c, c + 2)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ the gradient, not three.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 
 import torch
@@ -350,13 +350,15 @@ class DLRT(TrainingMethod):
             for name, layer in self.layers.items()
         }
 
-    def step(self, closure: Callable[[], Tensor]) -> Tensor:
+    def step(self, closure: Callable[[], Tensor], *, scaler=None) -> Tensor:
         """One KLS step of every layer, and one step of the optimizer; returns the loss before it.
 
         closure: computes and returns the loss of the batch, no backward; it is called twice, and
         buffers such as running statistics change once. If it fails, at either call, the layers and
-        what the optimizer keeps for them are as before the step. Raises ValueError if the loss has
-        no gradient or depends on no low-rank layer, FloatingPointError if the training diverges.
+        what the optimizer keeps for them are as before the step. scaler: a `GradScaler`, whose
+        `update` is left to the caller; where scaled gradients overflow, all stays as before. Raises
+        ValueError if the loss has no gradient or depends on no low-rank layer, FloatingPointError
+        if the training diverges.
         """
         factors, step = self._trained(), self.steps + 1
         adapt = self.theta is not None and step % self.every == 0
@@ -365,21 +367,27 @@ class DLRT(TrainingMethod):
             before = {
                 name: LowRank(_straight(w.u), _straight(w.v), w.s) for name, w in before.items()
             }
-        with self._kept(before) as kept, self._processes.unreduced(self.layers.values()):
+        with (
+            suppress(_Overflow),
+            self._kept(before) as kept,
+            self._processes.unreduced(self.layers.values()),
+        ):
             with spared_buffers(self.model):
-                loss, thin = self._gradients(closure, before)
+                loss, thin = self._gradients(closure, before, scaler)
+            if thin is None:
+                self._skip(scaler)
             check_reached("DLRT.step", factors, thin)
             self._idle.note(factors, thin)
             moved = list(thin)
             for name in moved:  # what a layer no longer needs is given back before the next turns
                 kept[name] = self._turn(name, before.pop(name), *thin.pop(name), adapt)
-            self._step_s(closure)
+            self._step_s(closure, scaler)
             for name in moved:
                 check_finite("DLRT", name, step, factors[name][2].detach())
             for name in moved:
                 self._truncate(name, adapt)
                 del kept[name]
-        self.steps = step
+            self.steps = step
         return loss
 
     def _trained(self) -> dict[str, list[Tensor]]:
@@ -393,8 +401,9 @@ class DLRT(TrainingMethod):
         self._factors = factors
         return {name: factors[name] for name in names}
 
-    def _gradients(self, closure, before):
-        """The loss, and G V and Gᴴ U of each layer, from one pass through the model.
+    def _gradients(self, closure, before, scaler):
+        """The loss, and G V and Gᴴ U of each layer, from one pass through the model; None where
+        what is scaled overflows.
 
         With S = diag(σ), as truncation leaves it, the gradients of u and v are G V and Gᴴ U with
         column k times σ_k: dividing a column by a number costs no digits, however small it is. Any
@@ -410,8 +419,12 @@ class DLRT(TrainingMethod):
         with meanwhile(self.layers, doubled):
             loss = evaluate("DLRT.step", closure)
             leaves = [t for name in before for t in self._factors[name][:2]]
-            found = self._processes.mean(backward(loss, leaves), leaves)
+            found = self._processes.mean(backward(_scaled(loss, scaler), leaves), leaves)
         self._forget_gradients()
+        if scaler is not None and scaler.is_enabled():
+            found = [None if g is None else g / scaler.get_scale() for g in found]
+            if not _finite(found):
+                return loss.detach(), None
         out = {}
         for (name, w), gu, gv in zip(before.items(), found[::2], found[1::2]):
             if gu is not None:  # a layer that the loss does not reach stays as it is
@@ -441,7 +454,16 @@ class DLRT(TrainingMethod):
         w = _detached(self._factors[name])
         self._put(name, *truncate(w, self.theta if adapt else None, **limits))
 
-    def _step_s(self, closure):
+    def _skip(self, scaler):
+        """Let a scaler see that gradients overflowed, and end the step, with all as before it."""
+        self.optimizer.zero_grad(set_to_none=True)
+        s = next(iter(self._factors.values()))[2]
+        s.grad = torch.full_like(s, torch.inf)
+        scaler.step(self.optimizer)
+        s.grad = None
+        raise _Overflow
+
+    def _step_s(self, closure, scaler):
         """The optimizer's step on middle factors, biases and dense layers; u and v stand still."""
         self.optimizer.zero_grad(set_to_none=True)
         bases = {id(t) for factors in self._factors.values() for t in factors[:2]}
@@ -451,11 +473,17 @@ class DLRT(TrainingMethod):
             for p in g["params"]
             if id(p) not in bases and p.requires_grad
         ]
-        found = self._processes.mean(backward(evaluate("DLRT.step", closure), rest), rest)
+        loss = evaluate("DLRT.step", closure)
+        found = self._processes.mean(backward(_scaled(loss, scaler), rest), rest)
         self._forget_gradients()
         for p, g in zip(rest, found):
             p.grad = g
-        self.optimizer.step()
+        if scaler is None:
+            self.optimizer.step()
+        elif not scaler.is_enabled() or _finite(found):
+            scaler.step(self.optimizer)
+        else:
+            self._skip(scaler)
 
     def _forget_gradients(self):
         for u, v, _ in self._factors.values():
@@ -486,6 +514,18 @@ class DLRT(TrainingMethod):
                 else:
                     self.optimizer.state[middle[name]] = states[name]
             raise
+
+
+class _Overflow(Exception):
+    """Scaled gradients were not finite."""
+
+
+def _scaled(loss: Tensor, scaler) -> Tensor:
+    return loss if scaler is None else scaler.scale(loss)
+
+
+def _finite(gradients) -> bool:
+    return all(bool(torch.isfinite(g.sum())) for g in gradients if g is not None)
 
 
 def _check_settings(theta, multiplier, rule, every, min_rank, max_rank):

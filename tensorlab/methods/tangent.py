@@ -149,10 +149,14 @@ def moved(left: dict, right: dict, old: LowRank, new: LowRank, steps: str) -> tu
 
         tangent, M = U mbᴴ + ma Vᴴ:   mb' = Mᴴ U',   ma' = (1 - U' U'ᴴ) M V'
         factors, mu = M v, mv = Mᴴ u:  mu' = mu (v⁺ v'),   mv' = mv (u⁺ u')
+
+    A mean square stays at least the square of the mean: where an input is always zero it is zero,
+    and the mean, projected, is not.
     """
     means, squares = (_moved_window if steps == STEPS[0] else _moved_factors)(old, new)
     keys, known = left.keys() | right.keys(), {"step"} | MEANS | SQUARES
-    if left.keys() != right.keys() or not keys <= known or "grad_avg" in keys:
+    anew = "grad_avg" in keys or (keys & SQUARES and old.u.is_complex())
+    if left.keys() != right.keys() or not keys <= known or anew:
         return {}, {}
     out = {}, {}
     for key in left:
@@ -163,6 +167,9 @@ def moved(left: dict, right: dict, old: LowRank, new: LowRank, steps: str) -> tu
             pair = (means if key in MEANS else squares)(*pair)
         for state, value in zip(out, pair):
             state[key] = value
+    for state in out if "exp_avg" in keys else ():
+        for key in state.keys() & SQUARES:
+            state[key] = torch.maximum(state[key], state["exp_avg"].square())
     return out
 
 
@@ -226,8 +233,8 @@ class TangentDLRT(TrainingMethod):
 
     `step(closure)` makes the whole step; or, in a loop of one's own, `loss.backward()` as often as
     gradients are to be summed, clipping, and `step()`. What a window holds fast has no gradient. A
-    `GradScaler` takes it for an optimizer, schedulers take `optimizer`; `finish` ends a training
-    before its total.
+    `GradScaler` takes it for an optimizer, and steps that it skips are not counted; schedulers take
+    `optimizer`; `finish` ends a training before its total.
 
     Raises ValueError where nothing would be trained, for an optimizer without the factors, and for
     settings out of range.
@@ -235,7 +242,7 @@ class TangentDLRT(TrainingMethod):
     >>> from tensorlab import LowRank, replace_linear
     >>> x = torch.randn(64, 9, generator=torch.Generator().manual_seed(0))
     >>> model = torch.nn.Sequential(torch.nn.Linear(9, 8))
-    >>> model = replace_linear(model, "0", LowRank.from_dense, 4)
+    >>> model = replace_linear(model, "0", LowRank.from_dense, rank=4)
     >>> sgd = torch.optim.SGD(model.parameters(), 0.1)
     >>> run = lambda: model(x)
     >>> method = TangentDLRT(model, sgd, budget=34, total=20, window=5, inputs=run)

@@ -20,7 +20,7 @@ from ..layers.holding import in_processes, is_sharded
 from ..layers.linear import FactorizedLinear
 
 IDLE = 20  # steps in a row without a gradient after which a layer is named
-# what optimizers keep of a parameter: averages of the gradient, averages or sums of its squares
+# what optimizers keep for a parameter: averages of the gradient, averages or sums of its squares
 MEANS = {"momentum_buffer", "exp_avg", "grad_avg", "ax", "prev"}
 SQUARES = {"exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "acc_delta"}
 OTHER = {  # what a layer needs that has another number of factors
@@ -96,8 +96,7 @@ def low_rank_layers(who: str, model: nn.Module, factors: int) -> dict[str, Facto
         if layer.weight.dtype.to_real().itemsize < 4:
             raise ValueError(
                 f"{who}: layer {name!r} needs numbers of 32 bits or more, got "
-                f"{layer.weight.dtype}; "
-                f"autocast computes in fewer"
+                f"{layer.weight.dtype}; autocast computes in fewer"
             )
     if len({id(t) for layer in layers.values() for t in layer.tensors}) < factors * len(layers):
         raise ValueError(

@@ -284,18 +284,18 @@ def _layers(model):
 
 
 def _deep(size, data, generator, rank):
-    """in -> width -> width -> width -> width -> 10, its wide layers dense, or of low rank with
-    singular values that fall to zero like those of a random matrix: truncation can choose."""
-
-    def start(w):
-        w = dlrt_start(w.shape, rank, generator=generator)
-        falls = torch.linspace(1, 1 / len(w.s), len(w.s))
-        return LowRank(
-            w.u, w.v, w.s * falls * (len(falls) ** 0.5 / torch.linalg.vector_norm(falls))
-        )
-
+    """in -> width -> width -> width -> width -> 10, its wide layers dense, or of low rank."""
     model = MLP((data[0][0].numel(), *[size["width"]] * 4, 10), generator=generator)
+    start = lambda w: falling(w.shape, rank, generator)
     return replace_linear(model, "layers.[0-3]", start) if rank else model
+
+
+def falling(shape, rank: int, generator) -> LowRank:
+    """A start whose singular values fall to zero like those of a random matrix: truncation can
+    choose."""
+    w = dlrt_start(shape, rank, generator=generator)
+    falls = torch.linspace(1, 1 / len(w.s), len(w.s))
+    return LowRank(w.u, w.v, w.s * falls * (len(falls) ** 0.5 / torch.linalg.vector_norm(falls)))
 
 
 def _cross_entropy(model, x, y):
@@ -329,7 +329,9 @@ def draw(table: Table, ax) -> str:
 def images(name: str, seed: int) -> tuple[Tensor, ...]:
     """x, y to train on, to validate and to test with, split by the seed."""
     if name == "MNIST":
-        return shuffled_parts(*datasets.mnist("train"), 50_000, seed=seed) + datasets.mnist("test")
+        return shuffled_parts(*datasets.mnist("train"), 50_000, seed=seed) + tuple(
+            datasets.mnist("test")
+        )
     return shuffled_parts(*datasets.digits(), 1200, 1500, seed=seed)
 
 

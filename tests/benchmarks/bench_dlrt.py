@@ -46,13 +46,17 @@ def network(rank=None):
 def methods(rank):
     """Objects with step(closure), by name, with their models."""
     sgd = lambda model: torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
-    adaptive, fixed, dense = network(rank), network(rank), network()
+    adaptive, fixed, dense, thin = network(rank), network(rank), network(), network(rank)
+    for k in range(4):
+        thin.layers[k] = tl.FactorizedLinear(thin.layers[k].weight.merged(), thin.layers[k].bias)
+    windows = dict(theta=0.0, total=10**6, window=10**6)  # the steps alone
     return {
         "adaptive": (
             adaptive,
             tl.DLRT(adaptive, sgd(adaptive), theta=0.0, min_rank=rank, max_rank=rank),
         ),
         "fixed rank": (fixed, tl.DLRT(fixed, sgd(fixed), theta=None)),
+        "tangent": (thin, tl.TangentDLRT(thin, sgd(thin), **windows)),
         "dense": (dense, tl.FactorSGD(dense, sgd(dense))),
     }
 
@@ -61,6 +65,8 @@ def numbers(method, rank):
     """Weights, gradients and momentum of the wide weights at the fullest moment of a step."""
     if method == "dense":
         return sum(3 * m * n for m, n in WIDE)
+    if method == "tangent":  # [U | A] and [B | V], gradients and momentum; U and V for the step
+        return sum((6 + 1) * rank * (m + n) for m, n in WIDE)
     q = 2 * rank if method == "adaptive" else rank  # columns of the bases in the second pass
     first = sum(
         2 * (m + n) * rank + 2 * rank**2 for m, n in WIDE

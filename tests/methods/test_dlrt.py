@@ -441,6 +441,37 @@ def test_dlrt_anew_changes_nothing():
     assert [second.step(loss) for _ in range(5)] == [twin.step(twin_loss) for _ in range(5)]
 
 
+# -- with a scaler of gradients
+
+
+@pytest.mark.parametrize("settings", [dict(theta=0.05), dict(theta=None)])
+@pytest.mark.parametrize("bad", [(5, 0), (5, 1)])  # the step and the evaluation that overflow
+def test_a_grad_scaler_changes_nothing_and_skips_what_overflows(settings, bad):
+    """Powers of two leave every digit; a step with infinite gradients leaves all as it was."""
+    (a, plain_loss), (b, scaled_loss) = network(), network()
+    plain, scaled = (DLRT(m, torch.optim.Adam(m.parameters(), 0.02), **settings) for m in (a, b))
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=4)
+    calls = []
+
+    def closure():
+        calls.append(len(calls) - 2 * k)
+        return scaled_loss() * (float("inf") if (k, calls[-1]) == bad else 1)
+
+    for k in range(10):
+        calls = [0] * (2 * k)
+        before = copy.deepcopy(b.state_dict())
+        scaled.step(closure, scaler=scaler)
+        scale = scaler.get_scale()
+        scaler.update()
+        if k == bad[0]:
+            assert all(torch.equal(t, before[name]) for name, t in b.state_dict().items())
+            assert scaler.get_scale() == scale / 2
+        else:
+            plain.step(plain_loss)
+    assert scaled.steps == plain.steps == 9
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))
+
+
 # -- learning rates are the optimizer's
 
 

@@ -1,7 +1,7 @@
 """A killed training goes on from its checkpoint, in a new process, to the same numbers bit for bit.
 
-This file is also the program that is killed: `python test_dlrt_resume.py FOLDER EPOCH` trains, and
-hangs in the middle of an epoch.
+This file is also the program that is killed: `python test_dlrt_resume.py FOLDER METHOD EPOCH`
+trains, and hangs in the middle of an epoch.
 """
 
 import os
@@ -21,25 +21,37 @@ from tensorlab.models.mlp import MLP
 EPOCHS, STEPS = 6, 4
 
 
-def train(folder: Path, hang_in: int | None = None) -> None:
+def kls(model, adam, x):
+    return tl.DLRT(model, adam, theta=0.25, every=3)
+
+
+def windows(model, adam, x):
+    options = dict(total=EPOCHS * STEPS, window=3, spares=1, inputs=lambda: model(x))
+    return tl.TangentDLRT(model, adam, theta=0.2, **options)
+
+
+METHODS = {"DLRT": kls, "TangentDLRT": windows}
+
+
+def train(folder: Path, name: str, hang_in: int | None = None) -> None:
     """Six epochs of four steps, from the last checkpoint in the folder on; the losses of an epoch
     are a line of `losses.txt`."""
     torch.set_num_threads(1)
     g = torch.Generator().manual_seed(0)
     model = MLP((9, 12, 12, 4), generator=g)
-    tl.replace_linear(
-        model, "layers.[01]", lambda w: tl.dlrt_start(w.shape, 6, decay=1.5, generator=g)
-    )
-    dlrt = tl.DLRT(model, torch.optim.Adam(model.parameters(), 0.02), theta=0.25, every=3)
+    start = lambda w: tl.dlrt_start(w.shape, 6, decay=1.5, generator=g)
+    thin = start if name == "DLRT" else lambda w: start(w).merged()
+    tl.replace_linear(model, "layers.[01]", thin)
     x, y = tl.rng.randn(40, 9, generator=torch.Generator().manual_seed(1)), torch.arange(40) % 4
-    start, path = 0, folder / "run.safetensors"
+    dlrt = METHODS[name](model, torch.optim.Adam(model.parameters(), 0.02), x)
+    first, path = 0, folder / "run.safetensors"
     if path.exists():
         state = tl.load_state(path)
         model.load_state_dict(state["model"])
         dlrt.load_state_dict(state["dlrt"])
         g.set_state(state["generator"])
-        start = state["epoch"]
-    for epoch in range(start, EPOCHS):
+        first = state["epoch"]
+    for epoch in range(first, EPOCHS):
         losses = []
         for k, rows in enumerate(torch.randperm(40, generator=g).split(40 // STEPS)):
             losses.append(
@@ -64,14 +76,15 @@ def train(folder: Path, hang_in: int | None = None) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
-def test_a_killed_training_ends_with_the_same_numbers(tmp_path):
+@pytest.mark.parametrize("name", METHODS)
+def test_a_killed_training_ends_with_the_same_numbers(name, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir()
     killed.mkdir()
     threads = torch.get_num_threads()
-    train(whole)
+    train(whole, name)
     torch.set_num_threads(threads)
-    child = subprocess.Popen([sys.executable, __file__, killed, "3"])
+    child = subprocess.Popen([sys.executable, __file__, killed, name, "3"])
     end = (
         time.monotonic() + 300
     )  # of a child that never gets there; importing torch on a busy machine takes a minute
@@ -82,7 +95,7 @@ def test_a_killed_training_ends_with_the_same_numbers(tmp_path):
     assert child.wait() == -signal.SIGKILL
     lines = (whole / "losses.txt").read_text().splitlines()
     assert (killed / "losses.txt").read_text().splitlines() == lines[:3]
-    subprocess.run([sys.executable, __file__, killed], check=True)
+    subprocess.run([sys.executable, __file__, killed, name], check=True)
     assert (killed / "losses.txt").read_text().splitlines() == lines
     ends = [tl.load_state(folder / "run.safetensors") for folder in (whole, killed)]
     assert all(torch.equal(t, ends[1]["model"][name]) for name, t in ends[0]["model"].items())
@@ -91,4 +104,4 @@ def test_a_killed_training_ends_with_the_same_numbers(tmp_path):
 
 
 if __name__ == "__main__":
-    train(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else None)
+    train(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else None)
