@@ -86,7 +86,7 @@ picture(crosses, figsize=(7, 3))
 # %%
 ours, chance, best = (errors[5] for errors in by_rank.values())
 say(
-    f"At rank 6, from {6 * 120 - 36} of {x.numel():,} entries, the cross has an error of {ours:.1e}, {ours / best:.1f} times that of the SVD, which "
+    f"At rank 6, built of {6 * 120 - 36} of {x.numel():,} entries (its pivots were searched among all), the cross has an error of {ours:.1e}, {ours / best:.1f} times that of the SVD, which "
     f"needs all entries; random rows and columns have {chance:.1e}.",
     1 <= ours / best < 10,
     chance > 2 * ours,

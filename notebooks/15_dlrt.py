@@ -255,6 +255,9 @@ say(
 # %% [markdown]
 # ## Where it does not help
 #
+# Two passes a step is what this integrator costs. `tl.TangentDLRT` takes one: it trains in the tangent space for a window of steps, and
+# cuts at its end by what the layer's outputs lose; `tensorlab run Schotthoefer2022windows` compares the two.
+#
 # Plain factors depend on their start. Recorded on MNIST, rank 20, singular values of the start that decay as $\text{decay}^{-k}$, each way at the
 # best of its learning rates:
 

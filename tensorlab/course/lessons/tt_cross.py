@@ -313,7 +313,7 @@ cross_train = Check(
         ),
     ),
     hint="it is TT-SVD with `sides` in place of the SVD: the rows that stay are the rest.",
-    moral="Of a train of these ranks nothing is lost, and only rows and columns of x have been used.",
+    moral="Of a train of these ranks nothing is lost, and the cores hold rows and columns of x.",
     forbids=(
         (tt_svd, "`tt_svd` needs all entries: use your `sides`."),
         (tt_cross, "`tt_cross` is what you are to build: use your `sides`."),
