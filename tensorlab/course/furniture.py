@@ -11,6 +11,9 @@ A lesson's first cell is its header, Markdown tagged "lesson" with TOML in it:
 
 Other tags: "hints" is Markdown, one hint a paragraph, "solution" a code cell that runs; both fold.
 "map" is where the list of all lessons stands. Papers that are cited by their keys become links.
+
+An assignment's first cell is tagged "assignment" and has the same header without `take`; what is
+said about marking and handing in is built from it, and from the points of the cells.
 """
 
 import html
@@ -25,16 +28,27 @@ from nbformat.v4 import new_markdown_cell
 KEY = re.compile(r"\[([A-Z][A-Za-z]+[12]\d{3}[a-z]?)\](?!\()")
 VOCABULARY = "00b_vocabulary"
 FIELDS = {"name": str, "minutes": int, "needs": list, "aims": list, "take": list}
+FORMS = {"lesson": FIELDS, "assignment": {k: kind for k, kind in FIELDS.items() if k != "take"}}
+RULES = """\
+**How it works.** Answer where a cell says *your turn* or *YOUR ANSWER HERE*. Leave all other cells, and
+their order, as they are: tests are put back before marking, and more of them are run than you see.
+A test cell that ends without an error earns its points; one that ends in a number earns that many.
+Lines that begin with `check.` cost nothing: they say what is wrong with one case. Hints unfold.
+
+**Before you hand in:** restart the kernel and run all cells, then run `tensorlab course check FILE`.
+Keep the name of the file."""
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """A lesson as others see it: its stem, the question in its title, and its header."""
+    """A lesson, or an assignment, as others see it: its stem, the question in its title, and its
+    header."""
 
     stem: str
     question: str
     header: dict
     picture: bool = False  # whether there is a thumbnail
+    form: str = "lesson"  # or "assignment"
 
     @property
     def name(self) -> str:
@@ -59,13 +73,14 @@ def read(stem: str, cells, picture: bool = False) -> Lesson:
     """
     titles = (re.match(r"# (.*)", c.source) for c in cells if c.cell_type == "markdown")
     title = next((found[1] for found in titles if found), stem)
-    text = next((c.source for c in cells if tagged(c, "lesson")), None)
-    header = {} if text is None else tomllib.loads(text)
-    kinds = {name: type(value) for name, value in header.items()}
-    if text is not None and kinds != FIELDS:
-        wanted = ", ".join(f"{name} ({kind.__name__})" for name, kind in FIELDS.items())
-        raise ValueError(f"{stem}: needs a header with {wanted}, got {', '.join(header)}")
-    return Lesson(stem, title, header, picture)
+    for form, fields in FORMS.items():
+        for text in (c.source for c in cells if tagged(c, form)):
+            header = tomllib.loads(text)
+            if {name: type(value) for name, value in header.items()} != fields:
+                wanted = ", ".join(f"{name} ({kind.__name__})" for name, kind in fields.items())
+                raise ValueError(f"{stem}: needs a header with {wanted}, got {', '.join(header)}")
+            return Lesson(stem, title, header, picture, form)
+    return Lesson(stem, title, {}, picture)
 
 
 def papers(references: Path) -> dict[str, str]:
@@ -93,14 +108,16 @@ def furnish(lesson: Lesson, cells, course: list[Lesson], cited: dict[str, str]) 
     keys = sorted(
         {key for c in cells if c.cell_type == "markdown" for key in KEY.findall(c.source)}
     )
-    built = [c for c in folded(cells) if not tagged(c, "lesson")]
+    built = [c for c in folded(cells) if not any(tagged(c, form) for form in FORMS)]
     for cell in built:
         if tagged(cell, "map"):
             cell.source += "\n\n" + course_map([c for c in course if c.stem != lesson.stem])
         if cell.cell_type == "markdown":
             link = lambda m: f"[{m[0]}]({address(cited[m[1]])})" if m[1] in cited else m[0]
             cell.source = KEY.sub(link, cell.source)
-    if lesson.header:
+    if lesson.form == "assignment":
+        built[0].source = handout(lesson, built, course)
+    elif lesson.header:
         built[0].source = opening(lesson, built[0].source, course)
         at = next((i for i, c in enumerate(built) if c.source.startswith("## Exercises")), None)
         built.insert(len(built) if at is None else at, new_markdown_cell(take_along(lesson)))
@@ -118,6 +135,24 @@ def opening(lesson: Lesson, text: str, course: list[Lesson]) -> str:
     line = f"*{lesson.header['minutes']} minutes · needs {needs} · {neighbors(lesson, course)}*"
     aims = "; ".join(lesson.header["aims"])
     return f"{title}\n\n{line}\n\n{rest.strip()}\n\n**You will be able to** {aims}."
+
+
+def handout(lesson: Lesson, cells, course: list[Lesson]) -> str:
+    """The first cell of an assignment: points, minutes, lessons, aims, and how to hand in."""
+    title, _, rest = cells[0].source.partition("\n")
+    marks = [c.metadata.nbgrader for c in cells if "points" in c.metadata.get("nbgrader", {})]
+    whole = sum(m["points"] for m in marks)
+    read = sum(m["points"] for m in marks if m.get("solution", False))
+    names = {other.stem: other.name for other in course}
+    if strange := set(lesson.header["needs"]) - names.keys():
+        raise ValueError(f"{lesson.stem}: needs stems of lessons in needs, got {sorted(strange)}")
+    needs = ", ".join(names[stem] for stem in lesson.header["needs"])
+    line = (
+        f"*{whole} points, {read} of them for pictures and words, which a person reads · about "
+        f"{lesson.header['minutes']} minutes · needs the lessons {needs}*"
+    )
+    aims = "; ".join(lesson.header["aims"])
+    return "\n\n".join([title, line, rest.strip(), f"**You will be able to** {aims}.", RULES])
 
 
 def neighbors(lesson: Lesson, course: list[Lesson]) -> str:
