@@ -1,9 +1,10 @@
 """The one command: `tensorlab lab` starts JupyterLab on the lessons, `tensorlab data` lists or gets
 data sets, `tensorlab papers` lists the papers whose tables can be run again and `tensorlab run KEY`
-does it."""
+does it, `tensorlab course` hands out, checks and marks assignments."""
 
 import argparse
 import sys
+from pathlib import Path
 
 
 def lab(args, options):
@@ -36,6 +37,19 @@ def run(args, options):
     from tensorlab import papers
 
     papers.run(args.key, args.preset, resume=args.resume, record=args.record)
+
+
+def course(args, options):
+    from tensorlab.course import staff
+
+    if args.action == "release":
+        print(*staff.release(args.folder, args.names), sep="\n")
+    elif args.action == "check":
+        staff.report_check(args.file)
+    else:
+        limits = staff.Limits(args.isolation, args.seconds, args.minutes, args.memory)
+        staff.mark(args.folder, limits, workers=args.workers, again=args.again)
+        print(args.folder / "marks.csv")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -78,7 +92,34 @@ def parser() -> argparse.ArgumentParser:
         help="keep what preset full measured as data/measured/KEY.csv",
     )
     add.set_defaults(run=run, passes_on=False)
+    add = commands.add_parser("course", help="assignments: hand out, check, mark")
+    course_parser(add.add_subparsers(required=True, dest="action", metavar="ACTION"))
+    add.set_defaults(run=course, passes_on=False)
     return top
+
+
+def course_parser(actions) -> None:
+    """The arguments of `tensorlab course`."""
+    add = actions.add_parser("release", help="make a course of nbgrader and what students get")
+    add.add_argument("folder", type=Path, metavar="DIR")
+    add.add_argument("names", nargs="*", metavar="psN", help="some assignments; all by default")
+
+    add = actions.add_parser("mark", help="mark what is in DIR/submitted and not marked yet")
+    add.add_argument("folder", type=Path, metavar="DIR")
+    add.add_argument("--workers", type=int, default=2, help="submissions at a time")
+    add.add_argument("--seconds", type=int, default=30, help="for a cell of a student")
+    add.add_argument("--minutes", type=float, default=10, help="for a submission")
+    add.add_argument("--memory", type=float, default=4, help="GiB for a submission")
+    add.add_argument("--again", action="store_true", help="mark also what is marked already")
+    add.add_argument(
+        "--no-isolation",
+        dest="isolation",
+        action="store_false",
+        help="let students' code use the network, where it cannot be cut",
+    )
+
+    add = actions.add_parser("check", help="for a student: is this notebook ready to hand in?")
+    add.add_argument("file", type=Path, metavar="FILE")
 
 
 def main(argv: list[str] | None = None) -> None:
