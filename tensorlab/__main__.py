@@ -1,8 +1,9 @@
 """Compresses and trains neural networks by matrices and tensors of low rank: the lessons, the
-papers' tables as programs, and the data sets they use."""
+papers' tables as programs, the data sets they use, and assignments that mark themselves."""
 
 import argparse
 import sys
+from pathlib import Path
 
 
 def lab(args, options):
@@ -55,6 +56,19 @@ def doctor(args, options):
     print(doctor.report())
 
 
+def course(args, options):
+    from tensorlab.course import staff
+
+    if args.action == "release":
+        print(*staff.release(args.folder, args.names), sep="\n")
+    elif args.action == "check":
+        staff.report_check(args.file)
+    else:
+        limits = staff.Limits(args.isolation, args.seconds, args.minutes, args.memory)
+        staff.mark(args.folder, limits, workers=args.workers, again=args.again)
+        print(args.folder / "marks.csv")
+
+
 def parser() -> argparse.ArgumentParser:
     """The command with all that it takes; each example is one that a test runs or parses."""
     top = argparse.ArgumentParser(
@@ -78,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("name", nargs="?", help="which one to get")
     about = "say what this machine has, what is missing, and how to get it"
     _command(commands, doctor, about, "tensorlab doctor")
+    _course(commands)
     return top
 
 
@@ -144,6 +159,34 @@ def _run(commands) -> None:
         help="keep what preset full measured as data/measured/KEY.csv",
     )
     add.add_argument("--jobs", type=int, default=1, metavar="N", help="of all: N at a time")
+
+
+def _course(commands) -> None:
+    examples = [f"tensorlab course {e}" for e in ("release DIR", "mark DIR", "check ps1.ipynb")]
+    about = "hand out assignments, check one before handing in, mark those handed in"
+    actions = _command(commands, course, about, *examples).add_subparsers(
+        required=True, dest="action", metavar="ACTION"
+    )
+    add = actions.add_parser("release", help="make a course of nbgrader and what students get")
+    add.add_argument("folder", type=Path, metavar="DIR")
+    add.add_argument("names", nargs="*", metavar="psN", help="some assignments; all by default")
+
+    add = actions.add_parser("mark", help="mark what is in DIR/submitted and not marked yet")
+    add.add_argument("folder", type=Path, metavar="DIR")
+    add.add_argument("--workers", type=int, default=2, help="submissions at a time")
+    add.add_argument("--seconds", type=int, default=30, help="for a cell of a student")
+    add.add_argument("--minutes", type=float, default=10, help="for a submission")
+    add.add_argument("--memory", type=float, default=4, help="GiB for a submission")
+    add.add_argument("--again", action="store_true", help="mark also what is marked already")
+    add.add_argument(
+        "--no-isolation",
+        dest="isolation",
+        action="store_false",
+        help="let students' code use the network, where it cannot be cut",
+    )
+
+    add = actions.add_parser("check", help="for a student: is this notebook ready to hand in?")
+    add.add_argument("file", type=Path, metavar="FILE")
 
 
 def _parsed(top: argparse.ArgumentParser, argv: list[str]):
