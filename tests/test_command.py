@@ -13,7 +13,7 @@ from tensorlab import __main__ as command
 from tensorlab import doctor, extras, papers
 from tensorlab.papers.program import Program
 
-PARTS = ["lab", "run", "papers", "data", "doctor"]
+PARTS = ["lab", "run", "papers", "data", "doctor", "course"]
 
 
 def helped(capsys, *argv) -> str:

@@ -30,12 +30,12 @@ VOCABULARY = "00b_vocabulary"
 FIELDS = {"name": str, "minutes": int, "needs": list, "aims": list, "take": list}
 FORMS = {"lesson": FIELDS, "assignment": {k: kind for k, kind in FIELDS.items() if k != "take"}}
 RULES = """\
-**How it works.** Answer where a cell says *your turn* or *YOUR ANSWER HERE*. Leave all other cells, and
-their order, as they are: tests are put back before marking, and more of them are run than you see.
+**How it works.** Answer where a cell says *your turn* or *YOUR ANSWER HERE*. Leave all other cells,
+and their order, as they are: tests are put back before marking, and more are run than you see.
 A test cell that ends without an error earns its points; one that ends in a number earns that many.
 Lines that begin with `check.` cost nothing: they say what is wrong with one case. Hints unfold.
 
-**Before you hand in:** restart the kernel and run all cells, then run `tensorlab course check FILE`.
+**Before you hand in:** restart the kernel, run all cells, then run `tensorlab course check FILE`.
 Keep the name of the file."""
 
 

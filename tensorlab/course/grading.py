@@ -1,5 +1,5 @@
-"""What nbgrader is told: stubs, the kernel of a student, feedback without hidden tests, written answers
-as PDF. The commands are in `staff`.
+"""What nbgrader is told: stubs, the kernel of a student, feedback without hidden tests, written
+answers as PDF. The commands are in `staff`.
 
 Needs nbgrader: `pip install tensorlab[course]`.
 """
@@ -37,7 +37,7 @@ def can_cut() -> bool:
 
 
 class Kernel(AsyncKernelManager):
-    """A kernel for a student's code: it has little memory and no network, and dies with the marker."""
+    """A kernel for a student's code, little memory, no network, and it ends with the marker."""
 
     isolated = Bool(True).tag(config=True)
     memory = Float(4.0, help="GiB of its own").tag(config=True)

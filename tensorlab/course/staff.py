@@ -4,7 +4,7 @@ students get, `mark DIR` marks what they hand in, `check FILE` is for a student 
 DIR/source      assignments with solutions            DIR/release     what students get
 DIR/submitted   STUDENT/psN/<name>.ipynb, handed in   DIR/marks.csv   a row for each submission
 DIR/feedback    pages for students                    DIR/written     one PDF each, to be read
-DIR/written.csv points and comments for pictures and words, filled in by hand, read by the next `mark`
+DIR/written.csv points and comments for pictures and words, filled in by hand, for the next `mark`
 """
 
 import contextlib
@@ -25,6 +25,7 @@ from pathlib import Path
 
 import nbformat
 
+from .. import extras
 from ..files import replaced
 from . import lab
 
@@ -51,12 +52,9 @@ class Limits:
 
 
 def _grading():
-    try:
-        from . import grading
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "course: needs nbgrader, install it by `pip install tensorlab[course]`"
-        ) from error
+    extras.require("course", "nbgrader")
+    from . import grading
+
     return grading
 
 
@@ -85,7 +83,7 @@ def _why(done: dict) -> str:
     return next((line for line in reversed(said.splitlines()) if line.strip()), "no reason given")
 
 
-# --------------------------------------------------------------------------------------------- release
+# ------------------------------------------------------------------------------------------ release
 
 
 def sources() -> dict[str, Path]:
@@ -116,7 +114,7 @@ def release(folder: Path, names=()) -> list[Path]:
     return made
 
 
-# ---------------------------------------------------------------------------------------------- mark
+# --------------------------------------------------------------------------------------------- mark
 
 
 def mark(
@@ -361,7 +359,7 @@ def _enter(book, notebook: str, row: dict) -> None:
     book.db.commit()
 
 
-# --------------------------------------------------------------------------------------------- check
+# -------------------------------------------------------------------------------------------- check
 
 
 def check(path: Path, seconds: int = 60) -> list[str]:

@@ -1,5 +1,5 @@
-"""The commands for assignments, with nbgrader itself: what is handed out, marked, shown and checked.
-
+"""The commands for assignments, with nbgrader itself: what is handed out, marked, shown and
+checked.
 One student does all kinds of mischief, another's kernel dies; the only endless loop of the ordinary
 run is here.
 """
@@ -51,7 +51,7 @@ def server():
 
 
 def mischief(address):
-    """Tests that are tampered with or deleted, an endless loop, the network, and a look at tests."""
+    """Tests tampered with or deleted, an endless loop, the network, and a look at tests."""
     read = f"import urllib.request\n    return float(urllib.request.urlopen('{address}').read())"
     edits = {
         "truncate": ("> rtol * s.norm()", "> 1e-12 * s.norm()"),
@@ -198,7 +198,7 @@ def test_the_command(tmp_path):
         main(["course", "check", str(tmp_path / "none.ipynb")])
 
 
-# ---------------------------------------------------------------------------------------------- check
+# -------------------------------------------------------------------------------------------- check
 
 
 def test_a_notebook_that_is_ready(tmp_path):
@@ -221,7 +221,7 @@ def test_what_a_student_is_told(tmp_path, monkeypatch):
     assert "a test fails: x = 1\n    ValueError: x" in said
 
 
-# ---------------------------------------------------------------------------------------------- thirty
+# ------------------------------------------------------------------------------------------- thirty
 
 
 @pytest.mark.bench

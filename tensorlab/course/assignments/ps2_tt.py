@@ -118,7 +118,8 @@ bounds = Check(
         ),
         (
             lambda x, ranks: (2.0, 8**0.5),
-            "the error of a cut is the norm of all singular values that are dropped, not the first.",
+            "the error of a cut is the norm of all singular values that are dropped, not the "
+            "first.",
         ),
     ),
     hint="both unfoldings of this tensor have the singular values 4, 3, 2, 1, and rank 2 is kept.",

@@ -1,5 +1,5 @@
-"""Wrong submissions of problem set 1, each with the points that it must lose, and the mutants of its
-solution that change nothing."""
+"""Wrong submissions of problem set 1, each with the points that it must lose, and the mutants of
+its solution that change nothing."""
 
 from marking import Wrong
 
@@ -44,7 +44,8 @@ WRONG = {
         {
             "distance": (
                 "return ",
-                "import urllib.request\n    return float(urllib.request.urlopen('http://127.0.0.1/').read()) or ",
+                "import urllib.request\n    return "
+                "float(urllib.request.urlopen('http://127.0.0.1/').read()) or ",
             )
         },
         {"distance-exact": 9},
@@ -53,7 +54,8 @@ WRONG = {
 COUNTED = "the tails are only counted, in whichever order"
 EQUIVALENT = {
     "truncate, line 3: False -> True": "more singular vectors, of which the first r are taken",
-    "truncate, line 4: s.square().flip(0).cumsum(0).flip(0) -> s.square().flip(0).cumsum(0)": COUNTED,
+    "truncate, line 4: s.square().flip(0).cumsum(0).flip(0) -> "
+    "s.square().flip(0).cumsum(0)": COUNTED,
     "lost-row, line 2: 0.01 -> 0.015": "another right matrix",
     "update, line 1: 0 -> 1": "all factors have as many columns",
 }

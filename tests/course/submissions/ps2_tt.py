@@ -1,5 +1,5 @@
-"""Wrong submissions of problem set 2, each with the points that it must lose, and the mutants of its
-solution that change nothing."""
+"""Wrong submissions of problem set 2, each with the points that it must lose, and the mutants of
+its solution that change nothing."""
 
 from marking import Wrong
 
@@ -47,7 +47,8 @@ WRONG = {
         {
             "stored": (
                 "stored = ",
-                "import urllib.request\nstored = int(urllib.request.urlopen('http://127.0.0.1/').read()) or ",
+                "import urllib.request\nstored = "
+                "int(urllib.request.urlopen('http://127.0.0.1/').read()) or ",
             )
         },
         {"stored-right": 6},
@@ -57,5 +58,6 @@ EQUIVALENT = {
     "train, line 4: False -> True": "more singular vectors, of which the first r are taken",
     "inverse, line 2: 10 -> 11": "one more node",
     "inverse, line 2: 66 -> 67": "one more node",
-    "inverse, line 4: torch.diag_embed(decay).movedim(0, 1) -> torch.diag_embed(decay).movedim(1, 0)": "the same exchange of two modes",
+    "inverse, line 4: torch.diag_embed(decay).movedim(0, 1) -> torch.diag_embed(decay).movedim(1, "
+    "0)": "the same exchange of two modes",
 }

@@ -1,5 +1,5 @@
-"""Wrong submissions of problem set 3, each with the points that it must lose, and the mutants of its
-solution that change nothing."""
+"""Wrong submissions of problem set 3, each with the points that it must lose, and the mutants of
+its solution that change nothing."""
 
 from marking import Wrong
 
@@ -15,7 +15,8 @@ WRONG = {
         {
             "crossing": (
                 "(_, m, n, _), *rest = shapes",
-                "return 3 if len(shapes) == 2 and shapes[0][3] > 1 else None\n    (_, m, n, _), *rest = shapes",
+                "return 3 if len(shapes) == 2 and shapes[0][3] > 1 else None\n    (_, m, n, _), "
+                "*rest = shapes",
             )
         },
         {"crossing-right": 9},
@@ -42,7 +43,8 @@ WRONG = {
         {
             "nearest": (
                 "i = torch",
-                "import urllib.request\n    urllib.request.urlopen('http://127.0.0.1/').read()\n    i = torch",
+                "import urllib.request\n    urllib.request.urlopen('http://127.0.0.1/').read()\n  "
+                "  i = torch",
             )
         },
         {"nearest-right": 9},
