@@ -485,6 +485,17 @@ def project(a: Tensor, v: Tensor) -> Tensor:
     return torch.cat([widen(block) @ v for block in _blocks(a)])
 
 
+def least_squares(a: Tensor, b: Tensor, rtol: float) -> Tensor:
+    """The x of least norm among those with the least |a x - b|_F, singular values of a below rtol
+    times the largest taken as zero. a: (m, n), b: (m, k) -> (n, k).
+
+    >>> least_squares(torch.eye(3, 2), torch.ones(3, 1), 1e-6)
+    tensor([[1.],
+            [1.]])
+    """
+    return torch.linalg.pinv(a, rtol=rtol) @ b
+
+
 def solve_gram(gram: Tensor, b: Tensor) -> Tensor:
     """Solve gram @ x = b for a Hermitian positive semidefinite matrix, or a batch of them, also
     where it is singular.

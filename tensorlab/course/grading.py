@@ -1,7 +1,7 @@
 """What nbgrader is told: stubs, the kernel of a student, feedback without hidden tests, written
 answers as PDF. The commands are in `staff`.
 
-Needs nbgrader: `pip install tensorlab[course]`.
+Needs nbgrader, of the extra `course`.
 """
 
 import html

@@ -68,8 +68,7 @@ def cache_bytes(model: nn.Module, batch: int, tokens: int) -> int:
     >>> cache_bytes(MultiHeadAttention(8, 2), batch=1, tokens=10)  # 2 · 8 numbers of 4 bytes each
     640
     """
-    count("cache_bytes", "batch", batch)
-    count("cache_bytes", "tokens", tokens, 0)
+    batch, tokens = count("cache_bytes", "batch", batch), count("cache_bytes", "tokens", tokens, 0)
     layers = [m for m in model.modules() if isinstance(m, CausalAttention)]
     if not layers:
         raise ValueError(f"cache_bytes: needs a model with attention, got {type(model).__name__}")
@@ -126,17 +125,16 @@ def matrix(layer: nn.Module) -> Tensor:
     return weight if isinstance(weight, Tensor) else weight.to_dense()
 
 
-def _head_size(who: str, width: int, heads: int, rotary: int | bool) -> int:
-    """width / heads. Raises ValueError unless the heads divide the width, and for an odd number of
-    rotary entries."""
-    count(who, "width", width)
-    count(who, "heads", heads)
+def _sizes(who: str, width: int, heads: int, rotary: int | bool) -> tuple[int, int, int]:
+    """width, heads and width / heads. Raises ValueError unless the heads divide the width, and for
+    an odd number of rotary entries."""
+    width, heads = count(who, "width", width), count(who, "heads", heads)
     if width % heads:
         raise ValueError(f"{who}: needs a width that the heads divide, got {width=} and {heads=}")
     turned = width // heads if rotary is True else int(rotary)
     if turned % 2 or turned < 0:
         raise ValueError(f"{who}: needs an even number of rotary entries, got {turned}")
-    return width // heads
+    return width, heads, width // heads
 
 
 class MultiHeadAttention(CausalAttention):
@@ -155,7 +153,7 @@ class MultiHeadAttention(CausalAttention):
 
     def __init__(self, width: int, heads: int, *, groups: int | None = None, rotary: bool = False):
         super().__init__()
-        self.head = _head_size("MultiHeadAttention", width, heads, rotary)
+        width, heads, self.head = _sizes("MultiHeadAttention", width, heads, rotary)
         self.width, self.heads, self.rotary = width, heads, rotary
         self.groups = heads if groups is None else count("MultiHeadAttention", "groups", groups)
         if heads % self.groups:
@@ -201,8 +199,9 @@ class LatentAttention(CausalAttention):
         self, width: int, heads: int, rank: int, *, rotary: int = 0, absorb: bool | None = None
     ):
         super().__init__()
-        self.head = _head_size("LatentAttention", width, heads, rotary)
-        self.rank = count("LatentAttention", "rank", rank)
+        width, heads, self.head = _sizes("LatentAttention", width, heads, rotary)
+        self.rank = rank = count("LatentAttention", "rank", rank)
+        rotary = int(rotary)
         self.heads, self.rotary, self.absorb = heads, rotary, absorb
         self.cached = rank + rotary
         self.query = nn.Linear(width, width + heads * rotary)
@@ -305,7 +304,7 @@ class TensorProductAttention(CausalAttention):
         rotary: bool = False,
     ):
         super().__init__()
-        self.head = _head_size("TensorProductAttention", width, heads, rotary)
+        width, heads, self.head = _sizes("TensorProductAttention", width, heads, rotary)
         self.ranks = tuple(count("TensorProductAttention", "ranks", r) for r in ranks)
         self.heads, self.query_rank, self.rotary = heads, query_rank, rotary
         self.cached = sum(self.ranks) * (heads + self.head)
@@ -362,13 +361,10 @@ class MultiLinearAttention(CausalAttention):
 
     def __init__(self, width: int, context: int, rank: int, *, cores: int = 1, causal: bool = True):
         super().__init__()
-        for name, value in {
-            "width": width,
-            "context": context,
-            "rank": rank,
-            "cores": cores,
-        }.items():
-            count("MultiLinearAttention", name, value)
+        named = {"width": width, "context": context, "rank": rank, "cores": cores}
+        width, context, rank, cores = (
+            count("MultiLinearAttention", name, value) for name, value in named.items()
+        )
         self.context, self.rank, self.causal, self.cached = context, rank, causal, 2 * rank
         self.qkv = nn.Linear(width, 3 * rank, bias=False)
         self.core = nn.Parameter(torch.zeros(cores, rank))

@@ -52,8 +52,8 @@ def modelled_energy(cpu_seconds: float, *, watts: float) -> Energy:
     >>> modelled_energy(0.5, watts=4).joules
     2.0
     """
-    number("modelled_energy", "cpu_seconds", cpu_seconds)
-    positive("modelled_energy", "watts", watts)
+    cpu_seconds = number("modelled_energy", "cpu_seconds", cpu_seconds)
+    watts = positive("modelled_energy", "watts", watts)
     how = f"modelled: {cpu_seconds:.3g} CPU seconds measured, {watts:g} W assumed"
     return Energy(watts * cpu_seconds, how)
 
@@ -68,7 +68,7 @@ def energy_of(f: Callable, *, watts: float, counters: Sequence[Path] | None = No
     >>> "modelled: " in str(energy_of(lambda: None, watts=15, counters=[]))
     True
     """
-    positive("energy_of", "watts", watts)
+    watts = positive("energy_of", "watts", watts)
     counters = readable_counters() if counters is None else counters
     before, start, cpu = [_read(c) for c in counters], time.perf_counter(), time.process_time()
     f()

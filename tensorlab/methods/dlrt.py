@@ -401,7 +401,7 @@ class DLRT(TrainingMethod):
         self._factors = factors
         return {name: factors[name] for name in names}
 
-    def _gradients(self, closure, before, scaler):
+    def _gradients(self, closure, before, scaler=None):
         """The loss, and G V and Gᴴ U of each layer, from one pass through the model; None where
         what is scaled overflows.
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from ..arguments import count, fraction, one_of
 from ..formats.lowrank import LowRank
-from ..linalg import choose_rank, orthonormal, root, small_svd, widen, zero_level
+from ..linalg import choose_rank, least_squares, orthonormal, root, small_svd, widen, zero_level
 from .training import (
     MEANS,
     SQUARES,
@@ -91,6 +91,7 @@ def affordable(
     >>> affordable(sigma, {"a": 10, "b": 10}, 50, 1)
     {'a': 2, 'b': 3}
     """
+    least = count("affordable", "least", least, 0)
     ranks = {name: min(least, len(s)) for name, s in sigma.items()}
     left = numbers - sum(r * price[name] for name, r in ranks.items())
     shares = {
@@ -193,7 +194,7 @@ def _moved_window(old, new):
 
 def _moved_factors(old, new):
     by_u, by_v = (
-        (torch.linalg.pinv(widen(a), rtol=1e-6) @ widen(b)).to(a.dtype)
+        least_squares(widen(a), widen(b), 1e-6).to(a.dtype)
         for a, b in ((old.v, new.v), (old.u, new.u))
     )
     means = lambda mu, mv: (mu @ by_u, mv @ by_v)

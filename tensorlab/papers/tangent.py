@@ -241,4 +241,14 @@ def draw(table: Table, ax) -> str:
     )
 
 
-PROGRAM = Program("Schotthoefer2022windows", __doc__, SIZES, cases, measure, settings, draw, finish)
+PROGRAM = Program(
+    "Schotthoefer2022windows",
+    __doc__,
+    SIZES,
+    cases,
+    measure,
+    settings,
+    draw,
+    finish,
+    needs=("sklearn",),
+)
