@@ -12,6 +12,7 @@ import os
 import shutil
 from pathlib import Path
 
+import matplotlib
 from matplotlib.figure import Figure
 
 from tensorlab import papers, plots
@@ -21,6 +22,7 @@ from tensorlab.papers import table as tables
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "tensorlab"
 NOTEBOOKS = ROOT / "notebooks"
+GROUND = "#d6eaf8"  # a color: it is kept where the page is dark
 
 
 def write(docs: Path) -> None:
@@ -29,6 +31,7 @@ def write(docs: Path) -> None:
     write_api(docs / "api")
     write_papers(docs / "papers")
     write_floor_plan(docs / "architecture")
+    copy_font(docs / "_fonts")
 
 
 def put(path: Path, text: str) -> None:
@@ -36,6 +39,12 @@ def put(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def copy_font(folder: Path) -> None:
+    """A font with small low indices, for readers whose system has none for mathematics."""
+    folder.mkdir(exist_ok=True)
+    shutil.copy(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "STIXGeneral.ttf", folder)
 
 
 def tidy(folder: Path, kept: set[str]) -> None:
@@ -255,8 +264,8 @@ def draw_floor_plan(figure: Figure) -> str:
             (x0, y0), (x1, y1) = place[name], place[used]
             ax.plot((x0, x1), (y0 - 0.18, y1 + 0.18), color="0.75", lw=0.7, zorder=0)
     for name, (x, y) in place.items():
-        box = dict(boxstyle="round,pad=0.35", fc="1.0", ec="0.3")
-        ax.text(x, y, name, ha="center", va="center", fontsize=8, bbox=box)
+        text = ax.text(x, y, name, ha="center", va="center", fontsize=8, gid="on color")
+        text.set_bbox(dict(boxstyle="round,pad=0.35", fc=GROUND, ec="0.5"))
     ax.set(xlim=(0, 1), ylim=(-0.5, len(rows) - 0.5))
     ax.axis("off")
     told = "; ".join(f"floor {k}: {', '.join(row)}" for k, row in enumerate(rows))

@@ -22,6 +22,7 @@ SIGNS = {
     "||": r"\Vert",
     "ᵀ": r"^{\mathsf T}",
     "ᴴ": r"^{\mathsf H}",
+    "⁻¹": "^{-1}",
     "⊗": r"\otimes",
     "√": r"\surd",
     "²": "^2",
@@ -32,13 +33,10 @@ SIGNS = {
     "·": r"\cdot",
     "∘": r"\circ",
     "*": r"\cdot",
-    "Σ": r"\Sigma",
-    "σ": r"\sigma",
-    "θ": r"\theta",
 }
 RELATIONS = {"=", "<=", ">=", "<-", "≈", "≤", "≥", "<", ">"}
-_INDEX = r"(?:[_^](?:\{[^{}]*\}|-?\w{1,2}))*"
-_NAME = rf"(?:{'|'.join(WORDS)}|[A-Za-zΣσθ])(?![A-Za-z]){_INDEX}"
+_INDEX = r"(?:[_^](?:\{[^{}]*\}|-?[A-Za-z0-9]{1,2}(?![A-Za-z0-9])))*"
+_NAME = rf"(?:{'|'.join(WORDS)}|[A-Za-zα-ωΣ])(?![A-Za-z]){_INDEX}"
 _SIGN = "|".join(re.escape(sign) for sign in SIGNS)
 _ATOM = rf"{_NAME}|\d+(?:\.\d+)?{_INDEX}|{_SIGN}|[-+=<>/|,()\[\]^:]"
 PIECE = re.compile(_ATOM)
@@ -48,6 +46,11 @@ WORD = re.compile(rf"(?:{_ATOM})+[.;]?")
 def process(app, what, name, obj, options, lines):
     """Sphinx's hook: the lines of a docstring are replaced in place."""
     lines[:] = rst("\n".join(lines)).splitlines()
+
+
+def skip(app, what, name, obj, skipped, options):
+    """Sphinx's hook: fields of a NamedTuple are explained in the docstring of their class."""
+    return True if str(obj.__doc__).startswith("Alias for field number") else None
 
 
 def rst(text: str) -> str:
@@ -64,10 +67,23 @@ def _block(block: str) -> str:
         return block
     lines = block.split("\n")
     if all(line.startswith("    ") for line in lines):
-        return "::\n\n" + block
+        return _displayed(lines) or "::\n\n" + block
     if re.match(r"[-*] ", block):
         return re.sub(r"(?s)(?<=- ).*?(?=\n- |\Z)", lambda item: paragraph(item[0]), block)
     return paragraph(" ".join(line.strip() for line in lines))
+
+
+def _displayed(lines: list[str]) -> str:
+    """Indented lines as equations; empty if one of them is not understood whole.
+
+    >>> _displayed(["    x = u v^T"]), _displayed(["    x = u @ v"])
+    ('.. math:: x = u v^T', '')
+    """
+    formulas = [re.sub(r"[.,;]$", "", line.strip()) for line in lines]
+    known = all(WORD.fullmatch(word) for f in formulas for word in f.split())
+    if not known or not all(balanced(f) and RELATIONS & set(PIECE.findall(f)) for f in formulas):
+        return ""
+    return "\n\n".join(f".. math:: {latex(f)}" for f in formulas)
 
 
 def paragraph(text: str) -> str:
@@ -141,7 +157,7 @@ def _piece(piece: str) -> str:
     name, marks = re.match(r"([A-Za-z]*)(.*)", piece, re.S).groups()
     if name in WORDS:
         name = LATEX.get(name, f"\\{name}")
-    return name + re.sub(r"([_^])(-?\w{2,})", r"\1{\2}", marks)
+    return name + re.sub(r"([_^])(-\w+|\w{2,})", r"\1{\2}", marks)
 
 
 def escaped(text: str) -> str:

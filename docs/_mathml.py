@@ -28,21 +28,24 @@ def setup(app):
 
 
 def mathml(latex: str, display: str = "inline") -> str:
-    """An equation as an element `math`; display: "inline" or "block".
+    r"""An equation as an element `math`; display: "inline" or "block".
 
     Raises ValueError if part of it is not understood.
 
     >>> mathml("x^2")
     '<math display="inline"><mrow><msup><mi>x</mi><mn>2</mn></msup></mrow></math>'
+    >>> mathml(r"\unheard x")
+    Traceback (most recent call last):
+    ValueError: mathml: needs LaTeX that latex2mathml knows, got ['\\unheard'] in '\\unheard x'
     """
     text = SIZED.sub(lambda found: found[1] + SIGNS[found[2]], latex)
     text = convert(text, xmlns="", display=display)  # HTML knows what `math` is
     try:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:  # such as the & of an environment that it does not know
-        raise ValueError(f"mathml: needs LaTeX of latex2mathml, got {latex!r}") from error
-    if left := re.findall(r"\\\w*", "".join(root.itertext())):
-        raise ValueError(f"mathml: needs LaTeX of latex2mathml, got {left} in {latex!r}")
+        raise ValueError(f"mathml: needs LaTeX that latex2mathml knows, got {latex!r}") from error
+    if left := [part for part in root.itertext() if "\\" in part]:
+        raise ValueError(f"mathml: needs LaTeX that latex2mathml knows, got {left} in {latex!r}")
     if display == "block":
         for element in root.iter("msub"):
             if element[0].text in BELOW:

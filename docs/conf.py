@@ -57,17 +57,19 @@ python_maximum_signature_line_length = 88
 
 html_theme = "pydata_sphinx_theme"
 html_title = "tensorlab"
-html_static_path = ["_static"]
+html_static_path = ["_static", "_fonts"]
 html_css_files = ["book.css"]
+html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
 html_show_sourcelink = False
 html_copy_source = False
+html_show_search_summary = False  # it reads pages, which a browser forbids on files from disk
 html_theme_options = {
     "show_prev_next": True,
     "navigation_with_keys": False,  # arrow keys move explorers
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": [],
     "footer_end": [],
-    "header_links_before_dropdown": 7,
+    "header_links_before_dropdown": 6,
     "show_nav_level": 1,
 }
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
@@ -77,3 +79,4 @@ copybutton_prompt_is_regexp = True
 def setup(app):
     _book.write(HERE)
     app.connect("autodoc-process-docstring", _docstrings.process)
+    app.connect("autodoc-skip-member", _docstrings.skip)
