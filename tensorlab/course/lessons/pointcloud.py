@@ -519,9 +519,13 @@ def _read_order(function, table, order, shape, rank):
     found = returned(function, table, order, shape, rank)
     if found is None:
         return None
-    found = torch.as_tensor(found).long()
+    needed = f"an order of the {len(table)} rows is needed, each of them once."
+    try:
+        found = torch.as_tensor(found).long()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise Unusable(needed) from error
     if found.shape != order.shape or sorted(found.tolist()) != sorted(order.tolist()):
-        raise Unusable(f"an order of the {len(table)} rows is needed, each of them once.")
+        raise Unusable(needed)
     return _apart(table, order, shape, rank, found)
 
 
