@@ -1,5 +1,5 @@
-"""Puts the lessons and the tables of numbers, which lie beside the package in a clone, into the
-wheel. All else is in pyproject.toml."""
+"""Puts the lessons, the assignments and the tables of numbers, which lie beside the package in a
+clone, into the wheel. All else is in pyproject.toml."""
 
 import shutil
 from pathlib import Path
@@ -9,6 +9,7 @@ from setuptools.command.build_py import build_py
 
 SHIPPED = {  # place in the package: where it is in a clone
     "course/notebooks": "notebooks/*.ipynb",
+    "course/notebooks/assignments": "notebooks/assignments/*.ipynb",
     "course/notebooks/thumbs": "notebooks/thumbs/*.png",
     "papers/data/papers": "data/papers/*.csv",
     "papers/data/measured": "data/measured/*.csv",
