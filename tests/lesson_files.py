@@ -1,4 +1,4 @@
-"""The lessons as files: their cells, the code of their solutions, those that wait for rework."""
+"""The lessons as files: their cells, the code of their solutions, those of the old form."""
 
 import ast
 import re
@@ -10,8 +10,8 @@ from tensorlab.course import furniture
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 STEMS = sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]*_*.py"))
-# Lessons that do not have their furniture yet: whoever reworks one takes it off.
-TODO = {
+# Lessons without the common furniture, chains of exercises and asserted sentences of the others.
+OLD_FORM = {
     "07_tt_manifold",
     "08_tt_sampling",
     "09_kronecker",
@@ -22,7 +22,7 @@ TODO = {
     "22_expressivity",
     "30_parallel",
 }
-DONE = [stem for stem in STEMS if stem not in TODO]
+DONE = [stem for stem in STEMS if stem not in OLD_FORM]
 CALL = re.compile(r"^lesson\.(\w+)\((\w+)\)$", re.M)
 
 

@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from lesson_files import TODO, module
+from lesson_files import OLD_FORM, module
 
 import tensorlab
 from tensorlab import datasets
@@ -33,7 +33,7 @@ FUNCTIONS = {name: check for name, check in CHECKS.items() if check.function}
 MISTAKES = [
     pytest.param(check, wrong, hint, name in FUNCTIONS, id=f"{name}-{i}")
     for name, check in CHECKS.items()
-    if name.split(".")[0] in set(map(module, TODO))  # the others: test_exercises.py
+    if name.split(".")[0] in set(map(module, OLD_FORM))  # the others: test_exercises.py
     for i, (wrong, hint) in enumerate(check.mistakes)
 ]
 
@@ -44,7 +44,7 @@ def photograph():
         pytest.importorskip(package)
 
 
-@pytest.mark.parametrize("stem", sorted(map(module, TODO)))  # the others: test_exercises.py
+@pytest.mark.parametrize("stem", sorted(map(module, OLD_FORM)))  # the others: test_exercises.py
 def test_lessons_have_a_predict_an_implement_and_an_explore_each(stem):
     assert len(OF[stem]) == 3 and sum(check.function for check in OF[stem].values()) == 1
 
