@@ -11,7 +11,7 @@ import runpy
 from pathlib import Path
 
 import pytest
-from lesson_files import DONE, STEMS, OLD_FORM, asked, cells, module, solved
+from lesson_files import DONE, OLD_FORM, STEMS, asked, cells, module, solved
 
 from tensorlab.course import furniture
 from tensorlab.course.checks import Check
