@@ -237,7 +237,8 @@ def terms(ax: Axes, cosines: list[float], weights: list[float]) -> str:
     other.semilogy(sweeps, weights, label="largest weight", **style(1, len(cosines)))
     other.set_ylabel("weight / |x|")
     handles = [*ax.get_lines(), *other.get_lines()]
-    ax.legend(handles, [h.get_label() for h in handles], fontsize=8.5, loc="center right")
+    names = [h.get_label() for h in handles]
+    ax.legend(handles, names, fontsize=8.5, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
     return (
         f"The smallest cosine between two terms is {cosines[-1]:.3f}, the largest weight "
         f"{weights[-1]:.2f} times |x|."
@@ -664,7 +665,8 @@ def operations(ax: Axes, plans, dense: int) -> str:
             ec="black",
             hatch="" if name == best else "//",
         )
-        ax.text(share, k, f" {share:.2g}", va="center", fontsize=8.5)
+        beside = 1 if 0.8 < share < 1 else share  # not on the line of the dense product
+        ax.text(beside, k, f" {share:.2g}", va="center", fontsize=8.5)
     ax.axvline(1, color="black", lw=1)
     ax.set_yticks(range(len(shown)), shown, fontsize=8.5)
     ax.set(

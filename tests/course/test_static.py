@@ -93,7 +93,15 @@ class Countdown(Player):
 def undrawn(monkeypatch):
     """Pictures without the time that they take; that they are drawn is tested lesson by lesson."""
     blank = f"data:image/png;base64,iVBOR{'A' * 3000}"
-    draw = lambda figure, sentence, small: f'<img alt="{sentence}" src="{blank}">'
+
+    def draw(figure, sentence, small):
+        for ax in figure.axes:
+            lines = [*ax.get_xgridlines(), *ax.get_ygridlines()]
+            assert not (ax.images and any(line.get_visible() for line in lines)), (
+                "a grid on a picture"
+            )
+        return f'<img alt="{sentence}" src="{blank}">'
+
     monkeypatch.setattr(widgets, "_themes", draw)
 
 

@@ -82,6 +82,7 @@ def bumps(n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def _slice(ax, x, title):
+    ax.grid(False)
     ax.imshow(x, cmap="cividis", vmin=0, vmax=1, aspect="equal")
     ax.set(title=title, xlabel="index of b", ylabel="index of a", xticks=(), yticks=())
 

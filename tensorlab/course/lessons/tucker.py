@@ -58,6 +58,7 @@ class CornerPlayer(Player):
         left, middle, right = figure.subplots(1, 3)
         n = max(self.shown, min(427, r + 20))
         light = g[:n, :n].square().sum(-1).sqrt().clamp_min(1e-3).log10()
+        left.grid(False)
         left.imshow(light, cmap="cividis", vmin=-2, vmax=1.5, alpha=0.35)
         inside = torch.full_like(light, math.nan)
         inside[:r, :r] = light[:r, :r]
