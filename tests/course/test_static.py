@@ -121,6 +121,20 @@ def test_every_explorer_of_the_lessons_has_states_that_differ(kind, undrawn):
     assert sheet.rows[sheet.first].states[sheet.rows[sheet.first].first][1], "the first is drawn"
 
 
+@pytest.mark.parametrize("kind", [k for k in explorers() if not issubclass(k.values[0], Player)])
+def test_the_first_slider_moves_the_picture(kind):
+    e = kind()
+    before, knob = e.view.value, next(k for k in e.controls.values() if hasattr(k, "step"))
+
+    def moves(step):
+        start = knob.value
+        knob.value = min(max(start + step, knob.min), knob.max)
+        seen, knob.value = e.view.value, start
+        return seen != before
+
+    assert moves(-knob.step) or moves(knob.step)
+
+
 def test_the_page_says_what_the_explorer_says(whole, undrawn):
     e = Bars()
     page = Page(static.page(e.sheet()))

@@ -91,6 +91,7 @@ class KroneckerExplorer(Explorer):
             third, {"w": torch.linalg.svdvals(w), "rearranged": torch.linalg.svdvals(r)}
         )
         kron = kron_svd(w, (rows, columns), terms)
+        third.axvline(terms + 0.5, color="0.4", ls=":", lw=1)  # what may be kept is on its left
         low = LowRank.from_dense(w, max(1, kron.numel // sum(w.shape)))
         error = [float((x.to_dense() - w).norm() / w.norm()) for x in (kron, low)]
         return (

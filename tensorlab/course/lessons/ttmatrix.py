@@ -97,17 +97,15 @@ class Designer(Explorer):
         super().__init__(
             weight=choice(WEIGHTS[0], WEIGHTS),
             modes=choice("4 · 4 · 4", MODES),
-            rank=integer(4, 1, 64),
+            rank=integer(2, 1, 64),
             tokens=integer(6, 0, 14, label="tokens = 2^"),
             shuffled=toggle(False, label="shuffle the rows"),
             proposed=toggle(False, label="propose"),
         )
 
-    def limits(self, modes: str, **others) -> dict:
+    def limits(self, weight: str, modes: str, shuffled: bool, **others) -> dict:
         """No rank is larger than those of the unfoldings."""
-        sizes = [n * n for n in MODES[modes]]
-        cuts = range(1, len(sizes))
-        return {"rank": (1, max(min(math.prod(sizes[:k]), math.prod(sizes[k:])) for k in cuts))}
+        return {"rank": (1, largest_rank(weight, shuffled, modes))}
 
     def draw(
         self,
@@ -140,6 +138,13 @@ class Designer(Explorer):
             f"{w.numel()} numbers with a relative error of {error:.2g}. {seen} "
             f"Forward and backward it should hold {found[0].peak / 2**10:.0f} KiB at the peak."
         )
+
+
+@lru_cache
+def largest_rank(weight: str, shuffled: bool, modes: str) -> int:
+    """From which rank on nothing is lost of an example."""
+    w = example_weight(weight, shuffled)
+    return max(tt_matrix_svd(w, MODES[modes], MODES[modes], rtol=1e-10).ranks)
 
 
 @lru_cache
