@@ -185,9 +185,8 @@ class Explorer:
         self.labels = {name: kind.widget.description or name for name, kind in controls.items()}
         self.boxes = {name: kind.box for name, kind in controls.items() if kind.box}
         # Otherwise the picture's upper edge is cut.
-        whole = w.Layout(overflow="visible", height="auto", width="100%")
-        self._view, self.status, self.busy = (w.HTML(layout=whole) for _ in range(3))
-        self.busy.layout.width = "6em"
+        text = lambda width: w.HTML(layout=w.Layout(overflow="visible", height="auto", width=width))
+        self._view, self.status, self.busy = text("100%"), text("100%"), text("6em")
         self._start = {name: (kind.low, kind.high) for name, kind in controls.items() if kind.box}
         self._initial = self.values
         self.buttons = {}

@@ -26,6 +26,8 @@ def test_slider_and_box_of_the_tensor_train_lesson(lesson):
     expect(picture).to_have_attribute("alt", re.compile(r"\w{2,}.* "))
     expect(status).to_have_text(picture.get_attribute("alt"))
     before, sentence = picture.get_attribute("src"), status.inner_text()
+    room, width = (part.bounding_box()["width"] for part in (output, status))
+    assert width > 0.8 * room, "the sentence has the width of the page"
 
     row = output.locator(".widget-hbox").filter(has=opened.page.get_by_role("slider")).first
     knob, box = row.get_by_role("slider"), row.get_by_role("textbox")

@@ -315,3 +315,15 @@ def test_a_player_may_begin_some_steps_in():
     assert player.sentence == "2 of 4." and player.step() and player.sentence == "1 of 4."
     player.buttons["stop"].click()
     assert player.sentence == "4 of 4."
+
+
+def test_no_two_widgets_share_a_layout(bars):
+    """What is set for one would be set for the other: the sentence was as narrow as the sign that
+    the kernel works."""
+    todo, layouts = [bars.ui], []
+    while todo:
+        widget = todo.pop()
+        layouts.append(widget.layout)
+        todo += getattr(widget, "children", ())
+    assert len({id(layout) for layout in layouts}) == len(layouts) > 10
+    assert bars.status.layout.width == bars.view.layout.width == "100%"
