@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .arguments import count, is_real, one_of
+from .arguments import count, is_number, one_of
 from .formats.lowrank import LowRank
 from .formats.pivoted import PivotedLowRank
 from .formats.storage import load_state, save_state
@@ -149,8 +149,13 @@ def compress(
         raise ValueError(
             f"{WHO}: needs one of keep and budget, got {'none' if keep is None else 'both'}"
         )
-    if keep is not None and (not is_real(keep) or not 0 < keep <= 1):
+    if keep is not None and (not is_number(keep) or not 0 < keep <= 1):
         raise ValueError(f"{WHO}: needs 0 < keep <= 1, got {keep!r}")
+    if budget is not None and (of == "model" or bits is not None or pivoted):
+        got = f"of={of!r}, bits={bits}, pivoted={pivoted}"
+        raise ValueError(f"{WHO}: needs keep for a share of the model, bits or pivots, got {got}")
+    if bits is not None and pivoted:
+        raise ValueError(f"{WHO}: needs one of bits and pivoted, got both")
     for name, value in (("bits", bits), ("embedding_bits", embedding_bits)):
         if value is not None:
             count(WHO, name, value, 2, 8)
@@ -331,7 +336,7 @@ class _Job:
 
     def cut(self, share: float, bits, pivoted: bool) -> dict[str, nn.Module]:
         """Layers of low rank; those that stay dense are not among them."""
-        options = dict(step=2 if bits else 1, pivoted=pivoted and not bits)
+        options = dict(step=2 if bits else 1, pivoted=pivoted)
         bases = weighted_bases(self.model, self.statistics, self.method)
         if self.method == "kfac":
             ranks = spectrum_ranks(bases, share, **options)
@@ -345,7 +350,7 @@ class _Job:
                 bases[n].cut(ranks[n]), current(self.linear[n], "bias")
             )
             lows = {n: self.layer(f"low {n}", lambda n=n: make(n)) for n in cut}
-        if pivoted and not bits:
+        if pivoted:
             make = lambda m: FactorizedLinear(PivotedLowRank.from_lowrank(m.weight), m.bias)
             lows = {n: make(m) for n, m in lows.items()}
         return lows

@@ -5,6 +5,7 @@ import copy
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -102,6 +103,16 @@ def test_pivots_keep_more_rank():
     plain, pivoted = (small(method="kfac", keep=0.5, pivoted=p).compression for p in (False, True))
     assert pivoted.kept["numbers of the layers"] <= 0.5
     assert pivoted.certificate.measured < plain.certificate.measured
+
+
+def test_a_share_is_any_real_number():
+    data = [torch.randn(64, 8, generator=seeded())]
+    make = lambda: nn.Sequential(nn.Linear(8, 8))
+    kept = lambda **o: tl.compress(make(), data, generator=seeded(), **o).compression.kept
+    assert kept(keep=1, bits=8) == kept(keep=1.0, bits=8)
+    assert kept(keep=np.float32(0.5))["numbers of the layers"] == 0.5
+    half = dict(families=("low rank",))
+    assert kept(budget={"bytes": np.float32(0.5)}, **half) == kept(budget={"bytes": 0.5}, **half)
 
 
 def test_a_share_of_the_model_counts_its_bytes_and_its_table():
@@ -338,6 +349,9 @@ def test_what_cannot_be_is_refused():
     refused(ValueError, "a budget of at least", keep=None, budget={"bytes": 10})
     refused(ValueError, "bytes, flops or both", keep=None, budget={"time": 10})
     refused(ValueError, "one of keep and budget", budget={"bytes": 0.5})
+    for more in ({"of": "model"}, {"bits": 4}, {"pivoted": True}):
+        refused(ValueError, "needs keep for", keep=None, budget={"bytes": 0.5}, **more)
+    refused(ValueError, "one of bits and pivoted", bits=4, pivoted=True)
     refused(ValueError, "'whitened'", keep=None, budget={"bytes": 0.5}, method="whitened")
     refused(ValueError, "families of", keep=None, budget={"bytes": 0.5}, families=("magic",))
     refused(ValueError, "on meta", model=net().to("meta"))

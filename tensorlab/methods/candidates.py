@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..arguments import is_integer, is_real
+from ..arguments import is_integer, is_number
 from ..formats.blocktt import BlockTT
 from ..formats.kronecker import Kronecker
 from ..formats.monarch import Monarch
@@ -221,7 +221,7 @@ def _limits(who, tables, budget) -> dict[str, float]:
     most = {}
     for what, value in budget.items():
         dense = sum(t[0][what] for t in tables.values())
-        if not is_integer(value) and not (is_real(value) and 0 < value <= 1):
+        if not is_integer(value) and not (is_number(value) and 0 < value <= 1):
             need = "a share in (0, 1] or an integer"
             raise ValueError(f"{who}: needs a budget of {what} that is {need}, got {value!r}")
         most[what] = int(value) if is_integer(value) else value * dense

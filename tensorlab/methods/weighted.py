@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from ..arguments import is_real
+from ..arguments import is_number
 from ..formats.base import MatrixFormat
 from ..formats.lowrank import LowRank
 from ..formats.pivoted import PivotedLowRank
@@ -550,7 +550,7 @@ def _even(rank, step):
 
 def _budget(who, bases, keep, step, pivoted, each=False) -> float:
     """Numbers that may be kept. Raises ValueError for a keep that cannot be."""
-    if not is_real(keep) or not 0 < keep <= 1:
+    if not is_number(keep) or not 0 < keep <= 1:
         raise ValueError(f"{who}: needs 0 < keep <= 1, got {keep!r}")
     least = {n: stored(b.shape, step, pivoted) for n, b in bases.items()}
     dense = {n: math.prod(b.shape) for n, b in bases.items()}
