@@ -15,9 +15,10 @@ import importlib.util
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -45,6 +46,7 @@ from .methods.weighted import (
     Statistics,
     calibrate,
     class_probe,
+    damping_of,
     embedding_probe,
     plain_forward,
     spectrum_ranks,
@@ -386,9 +388,9 @@ class _Job:
             def make(name=name, layer=layer, low=low):
                 if low is None:
                     return built(self.candidate(name), "bits", bits, self.draw(name))
-                s, weight = self.statistics[name], low.weight.to(low.weight.dtype)
-                weight = LowRank(*(t.detach() for t in weight.tensors()))
-                damping = 0.01 if s.rows >= 2 * weight.shape[1] else 0.1
+                s = self.statistics[name]
+                weight = LowRank(*(t.detach() for t in low.weight.tensors()))
+                damping = damping_of(s.rows, weight.shape[1])
                 options = dict(damping=damping, generator=self.draw(name))
                 u, v = factors_with_feedback(
                     weight.to_dense(), weight, s.inputs.total, bits, **options
@@ -456,7 +458,7 @@ class _Job:
         with in_eval(self.model):
             for _ in range(3):
                 clock = time.perf_counter()
-                self.run(self.model, self.batches[0])
+                self.run(self.model, self.batches[0]).flatten()[0].item()  # waits for a device
                 times.append(time.perf_counter() - clock)
         return min(times)
 
@@ -509,7 +511,9 @@ def _fingerprint(model, batches, asked) -> str:
             raw = x.detach().cpu().contiguous()
             digest.update(f"{raw.dtype} {tuple(raw.shape)}".encode())
             digest.update(raw.reshape(-1).view(torch.uint8).numpy().tobytes())
-        elif isinstance(x, dict):
+        elif isinstance(x, np.ndarray):
+            take(torch.as_tensor(x))
+        elif isinstance(x, Mapping):
             for key in x:
                 digest.update(str(key).encode())
                 take(x[key])
