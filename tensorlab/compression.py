@@ -15,13 +15,14 @@ import importlib.util
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .arguments import count, is_real, one_of
+from .arguments import count, is_number, one_of
 from .formats.lowrank import LowRank
 from .formats.pivoted import PivotedLowRank
 from .formats.storage import load_state, save_state
@@ -45,6 +46,7 @@ from .methods.weighted import (
     Statistics,
     calibrate,
     class_probe,
+    damping_of,
     embedding_probe,
     plain_forward,
     spectrum_ranks,
@@ -149,8 +151,13 @@ def compress(
         raise ValueError(
             f"{WHO}: needs one of keep and budget, got {'none' if keep is None else 'both'}"
         )
-    if keep is not None and (not is_real(keep) or not 0 < keep <= 1):
+    if keep is not None and (not is_number(keep) or not 0 < keep <= 1):
         raise ValueError(f"{WHO}: needs 0 < keep <= 1, got {keep!r}")
+    if budget is not None and (of == "model" or bits is not None or pivoted):
+        got = f"of={of!r}, bits={bits}, pivoted={pivoted}"
+        raise ValueError(f"{WHO}: needs keep for a share of the model, bits or pivots, got {got}")
+    if bits is not None and pivoted:
+        raise ValueError(f"{WHO}: needs one of bits and pivoted, got both")
     for name, value in (("bits", bits), ("embedding_bits", embedding_bits)):
         if value is not None:
             count(WHO, name, value, 2, 8)
@@ -331,7 +338,7 @@ class _Job:
 
     def cut(self, share: float, bits, pivoted: bool) -> dict[str, nn.Module]:
         """Layers of low rank; those that stay dense are not among them."""
-        options = dict(step=2 if bits else 1, pivoted=pivoted and not bits)
+        options = dict(step=2 if bits else 1, pivoted=pivoted)
         bases = weighted_bases(self.model, self.statistics, self.method)
         if self.method == "kfac":
             ranks = spectrum_ranks(bases, share, **options)
@@ -345,7 +352,7 @@ class _Job:
                 bases[n].cut(ranks[n]), current(self.linear[n], "bias")
             )
             lows = {n: self.layer(f"low {n}", lambda n=n: make(n)) for n in cut}
-        if pivoted and not bits:
+        if pivoted:
             make = lambda m: FactorizedLinear(PivotedLowRank.from_lowrank(m.weight), m.bias)
             lows = {n: make(m) for n, m in lows.items()}
         return lows
@@ -381,9 +388,9 @@ class _Job:
             def make(name=name, layer=layer, low=low):
                 if low is None:
                     return built(self.candidate(name), "bits", bits, self.draw(name))
-                s, weight = self.statistics[name], low.weight.to(low.weight.dtype)
-                weight = LowRank(*(t.detach() for t in weight.tensors()))
-                damping = 0.01 if s.rows >= 2 * weight.shape[1] else 0.1
+                s = self.statistics[name]
+                weight = LowRank(*(t.detach() for t in low.weight.tensors()))
+                damping = damping_of(s.rows, weight.shape[1])
                 options = dict(damping=damping, generator=self.draw(name))
                 u, v = factors_with_feedback(
                     weight.to_dense(), weight, s.inputs.total, bits, **options
@@ -451,7 +458,7 @@ class _Job:
         with in_eval(self.model):
             for _ in range(3):
                 clock = time.perf_counter()
-                self.run(self.model, self.batches[0])
+                self.run(self.model, self.batches[0]).flatten()[0].item()  # waits for a device
                 times.append(time.perf_counter() - clock)
         return min(times)
 
@@ -504,7 +511,9 @@ def _fingerprint(model, batches, asked) -> str:
             raw = x.detach().cpu().contiguous()
             digest.update(f"{raw.dtype} {tuple(raw.shape)}".encode())
             digest.update(raw.reshape(-1).view(torch.uint8).numpy().tobytes())
-        elif isinstance(x, dict):
+        elif isinstance(x, np.ndarray):
+            take(torch.as_tensor(x))
+        elif isinstance(x, Mapping):
             for key in x:
                 digest.update(str(key).encode())
                 take(x[key])

@@ -4,15 +4,19 @@ forecasts, files come back, a killed run goes on, and what cannot be is said in 
 import copy
 import math
 import warnings
+from collections import UserDict
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import tensorlab as tl
-from tensorlab.methods.candidates import FAMILIES, plans
+from tensorlab.compression import _fingerprint
+from tensorlab.methods.candidates import FAMILIES, Layer, choices_of, plans
 from tensorlab.methods.certificate import certify
 from tensorlab.methods.coded import QuantizedEmbedding, quantize_rows
+from tensorlab.methods.weighted import embedding_probe
 
 WIDTH, WORDS = 32, 60
 
@@ -104,6 +108,16 @@ def test_pivots_keep_more_rank():
     assert pivoted.certificate.measured < plain.certificate.measured
 
 
+def test_a_share_is_any_real_number():
+    data = [torch.randn(64, 8, generator=seeded())]
+    make = lambda: nn.Sequential(nn.Linear(8, 8))
+    kept = lambda **o: tl.compress(make(), data, generator=seeded(), **o).compression.kept
+    assert kept(keep=1, bits=8) == kept(keep=1.0, bits=8)
+    assert kept(keep=np.float32(0.5))["numbers of the layers"] == 0.5
+    half = dict(families=("low rank",))
+    assert kept(budget={"bytes": np.float32(0.5)}, **half) == kept(budget={"bytes": 0.5}, **half)
+
+
 def test_a_share_of_the_model_counts_its_bytes_and_its_table():
     model = small(keep=0.35, of="model")
     assert isinstance(model.table, QuantizedEmbedding)
@@ -124,6 +138,30 @@ def test_a_table_looks_up_the_rows_of_its_matrix():
         ids = torch.tensor([[3, 19], [0, 3]])
         assert torch.equal(layer(ids), layer.weight.to_dense()[ids])
         assert layer.weight.bits == bits and layer.flops(1) == 0
+
+
+@pytest.mark.parametrize(
+    "ids, error, said",
+    [
+        ([0, 20], ValueError, r"ids in 0\.\.19, got 20"),
+        ([[-1]], ValueError, r"ids in 0\.\.19, got -1"),
+        ([1.0], TypeError, "integer ids, got torch.float32"),
+        ([True], TypeError, "integer ids, got torch.bool"),
+    ],
+)
+def test_a_table_refuses_other_ids(ids, error, said):
+    layer = QuantizedEmbedding(quantize_rows(torch.randn(20, 8, generator=seeded()), 8))
+    with pytest.raises(error, match=f"QuantizedEmbedding: needs {said}"):
+        layer(torch.tensor(ids))
+
+
+@pytest.mark.parametrize("batch", [-1, 1.5, True, None])
+def test_operations_are_those_of_a_number_of_rows(batch):
+    table = quantize_rows(torch.randn(20, 8, generator=seeded()), 8)
+    for weight in (table, QuantizedEmbedding(table)):
+        assert isinstance(weight.flops(np.int64(2)), int)
+        with pytest.raises(ValueError, match="flops: batch must be an integer >= 0, got"):
+            weight.flops(batch)
 
 
 # ------------------------------------------------------------------------------------------ budgets
@@ -156,6 +194,16 @@ def test_every_family_is_built_as_it_was_priced(family):
     kept = model.compression.kept
     assert kept["bytes of the layers"] <= 0.6 * 1.02
     assert model.compression.certificate.measured < 0.5
+
+
+def test_choices_come_in_one_order():
+    model, batches = nn.Sequential(nn.Linear(16, 16)), [torch.randn(64, 16, generator=seeded())]
+    found = tl.calibrate(model, batches, loss=embedding_probe())
+    choices = choices_of(Layer.of(model[0], found["0"]), FAMILIES[::-1], seeded())
+    order = ["dense", "bits", "low rank", "pivoted", "low rank in bits"]
+    order += ["kronecker", "monarch", "block tt", "tt"]
+    came = list(dict.fromkeys(c["family"] for c in choices))
+    assert came == [f for f in order if f in came] and len(came) >= 7
 
 
 def test_plans_by_hand():
@@ -277,7 +325,11 @@ def test_a_file_of_another_model_or_cut_off(tmp_path):
     with pytest.raises(ValueError, match="needs the model that was compressed"):
         tl.load_compressed(path, other)
     assert type(other[0]) is nn.Linear
-    path.write_bytes(path.read_bytes()[:-8])
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
+    with pytest.raises(ValueError, match="as save_compressed wrote it, got m.* another checksum"):
+        tl.load_compressed(path, model)
+    path.write_bytes(raw[:-8])
     with pytest.raises(ValueError, match="whole safetensors file"):
         tl.load_compressed(path, model)
 
@@ -315,6 +367,20 @@ def test_a_killed_compression_goes_on(tmp_path, options):
         assert torch.equal(back(words()[0]), whole(words()[0]))
 
 
+def test_a_folder_knows_the_data_in_whatever_holds_them():
+    model, long = nn.Linear(2, 2), np.arange(5000.0)
+    other = long.copy()
+    other[2500] = -1.0  # not among the numbers that are printed
+    for hold in (
+        lambda x: x,
+        lambda x: {"x": x},
+        lambda x: UserDict(x=torch.from_numpy(x)),
+        lambda x: (torch.from_numpy(x),),
+    ):
+        assert _fingerprint(model, [hold(long)], ()) == _fingerprint(model, [hold(long)], ())
+        assert _fingerprint(model, [hold(long)], ()) != _fingerprint(model, [hold(other)], ())
+
+
 # ------------------------------------------------------------------------------------------ refused
 
 
@@ -338,6 +404,9 @@ def test_what_cannot_be_is_refused():
     refused(ValueError, "a budget of at least", keep=None, budget={"bytes": 10})
     refused(ValueError, "bytes, flops or both", keep=None, budget={"time": 10})
     refused(ValueError, "one of keep and budget", budget={"bytes": 0.5})
+    for more in ({"of": "model"}, {"bits": 4}, {"pivoted": True}):
+        refused(ValueError, "needs keep for", keep=None, budget={"bytes": 0.5}, **more)
+    refused(ValueError, "one of bits and pivoted", bits=4, pivoted=True)
     refused(ValueError, "'whitened'", keep=None, budget={"bytes": 0.5}, method="whitened")
     refused(ValueError, "families of", keep=None, budget={"bytes": 0.5}, families=("magic",))
     refused(ValueError, "on meta", model=net().to("meta"))

@@ -462,8 +462,9 @@ def _only_read(cls, name) -> str:
 class MatrixFormat(ReadAsMatrix, Format):
     """A format that is a matrix w (out, in) and multiplies.
 
-    It defines besides: `from_dense`, `randn`, `flops`, `lr_multipliers`, and `_apply(x)`, the
-    product with the rows of a matrix, (batch, in) -> (batch, out), the plain autograd reference.
+    It defines besides: `from_dense`, `randn`, `lr_multipliers`, `_flops(batch)` behind `flops`, and
+    `_apply(x)`, the product with the rows of a matrix, (batch, in) -> (batch, out), the plain
+    autograd reference.
     """
 
     @classmethod

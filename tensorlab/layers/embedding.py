@@ -131,7 +131,7 @@ class TTEmbedding(Holding[TTMatrix]):
             pad = self.padding_idx
             return out if pad is None else out.masked_fill((ids == pad).unsqueeze(1), 0)
 
-        return _look_up(rows, _ids("TTEmbedding", ids, table.shape[0]))
+        return _look_up(rows, checked_ids("TTEmbedding", ids, table.shape[0]))
 
     def flops(self, batch: int) -> int:
         """Operations of so many tokens that share no prefix, two for each multiply-add: each core
@@ -316,7 +316,7 @@ class TokenTrains(nn.Module):
         )
 
     def forward(self, ids: Tensor) -> Tensor:
-        ids = _ids("TokenTrains", ids, len(self.kept))
+        ids = checked_ids("TokenTrains", ids, len(self.kept))
         return _look_up(self._rows, ids)
 
     def _rows(self, ids: Tensor) -> Tensor:
@@ -410,7 +410,7 @@ def _look_up(rows: Callable, ids: Tensor) -> Tensor:
     return found.reshape(*ids.shape, found.shape[1])
 
 
-def _ids(who, ids, vocabulary):
+def checked_ids(who, ids, vocabulary):
     """The ids, which are in range; those that cannot be read are made such that a look-up of one
     out of range fails."""
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..arguments import is_integer, is_real
+from ..arguments import is_integer, is_number
 from ..formats.blocktt import BlockTT
 from ..formats.kronecker import Kronecker
 from ..formats.monarch import Monarch
@@ -27,7 +27,7 @@ from ..layers.report import layer_report
 from ..linalg import norm, widen
 from .coded import QuantizedFactors, coded, factors_with_feedback
 from .quantize import QuantizedLinear
-from .weighted import Statistics, WeightedSVD, metrics, weighted_basis
+from .weighted import Statistics, WeightedSVD, damping_of, metrics, stored, weighted_basis
 from .weighted_ttm import weighted_fit
 
 FITTED = {"kronecker": Kronecker, "monarch": Monarch, "block tt": BlockTT, "tt": TTMatrix}
@@ -63,7 +63,7 @@ class Layer:
     @property
     def damping(self) -> float:
         """Of the feedback: more where few tokens were seen."""
-        return 0.01 if self.statistics.rows >= 2 * self.w.shape[1] else 0.1
+        return damping_of(self.statistics.rows, self.w.shape[1])
 
 
 @torch.no_grad()
@@ -99,7 +99,8 @@ def choices_of(layer: Layer, families, generator: torch.Generator | None = None)
     """What a layer could become: family, size, loss, bytes, flops of each, the dense one first.
 
     Losses of low rank are those of the spectrum; those of factors in bits add an error per factor
-    that is measured at one rank; the others are measured. Raises ValueError for a family that there
+    that is measured at one rank; the others are measured. Their order is one, whatever that of
+    `families`, so that ties fall alike in each process. Raises ValueError for a family that there
     is not.
     """
     if odd := [f for f in families if f not in FAMILIES]:
@@ -111,14 +112,14 @@ def choices_of(layer: Layer, families, generator: torch.Generator | None = None)
         found += [_measured(layer, "bits", b, generator) for b in BITS]
     ranks = _ranks(layer.w.shape)
     tails = _tails(layer)
-    for family in {"low rank", "pivoted"} & set(families):
+    for family in (f for f in ("low rank", "pivoted") if f in families):
         for r in ranks:
-            n = r * (sum(layer.w.shape) - (r if family == "pivoted" else 0))
+            n = stored(layer.w.shape, r, family == "pivoted")
             if n < count:
                 found.append(_choice(family, r, tails[r], itemsize * n, 2 * n))
     if "low rank in bits" in families:
         found += _coded_factors(layer, ranks, tails, generator)
-    for family in FITTED.keys() & set(families):
+    for family in (f for f in FITTED if f in families):
         sizes = _sizes(family, tuple(layer.w.shape))
         found += [_measured(layer, family, size, generator) for size in sizes]
     return found
@@ -221,7 +222,7 @@ def _limits(who, tables, budget) -> dict[str, float]:
     most = {}
     for what, value in budget.items():
         dense = sum(t[0][what] for t in tables.values())
-        if not is_integer(value) and not (is_real(value) and 0 < value <= 1):
+        if not is_integer(value) and not (is_number(value) and 0 < value <= 1):
             need = "a share in (0, 1] or an integer"
             raise ValueError(f"{who}: needs a budget of {what} that is {need}, got {value!r}")
         most[what] = int(value) if is_integer(value) else value * dense

@@ -144,11 +144,7 @@ def distances(z: Tensor, full: Tensor, outputs: str) -> Tensor:
     if outputs == "vectors":
         return (z - full).square().flatten(1).sum(1)
     p, q = full.log_softmax(-1), z.log_softmax(-1)
-    return (
-        (p.exp() * (p - q)).sum(-1).flatten(1).mean(1)
-        if z.ndim > 2
-        else (p.exp() * (p - q)).sum(-1)
-    )
+    return (p.exp() * (p - q)).sum(-1).reshape(len(z), -1).mean(1)
 
 
 def exchanged(model: nn.Module, made: dict[str, nn.Module], run: Callable) -> Tensor:

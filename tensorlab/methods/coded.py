@@ -8,7 +8,9 @@
 import torch
 from torch import Tensor, nn
 
+from ..arguments import count
 from ..formats.lowrank import LowRank
+from ..layers.embedding import checked_ids
 from ..linalg import near_one, widen
 from .codes import Quantized, quantize, unpack
 from .feedback import quantize_with_feedback
@@ -58,7 +60,7 @@ class QuantizedEmbedding(HoldsCodes):
     """ids (...,) -> (..., width): rows of a quantized table; no other row is decoded.
 
     weight: of "uniform" or "kmeans", one group for each row, whole bytes for each row. Raises
-    ValueError for another.
+    ValueError for another, and for ids out of range, TypeError for ids that are no integers.
 
     >>> table = quantize(torch.eye(4, 8), 8, method="uniform", group="channel")
     >>> QuantizedEmbedding(table)(torch.tensor([2])).round().tolist()
@@ -82,9 +84,10 @@ class QuantizedEmbedding(HoldsCodes):
 
     def flops(self, batch: int) -> int:
         """None: rows are looked up."""
-        return 0
+        return 0 * count("QuantizedEmbedding.flops", "batch", batch, 0)
 
     def forward(self, ids: Tensor) -> Tensor:
+        ids = checked_ids("QuantizedEmbedding", ids, self.num_embeddings)
         w, at = self.weight, ids.flatten()
         packed = w.codes.reshape(self.num_embeddings, -1)[at].flatten()
         codes = unpack(packed, w.bits, len(at) * self.embedding_dim).reshape(len(at), -1)

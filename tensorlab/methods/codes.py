@@ -102,6 +102,7 @@ class Quantized(ReadAsMatrix):
 
     def flops(self, batch: int) -> int:
         """Multiplications and additions of `apply` without the rotation, as of a dense matrix."""
+        batch = count("Quantized.flops", "batch", batch, 0)
         return 2 * batch * math.prod(self.matrix_shape) * (2 if self.method == "kashin" else 1)
 
     def parts(self) -> tuple[Tensor, Tensor | None]:

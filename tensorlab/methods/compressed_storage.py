@@ -6,17 +6,16 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..formats.storage import put_together, taken_apart, write
+from ..formats.storage import put_together, taken_apart
 from ..layers.dense import dense_weight, is_dense, like
 from ..layers.linear import FactorizedLinear
 from ..layers.select import put
 from .coded import QuantizedEmbedding, QuantizedFactors
 from .codes import FIELDS, Quantized, from_stored
 from .quantize import QuantizedLinear
-from .quantized_storage import checksum
+from .quantized_storage import read_checked, write_checked
 
 KINDS = (FactorizedLinear, QuantizedLinear, QuantizedFactors, QuantizedEmbedding)
 
@@ -82,9 +81,7 @@ def save_compressed(path, model: nn.Module) -> None:
         tensors |= {f"{name}.{n}": t for n, t in inner.items()}
     rest = {n: t for n, t in model.state_dict().items() if not _inside(n, outer)}
     tensors |= {n: t.detach().cpu() for n, t in rest.items()}
-    about = json.dumps(layers, sort_keys=True)
-    about = {"compressed": about, "sha256": checksum(tensors, about)}
-    write("save_compressed", path, tensors, about)
+    write_checked("save_compressed", path, tensors, "compressed", layers)
 
 
 def load_compressed(path, model: nn.Module) -> nn.Module:
@@ -101,7 +98,7 @@ def load_compressed(path, model: nn.Module) -> nn.Module:
     >>> load_compressed(path, make())[0].weight.ranks
     (2,)
     """
-    tensors, layers = _file(path)
+    tensors, layers = read_checked("load_compressed", path, "compressed")
     places = dict(model.named_modules(remove_duplicate=False))
     made = {}
     for name, about in layers.items():
@@ -138,18 +135,3 @@ def _shape(layer) -> tuple[int, ...] | None:
 def _inside(name: str, layers) -> bool:
     """Whether a tensor or a module is inside one of these layers, by its name."""
     return any(name.startswith(f"{layer}.") for layer in layers)
-
-
-def _file(path) -> tuple[dict[str, Tensor], dict[str, dict]]:
-    """The tensors of a file and its layers, once the checksum is right."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
-        who = "load_compressed: needs a whole safetensors file"
-        raise ValueError(f"{who}, got {Path(path).name}: {error}") from None
-    if "compressed" not in about or about.get("sha256") != checksum(tensors, about["compressed"]):
-        who = "load_compressed: needs a file as save_compressed wrote it"
-        raise ValueError(f"{who}, got {Path(path).name} with another checksum")
-    return tensors, json.loads(about["compressed"])

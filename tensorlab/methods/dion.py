@@ -48,7 +48,6 @@ class Dion(LowRankOptimizer):
         weight_decay: float = 0.0,
         generator: torch.Generator | None = None,
     ):
-        momentum = fraction("Dion", "momentum", momentum, zero=True)
         check_generator("Dion", generator)
         self._generator = generator
         super().__init__(
@@ -60,6 +59,10 @@ class Dion(LowRankOptimizer):
             weight_decay=weight_decay,
             momentum=momentum,
         )
+
+    def _check(self, group: dict) -> None:
+        super()._check(group)
+        fraction("Dion", "momentum", group["momentum"], zero=True)
 
     def direction(self, state: dict, g: Tensor, group: dict) -> Tensor:
         """√(m / n) P Qᵀ."""

@@ -23,7 +23,7 @@ from ..layers.surgery import replace
 from ..linalg import check_dense, near_one, widen
 from .codes import Quantized, nearest, pack, quantize, spiral
 from .quantize import QuantizedLinear
-from .weighted import Statistics
+from .weighted import Statistics, damping_of
 
 BLOCK = 128  # columns whose errors are handed on together to those after them
 
@@ -76,7 +76,7 @@ def feedback_layers(
 ) -> nn.Module:
     """Quantize the layers of `calibrate` with feedback; changes the model and returns it.
 
-    damping is .01, and .1 for a layer that has seen fewer than two tokens for each input.
+    damping is that of `damping_of`.
 
     >>> from tensorlab.methods.weighted import calibrate
     >>> model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 4))
@@ -87,7 +87,7 @@ def feedback_layers(
 
     def build(name, layer):
         s, w = statistics[name], dense_weight(layer)
-        damping = 0.01 if s.rows >= 2 * w.shape[1] else 0.1
+        damping = damping_of(s.rows, w.shape[1])
         options = dict(method=method, damping=damping, generator=generator)
         weight = quantize_with_feedback(w, s.inputs.total, bits, **options)
         return QuantizedLinear(weight, current(layer, "bias"))

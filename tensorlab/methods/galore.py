@@ -10,6 +10,7 @@ Adam's 2 m n. Of full rank it is Adam on Pᵀ W, in the rotated basis.
 """
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 
 import torch
@@ -19,7 +20,7 @@ from ..arguments import count, fraction, number, positive
 from ..linalg import choose_rank, eigh, singular_values, widen
 
 
-class LowRankOptimizer(torch.optim.Optimizer):
+class LowRankOptimizer(torch.optim.Optimizer, ABC):
     """An optimizer of torch's kind that steps matrices, kernels flattened to matrices among them,
     by `direction`, and all else by AdamW.
 
@@ -30,26 +31,28 @@ class LowRankOptimizer(torch.optim.Optimizer):
     """
 
     def __init__(self, params, lr: float, *, rank: int | None, betas, eps, weight_decay, **more):
-        self._check(lr=lr, rank=rank, betas=betas, eps=eps, weight_decay=weight_decay)
         defaults = dict(lr=lr, rank=rank, betas=betas, eps=eps, weight_decay=weight_decay)
         super().__init__(params, defaults | more)
-        for group in self.param_groups:
-            self._check(**{name: group[name] for name in defaults})
         if all(not self._is_low(p, group) for group in self.param_groups for p in group["params"]):
             warnings.warn(
                 f"{type(self).__name__}: no parameter is a matrix with a rank, all get AdamW",
                 stacklevel=3,
             )
 
-    def _check(self, *, lr, rank, betas, eps, weight_decay):
+    def add_param_group(self, param_group: dict) -> None:
+        """One more group, of the optimizer's values where it has none of its own."""
+        self._check(self.defaults | param_group)
+        super().add_param_group(param_group)
+
+    def _check(self, group: dict) -> None:
         who = type(self).__name__
-        number(who, "lr", lr)
-        if rank is not None:
-            count(who, "rank", rank)
-        for beta in betas:
+        number(who, "lr", group["lr"])
+        if group["rank"] is not None:
+            count(who, "rank", group["rank"])
+        for beta in group["betas"]:
             fraction(who, "betas", beta, zero=True)
-        positive(who, "eps", eps)
-        number(who, "weight_decay", weight_decay)
+        positive(who, "eps", group["eps"])
+        number(who, "weight_decay", group["weight_decay"])
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None):
@@ -68,9 +71,9 @@ class LowRankOptimizer(torch.optim.Optimizer):
                 p.mul_(1 - group["lr"] * group["weight_decay"]).sub_(group["lr"] * move)
         return loss
 
+    @abstractmethod
     def direction(self, state: dict, g: Tensor, group: dict) -> Tensor:
         """Where a matrix moves, (m, n), from its gradient and the state that is kept of it."""
-        raise NotImplementedError
 
     @staticmethod
     def _is_low(p: Tensor, group: dict) -> bool:
@@ -119,13 +122,15 @@ class GaLore(LowRankOptimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ):
-        more = {
-            "every": count("GaLore", "every", every),
-            "scale": positive("GaLore", "scale", scale),
-        }
+        more = dict(every=every, scale=scale)
         super().__init__(
             params, lr, rank=rank, betas=betas, eps=eps, weight_decay=weight_decay, **more
         )
+
+    def _check(self, group: dict) -> None:
+        super()._check(group)
+        count("GaLore", "every", group["every"])
+        positive("GaLore", "scale", group["scale"])
 
     def direction(self, state: dict, g: Tensor, group: dict) -> Tensor:
         """scale P M̂ / (√V̂ + eps), of the gradient or, where that has more rows, of its

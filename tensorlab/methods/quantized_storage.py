@@ -31,9 +31,7 @@ def save_quantized(path, model: nn.Module) -> None:
         n: description(m.weight) for n, m in _everywhere(model) if isinstance(m, QuantizedLinear)
     }
     tensors = {n: t.detach().cpu() for n, t in model.state_dict().items()}
-    about = json.dumps(layers, sort_keys=True)
-    about = {"quantized": about, "sha256": checksum(tensors, about)}
-    write("save_quantized", path, tensors, about)
+    write_checked("save_quantized", path, tensors, "quantized", layers)
 
 
 def load_quantized(path, model: nn.Module) -> nn.Module:
@@ -50,7 +48,8 @@ def load_quantized(path, model: nn.Module) -> nn.Module:
     >>> type(load_quantized(path, nn.Sequential(nn.Linear(16, 4)))[0]).__name__
     'QuantizedLinear'
     """
-    tensors, names = _file(path)
+    tensors, about = read_checked("load_quantized", path, "quantized")
+    names = set(about)
     layers = {n: m for n, m in _everywhere(model) if is_dense(m) or isinstance(m, QuantizedLinear)}
     odd = {name for name, _ in _beside(model.state_dict(), names) ^ _beside(tensors, names)}
     odd |= names - layers.keys()
@@ -71,22 +70,29 @@ def load_quantized(path, model: nn.Module) -> nn.Module:
     return model
 
 
-def _file(path) -> tuple[dict[str, Tensor], set[str]]:
-    """The tensors of a file and the names of the quantized layers, once its checksum is right."""
+def write_checked(who: str, path, tensors: dict[str, Tensor], what: str, layers: dict) -> None:
+    """Tensors and what is told of their layers, with a checksum over both."""
+    about = json.dumps(layers, sort_keys=True)
+    write(who, path, tensors, {what: about, "sha256": _checksum(tensors, about)})
+
+
+def read_checked(who: str, path, what: str) -> tuple[dict[str, Tensor], dict]:
+    """The tensors and the layers that `write_checked` wrote as `what`. Raises ValueError for a file
+    that is cut off or changed, or of something else."""
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
         raise ValueError(
-            f"load_quantized: needs a whole safetensors file, got {Path(path).name}: {error}"
+            f"{who}: needs a whole safetensors file, got {Path(path).name}: {error}"
         ) from None
-    if "quantized" not in about or about.get("sha256") != checksum(tensors, about["quantized"]):
+    if what not in about or about.get("sha256") != _checksum(tensors, about[what]):
         raise ValueError(
-            f"load_quantized: needs a file as save_quantized wrote it, got {Path(path).name} with "
-            f"another checksum"
+            f"{who}: needs a file as save_{what} wrote it, got {Path(path).name} with another "
+            f"checksum"
         )
-    return tensors, set(json.loads(about["quantized"]))
+    return tensors, json.loads(about[what])
 
 
 def _stand_in(layer, stored) -> QuantizedLinear:
@@ -110,7 +116,7 @@ def _everywhere(model):
     return model.named_modules(remove_duplicate=False)
 
 
-def checksum(tensors, about):
+def _checksum(tensors, about):
     digest = hashlib.sha256(about.encode())
     for name in sorted(tensors):
         t = tensors[name].contiguous()

@@ -84,8 +84,8 @@ def output_svd(c: Tensor, moment: Tensor | None = None, ridge: float = RIDGE):
 def affordable(
     sigma: dict[str, Tensor], price: dict[str, int], numbers: float, least: int = 2
 ) -> dict[str, int]:
-    """Ranks that spend at most these numbers: the best share σ²/|σ|² for its price first, at least
-    `least` for each layer.
+    """Ranks that spend at most these numbers: the best share σ²/|σ|² for its price first, 0 in a
+    layer of zeros, at least `least` for each layer.
 
     >>> sigma = {"a": torch.tensor([2.0, 1.0, 0.1]), "b": torch.tensor([1.0, 1.0, 1.0])}
     >>> affordable(sigma, {"a": 10, "b": 10}, 50, 1)
@@ -94,9 +94,8 @@ def affordable(
     least = count("affordable", "least", least, 0)
     ranks = {name: min(least, len(s)) for name, s in sigma.items()}
     left = numbers - sum(r * price[name] for name, r in ranks.items())
-    shares = {
-        name: (s / torch.linalg.vector_norm(s)).square().tolist() for name, s in sigma.items()
-    }
+    size = lambda s: torch.linalg.vector_norm(s).clamp_min(torch.finfo(s.dtype).tiny)
+    shares = {name: (s / size(s)).square().tolist() for name, s in sigma.items()}
     offers = [
         (share / price[name], name)
         for name, mine in shares.items()

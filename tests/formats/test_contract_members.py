@@ -3,10 +3,12 @@
 import inspect
 import re
 
+import numpy as np
 import pytest
 import torch
 
 import tensorlab as tl
+from cases import FORMATS
 from tensorlab.formats.base import Format, MatrixFormat, SplitMatrix
 from tensorlab.formats.storage import FORMATS as CLASSES
 
@@ -135,6 +137,17 @@ def test_what_a_format_does_not_define_is_refused_in_one_sentence(use, lacks):
     assert re.fullmatch(
         rf"{re.escape(lacks)}: needs a format (that|whose) .*, got Bare\w*", str(caught.value)
     )
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_operations_are_those_of_a_number_of_rows(name):
+    w = FORMATS[name](generator=torch.Generator().manual_seed(0))
+    if not isinstance(w, MatrixFormat):
+        return
+    assert w.flops(0) >= 0 and w.flops(np.int64(3)) == w.flops(3)
+    for batch in (-1, 1.5, True, None):
+        with pytest.raises(ValueError, match=rf"{type(w).__name__}.flops: batch must be an"):
+            w.flops(batch)
 
 
 def test_a_low_rank_factor_of_a_kronecker_product_is_cut_at_its_own_rank():

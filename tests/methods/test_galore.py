@@ -201,8 +201,31 @@ def test_the_rank_of_a_sum_grows_in_training(generator):
 def test_says_what_came(make, options, said):
     with pytest.raises(ValueError, match=f"{make.__name__}: {said}"):
         make([nn.Parameter(torch.eye(3))], **options)
-    with pytest.raises(ValueError, match=f"{make.__name__}: {said}"):
-        make([{"params": [nn.Parameter(torch.eye(3))], **options}], **{"rank": 2} | options)
+    group = {"params": [nn.Parameter(torch.eye(3))], **options}
+    refused_as_a_group(lambda *p: make(*p, rank=2), group, f"{make.__name__}: {said}")
+
+
+def refused_as_a_group(make, group, said):
+    """At the start, and later, when the optimizer stays as it was."""
+    with pytest.raises(ValueError, match=said):
+        make([group])
+    optimizer = make([nn.Parameter(torch.eye(2))])
+    with pytest.raises(ValueError, match=said):
+        optimizer.add_param_group(group)
+    assert len(optimizer.param_groups) == 1
+
+
+@pytest.mark.parametrize(
+    "make, options, said",
+    [
+        (tl.GaLore, {"every": 0}, "GaLore: every must .* got 0"),
+        (tl.GaLore, {"scale": 0.0}, "GaLore: scale must .* got 0.0"),
+        (tl.Dion, {"momentum": 1.0}, "Dion: momentum must .* got 1.0"),
+    ],
+)
+def test_a_group_says_what_came(make, options, said):
+    group = {"params": [nn.Parameter(torch.eye(3))], **options}
+    refused_as_a_group(lambda *p: make(*p, rank=2), group, said)
 
 
 @pytest.mark.parametrize(

@@ -220,6 +220,14 @@ def test_budgets_are_spent_and_not_exceeded():
     assert affordable(sigma, price, 0, 2) == {"a": 2, "b": 2}  # the least, whatever it costs
 
 
+@pytest.mark.parametrize("names", ["zab", "azb", "abz"])
+def test_a_layer_of_zeros_takes_its_least_and_leaves_the_others_theirs(names):
+    sigma = {"z": [0.0] * 4, "a": [1.0, 0.3, 0.1, 0.03], "b": [1.0, 0.5, 0.2, 0.01]}
+    sigma = {n: torch.tensor(sigma[n], dtype=F64) for n in names}
+    ranks = affordable(sigma, dict.fromkeys(names, 1), 7, 1)
+    assert ranks == {"z": 1, "a": 3, "b": 3}
+
+
 # ----------------------------------------------------------------------------- ranks grow and fall
 
 

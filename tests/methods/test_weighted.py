@@ -4,6 +4,7 @@ budgets, and what cannot be is said in one sentence."""
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -479,6 +480,14 @@ def test_the_running_sum_of_zero_sum_ranks_stays_near_zero():
     every = torch.cat([first(n, b) for n, b in bases.items()])
     assert len({r for r in ranks.values()}) == 2 and float(every.abs().max()) > 0
     assert all(r is None or 1 <= r < min(bases[n].shape) for n, r in ranks.items())
+
+
+@every_rule
+@pytest.mark.parametrize("keep, same", [(1, 1.0), (np.float32(0.5), 0.5), (np.int64(1), 1.0)])
+def test_a_share_is_any_real_number(rule, keep, same):
+    model, found = network()
+    bases = weighted_bases(model, found, "kfac")
+    assert rule(bases, found, keep) == rule(bases, found, same)
 
 
 @every_rule
