@@ -59,12 +59,13 @@ class Ledger(TorchDispatchMode):
     def _note(self, t: Tensor) -> None:
         if t.is_meta:  # shapes without numbers
             return
-        storage = t.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self._watched:
-            self._watched[key] = weakref.finalize(storage, self._drop, key, size)
-            self.live += size
-            self.peak = max(self.peak, self.live)
+        for part in (t._indices(), t._values()) if t.is_sparse else (t,):
+            storage = part.untyped_storage()
+            key, size = storage._cdata, storage.nbytes()
+            if key not in self._watched:
+                self._watched[key] = weakref.finalize(storage, self._drop, key, size)
+                self.live += size
+        self.peak = max(self.peak, self.live)
 
     def _drop(self, key: int, size: int) -> None:
         self.live -= size
