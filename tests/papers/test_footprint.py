@@ -1,4 +1,4 @@
-"""The table of memory, time and energy: its order, what stands printed, and no joule alone."""
+"""The table of memory, time and energy: its order, the printed numbers, and no joule alone."""
 
 import re
 
