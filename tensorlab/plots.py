@@ -818,7 +818,7 @@ def rank_evolution(ax: Axes, ranks: dict[str, list[int]], every: int = 1) -> str
 
 def cuts(ax: Axes, shares: dict[str, Tensor], theta: float, ylabel: str) -> str:
     """What decides a rank: of each layer the shares that are compared with theta, and the line at
-    theta; as many values stay as stand above it."""
+    theta; the values above it are kept."""
     for k, (name, values) in enumerate(shares.items()):
         values = values.clamp_min(1e-17).tolist()
         ax.semilogy(range(1, len(values) + 1), values, label=name, **style(k, len(values)))

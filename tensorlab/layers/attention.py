@@ -14,6 +14,7 @@ token for those after it, the KV cache:
 All projections are `nn.Linear`, so that `replace_linear` gives them any format.
 """
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -25,11 +26,12 @@ from ..capture import readable
 from ..formats.lowrank import LowRank
 
 Cache = tuple[Tensor, ...]  # each (batch, tokens, ...)
-CHUNK = 8  # tokens whose slices of the cube are made at once: more waste what the mask removes,
-ROWS = 32  # but of few sequences as many as this, for each operation has its price
+# Slices of the cube made at once: of so many tokens, since the mask removes more of a larger chunk,
+CHUNK = 8
+ROWS = 32  # but at least so many in all, since each operation has a fixed cost
 
 
-class CausalAttention(nn.Module):
+class CausalAttention(nn.Module, ABC):
     """(batch, time, width) -> the same; what comes out for token i depends on tokens 0..i only.
 
     A kind gives `project`, which makes queries and what is kept of new tokens, and `attend`, which
@@ -49,13 +51,13 @@ class CausalAttention(nn.Module):
         kept = new if cache is None else tuple(torch.cat(pair, 1) for pair in zip(cache, new))
         return self.attend(query, kept), kept
 
+    @abstractmethod
     def project(self, x: Tensor, past: int) -> tuple[Tensor, Cache]:
         """Queries, and what is kept of x, whose first token has number `past`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def attend(self, query: Tensor, kept: Cache) -> Tensor:
         """What the last tokens read."""
-        raise NotImplementedError
 
 
 def cache_bytes(model: nn.Module, batch: int, tokens: int) -> int:
@@ -125,20 +127,23 @@ def matrix(layer: nn.Module) -> Tensor:
     return weight if isinstance(weight, Tensor) else weight.to_dense()
 
 
-def _sizes(who: str, width: int, heads: int, rotary: int | bool) -> tuple[int, int, int]:
-    """width, heads and width / heads. Raises ValueError unless the heads divide the width, and for
-    an odd number of rotary entries."""
+def _sizes(who: str, width: int, heads: int) -> tuple[int, int, int]:
+    """width, heads and width / heads. Raises ValueError unless the heads divide the width."""
     width, heads = count(who, "width", width), count(who, "heads", heads)
     if width % heads:
         raise ValueError(f"{who}: needs a width that the heads divide, got {width=} and {heads=}")
-    turned = width // heads if rotary is True else int(rotary)
-    if turned % 2 or turned < 0:
-        raise ValueError(f"{who}: needs an even number of rotary entries, got {turned}")
     return width, heads, width // heads
 
 
+def _check_even(who: str, turned: int) -> None:
+    """Raises ValueError for an odd number of entries to rotate: they turn in pairs."""
+    if turned % 2:
+        raise ValueError(f"{who}: needs an even number of rotary entries, got {turned}")
+
+
 class MultiHeadAttention(CausalAttention):
-    """Heads with keys and values of their own, or of their group's [Vaswani2017] [Ainslie2023].
+    """Heads that have each a key and a value, or one for a group of heads [Vaswani2017]
+    [Ainslie2023].
 
         q_h, k_g, v_g = W x + b,    head h reads group g = ⌊h groups / heads⌋
 
@@ -153,7 +158,8 @@ class MultiHeadAttention(CausalAttention):
 
     def __init__(self, width: int, heads: int, *, groups: int | None = None, rotary: bool = False):
         super().__init__()
-        width, heads, self.head = _sizes("MultiHeadAttention", width, heads, rotary)
+        width, heads, self.head = _sizes("MultiHeadAttention", width, heads)
+        _check_even("MultiHeadAttention", self.head if rotary else 0)
         self.width, self.heads, self.rotary = width, heads, rotary
         self.groups = heads if groups is None else count("MultiHeadAttention", "groups", groups)
         if heads % self.groups:
@@ -185,10 +191,11 @@ class LatentAttention(CausalAttention):
         c = W_c x,   k_h = [K_h c; rotate(W_r x)],   v_h = V_h c        c: (rank,), W_r x: (rotary,)
         absorbed:   q_hᵀ K_h c = (K_hᵀ q_h)ᵀ c,      Σ_j p_j V_h c_j = V_h Σ_j p_j c_j
 
-    The absorbed way never expands a key or a value. A rotation would stand between K_hᵀ and q_h and
-    change with each token, so positions have a part of their own, shared by all heads. absorb: one
-    way always; None: absorbed where few tokens read many, in generation. No norm of c, unlike
-    DeepSeek's. Raises ValueError unless heads divide the width and rotary is even.
+    The absorbed way never expands a key or a value. A rotation between K_hᵀ and q_h would change
+    with each token, so positions are in separate entries, `rotary` of them, which all heads share.
+    absorb: True or False fixes the way; None takes the absorbed one where tokens read a cache. c is
+    not normalized, unlike DeepSeek's. Raises ValueError unless heads divide the width and rotary is
+    even.
 
     >>> layer = LatentAttention(8, 2, rank=3, rotary=2)
     >>> layer(torch.ones(1, 5, 8)).shape, layer.cached
@@ -199,9 +206,10 @@ class LatentAttention(CausalAttention):
         self, width: int, heads: int, rank: int, *, rotary: int = 0, absorb: bool | None = None
     ):
         super().__init__()
-        width, heads, self.head = _sizes("LatentAttention", width, heads, rotary)
+        width, heads, self.head = _sizes("LatentAttention", width, heads)
         self.rank = rank = count("LatentAttention", "rank", rank)
-        rotary = int(rotary)
+        rotary = count("LatentAttention", "rotary", rotary, 0)
+        _check_even("LatentAttention", rotary)
         self.heads, self.rotary, self.absorb = heads, rotary, absorb
         self.cached = rank + rotary
         self.query = nn.Linear(width, width + heads * rotary)
@@ -227,11 +235,9 @@ class LatentAttention(CausalAttention):
         True
         """
         if layer.groups != layer.heads or layer.rotary:
+            need = "a key for each head and no rotary positions"
             got = f"{layer.groups} groups for {layer.heads} heads, rotary={layer.rotary}"
-            raise ValueError(
-                f"LatentAttention.from_multihead: needs heads with keys of their own and no rotary "
-                f"positions, got {got}"
-            )
+            raise ValueError(f"LatentAttention.from_multihead: needs {need}, got {got}")
         n, w = layer.width, matrix(layer.qkv)
         made = cls(n, layer.heads, rank, absorb=absorb).to(w)
         both = LowRank.from_dense(w[n:], min(rank, n))  # (2 width, width)
@@ -284,10 +290,10 @@ class TensorProductAttention(CausalAttention):
 
         k = 1/R Σ_r a_r b_rᵀ,    a_r = A_r x + α_r: (heads,),    b_r = B_r x + β_r: (d,)
 
-    and v the same of its own rank; q too if it has a rank, else it is W x. A constant a that picks
-    one head for each r gives multi-head attention; one that all heads share gives multi-query.
+    and v the same with another rank; q too if it has a rank, else it is W x. A constant a that
+    picks one head for each r gives multi-head attention; one that all heads share, multi-query.
     Rotations act on b alone, so they commute with the sum. Raises ValueError unless heads divide
-    the width.
+    the width, and for an odd head size with rotary.
 
     >>> layer = TensorProductAttention(8, 2, ranks=(1, 2))
     >>> layer(torch.ones(1, 5, 8)).shape, layer.cached
@@ -304,8 +310,11 @@ class TensorProductAttention(CausalAttention):
         rotary: bool = False,
     ):
         super().__init__()
-        width, heads, self.head = _sizes("TensorProductAttention", width, heads, rotary)
+        width, heads, self.head = _sizes("TensorProductAttention", width, heads)
+        _check_even("TensorProductAttention", self.head if rotary else 0)
         self.ranks = tuple(count("TensorProductAttention", "ranks", r) for r in ranks)
+        if query_rank is not None:
+            query_rank = count("TensorProductAttention", "query_rank", query_rank)
         self.heads, self.query_rank, self.rotary = heads, query_rank, rotary
         self.cached = sum(self.ranks) * (heads + self.head)
         factors = lambda rank: nn.Linear(width, rank * (heads + self.head))
@@ -402,7 +411,7 @@ class MultiLinearAttention(CausalAttention):
         return t.index_select(2, self._order(end)) * mask
 
     def _order(self, end: int) -> Tensor:
-        """Where the pairs of the first `end` tokens, in the order of W, stand in a matrix."""
+        """Positions in a flat (end, end) matrix of the pairs below `end`, in the order of W."""
         j, k = self.pairs[:, : end**2]
         return j * end + k
 

@@ -28,7 +28,7 @@ class Ledger(TorchDispatchMode):
     """Live bytes of the storages of some tensors and of all that are made while it is active, as a
     context.
 
-    known: tensors that are there before. load: their bytes. live: bytes now. peak: the most so far.
+    known: tensors that exist before. load: their bytes. live: bytes now. peak: the most so far.
 
     >>> x = torch.ones(1000)
     >>> with Ledger([x]) as ledger:
@@ -59,12 +59,13 @@ class Ledger(TorchDispatchMode):
     def _note(self, t: Tensor) -> None:
         if t.is_meta:  # shapes without numbers
             return
-        storage = t.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self._watched:
-            self._watched[key] = weakref.finalize(storage, self._drop, key, size)
-            self.live += size
-            self.peak = max(self.peak, self.live)
+        for part in (t._indices(), t._values()) if t.is_sparse else (t,):
+            storage = part.untyped_storage()
+            key, size = storage._cdata, storage.nbytes()
+            if key not in self._watched:
+                self._watched[key] = weakref.finalize(storage, self._drop, key, size)
+                self.live += size
+        self.peak = max(self.peak, self.live)
 
     def _drop(self, key: int, size: int) -> None:
         self.live -= size
@@ -112,7 +113,7 @@ def training_memory(
     closure: computes and returns the loss, no backward. optimizer: steps after the backward.
     method: a training method with `step(closure)` and `optimizer`, such as DLRT, in its place;
     backward is then the moment before its optimizer steps. inputs: tensors that count as loaded.
-    Gradients that are there are dropped first. The first step of an optimizer makes its state, and
+    Old gradients are dropped first. The first step of an optimizer makes its state, and
     later ones begin with it: call it after one step to see the steady state. Raises ValueError for
     an optimizer and a method at once.
 

@@ -23,6 +23,7 @@ from .dense import (
     check_writable,
     computes,
     dense_weight,
+    is_computed,
     is_dense,
     is_lazy,
     parameters_of,
@@ -247,8 +248,9 @@ def tie(who: str, names: dict, made: dict) -> None:
         biases = [key for key in mine if key.endswith("bias")]
         if len(biases) == 1 and _same(mine[biases[0]], bias := layer._parameters.get("bias")):
             _set(new, biases[0], bias)
-        weight = layer._parameters.get("weight")
-        if weight is None or first.setdefault(weight, layer) is layer:
+        computed = is_computed(layer) and not is_factorized(layer)
+        weight = () if computed else tuple(parameters_of(layer))
+        if not weight or first.setdefault(weight, layer) is layer:
             continue
         theirs = dict(made[first[weight]].named_parameters())
         shapes = lambda every: {k: p.shape for k, p in every.items() if not k.endswith("bias")}

@@ -64,15 +64,19 @@ def replace_linear(
     return model
 
 
-FACTORIZED = Kind("factorized linear layer", lambda layer: isinstance(layer, FactorizedLinear))
+FACTORIZED = Kind(  # not those that compute another map, as convolutions do
+    "factorized linear layer",
+    lambda layer: getattr(type(layer), "forward", None) is FactorizedLinear.forward,
+)
 
 
 def fold_linear(model: nn.Module, names="*") -> nn.Module:
     """Every `FactorizedLinear` that `names` chooses becomes an `nn.Linear` on its dense weight, for
     inference at the speed of a dense model; changes the model and returns it.
 
-    names: as in `replace_linear`; dense layers are left as they are. What is stored is small no
-    more: fold after loading. Modes, freezing and hooks stay. Raises ValueError for a pattern that
+    names: as in `replace_linear`; dense layers and convolutions are left as they are. The model is
+    as large as a dense one from then on: store it before. Modes, freezing, hooks and the bias stay;
+    layers that share their factors share the dense weight. Raises ValueError for a pattern that
     chooses nothing.
 
     >>> from tensorlab import LowRank
@@ -82,19 +86,17 @@ def fold_linear(model: nn.Module, names="*") -> nn.Module:
       (0): Linear(in_features=8, out_features=6, bias=True)
     )
     """
-    chosen = choose("fold_linear", model, names, FACTORIZED).values()
-    put(model, {m: _folded(m) for m in chosen if isinstance(m, FactorizedLinear)})
-    return model
+    return replace("fold_linear", model, names, lambda name, layer: _folded(layer), FACTORIZED)
 
 
 def _folded(layer: FactorizedLinear) -> nn.Linear:
-    """The dense layer of the same map; it trains where one of the tensors does."""
+    """The dense layer of the same map."""
     w, bias = layer.weight.to_dense().detach().clone(), layer.bias  # some formats give a view
     new = nn.Linear(layer.in_features, layer.out_features, bias is not None, device="meta")
-    new.weight = nn.Parameter(w, any(t.requires_grad for t in layer.tensors))
+    new.weight = nn.Parameter(w)
     if bias is not None:
-        new.bias = nn.Parameter(bias.detach().clone(), bias.requires_grad)
-    return new.train(layer.training)
+        new.bias = bias
+    return new
 
 
 def replace(

@@ -73,10 +73,6 @@ class GPT(nn.Module):
         generator=None,
     ):
         super().__init__()
-        if width % heads:
-            raise ValueError(
-                f"GPT: needs a width that the heads divide, got width={width} and heads={heads}"
-            )
         self.context = context
         self.token, self.place = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
         self.blocks = nn.ModuleList(Block(width, heads, attention) for _ in range(depth))
@@ -123,17 +119,15 @@ class GPT(nn.Module):
         positive("GPT.generate", "temperature", temperature)
         if start.ndim != 2 or not start.shape[1]:
             raise ValueError(f"GPT.generate: needs a start (batch, time), got {tuple(start.shape)}")
-        text, caches = start, None
+        text, new, caches = start, start, None
         for _ in range(length):
             if cached and text.shape[1] <= self.context:
-                past = caches[0][0].shape[1] if caches else 0
-                logits, caches = self.step(text[:, past:], caches)
+                logits, caches = self.step(new, caches)
             else:
                 logits = self(text[:, -self.context :])
-            drawn = torch.multinomial(
-                (logits[:, -1] / temperature).softmax(-1), 1, generator=generator
-            )
-            text = torch.cat([text, drawn], 1)
+            p = (logits[:, -1] / temperature).softmax(-1)
+            new = torch.multinomial(p, 1, generator=generator)
+            text = torch.cat([text, new], 1)
         return text
 
 

@@ -6,13 +6,11 @@ and the multi-linear layer of 2019, which has no scores to turn, masked and as p
 for each learning rate at seed 0, then for the other seeds at the rate that was best on the valid
 part. `leak` is how far outputs move, relative to their size, when only characters after them
 change: the published layer looks at what it must predict, so its bits are not those of a language
-model. That is why the paper's perplexities, whose code has that layer, are not set beside ours. The
+model. The paper's code has that layer, so its perplexities are not compared with ours. The
 dense layer of a multi-linear attention holds context² · width numbers, 4 width² where the paper has
 context 32 and width 256; a context that is longer costs more.
 Preset quick: width 32, one rate, one seed, few steps.
 """
-
-import statistics
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +25,7 @@ from ..layers.attention import (
 from ..models.gpt import GPT, bits_per_character, train
 from .program import Program
 from .table import Table
-from .ttm_gpt import corpus
+from .ttm_gpt import at_best_rate, corpus, over_seeds, tuned
 
 SIZES = {
     "quick": {"rates": (1e-2,), "seeds": (0,), "steps": 40, "width": 32, "context": 16},
@@ -70,12 +68,7 @@ def cases(size: dict):
 
     def rows(table):
         for name in kinds(size["context"]):
-            for rate in size["rates"]:
-                yield {"attention": name, "rate": rate, "seed": 0}
-            mine = table.where(attention=name, seed=0)
-            best = min(mine, key=lambda row: row["valid bits"])
-            for seed in size["seeds"][1:]:
-                yield {"attention": name, "rate": best["rate"], "seed": seed}
+            yield from tuned(table, size, attention=name)
 
     return rows
 
@@ -131,18 +124,11 @@ def summary(table: Table) -> Table:
     seeds, perplexity per character."""
     rows = []
     for name in dict.fromkeys(table["attention"]):
-        mine = table.where(attention=name)
-        first = min((row for row in mine if row["seed"] == 0), key=lambda row: row["valid bits"])
-        bits = [row["test bits"] for row in mine if row["rate"] == first["rate"]]
-        spread = statistics.stdev(bits) if len(bits) > 1 else None
-        mean = statistics.mean(bits)
-        kept = {k: first[k] for k in ("attention", "cached", "cache KiB", "numbers", "rate")}
-        worst = max(row["leak"] for row in mine)
-        rows.append(
-            kept
-            | {"seeds": len(bits), "test bits": mean, "spread": spread}
-            | {"perplexity": 2**mean, "leak": worst}
-        )
+        mine = at_best_rate(table, attention=name)
+        names = ("attention", "cached", "cache KiB", "numbers", "rate")
+        row = {k: mine[0][k] for k in names} | over_seeds(mine)
+        worst = max(row["leak"] for row in table.where(attention=name))
+        rows.append(row | {"perplexity": 2 ** row["test bits"], "leak": worst})
     return Table(table.key, rows, table.notes)
 
 

@@ -259,7 +259,7 @@ def train(
         yield {
             "loss": mean_loss(model, x_valid, y_valid),
             "test": round(100 * accuracy(model, x_test, y_test), 2),
-            "ranks": [m.weight.ranks[0] for m in _layers(model)],
+            "ranks": [m.weight.ranks[0] for m in factorized(model)],
             "counts": counts(model),
             "cpu s": round(spent, 1),
         }
@@ -273,13 +273,13 @@ def counts(model: nn.Module) -> dict[str, int]:
     >>> counts(nn.Sequential(FactorizedLinear(w), nn.Linear(6, 3)))
     {'one factor': 32, 'stored': 40}
     """
-    low = [(m.weight.shape, m.weight.ranks[0]) for m in _layers(model)]
+    low = [(m.weight.shape, m.weight.ranks[0]) for m in factorized(model)]
     head = sum(m.weight.numel() for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d)))
     one = sum(r * (n + 1) for (n, _), r in low)
     return {"one factor": one + head, "stored": sum(r * (n + m) for (n, m), r in low) + head}
 
 
-def _layers(model):
+def factorized(model: nn.Module) -> list[FactorizedLinear]:
     return [m for m in model.modules() if isinstance(m, FactorizedLinear)]
 
 

@@ -20,13 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from ..formats.lowrank import LowRank
-from ..layers.linear import FactorizedLinear
 from ..layers.surgery import replace_linear
 from ..methods.projected import FactorSGD, balanced
 from ..methods.tangent import TangentDLRT
 from ..models.mlp import MLP
 from ..models.training import accuracy, batches
-from .dlrt import falling, images
+from .dlrt import factorized, falling, images
 from .program import Program
 from .table import Table
 
@@ -132,7 +131,7 @@ def measure(size: dict, network, way, optimizer, rank, look, rate, seed) -> dict
     row = {"valid": round(100 * accuracy(model, x_valid, y_valid), 2)}
     if look == "test":
         row["test"] = round(100 * accuracy(model, x_test, y_test), 2)
-    ranks = " ".join(str(m.weight.ranks[0]) for m in _layers(model)) or None
+    ranks = " ".join(str(m.weight.ranks[0]) for m in factorized(model)) or None
     return row | {"numbers": numbers(model), "ranks": ranks, **cost}
 
 
@@ -168,7 +167,7 @@ def stepper(setting, model, way, optimizer, rank, rate, total, inputs):
     if "grown" in way:
         spares = 0 if "without" in way else 4
         return TangentDLRT(model, opt, theta=setting["theta"], spares=spares, **options)
-    budget = rank * sum(sum(m.weight.shape) for m in _layers(model))
+    budget = rank * sum(sum(m.weight.shape) for m in factorized(model))
     return TangentDLRT(model, opt, budget=budget, steps=way, **options)
 
 
@@ -190,10 +189,6 @@ def train(model, method, x, y, epochs: int, batch: int, generator) -> dict:
 def numbers(model: nn.Module) -> int:
     """Numbers in the weights as they are now, biases left out."""
     return sum(p.numel() for p in model.parameters() if p.ndim == 2)
-
-
-def _layers(model):
-    return [m for m in model.modules() if isinstance(m, FactorizedLinear)]
 
 
 def settings(size: dict) -> dict:

@@ -7,13 +7,14 @@ best of a grid on the text's valid part, at seed 0; then every seed runs at it, 
 is bits per character of the test part. Preset quick: one share, one seed, few steps. Preset full:
 shares of 20, 40 and 60 %, three seeds.
 
-Below stand the perplexities that the talk prints for GPT-2 medium on WikiText-103, per word and at
-shares of the whole model: another text, other units and 355 million numbers; what can be compared
-is the order.
+The printed perplexities are the talk's for GPT-2 medium on WikiText-103, per word and at shares of
+the whole model: another text, other units and 355 million numbers. Only their order compares with
+ours.
 """
 
 import functools
 import statistics
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -48,14 +49,30 @@ def cases(size: dict):
     def rows(table):
         kinds = [(layers, share) for share in size["shares"] for layers in START]
         for layers, share in [*kinds, ("dense", 100)]:
-            label = {"layers": layers, "share": share}
-            for rate in size["rates"]:
-                yield {**label, "rate": rate, "seed": 0}
-            best = min(table.where(**label, seed=0), key=lambda row: row["valid bits"])
-            for seed in size["seeds"][1:]:
-                yield {**label, "rate": best["rate"], "seed": seed}
+            yield from tuned(table, size, layers=layers, share=share)
 
     return rows
+
+
+def tuned(table: Table, size: dict, **label) -> Iterator[dict]:
+    """Each learning rate at seed 0, then the other seeds at the one that is best on valid."""
+    for rate in size["rates"]:
+        yield label | {"rate": rate, "seed": 0}
+    rate = at_best_rate(table, **label)[0]["rate"]
+    yield from (label | {"rate": rate, "seed": seed} for seed in size["seeds"][1:])
+
+
+def at_best_rate(table: Table, **label) -> list[dict]:
+    """The rows at the learning rate that is best on valid at seed 0, that seed first."""
+    best = min(table.where(**label, seed=0), key=lambda row: row["valid bits"])
+    return table.where(**label, rate=best["rate"])
+
+
+def over_seeds(rows: list[dict]) -> dict:
+    """How many seeds there are, mean and spread of their test bits."""
+    bits = [row["test bits"] for row in rows]
+    spread = statistics.stdev(bits) if len(bits) > 1 else None
+    return {"seeds": len(bits), "test bits": statistics.mean(bits), "spread": spread}
 
 
 def measure(size: dict, layers: str, share: int, rate: float, seed: int) -> dict:
@@ -93,23 +110,9 @@ def summary(table: Table) -> Table:
     rows = []
     ours = [row for row in table.rows if row.get("test bits") is not None]  # not what is printed
     for layers, share in dict.fromkeys((row["layers"], row["share"]) for row in ours):
-        mine = table.where(layers=layers, share=share)
-        rate = min((row for row in mine if row["seed"] == 0), key=lambda row: row["valid bits"])[
-            "rate"
-        ]
-        bits = [row["test bits"] for row in mine if row["rate"] == rate]
-        spread = statistics.stdev(bits) if len(bits) > 1 else None
-        rows.append(
-            {
-                "layers": layers,
-                "share": share,
-                "numbers": mine[0]["numbers"],
-                "rate": rate,
-                "seeds": len(bits),
-                "test bits": statistics.mean(bits),
-                "spread": spread,
-            }
-        )
+        mine = at_best_rate(table, layers=layers, share=share)
+        kept = {name: mine[0][name] for name in ("layers", "share", "numbers", "rate")}
+        rows.append(kept | over_seeds(mine))
     return Table(table.key, rows, table.notes)
 
 

@@ -10,7 +10,6 @@ ours is faster. The table goes to attention.csv.
 """
 
 import argparse
-import csv
 import datetime
 import platform
 import time
@@ -22,28 +21,30 @@ import torch.nn.functional as F
 from tensorlab.layers.attention import LatentAttention, MultiLinearAttention
 from tensorlab.layers.ledger import MIB, peak_bytes
 from tensorlab.models.gpt import GPT
+from tensorlab.parallel.sweeps import save_csv
 
 TABLE = Path(__file__).with_name("attention.csv")
 WIDTH, RANK = 256, 40  # of the layer of 2019
 
 
 def multi_linear(context, batch, training, masked):
-    """The layer, and the cube with the same weights: einsum, mask, one dense layer."""
+    """The layer, and the cube with the same weights: einsum, mask, one dense layer, whose columns
+    are in the order of the cube."""
     layer = MultiLinearAttention(WIDTH, context, RANK, causal=masked)
     x = torch.randn(batch, context, WIDTH)
     pairs = layer.pairs[0] * context + layer.pairs[1]
+    w = layer.out.weight.detach()[:, pairs.argsort()].clone().requires_grad_()
+    rest = [p for p in layer.parameters() if p is not layer.out.weight]
 
-    def cube():
-        return F.linear(layer.cube(x).flatten(2)[:, :, pairs], layer.out.weight, layer.out.bias)
-
-    def run(f):
+    def run(f, weight):
         with torch.set_grad_enabled(training):
             y = f()
             if training:
-                torch.autograd.grad(y.sum(), list(layer.parameters()))
+                torch.autograd.grad(y.sum(), [*rest, weight])
         return y.detach()
 
-    return (lambda: run(lambda: layer(x))), (lambda: run(cube))
+    cube = lambda: F.linear(layer.cube(x).flatten(2), w, layer.out.bias)
+    return (lambda: run(lambda: layer(x), layer.out.weight)), (lambda: run(cube, w))
 
 
 def latent(tokens, batch):
@@ -101,8 +102,7 @@ CASES = [
 
 def measure(what, rival, make, repeats):
     torch.manual_seed(0)
-    spent, mib = ([], []), []
-    ways = make()
+    spent, ways = ([], []), make()
     want = [f() for f in ways]  # warm-up
     equal = torch.allclose(*map(torch.Tensor.double, want), atol=1e-4 * float(want[1].abs().max()))
     for _ in range(repeats):
@@ -110,8 +110,7 @@ def measure(what, rival, make, repeats):
             start = time.process_time()
             f()
             times.append(time.process_time() - start)
-    for f in ways:
-        mib.append(f"{peak_bytes(f) / MIB:.2f}")
+    mib = [f"{peak_bytes(f) / MIB:.2f}" for f in ways]
     ours, theirs = map(min, spent)
     row = {
         "date": datetime.date.today().isoformat(),
@@ -135,10 +134,7 @@ def main():
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = [measure(*case, options.repeats) for case in CASES]
-    with open(TABLE, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    save_csv(rows, TABLE)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ wall time of the forward pass dense over factorized; `training`: the same of for
 """
 
 import argparse
-import csv
 import datetime
 import os
 import platform
@@ -21,6 +20,7 @@ import torch
 from torch import nn
 
 import tensorlab as tl
+from tensorlab.parallel.sweeps import save_csv
 
 TABLE = Path(__file__).with_name("conv.csv")
 LAYERS = {
@@ -106,10 +106,7 @@ def main():
             )
             seen = ", ".join(f"{what} x {value:.2f}" for what, value in fast.items())
             print(f"{case:14} {name:8} FLOPs / {work:.2f}, {seen}", flush=True)
-        with TABLE.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        save_csv(rows, TABLE)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from pathlib import Path
 import torch
 
 import tensorlab as tl
+from tensorlab.parallel.sweeps import save_csv
 
 TABLE = Path(__file__).with_name("density.csv")
 ROWS, TESTS, D, PARTS = 50_000, 20_000, 6, 5
@@ -127,10 +128,7 @@ def main():
             )
         )
         print(*rows[-1].values(), sep="  ", flush=True)
-        with open(TABLE, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        save_csv(rows, TABLE)
 
     if not there("truth"):
         note("truth", 0.0, p.log_prob(z))

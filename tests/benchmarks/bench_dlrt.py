@@ -11,7 +11,6 @@ at their widest, the gradients, and the momentum that SGD keeps; activations are
 """
 
 import argparse
-import csv
 import datetime
 import platform
 import time
@@ -23,6 +22,7 @@ from torch import nn
 
 import tensorlab as tl
 from tensorlab.models.mlp import MLP
+from tensorlab.parallel.sweeps import save_csv
 
 TABLE = Path(__file__).with_name("dlrt.csv")
 SIZES = (784, 500, 500, 500, 500, 10)
@@ -123,10 +123,7 @@ def main():
     for batch in map(int, options.batches.split(",")):
         for rank in map(int, options.ranks.split(",")):
             rows += measure(batch, rank, options.repeats)
-    with open(TABLE, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    save_csv(rows, TABLE)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def machine() -> str:
 
 
 def methods(work: str, cores: int, batch: int):
-    """name -> (module, function to time)."""
+    """An input, and name -> (module, function of it to time)."""
     import torch
 
     from tensorlab.layers.embedding import TTEmbedding
@@ -63,19 +63,16 @@ def methods(work: str, cores: int, batch: int):
     )
     if work == "lookup":
         ids = torch.randint(25000, (batch,), generator=g)
-        return {
-            "dense": (dense, lambda: dense(ids)),
-            "gather": (train, lambda: train(ids)),
-            "table": (train, lambda: train.weight.to_dense()[ids]),
-        }
+        table = lambda ids: train.weight.to_dense()[ids]
+        return ids, {"dense": (dense, dense), "gather": (train, train), "table": (train, table)}
     h = torch.randn(batch, 256, generator=g, requires_grad=True)
-    return {"dense": (dense, lambda: h @ dense.weight.mT), "head": (train, lambda: train.head(h))}
+    return h, {"dense": (dense, lambda h: h @ dense.weight.mT), "head": (train, train.head)}
 
 
 def main():
     import torch
 
-    from tensorlab.course.lessons.embedding import Ledger
+    from tensorlab.layers.ledger import MIB, peak_bytes
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
@@ -84,16 +81,17 @@ def main():
         for cores in SHAPES:
             for batch in batches:
                 base = None
-                for name, (module, f) in methods(work, cores, batch).items():
-                    seconds = []
+                x, ways = methods(work, cores, batch)
+                for name, (module, f) in ways.items():
+                    step, seconds = lambda f=f, x=x: f(x).square().sum().backward(), []
                     for _ in range(given.repeats + 1):  # the first warms up
                         module.zero_grad()
                         start = time.perf_counter()
-                        f().square().sum().backward()
+                        step()
                         seconds.append(time.perf_counter() - start)
                     module.zero_grad()
-                    with Ledger() as ledger:
-                        f().square().sum().backward()
+                    there = filter(torch.is_tensor, [x, x.grad, *module.parameters()])
+                    mib = peak_bytes(step, there) / MIB
                     took = statistics.median(seconds[1:])
                     base = base or took
                     row = dict(
@@ -106,7 +104,7 @@ def main():
                         method=name,
                         numbers=sum(p.numel() for p in module.parameters()),
                         seconds=f"{took:.4g}",
-                        mib=f"{ledger.peak / 2**20:.1f}",
+                        mib=f"{mib:.1f}",
                         to_dense=f"{took / base:.3g}",
                     )
                     new = not TABLE.exists()

@@ -10,7 +10,6 @@ the machine does counts little.
 """
 
 import argparse
-import csv
 import datetime
 import os
 import platform
@@ -21,6 +20,7 @@ import torch
 
 import tensorlab as tl
 from tensorlab.methods.kashin import Rotation
+from tensorlab.parallel.sweeps import save_csv
 
 TABLE = Path(__file__).with_name("kashin.csv")
 
@@ -86,10 +86,7 @@ def main():
     for row in rows:
         row["speedup"] = f"{float(rows[-1]['seconds']) / float(row['seconds']):.3g}"
         print(*row.values(), sep="  ")
-    with TABLE.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    save_csv(rows, TABLE)
 
 
 if __name__ == "__main__":

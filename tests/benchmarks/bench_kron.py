@@ -8,7 +8,6 @@ rows the search goes to its end, by both ways; beyond, what `--steps` steps cost
 """
 
 import argparse
-import csv
 import datetime
 import math
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 import torch
 
 from tensorlab.methods.kron_spectral import kron_alternating, kron_spectral
+from tensorlab.parallel.sweeps import save_csv
 
 TABLE = Path(__file__).with_name("kron.csv")
 
@@ -86,10 +86,7 @@ def main():
         for k in arguments.terms
         for row in measure(n, k, arguments.steps)
     ]
-    with TABLE.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    save_csv(rows, TABLE)
     for row in rows:
         print(row)
 

@@ -134,7 +134,7 @@ def one(name, rank, args):
 
     import torch
 
-    from tensorlab.papers.propagation import peak_bytes
+    from tensorlab.layers.ledger import peak_bytes
 
     torch.manual_seed(0)
     torch.set_num_threads(args.threads)

@@ -12,13 +12,13 @@ table goes to parallel.csv.
 """
 
 import argparse
-import csv
 import datetime
 import platform
 from pathlib import Path
 
 from tensorlab.parallel import pipelines, schedules
 from tensorlab.parallel.distributed import Ranks, mean_durations
+from tensorlab.parallel.sweeps import save_csv
 
 TABLE = Path(__file__).with_name("parallel.csv")
 FORWARD, BACKWARD = 0.04, 0.08
@@ -59,10 +59,7 @@ def main():
     with Ranks(args.ranks, timeout=120) as ranks:
         names = [name for name in pipelines.SCHEDULES if name != "zero bubble"]
         rows = [row(ranks, name, args.micro, args.times) for name in names]
-    with open(TABLE, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    save_csv(rows, TABLE)
     print(TABLE.read_text(encoding="utf-8"))
 
 

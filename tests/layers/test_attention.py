@@ -139,8 +139,8 @@ def test_turned_products_depend_on_the_distance_alone(generator):
 
 
 def test_a_rotation_does_not_commute_with_a_map_from_the_latent(generator):
-    """Why the latent kind has rotary entries of their own: q and k = K c turned by different
-    angles are not absorbed by a matrix that stays the same."""
+    """Why the latent kind keeps rotary entries apart: q and k = K c turned by different angles are
+    not absorbed by a matrix that stays the same."""
     up = randn(6, 4, generator=generator, dtype=F64)
     turn = lambda token: rotate(torch.eye(6, dtype=F64)[:, None, None], token)[:, 0, 0].mT
     first, second = (turn(token).mT @ up for token in (1, 2))
@@ -341,10 +341,15 @@ def test_gradients_of_samples_are_mapped(kind, generator):
         (lambda: MultiHeadAttention(9, 3, rotary=True), "even number of rotary entries, got 3"),
         (lambda: LatentAttention(12, 3, 4, rotary=3), "LatentAttention: .* entries, got 3"),
         (lambda: LatentAttention(12, 3, 0), "LatentAttention: rank must .* got 0"),
+        (lambda: LatentAttention(12, 3, 4, rotary=True), "rotary must be an integer .* got True"),
+        (lambda: LatentAttention(12, 3, 4, rotary=2.5), "rotary must be an integer .* got 2.5"),
         (lambda: LatentAttention.from_multihead(KINDS["groups"](), 4), "got 2 groups for 6"),
         (lambda: LatentAttention.from_multihead(KINDS["heads, rotary"](), 4), "rotary=True"),
         (lambda: TensorProductAttention(12, 3, ranks=(2, 0)), "ranks must .* got 0"),
         (lambda: TensorProductAttention(12, 5), "width=12 and heads=5"),
+        (lambda: TensorProductAttention(9, 3, rotary=True), "rotary entries, got 3"),
+        (lambda: TensorProductAttention(12, 3, query_rank=0), "query_rank must .* got 0"),
+        (lambda: TensorProductAttention(12, 3, query_rank=1.5), "query_rank must .* got 1.5"),
         (lambda: MultiLinearAttention(12, 0, 3), "context must .* got 0"),
         (lambda: MultiLinearAttention(4, 5, 3)(torch.ones(1, 6, 4)), "at most 5 tokens, got 6"),
         (
@@ -360,6 +365,11 @@ def test_gradients_of_samples_are_mapped(kind, generator):
 def test_says_what_came(act, said):
     with pytest.raises(ValueError, match=said):
         act()
+
+
+def test_the_base_is_not_built():
+    with pytest.raises(TypeError, match="abstract"):
+        CausalAttention()
 
 
 def test_every_kind_is_in_the_table():

@@ -1,8 +1,6 @@
 """The ledger of live bytes: by hand, against what torch says it has saved, and the sizes of a
 compressed encoder."""
 
-import functools
-
 import pytest
 import torch
 from torch import nn
@@ -10,11 +8,8 @@ from torch.autograd.graph import saved_tensors_hooks
 
 import tensorlab as tl
 from tensorlab.layers.ledger import Ledger, StepMemory, peak_bytes, training_memory
-from tensorlab.models.bert import Bert
 from tensorlab.models.gpt import GPT
-from tensorlab.rng import randn
-
-MODES = {384: (8, 6, 8), 1536: (8, 12, 16)}  # of the encoder's widths, as three modes
+from tensorlab.papers import footprint
 
 
 def bytes_of(tensors):
@@ -90,12 +85,21 @@ def test_what_is_freed_is_off_the_books():
         del y
         assert ledger.live == 4000 and ledger.peak == 8000
         view = x[:10]
+        view.add_(1)  # a view is no new storage
         assert ledger.live == 4000
         del x, view
         assert ledger.live == 0
         shape = torch.ones(1000, device="meta")
         assert ledger.live == 0 and shape.numel() == 1000  # no numbers
     assert peak_bytes(lambda: [torch.ones(1000) + 1 for _ in range(5)]) == 24000
+
+
+def test_a_sparse_gradient_is_its_indices_and_values():
+    layer, ids = nn.Embedding(1000, 16, sparse=True), torch.arange(10)
+    memory = training_memory(layer, lambda: layer(ids).square().sum(), inputs=[ids])
+    values = 4 * 10 * 16
+    assert layer.weight.grad.is_sparse
+    assert values <= memory.backward - memory.load <= values + 8 * 10 + 64
 
 
 def test_it_prints_the_parts():
@@ -159,39 +163,12 @@ def test_a_step_of_dlrt_is_seen_through_its_two_evaluations():
 # -- the sizes that the talk's table is about
 
 
-def encoder(structure):
-    """MiniLM's sizes, 49 % of the numbers of its 36 linear layers kept; embeddings are frozen."""
-    torch.manual_seed(0)
-    bert = Bert()
-    bert.embeddings.requires_grad_(False)
-    starts = {"SVD": low_rank, "TTM": trains}
-    if structure != "dense":
-        tl.replace_linear(bert, "encoder.*", lambda w: starts[structure](*w.shape))
-        kept = sum(row.parameters for row in tl.layer_report(bert.encoder).rows)
-        assert 0.47 < kept / (12 * 6 * 384**2) <= 0.49
-    return bert
-
-
-def low_rank(out, in_):
-    return tl.LowRank.randn((out, in_), int(0.49 * out * in_ / (out + in_))).initial()
-
-
-def trains(out, in_):
-    modes = {"out": MODES[out], "in_": MODES[in_]}
-    return tl.TTMatrix.randn(**modes, rank=largest_rank(out, in_)).initial()
-
-
-@functools.cache
-def largest_rank(out, in_):
-    size = lambda r: tl.TTMatrix.randn(out=MODES[out], in_=MODES[in_], rank=r, device="meta").numel
-    return max(r for r in range(20, 80) if size(r) <= 0.49 * out * in_)
-
-
 def test_peaks_of_a_compressed_encoder():
     x = torch.randint(30522, (1, 128), generator=torch.Generator().manual_seed(0))
     found = {}
     for name in ("dense", "SVD", "TTM"):
-        model = encoder(name)
+        where = "none" if name == "dense" else "all"
+        model = footprint.encoder(footprint.SIZES["full"], name, where, torch.Generator())
         closure = lambda: model(x).square().mean()  # noqa: B023
         found[name] = training_memory(model, closure, inputs=[x])
     assert found["TTM"].peak <= 0.80 * found["dense"].peak
@@ -200,28 +177,6 @@ def test_peaks_of_a_compressed_encoder():
         assert all(getattr(found[n], part) < getattr(found["dense"], part) for n in ("SVD", "TTM"))
 
 
-def test_a_folded_layer_is_the_same_map_and_dense(generator):
-    model = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 6)).double().eval()
-    tl.replace_linear(model, "*", lambda w: tl.TTMatrix.from_dense(w, 2))
-    x = randn(5, 12, generator=generator, dtype=torch.float64)
-    want = model(x)
-    tl.fold_linear(model, "2")
-    assert isinstance(model[0], tl.FactorizedLinear) and type(model[2]) is nn.Linear
-    tl.fold_linear(model)
-    assert type(model[0]) is nn.Linear and not model[0].training
-    assert torch.allclose(model(x), want, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize(
-    "act, said",
-    [
-        (
-            lambda m: training_memory(m, lambda: 0, optimizer=1, method=2),
-            "an optimizer or a method, got both",
-        ),
-        (lambda m: tl.fold_linear(m), "fold_linear: needs a name of a factorized linear layer"),
-    ],
-)
-def test_says_what_came(act, said):
-    with pytest.raises(ValueError, match=said):
-        act(nn.Sequential(nn.Linear(2, 2)))
+def test_says_what_came():
+    with pytest.raises(ValueError, match="an optimizer or a method, got both"):
+        training_memory(nn.Linear(2, 2), lambda: 0, optimizer=1, method=2)

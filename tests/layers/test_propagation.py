@@ -8,9 +8,9 @@ import torch
 
 import tensorlab as tl
 from tensorlab.layers import plans as model
+from tensorlab.layers.ledger import peak_bytes
 from tensorlab.layers.plans import BACKWARDS, Path, choose_plan, paths, plans
 from tensorlab.layers.propagation import propagate
-from tensorlab.papers.propagation import peak_bytes
 
 SHAPES = [
     ((4, 2, 3), (2, 3, 4), None),

@@ -9,10 +9,11 @@ from torch import nn
 
 from tensorlab import LowRank
 from tensorlab.formats.ttmatrix import TTMatrix
+from tensorlab.layers.conv import FactorizedConv2d
 from tensorlab.layers.linear import FactorizedLinear, redraw
 from tensorlab.layers.report import layer_report
 from tensorlab.layers.select import linear_layers
-from tensorlab.layers.surgery import replace_linear
+from tensorlab.layers.surgery import fold_linear, replace_linear
 from tensorlab.models.gpt import GPT
 from tensorlab.rng import randn
 
@@ -167,6 +168,39 @@ def test_modes_of_a_layer_are_kept():
     replace_linear(model, "*", full)
     assert not model[0].training and not any(p.requires_grad for p in model[0].tensors)
     assert model[0].bias.requires_grad and all(p.requires_grad for p in model[1].tensors)
+
+
+def test_a_folded_layer_is_the_same_map_and_dense(generator):
+    model = mlp(12, 8, 6).eval()
+    replace_linear(model, "*", lambda w: TTMatrix.from_dense(w, 2))
+    x, biases = randn(5, 12, generator=generator, dtype=torch.float64), [m.bias for m in model]
+    model[0].requires_grad_(False)
+    want = model(x)
+    fold_linear(model, "1")
+    assert isinstance(model[0], FactorizedLinear) and type(model[1]) is nn.Linear
+    fold_linear(model)
+    assert type(model[0]) is nn.Linear and not model[0].training
+    assert not model[0].weight.requires_grad and model[1].weight.requires_grad
+    assert all(m.bias is bias for m, bias in zip(model, biases))
+    assert torch.allclose(model(x), want, rtol=0, atol=1e-12)
+
+
+def test_layers_that_share_factors_share_the_folded_weight():
+    model = mlp(4, 4, 4, 4)
+    model[1].weight = model[0].weight
+    fold_linear(replace_linear(model, "*", full))
+    assert model[0].weight is model[1].weight is not model[2].weight
+    assert model[0].bias is not model[1].bias
+
+
+def test_a_factorized_convolution_is_not_folded():
+    """It is a factorized linear layer by inheritance, and another map."""
+    conv = FactorizedConv2d.from_conv(nn.Conv2d(2, 3, 1), full)
+    model = nn.Sequential(conv, *replace_linear(mlp(4, 4, dtype=torch.float32), "0", full))
+    fold_linear(model)
+    assert model[0] is conv and type(model[1]) is nn.Linear
+    with pytest.raises(ValueError, match=r"name of a factorized linear layer \(none\), got '\*'"):
+        fold_linear(nn.Sequential(conv))
 
 
 # -- by hand

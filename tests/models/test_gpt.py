@@ -138,6 +138,11 @@ def test_every_kind_of_attention_looks_back_only_and_learns(attention, generator
     assert last < 0.5  # log2 7 = 2.8 at the start
 
 
+def test_a_kind_without_heads_takes_any_width():
+    model = GPT(7, width=10, heads=4, context=8, attention=ATTENTION["multi-linear"])
+    assert model(torch.zeros(1, 8, dtype=torch.int64)).shape == (1, 8, 7)
+
+
 def test_a_character_depends_on_those_before_it_only():
     model, index = small(), torch.arange(8)[None] % 7
     changed = index.clone()

@@ -5,8 +5,7 @@ import matplotlib.figure
 import pytest
 import torch
 
-from tensorlab import datasets
-from tensorlab.models.gpt import GPT, Characters
+from tensorlab.models.gpt import GPT
 from tensorlab.papers import attention as paper
 from tensorlab.papers.table import Table
 
@@ -54,14 +53,9 @@ def test_the_rate_is_chosen_on_valid_and_the_sentence_names_the_leak():
     assert said == "Fewest bits: a, 3.100 with 8 numbers cached; looks ahead: b."
 
 
-def test_the_program_at_a_small_size(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    text = Characters(datasets.corpus()[:20000])
-    tokens = {part: text.encode(text.part(part)) for part in ("train", "valid", "test")}
-    monkeypatch.setattr(paper, "corpus", lambda: (text, tokens))
+def test_the_program_at_a_small_size(small_program):
     size = {"rates": (1e-3, 1e-2), "seeds": (0, 1), "steps": 3, "width": 16, "context": 8}
-    monkeypatch.setitem(paper.SIZES, "quick", size)
-    table = paper.PROGRAM.run("quick", progress=False)
+    table = small_program(paper, size, characters=20000)
     assert table["seed"] == [0, 0, 1] * len(paper.kinds(8))
     for line in table.where(seed=1):  # at the rate that was best on valid at seed 0
         mine = table.where(attention=line["attention"], seed=0)

@@ -1,4 +1,4 @@
-"""The table of memory, time and energy: its order, what stands printed, and no joule alone."""
+"""The table of memory, time and energy: its order, the printed numbers, and no joule alone."""
 
 import re
 
@@ -67,7 +67,7 @@ def test_the_talks_numbers_stand_beside(table):
 def test_shares_are_kept(layers):
     g = torch.Generator().manual_seed(0)
     size = paper.SIZES["full"] | {"layers": 1, "words": 10}
-    for where, low, high in (("all", 0.46, 0.49), ("FFN", 0.0, 0.04)):
+    for where, low, high in (("all", 0.47, 0.49), ("FFN", 0.019, 0.02)):
         rows = layer_report(paper.encoder(size, layers, where, g)).rows
         rows = [row for row in rows if row.kind in ("LowRank", "TTMatrix")]
         kept = sum(row.parameters for row in rows) / sum(row.dense for row in rows)

@@ -5,8 +5,6 @@ import matplotlib.figure
 import pytest
 import torch
 
-from tensorlab import datasets
-from tensorlab.models.gpt import Characters
 from tensorlab.papers import ttm_gpt
 from tensorlab.papers.table import Table
 
@@ -69,14 +67,9 @@ def test_the_picture_says_where_ttm_wins():
     assert said == "At equal numbers TTM reads better than SVD at 20 % of the shares shown."
 
 
-def test_the_program_at_a_small_size(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    text = Characters(datasets.corpus()[:40000])
-    tokens = {part: text.encode(text.part(part)) for part in ("train", "valid", "test")}
-    monkeypatch.setattr(ttm_gpt, "corpus", lambda: (text, tokens))
+def test_the_program_at_a_small_size(small_program, monkeypatch):
     size = {"shares": (40,), "rates": (1e-3, 1e-2), "seeds": (0, 1), "steps": 6, "width": 16}
-    monkeypatch.setitem(ttm_gpt.SIZES, "quick", size)
-    table = ttm_gpt.PROGRAM.run("quick", progress=False)
+    table = small_program(ttm_gpt, size, characters=40000)
     assert table["seed"] == [0, 0, 1] * 3 + [None] * 2  # and two rows that are only printed
     assert table["layers"] == ["SVD"] * 3 + ["TTM"] * 3 + ["dense"] * 3 + ["TTM", "SVD"]
     assert table["perplexity (printed)"] == [None] * 6 + [20.56] * 3 + [30.85, 55.46]

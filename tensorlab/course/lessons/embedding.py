@@ -2,7 +2,6 @@
 
 import math
 import re
-import weakref
 from collections import Counter
 from functools import lru_cache
 from importlib.util import find_spec
@@ -11,13 +10,12 @@ from typing import NamedTuple
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from ... import datasets, plots
 from ...formats.lowrank import LowRank
 from ...formats.ttmatrix import TTMatrix, tt_matrix_svd
 from ...layers.embedding import TokenTrains, TTEmbedding, head_flops
+from ...layers.ledger import peak_bytes
 from ...linalg import truncated_svd
 from ...methods.pointcloud import cluster_order
 from ..checks import Check, Unusable, gaussian, returned
@@ -176,44 +174,6 @@ def cosines(table: Tensor, v: int) -> Tensor:
 # -------------------------------------------------------------------------------- bytes, and a race
 
 
-class Ledger(TorchDispatchMode):
-    """Bytes of all tensors made inside and alive at once, at their peak.
-
-    >>> with Ledger() as ledger:
-    ...     x = torch.ones(100).double() + 1
-    >>> ledger.peak
-    1600
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.live = self.peak = 0
-        self.known = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        given = {storage._cdata for storage in _storages((args, kwargs))}
-        out = func(*args, **(kwargs or {}))
-        for storage in _storages(out):
-            if (key := storage._cdata) not in self.known | given:
-                self.known.add(key)
-                self.live += storage.nbytes()
-                self.peak = max(self.peak, self.live)
-                weakref.finalize(storage, self._freed, key, storage.nbytes())
-        return out
-
-    def _freed(self, key, size):
-        self.known.discard(key)
-        self.live -= size
-
-
-def _storages(tree):
-    """Where the tensors of a tree keep their numbers; a sparse one, its indices and values."""
-    for t in tree_leaves(tree):
-        if isinstance(t, Tensor):
-            for part in (t._indices(), t._values()) if t.is_sparse else (t,):
-                yield part.untyped_storage()
-
-
 def peaks(layer: TTEmbedding, ids: Tensor) -> dict[str, int]:
     """Bytes at the peak, forward and backward, of four ways to look words up."""
     count, width = layer.weight.shape
@@ -226,10 +186,10 @@ def peaks(layer: TTEmbedding, ids: Tensor) -> dict[str, int]:
     }
     found = {}
     for name, look_up in ways.items():
-        with Ledger() as ledger:
-            look_up(ids).square().sum().backward()
+        step = lambda look_up=look_up: look_up(ids).square().sum().backward()
+        there = [ids, *layer.parameters(), *(m.weight for m in dense.values())]
+        found[name] = peak_bytes(step, there)
         layer.zero_grad()
-        found[name] = ledger.peak
     return found
 
 
