@@ -52,6 +52,7 @@ import torch
 import tensorlab as tl
 from tensorlab import plots
 from tensorlab.course.claims import say
+from tensorlab.course.digits import draw_fits
 from tensorlab.course.widgets import picture
 
 
@@ -117,16 +118,8 @@ say(
 # algebra: the largest entries of the weight, each with its place. On the left the error, on the right what matters, the share of test
 # digits that the network still reads.
 
-
 # %%
-def layer(figure):
-    left, right = figure.subplots(1, 2)
-    found = lesson.layer_curves()
-    plots.error_against_storage(left, found["error"])
-    return plots.accuracy_against_storage(right, found["accuracy"])
-
-
-picture(layer, figsize=(9, 3))
+picture(lambda figure: draw_fits(figure, lesson.layer_curves()), figsize=(9, 3))
 
 # %%
 found = {name: dict(points) for name, points in lesson.layer_curves()["accuracy"].items()}

@@ -78,18 +78,24 @@ def crosses(figure):
         ax.semilogy(list(ranks), errors, label=name, **plots.style(k))
     ax.set(xlabel="rank", ylabel="relative error")
     ax.legend()
-    return "Relative error against the rank: the largest entry that is left, random rows and columns (the median of 20), and the SVD."
+    return (
+        "Relative error against the rank: the largest entry that is left, random rows and columns (the median of 20, each with the best "
+        "cutoff of its pseudoinverse), and the SVD."
+    )
 
 
 picture(crosses, figsize=(7, 3))
 
 # %%
 ours, chance, best = (errors[5] for errors in by_rank.values())
+early = by_rank["random rows and columns"][2] / by_rank["largest entry left"][2]
 say(
     f"At rank 6, built of {6 * 120 - 36} of {x.numel():,} entries (its pivots were searched among all), the cross has an error of {ours:.1e}, {ours / best:.1f} times that of the SVD, which "
-    f"needs all entries; random rows and columns have {chance:.1e}.",
+    f"needs all entries; random rows and columns have {chance:.1e}, even if each pseudoinverse gets the cutoff that suits it best. At low ranks "
+    f"chance costs little: at rank 3 it is off {early:.1f} times as much.",
     1 <= ours / best < 10,
-    chance > 2 * ours,
+    chance > 1000 * ours,
+    1 < early < 3,
 )
 
 # %% [markdown]

@@ -36,8 +36,8 @@ lesson.ContinuationExplorer()
 import torch
 
 import tensorlab as tl
-from tensorlab import plots
 from tensorlab.course.claims import say
+from tensorlab.course.digits import draw_fits
 from tensorlab.course.lab import fast
 from tensorlab.course.widgets import picture
 
@@ -208,17 +208,11 @@ say(
 #
 # The running example of these lessons: the 64 by 64 weight of a network that reads digits, with 8 by 8 factors.
 
-
 # %%
-def layer(figure):
-    left, right = figure.subplots(1, 2)
-    found = lesson.layer_curves()
-    plots.error_against_storage(left, found["error"])
-    left.set_ylabel("relative spectral error")
-    return plots.accuracy_against_storage(right, found["accuracy"])
-
-
-picture(layer, figsize=(9, 3))
+picture(
+    lambda figure: draw_fits(figure, lesson.layer_curves(), "relative spectral error"),
+    figsize=(9, 3),
+)
 
 # %%
 right = {name: dict(points) for name, points in lesson.layer_curves()["accuracy"].items()}

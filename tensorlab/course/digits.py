@@ -3,9 +3,10 @@
 import functools
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
-from .. import datasets
+from .. import datasets, plots
 from ..models.training import shuffled_parts
 from ..rng import randn
 
@@ -48,3 +49,41 @@ def accuracy(weight: Tensor, head: Tensor) -> float:
     x, y = digits()[2:]
     scores = (x.flatten(1).double() - 0.3) @ weight.mT
     return float((scores.relu() @ head.mT).argmax(1).eq(y).double().mean())
+
+
+def relative_error(weight: Tensor, fit) -> float:
+    """|weight - fit| / |weight| in the Frobenius norm, of a format of any shape with as many
+    entries."""
+    return float((fit.to_dense().reshape(weight.shape) - weight).norm() / weight.norm())
+
+
+def fit_curves(fits: dict[str, list], error=relative_error) -> dict[str, dict[str, list]]:
+    """Error and accuracy against stored numbers of formats in place of the layer of `network`:
+    {"error": {name: [(numbers, error)]}, "accuracy": the same, and the dense layer as a point}.
+
+    fits: formats by name, whose `to_dense()` has the 4,096 entries of the layer in any shape.
+    error(weight, fit) is what the left curves show.
+
+    >>> from tensorlab import LowRank
+    >>> found = fit_curves({"SVD": [LowRank.from_dense(network()[0], 64)]})
+    >>> [(n, round(e, 6)) for n, e in found["error"]["SVD"]]
+    [(8192, 0.0)]
+    >>> found["accuracy"]["SVD"][0][1] == found["accuracy"]["dense"][0][1]
+    True
+    """
+    weight, head = network()
+    found = {"error": {}, "accuracy": {"dense": [(weight.numel(), accuracy(weight, head))]}}
+    for name, formats in fits.items():
+        right = [accuracy(f.to_dense().reshape(weight.shape), head) for f in formats]
+        found["error"][name] = [(f.numel, error(weight, f)) for f in formats]
+        found["accuracy"][name] = [(f.numel, share) for f, share in zip(formats, right)]
+    return found
+
+
+def draw_fits(figure: Figure, curves: dict[str, dict], error: str = "relative error") -> str:
+    """Draw `fit_curves`, the error (named so) on the left and the accuracy on the right; a
+    sentence."""
+    left, right = figure.subplots(1, 2)
+    plots.error_against_storage(left, curves["error"])
+    left.set_ylabel(error)
+    return plots.accuracy_against_storage(right, curves["accuracy"])

@@ -20,7 +20,7 @@ from ...models.training import shuffled_parts
 from ...multilinear import balanced_shape
 from ...papers import table
 from ..checks import Check, Unusable, gaussian, returned
-from ..digits import accuracy
+from ..digits import fit_curves
 from ..digits import network as digits_network
 from ..widgets import Explorer, choice, decimal, integer
 
@@ -245,18 +245,13 @@ def draw_held(figure: Figure) -> str:
 def layer_curves() -> dict[str, dict[str, list[tuple[int, float]]]]:
     """Error and accuracy against stored numbers for the layer of `digits.network`, as block trains,
     TT-matrices and SVDs, and for the dense layer; a block train of rank 1 is a Monarch matrix."""
-    weight, head = digits_network()
+    weight, _ = digits_network()
     fits = {
         "BTT": [BlockTT.from_dense(weight, r) for r in (1, 2, 3, 4)],
         "TT": [tt_matrix_svd(weight, (8, 8), (8, 8), r) for r in (4, 8, 12, 16, 24)],
         "SVD": [LowRank.from_dense(weight, r) for r in (2, 4, 8, 16, 24)],
     }
-    curves = {"error": {}, "accuracy": {"dense": [(weight.numel(), accuracy(weight, head))]}}
-    for name, formats in fits.items():
-        dense = [(f.numel, f.to_dense()) for f in formats]
-        curves["error"][name] = [(n, float((w - weight).norm() / weight.norm())) for n, w in dense]
-        curves["accuracy"][name] = [(n, accuracy(w, head)) for n, w in dense]
-    return curves
+    return fit_curves(fits)
 
 
 def draw_seeds(figure: Figure, losses: dict[tuple[str, bool], list[float]]) -> str:

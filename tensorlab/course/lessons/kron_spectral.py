@@ -13,7 +13,7 @@ from ...formats.lowrank import LowRank
 from ...methods.kron_spectral import SpectralFit, kron_spectral, schatten
 from ...papers import table
 from ..checks import Check, gaussian
-from ..digits import accuracy, network
+from ..digits import fit_curves, network
 from ..widgets import Explorer, choice, integer
 
 NAMES = ("Gaussian", "signs", "gray flower")
@@ -185,18 +185,14 @@ def draw_curves(ax, name: str, terms: tuple[int, ...]) -> str:
 def layer_curves() -> dict[str, dict[str, list[tuple[int, float]]]]:
     """Spectral error and accuracy against stored numbers for the layer of `digits.network`, as an
     SVD and as Kronecker sums that are near in either norm; the dense layer's accuracy."""
-    weight, head = network()
+    weight, _ = network()
     makes = {
         "SVD": lambda k: LowRank.from_dense(weight, k),
         "Kronecker, Frobenius": lambda k: kron_svd(weight, (8, 8), k),
         "Kronecker, spectral": lambda k: kron_spectral(weight, (8, 8), k).value,
     }
-    found = {"error": {}, "accuracy": {"dense": [(weight.numel(), accuracy(weight, head))]}}
-    for name, make in makes.items():
-        fits = [make(k) for k in (2, 4, 8, 12, 16)]
-        found["error"][name] = [(m.numel, spectral_error(weight, m)) for m in fits]
-        found["accuracy"][name] = [(m.numel, accuracy(m.to_dense(), head)) for m in fits]
-    return found
+    fits = {name: [make(k) for k in (2, 4, 8, 12, 16)] for name, make in makes.items()}
+    return fit_curves(fits, spectral_error)
 
 
 def draw_inputs(figure: Figure, errors: dict[str, float]) -> str:

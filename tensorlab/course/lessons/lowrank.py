@@ -2,6 +2,7 @@
 
 import functools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from matplotlib.figure import Figure
 from ... import datasets, plots
 from ...formats.lowrank import LowRank
 from ..checks import Check, Unusable, decaying, first_rank, gaussian, returned, tensors
-from ..digits import accuracy, network
+from ..digits import fit_curves, network
 from ..widgets import Player, choice, decimal, integer
 
 NAMES = ("gray flower", "elevation", "MRI slice", "layer of a network", "noise")
@@ -174,18 +175,10 @@ def size_curves() -> dict[str, list[tuple[float, float]]]:
 def layer_curves() -> dict[str, dict[str, list[tuple[int, float]]]]:
     """Error and accuracy against stored numbers for the layer of `digits.network`: the SVD, its
     largest entries, and the dense layer."""
-    weight, head = network()
+    weight, _ = network()
     svds = [LowRank.from_dense(weight, r) for r in (1, 2, 4, 6, 8, 12, 16, 24)]
-    fits = {
-        "SVD": [(f.numel, f.to_dense()) for f in svds],
-        "largest entries": [(f.numel, largest_entries(weight, f.numel)) for f in svds],
-    }
-    curves = {"error": {}, "accuracy": {"dense": [(weight.numel(), accuracy(weight, head))]}}
-    for name, found in fits.items():
-        off = [(n, float((w - weight).norm() / weight.norm())) for n, w in found]
-        curves["error"][name] = off
-        curves["accuracy"][name] = [(n, accuracy(w, head)) for n, w in found]
-    return curves
+    kept = lambda n: SimpleNamespace(numel=n, to_dense=lambda: largest_entries(weight, n))
+    return fit_curves({"SVD": svds, "largest entries": [kept(f.numel) for f in svds]})
 
 
 # ---------------------------------------------------------------------------------------- exercises

@@ -11,7 +11,7 @@ from ... import plots
 from ...formats.lowrank import LowRank
 from ...formats.tt import TT, tt_svd
 from ..checks import Check, Unusable, call, gaussian, number, returned
-from ..digits import accuracy, network
+from ..digits import fit_curves, network
 from ..widgets import Explorer, Player, choice, integer
 
 
@@ -129,17 +129,12 @@ def _partial(cores, modes):
 def layer_curves() -> dict[str, dict[str, list[tuple[int, float]]]]:
     """Error and accuracy against stored numbers for the layer of `digits.network`, as a train of 8
     x 8 x 8 x 8 and as an SVD, and for the dense layer."""
-    weight, head = network()
+    weight, _ = network()
     fits = {
         "train": [tt_svd(weight.reshape(8, 8, 8, 8), r) for r in (2, 4, 6, 8, 12, 16)],
         "SVD": [LowRank.from_dense(weight, r) for r in (1, 2, 4, 6, 8, 12, 16)],
     }
-    curves = {"error": {}, "accuracy": {"dense": [(weight.numel(), accuracy(weight, head))]}}
-    for name, formats in fits.items():
-        dense = [(f.numel, f.to_dense().reshape(64, 64)) for f in formats]
-        curves["error"][name] = [(n, float((w - weight).norm() / weight.norm())) for n, w in dense]
-        curves["accuracy"][name] = [(n, accuracy(w, head)) for n, w in dense]
-    return curves
+    return fit_curves(fits)
 
 
 # ---------------------------------------------------------------------------------------- exercises

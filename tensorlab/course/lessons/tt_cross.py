@@ -125,12 +125,18 @@ def quadratic(f, n: int, d: int, count: int, fresh: torch.Tensor) -> float:
 
 
 def random_cross(x: torch.Tensor, r: int, runs: int = 20) -> float:
-    """The median relative error of a cross through r random rows and columns of a matrix."""
+    """The median relative error of a cross through r random rows and columns of a matrix; blocks
+    met by chance are ill-conditioned, and each is inverted down to the level that suits it best.
+
+    >>> random_cross(torch.eye(3, dtype=torch.float64), 3) < 1e-15
+    True
+    """
     g, errors = torch.Generator().manual_seed(0), []
     for _ in range(runs):
         rows, columns = (torch.randperm(m, generator=g)[:r] for m in x.shape)
-        y = x[:, columns] @ torch.linalg.pinv(x[rows][:, columns]) @ x[rows]
-        errors.append(float((y - x).norm() / x.norm()))
+        inverses = (torch.linalg.pinv(x[rows][:, columns], rtol=10.0**-k) for k in range(1, 17))
+        found = (x[:, columns] @ inverse @ x[rows] for inverse in inverses)
+        errors.append(min(float((y - x).norm() / x.norm()) for y in found))
     return sorted(errors)[runs // 2]
 
 

@@ -15,7 +15,7 @@ from ...formats.ttmatrix import TTMatrix, tt_matrix_svd
 from ...layers.plans import plans
 from ...rng import randn
 from ..checks import Check, Unusable, gaussian, returned
-from ..digits import accuracy, network
+from ..digits import fit_curves, network
 from ..widgets import Explorer, choice, integer, toggle
 
 WEIGHTS = (
@@ -151,19 +151,14 @@ def largest_rank(weight: str, shuffled: bool, modes: str) -> int:
 def layer_curves() -> dict[str, dict[str, list[tuple[int, float]]]]:
     """Error and accuracy against stored numbers for the layer of `digits.network`: TT-matrices of
     two and of three cores, SVDs, and the dense layer."""
-    weight, head = network()
+    weight, _ = network()
     ranks = (1, 2, 4, 6, 8, 12, 16)
     fits = {
         name: [tt_matrix_svd(weight, MODES[name], MODES[name], r) for r in ranks]
         for name in ("8 · 8", "4 · 4 · 4")
     }
     fits["SVD"] = [LowRank.from_dense(weight, r) for r in ranks]
-    curves = {"error": {}, "accuracy": {"dense": [(weight.numel(), accuracy(weight, head))]}}
-    for name, formats in fits.items():
-        dense = [(f.numel, f.to_dense()) for f in formats]
-        curves["error"][name] = [(n, float((w - weight).norm() / weight.norm())) for n, w in dense]
-        curves["accuracy"][name] = [(n, accuracy(w, head)) for n, w in dense]
-    return curves
+    return fit_curves(fits)
 
 
 def paths_by_rank(ranks, tokens: int = 2048) -> dict[str, list[tuple[int, float]]]:

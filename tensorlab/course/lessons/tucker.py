@@ -11,7 +11,7 @@ from ... import datasets, multilinear, plots
 from ...formats.lowrank import LowRank
 from ...formats.tucker import Tucker, hooi, hosvd, st_hosvd
 from ..checks import Check, Unusable, call, first_rank, gaussian, returned, tensors
-from ..digits import accuracy, network
+from ..digits import fit_curves, network
 from ..widgets import Player, integer
 
 
@@ -110,18 +110,15 @@ def noisy_errors(n: int) -> dict[str, float]:
 
 
 @functools.cache
-def layer_curves() -> dict[str, list[tuple[int, float]]]:
-    """Accuracy against stored numbers for the layer of `digits.network`: Tucker of 8 x 8 x 8 x 8,
-    the SVD, and the dense layer."""
-    weight, head = network()
+def layer_curves() -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """Error and accuracy against stored numbers for the layer of `digits.network`: Tucker of
+    8 x 8 x 8 x 8, the SVD, and the dense layer."""
+    weight, _ = network()
     fits = {
         "Tucker": [st_hosvd(weight.reshape(8, 8, 8, 8), r) for r in (2, 3, 4, 5, 6, 7)],
         "SVD": [LowRank.from_dense(weight, r) for r in (1, 2, 4, 6, 8, 12, 16)],
     }
-    curves = {"dense": [(weight.numel(), accuracy(weight, head))]}
-    for name, found in fits.items():
-        curves[name] = [(y.numel, accuracy(y.to_dense().reshape(64, 64), head)) for y in found]
-    return curves
+    return fit_curves(fits)
 
 
 # ---------------------------------------------------------------------------------------- exercises

@@ -1,9 +1,12 @@
 """The growing sum and the turning disk: what is shown is what the SVD says."""
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 import tensorlab as tl
+from tensorlab.course.digits import accuracy, draw_fits, network
 from tensorlab.course.lessons import lowrank as lesson
 
 
@@ -46,3 +49,15 @@ def test_largest_entries_store_what_they_say():
     kept = lesson.largest_entries(a, 1024)
     assert int((kept != 0).sum()) == 512
     assert float(kept.abs()[kept != 0].min()) >= float(a[kept == 0].abs().max())
+
+
+def test_the_curves_of_the_layer_by_numpy_in_two_panels():
+    found, figure = lesson.layer_curves(), Figure()
+    weight = network()[0].numpy()
+    s = np.linalg.svd(weight, compute_uv=False)
+    for n, error in found["error"]["SVD"]:
+        assert error == pytest.approx(np.linalg.norm(s[n // 128 :]) / np.linalg.norm(s))
+    assert found["accuracy"]["dense"] == [(4096, accuracy(*network()))]
+    assert [n for n, _ in found["accuracy"]["SVD"]] == [n for n, _ in found["error"]["SVD"]]
+    assert draw_fits(figure, found, "off").startswith("Best accuracy shown: dense")
+    assert [ax.get_ylabel() for ax in figure.axes] == ["off", "% right"]

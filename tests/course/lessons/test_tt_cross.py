@@ -54,6 +54,14 @@ def test_a_quadratic_polynomial_is_found_by_its_rival():
     assert lesson.quadratic(lambda i: (i[:, 0] % 2).double(), 8, 2, 60, fresh) > 0.5
 
 
+def test_the_rival_by_chance_inverts_its_blocks_with_care():
+    grid = torch.cartesian_prod(torch.arange(60), torch.arange(60))
+    x = lesson.example_function("ripples", 2, 60)(grid).reshape(60, 60)
+    errors = [lesson.random_cross(x, r) for r in range(3, 11)]
+    assert errors == sorted(errors, reverse=True)  # rounding at the usual cutoff turns them up
+    assert errors[-1] < 1e-7
+
+
 def test_functions_by_hand():
     assert float(
         lesson.example_function("1 / norm", 2, 2)(torch.tensor([[1, 1]]))
