@@ -61,9 +61,7 @@ def build(source, course, papers):
     lesson = furniture.read(source.stem, notebook.cells)
     notebook.cells = furniture.furnish(lesson, notebook.cells, course, papers)
     notebook.metadata, notebook.nbformat_minor = nbformat.from_dict(METADATA), 5
-    if (
-        lesson.form == "assignment"
-    ):  # for `tensorlab course check`, which sees only what was made of it
+    if lesson.form == "assignment":  # for `course check`, which sees only what was made of it
         names = [
             c.metadata.nbgrader["grade_id"] for c in notebook.cells if "nbgrader" in c.metadata
         ]

@@ -50,8 +50,8 @@ def lacks() -> dict[str, str]:
         name, extra = extras.MODULES[module]
         found.setdefault(extras.command(extra), []).append(name)
     lacking = {", ".join(names): how for how, names in found.items()}
-    sets = [row.name for row in datasets.available() if row.where == "missing"]
-    if sets := [name for name in sets if name in datasets.SOURCES]:
+    absent = [row.name for row in datasets.available() if row.where == "missing"]
+    if sets := [name for name in absent if name in datasets.SOURCES]:
         lacking[f"data sets {', '.join(sets)}"] = "tensorlab data get NAME"
     if browser() is None:
         lacking["browser"] = (

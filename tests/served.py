@@ -38,9 +38,8 @@ def lab(home, *options, cwd, timeout=60, python=sys.executable):
         server = subprocess.Popen(
             command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=err, text=True
         )
-    watchdog = threading.Timer(
-        timeout, server.kill
-    )  # else a server that says nothing would be waited for
+    # Without it, a server that says nothing would be waited for.
+    watchdog = threading.Timer(timeout, server.kill)
     watchdog.start()
     line = server.stdout.readline()
     watchdog.cancel()

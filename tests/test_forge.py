@@ -71,17 +71,21 @@ def test_every_shell_of_a_workflow_can_be_read():
 
 def test_a_job_says_how_long_it_may_take_or_is_short():
     jobs = {(p.stem, n): job for p in WORKFLOWS for n, job in read(p)["jobs"].items()}
-    short = {("book", "publish"), *((("release", n)) for n in ("check", "publish", "announce"))}
+    short = {("book", "publish"), *(("release", n) for n in ("check", "publish", "announce"))}
     assert {k for k, job in jobs.items() if "timeout-minutes" not in job and "uses" not in job} == (
         short
     )
 
 
 def test_each_python_that_we_name_is_tested_on_three_systems():
-    matrix = read(ROOT / ".github/workflows/test.yml")["jobs"]["parts"]["strategy"]["matrix"]
+    jobs = read(ROOT / ".github/workflows/test.yml")["jobs"]
+    matrix, whole = jobs["parts"]["strategy"]["matrix"], jobs["whole"]
     labels = PROJECT["project"]["classifiers"]
     named = [label.split()[-1] for label in labels if re.search(r":: 3\.\d+$", label)]
     assert matrix["python"] == named and len(matrix["os"]) == 3
+    (setup,) = (s["with"] for s in whole["steps"] if "setup-python" in s.get("uses", ""))
+    assert matrix["exclude"] == [{"os": whole["runs-on"], "python": setup["python-version"]}]
+    assert "exclude" not in jobs["install"]["strategy"]["matrix"]
 
 
 def test_extras_and_markers_that_workflows_name_are_there():

@@ -140,9 +140,8 @@ def opening(lesson: Lesson, text: str, course: list[Lesson]) -> str:
 def handout(lesson: Lesson, cells, course: list[Lesson]) -> str:
     """The first cell of an assignment: points, minutes, lessons, aims, and how to hand in."""
     title, _, rest = cells[0].source.partition("\n")
-    marks = [c.metadata.nbgrader for c in cells if "points" in c.metadata.get("nbgrader", {})]
-    whole = sum(m["points"] for m in marks)
-    read = sum(m["points"] for m in marks if m.get("solution", False))
+    whole = sum(m["points"] for m in graded(cells))
+    read = sum(m["points"] for m in graded(cells) if m.get("solution", False))
     names = {other.stem: other.name for other in course}
     if strange := set(lesson.header["needs"]) - names.keys():
         raise ValueError(f"{lesson.stem}: needs stems of lessons in needs, got {sorted(strange)}")
@@ -153,6 +152,11 @@ def handout(lesson: Lesson, cells, course: list[Lesson]) -> str:
     )
     aims = "; ".join(lesson.header["aims"])
     return "\n\n".join([title, line, rest.strip(), f"**You will be able to** {aims}.", RULES])
+
+
+def graded(cells) -> list:
+    """What nbgrader is told of each cell that has points."""
+    return [c.metadata.nbgrader for c in cells if "points" in c.metadata.get("nbgrader", {})]
 
 
 def neighbors(lesson: Lesson, course: list[Lesson]) -> str:

@@ -27,7 +27,7 @@ import nbformat
 
 from .. import extras
 from ..files import replaced
-from . import lab
+from . import furniture, lab
 
 MARKS = ("assignment student status machine machine_of written written_of total submitted").split()
 WRITTEN = "assignment student cell of points comment".split()
@@ -79,8 +79,7 @@ def _api(folder: Path, limits: Limits = Limits()):
 
 def _why(done: dict) -> str:
     """The last line of what nbgrader says about a failure."""
-    said = done.get("log") or done.get("error") or ""
-    return next((line for line in reversed(said.splitlines()) if line.strip()), "no reason given")
+    return _last(done.get("log") or done.get("error") or "") or "no reason given"
 
 
 # ------------------------------------------------------------------------------------------ release
@@ -210,9 +209,8 @@ def _in_parallel(folder: Path, todo, limits: Limits, workers: int):
             late = took > 60 * limits.minutes
             if process.is_alive() and not pipe.poll() and not late:
                 continue
-            row = _received(pipe, late) or _failed(
-                folder, job, "out of time" if late else "crashed"
-            )
+            status = "out of time" if late else "crashed"
+            row = _received(pipe, late) or _failed(folder, job, status)
             if process.is_alive():  # it leads a group; its kernel ends with it
                 os.killpg(process.pid, signal.SIGKILL)
             process.join()
@@ -228,9 +226,8 @@ def _received(pipe, late: bool) -> dict | None:
 def _child(folder: Path, assignment: str, student: str, limits: Limits, pipe) -> None:
     """Mark one submission, and send its row; what is printed goes to a log."""
     os.setsid()
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # ignored in a background job; kernels need it
+    # A job in the background ignores it; kernels need it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     log = folder / "logs" / f"{assignment}-{student}.log"
     log.parent.mkdir(exist_ok=True)
     with log.open("w", buffering=1) as file:
@@ -290,13 +287,10 @@ def _failed(folder: Path, job, status: str) -> dict:
     """The row of a submission that could not be run to its end."""
     assignment, student = job
     notebook = nbformat.read(next((folder / "source" / assignment).glob("*.ipynb")), as_version=4)
-    marks = [
-        c.metadata.nbgrader for c in notebook.cells if "points" in c.metadata.get("nbgrader", {})
-    ]
-    of = [
-        _number(sum(m["points"] for m in marks if m["solution"] == hand)) for hand in (False, True)
-    ]
-    return dict(zip(MARKS, [assignment, student, status, "0", of[0], "0", of[1], "0"]))
+    graded = furniture.graded(notebook.cells)
+    points = lambda hand: _number(sum(m["points"] for m in graded if m["solution"] == hand))
+    row = [assignment, student, status, "0", points(False), "0", points(True), "0"]
+    return dict(zip(MARKS, row))
 
 
 def _number(value: float) -> str:

@@ -26,9 +26,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.browser)
-            item.add_marker(
-                pytest.mark.xdist_group("browser")
-            )  # one worker: they share what is slow to start
+            # One worker: they share what is slow to start.
+            item.add_marker(pytest.mark.xdist_group("browser"))
 
 
 @pytest.fixture(scope="session")
@@ -48,9 +47,8 @@ def served(tmp_path_factory, chromium):
         yield address, token
 
 
-@pytest.fixture(
-    scope="module"
-)  # no longer: while it lives, no other test can run an asyncio loop of its own
+# No longer than a module: while it lives, no other test can run an asyncio loop.
+@pytest.fixture(scope="module")
 def browser(chromium):
     sync_api = pytest.importorskip(
         "playwright.sync_api", reason="needs playwright: `pip install -e .[test]`"

@@ -3,11 +3,15 @@ both themes is tested in test_widgets.py, and the lessons themselves draw them."
 
 import hashlib
 import html
+import sys
 
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from tensorlab.course import widgets
+
+# Marking forks, and cuts the network by tools of Linux; its guide says so.
+collect_ignore = [] if sys.platform == "linux" else ["test_marking.py", "test_staff.py"]
 
 
 @pytest.fixture(autouse=True)

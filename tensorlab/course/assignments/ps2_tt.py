@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 
 from ...formats.tt import TT, tt_round, tt_svd
+from ...linalg import choose_rank
 from ..checks import Check, Unusable, gaussian, returned
+
+FORBIDDEN = (
+    (
+        TT.__init__,
+        "write it with torch alone; trains of tl, and given_shorten, are not allowed here.",
+    ),
+)
 
 
 def given_shorten(cores, rtol) -> list[Tensor]:
@@ -21,9 +29,14 @@ def ranks_of_inverse(n: int, d: int, rtol: float) -> tuple[int, ...]:
 
     By symmetry the singular values of a cut are those of a matrix over the two partial sums.
     """
-    sums = functools.reduce(_convolved, [torch.ones(n, dtype=torch.float64)] * d)
+    sums = _ways(n, d)
     norm = (sums / torch.arange(1, len(sums) + 1) ** 2).sum().sqrt()
     return tuple(_rank(n, k, d - k, float(rtol * norm / math.sqrt(d - 1))) for k in range(1, d))
+
+
+def _ways(n, k):
+    """How often each sum of k indices below n occurs."""
+    return functools.reduce(_convolved, [torch.ones(n, dtype=torch.float64)] * k)
 
 
 def _convolved(a, b):
@@ -34,21 +47,14 @@ def _convolved(a, b):
 
 def _rank(n, left, right, delta):
     """The rank of one cut; an index sum that occurs c times weighs root c."""
-    ways = [
-        functools.reduce(_convolved, [torch.ones(n, dtype=torch.float64)] * k)
-        for k in (left, right)
-    ]
+    ways = [_ways(n, k) for k in (left, right)]
     i, j = (torch.arange(len(w), dtype=torch.float64) for w in ways)
     matrix = ways[0].sqrt()[:, None] * ways[1].sqrt() / (1 + i[:, None] + j)
-    s = torch.linalg.svdvals(matrix)
-    return max(1, int((s.square().flip(0).cumsum(0).flip(0).sqrt() > delta).sum()))
+    return choose_rank(torch.linalg.svdvals(matrix), atol=delta)
 
 
 def _dense(cores):
-    x = cores[0]
-    for core in cores[1:]:
-        x = torch.tensordot(x, core, 1)
-    return x[0, ..., 0]
+    return TT(tuple(cores)).to_dense()
 
 
 def _cores(result, shape):

@@ -70,6 +70,11 @@ def _nearest(w):
     return torch.stack([w[:, k].roll(-k) for k in range(len(w))]).mean(dim=0)
 
 
+FORBIDDEN = tuple(
+    (function, "write it yourself; answers of the self-checks are not allowed here.")
+    for function in (given_count, _circulant, _nearest)
+)
+
 multiply = Check(
     function=True,
     cases=lambda: [_trains()],

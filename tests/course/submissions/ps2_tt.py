@@ -39,6 +39,22 @@ WRONG = {
     "forms the tensor": Wrong(
         {"shorten": ("    delta =", "    dense(cores[:4])\n    delta =")}, {"shorten-size": 5}
     ),
+    "calls the trains of tl": Wrong(
+        {
+            "train": "def train(x, rtol):\n    return list(tl.tt_svd(x, rtol=rtol).cores)",
+            "add": "def add(a, b):\n    return list((tl.TT(tuple(a)) + tl.TT(tuple(b))).cores)",
+            "shorten": "def shorten(cores, rtol):\n    return check.given_shorten(cores, rtol)",
+        },
+        {
+            "train-error": 7,
+            "train-orthonormal": 6,
+            "train-ranks": 7,
+            "add-right": 6,
+            "shorten-error": 7,
+            "shorten-ranks": 8,
+            "shorten-size": 5,
+        },
+    ),
     "tampered tests": Wrong(
         {"loose": ("= 2, 1", "= 2, 0"), "loose-right": "pass"}, {"loose-right": 6}
     ),

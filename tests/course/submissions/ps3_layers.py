@@ -35,6 +35,21 @@ WRONG = {
         {"count-bytes": 9},
     ),
     "averages over the batch": Wrong({"gradient": (".sum(", ".mean(")}, {"gradient-right": 6}),
+    "calls the self-checks": Wrong(
+        {
+            "count": "def count(shapes, batch, side):\n"
+            "    return check.given_count(shapes, batch, side)",
+            "nearest": "nearest = check.nearest.right",
+            "apply": "apply = check.apply.right",
+        },
+        {
+            "count-operations": 9,
+            "count-bytes": 9,
+            "nearest-right": 9,
+            "apply-right": 9,
+            "apply-small": 5,
+        },
+    ),
     "tampered tests": Wrong(
         {"gradient": (".conj()", ""), "gradient-right": "pass"}, {"gradient-right": 6}
     ),
