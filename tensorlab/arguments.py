@@ -1,7 +1,7 @@
 """Checks of arguments: a wrong one is refused in one sentence, `who: what is needed, what came`."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import overload
 
@@ -139,6 +139,22 @@ def check_same(who: str, tensors) -> None:
     ((dtype, _),) = kinds
     if not (dtype.is_floating_point or dtype.is_complex):
         raise TypeError(f"{who}: needs floating-point or complex tensors, got {dtype}")
+
+
+def check_batches(who: str, batches) -> Iterable:
+    """The batches; raises TypeError unless they are a list, a DataLoader or another iterable of
+    batches: the rows of one tensor and the keys of a dict are none.
+
+    >>> check_batches("compress", torch.ones(4, 3))
+    Traceback (most recent call last):
+        ...
+    TypeError: compress: needs batches, such as [x], got one Tensor of shape (4, 3)
+    """
+    if isinstance(batches, (Tensor, np.ndarray, Mapping)) or not isinstance(batches, Iterable):
+        shape = getattr(batches, "shape", None)
+        kind = type(batches).__name__ + ("" if shape is None else f" of shape {tuple(shape)}")
+        raise TypeError(f"{who}: needs batches, such as [x], got one {kind}")
+    return batches
 
 
 @overload

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .arguments import count, is_number, one_of
+from .arguments import check_batches, count, is_number, one_of
 from .formats.lowrank import LowRank
 from .formats.pivoted import PivotedLowRank
 from .formats.storage import load_state, save_state
@@ -162,7 +162,9 @@ def compress(
         if value is not None:
             count(WHO, name, value, 2, 8)
     linear, tables = _chosen(model, names)
-    batches = list(calibration)
+    batches = list(check_batches(WHO, calibration))
+    if unseen is not None:
+        check_batches(WHO, unseen)
     if not batches:
         raise ValueError(f"{WHO}: needs calibration with at least one batch, got none")
     job = _Job(model, linear, batches, method, outputs, forward, loss, mask, generator, progress)

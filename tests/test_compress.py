@@ -16,7 +16,8 @@ from tensorlab.compression import _fingerprint
 from tensorlab.methods.candidates import FAMILIES, Layer, choices_of, plans
 from tensorlab.methods.certificate import certify
 from tensorlab.methods.coded import QuantizedEmbedding, quantize_rows
-from tensorlab.methods.weighted import embedding_probe
+from tensorlab.methods.distill import distill
+from tensorlab.methods.weighted import calibrate, embedding_probe
 
 WIDTH, WORDS = 32, 60
 
@@ -392,6 +393,27 @@ def refused(error, match, model=None, data=None, **options):
         tl.compress(model, words() if data is None else data, **({"keep": 0.5} | options))
     assert all(t.is_meta or torch.equal(t, before[n]) for n, t in model.state_dict().items())
     assert type(model.head) is nn.Linear
+
+
+def takes_batches():
+    model, x = nn.Sequential(nn.Linear(3, 2)), torch.ones(4, 3)
+    adam = torch.optim.Adam(model.parameters(), 0.1)
+    return {
+        "compress": lambda data: tl.compress(model, data, keep=0.5),
+        "compress, unseen": lambda data: tl.compress(model, [x], keep=0.5, unseen=data),
+        "calibrate": lambda data: calibrate(model, data),
+        "certify": lambda data: certify(model, {}, data),
+        "distill": lambda data: list(distill(model, copy.deepcopy(model), data, adam)),
+    }
+
+
+@pytest.mark.parametrize("name", takes_batches())
+def test_what_is_no_list_of_batches_is_refused(name):
+    x = torch.ones(4, 3)
+    for odd in (x, x.numpy(), {"x": x}, UserDict(x=x), 3, torch.utils.data.TensorDataset(x)):
+        who = name.partition(",")[0]
+        with pytest.raises(TypeError, match=rf"^{who}: needs batches, such as \[x\], got one "):
+            takes_batches()[name](odd)
 
 
 def test_what_cannot_be_is_refused():

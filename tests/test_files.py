@@ -38,6 +38,13 @@ WRITERS = {
     "save_quantized": quantized,
     "Table.save": lambda path: Table("Name2020", [{"rank": 1}]).save(path),
 }
+READERS = {
+    "load": tl.load,
+    "load_state": tl.load_state,
+    "load_lora": lambda path: tl.load_lora(path, nn.Linear(2, 2)),
+    "load_quantized": lambda path: tl.load_quantized(path, nn.Linear(2, 2)),
+    "load_compressed": lambda path: tl.load_compressed(path, nn.Linear(2, 2)),
+}
 every = pytest.mark.parametrize("name", WRITERS)
 
 
@@ -100,6 +107,19 @@ def test_a_folder_that_is_missing_is_named(name, tmp_path):
         return  # makes the folder
     with pytest.raises(FileNotFoundError, match="missing/x"):
         WRITERS[name](path)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_readers_say_which_file_there_is_not_and_which_is_not_whole(name, tmp_path):
+    for path in (tmp_path / "x", tmp_path):  # a folder is no file
+        with pytest.raises(FileNotFoundError) as caught:
+            READERS[name](path)
+        assert str(caught.value) == f"{name}: needs a file, got none at {path}"
+    WRITERS["save_state"](tmp_path / "x")
+    whole = (tmp_path / "x").read_bytes()
+    (tmp_path / "x").write_bytes(whole[:-1])
+    with pytest.raises(ValueError, match=f"^{name}: needs a whole safetensors file, got .*x: "):
+        READERS[name](tmp_path / "x")
 
 
 def test_a_block_that_fails_leaves_what_was_there(tmp_path):

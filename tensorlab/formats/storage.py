@@ -3,6 +3,7 @@
 import json
 from dataclasses import fields
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -67,7 +68,7 @@ def load(path, *, device="cpu") -> Format:
     """Read a format from a safetensors file.
 
     The class name in the file is looked up in the fixed list of formats. Raises ValueError for any
-    other, and for a file that is damaged.
+    other, and for a file that is damaged, FileNotFoundError if there is none.
 
     >>> from tempfile import mkdtemp
     >>> path = mkdtemp() + "/matrix.safetensors"
@@ -75,7 +76,7 @@ def load(path, *, device="cpu") -> Format:
     >>> load(path)
     LowRank(shape=(3, 2), ranks=(1,), stores 5 of 6)
     """
-    tensors, about = _read("load", path, device)
+    tensors, about = read("load", path, device)
     return put_together("load", tensors, about, path)
 
 
@@ -138,7 +139,8 @@ def save_state(path, state) -> None:
 
 
 def load_state(path, *, device="cpu"):
-    """Read what `save_state` wrote.  Raises ValueError for a file that is no checkpoint.
+    """Read what `save_state` wrote. Raises ValueError for a file that is no checkpoint,
+    FileNotFoundError if there is none.
 
     >>> from tempfile import mkdtemp
     >>> path = mkdtemp() + "/run.safetensors"
@@ -146,7 +148,7 @@ def load_state(path, *, device="cpu"):
     >>> load_state(path)
     {'epoch': 4, 'losses': [0.5, 0.25]}
     """
-    tensors, about = _read("load_state", path, device)
+    tensors, about = read("load_state", path, device)
     try:
         return _unpacked(json.loads(about["state"]), tensors)
     except (KeyError, ValueError, TypeError, RecursionError) as error:
@@ -220,7 +222,11 @@ def _odd(t: torch.Tensor) -> str | None:
     return "a tensor on the meta device" if t.is_meta else None
 
 
-def _read(who, path, device):
+def read(who: str, path, device="cpu") -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file. Raises FileNotFoundError if there is no
+    file, ValueError for one that is cut off or of another kind."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{who}: needs a file, got none at {path}")
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}

@@ -45,7 +45,10 @@ class CausalAttention(nn.Module, ABC):
 
     def step(self, x: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
         """Go on after the tokens of a cache, none at the start: (batch, new, width) -> the same,
-        and the cache with the new tokens."""
+        and the cache with the new tokens. Raises ValueError for x of other modes."""
+        if x.ndim != 3:
+            need = "x of shape (batch, tokens, width)"
+            raise ValueError(f"{type(self).__name__}: needs {need}, got {tuple(x.shape)}")
         past = 0 if cache is None else cache[0].shape[1]
         query, new = self.project(x, past)
         kept = new if cache is None else tuple(torch.cat(pair, 1) for pair in zip(cache, new))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..arguments import check_batches
 from ..layers.dense import in_eval
 from ..rng import randint
 from .weighted import plain_forward
@@ -80,7 +81,7 @@ def certify(
     run, sums = forward or plain_forward, {name: [] for name in (*made, "")}
     together, sizes, others = made if together is None else together, [], []
     with in_eval(model):
-        for batch in batches:
+        for batch in check_batches("certify", batches):
             full = output_of("certify", run(model, batch))
             for name in made:
                 z = exchanged(model, {name: made[name]}, lambda b=batch: run(model, b))

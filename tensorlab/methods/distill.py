@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from ..arguments import is_integer
+from ..arguments import check_batches, is_integer
 from ..layers.dense import in_eval
 from .training import evaluate
 from .weighted import plain_forward
@@ -76,7 +76,7 @@ def distill(
     """
     who, run, loss = "distill", forward or plain_forward, loss or mean_square
     trained = [p for group in optimizer.param_groups for p in group["params"]]
-    for batch in batches:
+    for batch in check_batches(who, batches):
         with torch.no_grad(), in_eval(teacher):
             wanted = run(teacher, batch)
 

@@ -19,14 +19,13 @@ import re
 from fnmatch import fnmatchcase
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..arguments import count, one_of
 from ..formats.base import MatrixFormat
 from ..formats.lokr import LoKr
 from ..formats.lowrank import LowRank
-from ..formats.storage import write
+from ..formats.storage import read, write
 from ..layers.dense import (
     dense_weight,
     is_computed,
@@ -319,9 +318,8 @@ def load_lora(path, model: nn.Module) -> nn.Module:
     >>> load_lora(path, model)[0]
     LoRALinear(dora, Linear in=6, out=4, LowRank of rank 2, scale 4)
     """
-    with safe_open(path, framework="pt") as file:
-        about = json.loads((file.metadata() or {}).get("adapters", "null"))
-        state = {key: file.get_tensor(key) for key in file.keys()}
+    state, texts = read("load_lora", path)
+    about = json.loads(texts.get("adapters", "null"))
     if about is None:
         raise ValueError(
             f"load_lora: needs a file of save_lora, got {path} without scales; use add_lora and "

@@ -5,10 +5,9 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..formats.storage import write
+from ..formats.storage import read, write
 from ..layers.dense import current, dense_weight, is_dense, like
 from ..layers.select import put
 from .codes import FIELDS, description, from_stored
@@ -78,15 +77,8 @@ def write_checked(who: str, path, tensors: dict[str, Tensor], what: str, layers:
 
 def read_checked(who: str, path, what: str) -> tuple[dict[str, Tensor], dict]:
     """The tensors and the layers that `write_checked` wrote as `what`. Raises ValueError for a file
-    that is cut off or changed, or of something else."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(
-            f"{who}: needs a whole safetensors file, got {Path(path).name}: {error}"
-        ) from None
+    that is cut off or changed, or of something else, FileNotFoundError if there is none."""
+    tensors, about = read(who, path)
     if what not in about or about.get("sha256") != _checksum(tensors, about[what]):
         raise ValueError(
             f"{who}: needs a file as save_{what} wrote it, got {Path(path).name} with another "

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from ..arguments import is_number
+from ..arguments import check_batches, is_number
 from ..formats.base import MatrixFormat
 from ..formats.lowrank import LowRank
 from ..formats.pivoted import PivotedLowRank
@@ -260,7 +260,7 @@ def calibrate(
     _check_numbers(who, chosen)
     found = {name: Statistics() for name in chosen}
     with in_eval(model):
-        for batch in batches:
+        for batch in check_batches(who, batches):
             seen = None if mask is None else mask(batch)
             for name, x, g in _calls(chosen, lambda b=batch: forward(model, b), loss, batch):
                 if not bool(torch.isfinite(x.sum() + (0 if g is None else g.sum()))):

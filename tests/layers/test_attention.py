@@ -1,6 +1,7 @@
 """Every kind of attention: it looks back only, its cache continues it, and it is its formula."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -365,6 +366,15 @@ def test_gradients_of_samples_are_mapped(kind, generator):
 def test_says_what_came(act, said):
     with pytest.raises(ValueError, match=said):
         act()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_without_a_batch_are_refused(kind):
+    layer, x = KINDS[kind](), torch.ones(1, 2, 5, WIDTH)
+    need = rf"^{type(layer).__name__}: needs x of shape \(batch, tokens, width\), got "
+    for odd in (x[0, 0], x[0, 0, 0], x):
+        with pytest.raises(ValueError, match=need + re.escape(str(tuple(odd.shape)))):
+            layer(odd)
 
 
 def test_the_base_is_not_built():

@@ -360,7 +360,7 @@ def test_a_file_cut_off_or_changed_is_refused(tmp_path):
         path.write_bytes(whole[:cut])
         with pytest.raises(
             ValueError,
-            match="load_quantized: needs a whole safetensors file, got model.safetensors",
+            match="load_quantized: needs a whole safetensors file, got .*model.safetensors",
         ):
             tl.load_quantized(path, fresh)
     for at in (len(whole) - 1, len(whole) - 500):
