@@ -747,7 +747,10 @@ def _over(s: Tensor) -> Tensor:
 
 def _apply(function, *args):
     """What a Function makes of its arguments, by the one that has a derivative in forward mode too
-    unless torch compiles, which cannot trace such."""
+    unless torch compiles, which cannot trace such; where no derivative is asked for, its forward
+    alone, which spares torch's record."""
+    if not differentiated(args[0]):
+        return function.forward(*args)
     return (function if torch.compiler.is_compiling() else _FORWARD[function]).apply(*args)
 
 
