@@ -169,7 +169,8 @@ def _course(commands) -> None:
     )
     add = actions.add_parser("release", help="make a course of nbgrader and what students get")
     add.add_argument("folder", type=Path, metavar="DIR")
-    add.add_argument("names", nargs="*", metavar="psN", help="some assignments; all by default")
+    help = "some assignments; all by default"
+    add.add_argument("names", nargs="*", default=[], metavar="psN", help=help)
 
     add = actions.add_parser("mark", help="mark what is in DIR/submitted and not marked yet")
     add.add_argument("folder", type=Path, metavar="DIR")

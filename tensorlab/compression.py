@@ -353,7 +353,7 @@ class _Job:
             make = lambda n: FactorizedLinear(
                 bases[n].cut(ranks[n]), current(self.linear[n], "bias")
             )
-            lows = {n: self.layer(f"low {n}", lambda n=n: make(n)) for n in cut}
+            lows = {n: self.layer("low", n, lambda n=n: make(n)) for n in cut}
         if pivoted:
             make = lambda m: FactorizedLinear(PivotedLowRank.from_lowrank(m.weight), m.bias)
             lows = {n: make(m) for n, m in lows.items()}
@@ -368,7 +368,7 @@ class _Job:
 
         def finished(name):
             nonlocal clock
-            self.layer(f"low {name}", lambda: work.get_submodule(name))
+            self.layer("low", name, lambda: work.get_submodule(name))
             self.seconds[name], clock = time.perf_counter() - clock, time.perf_counter()
 
         rest = {n: r for n, r in ranks.items() if n not in done}
@@ -399,7 +399,7 @@ class _Job:
                 )
                 return QuantizedFactors(u, v, low.bias)
 
-            made[name] = self.layer(f"coded {name}", make)
+            made[name] = self.layer("coded", name, make)
         return made
 
     def candidate(self, name: str) -> Layer:
@@ -424,11 +424,11 @@ class _Job:
             made = {}
             for name, choice in plan.items():
                 if choice["family"] != "dense":
-                    key = f"{choice['family']} {choice['size']} {name}"
+                    key = f"{choice['family']} {choice['size']}", name
                     make = lambda n=name, c=choice: built(
                         layers[n], c["family"], c["size"], self.draw(n)
                     )
-                    known[key] = made[name] = known.get(key) or self.layer(key, make)
+                    known[key] = made[name] = known.get(key) or self.layer(*key, make)
             options = dict(outputs=self.outputs, forward=self.run)
             measured[family] = certify(
                 self.model, {}, self.batches, together=made, **options
@@ -439,15 +439,15 @@ class _Job:
 
     def table(self, name, layer, bits) -> nn.Module:
         make = lambda: QuantizedEmbedding(quantize_rows(current(layer).detach(), bits))
-        return self.layer(f"table {name}", make)
+        return self.layer("table", name, make)
 
-    def layer(self, what: str, make: Callable[[], nn.Module]) -> nn.Module:
+    def layer(self, what: str, name: str, make: Callable[[], nn.Module]) -> nn.Module:
         """A finished layer from the folder, or a new one."""
-        clock, found = time.perf_counter(), self.kept.layer(what)
+        clock, what = time.perf_counter(), f"{what} {name}"
+        found = self.kept.layer(what)
         if found is None:
             found = make()
             self.kept.put_layer(what, found)
-        name = what.rpartition(" ")[2]
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - clock
         self.bar(len(self.seconds), len(self.linear), what)
         device = next((t.device for t in self.model.get_submodule(name).parameters()), None)

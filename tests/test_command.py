@@ -51,6 +51,22 @@ def test_version_and_no_command(capsys):
 
 
 @pytest.mark.parametrize(
+    ("argv", "needed"),
+    [
+        (["course"], "ACTION"),
+        (["course", "release"], "DIR"),
+        (["course", "mark"], "DIR"),
+        (["course", "check"], "FILE"),
+    ],
+)
+def test_what_is_missing_is_named_and_nothing_else(argv, needed, capsys):
+    with pytest.raises(SystemExit):
+        command.main(argv)
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.endswith(f"the following arguments are required: {needed}")
+
+
+@pytest.mark.parametrize(
     ("argv", "folder", "options"),
     [
         ([], None, []),
