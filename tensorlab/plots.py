@@ -1121,12 +1121,13 @@ def network_ranks(
     return f"At {xlabel} {at} the ranks are {said}; the bound for trains is {bound[-1][1]:g}."
 
 
-def slices(ax: Axes, x: Tensor, seen=(), last=()) -> str:
+def slices(ax: Axes, x: Tensor, seen=(), last=(), hide: bool = False) -> str:
     """A tensor of three modes as its slices x[:, :, k] behind each other, with its entries written
-    in them; those of `seen` are colored, those of `last` framed."""
+    in them; those of `seen` are colored, those of `last` framed, and others left blank to hide."""
     rows, columns, depth = x.shape
     for k in reversed(range(depth)):
         cells = {(i, j): int(x[i, j, k]) for i in range(rows) for j in range(columns)}
+        cells = {at: None if hide and v not in seen else v for at, v in cells.items()}
         _cells(ax, cells, (k * (columns + 0.6), -0.5 * k), seen, last)
     _grid_axes(ax)
     return f"A tensor of {rows} by {columns} by {depth} as {depth} slices."

@@ -12,9 +12,6 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 STEMS = sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]*_*.py"))
 # Lessons without the common furniture, chains of exercises and asserted sentences of the others.
 OLD_FORM = {
-    "07_tt_manifold",
-    "08_tt_sampling",
-    "09_kronecker",
     "17_admm",
     "18_pruning",
     "20_density",

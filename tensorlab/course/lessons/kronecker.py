@@ -1,15 +1,27 @@
 """Lesson 09: sums of Kronecker products."""
 
+import functools
+import math
+
 import torch
 from matplotlib.figure import Figure
 
 from ... import datasets, plots
 from ...formats.kronecker import Kronecker, kron_rearrange, kron_svd
 from ...formats.lowrank import LowRank
-from ..checks import Check, gaussian
-from ..widgets import Explorer, choice, integer
+from ..checks import Check, Unusable, gaussian, returned, tensors
+from ..digits import fit_curves, network
+from ..widgets import Explorer, Player, choice, integer
 
-NAMES = ("gray flower", "elevation", "MRI slice", "tiled pattern", "random", "random low rank")
+NAMES = (
+    "gray flower",
+    "elevation",
+    "MRI slice",
+    "layer trained on digits",
+    "tiled pattern",
+    "random",
+    "random low rank",
+)
 
 
 def example_matrix(name: str, n: int = 64) -> torch.Tensor:
@@ -29,6 +41,8 @@ def example_matrix(name: str, n: int = 64) -> torch.Tensor:
             for shape in ((8, 8), (n // 8, n // 8))
         )
         return torch.kron(light, tile)
+    if name == "layer trained on digits":
+        return network()[0][:n, :n]
     if name not in NAMES:
         raise ValueError(f"matrix: needs one of {', '.join(NAMES)}, got {name}")
     sources = {
@@ -43,28 +57,71 @@ def example_matrix(name: str, n: int = 64) -> torch.Tensor:
 
 def errors(w: torch.Tensor, left: tuple[int, int], most: int) -> tuple[list, list]:
     """Relative errors of 1..most terms, of Kronecker products and of the SVD, each with the numbers
-    it stores."""
-    pairs = []
-    for s, each in (
-        (
-            torch.linalg.svdvals(kron_rearrange(w, left)),
-            Kronecker.from_dense(w, 1, **_modes(w.shape, left)).numel,
-        ),
-        (torch.linalg.svdvals(w), sum(w.shape)),
-    ):
-        tail = s.square().flip(0).cumsum(0).flip(0).sqrt() / s.norm()
-        pairs.append(
-            [
-                (each * k, float(tail[k]))
-                for k in range(1, min(most, len(s) - 1) + 1)
-                if tail[k] > 1e-12
-            ]
-        )
-    return tuple(pairs)
+    it stores; 0 where nothing is left but rounding."""
+    one = Kronecker.from_dense(w, 1, **_modes(w.shape, left)).numel
+    return _tails(kron_rearrange(w, left), one, most), _tails(w, sum(w.shape), most)
+
+
+def _tails(w, each, most):
+    s = torch.linalg.svdvals(w)
+    s = torch.where(s > 1e-12 * s[0], s, 0.0)
+    tail = [float(s[k:].norm() / s.norm()) for k in range(1, min(most, len(s)) + 1)]
+    return [(each * k, error) for k, error in enumerate(tail, 1)]
+
+
+@functools.lru_cache
+def layer_curves() -> dict:
+    """Error and accuracy of the trained layer as sums of Kronecker products and as SVDs."""
+    w, _ = network()
+    counts = (1, 2, 3, 4, 6, 8, 12, 16)
+    return fit_curves(
+        {
+            "Kronecker": [kron_svd(w, (8, 8), k) for k in counts],
+            "SVD": [LowRank.from_dense(w, k) for k in counts],
+        }
+    )
 
 
 def _modes(shape, left):
     return dict(out=(left[0], shape[0] // left[0]), in_=(left[1], shape[1] // left[1]))
+
+
+class RearrangePlayer(Player):
+    """A matrix whose blocks become the rows of another, entry by entry."""
+
+    figsize = (9, 3)
+    interval = 0.3
+    begin = 7
+    shape = (4, 6)
+
+    def __init__(self):
+        super().__init__(
+            rows=choice(2, (1, 2, 4), label="rows of A"),
+            columns=choice(3, (1, 2, 3, 6), label="columns of A"),
+        )
+
+    def steps(self, rows: int, columns: int):
+        yield from range(math.prod(self.shape) + 1)
+
+    def draw(self, figure: Figure, state: int, rows: int, columns: int) -> str:
+        (m, n), whole = self.shape, math.prod(self.shape)
+        w = torch.arange(whole, dtype=torch.float64).reshape(m, n)
+        r = kron_rearrange(w, (rows, columns))
+        seen = r.flatten()[:state].int().tolist()
+        left, right = figure.subplots(1, 2)
+        plots.slices(left, w[:, :, None], seen, seen[-1:])
+        for k in range(1, rows):
+            left.plot([0, n], [1 - k * m // rows] * 2, color="black", lw=3)
+        for k in range(1, columns):
+            left.plot([k * n // columns] * 2, [1 - m, 1], color="black", lw=3)
+        plots.slices(right, r[:, :, None], seen, seen[-1:], hide=True)
+        left.set_title(f"w in {rows} by {columns} blocks")
+        right.set_title("R(w), a block in each row")
+        at = max(0, state - 1) // r.shape[1]
+        return (
+            f"{state} of {whole} entries have moved; row {at} of R(w), {r.shape[0]} by "
+            f"{r.shape[1]}, is block ({at // columns}, {at % columns}) of w."
+        )
 
 
 class KroneckerExplorer(Explorer):
@@ -75,11 +132,15 @@ class KroneckerExplorer(Explorer):
 
     def __init__(self):
         super().__init__(
-            matrix=choice("tiled pattern", NAMES),
-            terms=integer(1, 1, 16),
-            rows=choice(8, (2, 4, 8, 16, 32), label="rows of A"),
-            columns=choice(8, (2, 4, 8, 16, 32), label="columns of A"),
+            matrix=choice(NAMES[0], NAMES),
+            terms=integer(4, 1, 16),
+            rows=choice(4, (2, 4, 8, 16, 32), label="rows of A"),
+            columns=choice(4, (2, 4, 8, 16, 32), label="columns of A"),
         )
+
+    def limits(self, rows: int, columns: int, **others) -> dict:
+        """No more terms than the rearranged matrix has singular values."""
+        return {"terms": (1, min(16, rows * columns, 64 * 64 // (rows * columns)))}
 
     def draw(self, figure: Figure, matrix: str, terms: int, rows: int, columns: int) -> str:
         w = example_matrix(matrix)
@@ -102,9 +163,6 @@ class KroneckerExplorer(Explorer):
 
 
 kron_storage = Check(
-    question="A matrix of 768 rows and 3072 columns is held as 4 Kronecker terms, the left factors "
-    "of 16 rows and 24 columns.  "
-    "How many numbers are stored?",
     cases=lambda: [((768, 3072), (16, 24), 4)],
     right=lambda shape, left, k: Kronecker.randn(shape, k, **_modes(shape, left)).numel,
     mistakes=(
@@ -127,15 +185,128 @@ kron_storage = Check(
     moral="Two small matrices for each term, where the SVD has two thin ones.",
 )
 
+
+def _kron_sum(pairs):
+    return sum(torch.kron(a, b) for a, b in pairs)
+
+
+def _terms(w, rows, columns, count, weigh=lambda s: s, arrange=kron_rearrange, first=0):
+    """Pairs (A, B) from singular terms of the rearranged matrix, from number `first` on."""
+    u, s, vh = torch.linalg.svd(arrange(w, (rows, columns)), full_matrices=False)
+    sizes = (rows, columns), (w.shape[0] // rows, w.shape[1] // columns)
+    return [
+        ((u[:, k] * weigh(s[k])).reshape(sizes[0]), vh[k].reshape(sizes[1]))
+        for k in range(first, min(first + count, len(s)))
+    ]
+
+
+def _plain(w, left):
+    """The entries of w in their order, in rows of as many as a block has."""
+    return w.reshape(left[0] * left[1], -1)
+
+
+def _blocks(w, rows, columns, order):
+    """A matrix with the modes (block row, row, block column, column) in another order, with a row
+    for each pair of the first two."""
+    x = w.reshape(rows, len(w) // rows, columns, -1).permute(order)
+    return x.reshape(rows * columns, -1)
+
+
+def _read_terms(function, w, rows, columns, count):
+    found = returned(function, w, rows, columns, count)
+    if found is None:
+        return None
+    if not isinstance(found, (list, tuple)) or len(found) != count:
+        raise Unusable(f"a list of {count} pairs (A, B) is needed.")
+    if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in found):
+        raise Unusable("each of the terms is a pair of two matrices, A and B.")
+    pairs = [tensors(pair) for pair in found]
+    wanted = (rows, columns), (w.shape[0] // rows, w.shape[1] // columns)
+    for pair in pairs:
+        shapes = tuple(tuple(part.shape) for part in pair)
+        if shapes != wanted:
+            raise Unusable(f"A and B need the shapes {wanted}, these have {shapes}.")
+    return _kron_sum(pairs)
+
+
+rearrange = Check(
+    function=True,
+    cases=lambda: [
+        (gaussian((6, 6))[0], 3, 3),
+        (gaussian((4, 6))[0], 2, 3),
+        (gaussian((6, 4))[0], 1, 2),
+    ],
+    right=lambda w, rows, columns: kron_rearrange(w, (rows, columns)),
+    mistakes=(
+        (
+            lambda w, rows, columns: _plain(w, (rows, columns)),
+            "this only reshapes: the entries of a block do not stand together in w; permute the "
+            "modes first.",
+        ),
+        (
+            lambda w, rows, columns: _blocks(w, rows, columns, (2, 0, 1, 3)),
+            "the blocks are read down the columns; block (0, 1) comes second.",
+        ),
+        (
+            lambda w, rows, columns: _blocks(w, rows, columns, (0, 2, 3, 1)),
+            "within a block the entries are read down the columns; read it row by row.",
+        ),
+        (
+            lambda w, rows, columns: _blocks(
+                w, len(w) // rows, w.shape[1] // columns, (0, 2, 1, 3)
+            ),
+            "rows and columns are those of A: how many blocks there are, not how large they are.",
+        ),
+    ),
+    hint="reshape to (rows, m / rows, columns, n / columns), permute, and reshape.",
+    moral="Nothing but moving entries: the Frobenius norm stays, and so does every distance.",
+    forbids=((kron_rearrange, "`kron_rearrange` is what you are to build."),),
+)
+
+nearest = Check(
+    function=True,
+    read=_read_terms,
+    cases=lambda: [
+        (gaussian((6, 6))[0], 2, 2, 2),
+        (gaussian((6, 8))[0], 3, 2, 1),
+        (gaussian((4, 9))[0], 2, 3, 3),
+    ],
+    right=lambda *case: _kron_sum(_terms(*case)),
+    mistakes=(
+        (
+            lambda *case: _kron_sum(_terms(*case, weigh=lambda s: 1.0)),
+            "the singular values are missing.",
+        ),
+        (
+            lambda *case: _kron_sum(_terms(*case, weigh=lambda s: s * s)),
+            "the singular values enter twice.",
+        ),
+        (
+            lambda *case: _kron_sum(_terms(*case, arrange=_plain)),
+            "the entries were not rearranged: use your `rearrange`.",
+        ),
+        (
+            lambda w, rows, columns, count: _kron_sum(
+                _terms(w, rows, columns, count, first=min(rows * columns, w.numel()) - count)
+            ),
+            "those are the smallest singular values; the largest are kept.",
+        ),
+    ),
+    hint="the SVD of R(w): columns of u become the A, rows of vh the B, one of them times s.",
+    moral="The best sum of so many products: the error is the tail of the singular values of R(w).",
+    forbids=(
+        (kron_svd, "`kron_svd` is what you are to build: use your `rearrange`."),
+        (Kronecker.from_dense, "`from_dense` is what you are to build: use your `rearrange`."),
+    ),
+)
+
 kron_apply = Check(
-    question="Write `kron_apply(a, b, x)`: the product of the Kronecker product of a and b with a "
-    "vector x, without forming it.  "
-    "a: (m, n), b: (p, q), x: (n q,).",
     function=True,
     cases=lambda: [
         gaussian((3, 3), (3, 3), (9,)),
         gaussian((2, 3), (4, 5), (15,)),
         gaussian((1, 4), (3, 1), (4,)),
+        gaussian((30, 20), (20, 30), (600,)),
     ],
     right=lambda a, b, x: torch.kron(a, b) @ x,
     mistakes=(
@@ -162,13 +333,38 @@ kron_apply = Check(
     "by row.",
     moral="Two small products in place of one large: this line is the whole of `Kronecker.apply` "
     "for one term.",
+    largest=lambda *case: 10_000,
+)
+
+layer = Check(
+    function=True,
+    cases=lambda: [
+        (*gaussian((6, 6), (6,)), 2, 2, 2),
+        (*gaussian((6, 8), (8,)), 3, 2, 1),
+    ],
+    right=lambda w, x, rows, columns, count: _kron_sum(_terms(w, rows, columns, count)) @ x,
+    mistakes=(
+        (lambda w, x, *sizes: w @ x, "that is the dense product: w is to be replaced by its sum."),
+        (
+            lambda w, x, rows, columns, count: _kron_sum(_terms(w, rows, columns, 1)) @ x,
+            "that is the first term only; add the products of all terms.",
+        ),
+        (
+            lambda w, x, rows, columns, count: (
+                x @ _kron_sum(_terms(w, rows, columns, count)) if len(w) == len(x) else None
+            ),
+            "that is the product with the transpose.",
+        ),
+    ),
+    hint="the sum of kron_apply(a, b, x) over the pairs of nearest(w, rows, columns, terms).",
+    moral="A layer of few numbers and few operations, made from a trained one without training.",
+    forbids=(
+        (torch.kron, "do not form the products: use your `kron_apply`."),
+        (kron_svd, "`kron_svd` makes the format of the library: use your `nearest`."),
+    ),
 )
 
 best_left = Check(
-    question="The 64 by 64 matrix `lesson.matrix('tiled pattern')` is one Kronecker product for "
-    "the right size of "
-    "its factors.  Rows and columns are equal: how many has the left factor?  (Move the explorer's "
-    "lists.)",
     right=lambda: next(
         k
         for k in (2, 4, 8, 16, 32)

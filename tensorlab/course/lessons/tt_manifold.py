@@ -112,28 +112,35 @@ def freedom(x: TT) -> int:
 
 
 def recovers(
-    shape, rank: int, ratio: float, seed: int, *, grow: bool, max_iter: int, positive: bool = False
+    shape, rank: int, ratio: float, seed: int, *, max_iter: int, matrix: bool = False, **options
 ) -> bool:
-    """Whether one run finds the whole tensor to 1e-6."""
-    x, index = problem(shape, rank, ratio, seed, positive=positive)
+    """Whether one run finds the whole tensor to 1e-6; matrix: of the first mode by all others."""
+    x, index = problem(shape, rank, ratio, seed)
+    values, kind = x.at(index), shape
+    if matrix:
+        kind = (shape[0], math.prod(shape[1:]))
+        flat = index @ torch.tensor([math.prod(shape[k + 1 :]) for k in range(len(shape))])
+        index = torch.stack(torch.unravel_index(flat, kind), 1)
     g = torch.Generator().manual_seed(1000 + seed)
-    fit = tt_complete(index, x.at(index), shape, rank, grow=grow, max_iter=max_iter, generator=g)
-    return float((fit.value - x).norm()) <= 1e-6 * float(x.norm())
+    fit = tt_complete(index, values, kind, rank, max_iter=max_iter, generator=g, **options)
+    found = fit.value.to_dense().reshape(shape)
+    return float((found - x.to_dense()).norm()) <= 1e-6 * float(x.norm())
 
 
-def phase(
-    shape, rank: int, ratios, seeds: int, *, max_iter: int = 300
-) -> dict[str, list[tuple[float, float]]]:
-    """For both ways to start, the share of seeds that are recovered at each ratio of entries to
-    degrees of freedom."""
-    share = lambda ratio, grow: (
-        sum(recovers(shape, rank, ratio, s, grow=grow, max_iter=max_iter) for s in range(seeds))
-        / seeds
-    )
-    return {
-        name: [(ratio, share(ratio, grow)) for ratio in ratios]
-        for name, grow in (("at full rank", False), ("ranks grow", True))
-    }
+WAYS = {
+    "at full rank": dict(grow=False),
+    "ranks grow": dict(grow=True),
+    "as a matrix": dict(grow=False, matrix=True),
+}
+
+
+def phase(shape, rank: int, ratios, seeds: int, *, max_iter: int = 200):
+    """Yield (way, ratio, share of seeds that are recovered) for the two ways to start, and for the
+    matrix of the first mode by all others."""
+    for name, way in WAYS.items():
+        for ratio in ratios:
+            runs = (recovers(shape, rank, ratio, s, max_iter=max_iter, **way) for s in range(seeds))
+            yield name, ratio, sum(runs) / seeds
 
 
 def adam(
@@ -188,6 +195,19 @@ def psnr(y: Tensor, x: Tensor) -> float:
     return -10 * math.log10(float((y.clamp(0, 1) - x).square().mean()))
 
 
+def off_the_step(x: TT, z: Tensor, steps) -> dict[str, list[float]]:
+    """How far |retract(x, -t v) - (x - t v)| a retraction ends from the step, for the projection v
+    of z, and how far from x - t z it must end for z itself, relative to the length of the step."""
+    v = tt_project(x, z)
+    point, along = v.point.to_dense(), v.to_tt().to_dense()
+    ends = [retract(v, -t).to_dense() for t in steps]
+    far = lambda direction: [
+        float((end - point + t * direction).norm() / (t * direction.norm()))
+        for t, end in zip(steps, ends)
+    ]
+    return {"tangent step": far(along), "gradient step": far(z)}
+
+
 # ---------------------------------------------------------------------------------------- exercises
 
 
@@ -208,9 +228,50 @@ def _stationary(which):
     return math.degrees(math.atan2(float(q[1, which]), float(q[0, which]))) % 180
 
 
+def _cut(y, r, first=0):
+    """The sum of r singular terms of a matrix, from number `first` on."""
+    u, s, vh = torch.linalg.svd(y, full_matrices=False)
+    kept = slice(first, first + r)
+    return (u[:, kept] * s[kept]) @ vh[kept]
+
+
+def _tangent(x, z, r):
+    """The projection of z onto the tangent space at x, whose rank is r."""
+    u, _, vh = torch.linalg.svd(x, full_matrices=False)
+    u, v = u[:, :r], vh[:r].mT
+    return z - (z - u @ (u.mT @ z)) @ (torch.eye(len(v), dtype=v.dtype) - v @ v.mT)
+
+
+def _step(x, z, t, r, project=_tangent):
+    return _cut(x - t * project(x, z, r), r)
+
+
+def _complete(y, mask, r, steps, length=None, known=True):
+    """`steps` steps for the entries of y in the mask, by their best length or by one that is
+    given."""
+    x = _cut(mask * y, r)
+    for _ in range(steps):
+        z = mask * (x - y) if known else x - y
+        v = _tangent(x, z, r)
+        t = length or v.square().sum() / (mask * v).square().sum()
+        x = _step(x, z, t, r)
+    return x
+
+
+def _point(m, n, r):
+    """A matrix of rank r, another matrix, and a length."""
+    a, b, z = gaussian((m, r), (r, n), (m, n))
+    return a @ b, z, 0.3, r
+
+
+def _puzzle(m, n, r, steps):
+    """A matrix of rank r of which two thirds are known, with nines in place of the others."""
+    a, b, chance = gaussian((m, r), (r, n), (m, n))
+    mask = (chance > -0.43).double()
+    return torch.where(mask == 1, a @ b, 9.0), mask, r, steps
+
+
 degrees_of_freedom = Check(
-    question="Trains of the shape (6, 7, 8, 5) with the ranks (3, 4, 2) are a manifold.  What is "
-    "its dimension?",
     cases=lambda: [((6, 7, 8, 5), (3, 4, 2))],
     right=lambda shape, ranks: freedom(TT(_cores(shape, ranks))),
     mistakes=(
@@ -233,11 +294,32 @@ degrees_of_freedom = Check(
     "takes away the same.",
 )
 
+gauge = Check(
+    function=True,
+    cases=lambda: [
+        (_bases(4, 4, 2)[0], gaussian((4, 4))[0]),
+        (_bases(6, 3, 2)[0], gaussian((6, 3))[0]),
+    ],
+    right=lambda u, d: d - u @ (u.mT @ d),
+    mistakes=(
+        (
+            lambda u, d: u @ (u.mT @ d),
+            "that is the part that lies in the columns of u; it is the part to take away.",
+        ),
+        (
+            lambda u, d: d - d @ u @ u.mT if d.shape[1] == len(u) else None,
+            "u acts on the columns of d, so it stands on the left of d.",
+        ),
+        (
+            lambda u, d: d - 2 * u @ (u.mT @ d),
+            "that is a reflection: the part in the columns of u is taken away once, not twice.",
+        ),
+    ),
+    hint="u @ (u.T @ d) is the part of d in the columns of u.",
+    moral="Twice is as good as once: it is a projection, and no m by m matrix is formed.",
+)
+
 tangent_projection = Check(
-    question="Write `tangent_projection(u, v, z)`: the projection of a matrix z (m, n) onto the "
-    "tangent space at a matrix of rank "
-    "r whose columns are spanned by u (m, r) and whose rows by v (n, r), both with orthonormal "
-    "columns.",
     function=True,
     cases=lambda: [_bases(5, 4, 2), _bases(3, 6, 1)],
     right=lambda u, v, z: tt_project(TT((u[None], v.mT[..., None])), z).to_tt().to_dense(),
@@ -260,11 +342,96 @@ tangent_projection = Check(
     hint="what is lost has its columns outside of u and its rows outside of v; take that away from "
     "z.",
     moral="For trains it is the same at every bond: `tt_project`.",
+    forbids=((tt_project, "`tt_project` is what you are to build: use your `gauge`."),),
+)
+
+back = Check(
+    function=True,
+    cases=lambda: [(gaussian((5, 5))[0], 2), (gaussian((4, 7))[0], 1), (gaussian((6, 3))[0], 3)],
+    right=_cut,
+    mistakes=(
+        (
+            lambda y, r: _cut(y, r, max(0, min(y.shape) - r)),
+            "those are the smallest singular terms; the largest are to stay.",
+        ),
+        (
+            lambda y, r: torch.linalg.svd(y)[0][:, :r] @ torch.linalg.svd(y)[2][:r],
+            "the singular values are missing.",
+        ),
+        (
+            lambda y, r: (
+                (torch.linalg.svd(y)[0][:, :r] * torch.linalg.svd(y)[1][:r])
+                @ torch.linalg.svd(y)[2][:, :r].mT
+                if len(y) == y.shape[1]
+                else None
+            ),
+            "torch gives the rows of V transposed: the first r rows of vh, as they are.",
+        ),
+        (lambda y, r: y, "y still has all of its rank."),
+    ),
+    hint="u, s, vh = torch.linalg.svd(y, full_matrices=False), and the first r of each.",
+    moral="The nearest point of rank r; along a tangent vector it agrees with the step up to its "
+    "square.",
+)
+
+riemannian_step = Check(
+    function=True,
+    cases=lambda: [_point(5, 6, 2), _point(7, 4, 1)],
+    right=_step,
+    mistakes=(
+        (
+            lambda x, z, t, r: _step(x, z, -t, r),
+            "that goes uphill: the step is against the gradient.",
+        ),
+        (
+            lambda x, z, t, r: _step(x, z, t, r, lambda x, z, r: z),
+            "z is not projected: the step leaves the tangent space.",
+        ),
+        (
+            lambda x, z, t, r: x - t * _tangent(x, z, r),
+            "that is still on the tangent plane, of rank up to 2r: bring it `back`.",
+        ),
+        (
+            lambda x, z, t, r: _cut(-t * _tangent(x, z, r), r),
+            "that is the step alone: it begins at x.",
+        ),
+    ),
+    hint="project z with the singular vectors of x, walk -t along it, and bring the end back.",
+    moral="Project, step, retract: gradient descent on a manifold.",
+    forbids=(
+        (tt_project, "`tt_project` is for trains: use your `tangent_projection`."),
+        (retract, "`retract` is for trains: use your `back`."),
+    ),
+)
+
+complete = Check(
+    function=True,
+    cases=lambda: [_puzzle(7, 6, 2, 4), _puzzle(9, 8, 1, 3), _puzzle(6, 6, 2, 0)],
+    right=_complete,
+    mistakes=(
+        (
+            lambda y, mask, r, steps: _complete(y, mask, r, steps, known=False),
+            "entries outside of the mask take part; the gradient is zero there.",
+        ),
+        (
+            lambda y, mask, r, steps: _complete(y, mask, r, steps, length=1.0),
+            "the length of the step is always 1; the best one has the squares of v over those of "
+            "mask * v.",
+        ),
+        (
+            lambda y, mask, r, steps: _complete(y, mask, r, 0),
+            "that is the start: the steps are missing.",
+        ),
+        (lambda y, mask, r, steps: _complete(y, mask, r, steps - 1), "that is one step too few."),
+    ),
+    hint="z = mask * (x - y), its projection v, the length |v|^2 / |mask * v|^2, and your "
+    "`riemannian_step`.",
+    moral="That is completion by Riemannian descent; `tt_complete` adds conjugate directions, and "
+    "never forms z.",
+    forbids=((tt_complete, "`tt_complete` is what you are to build: use your functions."),),
 )
 
 saddle = Check(
-    question="In the explorer, at which angle of x does the step not move although f is not the "
-    "least?  Give the angle in degrees.",
     right=lambda: _stationary(0),
     mistakes=(
         (
@@ -276,5 +443,4 @@ saddle = Check(
     hint="look for an angle at which the projection falls on x itself.",
     moral="There x is another eigenvector: a stationary point that descent leaves at the first "
     "rounding error.",
-    rtol=1e-6,
 )

@@ -22,6 +22,7 @@ def test_the_sentence_says_the_errors_of_both():
 
 def test_the_tile_is_one_product_at_its_own_size_only():
     e = lesson.KroneckerExplorer()
+    e.set(matrix="tiled pattern", terms=1, rows=8, columns=8)
     assert "1 Kronecker terms (128 numbers)" in e.sentence
     w = lesson.example_matrix("tiled pattern")
     assert float((tl.kron_svd(w, (8, 8), 1).to_dense() - w).norm()) < 1e-12
@@ -35,7 +36,7 @@ def test_a_wrong_value_is_a_sentence_and_the_picture_stays():
     for wrong in ("99", "abc", "0"):
         e.boxes["terms"].value = wrong
         assert "terms: needs a whole number in 1..16, got " + wrong in e.status.value
-        assert e.view.value == picture and e.value("terms") == 1
+        assert e.view.value == picture and e.value("terms") == 4
 
 
 def test_errors_are_tails():
@@ -48,11 +49,29 @@ def test_errors_are_tails():
         float((tl.LowRank.from_dense(w, 2).to_dense() - w).norm() / w.norm())
     )
     assert kron[1][0] == svd[1][0] == 64
+    kron, svd = lesson.errors(lesson.example_matrix("random low rank"), (8, 8), 6)
+    assert [error > 0 for _, error in svd] == [True] * 3 + [False] * 3 and kron[5][1] > 0.5
 
 
-def test_right_answer_of_the_function(capsys):
-    assert lesson.kron_apply(lambda a, b, x: (a @ x.reshape(a.shape[1], -1) @ b.T).reshape(-1))
-    assert lesson.kron_apply(lambda a, b, x: tl.Kronecker((a[None], b[None])).apply(x))
+def test_the_player_moves_each_block_into_a_row():
+    e = lesson.RearrangePlayer()
+    assert "7 of 24" in e.sentence and "row 1 of R(w), 6 by 4, is block (0, 1)" in e.sentence
+    while e.step():
+        pass
+    assert "24 of 24" in e.sentence and "row 5 of R(w), 6 by 4, is block (1, 2)" in e.sentence
+    e.set(rows=4, columns=1)
+    assert "0 of 24 entries have moved; row 0 of R(w), 4 by 6" in e.sentence
+
+
+def test_no_more_terms_than_there_are():
+    e = lesson.KroneckerExplorer()
+    e.set(terms=16)
+    e.set(rows=2, columns=4)
+    assert e.value("terms") == 8 and "8 Kronecker terms" in e.sentence
+
+
+def test_example_matrices():
     with pytest.raises(ValueError, match="got marble"):
         lesson.example_matrix("marble")
     assert torch.equal(lesson.example_matrix("random"), lesson.example_matrix("random"))
+    assert all(lesson.example_matrix(name).shape == (64, 64) for name in lesson.NAMES)

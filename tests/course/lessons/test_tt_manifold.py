@@ -63,13 +63,6 @@ def test_a_wrong_value_is_a_sentence_and_the_picture_stays():
         e.boxes[name].value = str(e.value(name))
 
 
-def test_right_answers():
-    assert lesson.degrees_of_freedom(6 * 3 + 3 * 7 * 4 + 4 * 8 * 2 + 2 * 5 - 9 - 16 - 4)
-    assert lesson.tangent_projection(
-        lambda u, v, z: z - (z - u @ (u.T @ z)) @ (torch.eye(len(v)).double() - v @ v.T)
-    )
-
-
 def test_folding_is_undone_by_unfolding():
     places = torch.cartesian_prod(torch.arange(16), torch.arange(16))
     picture = torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
@@ -95,12 +88,35 @@ def test_adam_learns_and_its_error_is_that_of_its_train():
 
 
 def test_the_phase_diagram_counts_runs():
-    shares = lesson.phase((6, 6, 6), 2, (0.5, 3), 2, max_iter=25)
-    for name, grow in (("at full rank", False), ("ranks grow", True)):
-        found = [
-            lesson.recovers((6, 6, 6), 2, 3, seed, grow=grow, max_iter=25) for seed in range(2)
+    found = list(lesson.phase((6, 6, 6), 1, (0.5, 5), 2, max_iter=60))
+    assert [(name, ratio) for name, ratio, _ in found] == [
+        (name, ratio) for name in lesson.WAYS for ratio in (0.5, 5)
+    ]
+    for name, ratio, share in found:
+        runs = [
+            lesson.recovers((6, 6, 6), 1, ratio, s, max_iter=60, **lesson.WAYS[name])
+            for s in range(2)
         ]
-        assert shares[name] == [(0.5, 0.0), (3, sum(found) / 2)]
+        assert share == sum(runs) / 2
+    assert max(share for *_, share in found) > 0
+
+
+def test_as_a_matrix_the_same_entries_are_seen():
+    """Of all entries the matrix of rank 2 is recovered too."""
+    ratio = 216 / lesson.freedom(lesson.problem((6, 6, 6), 2, 1, 0)[0])
+    assert lesson.recovers((6, 6, 6), 2, ratio, 0, max_iter=200, grow=False, matrix=True)
+
+
+def test_off_the_step_by_dense_algebra():
+    """Of a matrix the retraction is the truncated SVD."""
+    x, z = lesson.TT.randn((4, 5), 2, dtype=torch.float64), torch.randn(4, 5).double()
+    found = lesson.off_the_step(x, z, (1e-1, 1e-3))
+    v = lesson._tangent(x.to_dense(), z, 2)
+    end = lesson._cut(x.to_dense() - 0.1 * v, 2)
+    for name, way in (("tangent step", v), ("gradient step", z)):
+        far = float((end - x.to_dense() + 0.1 * way).norm() / (0.1 * way.norm()))
+        assert found[name][0] == pytest.approx(far, rel=1e-6)
+    assert found["tangent step"][1] < 0.02 * found["tangent step"][0] + 1e-10
 
 
 def test_problem_and_psnr_by_hand():
