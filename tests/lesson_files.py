@@ -18,7 +18,6 @@ OLD_FORM = {
     "18_pruning",
     "20_density",
     "21_expmachine",
-    "22_expressivity",
     "30_parallel",
 }
 DONE = [stem for stem in STEMS if stem not in OLD_FORM]
