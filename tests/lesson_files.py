@@ -15,7 +15,6 @@ OLD_FORM = {
     "07_tt_manifold",
     "08_tt_sampling",
     "09_kronecker",
-    "18_pruning",
     "20_density",
     "21_expmachine",
     "30_parallel",
