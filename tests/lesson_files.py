@@ -12,11 +12,8 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 STEMS = sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]*_*.py"))
 # Lessons without the common furniture, chains of exercises and asserted sentences of the others.
 OLD_FORM = {
-    "17_admm",
-    "18_pruning",
     "20_density",
     "21_expmachine",
-    "22_expressivity",
     "30_parallel",
 }
 DONE = [stem for stem in STEMS if stem not in OLD_FORM]

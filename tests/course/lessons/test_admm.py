@@ -8,6 +8,7 @@ import torch
 
 import tensorlab as tl
 from tensorlab.course.lessons import admm as lesson
+from tensorlab.papers.table import measured
 
 
 def test_the_player_tells_what_a_projection_would_do():
@@ -48,7 +49,7 @@ def test_the_plain_network_is_left_alone():
 
 
 @pytest.mark.parametrize("kind", lesson.SETS)
-@pytest.mark.parametrize("way", ["direct", "factors", "ADMM", "Riemannian"])
+@pytest.mark.parametrize("way", lesson.WAYS)
 def test_all_ways_learn_something(way, kind):
     loss, right = lesson.compare(way, kind, 6, epochs=4)
     assert right > 0.3 and loss < 2.6
@@ -61,13 +62,36 @@ def test_stored_numbers():
         lesson.compare("both", "TT", 2, epochs=1)
 
 
-def test_right_answers():
-    def admm_round(w, u, r):
-        z = tl.LowRank.from_dense(w + u, r).to_dense()
-        return torch.stack([z, u + w - z])
+def test_no_matrix_of_the_rank_has_a_lower_loss_than_the_best_one():
+    a, c, best = lesson.weighted()
+    assert torch.linalg.matrix_rank(best) == 2
+    least = lesson.weighted_loss(best)
+    residual = (best - a) @ c
+    u, _, vh = torch.linalg.svd(best)
+    tangent = u[:, 2:].T @ residual @ vh[2:].T  # all of the gradient that is left is normal
+    assert float(residual.norm()) == pytest.approx(float(tangent.norm()), rel=1e-9)
+    assert lesson.weighted_loss(tl.LowRank.from_dense(a, 2).to_dense()) > 1.3 * least
+    for start in lesson.gaussian((12, 10), (12, 10)):
+        w = start
+        for _ in range(3000):
+            w = tl.LowRank.from_dense(w - (w - a) @ c, 2).to_dense()
+        assert lesson.weighted_loss(w) >= least * (1 - 1e-9)
 
-    assert lesson.admm_round(admm_round)
-    assert lesson.smallest_rho(
-        0.8
-    )  # the first above sigma_2 / sigma_1 = 0.75: at rest rho U = A - W, and Z keeps its direction
+
+def test_the_threshold_of_rho_is_that_of_theory():
+    # the first above sigma_2 / sigma_1 = 0.75: at rest rho U = A - W, and Z keeps its direction
+    assert lesson.smallest_rho(0.8)
     assert not lesson.settles(0.7) and lesson.settles(1.0)
+
+
+def test_falls_are_measured_from_the_dense_network_of_the_same_seed():
+    table = measured("Yin2021")
+    found = lesson.falls(table)
+    row = next(r for r in table.rows if (r["set"], r["rank"], r["way"]) == ("TT", 4, "ADMM"))
+    plain = next(
+        r
+        for r in table.rows
+        if (r["set"], r["rank"], r["way"], r["seed"]) == ("TT", 4, "direct", row["seed"])
+    )
+    assert found["TT", 4, "ADMM"]["tuned"][0] == row["tuned"] - plain["before"]
+    assert len(found) == 12 and all(len(of["projected"]) == 3 for of in found.values())

@@ -35,20 +35,34 @@ def test_ranks_are_those_of_numpy(explorer, against, depth, width, modes):
     assert found["TT"] >= min(modes, width) ** (depth // 2) and found["CP"] <= width
 
 
-def test_too_large_a_tensor_is_a_sentence_and_the_picture_stays(explorer, monkeypatch):
+def test_no_combination_is_refused_and_a_wrong_value_is_a_sentence(explorer, monkeypatch):
+    explorer.reset()
+    explorer.set(depth=12)
+    assert "At depth 12 the ranks are TT 64" in explorer.sentence
+    explorer.set(modes=4)
+    assert 4 ** explorer.value("depth") <= lesson.LARGEST < 4 ** (explorer.value("depth") + 1)
     monkeypatch.setenv("TENSORLAB_STRICT", "0")
-    explorer.set(depth=4, modes=2)
     picture = explorer.view.value
-    explorer.set(depth=10, modes=4)
-    assert (
-        "at most 70000 entries, got 4^10 = 1048576" in explorer.status.value
-        and explorer.view.value == picture
-    )
     explorer.boxes["width"].value = "0"
     assert (
         "width: needs a whole number in 1..6, got 0" in explorer.status.value
         and explorer.view.value == picture
     )
+    explorer.reset()
+
+
+def test_recorded_widths_are_found_by_name():
+    found = lesson.widths(3, 3, 8)
+    assert found["CP", "TT"] == 81 and found["TT", "CP"] == 3 and len(found) == 6
+    assert dict(lesson.recorded()[3, 2])[12] == 486
+
+
+def test_a_fit_is_above_its_floor_and_counts_its_numbers():
+    curves = lesson.fitted((2, 4), 5)
+    pairs = zip(curves["CP, fitted"], curves["no CP is below"])
+    assert all(fit >= floor and n == m for (n, fit), (m, floor) in pairs)
+    assert [n for n, _ in curves["CP, fitted"]] == [2 * 25, 4 * 25]
+    assert [n for n, _ in curves["SVD, odd by even"]] == [2 * 2 * 81, 4 * 2 * 81]
 
 
 def test_right_answers():

@@ -6,6 +6,8 @@ import torch
 
 from tensorlab.course.lessons import pruning as lesson
 from tensorlab.models.training import accuracy
+from tensorlab.papers import competitors
+from tensorlab.papers.table import measured
 
 
 @pytest.mark.parametrize("share, block", [(0.0, "entries"), (0.5, "8 x 8"), (0.95, "rows")])
@@ -57,16 +59,33 @@ def test_low_rank_counts_its_factors():
     assert row["numbers"] == 2 * 4 * 128 and row["flops"] == 3 * 2 * (1024 + 640) * 1300
 
 
-def test_right_answer_of_the_function():
-    def block_mask(w, share, b):
-        tiles = w.reshape(w.shape[0] // b, b, w.shape[1] // b, b).square().sum((1, 3))
-        fall = tiles.flatten().topk(round(share * tiles.numel()), largest=False).indices
-        mask = torch.ones(tiles.numel())
-        mask[fall] = 0
-        return mask.view_as(tiles).repeat_interleave(b, 0).repeat_interleave(b, 1)
+def test_words_count_the_mask():
+    masks = {"a": torch.zeros(64, 64) > 0}
+    masks["a"][:8, :8] = True
+    assert lesson.words(masks) == 64 + 64 * 12 // 32  # a list of places of 12 bits
+    assert lesson.words(masks, (8, 8)) == 64 + 1
+    assert lesson.words({"a": torch.ones(8, 8) > 0}) == 64, "nothing is missing: no mask"
 
-    assert lesson.block_mask(block_mask)
-    assert lesson.cost_of_a_ticket((1 - 0.8**6) / 0.2)
+
+def test_the_rival_of_the_explorer_stores_no_more_than_what_stays():
+    found = lesson.curves()["low rank"]
+    assert all(
+        64 * 64 * (1 - share) == pytest.approx(round(32 * (1 - share)) * 128) for share, _ in found
+    )
+    assert found[0][0] == 0 and found[0][1] > 0.9
+
+
+def test_recorded_ways_are_at_the_rate_that_is_best_on_valid():
+    found = lesson.recorded()
+    table = measured(competitors.PROGRAM.key)
+    for (way, setting), of in found.items():
+        rows = table.where(way=way, setting=setting)
+        by_rate = {}
+        for row in rows:
+            by_rate.setdefault(row["rate"], []).append(row)
+        best = max(by_rate.values(), key=lambda runs: sum(r["valid"] for r in runs))
+        assert of["test"] == [r["test"] for r in best] and len(of["test"]) == 3
+    assert found["DLRT", 6]["words"] == 3968 < found["pruned entries", 6]["words"]
 
 
 def test_the_trained_network_learned():
