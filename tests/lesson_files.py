@@ -20,7 +20,6 @@ OLD_FORM = {
     "20_density",
     "21_expmachine",
     "22_expressivity",
-    "30_parallel",
 }
 DONE = [stem for stem in STEMS if stem not in OLD_FORM]
 CALL = re.compile(r"^lesson\.(\w+)\((\w+)\)$", re.M)
