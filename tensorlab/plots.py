@@ -995,7 +995,10 @@ def density_map(ax: Axes, x: Tensor, y: Tensor, p: Tensor, points: Tensor | None
     """
     cmap, none = colormaps["cividis"].with_extremes(bad=COLORS[1]), p.isnan()
     ax.grid(False)
-    ax.pcolormesh(x.numpy(), y.numpy(), p.numpy(), cmap=cmap, shading="auto", rasterized=True)
+    mesh = ax.pcolormesh(
+        x.numpy(), y.numpy(), p.numpy(), cmap=cmap, shading="auto", rasterized=True
+    )
+    ax.figure.colorbar(mesh, ax=ax, fraction=0.046, label="density")
     p = p.masked_fill(none, 0)
     if points is not None:
         ax.plot(*points.T.numpy(), ".", color="white", ms=4, mec="black", mew=0.4)
@@ -1357,22 +1360,30 @@ HATCHES = {"F": "", "B": "///", "W": "...", "R": "xx"}
 WORK = {"F": "forward", "B": "backward", "W": "weights' share", "R": "computed again"}
 
 
+def _pale(color: str) -> tuple:
+    """A color mixed with white, on which black letters are read in both themes."""
+    return tuple(0.5 + part / 2 for part in to_rgba_array(color)[0, :3])
+
+
 def gantt(ax: Axes, line: Timeline, title: str = "", end: float | None = None) -> str:
-    """What each rank works on as time passes; a number is that of the micro-batch. end: of the axis
-    of time, so that several pictures can share one."""
+    """What each rank works on as time passes; a number is that of the micro-batch, where there is
+    room for it. end: of the axis of time, so that several pictures can share one."""
     start, seen = min(run.start for run in line.runs), {}
+    end = end or line.makespan
     for rank, op, a, b in line.runs:
-        look = dict(color=COLORS["FBWR".index(op.kind)], hatch=HATCHES[op.kind], alpha=0.75)
+        look = dict(color=_pale(COLORS["FBWR".index(op.kind)]), hatch=HATCHES[op.kind])
         bar = ax.barh(rank, b - a, left=a - start, height=0.8, edgecolor="white", **look)
         seen.setdefault(op.kind, bar)
-        if len(line.runs) <= 160:
-            box = dict(boxstyle="round,pad=0.1", fc="white", ec="none", alpha=0.8)
-            spot = (a + b) / 2 - start, rank
-            ax.text(*spot, op.micro, ha="center", va="center", fontsize=6, bbox=box)
-    ax.set(yticks=range(line.ranks), xlim=(0, end or line.makespan), xlabel="time", ylabel="rank")
+        if b - a >= 0.014 * len(str(op.micro)) * end:
+            where = dict(ha="center", va="center", fontsize=8.5, color="black", gid="on color")
+            ax.text((a + b) / 2 - start, rank, op.micro, **where)
+    ax.grid(False)
+    ax.set(yticks=range(line.ranks), xlim=(0, end), xlabel="time", ylabel="rank")
     ax.invert_yaxis()
-    ax.legend(seen.values(), [WORK[kind] for kind in seen], fontsize=7, loc="lower left", ncols=4)
-    ax.set_title(title, fontsize=9)
+    names = [WORK[kind] for kind in seen]
+    above = dict(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, ncols=4)
+    ax.legend(seen.values(), names, columnspacing=1, handlelength=1.5, **above)
+    ax.set_title(title)
     micro = 1 + max(run.op.micro for run in line.runs)
     about = f"{line.ranks} ranks, {micro} micro-batches"
     return f"{about}: {line.makespan:.4g} from start to end, {100 * line.bubble:.0f} % idle."
@@ -1384,28 +1395,34 @@ def held_activations(ax: Axes, held: list[int], formula: list[int] | None = None
     if formula is not None:
         ax.plot(formula, range(len(held)), ls="", marker="D", color="black", label="formula")
     ax.set(yticks=range(len(held)), xlabel="activations held", ylabel="rank")
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.invert_yaxis()
-    ax.legend(fontsize=7)
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, ncols=2, handlelength=1)
     return f"The ranks hold the activations of at most {', '.join(map(str, held))} micro-batches."
 
 
 def shards(ax: Axes, shape: tuple[int, int], mode: int | None, ranks: int, title: str = "") -> str:
-    """A matrix, to scale, in parts along a mode, one color for each rank; whole on every rank where
-    mode is None."""
+    """A matrix, to scale, in parts along a mode, one color for each rank, whose number stands
+    beside it; whole on every rank where mode is None."""
     rows, columns = shape
-    count = ranks if mode is not None else 1
-    for k in range(count):
-        a, b = k * shape[mode or 0] / count, (k + 1) * shape[mode or 0] / count
-        corner = (0, a) if mode == 0 else (a, 0)
-        size = (columns, b - a) if mode == 0 else (b - a, rows)
-        size = size if mode is not None else (columns, rows)
-        color = COLORS[k % len(COLORS)] if mode is not None else "0.8"
-        ax.add_patch(Rectangle(corner, *size, fc=color, ec="white", hatch="/" * (k % 3)))
-        center = corner[0] + size[0] / 2, corner[1] + size[1] / 2
-        text = f"rank {k}" if mode is not None else "all"
-        box = dict(boxstyle="round,pad=0.1", fc="white", ec="none", alpha=0.8)
-        ax.text(*center, text, ha="center", va="center", fontsize=7, bbox=box)
+    count, size = (1, rows) if mode is None else (ranks, shape[mode])
     ax.set(xlim=(0, columns), ylim=(rows, 0), aspect="equal", xticks=[], yticks=[])
-    ax.set_title(f"{title}\n{rows} x {columns}", fontsize=8)
+    ax.grid(False)
+    for k in range(count):
+        a, step = k * size / count, size / count
+        corner, wide, high = ((a, 0), step, rows) if mode == 1 else ((0, a), columns, step)
+        color = "0.8" if mode is None else COLORS[k % len(COLORS)]
+        ax.add_patch(Rectangle(corner, wide, high, fc=color, ec="white", hatch="/" * (k % 3)))
+    middles = [(k + 0.5) * size / count for k in range(count)]
+    names = ["all ranks"] if mode is None else range(ranks)
+    if mode == 1:
+        ax.set_xticks(middles, names)
+        ax.set_xlabel("rank")
+    else:
+        ax.yaxis.tick_right()
+        ax.yaxis.set_label_position("right")
+        ax.set_yticks(middles, names)
+        ax.set_ylabel("" if mode is None else "rank")
+    ax.set_title(f"{title}, {rows} x {columns}")
     where = f"in {ranks} parts of its {('rows', 'columns')[mode]}" if mode is not None else "whole"
     return f"{title}, {rows} x {columns}, is {where}."

@@ -1,4 +1,4 @@
-"""The lessons as files: their cells, the code of their solutions, those of the old form."""
+"""The lessons as files: their cells, and the code of their solutions."""
 
 import ast
 import re
@@ -10,13 +10,6 @@ from tensorlab.course import furniture
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 STEMS = sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]*_*.py"))
-# Lessons without the common furniture, chains of exercises and asserted sentences of the others.
-OLD_FORM = {
-    "20_density",
-    "21_expmachine",
-    "30_parallel",
-}
-DONE = [stem for stem in STEMS if stem not in OLD_FORM]
 CALL = re.compile(r"^lesson\.(\w+)\((\w+)\)$", re.M)
 
 

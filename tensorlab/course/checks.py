@@ -59,7 +59,6 @@ class Check:
     have, and `forbids`, pairs of a function and what is said where the answer calls it.
     """
 
-    question: str = ""
     right: Callable
     mistakes: tuple[tuple[Callable, str], ...] = ()
     hint: str

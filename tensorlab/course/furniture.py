@@ -53,8 +53,7 @@ class Lesson:
     @property
     def name(self) -> str:
         """Its number and its name, "04 tensor train"."""
-        number, rest = self.stem.split("_", 1)
-        return f"{number} {self.header.get('name', rest.replace('_', ' '))}"
+        return f"{self.stem.split('_')[0]} {self.header['name']}"
 
     @property
     def link(self) -> str:
@@ -69,7 +68,7 @@ def tagged(cell, tag: str) -> bool:
 def read(stem: str, cells, picture: bool = False) -> Lesson:
     """A lesson from the cells of its .py.
 
-    Raises ValueError where the header lacks a field or has another.
+    Raises ValueError where there is no header, or one that lacks a field or has another.
     """
     titles = (re.match(r"# (.*)", c.source) for c in cells if c.cell_type == "markdown")
     title = next((found[1] for found in titles if found), stem)
@@ -80,7 +79,7 @@ def read(stem: str, cells, picture: bool = False) -> Lesson:
                 wanted = ", ".join(f"{name} ({kind.__name__})" for name, kind in fields.items())
                 raise ValueError(f"{stem}: needs a header with {wanted}, got {', '.join(header)}")
             return Lesson(stem, title, header, picture, form)
-    return Lesson(stem, title, {}, picture)
+    raise ValueError(f"{stem}: needs a header, a first cell tagged {' or '.join(FORMS)}, got none")
 
 
 def papers(references: Path) -> dict[str, str]:
@@ -101,7 +100,7 @@ def address(paper: str) -> str:
 
 
 def furnish(lesson: Lesson, cells, course: list[Lesson], cited: dict[str, str]) -> list:
-    """The cells of the .ipynb: folds, the map, and where there is a header all that belongs to it.
+    """The cells of the .ipynb: folds, the map, and what its header says.
 
     course: all lessons in their order. cited: texts of papers by key.
     """
@@ -117,7 +116,7 @@ def furnish(lesson: Lesson, cells, course: list[Lesson], cited: dict[str, str]) 
             cell.source = KEY.sub(link, cell.source)
     if lesson.form == "assignment":
         built[0].source = handout(lesson, built, course)
-    elif lesson.header:
+    else:
         built[0].source = opening(lesson, built[0].source, course)
         at = next((i for i, c in enumerate(built) if c.source.startswith("## Exercises")), None)
         built.insert(len(built) if at is None else at, new_markdown_cell(take_along(lesson)))
@@ -210,7 +209,7 @@ def course_map(course: list[Lesson]) -> str:
     for other in course:
         seen = f'<img src="thumbs/{other.stem}.png" width="120" alt="">'
         picture = seen if other.picture else ""
-        minutes = other.header.get("minutes", "")
+        minutes = other.header["minutes"]
         question = html.escape(other.question, quote=False)
         rows.append(f"| {picture} | {other.link} | {question} | {minutes} |")
     return "\n".join(["| | lesson | question | minutes |", "|---|---|---|---|", *rows])

@@ -37,6 +37,11 @@ class Number:
         self.widget, self.kind, self.low, self.high = slider, kind, low, high
         self.box = w.Text(self.show(slider.value), continuous_update=False)
 
+    @property
+    def range(self) -> tuple:
+        """What `limit` takes."""
+        return self.low, self.high
+
     def show(self, value) -> str:
         return str(value) if self.kind is int else f"{value:.6g}"
 
@@ -47,6 +52,10 @@ class Number:
         with self.widget.hold_trait_notifications():
             self.widget.value = min(max(self.widget.value, low), high)
             self.widget.min, self.widget.max = scale(low), scale(high)
+
+    def within(self, value, low, high):
+        """A value moved into low..high."""
+        return min(max(value, low), high)
 
     def accept(self, value):
         """The number that a value or a typed text means."""
@@ -78,6 +87,24 @@ class Choice:
 
     def __init__(self, widget: w.Widget, options: tuple):
         self.widget, self.options = widget, options
+
+    @property
+    def range(self) -> tuple:
+        """What `limit` takes."""
+        return self.options
+
+    def limit(self, *options) -> None:
+        """Leave these options only; a value that is none of them becomes the nearest."""
+        value, self.options = self.within(self.widget.value, *options), options
+        if tuple(self.widget.options) != options:
+            self.widget.options = options
+        self.widget.value = value
+
+    def within(self, value, *options):
+        """The option that a value is, or else the nearest number of them, or the first."""
+        if value in options or isinstance(value, str):
+            return value if value in options else options[0]
+        return min(options, key=lambda option: abs(option - value))
 
     def accept(self, value):
         """The value, when it is one of the options."""
@@ -170,7 +197,7 @@ class Explorer:
     `status` the sentence below it, `ui` all of them. Nothing is drawn before a control moves or
     one of them is asked for. `buttons` are reset, png and svg (which save the picture), and `busy`
     says when the kernel works. A method `limits(**values)` may give the range of a control by those
-    of others, {name: (low, high)}.
+    of others, {name: (low, high)}, or the options of a list, {name: options}.
     """
 
     figsize = (7, 3.2)
@@ -187,7 +214,7 @@ class Explorer:
         # Otherwise the picture's upper edge is cut.
         text = lambda width: w.HTML(layout=w.Layout(overflow="visible", height="auto", width=width))
         self._view, self.status, self.busy = text("100%"), text("100%"), text("6em")
-        self._start = {name: (kind.low, kind.high) for name, kind in controls.items() if kind.box}
+        self._start = {name: kind.range for name, kind in controls.items()}
         self._initial = self.values
         self.buttons = {}
         for name in ("reset", "png", "svg"):
@@ -259,14 +286,18 @@ class Explorer:
         self._settle()
 
     def limits(self, **values) -> dict[str, tuple]:
-        """The range of controls that depends on what others say: {name: (low, high)}."""
+        """What a control may be where that depends on others: {name: (low, high)} or, of a list,
+        {name: options}."""
         return {}
 
     def reset(self) -> None:
         """Put all controls back to where they were at first."""
-        for name, (low, high) in self._start.items():
-            self._kinds[name].low, self._kinds[name].high = low, high
-            self._kinds[name].limit(low, high)
+        self._held = True
+        try:
+            for name, range_ in self._start.items():
+                self._kinds[name].limit(*range_)
+        finally:
+            self._held = False
         self.set(**self._initial)
 
     def save(self, ending: str = "png", folder: str | Path = "results") -> Path:
@@ -322,7 +353,7 @@ class Explorer:
     def _within(self, values: dict) -> dict:
         """Values moved into the ranges that they leave each other."""
         ranges = self.limits(**values)
-        return values | {n: min(max(values[n], low), high) for n, (low, high) in ranges.items()}
+        return values | {n: self._kinds[n].within(values[n], *r) for n, r in ranges.items()}
 
     def _still(self, *state, **values) -> tuple[str, str]:
         """Picture and sentence for values; what cannot be drawn has a sentence only."""
@@ -367,8 +398,8 @@ class Explorer:
         """After a move: ranges first, and then the picture."""
         held, self._held = self._held, True
         try:
-            for name, (low, high) in self.limits(**self.values).items():
-                self._kinds[name].limit(low, high)
+            for name, range_ in self.limits(**self.values).items():
+                self._kinds[name].limit(*range_)
         finally:
             self._held = held
         self.changed()

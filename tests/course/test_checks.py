@@ -9,7 +9,6 @@ import re
 import numpy as np
 import pytest
 import torch
-from lesson_files import OLD_FORM, module
 
 import tensorlab
 from tensorlab import datasets
@@ -30,23 +29,12 @@ VALUES = {
     name: check for name, check in CHECKS.items() if check.read is None and not check.function
 }
 FUNCTIONS = {name: check for name, check in CHECKS.items() if check.function}
-MISTAKES = [
-    pytest.param(check, wrong, hint, name in FUNCTIONS, id=f"{name}-{i}")
-    for name, check in CHECKS.items()
-    if name.split(".")[0] in set(map(module, OLD_FORM))  # the others: test_exercises.py
-    for i, (wrong, hint) in enumerate(check.mistakes)
-]
 
 
 @pytest.fixture(autouse=True)
 def photograph():
     for package in ("sklearn", "PIL"):
         pytest.importorskip(package)
-
-
-@pytest.mark.parametrize("stem", sorted(map(module, OLD_FORM)))  # the others: test_exercises.py
-def test_lessons_have_a_predict_an_implement_and_an_explore_each(stem):
-    assert len(OF[stem]) == 3 and sum(check.function for check in OF[stem].values()) == 1
 
 
 def asking(right, **options):
@@ -185,14 +173,6 @@ def _cosine_of_terms(cp):
         for k, w in enumerate(weights)
     ]
     return (terms[0] * terms[1]).sum() / (terms[0].norm() * terms[1].norm())
-
-
-@pytest.mark.parametrize(("check", "wrong", "hint", "is_function"), MISTAKES)
-def test_each_mistake_has_its_hint(check, wrong, hint, is_function, capsys):
-    answer = wrong if is_function else wrong(*check.cases()[0])
-    assert not check(answer)
-    line = capsys.readouterr().out
-    assert hint in line and line.startswith("Not yet: ") and line.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", sorted(VALUES))

@@ -1,4 +1,4 @@
-"""Every exercise of every reworked lesson: its folded solution gets full marks, other right forms
+"""Every exercise of every lesson: its folded solution gets full marks, other right forms
 too, and each wrong answer the hint of its own mistake.
 
 The answers are tables, `answers/<lesson>.py`: RIGHT and WRONG, by the name of the check; a wrong
@@ -11,7 +11,7 @@ import runpy
 from pathlib import Path
 
 import pytest
-from lesson_files import DONE, OLD_FORM, STEMS, asked, cells, module, solved
+from lesson_files import STEMS, asked, cells, module, solved
 
 from tensorlab.course import furniture
 from tensorlab.course.checks import Check
@@ -33,17 +33,13 @@ def table(stem, which):
 def rows(which):
     return [
         pytest.param(stem, name, answer, id=f"{stem}-{name}-{k}")
-        for stem in DONE
+        for stem in STEMS
         for name, answers in table(stem, which).items()
         for k, answer in enumerate(answers)
     ]
 
 
-def test_what_waits_for_rework_exists():
-    assert set(STEMS) >= OLD_FORM
-
-
-@pytest.mark.parametrize("stem", DONE)
+@pytest.mark.parametrize("stem", STEMS)
 def test_the_solutions_get_full_marks(stem, capsys):
     names, of = solved(stem), checks(stem)
     assert asked(stem) and {check for check, _ in asked(stem)} == of.keys()
@@ -52,7 +48,7 @@ def test_the_solutions_get_full_marks(stem, capsys):
         assert of[check](names[answer]), (check, capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("stem", DONE)
+@pytest.mark.parametrize("stem", STEMS)
 def test_each_question_has_difficulty_minutes_two_hints_and_a_solution(stem):
     every = cells(stem)
     places = [k for k, c in enumerate(every) if re.search(r"^lesson\.\w+\(\w+\)$", c.source, re.M)]
@@ -64,14 +60,14 @@ def test_each_question_has_difficulty_minutes_two_hints_and_a_solution(stem):
         assert len(re.split(r"\n\s*\n", hints.source)) == 2, hints.source
 
 
-@pytest.mark.parametrize("stem", [stem for stem in DONE if stem[:2] != "00"])
+@pytest.mark.parametrize("stem", [stem for stem in STEMS if stem[:2] != "00"])
 def test_a_chain_of_functions_then_a_prediction_and_an_exploration(stem):
     of = checks(stem)
     functions = sum(check.function for check in of.values())
     assert functions >= 3 and len(of) - functions >= 2
 
 
-@pytest.mark.parametrize("stem", [stem for stem in DONE if stem != "00_start"])
+@pytest.mark.parametrize("stem", [stem for stem in STEMS if stem != "00_start"])
 def test_enough_answers_are_tried(stem):
     right, wrong = (sum(map(len, table(stem, w).values())) for w in ("RIGHT", "WRONG"))
     named = {*table(stem, "RIGHT"), *table(stem, "WRONG")}
@@ -91,7 +87,7 @@ def test_a_wrong_answer_gets_its_own_hint(stem, name, answer, capsys):
     assert line.startswith("Not yet: ") and hint in line
 
 
-@pytest.mark.parametrize("stem", DONE)
+@pytest.mark.parametrize("stem", STEMS)
 def test_every_hint_of_a_mistake_is_given_to_some_wrong_answer(stem, capsys):
     """By the wrong way itself, where that has the form of an answer, or by one of the table."""
     for name, check in checks(stem).items():

@@ -254,6 +254,38 @@ def test_limits_follow_other_controls():
     assert e.sentence == "Rank 8 of 8."
 
 
+class Parts(Explorer):
+    """A list whose options follow a slider: the divisors of a number."""
+
+    def __init__(self):
+        super().__init__(whole=integer(12, 2, 24), parts=choice(4, (1, 2, 3, 4, 6, 12)))
+
+    def limits(self, whole, parts):
+        return {"parts": tuple(n for n in range(1, whole + 1) if whole % n == 0)}
+
+    def draw(self, figure, whole, parts):
+        if whole % parts:
+            raise ValueError(f"{parts} does not divide {whole}")
+        figure.subplots().bar(range(parts), whole // parts)
+        return f"{parts} of {whole}."
+
+
+def test_options_of_a_list_follow_other_controls():
+    e = Parts()
+    assert e.sentence == "4 of 12."
+    for whole in range(2, 25):
+        e.set(whole=whole)
+        assert e.sentence == f"{e.value('parts')} of {whole}."
+    assert e.controls["parts"].options == (1, 2, 3, 4, 6, 8, 12, 24)
+    e.set(parts=24)
+    e.controls["whole"].value = 7  # by the mouse: one picture, the nearest that divides
+    assert e.sentence == "7 of 7."
+    with pytest.raises(ValueError, match="parts: needs one of 1, 7, got 2"):
+        e.set(parts=2)
+    e.buttons["reset"].click()
+    assert e.sentence == "4 of 12." and e.controls["parts"].options == (1, 2, 3, 4, 6, 12)
+
+
 def test_reset_goes_back_to_the_first_picture():
     e = Split()
     first = picture(e)

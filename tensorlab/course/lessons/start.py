@@ -92,9 +92,6 @@ class PhotoExplorer(Explorer):
 
 
 rank_one_storage = Check(
-    question="A matrix of 1000 rows and 800 columns is the product of one column and one row.  How "
-    "many numbers need to "
-    "be stored?",
     cases=lambda: [(1000, 800)],
     right=lambda m, n: LowRank(*gaussian((m, 1), (n, 1))).numel,
     mistakes=(

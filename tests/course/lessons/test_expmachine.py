@@ -41,13 +41,26 @@ def test_a_wrong_value_is_a_sentence_and_the_picture_stays(explorer):
         explorer.set(rows=7)
 
 
-def test_right_answers(capsys):
-    def score(cores, x):
-        v = torch.ones(1, dtype=torch.float64)
-        for core, t in zip(cores, x):
-            v = v @ (core[:, 0] + t * core[:, 1])
-        return v
+def test_recorded_and_printed_values_are_told_apart():
+    ours, theirs = lesson.recorded()
+    assert ours["ExM rank 8"] == 0.6036 and theirs["ExM rank 8"] == 0.75
+    assert "SVM rbf" not in ours and "ExM rank 8, screened" not in theirs
 
-    assert lesson.machine_score(score) and lesson.feature_order((3, 4, 0, 7, 6, 1, 5, 2))
-    assert not lesson.feature_order(range(8)) and "a smaller rank" in capsys.readouterr().out
-    assert lesson.machine_storage(2 * (2 + 8 + 32) * 2 + 24 * 128)
+
+def test_tumors_are_split_and_measured():
+    found = lesson.tumors((40, 80), 2)
+    assert set(found) == {"logistic regression", "rank 2", "rank 8"}
+    for curve in found.values():
+        assert [n for n, _ in curve] == [40, 80]
+        assert all(len(right) == 2 and 85 < min(right) <= 100 for _, right in curve)
+
+
+def test_least_squares_over_all_cores_learns_the_planted_sets():
+    sets = lesson.planted(3, 1)
+    x, y = lesson.corners(400, sets, 0.0, 1)
+    cores, target = lesson._train(8, 5), 2 * y.double() - 1
+    for _ in range(4):
+        for k in (*range(8), *range(6, 0, -1)):
+            cores[k] = lesson._update(cores, x, target, k, 0.1)
+    every = torch.tensor([abs(float(lesson._entry(cores, s))) for s in sets])
+    assert every.min() > 0.2 and abs(float(lesson._entry(cores, (0, 1, 2, 3, 4)))) < 0.2
