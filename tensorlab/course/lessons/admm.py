@@ -493,6 +493,7 @@ enough_rank = Check(
         (lambda: 1, "play to the end: the projection of rank 1 reads less than half."),
         (lambda: 2, "the network as it is may read that many; the projected one does not."),
     ),
-    hint="play to the end for the ranks 4, 3, 2, 1: the last number of the first sentence.",
+    hint="play to the end for one rank after another, from 4 down, and read the last number of the "
+    "first sentence.",
     moral="Two hidden layers of 64 by 64 in so few directions, and the network still reads.",
 )
