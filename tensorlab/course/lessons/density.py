@@ -444,10 +444,10 @@ root_rank = Check(
 most_moved = Check(
     right=_most_moved,
     mistakes=(
-        (lambda: 0, "x0 moves as well, but x1 by more: compare the means at -1 and 1."),
+        (lambda: 0, "x0 moves as well, another one by more: compare the means at both ends of x2."),
         (lambda: 2, "x2 is what is known."),
         (lambda: 3, "x3 = x0 x1 hardly moves: its mean is nearly the same on both moons."),
     ),
-    hint="put each variable across, and read its mean given x2 = -1 and given x2 = 1.",
+    hint="put each variable across, and read its mean at both ends of x2.",
     moral="x2 tells on which moon a point is, and the moons differ most in their height.",
 )
