@@ -96,5 +96,5 @@ WRONG = {
         (lambda *case: conditional(*case) ** 0.5, "its square"),
     ],
     "root_rank": [(2, "its exponential has not")],
-    "most_moved": [(0, "x1 by more"), (3, "hardly moves")],
+    "most_moved": [(0, "another one by more"), (3, "hardly moves")],
 }
