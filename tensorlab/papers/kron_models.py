@@ -28,6 +28,7 @@ from ..layers.surgery import replace_linear
 from ..methods.kron_hybrid import kron_hybrid
 from ..methods.kron_permuted import kron_permuted, replace_permuted
 from ..methods.kron_spectral import divisors, kron_spectral
+from ..methods.weighted import weighted_svd
 from ..models.bert import load_encoder, similarity_spearman
 from ..models.gpt import GPT, bits_per_character
 from .kron_spectral import trained
@@ -38,6 +39,7 @@ ENCODER, CHARACTERS = "sentence encoder, values of the attention", "character mo
 LAYERS = {ENCODER: "bert.encoder.layer.*.attention.self.value", CHARACTERS: "blocks.*.attention.*"}
 METHODS = (
     "SVD",
+    "SVD, outputs",
     "Kronecker, Frobenius",
     "Kronecker, spectral",
     "Kronecker, outputs",
@@ -129,6 +131,7 @@ def _maker(method: str, shape, terms: int, x: Tensor, max_iter: int) -> Callable
     near = lambda w, **options: kron_spectral(w, (m, n), k, max_iter=max_iter, **options).value
     return {
         "SVD": lambda w: LowRank.from_dense(w, terms),
+        "SVD, outputs": lambda w: weighted_svd(w, terms, right=x.mT),
         "Kronecker, Frobenius": lambda w: kron_svd(w, (m, n), k),
         "Kronecker, spectral": near,
         "Kronecker, outputs": lambda w: near(w, inputs=x, p_max=2),

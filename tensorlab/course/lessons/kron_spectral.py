@@ -206,6 +206,12 @@ def draw_inputs(figure: Figure, errors: dict[str, float]) -> str:
     return f"Largest errors: {', '.join(f'{name} {e:.2f}' for name, e in errors.items())}."
 
 
+def encoder_rows() -> list[dict]:
+    """What `tensorlab run KroneckerModels` measured for the encoder, the dense one first."""
+    rows = table.measured("KroneckerModels").rows
+    return [row for row in rows if row["model"] == rows[0]["model"]]
+
+
 def draw_measured(figure: Figure) -> str:
     """What `tensorlab run KroneckerSpectral` and `KroneckerModels` measured; a sentence."""
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
@@ -224,20 +230,21 @@ def draw_measured(figure: Figure) -> str:
     left.plot((3, 6, 9, 12), means, "k--", lw=1.2, label="Frobenius sums, mean")
     left.axhline(1, color="0.4", lw=1)
     left.set(xlabel="terms", ylabel="SVD's spectral error / the sum's", xticks=(3, 6, 9, 12))
-    left.legend(fontsize=8.5)
-    models = table.measured("KroneckerModels").rows
-    for k, row in enumerate(models):
-        at = row["spectral"], row["score"]
-        right.plot(*at, "o", ms=8, color=plots.COLORS[k])
-        right.annotate(row["method"], at, (0, 8), textcoords="offset points", ha="center")
-    right.set(xlabel="relative spectral error", ylabel="score of the encoder", ylim=(79, 87.5))
-    right.margins(x=0.5)
+    left.legend(fontsize=8.5, loc="upper left")
+    left.set(ylim=(None, 2.1))
+    dense, *models = encoder_rows()
+    right.axvline(dense["score"], color="0.4", ls=":", lw=1)
+    right.annotate("dense", (dense["score"], 0.5), (3, 0), textcoords="offset points")
+    models = [row for row in models if row["method"] != "hybrid"]  # what it found is the SVD
+    right.plot([row["score"] for row in models], [row["method"] for row in models], "o", ms=8)
+    right.invert_yaxis()
+    right.set(xlabel="score of the encoder", xlim=(79, 89))
     scores = ", ".join(f"{row['method']} {row['score']:.1f}" for row in models)
     least, most = min(row["ratio"] for row in rows), max(row["ratio"] for row in rows)
     return (
         f"Random matrices: the SVD's error is {least:.2f} to {most:.2f} times that of the spectral "
-        f"sum. Scores of a sentence encoder with {models[0]['numbers']:,} numbers for each value "
-        f"matrix: {scores}."
+        f"sum. Scores of a sentence encoder, {dense['score']:.1f} before, with "
+        f"{models[0]['numbers']:,} numbers in its value matrices: {scores}."
     )
 
 
