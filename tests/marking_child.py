@@ -14,6 +14,7 @@ import torch
 from nbformat.v4 import new_output
 
 from tensorlab.course.checks import watched
+from tensorlab.course.digits import digits
 from tensorlab.course.widgets import picture
 
 CELL_SECONDS, CPU_SECONDS = 20, 60
@@ -69,7 +70,8 @@ def _no_network(event, arguments):
 def serve(pipe) -> None:
     """Fork for each submission that comes; None ends its outputs."""
     torch.set_num_threads(1)
-    with watched(most=10), contextlib.redirect_stdout(io.StringIO()):  # what a first use loads
+    digits()  # what a first use loads, here and below
+    with watched(most=10), contextlib.redirect_stdout(io.StringIO()):
         torch.ones(2) + torch.ones(2)
         picture(lambda figure: figure.subplots().set_title("") and "")
     while True:
