@@ -15,6 +15,8 @@ import torch
 
 from ..files import replaced
 
+SCREEN = 30  # rows that a notebook shows
+MADE = ("preset", "date", "machine")  # notes that a caption says
 SHIPPED = Path(__file__).parent / "data"  # in an installed package; see setup.py
 
 
@@ -99,10 +101,21 @@ class Table:
         return "\n".join(map(pad, lines))
 
     def _repr_markdown_(self):
+        """A screen of rows, and below them a caption."""
+        if not self.columns:
+            return ""
         line = lambda cells: "| " + " | ".join(cells) + " |"
-        rows = [line(_markdown(show(row.get(c))) for c in self.columns) for row in self.rows]
         head = [line(map(_markdown, self.columns)), line("---" for _ in self.columns)]
-        return "\n".join(head + rows) if self.columns else ""
+        rows = [
+            line(_markdown(show(row.get(c))) for c in self.columns) for row in self.rows[:SCREEN]
+        ]
+        return "\n".join([*head, *rows, "", self._caption()])
+
+    def _caption(self) -> str:
+        made = [f"{name} {self.notes[name]}" for name in MADE if name in self.notes]
+        left = len(self) - SCREEN
+        more = f" The first {SCREEN} of {len(self)} rows; print shows all." if left > 0 else ""
+        return f"*{', '.join(map(_markdown, [self.key, *made]))}.{more}*"
 
     def save(self, path) -> Path:
         """Write it as csv; the file changes all at once, so that no kill leaves half a row.

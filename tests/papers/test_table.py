@@ -61,7 +61,7 @@ def test_text_and_markdown_of_a_table():
         "Name2020", [{"kind": "a", "rank": 10, "error": 1 / 3}, {"kind": "bcd", "rank": 2}]
     )
     assert str(table).splitlines() == ["kind  rank  error", "a       10  0.3333", "bcd      2"]
-    assert table._repr_markdown_().splitlines()[-1] == "| bcd | 2 |  |"
+    assert table._repr_markdown_().splitlines()[-3:] == ["| bcd | 2 |  |", "", "*Name2020.*"]
     assert len(table) == 2 and table.where(rank=2, kind="bcd") == [{"kind": "bcd", "rank": 2}]
 
 
@@ -111,9 +111,20 @@ def test_markdown_shows_every_text_as_it_is(renderer):
     assert got == [["a", "b|", "c"], *([text, "1", ""] for text in NASTY)]
 
 
+def test_a_notebook_shows_a_screen_and_says_what_it_is_of():
+    notes = {"preset": "full", "rule": "the least", "date": "2026-01-02"}
+    table = Table("Name2020", [{"rank": k} for k in range(31)], notes)
+    *rows, blank, caption = table._repr_markdown_().splitlines()
+    assert len(rows) == 2 + 30 and rows[-1] == "| 29 |" and not blank
+    assert caption == (
+        "*Name2020, preset full, date 2026-01-02. The first 30 of 31 rows; print shows all.*"
+    )
+    assert str(table).splitlines()[-1].strip() == "30"
+
+
 def test_lines_within_a_cell_stay_in_it():
     table = Table("Name2020", [{"a": "one\ntwo\r\nthree", "b": 1}])
-    assert table._repr_markdown_().splitlines()[2:] == ["| one<br>two<br>three | 1 |"]
+    assert table._repr_markdown_().splitlines()[2] == "| one<br>two<br>three | 1 |"
     assert str(table).splitlines() == ["a              b", "one two three  1"]
     assert Table("Name2020")._repr_markdown_() == str(Table("Name2020")) == ""
 
