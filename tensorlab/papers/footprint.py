@@ -26,6 +26,7 @@ from ..formats.ttmatrix import TTMatrix
 from ..layers.energy import energy_of
 from ..layers.ledger import MIB, training_memory
 from ..layers.surgery import fold_linear, replace_linear
+from ..methods.dion import Dion
 from ..methods.dlrt import DLRT, dlrt_start
 from ..methods.galore import GaLore
 from ..models.bert import Bert
@@ -46,6 +47,7 @@ SIZES = {
 }
 SHARE, CORES, PASSES = 0.49, 3, 10
 TALK = {"SVD": 6, "TTM": 10}  # ranks
+LOW = {"GaLore": GaLore, "Dion": Dion}
 WATTS = 15.0  # of a core at work: assumed, where no counter can be read
 SEED = 0
 
@@ -95,21 +97,27 @@ def memory(model: nn.Module, loss, by: dict, inputs) -> dict:
     return {name: None if n is None else round(n / MIB, 2) for name, n in vars(found).items()}
 
 
-def stepper(model: nn.Module, name: str) -> dict:
-    """What steps the model, as `training_memory` takes it."""
+def stepper(model: nn.Module, name: str, share: float = 0.25) -> dict:
+    """What steps the model, as `training_memory` takes it; the rank of GaLore and Dion is this
+    share of the shortest side."""
     trained = [p for p in model.parameters() if p.requires_grad]
     if name == "Adam":
         return {"optimizer": torch.optim.Adam(trained, 1e-4, foreach=False)}
-    if name == "GaLore":
-        rank = min(min(p.shape) for p in trained if p.ndim > 1) // 4
-        return {"optimizer": GaLore(trained, 1e-4, rank=rank)}
+    if name == "SGD":
+        return {"optimizer": torch.optim.SGD(trained, 1e-4, foreach=False)}
+    if name in LOW:
+        rank = int(share * min(min(p.shape) for p in trained if p.ndim > 1))
+        return {"optimizer": LOW[name](trained, 1e-4, rank=max(1, rank))}
     if name == "DLRT":
         return {"method": DLRT(model, torch.optim.SGD(trained, 1e-4), theta=None)}
     return {}
 
 
-def encoder(size: dict, layers: str, where: str, g: torch.Generator) -> nn.Module:
-    """An encoder with drawn weights, its embeddings frozen, its linear layers in a format."""
+def encoder(
+    size: dict, layers: str, where: str, g: torch.Generator, share: float = SHARE
+) -> nn.Module:
+    """An encoder with drawn weights, its embeddings frozen, its linear layers in a format: all keep
+    a share of their numbers, those of the FFN have the talk's ranks."""
     width = size["width"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
@@ -125,23 +133,23 @@ def encoder(size: dict, layers: str, where: str, g: torch.Generator) -> nn.Modul
         return model
     names = "encoder.*" if where == "all" else ["*intermediate.dense", "*[0-9].output.dense"]
     start = {"SVD": svd, "DLRT": dlrt}.get(layers, ttm)
-    replace_linear(model, names, lambda w: start(tuple(w.shape), where, g))
+    replace_linear(model, names, lambda w: start(tuple(w.shape), where, share, g))
     return fold_linear(model, names) if layers == "TTM folded" else model
 
 
-def svd(shape, where: str, g):
+def svd(shape, where: str, share: float, g):
     if where == "all":
-        return low_rank(shape, SHARE, g)
+        return low_rank(shape, share, g)
     return LowRank.randn(shape, TALK["SVD"], generator=g).initial()
 
 
-def dlrt(shape, where: str, g):
+def dlrt(shape, where: str, share: float, g):
     """Three factors, with the rank of the two of SVD."""
-    return dlrt_start(shape, svd(shape, where, g).ranks[0], generator=g)
+    return dlrt_start(shape, svd(shape, where, share, g).ranks[0], generator=g)
 
 
-def ttm(shape, where: str, g):
-    rank = largest_rank(shape) if where == "all" else TALK["TTM"]
+def ttm(shape, where: str, share: float, g):
+    rank = largest_rank(shape, share) if where == "all" else TALK["TTM"]
     return trains(shape, rank, generator=g).initial()
 
 
@@ -151,9 +159,9 @@ def trains(shape, rank: int, **options) -> TTMatrix:
 
 
 @functools.cache
-def largest_rank(shape) -> int:
-    """The largest rank of a TT-matrix that stores at most `SHARE` of the dense numbers."""
-    rank, most = 1, SHARE * shape[0] * shape[1]
+def largest_rank(shape, share: float = SHARE) -> int:
+    """The largest rank of a TT-matrix that stores at most this share of the dense numbers."""
+    rank, most = 1, share * shape[0] * shape[1]
     while trains(shape, rank + 1, device="meta").numel <= most:
         rank += 1
     return rank
