@@ -11,7 +11,14 @@ import nbformat
 import pytest
 
 HERE = Path(__file__).parents[2] / "notebooks"
-LESSON = """# %% [markdown]
+LESSON = """# %% [markdown] tags=["lesson"]
+# name = "lesson"
+# minutes = 5
+# needs = []
+# aims = ["see", "say"]
+# take = ["This.", "That.", "And more."]
+
+# %% [markdown]
 # # A lesson
 
 # %%
@@ -20,6 +27,9 @@ LESSON = """# %% [markdown]
 # %% nbgrader={"grade_id": "sum", "points": 2}
 assert True
 """
+ASSIGNMENT = LESSON.replace('tags=["lesson"]', 'tags=["assignment"]').replace(
+    '# take = ["This.", "That.", "And more."]\n', ""
+)
 
 
 @pytest.fixture
@@ -28,7 +38,7 @@ def folder(tmp_path):
         shutil.copy(HERE / name, tmp_path)
     (tmp_path / "01_lesson.py").write_text(LESSON)
     (tmp_path / "assignments").mkdir()
-    (tmp_path / "assignments" / "one.py").write_text(LESSON)
+    (tmp_path / "assignments" / "one.py").write_text(ASSIGNMENT)
     (tmp_path / ".ipynb_checkpoints").mkdir()
     (tmp_path / ".ipynb_checkpoints" / "01_lesson.py").write_text("not canonical")
     return tmp_path
@@ -51,7 +61,7 @@ def test_build_then_check(folder, capsys):
 
     notebook = nbformat.read(built[0], as_version=4)
     assert notebook.metadata.kernelspec.name == "python3"
-    assert [cell.cell_type for cell in notebook.cells] == ["markdown", "code", "code"]
+    assert [cell.cell_type for cell in notebook.cells[:3]] == ["markdown", "code", "code"]
     marks = {
         "schema_version": 3,
         "grade": True,
@@ -65,7 +75,7 @@ def test_build_then_check(folder, capsys):
 
     (folder / "01_lesson.py").write_text(LESSON.replace("1 + 1", "1 + 2"))
     (folder / "02_gone.ipynb").write_bytes(first[0])
-    (folder / "assignments" / "one.py").write_text(LESSON.replace("# %%", "#%%"))
+    (folder / "assignments" / "one.py").write_text(ASSIGNMENT.replace("# %%", "#%%"))
     assert main(folder, check=True) == 3
     faults = capsys.readouterr().err
     assert "01_lesson.ipynb: is not what 01_lesson.py builds" in faults

@@ -299,8 +299,8 @@ def _smallest(w, r):
     return (u[:, -r:] * s[-r:]) @ vh[-r:]
 
 
-def _step(w, gradient, z, u, rho, h, sign=1.0, twin=1.0, spring=1.0):
-    return w - h * (gradient(w) + spring * rho * (w - twin * z + sign * u))
+def _step(w, gradient, z, u, rho, h, sign=1.0, spring=1.0):
+    return w - h * (gradient(w) + spring * rho * (w - z + sign * u))
 
 
 def _read_pair(function, *case):
@@ -321,14 +321,14 @@ def _renewed(w, u, r, project=lambda w, u, r: _nearest(w + u, r), dual=lambda w,
     return torch.stack([z, dual(w, u, z)])
 
 
-def _admm(w, gradient, r, rhos, steps, h, scaled=True, twin=True, back=0, dense=False):
+def _admm(w, gradient, r, rhos, steps, h, scaled=True, renewed=True, dense=False):
     """Z after a round for each rho; what may go wrong in it."""
     z, u = _nearest(w, r), torch.zeros_like(w)
     for k, rho in enumerate(rhos):
         for _ in range(steps):
             w = _step(w, gradient, z, u, rho, h)
         z = _nearest(w + u, r)
-        u = u + w - z if twin else u
+        u = u + w - z if renewed else u
         if scaled and k + 1 < len(rhos):
             u = u * rho / rhos[k + 1]
     return w if dense else z
@@ -451,7 +451,7 @@ admm = Check(
             "multiplier ρU stays.",
         ),
         (lambda *case: _admm(*case, dense=True), "that is W: Z is what lies in the set."),
-        (lambda *case: _admm(*case, twin=False), "U has to be renewed in each round."),
+        (lambda *case: _admm(*case, renewed=False), "U has to be renewed in each round."),
         (
             lambda w, gradient, r, rhos, steps, h: _admm(w, gradient, r, rhos, 1, h),
             "a round takes `steps` steps on W, not one.",
