@@ -55,3 +55,10 @@ def test_skips(tmp_path, strict):
     assert STRICT[strict] in done.stdout and done.returncode == int(strict), done.stdout
     if strict == "1":
         assert "no wish to" in done.stdout and "no_such_module" in done.stdout
+
+
+@pytest.mark.xdist_group("one")
+def test_groups_stay_in_one_worker(request):
+    """xdist knows a group by the end of a test's name; pytest 9.2 takes no other name from it."""
+    if hasattr(request.config, "workerinput"):
+        assert request.node.nodeid.endswith("@one")
