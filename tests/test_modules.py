@@ -10,6 +10,8 @@ import torch
 from torch import nn
 
 import tensorlab as tl
+from tensorlab.course.digits import RowReader
+from tensorlab.course.lessons.attention import Nothing
 from tensorlab.course.lessons.embedding import NextWord
 from tensorlab.layers.attention import (
     LatentAttention,
@@ -113,7 +115,12 @@ MODULES = {
     "TensorProductAttention": (seeded_start(lambda: TensorProductAttention(8, 2)), randn(3, 4, 8)),
     "MultiLinearAttention": (seeded_start(lambda: MultiLinearAttention(8, 5, 3)), randn(3, 4, 8)),
     "Attention": (seeded_start(lambda: Attention(8, 2)), randn(3, 4, 8)),
+    "Nothing": (seeded_start(lambda: Nothing(8, 2)), randn(3, 4, 8)),
     "Block": (seeded_start(lambda: Block(8, 2, MultiHeadAttention)), randn(3, 4, 8)),
+    "RowReader": (
+        lambda seed: RowReader(width=8, depth=1, heads=2, generator=seeded(seed)),
+        randn(3, 8, 8),
+    ),
     "GPT": (
         lambda seed: GPT(20, width=8, depth=1, heads=2, context=4, generator=seeded(seed)),
         IDS,

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from ... import plots
 from ...layers.attention import (
+    CausalAttention,
     LatentAttention,
     MultiHeadAttention,
     MultiLinearAttention,
@@ -302,7 +303,7 @@ def draw_moved(figure: Figure, token: int = 9) -> str:
 # ------------------------------------------------------------------------ live training
 
 
-class Nothing(nn.Module):
+class Nothing(CausalAttention):
     """The trivial baseline: a token reads itself alone, and nothing is kept."""
 
     cached = 0
@@ -311,8 +312,11 @@ class Nothing(nn.Module):
         super().__init__()
         self.out = nn.Linear(width, width)
 
-    def step(self, x: Tensor, cache=None):
-        return self.out(x), (x[..., :0],)
+    def project(self, x: Tensor, past: int):
+        return x, (x[..., :0],)
+
+    def attend(self, query: Tensor, kept) -> Tensor:
+        return self.out(query)
 
 
 TRAINED = (
