@@ -384,10 +384,11 @@ def draw(figure):
     whole = float(check.loss(weights, x, y)), 1 - reads(weights)
     for k, (ax, label) in enumerate(zip(figure.subplots(1, 2), ("loss", "share read wrongly"))):
         for (name, pairs), marker in zip(found.items(), "os^x"):
-            ax.loglog(sizes, [pair[k] for pair in pairs], marker=marker, label=name)
+            ax.semilogy(sizes, [pair[k] for pair in pairs], marker=marker, label=name)
         ax.axhline(whole[k], color="0.5", ls="--", label="uncut, 8192 numbers")
         ax.set(xlabel="numbers stored", ylabel=label)
-    ax.legend(fontsize="small")
+    lines, names = ax.get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside lower center", ncols=5, fontsize="small")
     return "Loss and share read wrongly against the numbers stored, for four ways to cut."
 
 

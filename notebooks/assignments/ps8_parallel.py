@@ -484,7 +484,8 @@ def draw(figure):
     for (c, name), marker in zip(names.items(), "os^x"):
         orders = eager(4, 32, c)
         ends = [max(end for _, end in when(orders, seconds, d).values()) for d in delays]
-        left.plot(delays, [1 - 32 * 3 / end for end in ends], marker=marker, label=name)
+        idle, line = [1 - 32 * 3 / end for end in ends], "--" if c == 32 else "-"
+        left.plot(delays, idle, line, marker=marker, label=name)
         counts = itertools.accumulate(1 if kind == "F" else -1 for kind, _ in orders[0])
         right.bar(name, max(counts), color="0.6")
     left.set(xlabel="delay of a message (F = 1, B = 2)", ylabel="idle share", ylim=(0, None))
