@@ -46,13 +46,16 @@ class CausalAttention(nn.Module, ABC):
     def step(self, x: Tensor, cache: Cache | None = None) -> tuple[Tensor, Cache]:
         """Go on after the tokens of a cache, none at the start: (batch, new, width) -> the same,
         and the cache with the new tokens. Raises ValueError for x of other modes."""
-        if x.ndim != 3:
-            need = "x of shape (batch, tokens, width)"
-            raise ValueError(f"{type(self).__name__}: needs {need}, got {tuple(x.shape)}")
+        self._check_modes(x)
         past = 0 if cache is None else cache[0].shape[1]
         query, new = self.project(x, past)
         kept = new if cache is None else tuple(torch.cat(pair, 1) for pair in zip(cache, new))
         return self.attend(query, kept), kept
+
+    def _check_modes(self, x: Tensor) -> None:
+        if x.ndim != 3:
+            need = "x of shape (batch, tokens, width)"
+            raise ValueError(f"{type(self).__name__}: needs {need}, got {tuple(x.shape)}")
 
     @abstractmethod
     def project(self, x: Tensor, past: int) -> tuple[Tensor, Cache]:
@@ -432,6 +435,7 @@ class MultiLinearAttention(CausalAttention):
         >>> layer.cube(torch.ones(1, 5, 8)).shape
         torch.Size([1, 5, 5, 5])
         """
+        self._check_modes(x)
         q, (k, v) = self.project(x, 0)
         t = torch.einsum("bir,bjr,bkr->bijk", q, k, v)
         if not self.causal:

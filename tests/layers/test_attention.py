@@ -375,6 +375,9 @@ def test_tokens_without_a_batch_are_refused(kind):
     for odd in (x[0, 0], x[0, 0, 0], x):
         with pytest.raises(ValueError, match=need + re.escape(str(tuple(odd.shape)))):
             layer(odd)
+        for make in (getattr(layer, "cube", layer), layer.step):
+            with pytest.raises(ValueError, match=need):
+                make(odd)
 
 
 def test_the_base_is_not_built():
