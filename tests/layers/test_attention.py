@@ -387,4 +387,9 @@ def test_the_base_is_not_built():
 
 def test_every_kind_is_in_the_table():
     kinds = {type(make()) for make in KINDS.values()}
-    assert kinds == set(CausalAttention.__subclasses__())
+    ours = {
+        kind
+        for kind in CausalAttention.__subclasses__()
+        if kind.__module__ == CausalAttention.__module__
+    }
+    assert kinds == ours  # lessons have a kind that reads nothing
