@@ -16,7 +16,7 @@ DOCS := .venv/docs
 NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test lint lessons thumbs portability notebooks bench papers package book book-test llm
+.PHONY: help lab test thorough lint lessons thumbs portability notebooks bench papers package book book-test llm
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
@@ -35,13 +35,18 @@ test: $(INSTALLED)
 	TENSORLAB_FAST=1 TENSORLAB_STRICT=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs \
 		-n $(WORKERS) --dist loadgroup --nbmake --nbmake-timeout=120 tests tensorlab README.md $(NOTEBOOKS) $(PYTEST_ARGS)
 
+thorough: $(INSTALLED)  # the tests that `make test` leaves out because they take long, the browser's among them
+	TENSORLAB_FAST=1 TENSORLAB_STRICT=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs \
+		-n $(WORKERS) --dist loadgroup -m 'thorough and not slow' tests $(PYTEST_ARGS)
+
 lint: $(INSTALLED)  # style as ruff has it, and the types of what the table in pyproject.toml names
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pyright
 
 portability: $(INSTALLED)  # the numerical tests under other instruction sets and numbers of threads
-	TENSORLAB_FAST=1 TENSORLAB_STRICT=1 $(BIN)/python tests/portability.py -- -n $(WORKERS)
+	TENSORLAB_FAST=1 TENSORLAB_STRICT=1 $(BIN)/python tests/portability.py -- -n $(WORKERS) \
+		-m 'not slow and not bench and not package and not book'
 
 lessons: $(INSTALLED)  # every lesson whole, all that it claims asserted; LESSONS="04 10" for some
 	$(BIN)/python notebooks/_run.py --workers $(WORKERS) $(LESSONS)

@@ -137,6 +137,7 @@ def programs(monkeypatch, tmp_path):
     return make
 
 
+@pytest.mark.thorough
 def test_run_all_runs_each_and_names_those_that_fail(programs, capsys):
     programs(a=quick("One2020"), b=quick("Two2020", fails=True), c=quick("Three2020"))
     with pytest.raises(SystemExit, match="needs all programs to end well, got .* of Two2020$"):
@@ -150,6 +151,7 @@ def test_run_all_runs_each_and_names_those_that_fail(programs, capsys):
     ]
 
 
+@pytest.mark.thorough
 def test_jobs_run_at_the_same_time(programs, capsys):
     """Two that wait for one another's file end only side by side."""
     wait = """
@@ -232,6 +234,7 @@ def test_doctor_names_what_is_missing_and_how_to_get_it(monkeypatch, tmp_path):
     assert Path(doctor.browser()).stem == "firefox" and "browser" not in doctor.lacks()
 
 
+@pytest.mark.thorough
 def test_doctor_needs_no_extra():
     block = f"import sys; sys.modules |= dict.fromkeys({list(extras.MODULES)!r})\n"
     code = f"{block}from tensorlab.__main__ import main; main(['doctor'])"

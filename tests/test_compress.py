@@ -168,6 +168,7 @@ def test_operations_are_those_of_a_number_of_rows(batch):
 # ------------------------------------------------------------------------------------------ budgets
 
 
+@pytest.mark.thorough
 def test_a_budget_in_bytes_is_met_and_the_mixture_competes_with_every_family():
     model = small(budget={"bytes": 0.25})
     found = model.compression
@@ -177,6 +178,7 @@ def test_a_budget_in_bytes_is_met_and_the_mixture_competes_with_every_family():
     assert found.measured["bits"] < found.measured["low rank"]  # bits win for each byte
 
 
+@pytest.mark.thorough
 def test_a_budget_in_flops_is_met_by_low_rank():
     found = small(budget={"flops": 0.5}, families=("bits", "low rank", "low rank in bits"))
     assert found.compression.kept["FLOPs of the layers"] <= 0.5
@@ -298,6 +300,7 @@ def test_one_example_has_no_interval():
 # -------------------------------------------------------------------------------------------- files
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "options",
     [
@@ -416,6 +419,7 @@ def test_what_is_no_list_of_batches_is_refused(name):
             takes_batches()[name](odd)
 
 
+@pytest.mark.thorough
 def test_what_cannot_be_is_refused():
     refused(ValueError, "calibration with at least one batch", data=[])
     refused(ValueError, "at least one token", data=[torch.empty(0, 6, dtype=torch.long)])

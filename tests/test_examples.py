@@ -17,6 +17,7 @@ def example(name: str):
     return runpy.run_path(str(EXAMPLES / f"{name}.py"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("whose", ["of Hugging Face", "ours"])
 def test_a_transformer_is_compressed_saved_and_read(whose, monkeypatch, tmp_path, capsys):
     if whose == "ours":
@@ -38,6 +39,7 @@ def test_a_network_is_trained_in_low_rank_in_an_ordinary_loop():
     assert right["low rank"] > 0.7 and right["whole"] > 0.7  # chance: 0.1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("*.py")))
 def test_an_example_says_how_it_is_called(name):
     command = [sys.executable, EXAMPLES / f"{name}.py", "--help"]

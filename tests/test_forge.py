@@ -181,6 +181,7 @@ def test_the_image_copies_what_is_there():
     assert sources and all((ROOT / source).exists() for source in sources)
 
 
+@pytest.mark.thorough
 def test_a_user_of_the_image_gets_the_lessons(tmp_path):
     (tmp_path / "tensorlab").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tensorlab "$@"\n')
     (tmp_path / "tensorlab").chmod(0o755)

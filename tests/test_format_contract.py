@@ -95,6 +95,7 @@ def test_to(name):
     assert x.to("meta").device.type == "meta"
 
 
+@pytest.mark.thorough
 def test_is_seen_through_by_the_compiler(name):
     # every format is one more recompilation of the same f, and their number is limited
     torch.compiler.reset()

@@ -29,6 +29,7 @@ STRICT = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("strict", STRICT)
 def test_skips(tmp_path, strict):
     shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)

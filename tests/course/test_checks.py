@@ -85,6 +85,7 @@ def test_a_verdict_shows_nothing_in_a_notebook(capsys):
     assert verdict._ipython_display_() is None and capsys.readouterr().out == ""
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("check", CHECKS.values(), ids=CHECKS)
 @pytest.mark.parametrize("blank", [(), (None,), (...,)], ids=["nothing", "None", "..."])
 def test_blank(check, blank, capsys):
@@ -96,6 +97,7 @@ def _stub(*args):
     raise NotImplementedError
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("check", FUNCTIONS.values(), ids=FUNCTIONS)
 @pytest.mark.parametrize(
     "blank", [lambda *args: None, lambda *args: ..., _stub], ids=["None", "...", "raises"]
@@ -154,6 +156,7 @@ def test_photo_ranks_are_those_of_the_package():
     assert tucker.photo_tucker_rank(r)
 
 
+@pytest.mark.thorough
 def test_degenerate_tensor_behaves_as_the_question_says():
     a, b = torch.linalg.qr(torch.tensor([[1.0, 2], [3, 5], [1, 7]], dtype=torch.float64))[0].T
     outer = "i,j,k->ijk"
@@ -200,6 +203,7 @@ def test_wrong_types_and_other_values_get_one_line(check, answer, capsys):
     assert line.startswith("Not yet: ") and line.count("\n") == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("check", FUNCTIONS.values(), ids=FUNCTIONS)
 def test_a_function_that_fails_is_told_so(check, capsys):
     assert not check(lambda *args: 1 / 0)

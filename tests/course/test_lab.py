@@ -30,6 +30,7 @@ def ask(url):
         return answer.read().decode()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "options", [["--no-browser"], []], ids=["no browser wanted", "no browser found"]
 )
@@ -77,6 +78,7 @@ def test_command_without_a_server(capsys, tmp_path, monkeypatch):
         command.main(["data", "get", "nothing"])
 
 
+@pytest.mark.thorough
 def test_help_needs_neither_jupyter_nor_matplotlib():
     code = (
         "import sys, tensorlab, tensorlab.__main__ as m\n"

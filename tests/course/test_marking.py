@@ -127,6 +127,7 @@ def test_the_solution_gets_all_marks_of_the_machine(stem):
     assert marks(stem, solved(stem)) == by_machine(source(stem))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("stem", STEMS)
 def test_marks_depend_on_no_seed_and_no_number_of_threads(stem):
     got = marks(stem, solved(stem), seed=7, threads=2, pictures=False)
@@ -152,6 +153,7 @@ def test_a_wrong_submission_loses_exactly_its_points(stem, wrong):
     assert {k: full[k] - got[k] for k in full if got[k] != full[k]} == wrong.lost
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("stem", STEMS)
 def test_some_mutants_lose_points(stem):
     some = [m for m in changed(stem) if m[0] not in table(stem)["EQUIVALENT"]]

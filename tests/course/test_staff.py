@@ -91,6 +91,7 @@ def row(course, student):
     return next(r for r in rows(course) if r["student"] == student)
 
 
+@pytest.mark.thorough
 def test_what_is_released(course):
     made = {path.stem for path in course.glob("release/*/*.ipynb")}
     assert made == set(STEMS)
@@ -99,6 +100,7 @@ def test_what_is_released(course):
         assert [c.source for c in given.cells] == [c.source for c in released(stem).cells]
 
 
+@pytest.mark.thorough
 def test_the_release_runs_to_its_first_stub_and_says_what_to_do(course):
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
@@ -158,6 +160,7 @@ def test_written_answers_come_as_pdf(course, chromium):
     assert made.read_bytes().startswith(b"%PDF") and made.stat().st_size > 10_000
 
 
+@pytest.mark.thorough
 def test_a_second_run_marks_nothing_and_takes_points_for_words(course):
     before, start = rows(course), time.monotonic()
     staff.mark(course, LIMITS)
@@ -201,6 +204,7 @@ def test_the_command(tmp_path):
 # -------------------------------------------------------------------------------------------- check
 
 
+@pytest.mark.thorough
 def test_a_notebook_that_is_ready(tmp_path):
     notebook = handed_in(
         STEM, Wrong({"picture-words": "Three curves.", "lost-row-words": "A bound."})

@@ -110,6 +110,7 @@ def whole(monkeypatch):
     monkeypatch.setenv("TENSORLAB_FAST", "0")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", list(explorers()))
 def test_every_explorer_of_the_lessons_has_states_that_differ(kind, undrawn):
     sheet = kind().sheet()
@@ -121,6 +122,7 @@ def test_every_explorer_of_the_lessons_has_states_that_differ(kind, undrawn):
     assert sheet.rows[sheet.first].states[sheet.rows[sheet.first].first][1], "the first is drawn"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", [k for k in explorers() if not issubclass(k.values[0], Player)])
 def test_the_first_slider_moves_the_picture(kind):
     e = kind()
@@ -135,6 +137,7 @@ def test_the_first_slider_moves_the_picture(kind):
     assert moves(-knob.step) or moves(knob.step)
 
 
+@pytest.mark.thorough
 def test_the_page_says_what_the_explorer_says(whole, undrawn):
     e = Bars()
     page = Page(static.page(e.sheet()))
@@ -158,6 +161,7 @@ def test_the_page_says_what_the_explorer_says(whole, undrawn):
     assert "Fixed here: width 4, grid yes." in static.page(e.sheet())
 
 
+@pytest.mark.thorough
 def test_a_page_asks_nobody_for_anything():
     text = static.page(Countdown(start=integer(2, 1, 9)).sheet())
     pictures = re.findall(r'src=\\?"(data:image/png;base64,iVBOR[^"]*")', text)
@@ -167,6 +171,7 @@ def test_a_page_asks_nobody_for_anything():
     assert not re.search(r"https?:|//[a-z]|@import|url\(", text)
 
 
+@pytest.mark.thorough
 def test_a_page_keeps_its_limit_and_its_first_state(whole, undrawn):
     full = static.page(Bars().sheet())
     thin = static.page(Bars().sheet(), limit=len(full.encode()) * 4 // 5)
@@ -189,6 +194,7 @@ def test_thinning_ends_at_two_states_and_keeps_the_first(count):
         assert row.states[row.first][0] == str(first)
 
 
+@pytest.mark.thorough
 def test_a_player_shows_its_steps_from_begin_to_end(whole, undrawn):
     sheet = Countdown(start=integer(300, 1, 400)).sheet()
     (row,) = sheet.rows
@@ -210,6 +216,7 @@ def test_grids_hold_what_the_control_says_now():
     assert integer(3, 1, 9).grid(1) == [3]
 
 
+@pytest.mark.thorough
 def test_explorers_appear_as_pages_where_it_is_wanted(monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", shown.append)

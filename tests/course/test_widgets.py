@@ -85,6 +85,7 @@ def test_box_moves_the_slider_and_draws(bars):
     )
 
 
+@pytest.mark.thorough
 def test_each_move_draws_once(bars):
     def draws(move):
         before = Bars.drawn
@@ -98,6 +99,7 @@ def test_each_move_draws_once(bars):
     assert bars.sentence == "11 bars < 0.5 & fro with a grid."
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("text", ["999", "0", "-3", "3.5", "three", "", "nan", "1e400", "<b>"])
 def test_wrong_typed_value_is_one_sentence_and_changes_nothing(bars, text):
     before = picture(bars)
@@ -176,6 +178,7 @@ def test_draw_needs_a_sentence():
         Explorer(rank=integer(1, 1, 2)).show()
 
 
+@pytest.mark.thorough
 def test_player_steps_by_hand():
     player = Countdown(start=integer(2, 1, 9))
     assert player.sentence == "2 of 2."
@@ -188,6 +191,7 @@ def test_player_steps_by_hand():
     assert player.sentence == "4 of 4."
 
 
+@pytest.mark.thorough
 def test_player_is_driven_by_its_buttons():
     async def story():
         player = Countdown(start=integer(9, 1, 9))
@@ -242,6 +246,7 @@ class Split(Explorer):
         return f"Rank {rank} of {size}."
 
 
+@pytest.mark.thorough
 def test_limits_follow_other_controls():
     e = Split()
     assert e.sentence == "Rank 3 of 4."
@@ -270,6 +275,7 @@ class Parts(Explorer):
         return f"{parts} of {whole}."
 
 
+@pytest.mark.thorough
 def test_options_of_a_list_follow_other_controls():
     e = Parts()
     assert e.sentence == "4 of 12."
@@ -286,6 +292,7 @@ def test_options_of_a_list_follow_other_controls():
     assert e.sentence == "4 of 12." and e.controls["parts"].options == (1, 2, 3, 4, 6, 12)
 
 
+@pytest.mark.thorough
 def test_reset_goes_back_to_the_first_picture():
     e = Split()
     first = picture(e)
@@ -294,6 +301,7 @@ def test_reset_goes_back_to_the_first_picture():
     assert e.values == {"size": 4, "rank": 3} and picture(e) == first
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("ending, head", [("png", b"\x89PNG"), ("svg", b"<?xml")])
 def test_the_picture_is_saved(tmp_path, monkeypatch, ending, head):
     monkeypatch.chdir(tmp_path)
@@ -339,6 +347,7 @@ def test_a_long_label_of_a_check_mark_leaves_lists_their_width():
     assert label < 5 and whole - label >= 5
 
 
+@pytest.mark.thorough
 def test_a_player_may_begin_some_steps_in():
     class Later(Countdown):
         begin = 2

@@ -153,6 +153,7 @@ def test_more_cores_are_within_their_factor_of_what_no_block_train_beats(cores, 
     )  # the planted one errs by the noise, the best by less
 
 
+@pytest.mark.thorough
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     m=st.integers(1, 24),
@@ -222,6 +223,7 @@ MAKES = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rank", [2, 16, 64])
 @pytest.mark.parametrize("name", MAKES)
 def test_a_layer_starts_with_the_output_of_a_dense_one(name, rank, generator):
@@ -254,6 +256,7 @@ def test_learning_rates_by_hand():
 # -- gradients
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 def test_gradients_are_right(dtype, generator):
     x = tl.rng.randn(3, 7, generator=generator, dtype=dtype).requires_grad_()

@@ -76,6 +76,7 @@ def stacked(formats):
 # -- one at a time
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "operation"), PAIRS)
 def test_forward_and_backward_agree(name, operation):
     """<c, J d> = <Jᵀ c, d>, and the same for second derivatives taken in three ways."""
@@ -94,6 +95,7 @@ def test_forward_and_backward_agree(name, operation):
     close(inner(grad(lambda t: jvp(g, (t,), (d,))[1])(list(x.tensors())), d), second, 64)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("name", "operation"), OPEN)
 def test_many_at_once(name, operation):
     """vmap is a loop, for values and for gradients."""
@@ -134,6 +136,7 @@ def compiled(function, *args):
 QUICK = ("LowRank with s", "CP")  # the others take up to a minute
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in FORMATS]
 )
@@ -159,6 +162,7 @@ TO_RANK = [n for n in DECOMPOSITIONS if not n.startswith(("hooi", "cp_", "Kronec
 TO_RTOL = [n for n in TO_RANK if not n.startswith("Monarch")]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", TO_RANK)
 def test_decompositions_to_a_rank(name):
     xs = torch.stack([random(*DECOMPOSITIONS[name][0], seed=seed) for seed in range(3)])
@@ -179,6 +183,7 @@ def test_where_nothing_can_be_read_the_caps_are_the_ranks(name):
     close(found, torch.stack([low, 0 * low]))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "way", [lambda f, x: torch.vmap(f)(x[None]), compiled], ids=["vmap", "compile"]
 )

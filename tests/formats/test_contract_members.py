@@ -41,12 +41,14 @@ def function(cls, name):
 ROWS = [(cls, name) for cls in CLASSES.values() for name in promised(cls)]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("cls", "name"), ROWS, ids=lambda x: getattr(x, "__name__", x))
 def test_each_member_has_help(cls, name):
     said = getattr(cls, name).__doc__
     assert said and "." in said
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("cls", "name"), ROWS, ids=lambda x: getattr(x, "__name__", x))
 def test_each_member_takes_what_the_base_class_declares(cls, name):
     base = next(b for b in (Format, MatrixFormat, SplitMatrix) if name in vars(b))

@@ -20,6 +20,7 @@ LONG = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", LONG)
 @pytest.mark.parametrize("d", [10, 400, 1050, 15000])
 def test_counts_of_any_size(name, d):
@@ -41,6 +42,7 @@ def test_counts_of_any_size(name, d):
         assert abs(off) < 0.01
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["TTMatrix", "Kronecker"])
 def test_layers_of_any_size(name):
     w = LONG[name](1050)

@@ -38,6 +38,7 @@ def tensorly_cp(x, cp, sweeps, **options):
         tensorly.set_backend("numpy")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("shape", "rank", "sweeps"),
     [
@@ -63,6 +64,7 @@ def test_a_sweep_is_tensorlys_sweep():
         assert relative_error(ours, tensorly_cp(x, init, sweeps).to_dense()) < 1e-9
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128, torch.float32])
 @pytest.mark.parametrize("init", ["hosvd", "random"])
 def test_recovers_a_planted_tensor_up_to_scale_and_permutation(init, dtype, generator):
@@ -104,6 +106,7 @@ def test_matrices_and_vectors_and_halves(generator):
         assert fit.value.dtype == dtype and fit.history[-1] < torch.finfo(dtype).eps
 
 
+@pytest.mark.thorough
 def test_scale_and_permutation_of_modes():
     _, x = planted((6, 7, 8), 3, noise=0.1)
     init = start((6, 7, 8), 3)
@@ -144,6 +147,7 @@ def test_singular_systems(name):
         )
 
 
+@pytest.mark.thorough
 def test_degenerate_pair():
     a, b = torch.eye(2, dtype=torch.float64)
     w = sum(
@@ -185,6 +189,7 @@ def test_masked_fit_completes_the_tensor(unknown, generator):
     assert all(b <= a * (1 + 1e-9) for a, b in zip(fit.history, fit.history[1:]))
 
 
+@pytest.mark.thorough
 def test_masked_nonnegative_fit(generator):
     x = start((6, 7, 8), 2).to_dense()
     mask = torch.rand(x.shape, generator=generator) < 0.6
@@ -203,6 +208,7 @@ def test_masked_nonnegative_fit(generator):
     assert relative_error(fit.value.to_dense(), x) < 1e-2
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [torch.complex128, torch.complex64])
 def test_masked_fit_of_complex_numbers(dtype, generator):
     _, x = planted((7, 8, 9), 2, dtype=dtype)
@@ -257,6 +263,7 @@ def test_a_full_mask_changes_nothing():
     assert a.history == pytest.approx(b.history, rel=1e-9)
 
 
+@pytest.mark.thorough
 def test_gradient_flows_through_the_sweeps():
     _, x = planted((3, 4, 3), 2, noise=0.3)
     init = start((3, 4, 3), 2)

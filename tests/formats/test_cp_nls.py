@@ -62,6 +62,7 @@ def jacobian(factors):
 SHAPES = [(4, 3), (4, 2, 5), (2, 3, 2, 4), (5,)]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", [F64, C128], ids=str)
 @pytest.mark.parametrize("masked", [False, True])
@@ -132,6 +133,7 @@ def test_without_two_groups_of_enough_rows_there_is_no_algebraic_start(shape, ra
 # -- fits
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [F64, C128], ids=str)
 @pytest.mark.parametrize("shape, rank", [((30,) * 3, 5), ((30,) * 3, 10), ((12,) * 4, 6)], ids=str)
 @pytest.mark.parametrize("noise, bound", [(0.0, 1e-13), (1e-4, 2e-5), (1e-2, 2e-3)])
@@ -161,6 +163,7 @@ def test_the_end_is_a_stationary_point():
     assert max(float(f.grad.norm()) for f in factors) < 1e-8
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("noise, bound", [(0.0, 1e-12), (1e-5, 4e-6), (1e-3, 4e-4)])
 def test_a_swamp_is_left(noise, bound):
     clean, x = collinear((20,) * 3, 6, cosine=0.99, noise=noise)
@@ -179,6 +182,7 @@ def test_the_swamp_of_the_lesson_from_its_own_start():
     assert tl.cp_als(x, 3, init=start, tol=0.0, max_iter=200).history[-1] > 1e-4
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [F64, C128], ids=str)
 def test_a_degenerate_fit_is_named(dtype):
     fit = tl.cp_nls(border(dtype=dtype), 2)
@@ -189,6 +193,7 @@ def test_a_degenerate_fit_is_named(dtype):
     assert "degenerate" not in repr(sane)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape, rank", [((8,) * 3, 10), ((4,) * 4, 7)], ids=str)
 def test_ranks_above_the_dimensions_are_as_good_as_als(shape, rank):
     g = torch.Generator().manual_seed(1)
@@ -200,6 +205,7 @@ def test_ranks_above_the_dimensions_are_as_good_as_als(shape, rank):
     assert fit.converged and fit.history[-1] <= als.history[-1] * (1 + 1e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", range(3))
 def test_nonnegative_is_no_worse_than_als(seed):
     g = torch.Generator().manual_seed(seed)

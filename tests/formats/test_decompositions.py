@@ -41,6 +41,7 @@ SCALES = [
 ]
 
 
+@pytest.mark.thorough
 @every
 @pytest.mark.parametrize("dtype, exponent", SCALES, ids=str)
 def test_the_scale_changes_nothing(name, dtype, exponent):
@@ -65,6 +66,7 @@ def test_the_scale_changes_nothing(name, dtype, exponent):
 # -- tensors that are not views
 
 
+@pytest.mark.thorough
 @every
 @pytest.mark.parametrize("kind", ["as it is", "one mode", "sizes of 1", "a view"])
 def test_the_result_shares_no_memory_with_the_input(name, kind):
@@ -90,6 +92,7 @@ def test_the_result_shares_no_memory_with_the_input(name, kind):
 # -- errors that are true
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", FITS)
 @pytest.mark.parametrize("dtype", [F64, torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", ["constant", "noisy", "exact"])
@@ -118,6 +121,7 @@ def test_steps_in_half_precision_report_what_they_yield():
 # -- half precision at the ends of its range
 
 
+@pytest.mark.thorough
 @every
 @pytest.mark.parametrize("size", [60000.0, 6e-7])
 def test_half_precision_where_the_norm_is_no_half(name, size):
@@ -131,6 +135,7 @@ def test_half_precision_where_the_norm_is_no_half(name, size):
 # -- integers of NumPy, and refusals
 
 
+@pytest.mark.thorough
 @every
 def test_integers_of_numpy_are_integers(name):
     shape, _ = DECOMPOSITIONS[name]
@@ -248,6 +253,7 @@ def loose(d, delta, dtype):
     return x
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", CUTS)
 @pytest.mark.parametrize("dtype", [F64, torch.complex128], ids=str)
 def test_the_bound_holds_where_every_cut_loses_its_share(name, dtype):

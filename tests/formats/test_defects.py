@@ -91,6 +91,7 @@ def test_complex_tensors(generator):
         assert relative_error(fmt.to_dense(), x) < 1e-14
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "algorithm",
     [

@@ -183,6 +183,7 @@ def test_small_singular_values_keep_their_digits():
 # -- bounds
 
 
+@pytest.mark.thorough
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(
     case=shapes_and_trees,
@@ -206,6 +207,7 @@ def test_ht_svd_keeps_its_bound(case, kind, dtype, rtol):
         assert all(r <= 2 for node, r in zip(ht.nodes, ht.ranks) if {*node} in first)
 
 
+@pytest.mark.thorough
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     case=shapes_and_trees,
@@ -232,6 +234,7 @@ def test_the_error_is_within_sqrt_2d_3_of_the_best(case, cap, kind, rounded):
     assert len(tails) == max(0, 2 * len(shape) - 3) and max(ht.ranks, default=1) <= cap
 
 
+@pytest.mark.thorough
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(
     case=shapes_and_trees,
@@ -301,6 +304,7 @@ def test_only_small_matrices_are_factorized(tree):
 # -- is invariant
 
 
+@pytest.mark.thorough
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(case=shapes_and_trees, kind=st.sampled_from(KINDS), rtol=st.sampled_from(RTOLS))
 def test_ranks_do_not_see_the_scale(case, kind, rtol):
@@ -312,6 +316,7 @@ def test_ranks_do_not_see_the_scale(case, kind, rtol):
         assert ht.ranks == ranks and within(ht * math.ldexp(1.0, -exponent), x, rtol)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("scale", [1e-300, 1e-150, 1000, 1e15, 1e150, 1e300])
 @pytest.mark.parametrize("rtol", [0.0, 1e-8, 1e-3, 0.5])
 def test_ranks_do_not_see_a_decimal_scale(scale, rtol):
@@ -376,6 +381,7 @@ def test_orthogonal(generator):
     assert relative_error(x.orthogonal().to_dense(), x.to_dense()) < 1e-14
 
 
+@pytest.mark.thorough
 def test_many_modes(generator):
     for tree in (None, tl.linear_tree(200)):
         x = tl.HT.randn((4,) * 200, 3, tree=tree, generator=generator, dtype=torch.float64)
@@ -446,6 +452,7 @@ def test_the_tree_matters():
 # -- gradients
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 @pytest.mark.parametrize("tree", [None, (1, (3, (0, 2)))], ids=["balanced", "linear"])
 @pytest.mark.parametrize(
@@ -470,6 +477,7 @@ def test_gradient_of_equal_singular_values():
     assert torch.allclose(x.grad, x.detach().cos(), atol=1e-14)  # at full rank it is x itself
 
 
+@pytest.mark.thorough
 def test_gradient_of_the_singular_values(generator):
     x = tl.HT.randn((3, 4, 2, 3), 2, generator=generator, dtype=torch.float64)
     f = lambda *ts: sum(s.sum() for s in x.with_tensors(ts).singular_values().values())
@@ -650,6 +658,7 @@ def deep(d, n=2):
     )
 
 
+@pytest.mark.thorough
 def test_a_deep_tree_is_stored_copied_and_compared(tmp_path):
     d = 1500
     x, zeros = deep(d), torch.zeros(1, d, dtype=torch.long)
@@ -723,6 +732,7 @@ def test_files_with_nested_trees_are_read(tmp_path):
 # -- the range of floats
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "d, tree",
     [
@@ -748,6 +758,7 @@ def test_long_tensors_whose_bonds_are_graded_are_rounded(d, tree):
         assert float(both.norm()) == pytest.approx(2e170, rel=level)
 
 
+@pytest.mark.thorough
 def test_a_norm_beyond_the_floats_is_shared_by_all_nodes():
     ones = torch.ones(10, 1, dtype=torch.float64)
     one, z = torch.ones(1, 1, 1, dtype=torch.float64), torch.zeros(1, 640, dtype=torch.long)

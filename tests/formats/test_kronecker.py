@@ -229,6 +229,7 @@ def test_flops_are_those_of_apply():
 # -- gradients
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 def test_gradients_are_right(dtype, generator):
     for factors in (2, 3):

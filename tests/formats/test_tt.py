@@ -100,6 +100,7 @@ def test_arithmetic_agrees_with_tntorch(generator):
 # -- bounds
 
 
+@pytest.mark.thorough
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(
     shape=shapes,
@@ -120,6 +121,7 @@ def test_tt_svd_keeps_its_bound(shape, kind, dtype, rtol):
         assert max(tt.ranks, default=1) <= 2  # at rtol=0.0 too, and in half precision
 
 
+@pytest.mark.thorough
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(shape=shapes, kind=st.sampled_from(KINDS), rtol=st.sampled_from(RTOLS))
 def test_ranks_do_not_see_the_scale(shape, kind, rtol):
@@ -143,6 +145,7 @@ def test_ranks_do_not_see_a_decimal_scale(scale, rtol):
     assert tl.tt_round(tt * scale, rtol=rtol).ranks == tl.tt_round(tt, rtol=rtol).ranks
 
 
+@pytest.mark.thorough
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(
     shape=shapes, rtol=st.sampled_from(RTOLS), dtype=st.sampled_from(DTYPES), seed=st.integers(0, 9)
@@ -201,6 +204,7 @@ def test_rank_and_rtol_together():
     )
 
 
+@pytest.mark.thorough
 def test_rounding_a_long_train(generator):
     x = tl.TT.randn((4,) * 1000, 3, generator=generator, dtype=torch.float64)
     y = tl.tt_round(1e3 * (x + x), rtol=1e-8)
@@ -245,6 +249,7 @@ def test_orthogonal(generator):
 # -- gradients
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 @pytest.mark.parametrize(
     "make",
@@ -271,6 +276,7 @@ def test_gradient_of_equal_singular_values(algorithm):
     )  # at full rank the train is x itself
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 def test_gradient_of_a_cut_within_a_slab_of_equal_singular_values(dtype, generator):
     u, v = (

@@ -46,6 +46,7 @@ def uniform(shape, rank, g):
 # -- recovery
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(
     ("make", "shape", "rank"), [(gaussian, (30,) * 3, 5), (uniform, (20,) * 5, 3)]
@@ -62,6 +63,7 @@ def test_recovers_a_train_from_ten_times_its_degrees_of_freedom(make, shape, ran
     )  # what was held out tells of the whole
 
 
+@pytest.mark.thorough
 def test_growth_stops_at_the_rank_of_the_data_and_goes_through_all_before():
     g = torch.Generator().manual_seed(1)
     x = gaussian((12, 12, 12), (2, 4), g)
@@ -130,6 +132,7 @@ def test_completion_is_tt_minimize_of_the_same_cost():
     )
 
 
+@pytest.mark.thorough
 def test_teneva_finds_the_same_train():
     teneva = pytest.importorskip("teneva")
     g = torch.Generator().manual_seed(5)
@@ -145,6 +148,7 @@ def test_teneva_finds_the_same_train():
     )
 
 
+@pytest.mark.thorough
 def test_all_entries_give_what_rounding_nearly_gives():
     x = noisy_train((6, 7, 5), 2, 0.05)
     index = torch.cartesian_prod(*map(torch.arange, x.shape))
@@ -160,6 +164,7 @@ def test_all_entries_give_what_rounding_nearly_gives():
 # -- invariants
 
 
+@pytest.mark.thorough
 def test_same_seed_same_numbers_and_any_scale():
     g = lambda: torch.Generator().manual_seed(6)
     x = gaussian((8, 8, 8), 2, g())
@@ -178,6 +183,7 @@ def test_same_seed_same_numbers_and_any_scale():
     assert single(2.0**-100).history == single(2.0**90).history == single(1.0).history
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("dtype", "bound"),
     [
@@ -199,6 +205,7 @@ def test_dtypes(dtype, bound):
     assert relative_error(fit.value.to(x.dtype).to_dense(), x.to_dense()) < bound
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 def test_the_error_is_that_of_what_is_given_back(dtype):
     """Of the train after it was rounded to the dtype of the values, which in half precision is what
@@ -232,6 +239,7 @@ def test_values_and_start_are_promoted():
         run(values, tl.TT.randn(x.shape, 2, device="meta"))
 
 
+@pytest.mark.thorough
 def test_a_default_device_that_is_not_the_datas():
     g = lambda: torch.Generator().manual_seed(10)
     x = gaussian((5, 5, 5), 2, g())
@@ -290,6 +298,7 @@ def test_by_hand():
 # -- is honest
 
 
+@pytest.mark.thorough
 def test_fewer_entries_than_degrees_of_freedom_fit_but_do_not_converge():
     g = torch.Generator().manual_seed(10)
     x = gaussian((12, 12, 12), 4, g)
@@ -356,6 +365,7 @@ def test_a_slice_that_no_place_is_in_is_left_out_of_the_claim():
     assert torch.isfinite(found).all() and relative_error(found[:1], dense[:1]) > 0.1
 
 
+@pytest.mark.thorough
 def test_numbers_of_numpy_and_any_integer_dtype():
     g = lambda: torch.Generator().manual_seed(14)
     x = gaussian((5, 5, 5), 2, g())
@@ -371,6 +381,7 @@ def test_numbers_of_numpy_and_any_integer_dtype():
         assert run(index.to(dtype)).history == run(index).history
 
 
+@pytest.mark.thorough
 def test_many_modes_end_with_finite_numbers():
     g = torch.Generator().manual_seed(15)
     index = torch.randint(0, 2, (20, 1500), generator=g)

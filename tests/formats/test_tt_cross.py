@@ -100,6 +100,7 @@ def test_a_train_is_found_again(shape, rank, seed, complex_):
     assert all(a <= b for a, b in zip(fit.value.ranks, x.ranks))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_global_search_costs_no_more_than_it_saves(name):
     """The mean over seeds, as one sweep more or less moves a single run by a third."""
@@ -186,6 +187,7 @@ def test_quantized_grid():
     assert torch.equal(tl.from_digits(tl.to_digits(index, shape), shape), index)
 
 
+@pytest.mark.thorough
 def test_a_million_points_in_each_direction_to_high_accuracy():
     """Pivots that are small when they are taken would make later ones useless: an error that stalls
     above 1e-6."""
@@ -275,6 +277,7 @@ def test_one_mode_one_entry_and_zero():
     assert fit.converged and fit.evaluations < 500_000  # and enough
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("d", [40, 300])
 def test_many_modes(d):
     f = lambda i: (i.double() / d).sum(1).cos()
@@ -665,6 +668,7 @@ def test_argmax_of_a_multiple_is_at_the_same_place(beam, scale):
         assert tl.tt_argmax(x * scale, beam=beam) == (index, value * scale)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("up", [2.0**40, 2.0**-40])
 def test_argmax_of_cores_whose_products_leave_the_floats_on_the_way(up):
     """Forty cores 2^40 times as large, and forty as much smaller: the entries are the same."""
@@ -695,6 +699,7 @@ def test_argmax_beside_teneva():
         assert value >= float(theirs) * (1 - 1e-9)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", [1, 3])
 def test_values_that_differ_beyond_their_digits(seed):
     """10^(18 k) for k leading ones: beside the pivot there is a value 10^18 times it, so its row of

@@ -302,6 +302,7 @@ def test_conditioned_samples_are_samples_of_the_condition():
 # -- a thousand modes
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_a_product_of_a_thousand(dtype, device):
     d, n = 1000, 5000
@@ -325,6 +326,7 @@ def test_a_product_of_a_thousand(dtype, device):
     assert torch.allclose(tl.tt_marginal(x, 999).cpu().double(), p[999], atol=8 * eps)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @both
 def test_a_markov_chain_of_a_thousand(dtype, squared, device):
@@ -574,6 +576,7 @@ def test_a_born_machine_of_a_singlet():
 # -- gradients
 
 
+@pytest.mark.thorough
 @both
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
 def test_gradients_are_right(squared, dtype):

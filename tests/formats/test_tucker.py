@@ -33,6 +33,7 @@ DTYPES = [
 ]
 
 
+@pytest.mark.thorough
 @settings(max_examples=120, deadline=None, derandomize=True)
 @given(
     shape=shapes,

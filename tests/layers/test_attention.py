@@ -120,6 +120,7 @@ def test_cache_bytes_are_those_of_the_cache(kind, generator):
     assert cache_bytes(layer.float(), batch=2, tokens=TIME) == held // 2
 
 
+@pytest.mark.thorough
 @every_kind
 @pytest.mark.parametrize("structure", STRUCTURED)
 def test_any_format_can_hold_the_projections(kind, structure, generator):
@@ -297,6 +298,7 @@ def test_gradients_are_those_of_the_cube(generator):
 # -- captured and transformed
 
 
+@pytest.mark.thorough
 @every_kind
 def test_it_is_exported_and_traced_with_a_batch_that_changes(kind, generator):
     layer, x, more = built(kind), tokens(generator), tokens(generator, batch=5)
@@ -306,6 +308,7 @@ def test_it_is_exported_and_traced_with_a_batch_that_changes(kind, generator):
     assert close(torch.jit.trace(layer, (x,))(more), layer(more))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", ["groups", "latent, rotary", "tensor product", "multi-linear"])
 def test_it_is_compiled_to_one_graph(kind, generator):
     layer, x = built(kind), tokens(generator)

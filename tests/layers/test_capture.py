@@ -366,6 +366,7 @@ def cells():
             yield pytest.param(name, way, marks=[pytest.mark.slow] if slow else [])
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
 @pytest.mark.parametrize(("name", "way"), list(cells()))
 def test_layers(name, way):

@@ -63,6 +63,7 @@ def error(module, dense):
 # -- reduces to
 
 
+@pytest.mark.thorough
 @structure
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(data=st.data())
@@ -152,6 +153,7 @@ def test_a_kernel_of_one_pixel_is_low_rank_in_every_structure():
 # -- rank, rtol, flops
 
 
+@pytest.mark.thorough
 @structure
 @pytest.mark.parametrize("rtol", [0.7, 0.4])
 def test_rtol_is_met_and_a_cap_holds(make, rtol):
@@ -174,6 +176,7 @@ def test_cp_finds_the_smallest_rank_of_a_kernel_that_has_one():
     assert cp_conv(dense, rtol=1e-2, ridge=1e-5)[0].out_channels == 3
 
 
+@pytest.mark.thorough
 @structure
 @pytest.mark.parametrize(
     "options",
@@ -252,6 +255,7 @@ def diverging(n=4):
     return sum(torch.einsum("i,j,k->ijk", *v) for v in ((a, a, b), (a, b, a), (b, a, a)))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("ridge", [1e-1, 1e-2, 1e-3, 1e-4])
 def test_terms_do_not_diverge(ridge):
     w = diverging()

@@ -163,6 +163,7 @@ def test_a_step_of_dlrt_is_seen_through_its_two_evaluations():
 # -- the sizes that the talk's table is about
 
 
+@pytest.mark.thorough
 def test_peaks_of_a_compressed_encoder():
     x = torch.randint(30522, (1, 128), generator=torch.Generator().manual_seed(0))
     found = {}

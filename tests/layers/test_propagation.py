@@ -37,6 +37,7 @@ def close(a, b, rtol=1e-10):
 # -- reduces to
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("chunk", [1 << 20, 1], ids=["one chunk", "chunks"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 @pytest.mark.parametrize(("out", "in_", "size"), SHAPES)

@@ -72,6 +72,7 @@ def test_the_multiplier_stays_when_rho_changes():
     assert [r.rho for r in admm.history] == [0.1]
 
 
+@pytest.mark.thorough
 def test_for_a_quadratic_it_finds_the_nearest_matrix_of_the_rank():
     """min |W - A|² of a rank is the truncated SVD: Eckart and Young are the oracle."""
     model, a = linear(), gaussian(6, 8, seed=3)
@@ -175,6 +176,7 @@ def run(seed, epochs=12):
     return results
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_it_survives_the_projection_that_plain_training_does_not(seed):
     found = run(seed)

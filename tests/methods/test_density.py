@@ -322,6 +322,7 @@ def test_the_background_is_one_row_of_those_there_are():
     assert model.report(x).mean == pytest.approx(float(log.mean()))
 
 
+@pytest.mark.thorough
 def test_cross_validation_selects():
     """Rows outside of a fold's support, and one far outside, are part of each score; the ring needs
     a rank that two independent variables have not."""
@@ -411,6 +412,7 @@ def differences(x, unit, shift, kind):
     return max(float(t[~t.isnan()].abs().max()) for t in (log, first, samples))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "dtype, powers",
@@ -432,6 +434,7 @@ def test_units_do_not_matter(kind, dtype, powers):
     assert differences(crescent(300, 3).to(dtype), unit, 0.0, kind) < tolerance
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_shift_moves_the_density(kind):
     """But for what it rounds the data by, times the slopes of the logarithm, here under 100."""
@@ -449,6 +452,7 @@ def test_same_seed_same_numbers_and_learning_helps():
     assert one.history_[-1][2] > one.history_[0][2] > -math.inf
 
 
+@pytest.mark.thorough
 def test_adam_and_the_natural_gradient_seek_the_same():
     x = crescent()
     natural = tl.TTDensity(rank=3, basis=10, steps=8).fit(x)
@@ -544,6 +548,7 @@ def test_it_stands_where_kernel_density_stood():
     assert search.best_params_["rank"] in (1, 2)
 
 
+@pytest.mark.thorough
 def test_the_package_does_not_import_scikit_learn():
     import subprocess
     import sys

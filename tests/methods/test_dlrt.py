@@ -184,6 +184,7 @@ def test_two_evaluations_a_step():
     assert len(calls) == 2
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("smallest", [1e-2, 1e-6, 1e-10])
 def test_descends_whatever_the_smallest_singular_value(smallest):
     model, loss = network(rank=4, decay=smallest ** (-1 / 3))
@@ -206,6 +207,7 @@ def test_a_convolution_is_its_flattened_kernel():
     assert torch.allclose(conv.weight.to_dense(), linear.weight.to_dense(), atol=1e-12)
 
 
+@pytest.mark.thorough
 def test_lenet_trains_in_low_rank():
     g = torch.Generator().manual_seed(0)
     model = LeNet(8, channels=(6, 8), hidden=20, kernel=3, padding=1, generator=g)
@@ -246,6 +248,7 @@ every_optimizer = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.thorough
 @every_optimizer
 @pytest.mark.parametrize("theta", [0.05, None])
 def test_any_optimizer_of_torch(make, theta):
@@ -260,6 +263,7 @@ def test_any_optimizer_of_torch(make, theta):
         assert shapes <= {(r, r), (r, 1), (1, r)}  # the last two are Adafactor's
 
 
+@pytest.mark.thorough
 @every_optimizer
 def test_two_hundred_steps_stay_finite(make):
     """Near the optimum, where a mean square and the square of the mean are nearly the same."""
@@ -380,6 +384,7 @@ class Failing:
         raise self.how("stop")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("at", [1, 2])
 @pytest.mark.parametrize("how", [KeyboardInterrupt, RuntimeError, float])
 @pytest.mark.parametrize("theta", [0.05, None])
@@ -444,6 +449,7 @@ def test_dlrt_anew_changes_nothing():
 # -- with a scaler of gradients
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("settings", [dict(theta=0.05), dict(theta=None)])
 @pytest.mark.parametrize("bad", [(5, 0), (5, 1)])  # the step and the evaluation that overflow
 def test_a_grad_scaler_changes_nothing_and_skips_what_overflows(settings, bad):
@@ -542,6 +548,7 @@ def test_a_living_graph_is_no_hindrance(theta):
     assert ends[0] == ends[1]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("where", ["before", "inside", "around"])
 def test_reentrant_checkpointing_trains_as_the_other(where):
     ends = []
@@ -593,6 +600,7 @@ def test_buffers_change_once_a_step(theta, momentum):
     assert alive.isfinite().all()
 
 
+@pytest.mark.thorough
 def test_a_compiled_model_follows_its_ranks():
     torch._dynamo.reset()
     plain, compiled = network(rank=2), network(rank=2)

@@ -197,6 +197,7 @@ def same(a: dict, b: dict) -> bool:
     return all(torch.allclose(t, b[name], rtol=0, atol=1e-10) for name, t in a.items())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("case", CASES)
 def test_two_halves_are_one_batch(both, case):
     whole = trained(case)

@@ -75,6 +75,7 @@ def train(folder: Path, name: str, hang_in: int | None = None) -> None:
             print(epoch, *map(float.hex, losses), *dlrt.ranks.values(), file=file)
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 @pytest.mark.parametrize("name", METHODS)
 def test_a_killed_training_ends_with_the_same_numbers(name, tmp_path):

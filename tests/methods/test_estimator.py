@@ -140,6 +140,7 @@ def test_a_table_of_integers_is_read(kind):
     assert x.dtype == torch.float64 and np.array_equal(x.numpy(), plain(table))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ESTIMATORS)
 @pytest.mark.parametrize("kind", TABLES)
 def test_an_estimator_takes_it_as_the_plain_table(name, kind):
@@ -154,6 +155,7 @@ def test_an_estimator_takes_it_as_the_plain_table(name, kind):
     assert isinstance(ours[0], torch.Tensor) == isinstance(table, torch.Tensor)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ESTIMATORS)
 @pytest.mark.parametrize("kind", [k for k in WHOLE if "bool" not in k])
 def test_an_estimator_takes_integers(name, kind):
@@ -219,6 +221,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ESTIMATORS)
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_is_no_table_is_refused_in_one_sentence(name, kind):
@@ -277,6 +280,7 @@ def test_some_columns_of_a_data_frame():
 # -- classes
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "make",
     [
@@ -337,6 +341,7 @@ def test_classes_that_are_refused(y, error, said):
 # -- units of columns
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "dtype, powers", [(torch.float64, (600, -600, 0)), (torch.float32, (100, -100, 9))]
 )
@@ -435,6 +440,7 @@ def test_fit_again_is_as_fit_for_the_first_time(name):
     assert again.n_features_in_ == 3
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ESTIMATORS)
 @pytest.mark.parametrize("way", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 @pytest.mark.parametrize(
@@ -456,6 +462,7 @@ SEEDS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ESTIMATORS)
 @pytest.mark.parametrize("kind", SEEDS)
 def test_random_state(name, kind):
@@ -509,6 +516,7 @@ def failures(model):
     return found
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", CHECKED)
 def test_scikit_learns_checks(name):
@@ -516,6 +524,7 @@ def test_scikit_learns_checks(name):
     assert found.keys() == EXPECTED.keys(), found
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_in_pipelines_and_searches_of_data_frames(name):

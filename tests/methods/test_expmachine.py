@@ -109,6 +109,7 @@ def test_one_sweep_over_one_column_is_newtons_logistic_regression(generator):
 # -- by hand
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "params",
     [
@@ -136,6 +137,7 @@ def test_planted_interactions_are_the_strongest(machine):
     assert found[0, 3] > 0 > found[1, 4, 6]
 
 
+@pytest.mark.thorough
 def test_the_screened_start_finds_what_descent_from_the_linear_model_does_not():
     from tensorlab.papers.expmachine import auc, synthetic
 
@@ -195,6 +197,7 @@ def test_a_sweep_of_newton_steps_never_loses(generator):
     assert losses == sorted(losses, reverse=True) and losses[-1] < 0.7 * losses[0]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "method, params", [("riemannian", dict(batch=9999, steps=25)), ("adam", dict(steps=60))]
 )

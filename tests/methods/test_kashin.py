@@ -124,6 +124,7 @@ def test_a_batch_is_its_items():
 # -- the theorem
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("n", [2**8, 1000, 2**11, 2**14])
 def test_the_sum_is_exact_and_flat(n, method):
@@ -139,6 +140,7 @@ def test_the_sum_is_exact_and_flat(n, method):
         assert float(fit.value.bound) <= 2.0, name
 
 
+@pytest.mark.thorough
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     shape=st.lists(st.integers(1, 12), min_size=1, max_size=3),
@@ -234,6 +236,7 @@ POWERS = [(F64, p) for p in (-900, -600, 10, 600, 900)] + [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("dtype", "power"), POWERS)
 def test_scale_does_not_matter(method, dtype, power):

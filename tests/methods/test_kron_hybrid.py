@@ -70,6 +70,7 @@ def test_fitting_anew_lowers_the_error_and_no_term_raises_it():
     assert fits[1].history[-2] < fits[0].history[-2]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", range(2))
 def test_the_spectral_norm(seed):
     w = gaussian(12, 12, seed=seed)

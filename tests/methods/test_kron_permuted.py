@@ -28,6 +28,7 @@ def error(w, value):
     return float((w - value.to_dense()).norm() / w.norm())
 
 
+@pytest.mark.thorough
 def test_planted_permutations_are_found_in_8_of_10_seeds():
     """Found are all 10 of 10."""
     found = 0

@@ -88,6 +88,7 @@ def test_zeros():
     assert fit.error == 0 == fit.bound == fit.gap and fit.value.to_dense().abs().max() == 0
 
 
+@pytest.mark.thorough
 def test_inputs_that_are_alike_in_all_directions_change_nothing():
     w, q = gaussian(12, 12), torch.linalg.qr(gaussian(12, 12, seed=1)).Q
     plain, weighted = (
@@ -100,6 +101,7 @@ def test_inputs_that_are_alike_in_all_directions_change_nothing():
 # ---------------------------------------------------------------------------------- is invariant
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("power", [-600, -3, 5, 600])
 def test_powers_of_two_change_nothing(power):
     w, scale = gaussian(12, 12), 2.0**power
@@ -108,6 +110,7 @@ def test_powers_of_two_change_nothing(power):
     assert scaled.bound == fit.bound * scale
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", range(3))
 def test_orthogonal_kronecker_factors_change_nothing(seed):
     w = gaussian(16, 16, seed=seed)
@@ -118,6 +121,7 @@ def test_orthogonal_kronecker_factors_change_nothing(seed):
     assert a == pytest.approx(b, rel=1e-3)
 
 
+@pytest.mark.thorough
 def test_the_conjugate_transpose_has_the_same_error():
     w = gaussian(12, 20)
     a = kron_spectral(w, (3, 4), 2, tol=1e-3, p_max=2048, max_iter=2000).error
@@ -125,6 +129,7 @@ def test_the_conjugate_transpose_has_the_same_error():
     assert a == pytest.approx(b, rel=3e-3)
 
 
+@pytest.mark.thorough
 def test_same_seed_same_numbers():
     w = gaussian(12, 12)
     runs = [
@@ -149,6 +154,7 @@ def test_narrow_numbers(dtype):
 # ----------------------------------------------------------------------------------- how good it is
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rank, least", [(3, 1.27), (6, 1.41), (9, 1.53), (12, 1.65)])
 def test_ratio_to_the_svd_at_equal_parameters(rank, least):
     """Of ten Gaussian matrices the means are 1.29, 1.43, 1.55 and 1.69."""
@@ -172,6 +178,7 @@ def test_never_worse_than_the_frobenius_start(max_iter):
     assert len(fit.history) == len(fit.exponents) <= max_iter + 1
 
 
+@pytest.mark.thorough
 def test_the_alternating_way_finds_no_more_than_the_certificate_allows():
     w = gaussian(12, 12)
     ours = kron_spectral(w, (3, 4), 2)
@@ -200,6 +207,7 @@ def test_the_certificate_bounds_what_new_right_factors_reach():
 # ----------------------------------------------------------------------------------- inputs of data
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", range(3))
 def test_inputs_make_the_error_of_outputs_smaller(seed):
     w, x = gaussian(12, 12, seed=seed), gaussian(40, 12, seed=seed + 9) * torch.logspace(0, -2, 12)

@@ -100,6 +100,7 @@ def test_the_gradient_of_all_but_the_zero_factor_is_zero_at_first(kind, zero):
     assert gradients[0].abs().max() > 0 and not gradients[zero].any()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("base", BASES)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("ignore:merge_lora")

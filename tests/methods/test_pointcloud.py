@@ -165,6 +165,7 @@ def test_cluster_order_is_a_permutation_that_clusters():
     assert inside(x[order]) < 0.7 * inside(x)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("init", ["clusters", "random"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 def test_tt_cloud_lowers_both_distances(init, dtype):
@@ -181,6 +182,7 @@ def test_tt_cloud_lowers_both_distances(init, dtype):
         assert float(loss(x, pc.rows(fit.value))) < 0.7 * float(loss(x, pc.rows(first[0])))
 
 
+@pytest.mark.thorough
 def test_each_loss_alone_is_best_at_itself():
     x, found = ring(256), {}
     for name, weights in {
@@ -368,6 +370,7 @@ def seeded():
     return torch.Generator().manual_seed(0)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", SCALED)
 @pytest.mark.parametrize("dtype, power", [(torch.float64, 600), (torch.float32, 100)], ids=str)
 def test_scale_does_not_matter(name, dtype, power):

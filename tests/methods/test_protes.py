@@ -205,6 +205,7 @@ def test_saved_and_resumed_it_is_the_same_run(tmp_path):
     assert search.history == whole.history[:6]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "again",
     [lambda s: pickle.loads(pickle.dumps(s)), copy.deepcopy, copy.copy],
@@ -265,6 +266,7 @@ def test_numbers_of_numpy_are_numbers():
     assert one.history == other.history and type(other.evaluations) is int
 
 
+@pytest.mark.thorough
 def test_a_default_device_that_is_not_the_datas():
     start = tl.TT.randn((2,) * 8, 4, generator=generator(), dtype=torch.float64)
     plain = dict(budget=100, batch=20, elite=4, device="cpu")
@@ -320,6 +322,7 @@ def test_a_warm_start_goes_on_from_the_model():
     assert fit.value.index == (2,) * 12 and fit.value.value == 0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape", [(7,), (2, 9), (2, 5, 1, 3, 8), (2,) * 300])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_ragged_and_long_shapes_in_both_precisions(shape, dtype):

@@ -154,6 +154,7 @@ TABLE = {  # kmeans, rotate, kashin
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("draws", [3, pytest.param(20, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", TABLE)
 def test_table_of_errors(kind, draws):
@@ -172,6 +173,7 @@ def test_table_of_errors(kind, draws):
     assert all(u > k > r for u, k, r in zip(found["uniform"], found["kashin"], found["rotate"]))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("bits", "n"), [(2, 128), (3, 128), (4, 64)])
 def test_the_default_is_at_least_as_good_as_rotation_and_levels(bits, n):
     for kind in TABLE:
@@ -189,6 +191,7 @@ def test_the_default_is_at_least_as_good_as_rotation_and_levels(bits, n):
 # -- is invariant
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("group", [None, "channel", 8])
 @pytest.mark.parametrize("shape", [(1, 8), (5, 8), (7, 24), (6, 2, 4)])
@@ -206,6 +209,7 @@ def test_forward_is_that_of_the_dense_matrix(method, group, shape):
     assert torch.allclose(g, dense.reshape(shape[0], -1).sum(0).expand_as(x), atol=1e-4)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
     ("dtype", "powers"),
@@ -250,6 +254,7 @@ def test_rows_of_zeros_stay_zero_by_channel(method):
     )
 
 
+@pytest.mark.thorough
 def test_scales_by_channel_mend_scaled_rows_where_no_rotation_has():
     w = matrix("rows", 0)
     for method in METHODS:
@@ -288,6 +293,7 @@ def quantized(report):
     return [row.name for row in report.rows if row.kind == "Quantized"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("bits", [2, 3, 4])
 def test_a_model_comes_back_bit_for_bit(method, bits, tmp_path):
@@ -335,6 +341,7 @@ def test_layer_keeps_its_bytes_when_cast():
     assert "pairs" in repr(layer)
 
 
+@pytest.mark.thorough
 def test_what_did_not_converge_is_reported():
     w = matrix("rows", 0, 64)
     q = tl.quantize(w, method="kashin", q="householder", generator=seeded())
@@ -414,6 +421,7 @@ def captured(way, module, x):
     return torch.jit.trace(module, x)
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace")
 @pytest.mark.parametrize(
     ("method", "q", "way"),
@@ -450,6 +458,7 @@ def through_a_file(state, path):
     return tl.load_state(path)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("way", ["load", "assign", "file", "emptied"])
 @pytest.mark.parametrize("other", [("rotate", "dct", 4, 7), ("uniform", "dct", 2, 0)])
 @pytest.mark.parametrize(("method", "q"), CASES)
@@ -553,6 +562,7 @@ def test_a_layer_moves_between_devices(method, q, device):
     assert tl.quantize(moved.weight.to_dense(), method=method, q=q, generator=there).error < 0.2
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("method", "q"), CASES)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_gives_the_dtype_of_a_dense_layer(method, q, dtype, device):

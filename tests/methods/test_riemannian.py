@@ -96,6 +96,7 @@ def test_at_full_rank_it_is_sgd(momentum):
     assert torch.allclose(model.layers[0].weight.to_dense(), dense.layers[0].weight, atol=1e-12)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", MAKES)
 def test_the_loss_falls_and_the_ranks_stay(kind):
     model, loss = network(kind)

@@ -243,17 +243,20 @@ def planted(seed, rank=8, start=2, steps=400, **options):
     return method.ranks["0"], float((model[0].weight.to_dense() - a).norm() / a.norm())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("seed", range(5))
 def test_a_rank_grows_to_a_planted_one(seed):
     rank, error = planted(seed, theta=0.1, spares=2)
     assert 7 <= rank <= 9 and error < 0.06
 
 
+@pytest.mark.thorough
 def test_without_spares_a_rank_hardly_grows():
     """What spares are for: a new value is of second order, and theta cuts it."""
     assert max(planted(seed, theta=0.1, spares=0)[0] for seed in range(5)) <= 4
 
 
+@pytest.mark.thorough
 def test_a_rank_falls_to_a_planted_one():
     rank, error = planted(0, rank=3, start=15, theta=0.1, spares=2)
     assert rank == 3 and error < 0.1
@@ -395,6 +398,7 @@ def test_autocast_trains():
     assert losses[-1] < 0.8 * losses[0] and method.ranks == {"0": 3}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize(
     "make",

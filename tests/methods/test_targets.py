@@ -87,6 +87,7 @@ def test_layers_of_one_input_go_together_in_the_order_of_calls():
     assert groups == block(0) + block(1)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("full", [True, False])
 @pytest.mark.parametrize("add", SUMS.values(), ids=SUMS)
 def test_at_full_rank_or_dense_nothing_changes(full, add):

@@ -87,6 +87,7 @@ def test_a_closure_that_trains_nothing(name, case):
         assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before))
 
 
+@pytest.mark.thorough
 @every_method
 def test_a_step_trains_where_gradients_are_off_around_it(name):
     ends = []
@@ -169,6 +170,7 @@ def test_a_layer_is_trained_whole_or_not_at_all(name):
     assert all(torch.equal(a, b) for a, b in zip(before, model[0].tensors))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [n for n in METHODS if "FactorSGD" not in n])
 def test_a_layer_without_a_gradient_for_long_is_named_once(name):
     model, method = made(name)

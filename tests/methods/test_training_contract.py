@@ -82,6 +82,7 @@ def weight(layer):
     return (w if isinstance(w, torch.Tensor) else w.to_dense()).detach()
 
 
+@pytest.mark.thorough
 @every_method
 def test_steps_lower_the_loss_and_return_the_one_before(name):
     model, method = made(name)
@@ -113,6 +114,7 @@ def test_ranks_are_those_of_the_weights(name):
     assert method.ranks["0"] is not None  # what was given is a copy
 
 
+@pytest.mark.thorough
 @every_method
 @pytest.mark.parametrize(
     "stop", [2, 3]

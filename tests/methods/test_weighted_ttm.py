@@ -68,6 +68,7 @@ FORMATS = {
 every = pytest.mark.parametrize("name", FORMATS)
 
 
+@pytest.mark.thorough
 @every
 def test_a_fit_is_nearer_and_never_rises(name):
     w, left, right = draw(12, 8), root(12, 3), root(8)
@@ -81,6 +82,7 @@ def test_a_fit_is_nearer_and_never_rises(name):
     assert fit.history[-1] < 0.9 * fit.history[0]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["LowRank", "PivotedLowRank"])
 def test_the_fit_of_low_rank_is_the_weighted_svd(name):
     w, right = draw(12, 8), root(8)
@@ -96,6 +98,7 @@ def test_without_weights_what_a_format_holds_is_kept(name):
     assert fit.history[-1] <= fit.history[0] * (1 + 1e-12)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("power", [-600, 600])
 def test_sizes_do_not_matter(power):
     w, right = draw(12, 8), root(8)

@@ -34,6 +34,7 @@ def result(tmp_path_factory):
         return whole
 
 
+@pytest.mark.thorough
 def test_rows(result):
     assert result["structure"] == ["dense", "cp", "spatial"]
     first = result.rows[0]
@@ -45,6 +46,7 @@ def test_rows(result):
         assert row["points"] == pytest.approx(row["after"] - first["after"])
 
 
+@pytest.mark.thorough
 def test_flops_are_counted_by_hand(result):
     per_pixel = [16 * 9, 16 * 32 * 9, 32 * 32 * 9]
     dense = 64 * (per_pixel[0] + per_pixel[1]) + 16 * per_pixel[2] + 32 * 4 * 10

@@ -17,6 +17,7 @@ SMALL = {
 }
 
 
+@pytest.mark.thorough
 def test_the_program_at_a_small_size(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(kashin.SIZES, "quick", SMALL)

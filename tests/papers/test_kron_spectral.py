@@ -34,6 +34,7 @@ def test_the_distributions_are_of_independent_entries_of_mean_zero(kind):
     assert abs(float(w.mean() / w.std())) < 4 / 36
 
 
+@pytest.mark.thorough
 def test_models(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(kron_models.SIZES, "quick", MODELS)

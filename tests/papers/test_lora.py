@@ -45,6 +45,7 @@ def test_only_what_may_move_moves(way):
     assert model.blocks[0].up.delta.weight.to_dense().abs().max() > 0
 
 
+@pytest.mark.thorough
 def test_the_program_at_a_small_size(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = datasets.corpus()

@@ -239,6 +239,7 @@ run_rows("Name2020", "full", [{"rank": r} for r in (1, 2, 3, 4)], measure, setti
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 def test_a_killed_program_resumes(here):
     (here / "program.py").write_text(textwrap.dedent(PROGRAM))

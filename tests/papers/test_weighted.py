@@ -20,6 +20,7 @@ def moved(table, method):
     return row["mse"]
 
 
+@pytest.mark.thorough
 def test_what_each_weighting_is_worth(table):
     """The order that the real encoder shows, with no weights needed: plain, one diagonal, whitened,
     ranks by the spectrum, targets; and a train that is fitted."""

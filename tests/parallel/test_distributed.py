@@ -43,6 +43,7 @@ def test_an_error_of_all_ranks_leaves_them_alive(two):
     assert [a[2] for a in two.run(rank_jobs.summed, 0)] == before
 
 
+@pytest.mark.thorough
 def test_one_that_fails_stops_all_and_the_next_job_starts_anew(two):
     before = {a[2] for a in two.run(rank_jobs.summed, 0)}
     start = time.monotonic()
@@ -53,6 +54,7 @@ def test_one_that_fails_stops_all_and_the_next_job_starts_anew(two):
     assert before.isdisjoint(a[2] for a in two.run(rank_jobs.summed, 0))
 
 
+@pytest.mark.thorough
 def test_a_death_and_a_hang_are_errors_and_nothing_is_left_behind():
     with Ranks(1) as ranks:
         assert float(ranks.run(rank_jobs.summed, 2)[0][0]) == 2.0
@@ -97,6 +99,7 @@ def test_what_no_process_could_read_is_refused_before_one_starts(monkeypatch):
 # -------------------------------------------------------------------------------------------- bytes
 
 
+@pytest.mark.thorough
 def test_collectives_by_hand_are_counted(two):
     for seen, wire in two.run(rank_jobs.by_hand):
         assert seen == [

@@ -32,6 +32,7 @@ def test_closed_forms(name):
             assert line.bubble == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("v", [1, 2, 3])
 def test_closed_forms_of_interleaved_stages(v):
     for p in range(1, 9):

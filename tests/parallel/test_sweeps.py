@@ -30,6 +30,7 @@ def test_rows_are_points_and_what_the_function_gives(table):
     assert len({row["loss"] for row in table}) == 24
 
 
+@pytest.mark.thorough
 def test_the_same_table_on_loky(table, capsys):
     with joblib.parallel_config("loky", n_jobs=2):
         assert sweeps.sweep(rank_jobs.fit, POINTS) == table
@@ -44,6 +45,7 @@ def test_the_same_table_on_dask(table):
             assert sweeps.sweep(rank_jobs.fit, POINTS, progress=False) == table
 
 
+@pytest.mark.thorough
 def test_a_killed_sweep_goes_on_and_repeats_no_finished_point(table, tmp_path):
     path, log = tmp_path / "sweep.jsonl", str(tmp_path / "calls")
     spawn = multiprocessing.get_context("spawn")

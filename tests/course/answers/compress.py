@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import torch
+from lesson_files import Computed
 
 from tensorlab.course.lessons import compress as lesson
 
@@ -124,8 +125,8 @@ WRONG = {
         (equal_shares, "the same share"),
     ],
     "least_kept": [
-        (lesson._least_kept("kfac"), "choose svd"),
-        (lesson._least_kept("svd") + 10, "ten less"),
-        (lesson._least_kept("svd") / 100, "in percent"),
+        (Computed(lambda: lesson._least_kept("kfac")), "choose svd"),
+        (Computed(lambda: lesson._least_kept("svd") + 10), "ten less"),
+        (Computed(lambda: lesson._least_kept("svd") / 100), "in percent"),
     ],
 }

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import torch
+from lesson_files import Computed
 
 import tensorlab as tl
 from tensorlab.course.lessons.cost import SHARE, first_above
@@ -78,7 +79,7 @@ RIGHT = {
     "galore_step": [galore, galore_by_adam],
     "sum_ranks": [ranks, ranks_by_library],
     "training_joules": [energy(lambda n, rate, watts: 6 * n * watts / rate)],
-    "crossing": [float(first_above(SHARE))],
+    "crossing": [Computed(lambda: float(first_above(SHARE)))],
 }
 
 WRONG = {
@@ -148,5 +149,9 @@ WRONG = {
         (energy(lambda n, rate, watts: 6 * n * watts / rate, "joules"), "W were assumed"),
         (lambda weights, tokens, rate, watts: 6 * weights * tokens / rate * watts, "a sentence"),
     ],
-    "crossing": [(first_above(SHARE) - 1, "still below"), (16, "before that"), (1, "at batch 1")],
+    "crossing": [
+        (Computed(lambda: first_above(SHARE) - 1), "still below"),
+        (16, "before that"),
+        (1, "at batch 1"),
+    ],
 }

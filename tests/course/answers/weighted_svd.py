@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from lesson_files import Computed
 
 import tensorlab as tl
 from tensorlab.course.lessons import weighted_svd as lesson
@@ -123,8 +124,8 @@ WRONG = {
         (lambda spectra, costs, price: [1, 1], "s² is more"),
     ],
     "enough_rank": [
-        (lesson.enough_rank.expected() + 1, "one rank less"),
-        (lesson.enough_rank.expected() - 1, "one rank more"),
+        (Computed(lambda: lesson.enough_rank.expected() + 1), "one rank less"),
+        (Computed(lambda: lesson.enough_rank.expected() - 1), "one rank more"),
         (1, "all at once"),
     ],
 }

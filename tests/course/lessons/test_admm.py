@@ -11,6 +11,7 @@ from tensorlab.course.lessons import admm as lesson
 from tensorlab.papers.table import measured
 
 
+@pytest.mark.thorough
 def test_the_player_tells_what_a_projection_would_do():
     player = lesson.ADMMPlayer()
     player.set(kind="low rank", rank=3, rho=0.05, growth=1.5)
@@ -48,6 +49,7 @@ def test_the_plain_network_is_left_alone():
     assert torch.equal(lesson.plain(0, 10).layers[0].weight, before)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", lesson.SETS)
 @pytest.mark.parametrize("way", lesson.WAYS)
 def test_all_ways_learn_something(way, kind):

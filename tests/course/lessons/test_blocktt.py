@@ -17,6 +17,7 @@ ROWS = [
 ]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name, counts",
     [

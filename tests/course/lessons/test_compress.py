@@ -62,6 +62,7 @@ def test_bits_know_the_inputs():
     assert quantize(w, 3).bits == 3  # what the library calls it
 
 
+@pytest.mark.thorough
 def test_pictures_say_what_was_found():
     assert "other answers" not in lesson.draw_wrong(Figure(), lesson.compressed(30, "svd"))
     said = lesson.draw_forecasts(Figure(), (30, 50))

@@ -17,6 +17,7 @@ def explorer():
     return lesson.ConvExplorer("Tucker")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("structure", ["Tucker", "spatial", "SVD", "TT"])
 @pytest.mark.parametrize("rank", [2, 7])
 def test_the_sentence_is_that_of_the_layer(explorer, structure, rank):
@@ -65,6 +66,7 @@ def test_a_wrong_value_is_a_sentence_and_the_picture_stays(explorer):
     explorer.boxes["rank"].value = str(before)
 
 
+@pytest.mark.thorough
 def test_terms_grow_without_the_ridge_only():
     e = lesson.TermsExplorer()
     energies = []
@@ -92,6 +94,7 @@ def test_the_tucker_rank_is_that_of_alternating_fits():
     assert lesson.tucker_rank(next(r for r in range(1, 17) if _tucker_error(r) <= 0.5))
 
 
+@pytest.mark.thorough
 def test_rivals_cost_what_is_said():
     found = lesson.race((0.3,), tuning=1, seeds=1)
     layers = lambda row: 269184 / row["flops"] - 9216 - 1920  # without the first and the last

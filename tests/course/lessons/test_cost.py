@@ -26,6 +26,7 @@ def test_the_sentence_says_what_the_ledger_counts():
     assert f"keeps {(svd.forward - svd.load) / MIB:.2f} MiB" in e.sentence
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("layers", lesson.OPTIMIZERS)
 def test_limits_follow_the_layers_and_the_optimizer(layers, monkeypatch):
     monkeypatch.setenv("TENSORLAB_STRICT", "1")

@@ -2,6 +2,7 @@
 
 import itertools
 
+import pytest
 import torch
 
 import tensorlab as tl
@@ -22,11 +23,13 @@ def test_the_easy_problem_is_solved_and_the_swamp_is_not():
     )  # fifty sweeps gain less than a third
 
 
+@pytest.mark.thorough
 def test_the_degenerate_pair_grows_and_cancels():
     errors, cosines, weights, _ = states("degenerate pair", 60)
     assert cosines[-1] < -0.9 and weights[-1] > 2 * weights[10] and errors[-1] < errors[100] / 2
 
 
+@pytest.mark.thorough
 def test_player_steps_and_says_the_truth():
     e = lesson.AlsExplorer("easy")
     assert "After 61 sweeps" in e.sentence and e.step() and "After 66 sweeps" in e.sentence

@@ -16,6 +16,7 @@ def explorer():
     return lesson.ConditionExplorer(STEPS)
 
 
+@pytest.mark.thorough
 def test_the_means_are_those_of_the_conditional(explorer):
     explorer.set(across="x3", known="x2", value=-1.0, samples=50, seed=2)
     explorer.set(up="x0")
@@ -37,6 +38,7 @@ def test_the_grid_holds_the_conditional_density():
     )
 
 
+@pytest.mark.thorough
 def test_wrong_values_are_sentences_and_the_picture_stays(explorer, monkeypatch):
     monkeypatch.setenv("TENSORLAB_STRICT", "0")
     explorer.reset()
@@ -51,6 +53,7 @@ def test_wrong_values_are_sentences_and_the_picture_stays(explorer, monkeypatch)
         explorer.set(up="x0")
 
 
+@pytest.mark.thorough
 def test_three_variables_always_differ(explorer):
     explorer.reset()
     explorer.set(samples=0)

@@ -8,6 +8,7 @@ from tensorlab.course.lessons import dlrt as lesson
 from tensorlab.methods.dlrt import truncate
 
 
+@pytest.mark.thorough
 def test_the_player_trains_by_dlrt_and_goes_on_after_a_pause():
     e = lesson.RankExplorer(theta=0.3)
     assert f"After {e.begin * e.every} steps the ranks are" in e.sentence
@@ -28,6 +29,7 @@ def test_the_player_trains_by_dlrt_and_goes_on_after_a_pause():
     assert max(dlrt.ranks.values()) < 32  # they fall at once
 
 
+@pytest.mark.thorough
 def test_larger_theta_smaller_ranks():
     e = lesson.RankExplorer()
     ends = []
@@ -38,6 +40,7 @@ def test_larger_theta_smaller_ranks():
     assert all(a > b > c for a, b, c in zip(*ends))
 
 
+@pytest.mark.thorough
 def test_a_wrong_value_is_a_sentence(monkeypatch):
     monkeypatch.setenv("TENSORLAB_STRICT", "0")
     e = lesson.OneStep()
@@ -49,6 +52,7 @@ def test_a_wrong_value_is_a_sentence(monkeypatch):
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("sigma", [0.5, 1e-4])
 def test_one_step_says_how_far_each_is(sigma):
     e = lesson.OneStep()

@@ -25,6 +25,7 @@ def test_words_that_stand_near_each_other_are_near():
     assert "str" in near and "string" not in near
 
 
+@pytest.mark.thorough
 def test_sentence_is_what_dense_algebra_gives(explorer):
     words, table, _ = lesson.vocabulary()
     explorer.set(word="string", rank=9, order="alphabet", modes="(32, 32) x (8, 8)")
@@ -51,6 +52,7 @@ def test_sentence_is_what_dense_algebra_gives(explorer):
     assert f"{kept} of the 8 nearest words are nearest still" in said
 
 
+@pytest.mark.thorough
 def test_order_by_meaning_loses_less(explorer):
     explorer.set(rank=16, modes="(8, 8, 16) x (4, 4, 4)")
     errors = [lesson.compressed("(8, 8, 16) x (4, 4, 4)", 16, by)[1] for by in lesson.ORDERS]
@@ -85,6 +87,7 @@ def test_a_gather_takes_a_fraction_of_the_table():
     assert found["dense, sparse gradients"] < table / 5 < table < found["dense"]
 
 
+@pytest.mark.thorough
 def test_the_race_learns():
     shapes = {"dense": ((1024,), (64,), 1), "train": ((8, 8, 16), (4, 4, 4), 8)}
     few, many = lesson.race(shapes, 2), lesson.race(shapes, 60)

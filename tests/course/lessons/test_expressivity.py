@@ -14,6 +14,7 @@ def explorer():
     return lesson.WidthExplorer()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "against, depth, width, modes", [("depth", 8, 2, 2), ("width", 6, 4, 3), ("depth", 6, 3, 4)]
 )

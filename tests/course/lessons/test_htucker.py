@@ -11,6 +11,7 @@ import tensorlab as tl
 from tensorlab.course.lessons import htucker as lesson
 
 
+@pytest.mark.thorough
 def test_the_tree_shows_ranks_storage_and_error():
     e = lesson.TreeExplorer()
     e.set(function="random tree of rank 3", digits=8)
@@ -33,6 +34,7 @@ def test_the_tree_shows_ranks_storage_and_error():
     )
 
 
+@pytest.mark.thorough
 def test_the_order_of_the_leaves_matters():
     e = lesson.TreeExplorer()
     stored = {}

@@ -11,6 +11,7 @@ from tensorlab.course.lessons import kashin as lesson
 from tensorlab.methods.kashin import Rotation
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "method"), list(zip(lesson.INPUTS, (*lesson.METHODS, *lesson.METHODS)))
 )
@@ -35,6 +36,7 @@ def test_steps_say_what_is_left(name, method):
     assert float(said[2]) == pytest.approx(float(rest.norm() / x.norm()), rel=6e-3, abs=1e-12)
 
 
+@pytest.mark.thorough
 def test_a_constant_is_done_in_one_step():
     player = lesson.StepsPlayer()
     player.set(x="constant", size=64, method="greedy")
@@ -55,6 +57,7 @@ def test_bits_are_those_of_the_package():
         assert f"{method} {error:.3f} at {q.bits_per_weight:.2f} bits" in explorer.sentence
 
 
+@pytest.mark.thorough
 def test_a_wrong_value_is_a_sentence_and_the_picture_stays():
     explorer = lesson.BitsExplorer()
     picture = explorer.view.value

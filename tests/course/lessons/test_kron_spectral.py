@@ -10,6 +10,7 @@ from tensorlab.course.lessons import kron_spectral as lesson
 from tensorlab.methods.kron_spectral import schatten
 
 
+@pytest.mark.thorough
 def test_the_sentence_says_both_errors():
     e = lesson.ContinuationExplorer()
     e.set(matrix="signs", terms=3, power=4)
@@ -26,6 +27,7 @@ def test_p_2_is_the_frobenius_sum():
     assert torch.allclose(lesson.error("Gaussian", 3, 1), want)
 
 
+@pytest.mark.thorough
 def test_spectral_errors_fall_and_frobenius_errors_rise():
     spectral, frobenius = lesson.norms("Gaussian", 6)
     assert spectral[-1] < 0.8 * spectral[0] and frobenius[-1] > frobenius[0]

@@ -53,6 +53,7 @@ def test_errors_are_tails():
     assert [error > 0 for _, error in svd] == [True] * 3 + [False] * 3 and kron[5][1] > 0.5
 
 
+@pytest.mark.thorough
 def test_the_player_moves_each_block_into_a_row():
     e = lesson.RearrangePlayer()
     assert "7 of 24" in e.sentence and "row 1 of R(w), 6 by 4, is block (0, 1)" in e.sentence

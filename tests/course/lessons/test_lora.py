@@ -23,6 +23,7 @@ def test_numbers_that_are_trained(kind, numbers):
     assert lesson.trained_numbers(lesson.adapted(kind, 3)) == numbers
 
 
+@pytest.mark.thorough
 def test_the_player_starts_where_the_network_is_and_learns():
     player = lesson.AdaptPlayer()
     player.set(kind="lora", rank=2)

@@ -10,6 +10,7 @@ from tensorlab.course.digits import accuracy, draw_fits, network
 from tensorlab.course.lessons import lowrank as lesson
 
 
+@pytest.mark.thorough
 def test_the_sum_grows_by_a_term_and_says_the_error():
     e = lesson.TermPlayer(29)
     w = lesson.matrix("gray flower")
@@ -21,6 +22,7 @@ def test_the_sum_grows_by_a_term_and_says_the_error():
         assert e.step()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", lesson.NAMES)
 def test_no_matrix_is_refused_whatever_the_terms(name):
     e = lesson.TermPlayer()
@@ -31,6 +33,7 @@ def test_no_matrix_is_refused_whatever_the_terms(name):
         lesson.matrix("tangent")
 
 
+@pytest.mark.thorough
 def test_three_moves_end_in_the_matrix():
     e = lesson.TurnPlayer()
     assert e.sentence.startswith("stretched by s: v₁ has length 1.00 now, v₂ 0.5")

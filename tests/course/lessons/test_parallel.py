@@ -8,6 +8,7 @@ from tensorlab.parallel import cost
 from tensorlab.parallel.distributed import Ranks
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", lesson.NAMES)
 def test_the_designer_says_what_the_schedule_is(name):
     e = lesson.Designer(name)
@@ -25,6 +26,7 @@ def test_the_designer_says_what_the_schedule_is(name):
     assert ("1/2 of a rank" in e.sentence) is (name == "interleaved")
 
 
+@pytest.mark.thorough
 def test_late_machines_make_it_longer():
     e = lesson.Designer()
     spans = []
@@ -44,6 +46,7 @@ def test_no_interleaved_stages_are_refused(micro):
     assert e.controls["ranks"].options == tuple(range(1, 9))
 
 
+@pytest.mark.thorough
 def test_no_split_is_refused():
     e = lesson.Split()
     for width in (17, 60, 126):
@@ -53,6 +56,7 @@ def test_no_split_is_refused():
             assert width % ranks == 0 and f"is in {ranks} parts" in e.sentence
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 @pytest.mark.xdist_group("ranks")
 def test_what_ran_stands_above_what_was_simulated(two):
@@ -115,6 +119,7 @@ def test_what_ran_is_never_faster_than_its_naps(two):
         assert ran >= 0.99 * formula > 0.06
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 @pytest.mark.xdist_group("ranks")
 def test_closed_ranks_leave_no_process():

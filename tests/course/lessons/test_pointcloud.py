@@ -33,6 +33,7 @@ def test_no_other_cloud():
         lesson.cloud("cube", 3)
 
 
+@pytest.mark.thorough
 def test_player_says_the_distance_and_takes_the_methods_steps(player):
     player.set(rank=3, cloud="spiral", loss="both", start="clusters")
     x = lesson.cloud("spiral", 256)
@@ -58,6 +59,7 @@ def test_player_says_the_distance_and_takes_the_methods_steps(player):
     assert "after 0 steps" in player.sentence
 
 
+@pytest.mark.thorough
 def test_each_loss_trains(player):
     for loss in lesson.LOSSES:
         player.set(loss=loss, start="random", cloud="two moons", rank=4)

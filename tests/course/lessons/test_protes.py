@@ -10,6 +10,7 @@ import torch
 from tensorlab.course.lessons import protes as lesson
 
 
+@pytest.mark.thorough
 def test_a_landscape_step_says_what_was_asked_and_what_is_best(monkeypatch):
     asked = []
     ask = lesson.Protes.ask
@@ -40,6 +41,7 @@ def test_a_landscape_step_says_what_was_asked_and_what_is_best(monkeypatch):
     assert values[e.state.elite[:, 0], e.state.elite[:, 1]].tolist() == pytest.approx(last.tolist())
 
 
+@pytest.mark.thorough
 def test_the_density_sums_to_one_and_gathers_at_the_optimum():
     e = lesson.LandscapePlayer()
     e.set(function="Rastrigin", batch=16, elite=3, rate=0.3)
@@ -51,6 +53,7 @@ def test_the_density_sums_to_one_and_gathers_at_the_optimum():
     assert states[-1].known == 1024 and states[-1].value == float(values.min())
 
 
+@pytest.mark.thorough
 def test_the_marginals_are_those_of_the_draws_and_the_best_value_is_told():
     e = lesson.MarginalsPlayer()
     e.set(problem="knapsack", batch=30, elite=5, mutants=6)
@@ -64,6 +67,7 @@ def test_the_marginals_are_those_of_the_draws_and_the_best_value_is_told():
     )
 
 
+@pytest.mark.thorough
 def test_the_constrained_problem_draws_runs_only():
     e = lesson.MarginalsPlayer()
     e.set(problem="control, runs of 3", batch=20, elite=5, mutants=5)
@@ -83,6 +87,7 @@ def test_a_wrong_value_is_a_sentence_and_the_picture_stays():
         )
 
 
+@pytest.mark.thorough
 def test_an_elite_is_never_larger_than_its_batch():
     e = lesson.LandscapePlayer()
     e.set(batch=3)

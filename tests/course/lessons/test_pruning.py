@@ -10,6 +10,7 @@ from tensorlab.papers import competitors
 from tensorlab.papers.table import measured
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("share, block", [(0.0, "entries"), (0.5, "8 x 8"), (0.95, "rows")])
 def test_the_sentence_is_what_the_network_does(share, block):
     e = lesson.PruneExplorer()

@@ -8,6 +8,7 @@ import tensorlab as tl
 from tensorlab.course.lessons import start as lesson
 
 
+@pytest.mark.thorough
 def test_photo_says_what_the_package_computes():
     e = lesson.PhotoExplorer(rank=4)
     x = lesson.small_photo("flower")

@@ -32,6 +32,7 @@ def test_a_wrong_value_is_a_sentence_and_the_picture_stays():
         assert e.view.value == picture and e.value("modes") == 4
 
 
+@pytest.mark.thorough
 def test_no_combination_of_sliders_is_too_large():
     e = lesson.TrainExplorer()
     e.set(modes=6, size=8)
@@ -41,6 +42,7 @@ def test_no_combination_of_sliders_is_too_large():
     assert "of 64 numbers" in e.sentence
 
 
+@pytest.mark.thorough
 def test_cutting_step_by_step_ends_in_the_train():
     e = lesson.CutPlayer()
     assert e.sentence.startswith("After cut 1 of 3")

@@ -14,6 +14,7 @@ def played(e, steps):
     return e.sentence
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("modes", [2, 6])
 def test_says_what_tt_cross_gives(modes):
     e = lesson.CrossExplorer(modes=modes)
@@ -38,6 +39,7 @@ def test_says_what_tt_cross_gives(modes):
     )
 
 
+@pytest.mark.thorough
 def test_no_bond_is_offered_that_is_not_there():
     e = lesson.CrossExplorer(modes=6)
     e.set(bond=5)

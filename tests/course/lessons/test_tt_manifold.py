@@ -20,6 +20,7 @@ def by_hand(angle, step):
     return x, tangent, w[k] * torch.outer(q[:, k], q[:, k]), goal
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("angle", "step"), [(80, 0.8), (90, 2.0), (0, 0.3), (170, 1.5)])
 def test_the_picture_says_what_dense_algebra_gives(angle, step):
     e = lesson.OneStep()
@@ -49,6 +50,7 @@ def test_only_the_view_moves_with_the_view():
     assert e.sentence == said and e.view.value != picture
 
 
+@pytest.mark.thorough
 def test_a_wrong_value_is_a_sentence_and_the_picture_stays():
     e = lesson.OneStep()
     picture = e.view.value
@@ -87,6 +89,7 @@ def test_adam_learns_and_its_error_is_that_of_its_train():
     assert after == pytest.approx(history[-1], rel=0.5)
 
 
+@pytest.mark.thorough
 def test_the_phase_diagram_counts_runs():
     found = list(lesson.phase((6, 6, 6), 1, (0.5, 5), 2, max_iter=60))
     assert [(name, ratio) for name, ratio, _ in found] == [

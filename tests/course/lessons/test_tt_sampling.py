@@ -27,6 +27,7 @@ def enumerated(name, d, coupling):
     return bits, p / p.sum()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", lesson.NAMES)
 @pytest.mark.parametrize(("known", "mode"), [("nothing", 0), ("a 0", 2), ("a 1", 4)])
 def test_says_what_enumeration_gives(name, known, mode):
@@ -50,6 +51,7 @@ def test_says_what_enumeration_gives(name, known, mode):
         )
 
 
+@pytest.mark.thorough
 def test_the_seed_decides():
     e, f = lesson.DistributionExplorer(), lesson.DistributionExplorer()
     assert e.sentence == f.sentence
@@ -69,6 +71,7 @@ def test_two_modes_with_one_known_have_no_pairs_to_show():
     )
 
 
+@pytest.mark.thorough
 def test_a_wrong_value_is_a_sentence_and_the_picture_stays():
     e = lesson.DistributionExplorer()
     picture = e.view.value

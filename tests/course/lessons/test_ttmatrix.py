@@ -18,6 +18,7 @@ def said(name, modes, rank, shuffled=False):
     )
 
 
+@pytest.mark.thorough
 def test_the_designer_shows_storage_error_and_the_fastest_path():
     e = lesson.Designer()
     name = "1 / (1 + |row - column|)"
@@ -47,6 +48,7 @@ def test_shuffled_rows_cost_more():
         assert errors[1] > 2 * errors[0]
 
 
+@pytest.mark.thorough
 def test_a_proposal_is_never_worse():
     e = lesson.Designer()
     e.set(weight="1 / (1 + |row - column|)", rank=4)
@@ -62,6 +64,7 @@ def test_a_proposal_is_never_worse():
         lesson.proposal("random", False, 3)
 
 
+@pytest.mark.thorough
 def test_a_wrong_value_is_a_sentence_and_the_picture_stays():
     e = lesson.Designer()
     picture = e.view.value
@@ -85,6 +88,7 @@ def test_weights():
         lesson.example_weight("identity")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("weight", ["random", "blur of 8 x 8 pictures"])
 def test_a_rank_goes_no_further_than_it_changes_anything(weight):
     e = lesson.Designer()

@@ -7,6 +7,7 @@ from tensorlab import datasets
 from tensorlab.course.lessons import tucker as lesson
 
 
+@pytest.mark.thorough
 def test_the_corner_has_the_error_of_the_hosvd():
     e = lesson.CornerPlayer()
     x = datasets.photo("flower")

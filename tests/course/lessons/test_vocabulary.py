@@ -5,6 +5,7 @@ import pytest
 from tensorlab.course.lessons import vocabulary as lesson
 
 
+@pytest.mark.thorough
 def test_unfolding_fiber_by_fiber():
     e = lesson.UnfoldPlayer()
     assert e.sentence == "3 of 8 fibers of mode 0 stand as columns of the unfolding of 3 by 8."
