@@ -144,29 +144,13 @@ def compress(
     True
     """
     start = time.perf_counter()
-    one_of(WHO, "outputs", outputs, OUTPUTS)
-    one_of(WHO, "of", of, ("layers", "model"))
-    one_of(WHO, "method", method, ("auto", *METHODS))
-    if (keep is None) == (budget is None):
-        raise ValueError(
-            f"{WHO}: needs one of keep and budget, got {'none' if keep is None else 'both'}"
-        )
-    if keep is not None and (not is_number(keep) or not 0 < keep <= 1):
-        raise ValueError(f"{WHO}: needs 0 < keep <= 1, got {keep!r}")
-    if budget is not None and (of == "model" or bits is not None or pivoted):
-        got = f"of={of!r}, bits={bits}, pivoted={pivoted}"
-        raise ValueError(f"{WHO}: needs keep for a share of the model, bits or pivots, got {got}")
-    if bits is not None and pivoted:
-        raise ValueError(f"{WHO}: needs one of bits and pivoted, got both")
-    for name, value in (("bits", bits), ("embedding_bits", embedding_bits)):
-        if value is not None:
-            count(WHO, name, value, 2, 8)
+    _check(method, keep, of, budget, bits, embedding_bits, pivoted, outputs)
     linear, tables = _chosen(model, names)
     batches = list(check_batches(WHO, calibration))
-    if unseen is not None:
-        check_batches(WHO, unseen)
     if not batches:
         raise ValueError(f"{WHO}: needs calibration with at least one batch, got none")
+    if unseen is not None:
+        check_batches(WHO, unseen)
     job = _Job(model, linear, batches, method, outputs, forward, loss, mask, generator, progress)
     asked = (
         method,
@@ -197,6 +181,26 @@ def compress(
     if not made:
         raise ValueError(f"{WHO}: needs keep < 1 or bits to change a layer, got keep={keep}")
     return _finish(job, made, family, measured, unseen, start)
+
+
+def _check(method, keep, of, budget, bits, embedding_bits, pivoted, outputs) -> None:
+    one_of(WHO, "outputs", outputs, OUTPUTS)
+    one_of(WHO, "of", of, ("layers", "model"))
+    one_of(WHO, "method", method, ("auto", *METHODS))
+    if (keep is None) == (budget is None):
+        raise ValueError(
+            f"{WHO}: needs one of keep and budget, got {'none' if keep is None else 'both'}"
+        )
+    if keep is not None and (not is_number(keep) or not 0 < keep <= 1):
+        raise ValueError(f"{WHO}: needs 0 < keep <= 1, got {keep!r}")
+    if budget is not None and (of == "model" or bits is not None or pivoted):
+        got = f"of={of!r}, bits={bits}, pivoted={pivoted}"
+        raise ValueError(f"{WHO}: needs keep for a share of the model, bits or pivots, got {got}")
+    if bits is not None and pivoted:
+        raise ValueError(f"{WHO}: needs one of bits and pivoted, got both")
+    for name, value in (("bits", bits), ("embedding_bits", embedding_bits)):
+        if value is not None:
+            count(WHO, name, value, 2, 8)
 
 
 def _finish(job, made, family, measured, unseen, start) -> nn.Module:
