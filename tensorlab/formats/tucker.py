@@ -59,7 +59,12 @@ class Tucker(Format):
     @classmethod
     def randn(cls, shape, rank, *, generator=None, dtype=None, device=None) -> "Tucker":
         """Gaussian core and factors, scaled so that the entries have variance 1; ranks are capped
-        by the mode sizes."""
+        by the mode sizes.
+
+        shape: (n_0, ..., n_{d-1}).
+        rank: one integer for all modes, or d of them.
+        generator, dtype, device: as in `torch.randn`.
+        """
         shape = check_shape("Tucker.randn", shape)
         ranks = [
             min(r, n)
