@@ -159,7 +159,7 @@ class _Problem:
         return rest if self.mask is None else rest.mul_(self.mask)
 
     def normal(self, factors) -> "_Whole":
-        return _Whole(factors) if self.mask is None else _Seen(factors, self.mask)
+        return _Whole(factors) if self.mask is None else _Masked(factors, self.mask)
 
 
 @dataclass
@@ -492,7 +492,7 @@ class _Whole:
         return h.reshape(a.numel(), a.numel())
 
 
-class _Seen(_Whole):
+class _Masked(_Whole):
     """JᴴJ where only the entries of a mask are known."""
 
     def __init__(self, factors, mask):

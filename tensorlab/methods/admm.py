@@ -1,4 +1,4 @@
-"""ADMM: train a dense network towards a set of few parameters, and land in it without a fall
+"""ADMM: train a dense network toward a set of few parameters, and land in it without a fall
 [Boyd2011] [Yin2021].
 
     min loss(W)  such that W in S

@@ -249,7 +249,7 @@ def _givens(n, like, planes):
     return lambda v: run(v, 1), lambda x: run(x, -1)
 
 
-class Kind(NamedTuple):
+class RotationKind(NamedTuple):
     """draw: (n, generator) -> the random numbers of a Q of size n, on the CPU. maps: (n, like,
     numbers) -> the functions v -> Q v and x -> Qᵀ x on the last mode."""
 
@@ -258,12 +258,12 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "dct": Kind(_signs, _dct),
-    "orthogonal": Kind(_orthogonal_draw, _orthogonal),
-    "butterfly": Kind(_butterfly_draw, _butterfly),
-    "hadamard": Kind(_signs, _hadamard),
-    "householder": Kind(_householder_draw, _householder),
-    "givens": Kind(_givens_draw, _givens),
+    "dct": RotationKind(_signs, _dct),
+    "orthogonal": RotationKind(_orthogonal_draw, _orthogonal),
+    "butterfly": RotationKind(_butterfly_draw, _butterfly),
+    "hadamard": RotationKind(_signs, _hadamard),
+    "householder": RotationKind(_householder_draw, _householder),
+    "givens": RotationKind(_givens_draw, _givens),
 }
 
 

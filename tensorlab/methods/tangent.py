@@ -13,7 +13,7 @@ cut by what the layer gives for real inputs x, not by its weights:
     z = Q2ᴴ x,   R Rᴴ = cov z + δ 1,   P Σ · = svd(C R)
     W' = Q1 P' P'ᴴ C Q2ᴴ,   b' = b + (W - W') mean x         P': the first r' columns of P
 
-No W' of rank r' is nearer in the mean square of the centred output. A new singular value is of
+No W' of rank r' is nearer in the mean square of the centered output. A new singular value is of
 second order in the steps of a window, so a rank grows where a few directions more than needed, the
 spares, go from one window to the next: in them it is of first order.
 """
