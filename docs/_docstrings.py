@@ -41,6 +41,7 @@ _SIGN = "|".join(re.escape(sign) for sign in SIGNS)
 _ATOM = rf"{_NAME}|\d+(?:\.\d+)?{_INDEX}|{_SIGN}|[-+=<>/|,()\[\]^:]"
 PIECE = re.compile(_ATOM)
 WORD = re.compile(rf"(?:{_ATOM})+[.;]?")
+PARAMETER = re.compile(r"\w+(, \w+)*: |    ")  # a line of a list of parameters, or its rest
 
 
 def process(app, what, name, obj, options, lines):
@@ -58,6 +59,8 @@ def rst(text: str) -> str:
 
     >>> rst("Cut x = u v.\\n\\n>>> 1 + 1\\n2")
     'Cut :math:`x = u v`.\\n\\n>>> 1 + 1\\n2\\n'
+    >>> rst("w: (out, in).\\nrank: a cap on\\n    the terms.")
+    '- ``w``: (out, in).\\n- ``rank``: a cap on the terms.\\n'
     """
     return "\n\n".join(_block(block) for block in re.split(r"\n\s*\n", text.strip("\n"))) + "\n"
 
@@ -68,9 +71,22 @@ def _block(block: str) -> str:
     lines = block.split("\n")
     if all(line.startswith("    ") for line in lines):
         return _displayed(lines) or "::\n\n" + block
+    if all(map(PARAMETER.match, lines)):
+        items = re.split(r"\n(?! )", block)
+        return "\n".join("- " + paragraph(_named(" ".join(item.split()))) for item in items)
     if re.match(r"[-*] ", block):
         return re.sub(r"(?s)(?<=- ).*?(?=\n- |\Z)", lambda item: paragraph(item[0]), block)
     return paragraph(" ".join(line.strip() for line in lines))
+
+
+def _named(item: str) -> str:
+    """The parameters that begin a line as code.
+
+    >>> _named("out, in_: their sizes")
+    '`out`, `in_`: their sizes'
+    """
+    names, _, said = item.partition(": ")
+    return f"{', '.join(f'`{name}`' for name in names.split(', '))}: {said}"
 
 
 def _displayed(lines: list[str]) -> str:

@@ -31,7 +31,7 @@ lesson.AlsExplorer("swamp")
 # the pattern $a\, b^{\mathsf T}$ stays, and only its strength $c_k$ changes. Press *play*.
 
 # %%
-lesson.TermPlayer()
+lesson.SlicePlayer()
 
 # %% [markdown]
 # The canonical polyadic format is a sum of $r$ terms [KoldaBader2009]:

@@ -66,7 +66,7 @@ def plain_h_svd(x, r):
     return U, B01, B23, left.T @ middle @ right
 
 
-x = lesson.functions("chain of neighbours", 4, 6)
+x = lesson.functions("chain of neighbors", 4, 6)
 U, B01, B23, B = plain_h_svd(x, 3)
 left = torch.einsum("ia,jb,abk->ijk", U[0], U[1], B01)
 right = torch.einsum("ia,jb,abk->ijk", U[2], U[3], B23)

@@ -22,7 +22,7 @@
 # %%
 from tensorlab.course.lessons import tt_manifold as lesson
 
-lesson.OneStep()
+lesson.ProjectedStep()
 
 # %% [markdown]
 # ## The mathematics

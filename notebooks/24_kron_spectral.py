@@ -56,7 +56,7 @@ picture(lesson.draw_worst, figsize=(9, 3))
 #
 # $$ |e|_p = \Big( \sum_i \sigma_i(e)^p \Big)^{1/p}, \quad p = 2, 4, 8, \dots, \qquad |e|_2 \le |e|_p \le n^{1/p} |e|_2 , $$
 #
-# from the one that an SVD solves towards the one we want, and finds a local minimum. With $\rho = \sigma / \sigma_1$ the gradient of $|e|_p$ is
+# from the one that an SVD solves toward the one we want, and finds a local minimum. With $\rho = \sigma / \sigma_1$ the gradient of $|e|_p$ is
 #
 # $$ g = \sum_i \frac{\rho_i^{p-1}}{\big(\sum_j \rho_j^p\big)^{(p-1)/p}}\; u_i v_i^{\mathsf T} , $$
 #

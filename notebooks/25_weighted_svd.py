@@ -160,7 +160,7 @@ say(
 # ## How many inputs?
 #
 # Each digit gives a layer eight tokens. With few, the root of the mean of $x x^{\mathsf T}$ knows only some directions; `calibrate` warns below two tokens for
-# each input, and `metrics` draws the mean a little towards a multiple of 1. The picture shows the layer with 128 inputs, errors on unseen digits.
+# each input, and `metrics` draws the mean a little toward a multiple of 1. The picture shows the layer with 128 inputs, errors on unseen digits.
 
 # %%
 counts = fast((1, 8, 400), full=(1, 2, 4, 8, 16, 32, 64, 128, 400))

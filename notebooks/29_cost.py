@@ -6,7 +6,7 @@
 #     "count what a training step holds at each of its moments",
 #     "say where a smaller layer saves memory and where it does not",
 #     "build a step with low rank in the optimizer",
-#     "tell a measured energy from a modelled one",
+#     "tell a measured energy from a modeled one",
 # ]
 # take = [
 #     "A number that is not stored is saved several times in training: its gradient and the optimizer's averages go with it. What autograd keeps grows with the batch, and more factors keep more of it.",
@@ -469,7 +469,7 @@ def training_joules(weights, tokens, rate, watts):
     joules = 6 * weights * tokens / rate * watts
     return (
         joules,
-        f"{joules:.3g} J (modelled: {rate:g} operations a second and {watts:g} W assumed)",
+        f"{joules:.3g} J (modeled: {rate:g} operations a second and {watts:g} W assumed)",
     )
 
 

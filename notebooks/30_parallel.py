@@ -23,7 +23,7 @@
 # %%
 from tensorlab.course.lessons import parallel as lesson
 
-lesson.Designer()
+lesson.ScheduleDesigner()
 
 # %% [markdown]
 # ## The mathematics

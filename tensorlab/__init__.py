@@ -58,7 +58,7 @@ from .layers.conv import (
     tucker_conv,
 )
 from .layers.embedding import TokenTrains, TTEmbedding
-from .layers.energy import Energy, energy_of, modelled_energy
+from .layers.energy import Energy, energy_of, modeled_energy
 from .layers.inputs import layer_inputs
 from .layers.ledger import training_memory
 from .layers.linear import FactorizedLinear, param_groups
@@ -234,7 +234,7 @@ __all__ = [
     "training_memory",
     "Energy",
     "energy_of",
-    "modelled_energy",
+    "modeled_energy",
     # methods: Kronecker sums in the spectral norm, of several shapes, under permutations
     "kron_spectral",
     "SpectralFit",

@@ -122,20 +122,32 @@ def compress(
     """Compress the linear layers and tables that `names` chooses; changes the model and returns it,
     with a report as `model.compression`.
 
-    calibration: batches. method: of the weighted SVD, or "auto": "kfac" with ranks by its spectrum
-    and targets of the full model. keep: the share that is left, of the numbers of the chosen linear
-    layers or, with of="model", of the bytes of the whole model, whose tables then get rows in 8 to
-    4 bits. budget: instead of keep, {"bytes": b} or {"flops": f} or both, of the linear layers: a
-    float is a share, an integer a count (FLOPs for one token); every format of `families` is a
-    candidate. bits: of factors, 2 to 8. embedding_bits: of rows of tables, 2 to 8. pivoted: in the
-    pivoted format. outputs: "vectors", or "classes" for logits. forward, loss, mask: as in
-    `calibrate`; without a loss a probe without labels. unseen: batches for the certificate, None:
-    the calibration itself. folder: where finished parts are written, and from where a compression
-    that was killed goes on. progress: True for a bar of tqdm where it is installed, or a function
-    (done, all, name). Raises ValueError or TypeError in one sentence for calibration without rows,
-    names that choose nothing, layers that cannot be compressed, a keep or budget below what is
-    possible, and a model on the meta device; the model is as it was then. Warns of inputs that are
-    always zero, and of layers that are left.
+    model: on any device but meta.
+    calibration: batches, such as a list or a DataLoader.
+    method: of the weighted SVD, or "auto": "kfac" with ranks by its spectrum and targets of the
+        full model.
+    keep: the share that is left, of the numbers of the chosen linear layers or, with of="model", of
+        the bytes of the whole model, whose tables then get rows in 8 to 4 bits.
+    of: "layers" or "model", see keep.
+    budget: instead of keep, {"bytes": b} or {"flops": f} or both, of the linear layers: a float is
+        a share, an integer a count (FLOPs for one token).
+    names: a pattern of `fnmatch`, several of them, or a predicate (name, layer) -> bool.
+    bits: of factors, 2 to 8; None: not quantized.
+    embedding_bits: of rows of tables, 2 to 8; None: not quantized, or with of="model" what fits.
+    pivoted: whether factors are in the pivoted format.
+    families: the formats that a budget chooses from.
+    outputs: "vectors", or "classes" for logits.
+    forward, loss, mask: as in `calibrate`; without a loss a probe without labels.
+    unseen: batches for the certificate; None: the calibration.
+    folder: where finished parts are written, and from where a compression that was killed goes on;
+        None: nowhere.
+    progress: True for a bar of tqdm where it is installed, or a function (done, all, name).
+    generator: draws probes and codes; None: a fixed seed.
+
+    Raises ValueError or TypeError in one sentence for calibration without rows, names that choose
+    nothing, layers that cannot be compressed, a keep or budget below what is possible, and a model
+    on the meta device; the model is then unchanged. Warns of inputs that are always zero, and of
+    layers that are left out.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> model = nn.Sequential(nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 16))
@@ -144,29 +156,13 @@ def compress(
     True
     """
     start = time.perf_counter()
-    one_of(WHO, "outputs", outputs, OUTPUTS)
-    one_of(WHO, "of", of, ("layers", "model"))
-    one_of(WHO, "method", method, ("auto", *METHODS))
-    if (keep is None) == (budget is None):
-        raise ValueError(
-            f"{WHO}: needs one of keep and budget, got {'none' if keep is None else 'both'}"
-        )
-    if keep is not None and (not is_number(keep) or not 0 < keep <= 1):
-        raise ValueError(f"{WHO}: needs 0 < keep <= 1, got {keep!r}")
-    if budget is not None and (of == "model" or bits is not None or pivoted):
-        got = f"of={of!r}, bits={bits}, pivoted={pivoted}"
-        raise ValueError(f"{WHO}: needs keep for a share of the model, bits or pivots, got {got}")
-    if bits is not None and pivoted:
-        raise ValueError(f"{WHO}: needs one of bits and pivoted, got both")
-    for name, value in (("bits", bits), ("embedding_bits", embedding_bits)):
-        if value is not None:
-            count(WHO, name, value, 2, 8)
+    _check(method, keep, of, budget, bits, embedding_bits, pivoted, outputs)
     linear, tables = _chosen(model, names)
     batches = list(check_batches(WHO, calibration))
-    if unseen is not None:
-        check_batches(WHO, unseen)
     if not batches:
         raise ValueError(f"{WHO}: needs calibration with at least one batch, got none")
+    if unseen is not None:
+        check_batches(WHO, unseen)
     job = _Job(model, linear, batches, method, outputs, forward, loss, mask, generator, progress)
     asked = (
         method,
@@ -197,6 +193,26 @@ def compress(
     if not made:
         raise ValueError(f"{WHO}: needs keep < 1 or bits to change a layer, got keep={keep}")
     return _finish(job, made, family, measured, unseen, start)
+
+
+def _check(method, keep, of, budget, bits, embedding_bits, pivoted, outputs) -> None:
+    one_of(WHO, "outputs", outputs, OUTPUTS)
+    one_of(WHO, "of", of, ("layers", "model"))
+    one_of(WHO, "method", method, ("auto", *METHODS))
+    if (keep is None) == (budget is None):
+        raise ValueError(
+            f"{WHO}: needs one of keep and budget, got {'none' if keep is None else 'both'}"
+        )
+    if keep is not None and (not is_number(keep) or not 0 < keep <= 1):
+        raise ValueError(f"{WHO}: needs 0 < keep <= 1, got {keep!r}")
+    if budget is not None and (of == "model" or bits is not None or pivoted):
+        got = f"of={of!r}, bits={bits}, pivoted={pivoted}"
+        raise ValueError(f"{WHO}: needs keep for a share of the model, bits or pivots, got {got}")
+    if bits is not None and pivoted:
+        raise ValueError(f"{WHO}: needs one of bits and pivoted, got both")
+    for name, value in (("bits", bits), ("embedding_bits", embedding_bits)):
+        if value is not None:
+            count(WHO, name, value, 2, 8)
 
 
 def _finish(job, made, family, measured, unseen, start) -> nn.Module:

@@ -441,7 +441,9 @@ def _svd(a: Tensor, rank: int | None, atol: float) -> SVD:
     return SVD(_unit_columns(project(a, v)), s, v.mH)
 
 
-def right_basis(a: Tensor, rank: int | None = None, *, atol: float = 0.0) -> tuple[Tensor, Tensor]:
+def right_basis(
+    a: Tensor, rank: int | None = None, *, atol: float = 0.0, size: float | None = None
+) -> tuple[Tensor, Tensor]:
     """Leading right singular vectors and values of a long matrix, from its Gram matrix.
 
     a: (m, n)  ->  v: (n, r) with orthonormal columns, s: (r,) descending, in float64, such that
@@ -450,7 +452,7 @@ def right_basis(a: Tensor, rank: int | None = None, *, atol: float = 0.0) -> tup
 
     The cost is one product of 2 m n^2 flops; two where the tolerance is under about 1e-7 |a| (see
     the module's head). A wide matrix is treated by its rows. The entries must be of a size that can
-    be squared (`safe_scale`).
+    be squared (`safe_scale`). size: |a|, where it is known.
 
     >>> a = torch.tensor([[3.0, 0.0], [0.0, 1e-9], [4.0, 0.0]], dtype=torch.float64)
     >>> right_basis(a, atol=1e-12)[1]
@@ -462,12 +464,12 @@ def right_basis(a: Tensor, rank: int | None = None, *, atol: float = 0.0) -> tup
         return vh[:r].mH, s[:r]
     m, n = a.shape
     if m < n:
-        u, s = right_basis(a.mH, rank, atol=atol)
+        u, s = right_basis(a.mH, rank, atol=atol, size=size)
         if float(s[0].detach()) == 0.0:
             return torch.eye(n, 1, dtype=u.dtype, device=u.device), s
         return _unit_columns(project(a.mH, u)), s
     if a.numel() > SKETCH and a.dtype.itemsize > 2 and not differentiated(a):
-        found = _sketched_basis(a, rank, atol)
+        found = _sketched_basis(a, rank, atol, size)
         if found is not None:
             return found
     v, s, r = _apply(_GramBasis, a, rank, atol)
@@ -706,10 +708,12 @@ def _unit_columns(p: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(torch.linalg.cholesky(g).mH, p, upper=True, left=False)
 
 
-def _sketched_basis(a: Tensor, rank: int | None, atol: float) -> tuple[Tensor, Tensor] | None:
+def _sketched_basis(
+    a: Tensor, rank: int | None, atol: float, size: float | None = None
+) -> tuple[Tensor, Tensor] | None:
     """`right_basis` of a matrix with two long sides, by a factorization that a few of its rows
     show; None where they do not."""
-    found = factorize(a, atol, rank, best=True)
+    found = factorize(a, atol, rank, size=size, best=True)
     if found is None:
         return None
     right, carried = widen(found.right), found.left if found.heavy_left else None

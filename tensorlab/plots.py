@@ -616,7 +616,7 @@ def gathered(ax: Axes, table, token: int, word: str = "") -> str:
     )
 
 
-def neighbours(
+def neighbors(
     ax: Axes, words: list[str], before: list[float], after: list[float], word: str = ""
 ) -> str:
     """Cosines of a word with its nearest ones before, as filled bars, and after, hatched."""

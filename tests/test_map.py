@@ -8,7 +8,10 @@ docs/references.md that begins, after a list mark, with such a key.
 """
 
 import ast
+import dataclasses
 import importlib
+import inspect
+import operator
 import re
 from pathlib import Path
 
@@ -338,6 +341,50 @@ def test_public_names_have_docstrings_with_an_example_or_an_equation(name):
     text = vars(getattr(tensorlab, name)).get("__doc__") or getattr(tensorlab, name).__doc__ or ""
     assert not text.startswith(f"{name}(")  # what a dataclass writes for itself
     assert ">>>" in text or EQUATION.search(text)
+
+
+def parameters(f) -> list[str]:
+    return [name for name in inspect.signature(f).parameters if name not in ("self", "cls")]
+
+
+def callables():
+    """Public functions, classes and their methods: (name, object). What a dataclass or a named
+    tuple writes for itself is no function that a user calls."""
+    for name in tensorlab.__all__:
+        found = getattr(tensorlab, name)
+        if not inspect.isclass(found):
+            yield name, found
+            continue
+        if not (dataclasses.is_dataclass(found) or issubclass(found, tuple)):
+            yield name, found
+        for inner in vars(found):
+            if not inner.startswith("_") and callable(getattr(found, inner)):
+                yield f"{name}.{inner}", getattr(found, inner)
+
+
+def listed(f) -> set[str]:
+    """The parameters with which lines of a docstring begin: "rank: ...", "out, in_: ...", "x, tol:
+    as in `cp_als`." """
+    heads = re.findall(r"^(\w+(?:, \w+)*): ", inspect.getdoc(f) or "", re.M)
+    return {name for head in heads for name in head.split(", ")}
+
+
+LONG = {name: f for name, f in callables() if len(parameters(f)) > 4}
+LONG.pop("kron_spectral")
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_more_than_four_parameters_are_listed_one_to_a_line(name):
+    assert not set(parameters(LONG[name])) - listed(LONG[name])
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_what_a_docstring_refers_to_lists_it(name):
+    """A parameter "as in `f`" is one that f lists."""
+    text = re.sub(r"\n +", " ", inspect.getdoc(LONG[name]))
+    for head, other in re.findall(r"^(\w+(?:, \w+)*): as in `([\w.]+)`", text, re.M):
+        if not other.startswith("torch."):
+            assert set(head.split(", ")) <= listed(operator.attrgetter(other)(tensorlab))
 
 
 @pytest.mark.parametrize("name", ["plots", "course.widgets"])

@@ -271,8 +271,8 @@ def test_gathered(ax):
     ]
 
 
-def test_neighbours(ax):
-    said = plots.neighbours(ax, ["a", "b", "c"], [0.9, 0.8, 0.75], [0.5, -0.25, 0.6], "word")
+def test_neighbors(ax):
+    said = plots.neighbors(ax, ["a", "b", "c"], [0.9, 0.8, 0.75], [0.5, -0.25, 0.6], "word")
     assert said == "Its nearest words had cosines from 0.75 to 0.90; now from -0.25 to 0.60."
     assert [p.get_width() for p in ax.patches] == [0.9, 0.5, 0.8, -0.25, 0.75, 0.6]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "b", "c"]

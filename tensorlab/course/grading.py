@@ -55,7 +55,7 @@ class Kernel(AsyncKernelManager):
         return [*guard, *cut, *super().format_kernel_cmd(extra_arguments)]
 
 
-class Run(Execute):
+class ExecuteSubmission(Execute):
     """Runs a submission in such a kernel. What goes to stderr, as warnings and progress bars do,
     costs no points; nbgrader would count it as an error."""
 
@@ -152,7 +152,9 @@ def settings(*, isolated: bool = True, memory: float = 4.0, seconds: int = 30) -
     config.ClearSolutions.code_stub = {"python": STUB}
     config.ClearSolutions.text_stub = "YOUR ANSWER HERE"
     steps = Autograde.autograde_preprocessors.default()
-    config.Autograde.autograde_preprocessors = [Run if s is Execute else s for s in steps]
+    config.Autograde.autograde_preprocessors = [
+        ExecuteSubmission if s is Execute else s for s in steps
+    ]
     config.Execute.timeout = seconds
     config.KernelManager.transport = "ipc"  # a socket that is a file: it is reached without network
     config.Kernel.isolated, config.Kernel.memory = isolated, memory

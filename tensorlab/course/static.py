@@ -16,7 +16,7 @@ LIMIT = 700_000  # bytes of an explorer: a page of 2 MB has two, and other pictu
 
 
 @dataclass
-class Row:
+class Strip:
     """The states that the range input runs through, for one option of the list.
 
     states: (where, picture, sentence), where: words for the range input. first: its start.
@@ -35,7 +35,7 @@ class Sheet:
     title: str
     range: str
     list: str
-    rows: list[Row]
+    rows: list[Strip]
     first: int = 0
     fixed: list[str] = field(default_factory=list)
 
@@ -57,17 +57,17 @@ def page(sheet: Sheet, limit: int = LIMIT) -> str:
     return whole.decode()
 
 
-def thinned(row: Row) -> Row:
+def thinned(row: Strip) -> Strip:
     """Each second state, the first that is shown and both ends among them.
 
-    >>> thinned(Row("all", [("0",), ("1",), ("2",), ("3",), ("4",)], first=1)).states
+    >>> thinned(Strip("all", [("0",), ("1",), ("2",), ("3",), ("4",)], first=1)).states
     [('0',), ('1',), ('3',), ('4',)]
     """
     last = len(row.states) - 1
     kept = [i for i in range(last + 1) if (i - row.first) % 2 == 0 or i in (0, last)]
     if len(kept) == len(row.states):  # three with the first in the middle: one end is left
         kept = kept[1:]
-    return Row(row.option, [row.states[i] for i in kept], kept.index(row.first))
+    return Strip(row.option, [row.states[i] for i in kept], kept.index(row.first))
 
 
 def _html(sheet: Sheet) -> str:
@@ -88,7 +88,7 @@ def _html(sheet: Sheet) -> str:
     )
 
 
-def _range(sheet: Sheet, row: Row, name: str) -> str:
+def _range(sheet: Sheet, row: Strip, name: str) -> str:
     where = html.escape(row.states[row.first][0], quote=True)
     return (
         f'<label for="{name}-range">{html.escape(sheet.range)}</label> '

@@ -336,10 +336,10 @@ class Explorer:
         """What the range input of a page without a kernel moves."""
         return next(iter(self.boxes), None)
 
-    def _still_row(self, moves: str, chooses: str | None, option, count: int) -> static.Row:
+    def _still_row(self, moves: str, chooses: str | None, option, count: int) -> static.Strip:
         """States along one control, for one option of another."""
         kind, values = self._kinds[moves], self._chosen(chooses, option)
-        row = static.Row(self._kinds[chooses].show(option) if chooses else "")
+        row = static.Strip(self._kinds[chooses].show(option) if chooses else "")
         for value in kind.grid(count):
             inside = self._within(values | {moves: value})
             if inside[moves] == value:  # the option may leave a shorter range
@@ -686,7 +686,7 @@ class Player(Explorer):
     def _still_row(self, moves, chooses, option, count):
         """States along time: where there are twice as many as wanted, each second one goes."""
         values = self._within(self._chosen(chooses, option))
-        row, stride = static.Row(self._kinds[chooses].show(option) if chooses else ""), 1
+        row, stride = static.Strip(self._kinds[chooses].show(option) if chooses else ""), 1
         for k, state in enumerate(itertools.islice(self.steps(**values), fast(count, full=400))):
             if k % stride == 0:
                 row.states.append((str(k), *self._still(state, **values)))

@@ -508,6 +508,8 @@ class MatrixFormat(ReadAsMatrix, Format):
         if x.dtype != first.dtype:
             dtype = torch.promote_types(x.dtype, first.dtype)
             w, x = self._cast(dtype), x.to(dtype)
+        if x.ndim == 2:
+            return w._apply(x)
         return w._apply(x.reshape(-1, n)).reshape(*x.shape[:-1], out)
 
     def initial(self) -> Self:

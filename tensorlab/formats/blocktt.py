@@ -73,11 +73,18 @@ class BlockTT(SplitMatrix):
 
         Two cores: the *best* approximation of its rank, for the slices are independent. More:
         *quasi-optimal*, at most √(d-1) times the best error, for the errors of the d-1 cuts are
-        orthogonal. w: (out, in). out, in_: as many sizes each, by default `cores` nearly equal
-        ones; zeros are padded where their products are larger than w. `rank`: a cap, one integer or
-        d-1 of them; all slices of a cut get the same rank, and the tolerance is of all of them
-        together. Differentiable where the singular values of each slice differ. Raises ValueError
-        or TypeError for a bad argument.
+        orthogonal. Differentiable where the singular values of each slice differ.
+
+        w: (out, in).
+        rank: a cap, one integer or d - 1 of them; all slices of a cut get the same rank. None: no
+            cap.
+        rtol: the relative Frobenius error that is allowed, of all slices together; None: only the
+            cap counts.
+        cores: how many cores, where `out` and `in_` do not say it.
+        out, in_: the modes of the rows and of the columns, as many each; None: nearly equal ones.
+            Zeros are padded where the products are larger than w.
+
+        Raises ValueError or TypeError for a bad argument.
 
         >>> w = torch.randn(16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         >>> form = BlockTT.from_dense(w, rank=4)
@@ -105,7 +112,14 @@ class BlockTT(SplitMatrix):
         device=None,
     ) -> "BlockTT":
         """Gaussian cores, scaled so that the entries of w have variance 1; ranks are capped by the
-        slices'."""
+        slices'.
+
+        shape: (out, in).
+        rank: one integer for all bonds, or one for each.
+        cores: how many cores, where `out` and `in_` do not say it.
+        out, in_: the modes of the rows and of the columns, as many each; None: nearly equal ones.
+        generator, dtype, device: as in `torch.randn`.
+        """
         out, in_, unpadded = split_shape("BlockTT.randn", shape, cores, out, in_)
         caps = rank_caps("BlockTT.randn", rank, None, shape, len(out) - 1)
         options = dict(generator=generator, dtype=dtype, device=device)

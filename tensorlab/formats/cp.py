@@ -59,7 +59,12 @@ class CP(Format):
 
     @classmethod
     def randn(cls, shape, rank: int, *, generator=None, dtype=None, device=None) -> "CP":
-        """Gaussian factors and equal weights, scaled so that the entries have variance 1."""
+        """Gaussian factors and equal weights, scaled so that the entries have variance 1.
+
+        shape: (n_0, ..., n_{d-1}).
+        rank: the number of terms.
+        generator, dtype, device: as in `torch.randn`.
+        """
         shape = check_shape("CP.randn", shape)
         (r,) = rank_caps("CP.randn", rank, None, shape, 1)
         factors = tuple(randn(n, r, generator=generator, dtype=dtype, device=device) for n in shape)
@@ -164,15 +169,19 @@ def cp_als(
 
         minimize | mask * (x - sum_r w_r a_r ∘ b_r ∘ c_r ∘ ...) |
 
-    x: (n_0, ..., n_{d-1}). Stops when the relative error changes by less than `tol`; history holds
-    the relative error after each sweep, with a mask that of the observed entries; the last is that
-    of the value, with what rounding to x.dtype adds. ALS may crawl
-    through a swamp or meet a degenerate pair of terms that grow and cancel: the history and the
-    weights show it.
-
+    x: (n_0, ..., n_{d-1}).
+    rank: the number of terms.
     init: "hosvd" (leading singular vectors, random columns where rank > n), "random", or a CP to
-    start from, which is left as it is. nonnegative: factors and weights >= 0, by HALS
-    [CichockiPhan2009]. mask: True where x is known.
+        start from, which is not changed.
+    tol: the sweeps end when the relative error changes by less than this.
+    max_iter: the most sweeps.
+    nonnegative: factors and weights >= 0, by HALS [CichockiPhan2009].
+    mask: True where x is known; None: everywhere.
+    generator: draws random columns; None: torch's global one.
+
+    history holds the relative error after each sweep, with a mask that of the observed entries; the
+    last is that of the value, with what rounding to x.dtype adds. ALS may crawl through a swamp or
+    meet a degenerate pair of terms that grow and cancel: the history and the weights show it.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> x = CP.randn((5, 6, 7), 2, generator=g, dtype=torch.float64).to_dense()
@@ -195,6 +204,8 @@ def cp_als_steps(
 ) -> Iterator[tuple[CP, float]]:
     """The sweeps of `cp_als`, one after another without end: pairs of the CP so far and its
     relative error.
+
+    x, rank, init, nonnegative, mask, generator: as in `cp_als`.
 
     >>> x = torch.ones(3, 4, 5)
     >>> cp, error = next(cp_als_steps(x, 1))

@@ -93,21 +93,25 @@ def cp_nls(
 
         minimize | mask * (x - sum_r w_r a_r ∘ b_r ∘ c_r ∘ ...) |
 
-    x: (n_0, ..., n_{d-1}). Where `cp_als` crawls through a swamp of nearly parallel columns, this
-    takes a few steps, in float64 whatever x is. It stops when the next step can lower the error by
-    no more than `tol` of itself, or after `max_iter` steps; history holds the relative error at the
-    start and after each step, and the last is that of the value. The first steps are taken in the
-    Tucker core of x, and what lies outside counts there too, right to 1e-8.
+    Where `cp_als` crawls through a swamp of nearly parallel columns, this takes a few steps, in
+    float64 whatever x is. The first steps are taken in the Tucker core of x, and what lies outside
+    counts there too, right to 1e-8.
 
-    The result is a `CPFit`. A best CP need not exist [DeSilvaLim2008]: where terms grow and cancel,
-    `largest`, the largest term over |x|, tells it, `reason` names it, and `converged` is False.
-
+    x: (n_0, ..., n_{d-1}).
+    rank: the number of terms.
     init: "gevd", common eigenvectors of the slices [Leurgans1993] where two groups of modes have
-    `rank` rows each and a third is left, else as "hosvd"; "hosvd" and "random", sweeps of `cp_als`
-    from there; or a CP. With a mask or nonnegative, "gevd" is followed by sweeps too. nonnegative:
-    factors and weights >= 0. mask: True where x is known. generator: for random columns and pairs
-    of slices; None draws the latter from a fixed seed. The value has no gradient; one sweep of
-    `cp_als` from it has.
+        `rank` rows each and a third is left, else as "hosvd"; "hosvd" and "random", sweeps of
+        `cp_als` from there; or a CP. With a mask or nonnegative, "gevd" is followed by sweeps too.
+    tol: the steps end when the next can lower the error by no more than this share of itself.
+    max_iter: the most steps.
+    nonnegative: factors and weights >= 0.
+    mask: True where x is known; None: everywhere.
+    generator: draws random columns and pairs of slices; None: the latter from a fixed seed.
+
+    The result is a `CPFit`; history holds the relative error at the start and after each step, and
+    the last is that of the value. A best CP need not exist [DeSilvaLim2008]: where terms grow and
+    cancel, `largest`, the largest term over |x|, tells it, `reason` names it, and `converged` is
+    False. The value has no gradient; one sweep of `cp_als` from it has.
 
     Raises TypeError or ValueError for what is no finite tensor of floating-point numbers, and for
     bad arguments.
@@ -155,7 +159,7 @@ class _Problem:
         return rest if self.mask is None else rest.mul_(self.mask)
 
     def normal(self, factors) -> "_Whole":
-        return _Whole(factors) if self.mask is None else _Seen(factors, self.mask)
+        return _Whole(factors) if self.mask is None else _Masked(factors, self.mask)
 
 
 @dataclass
@@ -488,7 +492,7 @@ class _Whole:
         return h.reshape(a.numel(), a.numel())
 
 
-class _Seen(_Whole):
+class _Masked(_Whole):
     """JᴴJ where only the entries of a mask are known."""
 
     def __init__(self, factors, mask):

@@ -52,11 +52,18 @@ def cp_stable(
     With the other factors at unit columns a mode solves a (Γ + ridge I) = m: a ridge on the normal
     equations, and the objective never grows. A best CP need not exist [DeSilvaLim2008]: without the
     penalty terms may grow and cancel; that a small energy at the same error is what makes a CP of a
-    kernel train is [Phan2020], where the error is held and the sensitivity minimized. Stops when
-    the root of the objective, relative to |x|, changes by less than `tol`. history: relative error
-    after each sweep, the last that of the value. init: as in `cp_als`. ridge=0.0 is plain `cp_als`,
-    in float64. From the rank x.numel() / max(x.shape) on the answer is exact and needs no sweep:
-    one term for each fiber along the longest mode.
+    kernel train is [Phan2020], where the error is held and the sensitivity minimized. From the rank
+    x.numel() / max(x.shape) on the answer is exact and needs no sweep: one term for each fiber
+    along the longest mode.
+
+    x: (n_0, ..., n_{d-1}).
+    rank: the number of terms.
+    ridge: the weight of the penalty; 0.0 is plain `cp_als`, in float64.
+    init, generator: as in `cp_als`.
+    tol: the sweeps end when the root of the objective, relative to |x|, changes by less than this.
+    max_iter: the most sweeps.
+
+    history holds the relative error after each sweep, the last that of the value.
 
     >>> x = CP.randn((5, 6, 7), 2, generator=torch.Generator().manual_seed(0)).to_dense()
     >>> cp_stable(x, 2, ridge=1e-6).history[-1] < 1e-3

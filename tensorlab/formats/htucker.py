@@ -81,7 +81,10 @@ class HT(Format):
         """Gaussian factors and cores, scaled so that the entries have variance 1; ranks are capped
         by the matricizations'.
 
-        tree: balanced by default.
+        shape: (n_0, ..., n_{d-1}).
+        rank: one integer for all nodes but the root, or one for each of them.
+        tree: a nested tuple of modes; None: `balanced_tree`.
+        generator, dtype, device: as in `torch.randn`.
         """
         shape = check_shape("HT.randn", shape)
         tree = (

@@ -37,6 +37,8 @@ class KronSum(MatrixFormat):
     def from_dense(cls, w: Tensor, rank=None, *, rtol: float | None = None, out=None, in_=None):
         """One part, as `Kronecker.from_dense` finds it; `kron_hybrid` finds several.
 
+        w, rank, rtol, out, in_: as in `Kronecker.from_dense`.
+
         >>> KronSum.from_dense(torch.eye(6), rank=1).ranks
         (1,)
         """
@@ -46,7 +48,11 @@ class KronSum(MatrixFormat):
     def randn(
         cls, shape, rank, *, out=None, in_=None, generator=None, dtype=None, device=None
     ) -> "KronSum":
-        """One part with Gaussian factors, as `Kronecker.randn` draws it."""
+        """One part with Gaussian factors, as `Kronecker.randn` draws it.
+
+        shape, rank, out, in_: as in `Kronecker.randn`.
+        generator, dtype, device: as in `torch.randn`.
+        """
         options: dict = dict(generator=generator, dtype=dtype, device=device)
         return cls.of(Kronecker.randn(shape, rank, out=out, in_=in_, **options))
 

@@ -79,10 +79,16 @@ class Kronecker(SplitMatrix):
         Two factors: the *best* sum of so many terms, the truncated SVD of the rearranged matrix
         [VanLoanPitsianis1993]. More: successive SVDs, which split off one factor after another from
         each term [BatselierWong2017]; the terms are orthogonal, the largest are kept and the error
-        is exactly the norm of the others, but with fewer terms a smaller error may exist. w: (out,
-        in). out, in_: as many sizes each, by default `factors` nearly equal ones; zeros are padded
-        where their products are larger than w. `rank`: a cap on the terms. ValueError or TypeError
-        for a bad argument.
+        is exactly the norm of the others, but with fewer terms a smaller error may exist.
+
+        w: (out, in).
+        rank: a cap on the number of terms; None: no cap.
+        rtol: the relative Frobenius error that is allowed; None: only the cap counts.
+        factors: how many factors each term has, where `out` and `in_` do not say it.
+        out, in_: their numbers of rows and of columns, as many each; None: nearly equal ones. Zeros
+            are padded where the products are larger than w.
+
+        Raises ValueError or TypeError for a bad argument.
 
         >>> a, b = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0], [4.0]])
         >>> Kronecker.from_dense(torch.kron(a, b), rtol=0.0, out=(1, 2), in_=(2, 1)).ranks
@@ -119,7 +125,14 @@ class Kronecker(SplitMatrix):
         dtype=None,
         device=None,
     ) -> "Kronecker":
-        """Gaussian factors, scaled so that the entries of w have variance 1."""
+        """Gaussian factors, scaled so that the entries of w have variance 1.
+
+        shape: (out, in).
+        rank: the number of terms.
+        factors: how many factors each term has, where `out` and `in_` do not say it.
+        out, in_: their numbers of rows and of columns, as many each; None: nearly equal ones.
+        generator, dtype, device: as in `torch.randn`.
+        """
         out, in_, unpadded = split_shape("Kronecker.randn", shape, factors, out, in_, least=2)
         (r,) = rank_caps("Kronecker.randn", rank, None, shape, 1)
         made = [

@@ -66,6 +66,10 @@ class LoKr(MatrixFormat):
     def randn(cls, shape, rank: int, *, generator=None, dtype=None, device=None) -> "LoKr":
         """Gaussian factors, scaled so that the entries of w have variance 1.
 
+        shape: (out, in).
+        rank: of the second factor.
+        generator, dtype, device: as in `torch.randn`.
+
         >>> LoKr.randn((6, 8), 2)
         LoKr(shape=(6, 8), ranks=(2,), stores 18 of 48)
         """

@@ -65,7 +65,12 @@ class LowRank(MatrixFormat):
 
     @classmethod
     def randn(cls, shape, rank: int, *, generator=None, dtype=None, device=None) -> "LowRank":
-        """Gaussian factors, scaled so that the entries of w have variance 1."""
+        """Gaussian factors, scaled so that the entries of w have variance 1.
+
+        shape: (out, in).
+        rank: the columns of u and v.
+        generator, dtype, device: as in `torch.randn`.
+        """
         shape = check_shape("LowRank.randn", shape)
         if len(shape) != 2:
             raise ValueError(f"LowRank.randn: needs a shape (out, in), got {shape}")

@@ -64,7 +64,13 @@ class Monarch(BlockTT):
         dtype=None,
         device=None,
     ) -> "Monarch":
-        """Gaussian blocks, scaled so that the entries of w have variance 1."""
+        """Gaussian blocks, scaled so that the entries of w have variance 1.
+
+        shape: (out, in).
+        blocks: the number of blocks; None: as in `from_dense`.
+        cores: how many cores, two or more.
+        generator, dtype, device: as in `torch.randn`.
+        """
         out, in_, ranks = _grid("Monarch.randn", shape, blocks, cores)
         form = BlockTT.randn(
             shape, ranks, out=out, in_=in_, generator=generator, dtype=dtype, device=device

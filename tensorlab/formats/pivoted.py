@@ -97,7 +97,12 @@ class PivotedLowRank(MatrixFormat):
         cls, shape, rank: int, *, generator=None, dtype=None, device=None
     ) -> "PivotedLowRank":
         """Gaussian parts, scaled so that the entries of w have variance 1; the first rows are the
-        pivots."""
+        pivots.
+
+        shape: (out, in).
+        rank: the number of pivots.
+        generator, dtype, device: as in `torch.randn`.
+        """
         shape = check_shape("PivotedLowRank.randn", shape)
         if len(shape) != 2:
             raise ValueError(f"PivotedLowRank.randn: needs a shape (out, in), got {shape}")

@@ -77,7 +77,12 @@ class TT(Format):
     @classmethod
     def randn(cls, shape, rank, *, generator=None, dtype=None, device=None) -> "TT":
         """Gaussian cores, scaled so that the entries have variance 1; ranks are capped by the
-        unfoldings'."""
+        unfoldings'.
+
+        shape: (n_0, ..., n_{d-1}).
+        rank: one integer for all bonds, or d - 1 of them.
+        generator, dtype, device: as in `torch.randn`.
+        """
         shape = check_shape("TT.randn", shape)
         caps = rank_caps("TT.randn", rank, None, shape, len(shape) - 1)
         r = [1, *(min(c, m) for c, m in zip(caps, unfolding_ranks(shape))), 1]

@@ -70,20 +70,27 @@ def tt_complete(
         minimize sum_j |x[index_j] - values_j|^2 over trains, by Riemannian conjugate gradients
         ("cg") or gradients ("gd")
 
-    index: (m, d) integers, negative ones from the end. values: (m,), real or complex floating;
-    places given twice count twice, and where their values differ it is the mean that can be met.
-    rank: the ranks, or with `grow` their cap. The start is a random train of positive entries, its
-    cores uniform in [0, 1): one with a sign at random would see nothing of the mean of the data.
+    index: (m, d) integers, negative ones from the end.
+    values: (m,), real or complex floating; places given twice count twice, and where their values
+        differ it is the mean that can be met.
+    shape: (n_0, ..., n_{d-1}) of the tensor.
+    rank: the ranks, or with `grow` their cap; one integer or d - 1 of them.
     grow: begin at rank 1 (or at `init`), and where the error stalls add small random directions to
-    every rank under its cap; zeros would be a singular point. The train has the common dtype of the
-    values and `init`; half precision is descended in float32.
+        every rank under its cap; zeros would be a singular point.
+    init: a train to start from; None: a random one of positive entries, its cores uniform in [0,
+        1), since one with random signs would not see the mean of the data.
+    method: "cg" or "gd".
+    held_out: the share of the places that is not fitted.
+    tol: the error, on the fitted and on the held-out places, at which it has converged; at least 32
+        eps of the dtype.
+    max_iter: the most steps.
+    generator: draws the start and the held-out places; None: torch's global one.
 
-    A share `held_out` of the places is not fitted. The value is the train with the least error on
-    these, `converged` is whether that error and that on the fitted ones are at most tol, and growth
-    ends when it no longer falls: a claim about observed places, and none about a slice that no
-    place is in. Errors are relative to the root mean square of all values. tol counts as at least
-    32 eps of the dtype. Raises ValueError or TypeError for wrong lengths, indices out of range,
-    values that are not finite, two devices, and bad arguments.
+    The value is the train with the least error on the held-out places, and growth ends when that no
+    longer falls: a claim about observed places, and none about a slice that no place is in. Errors
+    are relative to the root mean square of all values. The train has the common dtype of the values
+    and `init`; half precision is descended in float32. Raises ValueError or TypeError for wrong
+    lengths, indices out of range, values that are not finite, two devices, and bad arguments.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> x = TT.randn((10, 10, 10), 2, generator=g, dtype=torch.float64)

@@ -74,11 +74,20 @@ def tt_cross(
         |x - tt| <= rtol |x|
             estimated at random points that the search has not seen; when `converged`
 
-    f: (batch, d) int64 on `device` -> (batch,) real or complex floating; called in batches, never
-    twice for a point, never for more than `budget` points in all. quantized: the train has the
-    modes of `digit_shape(shape)`, with each index in its prime digits; f still gets plain indices.
-    Ranks grow until the error meets `rtol`; otherwise, when the budget is spent or no pivot is
-    found, the train so far comes back with `converged=False`.
+    f: (batch, d) int64 on `device` -> (batch,) real or complex floating; called in batches and
+        never twice for a point.
+    shape: (n_0, ..., n_{d-1}) of the tensor.
+    rtol: the relative error at which the ranks stop growing.
+    budget: the most points that f is called for.
+    quantized: the train has the modes of `digit_shape(shape)`, with each index in its prime digits;
+        f still gets plain indices.
+    pivots: "local" looks beside the fibers and at 50 fresh points in each sweep; "prrlu" also
+        searches globally before it claims anything, see below.
+    device: where f is called; None: torch's default.
+    generator: draws points; None: torch's global one.
+
+    Where the budget is spent, or no pivot is found, before the error meets `rtol`, the train so far
+    comes back with `converged=False`.
 
     A tenth of the budget, at most 2000 points, is held out. The points that the search comes to,
     the first pivot among them, no longer count. A claim needs 50 that are left, not all of them
@@ -87,11 +96,10 @@ def tt_cross(
     all. A function that is zero at 200 000 points, or wherever the budget lets one look, is taken
     for zero; that too is a claim.
 
-    pivots: "local" looks beside the fibers and at 50 fresh points in each sweep. "prrlu" adds as
-    many pivots as the error asks for, holds out a fifth less, and spends what is saved on a global
-    search before it claims anything: lines through the points that are missed most. It so finds a
-    narrow peak far from the rest, where a sampled error sees nothing amiss, if one of the points or
-    lines meets its skirts: where what it adds is above what is missed anyway.
+    "prrlu" adds as many pivots as the error asks for, holds out a fifth less, and spends what is
+    saved on a global search: lines through the points that are missed most. It so finds a narrow
+    peak far from the rest, where a sampled error sees nothing amiss, if one of the points or lines
+    meets its skirts: where what it adds is above what is missed anyway.
 
     Where the values carry a graph, so does the result: its cores are built from them, with the
     fibers held fixed. Raises ValueError for a bad argument and for values that are not finite,
@@ -122,6 +130,8 @@ def tt_cross_steps(
 ) -> Iterator[CrossFit]:
     """The same sweep by sweep, beginning with a train of rank 1: what `tt_cross` gives back is the
     last one.
+
+    f, shape, rtol, budget, quantized, pivots, device, generator: as in `tt_cross`.
 
     >>> steps = tt_cross_steps(lambda i: (i[:, 0] + i[:, 1]).double(), (9, 9), rtol=1e-9, budget=81)
     >>> [fit.value.ranks for fit in steps]

@@ -254,10 +254,17 @@ def tt_minimize(
         x <- retract(x + t h),   f(x) <= f(x_old) + 1e-4 t <g, h>   (Armijo)
 
     T is `transport`. The first trial of t is where the last two steps let it expect, then the
-    minimum of the parabola through what was found, halved until Armijo holds. f: TT -> real scalar
-    tensor, see `riemannian_grad`. The history holds f, at x0 first. converged: |g| <= tol |g at
-    x0|; a descent that finds no lower point ends with `converged=False`. Raises ValueError or
-    TypeError for a bad argument, and for an f that is bad for `riemannian_grad` at x0.
+    minimum of the parabola through what was found, halved until Armijo holds.
+
+    f: TT -> real scalar tensor, see `riemannian_grad`.
+    x0: the train to start from, whose ranks are kept.
+    method: "cg" or "gd".
+    tol: it has converged when |g| <= tol |g at x0|.
+    max_iter: the most steps.
+
+    history holds f, at x0 first; a descent that finds no lower point ends with `converged=False`.
+    Raises ValueError or TypeError for a bad argument, and for an f that is bad for
+    `riemannian_grad` at x0.
 
     >>> a = TT.randn((4, 5, 6), 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> x0 = TT.randn((4, 5, 6), 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)

@@ -59,6 +59,9 @@ class TTMatrix(SplitMatrix):
     ) -> "TTMatrix":
         """`tt_matrix_svd`, by default with modes out and in_ of `cores` nearly equal sizes.
 
+        w, rank, rtol, out, in_: as in `tt_matrix_svd`.
+        cores: how many modes, where `out` and `in_` do not say it.
+
         >>> TTMatrix.from_dense(torch.ones(6, 8), rtol=0.0)
         TTMatrix(shape=(6, 8), ranks=(1,), stores 16 of 48)
         """
@@ -82,8 +85,13 @@ class TTMatrix(SplitMatrix):
         """Gaussian cores, scaled so that the entries of w have variance 1; ranks are capped by the
         unfoldings'.
 
-        shape: (out, in); None: the products of the modes. out, in_: the modes; None: `cores` nearly
-        equal sizes each. Raises ValueError where both are missing or do not fit.
+        shape: (out, in); None: the products of the modes.
+        rank: one integer for all bonds, or one for each.
+        cores: how many cores, where `out` and `in_` do not say it.
+        out, in_: the modes of the rows and of the columns, as many each; None: nearly equal ones.
+        generator, dtype, device: as in `torch.randn`.
+
+        Raises ValueError where shape and modes are both missing or do not fit.
         """
         if shape is None:
             out, in_ = _modes("TTMatrix.randn", out, in_)
@@ -211,8 +219,12 @@ def tt_matrix_svd(w: Tensor, out, in_, rank=None, *, rtol: float | None = None) 
 
         |w - result| <= (rtol + 64 eps) |w|      when `rank` does not cut earlier
 
-    w: (out, in). `out` and `in_`: as many sizes each; where their products are larger than w, it is
-    padded with zeros, and the result has w's shape. `rank`: a cap, one integer or d-1 of them.
+    w: (out, in).
+    out, in_: the modes of the rows and of the columns, as many each; where their products are
+        larger than w, it is padded with zeros, and the result has w's shape.
+    rank: a cap, one integer or d - 1 of them; None: no cap.
+    rtol: the relative Frobenius error that is allowed; None: only the cap counts.
+
     Which index lies in which mode matters: the ranks are those of w with rows and columns in this
     order. Raises ValueError or TypeError for a bad rank, rtol, matrix or sizes.
 

@@ -59,7 +59,12 @@ class Tucker(Format):
     @classmethod
     def randn(cls, shape, rank, *, generator=None, dtype=None, device=None) -> "Tucker":
         """Gaussian core and factors, scaled so that the entries have variance 1; ranks are capped
-        by the mode sizes."""
+        by the mode sizes.
+
+        shape: (n_0, ..., n_{d-1}).
+        rank: one integer for all modes, or d of them.
+        generator, dtype, device: as in `torch.randn`.
+        """
         shape = check_shape("Tucker.randn", shape)
         ranks = [
             min(r, n)
@@ -96,7 +101,8 @@ class Tucker(Format):
             check_cut(t, "Tucker.round", rank)
         whole = self.to(wide(self.dtype)).orthogonal()
         core, exponent = near_one(whole.core)
-        small = _truncate(core, caps, rtol, self.dtype)
+        size = read(torch.linalg.vector_norm(core.detach()))
+        small = _truncate(core, size, caps, rtol, self.dtype)
         factors = [a @ b for a, b in zip(whole.factors, small.factors)]
         return _narrow(small.core, factors, exponent, self.dtype)
 
@@ -148,8 +154,9 @@ def hosvd(x: Tensor, rank=None, *, rtol: float | None = None) -> Tucker:
     caps = rank_caps("hosvd", rank, rtol, x.shape, x.ndim)
     dtype, scale = x.dtype, safe_scale(size)
     x = x if scale == 1.0 else x * scale
-    delta = _share(rtol, x.ndim, dtype) * size * scale
-    factors = [right_basis(unfold(x, k).mH, caps[k], atol=delta)[0] for k in range(x.ndim)]
+    size *= scale
+    cut = dict(atol=_share(rtol, x.ndim, dtype) * size, size=size)
+    factors = [right_basis(unfold(x, k).mH, caps[k], **cut)[0] for k in range(x.ndim)]
     core = x
     for f in factors:  # the mode at the front is multiplied and goes to the back
         core = project(core.reshape(core.shape[0], -1).mT, f.conj()).reshape(
@@ -174,7 +181,8 @@ def st_hosvd(x: Tensor, rank=None, *, rtol: float | None = None) -> Tucker:
     size = cut_norm(x, "st_hosvd", rank)
     caps = rank_caps("st_hosvd", rank, rtol, x.shape, x.ndim)
     scale = safe_scale(size)
-    tucker = _truncate(x if scale == 1.0 else x * scale, caps, rtol, x.dtype)
+    y = x if scale == 1.0 else x * scale
+    tucker = _truncate(y, size * scale, caps, rtol, x.dtype)
     return _narrow(tucker.core, tucker.factors, 1 - math.frexp(scale)[1], x.dtype)
 
 
@@ -195,7 +203,7 @@ def hooi(x: Tensor, rank, *, tol: float = 1e-8, max_iter: int = 50) -> Fit[Tucke
     caps = rank_caps("hooi", rank, None, x.shape, x.ndim)
     max_iter, dtype, scale = count("hooi", "max_iter", max_iter), x.dtype, safe_scale(size)
     y = x if scale == 1.0 else x * scale
-    start = _truncate(y, caps, None, dtype)
+    start = _truncate(y, size * scale, caps, None, dtype)
     y, factors, ranks = y.to(start.dtype), list(start.factors), start.ranks
     size = float(torch.linalg.vector_norm(y.detach()))
     history, converged = [], False
@@ -212,15 +220,15 @@ def hooi(x: Tensor, rank, *, tol: float = 1e-8, max_iter: int = 50) -> Fit[Tucke
     return Fit(value, tuple(history), converged)
 
 
-def _truncate(x: Tensor, caps, rtol, dtype) -> Tucker:
-    """`st_hosvd` in float64 of a tensor of moderate size; the mode at the front is cut and goes to
-    the back."""
-    size = read(torch.linalg.vector_norm(x.detach(), dtype=wide(x.dtype)))
+def _truncate(x: Tensor, size: float, caps, rtol, dtype) -> Tucker:
+    """`st_hosvd` in float64 of a tensor of norm `size`, a moderate one; the mode at the front is
+    cut and goes to the back."""
     delta = size * _share(rtol, x.ndim, dtype)
-    core, factors = x, []
+    core, factors, known = x, [], size
     for cap in caps:
         matrix = core.reshape(core.shape[0], -1).mT  # (the others, n_k)
-        v, _ = right_basis(matrix, cap, atol=delta)
+        v, _ = right_basis(matrix, cap, atol=delta, size=known)
+        known = None  # what is left is smaller
         factors.append(v.conj())
         core = project(matrix, v).reshape(*core.shape[1:], v.shape[1])
     return Tucker(core, tuple(factors))

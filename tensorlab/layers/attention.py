@@ -198,10 +198,16 @@ class LatentAttention(CausalAttention):
         absorbed:   q_hᵀ K_h c = (K_hᵀ q_h)ᵀ c,      Σ_j p_j V_h c_j = V_h Σ_j p_j c_j
 
     The absorbed way never expands a key or a value. A rotation between K_hᵀ and q_h would change
-    with each token, so positions are in separate entries, `rotary` of them, which all heads share.
-    absorb: True or False fixes the way; None takes the absorbed one where tokens read a cache. c is
-    not normalized, unlike DeepSeek's. Raises ValueError unless heads divide the width and rotary is
-    even.
+    with each token, so positions are in separate entries, which all heads share. c is not
+    normalized, unlike DeepSeek's.
+
+    width: the length of a token's vector.
+    heads: how many there are; they divide the width.
+    rank: the length of c.
+    rotary: how many entries hold positions, an even number; 0: no positions.
+    absorb: True or False fixes the way; None takes the absorbed one where tokens read a cache.
+
+    Raises ValueError unless heads divide the width and rotary is even.
 
     >>> layer = LatentAttention(8, 2, rank=3, rotary=2)
     >>> layer(torch.ones(1, 5, 8)).shape, layer.cached
@@ -298,8 +304,15 @@ class TensorProductAttention(CausalAttention):
 
     and v the same with another rank; q too if it has a rank, else it is W x. A constant a that
     picks one head for each r gives multi-head attention; one that all heads share, multi-query.
-    Rotations act on b alone, so they commute with the sum. Raises ValueError unless heads divide
-    the width, and for an odd head size with rotary.
+    Rotations act on b alone, so they commute with the sum.
+
+    width: the length of a token's vector.
+    heads: how many there are; they divide the width.
+    ranks: R of the keys and of the values.
+    query_rank: R of the queries; None: they are W x.
+    rotary: whether queries and keys are rotated by their positions.
+
+    Raises ValueError unless heads divide the width, and for an odd head size with rotary.
 
     >>> layer = TensorProductAttention(8, 2, ranks=(1, 2))
     >>> layer(torch.ones(1, 5, 8)).shape, layer.cached
@@ -364,8 +377,15 @@ class MultiLinearAttention(CausalAttention):
     context² columns, in an order in which the pairs (j, k) below any token come first: token i
     reads the first (i + 1)² of them, and shorter texts and generation need no more. Slices are made
     for a few tokens at a time, not the cube; autograd keeps the part that the mask leaves, a third
-    of it. causal=False is the published layer, whose tokens read those after them too; it
-    has no cache. Raises ValueError for more tokens than the context.
+    of it.
+
+    width: the length of a token's vector.
+    context: the most tokens.
+    rank: the length of a query, a key and a value.
+    cores: over how many g is a mean.
+    causal: False is the published layer, whose tokens read those after them too; it has no cache.
+
+    Raises ValueError for more tokens than the context.
 
     >>> layer = MultiLinearAttention(8, context=6, rank=3)
     >>> layer(torch.ones(1, 5, 8)).shape, layer.cached

@@ -57,10 +57,15 @@ def cp_conv(
 
         k[t, s, i, j] = sum_r a[t, r] b[s, r] c[i, r] d[j, r]
 
-    r (S + kh + kw + T) numbers. The fit is `cp_stable`, which takes ridge, tol and max_iter; each
-    term's norm is shared equally by its four factors, and a warning is given where `cp_degeneracy`
-    exceeds DEGENERATE. rank, rtol, flops, image_size: as in `tucker_conv`; for rtol the ranks 1, 2,
-    4, ... are tried and the last gap is bisected. Exact from rank T S kh kw / max(T, S, kh, kw) on.
+    It stores r (S + kh + kw + T) numbers. Each term's norm is shared equally by its four factors,
+    and a warning is given where `cp_degeneracy` exceeds DEGENERATE. Exact from rank T S kh kw /
+    max(T, S, kh, kw) on.
+
+    layer: an `nn.Conv2d` with groups=1.
+    rank: a cap on the number of terms; None: no cap.
+    rtol, flops, image_size: as in `tucker_conv`; for rtol the ranks 1, 2, 4, ... are tried and the
+        last gap is bisected.
+    ridge, tol, max_iter, generator: those of `cp_stable`, which makes the fit.
 
     >>> layer = nn.Conv2d(8, 16, 3, padding=1)
     >>> [tuple(c.weight.shape) for c in cp_conv(layer, 5)]
@@ -104,11 +109,15 @@ def tucker_conv(
 
         k[t, s, i, j] = sum_pq a[t, p] core[p, q, i, j] b[s, q]
 
-    rank: a cap, one integer or the two (out, in). rtol: relative Frobenius error of the kernel.
-    flops: the largest ranks whose chain costs at most this share of the layer on images of
-    `image_size` (height, width). Together: the smallest of them. Any stride, padding, dilation and
-    padding mode; what is frozen stays frozen, and a computed weight (weight_norm, a mask) is taken
-    as it is now. Raises ValueError unless groups=1, TypeError for a layer that overrides `forward`.
+    layer: an `nn.Conv2d` with groups=1, of any stride, padding, dilation and padding mode.
+    rank: a cap, one integer or the two (out, in); None: no cap.
+    rtol: the relative Frobenius error of the kernel that is allowed; None: any.
+    flops: the largest ranks whose chain costs at most this share of the layer; None: any.
+    image_size: (height, width) of the images that `flops` is for.
+
+    Of several limits the smallest ranks count. What is frozen stays frozen, and a computed weight
+    (weight_norm, a mask) enters with its present value. Raises ValueError unless groups=1,
+    TypeError for a layer that overrides `forward`.
 
     >>> chain = tucker_conv(nn.Conv2d(8, 16, 3, stride=2, padding=1), (6, 4))
     >>> [tuple(c.weight.shape) for c in chain], chain[1].stride
@@ -142,7 +151,9 @@ def tt_conv(
 
     The four are matrices, and r_0, r_1, r_2 are the ranks between them.
 
-    rank: a cap, one integer or three.  rtol, flops, image_size: as in `tucker_conv`.
+    layer: an `nn.Conv2d` with groups=1.
+    rank: a cap, one integer or three; None: no cap.
+    rtol, flops, image_size: as in `tucker_conv`.
 
     >>> [tuple(c.weight.shape) for c in tt_conv(nn.Conv2d(8, 16, 3), 5)]
     [(5, 8, 1, 1), (5, 5, 3, 1), (5, 5, 1, 3), (16, 5, 1, 1)]
@@ -178,7 +189,11 @@ def spatial_conv(
 
         k[t, s, i, j] = sum_r b[s, i, r] a[t, j, r]
 
-    The best of this structure in the Frobenius norm. The other arguments are as in `tucker_conv`.
+    The best of this structure in the Frobenius norm.
+
+    layer: an `nn.Conv2d` with groups=1.
+    rank: a cap; None: no cap.
+    rtol, flops, image_size: as in `tucker_conv`.
 
     >>> [tuple(c.weight.shape) for c in spatial_conv(nn.Conv2d(8, 16, 3), 5)]
     [(5, 8, 3, 1), (16, 5, 1, 3)]
@@ -394,9 +409,13 @@ class FactorizedConv2d(FactorizedLinear):
 
         y = conv_1x1(conv(x, vᴴ as r filters (r, S, kh, kw)), u s) + b
 
-    weight: the LowRank; its tensors become parameters, `.weight` gives it back, `.set_weight`
-    changes the rank. kernel_size and what follows are those of `nn.Conv2d` with groups=1. (..., S,
-    height, width) -> (..., T, height', width').
+    weight: the LowRank (T, S kh kw); its tensors become parameters, `.weight` gives it back,
+        `.set_weight` changes the rank.
+    bias: (T,), or None.
+    kernel_size: (kh, kw), or one integer for both.
+    stride, padding, dilation, padding_mode: those of `nn.Conv2d` with groups=1.
+
+    The input is (..., S, height, width), the output (..., T, height', width').
 
     >>> dense = nn.Conv2d(8, 16, 3, padding=1)
     >>> layer = FactorizedConv2d.from_conv(dense, lambda w: LowRank.from_dense(w, rank=4))
@@ -494,7 +513,9 @@ def svd_conv(
 ) -> FactorizedConv2d:
     """A `FactorizedConv2d` from the SVD of the flattened kernel (T, S kh kw), the best of its rank.
 
-    rank, rtol, flops, image_size: as in `tucker_conv`.
+    layer: an `nn.Conv2d` with groups=1.
+    rank: a cap; None: no cap.
+    rtol, flops, image_size: as in `tucker_conv`.
 
     >>> svd_conv(nn.Conv2d(8, 16, 3), flops=0.5, image_size=(10, 10)).weight.ranks
     (6,)

@@ -68,7 +68,13 @@ class TTEmbedding(Holding[TTMatrix]):
         """A start: entries of variance std^2, by default 2 / (vocabulary + width) [Hrinchuk2020],
         shared evenly by the cores.
 
+        vocabulary: the number of tokens.
+        width: the length of a token's vector.
         out, in_: sizes whose products are at least vocabulary and width.
+        rank: one integer for all bonds, or one for each.
+        std: the standard deviation of an entry; None: as above.
+        padding_idx: the token whose vector is zero; None: there is none.
+        generator, dtype, device: as in `torch.randn`.
 
         >>> TTEmbedding.randn(25000, 256, (25, 30, 40), (4, 8, 8), 16)
         TTEmbedding(25000, 256, out=(25, 30, 40), in=(4, 8, 8), ranks=(16, 16),
@@ -89,6 +95,11 @@ class TTEmbedding(Holding[TTMatrix]):
     ) -> "TTEmbedding":
         """The table of a dense layer by `tt_matrix_svd`, to a rank or a relative error; its
         padding_idx stays, and a frozen table stays frozen.
+
+        layer: an `nn.Embedding`.
+        out, in_: sizes whose products are at least the vocabulary and the width.
+        rank: a cap, one integer or one for each bond; None: no cap.
+        rtol: the relative Frobenius error that is allowed; None: only the cap counts.
 
         Raises TypeError for another layer, one with max_norm or scale_grad_by_freq, or one
         that overrides `forward`.

@@ -1,7 +1,7 @@
-"""Energy of a computation: read from a counter where the machine lets us, modelled where not, and
+"""Energy of a computation: read from a counter where the machine lets us, modeled where not, and
 it always says which.
 
-    modelled    joules = watts · CPU seconds        seconds measured, watts assumed by the caller
+    modeled    joules = watts · CPU seconds        seconds measured, watts assumed by the caller
     measured    joules = counter after - before     of the whole package, with all else that ran
 
 A model of constant watts ranks methods exactly as their CPU seconds do; it tells nothing more. No
@@ -22,8 +22,8 @@ POWERCAP = Path("/sys/class/powercap")
 class Energy:
     """Joules, and how they are known; `str` gives both.
 
-    >>> print(modelled_energy(2.0, watts=15))
-    30 J (modelled: 2 CPU seconds measured, 15 W assumed)
+    >>> print(modeled_energy(2.0, watts=15))
+    30 J (modeled: 2 CPU seconds measured, 15 W assumed)
     """
 
     joules: float
@@ -37,35 +37,35 @@ class Energy:
     def co2(self, grams_per_kwh: float) -> str:
         """Grams of CO2 at so many for a kilowatt-hour, which the caller assumes.
 
-        >>> modelled_energy(3600.0, watts=100).co2(400)
-        '40 g of CO2 (400 g/kWh assumed; modelled: 3.6e+03 CPU seconds measured, 100 W assumed)'
+        >>> modeled_energy(3600.0, watts=100).co2(400)
+        '40 g of CO2 (400 g/kWh assumed; modeled: 3.6e+03 CPU seconds measured, 100 W assumed)'
         """
         number("Energy.co2", "grams_per_kwh", grams_per_kwh)
         grams = self.joules / 3.6e6 * grams_per_kwh
         return f"{grams:.3g} g of CO2 ({grams_per_kwh:g} g/kWh assumed; {self.how})"
 
 
-def modelled_energy(cpu_seconds: float, *, watts: float) -> Energy:
+def modeled_energy(cpu_seconds: float, *, watts: float) -> Energy:
     """watts · CPU seconds, both given. Raises ValueError for seconds below 0, and for watts that
     are not above 0.
 
-    >>> modelled_energy(0.5, watts=4).joules
+    >>> modeled_energy(0.5, watts=4).joules
     2.0
     """
-    cpu_seconds = number("modelled_energy", "cpu_seconds", cpu_seconds)
-    watts = positive("modelled_energy", "watts", watts)
-    how = f"modelled: {cpu_seconds:.3g} CPU seconds measured, {watts:g} W assumed"
+    cpu_seconds = number("modeled_energy", "cpu_seconds", cpu_seconds)
+    watts = positive("modeled_energy", "watts", watts)
+    how = f"modeled: {cpu_seconds:.3g} CPU seconds measured, {watts:g} W assumed"
     return Energy(watts * cpu_seconds, how)
 
 
 def energy_of(f: Callable, *, watts: float, counters: Sequence[Path] | None = None) -> Energy:
-    """The energy of one call f(): measured by the machine's package counters, else modelled from
+    """The energy of one call f(): measured by the machine's package counters, else modeled from
     its CPU seconds, of all threads of this process.
 
     watts: a core at work, assumed where there is no counter. counters: folders with `energy_uj` and
     `max_energy_range_uj`, as Linux has them; None: all of this machine that can be read.
 
-    >>> "modelled: " in str(energy_of(lambda: None, watts=15, counters=[]))
+    >>> "modeled: " in str(energy_of(lambda: None, watts=15, counters=[]))
     True
     """
     watts = positive("energy_of", "watts", watts)
@@ -74,7 +74,7 @@ def energy_of(f: Callable, *, watts: float, counters: Sequence[Path] | None = No
     f()
     cpu, wall = time.process_time() - cpu, time.perf_counter() - start
     if not counters:
-        return modelled_energy(cpu, watts=watts)
+        return modeled_energy(cpu, watts=watts)
     used = 0
     for counter, old in zip(counters, before):
         new = _read(counter)  # it starts again from 0 beyond its range

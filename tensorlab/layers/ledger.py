@@ -110,12 +110,16 @@ def training_memory(
 ) -> StepMemory:
     """What one training step holds, part by part.
 
-    closure: computes and returns the loss, no backward. optimizer: steps after the backward.
-    method: a training method with `step(closure)` and `optimizer`, such as DLRT, in its place;
-    backward is then the moment before its optimizer steps. inputs: tensors that count as loaded.
-    Old gradients are dropped first. The first step of an optimizer makes its state, and
-    later ones begin with it: call it after one step to see the steady state. Raises ValueError for
-    an optimizer and a method at once.
+    model: whose parameters and gradients are counted.
+    closure: computes and returns the loss, without a backward.
+    optimizer: steps after the backward; None: there is no step.
+    method: a training method with `step(closure)` and `optimizer`, such as DLRT, instead of an
+        optimizer; backward is then the moment before its optimizer steps.
+    inputs: tensors that count as loaded.
+
+    Old gradients are dropped first. The first step of an optimizer makes its state, and later ones
+    begin with it: call it after one step to see the steady state. Raises ValueError for an
+    optimizer and a method at once.
 
     >>> model, x = nn.Linear(256, 256, bias=False), torch.ones(1024, 256)
     >>> print(training_memory(model, lambda: model(x).square().sum(), inputs=[x]))

@@ -37,12 +37,17 @@ def replace_linear(
 
         y = w x + b   becomes   y = make(w) x + b        make: w (out, in) -> MatrixFormat
 
+    model: whose `nn.Linear` and Conv1D of GPT-2 can be chosen.
     names: a pattern of `fnmatch` such as "blocks.*.mlp.*", several of them, or a predicate (name,
-    layer) -> bool. Chosen are `nn.Linear` and GPT-2's Conv1D. With `rank` it calls make(w, rank)
-    and warns, once, of layers that keep less. Modes, freezing, hooks and the bias stay; layers that
-    share a weight share the new one. A layer whose weight something else holds too, such as an
-    embedding, or that overrides `forward`, is left as it is, with a warning. Raises ValueError
-    for a pattern that chooses nothing; an error of `make` names the layer, and nothing is changed.
+        layer) -> bool.
+    make: called as make(w), or with a rank as make(w, rank).
+    rank: None: `make` knows it. A layer that keeps less is named in one warning.
+    strategy: how the layers multiply, see `propagate`.
+
+    Modes, freezing, hooks and the bias stay; layers that share a weight share the new one. A layer
+    whose weight something else holds too, such as an embedding, or that overrides `forward`, is not
+    replaced, and a warning names it. Raises ValueError for a pattern that chooses nothing; an error
+    of `make` names the layer, and nothing is changed.
 
     >>> from tensorlab import LowRank
     >>> model = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))

@@ -1,4 +1,4 @@
-"""ADMM: train a dense network towards a set of few parameters, and land in it without a fall
+"""ADMM: train a dense network toward a set of few parameters, and land in it without a fall
 [Boyd2011] [Yin2021].
 
     min loss(W)  such that W in S
@@ -47,18 +47,21 @@ class Residuals:
 
 
 class ADMM(TrainingMethod):
-    """Trains dense weights towards sets: `step` moves W, `update` Z and U, `finish` puts the
+    """Trains dense weights toward sets: `step` moves W, `update` Z and U, `finish` puts the
     projections in [Yin2021].
 
-    sets: {pattern of layer names: project}, for linear layers, GPT-2's Conv1D among them, and
-    convolutions, with project: w (out, in, ...) -> a `Format` of as many entries, the nearest in
-    its set, such as `lambda w: LowRank.from_dense(w, 4)`, `lambda w:
-    tt_matrix_svd(w, (4, 8), (8, 8), 3)`, or for kernels `lambda w: hosvd(w, r)`. rho: the penalty,
-    a number or round -> number; about 1e-3 to 1e-1, raised as the rounds go on, for `every` steps
-    of an optimizer between two rounds, about an epoch. When ρ changes, U is scaled so that ρ U, the
-    multiplier, stays [Boyd2011, sec. 3.4]. Weight decay pulls W away from Z: leave it out. A layer
-    that the optimizer does not train is left as it is, with a warning. Raises ValueError for a
-    pattern that chooses nothing and for a computed weight that cannot take every value.
+    model: whose linear layers, Conv1D of GPT-2 among them, and convolutions can be chosen.
+    optimizer: steps W. Weight decay pulls W away from Z: leave it out.
+    sets: {pattern of layer names: project} with project: w (out, in, ...) -> a `Format` of as many
+        entries, the nearest in its set, such as `lambda w: LowRank.from_dense(w, 4)`, `lambda w:
+        tt_matrix_svd(w, (4, 8), (8, 8), 3)`, or for kernels `lambda w: hosvd(w, r)`.
+    rho: the penalty, a number or round -> number; about 1e-3 to 1e-1, raised with the rounds. When
+        ρ changes, U is scaled so that ρ U, the multiplier, stays [Boyd2011, sec. 3.4].
+    every: how many steps between two rounds, about an epoch; None: the caller calls `update`.
+
+    A layer that the optimizer does not train is not projected, and a warning names it. Raises
+    ValueError for a pattern that chooses nothing and for a computed weight that cannot take every
+    value.
 
     >>> from tensorlab import LowRank
     >>> model = nn.Sequential(nn.Linear(6, 5))

@@ -170,12 +170,17 @@ def quantize(
 ) -> Quantized:
     """A weight in `bits` bits an entry, by one of the five methods above.
 
-    w: (out, ...), real. bits: 2 to 8, for "pairs" 2 to 4. method: by default "pairs" up to 4 bits,
-    "rotate" above. group: what shares a scale: None the whole matrix, "channel" a row, a number
-    that many neighbors in a row; a group's entries are divided by their root mean square before
-    anything else, while the codebook is common to all ("uniform": each group has a grid of its
-    own). q: a kind of `Rotation`. Raises ValueError for a method, bits, group or kind that do not
-    fit and for entries that are not finite, TypeError for entries that are not real.
+    w: (out, ...), real.
+    bits: 2 to 8, for "pairs" 2 to 4.
+    method: one of the five above; None: "pairs" up to 4 bits, "rotate" above.
+    group: what shares a scale: None the whole matrix, "channel" a row, a number that many neighbors
+        in a row. A group's entries are divided by their root mean square before anything else,
+        while the codebook is common to all ("uniform": each group has its grid).
+    q: a kind of `Rotation`.
+    generator: draws the rotation; None: torch's global one.
+
+    Raises ValueError for a method, bits, group or kind that do not fit and for entries that are not
+    finite, TypeError for entries that are not real.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> w = torch.randn(64, 64, generator=g)

@@ -60,23 +60,33 @@ class TTDensity(Estimator):
 
         p(x) = (1 - share) t(x) + share g(x),     t(x) = sum_c q_c(x)^2 / sum_c Z_c  or  q(x) / Z
 
-    rank: of the train. basis, degree: functions m for each variable, and their degree. knots:
-    "quantile" or "uniform", over the range of the data and a share `margin` of it on both sides;
-    outside of this support t is zero. background: the share of g, a product of logistic densities
-    about the data's means with their deviations as scales, which is nowhere zero, so that every row
-    has a likelihood and cross-validation can compare models; None for 1 / (n + 1) after n rows, by
-    Laplace's rule the chance that the next row is like none before; 0 for a density of bounded
-    support. components: trains in the mixture, the first with the variables in their order, each
-    other with a permutation of its own (squared only). cells: 0, or of how many the distribution
-    function (`Margins`) has that each variable goes through first; knots are even then. em_steps:
-    of the start, a mixture of `rank` products of one-dimensional densities. Then `steps` of a
-    method, on batches to which Gaussian noise of `noise` standard deviations is added (with cells:
-    of that length in [0, 1]); what is likeliest on a share `held_out` of the rows is kept.
-    "natural": sweeps there and back over the cores, a step of the natural gradient with a line
-    search in each (`natural_sweep`); "adam": Adam on all cores, its rate falling from lr to 0, as
-    the authors' code has it. A linear model takes `steps` of Riemannian descent. random_state: an
-    integer gives the same numbers at each fit; a generator of torch or NumPy goes on from where it
-    is.
+    rank: of the train.
+    basis: how many functions m each variable has.
+    model: "squared" or "linear".
+    degree: of the B-splines.
+    knots: "quantile" or "uniform", over the range of the data and a share `margin` of it on both
+        sides; outside of this support t is zero.
+    margin: that share.
+    background: the share of g, a product of logistic densities about the data's means with their
+        deviations as scales, which is nowhere zero, so that every row has a likelihood and
+        cross-validation can compare models. None for 1 / (n + 1) after n rows, by Laplace's rule
+        the chance that the next row is like none before; 0 for a density of bounded support.
+    components: trains in the mixture, the first with the variables in their order, each other in
+        another one (squared only).
+    cells: 0, or how many cells the distribution function (`Margins`) has that each variable goes
+        through first; knots are even then.
+    em_steps: of the start, a mixture of `rank` products of one-dimensional densities.
+    method: "natural", sweeps there and back over the cores, a step of the natural gradient with a
+        line search in each (`natural_sweep`); "adam", Adam on all cores, its rate falling from lr
+        to 0, as the authors' code has it. A linear model takes Riemannian descent.
+    steps: of the method.
+    batch: how many rows a step takes.
+    lr: the rate of Adam.
+    noise: standard deviations of the Gaussian noise that is added to a batch (with cells: of that
+        length in [0, 1]).
+    held_out: the share of the rows that is not fitted; what is likeliest on it is kept.
+    random_state: an integer gives the same numbers at each fit; a generator of torch or NumPy goes
+        on from its state.
 
     fit learns trains_ (TT each), orders_, splines_, margins_ (None without cells), background_,
     support_, history_ (step, seconds, held-out mean log-density of t or loss of standardized rows),

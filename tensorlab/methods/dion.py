@@ -24,10 +24,13 @@ from .galore import LowRankOptimizer
 class Dion(LowRankOptimizer):
     """Orthonormal steps of rank r for matrices, AdamW for all else [Ahn2025].
 
+    params: parameters, or groups of them; each matrix keeps M and Q, m n + n r numbers.
     lr: of a step whose singular values are about √(m / n), so that it moves outputs alike whatever
-    the width; AdamW of the other groups wants its own. rank: at most the short side; a group may
-    have its own, and None for AdamW. momentum: μ in 0 <= μ < 1. Each matrix keeps M and Q, m n +
-    n r numbers. generator: for the first Q.
+        the width; AdamW of the other groups wants another.
+    rank: at most the short side; a group may have another, and None for AdamW.
+    momentum: μ in 0 <= μ < 1.
+    betas, eps, weight_decay: those of `torch.optim.AdamW`.
+    generator: draws the first Q; None: torch's global one.
 
     >>> w = torch.nn.Parameter(torch.eye(6, 5))
     >>> optimizer = Dion([w], lr=0.1, rank=2)

@@ -61,7 +61,7 @@ def distill(
     loss: Callable[[Tensor, Tensor], Tensor] | None = None,
     clip: float = 1.0,
 ) -> Iterator[float]:
-    """One step for each batch towards the outputs of a teacher; yields the losses.
+    """One step for each batch toward the outputs of a teacher; yields the losses.
 
     forward(model, batch): the outputs, as in `calibrate`. loss(z, z_teacher): None is the mean over
     vectors of |z - z_teacher|². clip: the largest norm of a gradient. The teacher runs in eval and

@@ -140,13 +140,17 @@ def kls_step(
     theta: float | None = None,
     max_rank: int | None = None,
 ) -> LowRank:
-    """One step of length h for W' = flow(W), K, L and S by Euler's method; theta: adaptive rank,
-    None: fixed rank.
+    """One step of length h for W' = flow(W), K, L and S by Euler's method.
 
         | W_n - W(nh) | <= c1 ε + c2 h + c3 θ/h
 
-    with constants that no singular value enters [Schotthoefer2022]. w: with orthonormal u and v and
-    a middle factor (`LowRank.orthogonal`). flow: (out, in) -> (out, in).
+    with constants that no singular value enters [Schotthoefer2022].
+
+    w: with orthonormal u and v and a middle factor (`LowRank.orthogonal`).
+    flow: (out, in) -> (out, in).
+    h: the length of the step.
+    theta: the relative error of the truncation, for an adaptive rank; None: the rank of w.
+    max_rank: a cap on an adaptive rank; None: no cap.
 
     >>> a, x = torch.ones(3, 2).double(), torch.eye(3, 2).double()
     >>> w = LowRank.from_dense(x, rank=2).orthogonal()
@@ -194,6 +198,11 @@ def dlrt_start(
 
     An output then has the variance 2 E[x²], which a ReLU halves again: the signal keeps its size
     through the layers.
+
+    shape: (out, in).
+    rank: the number of σ_k.
+    decay: σ_k / σ_{k+1}.
+    generator, dtype, device: as in `torch.randn`.
 
     >>> dlrt_start((8, 6), 2, generator=torch.Generator().manual_seed(0)).s
     tensor([[2.8284, 0.0000],
@@ -284,21 +293,24 @@ class DLRT(TrainingMethod):
     rank [Schotthoefer2022].
 
     model: its `FactorizedLinear` and `FactorizedConv2d` layers on a `LowRank` (u, v, s) are trained
-    by KLS steps, all else by `optimizer`, any of torch's for dense gradients that needs no closure:
-    it steps s, biases and dense layers. theta: relative error of each truncation, or None for a
-    fixed rank. rule: see `truncate`. every: truncate at each k-th step only, the steps between keep
-    the rank. min_rank, max_rank: limits of all ranks.
+        by KLS steps, all else by the optimizer.
+    optimizer: any of torch's for dense gradients that needs no closure; it steps s, biases and
+        dense layers.
+    theta: the relative error of each truncation, or None for a fixed rank.
+    multiplier: where the rank is fixed K and L move by this times the rate of s.
+    rule: see `truncate`.
+    every: truncate at each k-th step only; the steps between keep the rank.
+    min_rank, max_rank: limits of all ranks; None: no cap.
 
-    Learning rates are the optimizer's, as they are at the step. Where the rank is fixed K and L
-    move by the rate of s times `multiplier`; where it is adaptive the span of [U | K1] does not
-    depend on it. K and L have no momentum: beside an optimizer with momentum β, 1 / (1 - β) lets
-    them keep pace.
+    Learning rates are the optimizer's, read at the step. Where the rank is adaptive they do not
+    enter the span of [U | K1]. K and L have no momentum: beside an optimizer with momentum β, a
+    multiplier of 1 / (1 - β) lets them keep pace.
 
     What the optimizer keeps for s goes along when the bases turn, see `transport`.
 
     In a closure that runs DistributedDataParallel the gradients of all processes are averaged here,
-    those of low-rank layers as thin as they are; all processes then take the same ranks. A model
-    that `fully_shard` has sharded is refused. Layers that are frozen stay as they are.
+    those of low-rank layers in their thin form; all processes then take the same ranks. A model
+    that `fully_shard` has sharded is refused. Layers that are frozen do not change.
 
     Raises ValueError where nothing would be trained: no such layer, one that is frozen in part, an
     optimizer that does not hold the middle factors; and for settings out of range.

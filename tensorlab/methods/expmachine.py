@@ -93,23 +93,34 @@ class ExponentialMachine(Estimator):
         loss = mean log(1 + exp(-s y(x))) + ridge / 2 |W|^2,     s = -1 or 1
 
     y of the standardized columns, (x - mean_) / scale_, so that units do not matter; a constant
-    column is 0. rank: of W. format: "tt", "cp" or "ht". categorical: columns that hold codes of
-    categories; one that `fit` has not seen has only the entry 1. All formats start from the same
-    CP: the logistic linear model, and `rank` - 2 products. init: "linear", these are products of
-    (1, spread N(0, 1)) with small weights; "screened", those of 2 to `order` numeric columns that
-    go best with what the linear model leaves over (`screen_interactions`), with fitted weights;
-    categorical columns are left out of them. method: "adam", all cores on batches; "riemannian",
-    conjugate gradients on the manifold with Armijo's rule (trains only), on all rows, or one step
-    on each batch; "cores", each core in turn by a Newton step with line search, all rows. steps: of
-    Adam, of the descent, or sweeps there and back. random_state: an integer gives the same numbers
-    at each fit; a generator of torch or NumPy goes on from where it is.
+    column is 0. All formats start from the same CP: the logistic linear model, and `rank` - 2
+    products.
+
+    rank: of W.
+    format: "tt", "cp" or "ht".
+    categorical: columns that hold codes of categories; one that `fit` has not seen has only the
+        entry 1.
+    init: "linear", the products are of (1, spread N(0, 1)) with small weights; "screened", they are
+        those of 2 to `order` numeric columns that go best with what the linear model leaves over
+        (`screen_interactions`), with fitted weights; categorical columns are left out of them.
+    order: the most columns in a screened product.
+    method: "adam", all cores on batches; "riemannian", conjugate gradients on the manifold with
+        Armijo's rule (trains only), on all rows, or one step on each batch; "cores", each core in
+        turn by a Newton step with line search, all rows.
+    steps: of Adam, of the descent, or sweeps there and back.
+    batch: how many rows a step takes.
+    lr: the rate of Adam.
+    ridge: the weight of |W|^2.
+    spread: the scale of the start, see init.
+    random_state: an integer gives the same numbers at each fit; a generator of torch or NumPy goes
+        on from its state.
 
     fit learns weights_ (the format), mean_ and scale_ (0 and 1 of categories), classes_ (a NumPy
     array), history_ (step, seconds, loss), n_features_in_, and feature_names_in_ from a data frame.
-    X: (n, d), a tensor, an array, a data frame or a list of rows; integers are taken as float64. y:
-    (n,), numbers or strings. Raises ValueError for NaN, one row, other than two classes, and y of
-    another length, and TypeError for what is not a table of numbers, before anything learned is
-    replaced. Constant columns and repeated rows are taken as they are.
+    X: (n, d), a tensor, an array, a data frame or a list of rows; integers become float64. y: (n,),
+    numbers or strings. Raises ValueError for NaN, one row, other than two classes, and y of another
+    length, and TypeError for what is not a table of numbers, before anything learned is replaced.
+    Constant columns and repeated rows are allowed.
 
     >>> x = torch.tensor([[-1.0, -1], [-1, 1], [1, -1], [1, 1]], dtype=torch.float64)
     >>> ExponentialMachine(rank=3, method="cores", steps=5).fit(x, [0, 1, 1, 0]).predict(x).tolist()

@@ -99,9 +99,14 @@ def adam_direction(state: dict, g: Tensor, group: dict) -> Tensor:
 class GaLore(LowRankOptimizer):
     """Adam on gradients that are projected to their leading subspace [Zhao2024].
 
-    lr: Adam's. rank: of the subspace, an int, at most the short side; a group may have its own, and
-    None for plain AdamW. every: steps after which the subspace is taken anew; the averages stay, in
-    coordinates that have turned. scale: of the steps of matrices, 0.25 in the paper.
+    params: parameters, or groups of them.
+    lr: Adam's.
+    rank: of the subspace, at most the short side; a group may have another, and None for plain
+        AdamW.
+    every: steps after which the subspace is taken anew; the averages stay, in coordinates that have
+        turned.
+    scale: of the steps of matrices, 0.25 in the paper.
+    betas, eps, weight_decay: those of `torch.optim.AdamW`.
 
     >>> w = torch.nn.Parameter(torch.eye(6, 5))
     >>> optimizer = GaLore([w], lr=0.1, rank=2)

@@ -249,7 +249,7 @@ def _givens(n, like, planes):
     return lambda v: run(v, 1), lambda x: run(x, -1)
 
 
-class Kind(NamedTuple):
+class RotationKind(NamedTuple):
     """draw: (n, generator) -> the random numbers of a Q of size n, on the CPU. maps: (n, like,
     numbers) -> the functions v -> Q v and x -> Qᵀ x on the last mode."""
 
@@ -258,12 +258,12 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "dct": Kind(_signs, _dct),
-    "orthogonal": Kind(_orthogonal_draw, _orthogonal),
-    "butterfly": Kind(_butterfly_draw, _butterfly),
-    "hadamard": Kind(_signs, _hadamard),
-    "householder": Kind(_householder_draw, _householder),
-    "givens": Kind(_givens_draw, _givens),
+    "dct": RotationKind(_signs, _dct),
+    "orthogonal": RotationKind(_orthogonal_draw, _orthogonal),
+    "butterfly": RotationKind(_butterfly_draw, _butterfly),
+    "hadamard": RotationKind(_signs, _hadamard),
+    "householder": RotationKind(_householder_draw, _householder),
+    "givens": RotationKind(_givens_draw, _givens),
 }
 
 
@@ -328,13 +328,18 @@ def kashin(
         frame:    (u, v) += clip((r, Qᵀr) / 2, level |r| / sqrt(N)),
                   truncation in the frame (I, Q) [LyubarskiiVershynin2010]
 
-    x: vectors (..., N) or matrices (..., m, n), as many last `modes` as say 1 or 2 (by default 2
-    where there are 2); those before are a batch. q: a kind of `Rotation` to be drawn, or one.
-    It ends when |r| <= tol |x| for all items, or after max_iter steps with `converged=False`: Q was
-    too near to the identity, or x one of the few that Q does not fit. What is left of r is added to
-    u, so that x = u + Q v to rounding. No gradients. history: the largest |r| / |x| after each
-    step. Raises ValueError for a method, modes, tol, max_iter or rotation that do not fit,
-    TypeError for entries that are not real.
+    x: vectors (..., N) or matrices (..., m, n); the modes before the last are a batch.
+    q: a kind of `Rotation` to be drawn, or one.
+    modes: how many last modes are decomposed, 1 or 2; None: 2 where there are 2.
+    method: "greedy", "two_two" or "frame".
+    tol: it ends when |r| <= tol |x| for all items.
+    max_iter: the most steps; after them `converged=False`, for Q was too near to the identity, or x
+        one of the few that Q does not fit.
+    generator: draws the rotation; None: torch's global one.
+
+    What is left of r is added to u, so that x = u + Q v to rounding. No gradients. history holds
+    the largest |r| / |x| after each step. Raises ValueError for a method, modes, tol, max_iter or
+    rotation that do not fit, TypeError for entries that are not real.
 
     >>> x = torch.eye(64, dtype=torch.float64)[3]
     >>> fit = kashin(x, generator=torch.Generator().manual_seed(0))
@@ -375,8 +380,11 @@ def kashin_steps(
 
         |r - s sign(r)|^2 = |r|^2 - N s^2    for s = |r|_1 / N
 
-    delta: "frame" clips at |r| / sqrt(4 delta N). `drop` is N s^2 for the methods with signs, and
-    measured for "frame". Raises as `kashin`, and ValueError for a delta that is not positive.
+    x, q, modes, method, generator: as in `kashin`.
+    delta: "frame" clips at |r| / sqrt(4 delta N).
+
+    `drop` is N s^2 for the methods with signs, and measured for "frame". Raises as `kashin`, and
+    ValueError for a delta that is not positive.
 
     >>> x = torch.tensor([3.0, 4.0], dtype=torch.float64)
     >>> steps = kashin_steps(x, Rotation("householder", (2,)))

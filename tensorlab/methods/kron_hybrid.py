@@ -46,12 +46,19 @@ def kron_hybrid(
 ) -> Fit[KronSum]:
     """A sum of Kronecker products of several shapes near w that stores at most `budget` numbers.
 
-    w: (out, in). shapes: of the left factors, (rows, columns) that divide w's; all such by default.
+    w: (out, in).
+    budget: the most numbers that are stored.
+    shapes: of the left factors, (rows, columns) that divide w's; None: all such.
     norm: "frobenius", or "spectral", which goes on from there as `kron_spectral` does, over the
-    product of the manifolds of all shapes [SeguinKressner2022]. The result is never worse in that
-    norm than what one shape alone gives for the budget, `kron_svd` or `kron_spectral`. sweeps: of
-    fitting anew, after each term. tol, p_max, max_iter: as of `kron_spectral`. history: the
-    relative error after each term, then each step. ValueError or TypeError for a bad argument.
+        product of the manifolds of all shapes [SeguinKressner2022].
+    sweeps: of fitting anew, after each term.
+    tol: the search has converged when its certificate is within this share of the error.
+    p_max: the largest exponent; 2 is the Frobenius norm.
+    max_iter: the most steps.
+
+    The result is never worse in that norm than what one shape alone gives for the budget, by
+    `kron_svd` or `kron_spectral`. history holds the relative error after each term, then after each
+    step. Raises ValueError or TypeError for a bad argument.
 
     >>> fit = kron_hybrid(torch.kron(torch.eye(2), torch.ones(3, 3)), 13)
     >>> fit.value, fit.history[-1] < 1e-6

@@ -58,11 +58,17 @@ def kron_permuted(
     """A sum of `rank` Kronecker products near w with rows and columns permuted, in the Frobenius
     norm, which is never larger than that of `kron_svd`.
 
-    w: (out, in), real. left: the (rows, columns) of the left factors, divisors of w's. starts: the
-    first is w as it is; then come the orders in which the norms of rows and columns form the grid
-    that those of one product form, where they do; the others are random. history: the relative
-    error after each iteration of the best one; converged: its permutations have come to rest.
-    ValueError or TypeError for a bad argument.
+    w: (out, in), real.
+    left: the (rows, columns) of the left factors, divisors of w's.
+    rank: the number of terms.
+    starts: how many. The first is w in its own order; then come the orders in which the norms of
+        rows and columns form the grid that those of one product form, where they do; the others are
+        random.
+    max_iter: the most iterations of each start.
+    generator: draws random starts; None: torch's global one.
+
+    history holds the relative error after each iteration of the best one; converged: its
+    permutations have come to rest. Raises ValueError or TypeError for a bad argument.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> w = torch.kron(torch.randn(4, 4, generator=g), torch.randn(4, 4, generator=g))

@@ -156,13 +156,18 @@ def add_lora(
     """An adapter on every linear layer that `names` chooses, all else frozen; changes the model and
     returns it [Hu2021].
 
-    names: a pattern of `fnmatch`, several of them, or a predicate (name, layer) -> bool; chosen are
-    `nn.Linear`, GPT-2's Conv1D, `FactorizedLinear` and `QuantizedLinear`. kind: one of "lora",
-    "rslora", "dora", "lokr" and "dlrt", see the module's head. alpha: the scale is alpha / rank, of
-    "rslora" alpha / √rank. With "lokr" the factors are as square as the sizes allow, and the second
-    is dense where the rank would not make it smaller. The layer's hooks see the sum. A layer that
-    overrides `forward` is left as it is, with a warning. Raises ValueError for a name that chooses
-    nothing, a layer with an adapter, a rank that is no integer >= 1, an unknown kind.
+    model: whose `nn.Linear`, Conv1D of GPT-2, `FactorizedLinear` and `QuantizedLinear` can be
+        chosen.
+    names: a pattern of `fnmatch`, several of them, or a predicate (name, layer) -> bool.
+    rank: of the adapter. With "lokr" the factors are as square as the sizes allow, and the second
+        is dense where the rank would not make it smaller.
+    alpha: the scale is alpha / rank, of "rslora" alpha / √rank.
+    kind: one of "lora", "rslora", "dora", "lokr" and "dlrt", see the module's head.
+    generator: draws the start; None: torch's global one.
+
+    The layer's hooks see the sum. A layer that overrides `forward` gets no adapter, and a warning
+    names it. Raises ValueError for a name that chooses nothing, a layer with an adapter, a rank
+    that is no integer >= 1, an unknown kind.
 
     >>> model = add_lora(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)), "*", 2)
     >>> [name for name, p in model.named_parameters() if p.requires_grad]

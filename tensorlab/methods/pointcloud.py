@@ -250,10 +250,19 @@ def tt_cloud(
         wasserstein * sliced_wasserstein + neighbors * chamfer
         + hierarchy * mean_k distortion(points, centers_k)
 
-    points: (n, D), shape: (n_1, ..., n_d), of any product. The three numbers weigh the losses; the
-    last keeps prefixes clusters, so that `tt_nearest` finds its way. init: "clusters", the TT-SVD
-    of points in `cluster_order`, or "random". Each step takes `batch` points and as many rows of
-    the train. history: the loss in units of the points' variance.
+    points: (n, D).
+    shape: (n_1, ..., n_d), of any product.
+    rank: one integer for all bonds, or one for each.
+    wasserstein, neighbors, hierarchy: the weights of the losses; the last keeps prefixes clusters,
+        so that `tt_nearest` finds its way.
+    steps: of Adam.
+    lr: its rate.
+    directions: lines of the sliced distance, drawn anew at each step.
+    batch: how many points a step takes, and as many rows of the train.
+    init: "clusters", the TT-SVD of points in `cluster_order`, or "random".
+    generator: draws the start, directions and batches; None: torch's global one.
+
+    history holds the loss in units of the points' variance.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> x = torch.randn(64, 2, generator=g)
@@ -370,11 +379,18 @@ def tt_permute(
 
         minimize |points[order] - rows(tt)|_F
 
-    points: (n, D), shape: (n_1, ..., n_d) with product n. order: where to start, `cluster_order` by
-    default. The train: TT-SVD, or where it is no better a sweep of least squares from the last one.
-    The permutation: exact assignment [Kuhn1955] within blocks of `block` rows, drawn anew each time
-    (of all rows when n <= block). Neither step can raise the error; history holds it relative to
-    |points|, after each train. Stops when it falls by less than `tol` of itself.
+    points: (n, D).
+    shape: (n_1, ..., n_d) with product n.
+    rank: one integer for all bonds, or one for each.
+    max_iter: the most iterations.
+    block: the permutation is an exact assignment [Kuhn1955] within blocks of so many rows, drawn
+        anew each time; of all rows when n <= block.
+    tol: it ends when the error falls by less than this share of itself.
+    order: where to start; None: `cluster_order`.
+    generator: draws the blocks; None: torch's global one.
+
+    The train is found by TT-SVD, or where it is no better by a sweep of least squares from the last
+    one. Neither step can raise the error; history holds it relative to |points|, after each train.
 
     >>> x = torch.randperm(8, generator=torch.Generator().manual_seed(0)).double()[:, None]
     >>> fit = tt_permute(x, (2, 2, 2), (2, 2, 1))

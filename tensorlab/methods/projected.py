@@ -54,13 +54,19 @@ class Projected(TrainingMethod):
     """Trains dense weights and keeps them of low rank by an SVD of each, every step or every few
     [Yang2020].
 
-    names: patterns of `fnmatch`, or a predicate (name, layer) -> bool, for the linear layers,
-    GPT-2's Conv1D among them, and the convolutions. One of rank (an int), rtol (relative error of a
-    projection) and penalty (what one rank costs in the loss [IdelbayevCarreira2020], taken as a
-    proximal step of length lr). It holds the full weight and its full gradient: what is saved is
-    saved after the training. A layer that the optimizer does not train is left as it is, with a
-    warning. Raises ValueError for a pattern that chooses nothing and for a computed weight that
-    cannot take every value.
+    model: whose linear layers, Conv1D of GPT-2 among them, and convolutions can be chosen.
+    optimizer: steps the dense weights.
+    names: patterns of `fnmatch`, or a predicate (name, layer) -> bool.
+    rank: of each weight. One of rank, rtol and penalty is given.
+    rtol: the relative error of a projection.
+    penalty: what one rank costs in the loss [IdelbayevCarreira2020], taken as a proximal step of
+        length lr.
+    every: project at each k-th step.
+
+    It holds the full weight and its full gradient: numbers are saved only after the training. A
+    layer that the optimizer does not train is not projected, and a warning names it. Raises
+    ValueError for a pattern that chooses nothing and for a computed weight that cannot take every
+    value.
 
     >>> model = nn.Sequential(nn.Linear(6, 5))
     >>> method = Projected(model, torch.optim.SGD(model.parameters(), 0.1), "*", rank=2)

@@ -131,14 +131,23 @@ def protes(
 
         cores <- cores + Adam(gradient of (1/elite) sum of log p(i) over a batch's `elite` best)
 
-    f: (m, d) int64 on `device`, m <= batch -> (m,) floating, a tensor or an array of numpy; inf for
-    what is not wanted. It never gets a point twice, nor more than `budget` in all. The run also
-    ends when every point is known, or after 20 batches without a new one. rank: of the train, with
-    a constraint for each of its states. mutants: how many points of a batch are changed copies of
-    the best, a fifth unless told. constraint: an `Automaton`, or a train whose cores are >= 0 and
-    whose entries are > 0 where feasible, 0 elsewhere; f gets feasible points only. init: a train
-    to begin from, such as `.model` of an earlier fit. quantized: the train, and the constraint,
-    have the modes of `digit_shape(shape)`, each index in its prime digits; f gets plain ones.
+    f: (m, d) int64 on `device`, m <= batch -> (m,) floating, a tensor or an array of NumPy; inf for
+        what is not wanted. It never gets a point twice.
+    shape: (n_0, ..., n_{d-1}) of the grid.
+    budget: the most points in all. The run also ends when every point is known, or after 20 batches
+        without a new one.
+    rank: of the train, with a constraint for each of its states.
+    batch: how many points are drawn at a time.
+    elite: how many of them the train learns from.
+    lr: the rate of Adam.
+    constraint: an `Automaton`, or a train whose cores are >= 0 and whose entries are > 0 where
+        feasible, 0 elsewhere; f gets feasible points only. None: all points are feasible.
+    mutants: how many points of a batch are changed copies of the best; None: a fifth.
+    init: a train to begin from, such as `.model` of an earlier fit; None: random cores in [0, 1).
+    quantized: the train, and the constraint, have the modes of `digit_shape(shape)`, each index in
+        its prime digits; f gets plain ones.
+    dtype, device: of the train; None: torch's default device.
+    generator: draws points; None: torch's global one.
 
     Raises ValueError or TypeError for a bad argument, and for values of the wrong shape, not
     floating, NaN or -inf; RuntimeError from what f raises. From the first batch on, each of these
@@ -177,6 +186,9 @@ class Protes:
     """`protes` turned inside out: ask for points, evaluate them anywhere, tell their values; save
     and resume in between.
 
+    shape, budget, rank, batch, elite, lr, constraint: as in `protes`.
+    mutants, init, quantized, dtype, device, generator: as in `protes`.
+
     >>> search = Protes((4,) * 6, budget=600, generator=torch.Generator().manual_seed(0))
     >>> while len(index := search.ask()):
     ...     search.tell(index.double().sum(1))
@@ -185,7 +197,7 @@ class Protes:
 
     `state_dict()` holds tensors and numbers only: `torch.save` it, `torch.load(...,
     weights_only=True)` it, and the search that is made with the same arguments and given it goes on
-    with the same numbers; so does one that is pickled or copied. Arguments as for `protes`.
+    with the same numbers; so does one that is pickled or copied.
     """
 
     def __init__(

@@ -28,11 +28,15 @@ def magnitude_masks(
     """Which weights stay when the share `sparsity` of smallest magnitude falls [Han2015]: {layer
     name: mask of the weight's shape}.
 
-    names: patterns of `fnmatch`, or a predicate (name, layer) -> bool, for linear layers, GPT-2's
-    Conv1D among them, and convolutions. across: "model" has one threshold for all of them, "layer"
-    one for each. masks: what has fallen before stays fallen, and counts. Ties at the threshold fall
-    in the order of the entries of w (out, in), so the count is exact: round(sparsity n), a weight
-    that two layers share counted once. Raises ValueError for a bad share, name or `across`.
+    model: whose linear layers, Conv1D of GPT-2 among them, and convolutions can be chosen.
+    names: patterns of `fnmatch`, or a predicate (name, layer) -> bool.
+    sparsity: the share that falls.
+    across: "model" has one threshold for all layers, "layer" one for each.
+    masks: what has fallen before stays fallen, and counts; None: nothing has.
+
+    Ties at the threshold fall in the order of the entries of w (out, in), so the count is exact:
+    round(sparsity n), a weight that two layers share counted once. Raises ValueError for a bad
+    share, name or `across`.
 
     >>> model = nn.Sequential(nn.Linear(2, 2, bias=False))
     >>> model[0].weight.data = torch.tensor([[1.0, -4.0], [0.5, 2.0]])
@@ -55,8 +59,10 @@ def block_masks(
     """The same for blocks (rows, columns) of the weight, a kernel flattened to (T, S kh kw), by
     their mean square [Lagunas2021].
 
-    Blocks at the edge may be smaller. A zero block is never multiplied with, on any machine; a zero
-    entry usually is.
+    model, names, sparsity, across, masks: as in `magnitude_masks`.
+    block: (rows, columns); blocks at the edge may be smaller.
+
+    A zero block is never multiplied with, on any machine; a zero entry usually is.
 
     >>> model = nn.Sequential(nn.Linear(4, 2, bias=False))
     >>> model[0].weight.data = torch.tensor([[1.0, 1.0, 3.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
@@ -196,10 +202,19 @@ def lottery(
         train
         m <- m without the share `prune_rate` of what is left, the smallest
 
-    A generator: after round k, of 0 to `rounds`, the model holds the trained network of sparsity
-    1 - (1 - prune_rate)^k, and a `Ticket` says what it cost. train: (model, masks) -> number of
-    examples seen; it makes its optimizer and calls `hold`. x: a batch, to count FLOPs with. block:
-    prune blocks. restart: draws weights other than w_0, the control for a ticket.
+    A generator: after round k, of 0 to `rounds`, the model holds the trained network of sparsity 1
+    - (1 - prune_rate)^k, and a `Ticket` says what it cost.
+
+    model: it starts at w_0.
+    train: (model, masks) -> number of examples seen; it makes its optimizer and calls `hold`.
+    names: patterns of `fnmatch`, or a predicate (name, layer) -> bool.
+    x: a batch, to count FLOPs with.
+    rounds: how often it prunes.
+    prune_rate: the share of what is left that falls in a round.
+    block: (rows, columns) of blocks that fall whole; None: single entries fall.
+    across: as in `magnitude_masks`.
+    restart: model -> anything, draws other weights than w_0 in place: the control for a ticket;
+        None: back to w_0.
 
     >>> model, x = nn.Sequential(nn.Linear(5, 4)), torch.ones(3, 5)
     >>> tickets = lottery(model, lambda model, masks: 3, "*", x, rounds=2, prune_rate=0.5)

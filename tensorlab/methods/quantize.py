@@ -135,16 +135,19 @@ def quantize_model(
 ) -> nn.Module:
     """Quantize the linear layers that `names` chooses; changes the model and returns it.
 
+    model: whose `nn.Linear` and Conv1D of GPT-2 can be chosen.
+    names: a pattern such as "encoder.*.dense", several of them, or a predicate (name, layer) ->
+        bool.
+    bits, method, group, q, generator: as in `quantize`.
+
     What each layer stores, and how far it is from the layer before, says
     `layer_report(model, reference)`; `layer.weight.converged` says whether Kashin's iteration ended
     in time.
 
-    names: a pattern such as "encoder.*.dense", several of them, or a predicate (name, layer) ->
-    bool; chosen are `nn.Linear` and GPT-2's Conv1D, as in `replace_linear`. The rest as `quantize`.
     Modes, hooks and the bias stay; layers that share a weight share the quantized one. A layer
     whose weight something else holds too, such as an embedding, or whose class overrides `forward`,
-    is left as it is, with a warning. Raises ValueError for a pattern that chooses nothing; an error
-    of `quantize` names the layer, and nothing is changed.
+    is not quantized, and a warning names it. Raises ValueError for a pattern that chooses nothing;
+    an error of `quantize` names the layer, and nothing is changed.
 
     >>> model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
     >>> [type(layer).__name__ for layer in quantize_model(model, "0")]

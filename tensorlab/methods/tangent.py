@@ -13,7 +13,7 @@ cut by what the layer gives for real inputs x, not by its weights:
     z = Q2ᴴ x,   R Rᴴ = cov z + δ 1,   P Σ · = svd(C R)
     W' = Q1 P' P'ᴴ C Q2ᴴ,   b' = b + (W - W') mean x         P': the first r' columns of P
 
-No W' of rank r' is nearer in the mean square of the centred output. A new singular value is of
+No W' of rank r' is nearer in the mean square of the centered output. A new singular value is of
 second order in the steps of a window, so a rank grows where a few directions more than needed, the
 spares, go from one window to the next: in them it is of first order.
 """
@@ -218,18 +218,20 @@ class TangentDLRT(TrainingMethod):
 
     model: with `FactorizedLinear` and `FactorizedConv2d` layers on a `LowRank` of two factors.
     optimizer: any of torch's that needs no closure; it steps the factors, biases and dense layers,
-    at the dense network's rate. total: the steps of the whole training; after the last the layers
-    are cut once more and become two balanced factors of the ranks that stay. One of
-
+        at the dense network's rate.
+    total: the steps of the whole training; after the last the layers are cut once more and become
+        two balanced factors of the ranks that stay.
     budget: numbers in the low-rank layers at the end, Σ r (out + in). What they may hold falls to
-    it in the first half, N(t) = N1 + (N0 - N1) (1 - 2t)³; start with ranks of a third of the sides.
-    theta: relative error of the output at each cut; `spares` directions more are kept while
-    training, so that a rank can grow; start from any rank.
-
+        it in the first half, N(t) = N1 + (N0 - N1) (1 - 2t)³; start with ranks of a third of the
+        sides.
+    theta: instead of a budget, the relative error of the output at each cut; start from any rank.
     inputs: runs the model on about a thousand training rows, the same in all processes; it is
-    called at each cut, without gradients. None: cut by weights, and biases stay. steps: "tangent",
-    or "factors", the cheap choice: plain steps on both factors at a rate of their own, under the
-    same cuts. window: steps from one cut to the next. min_rank: of each layer.
+        called at each cut, without gradients. None: cut by weights, and biases stay.
+    steps: "tangent", or "factors", the cheap choice: plain steps on both factors at the rate of
+        their group, under the same cuts.
+    window: steps from one cut to the next.
+    spares: how many directions more `theta` keeps while training, so that a rank can grow.
+    min_rank: of each layer.
 
     `step(closure)` makes the whole step; or, in a loop of one's own, `loss.backward()` as often as
     gradients are to be summed, clipping, and `step()`. What a window holds fast has no gradient. A

@@ -242,13 +242,19 @@ def calibrate(
 ) -> dict[str, Statistics]:
     """Statistics of the linear layers that `names` chooses, summed in one pass over batches.
 
-    forward(model, batch): the outputs; None: model(batch), model(*batch) of a tuple, model(**batch)
-    of a dict. loss(outputs, batch): a sum over examples, such as `embedding_probe` or `class_probe`
-    where there are no labels; None: no gradients, which "kfac" and "fwsvd" need. mask(batch): which
-    tokens count, (examples, tokens), None all. fisher: also squares for each example, whose axis is
-    the first. The model runs in eval and stays as it is. Raises ValueError for names that choose
-    nothing, no batch, a layer that is not called, one without numbers or whose numbers are not
-    finite. Warns of layers that have seen fewer than two tokens for each input.
+    model: it runs in eval, and is not changed.
+    batches: an iterable of batches, read once.
+    names: a pattern of `fnmatch`, several of them, or a predicate (name, layer) -> bool.
+    forward: (model, batch) -> outputs; None: model(batch), model(*batch) of a tuple, model(**batch)
+        of a dict.
+    loss: (outputs, batch) -> a sum over examples, such as `embedding_probe` or `class_probe` where
+        there are no labels; None: no gradients, which "kfac" and "fwsvd" need.
+    mask: batch -> which tokens count, (examples, tokens); None: all.
+    fisher: also squares for each example, whose axis is the first.
+
+    Raises ValueError for names that choose nothing, no batch, a layer that is not called, one
+    without numbers or whose numbers are not finite. Warns of layers that have seen fewer than two
+    tokens for each input.
 
     >>> model = nn.Sequential(nn.Linear(3, 2))
     >>> found = calibrate(model, [torch.ones(7, 3), torch.ones(1, 3)])

@@ -64,7 +64,7 @@ class Attention(nn.Module):
         return self.o(y.transpose(1, 2).flatten(2))
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """x + attention(x), then y + MLP(y)."""
 
     def __init__(self, attention: nn.Module, mlp: nn.Module):
@@ -86,7 +86,7 @@ def model_of(what: str, size: dict) -> nn.Module:
         return nn.Sequential(next(pair), nn.GELU(), next(pair))
     mlp = nn.Sequential(nn.Linear(h, 4 * h), nn.GELU(), nn.Linear(4 * h, h))
     attention = Attention(h, size["heads"])
-    parts = {"MLP": mlp, "attention": attention, "block": Block(attention, mlp)}
+    parts = {"MLP": mlp, "attention": attention, "block": ResidualBlock(attention, mlp)}
     return redraw(parts[what].double(), g)
 
 

@@ -15,7 +15,7 @@ import torch
 from ..formats.tt_cross import tt_cross
 from ..methods.protes import Protes, protes
 from .program import Program
-from .protes_problems import KEYS, Problem, problem
+from .protes_problems import KEYS, Objective, problem
 from .table import Table
 
 SIZES = {
@@ -79,12 +79,12 @@ def row(key: str, budget: int, seeds: int) -> dict:
     }
 
 
-def met(p: Problem, value: float) -> bool:
+def met(p: Objective, value: float) -> bool:
     """Whether a value is the reference optimum to the digits in which that is known."""
     return value <= p.best + 5e-5 * abs(p.best)
 
 
-def random_search(p: Problem, budget: int, seed: int) -> float:
+def random_search(p: Objective, budget: int, seed: int) -> float:
     """The best of `budget` points, uniform, or uniform mode by mode among what the constraint
     admits."""
     search = Protes(p.shape, budget=budget, rank=1, constraint=p.constraint, generator=_seed(seed))
@@ -92,7 +92,7 @@ def random_search(p: Problem, budget: int, seed: int) -> float:
     return float(p.f(search.draw(budget)).min())
 
 
-def cross_search(p: Problem, budget: int, seed: int) -> float:
+def cross_search(p: Objective, budget: int, seed: int) -> float:
     """The best of the points that TT-cross met while it approximated -f; inf if none was
     feasible."""
     lowest = math.inf
@@ -107,7 +107,7 @@ def cross_search(p: Problem, budget: int, seed: int) -> float:
     return lowest if lowest < 1e42 else math.inf
 
 
-def admitted(p: Problem, index):
+def admitted(p: Objective, index):
     """Which points the constraint of a problem admits."""
     if p.constraint is None:
         return torch.ones(len(index), dtype=torch.bool)

@@ -132,7 +132,7 @@ CAPACITY = 1000
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class Objective:
     """f: (m, d) int64 -> (m,) float64, to be made small over multi-indices of `shape`, those of
     `constraint` where there is one.
 
@@ -155,7 +155,7 @@ class Problem:
 KEYS = tuple(f"P-{k:02}" for k in range(1, 21))
 
 
-def problem(key: str) -> Problem:
+def problem(key: str) -> Objective:
     """One of the twenty by its name, P-01 to P-20.  ValueError for another one."""
     if key not in KEYS:
         raise ValueError(f"problem: needs one of P-01 to P-20, got {key!r}")
@@ -163,15 +163,15 @@ def problem(key: str) -> Problem:
     if key in FUNCTIONS:
         name, f, low, high = FUNCTIONS[key]
         points = grid(low, high)
-        return Problem(
+        return Objective(
             key, name, (16,) * 7, lambda index: f(points.gather(1, index.T).T), best, proof
         )
     if key in BITS:
         name, make = BITS[key]
-        return Problem(key, name, (2,) * 50, make(), best, proof)
+        return Objective(key, name, (2,) * 50, make(), best, proof)
     d = {"P-15": 25, "P-16": 50, "P-17": 100, "P-18": 25, "P-19": 50, "P-20": 100}[key]
     name = f"control, {d} bits" + ", runs of 3" * (key >= "P-18")
-    return Problem(key, name, (2,) * d, control, best, proof, RUNS if key >= "P-18" else None)
+    return Objective(key, name, (2,) * d, control, best, proof, RUNS if key >= "P-18" else None)
 
 
 # ---------------------------------------------------------------------------------------- functions

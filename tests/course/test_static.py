@@ -186,7 +186,7 @@ def test_a_page_keeps_its_limit_and_its_first_state(whole, undrawn):
 @pytest.mark.parametrize("count", range(1, 9))
 def test_thinning_ends_at_two_states_and_keeps_the_first(count):
     for first in range(count):
-        row = static.Row("all", [(str(k), "", "") for k in range(count)], first)
+        row = static.Strip("all", [(str(k), "", "") for k in range(count)], first)
         while len(row.states) > 2:
             thin = static.thinned(row)
             assert len(thin.states) < len(row.states)

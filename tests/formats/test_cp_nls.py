@@ -74,7 +74,7 @@ def test_products_and_solutions_are_those_of_the_jacobian(shape, dtype, masked, 
     g = torch.Generator().manual_seed(1)
     mask = torch.rand(shape, generator=g) < 0.7
     j = jacobian(factors) * (mask.flatten()[:, None] if masked else 1)
-    normal = module._Seen(factors, mask) if masked else module._Whole(factors)
+    normal = module._Masked(factors, mask) if masked else module._Whole(factors)
     v = tl.rng.randn(sum(shape), 3, generator=g, dtype=dtype)
     free, damping, h = None, 0.3, j.mH @ j
     if way == "times":

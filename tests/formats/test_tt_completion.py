@@ -104,7 +104,7 @@ def test_the_gathered_gradient_is_the_general_one(shape, dtype):
     )
 
 
-def test_the_first_step_is_the_minimum_of_the_linearised_cost():
+def test_the_first_step_is_the_minimum_of_the_linearized_cost():
     g = torch.Generator().manual_seed(3)
     x, values = gaussian((4, 5, 6), 2, g), torch.randn(50, generator=g, dtype=torch.float64)
     index = places((4, 5, 6), 50, g)

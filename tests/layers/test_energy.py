@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from tensorlab.layers.energy import Energy, energy_of, modelled_energy, readable_counters
+from tensorlab.layers.energy import Energy, energy_of, modeled_energy, readable_counters
 
 
 def counter(folder, name, now, most=10_000_000):
@@ -16,10 +16,10 @@ def counter(folder, name, now, most=10_000_000):
 
 
 def test_a_model_is_watts_times_cpu_seconds_and_says_so():
-    energy = modelled_energy(0.25, watts=8)
+    energy = modeled_energy(0.25, watts=8)
     assert energy.joules == 2.0
     assert str(energy) == repr(energy) == f"{energy}"
-    assert str(energy) == "2 J (modelled: 0.25 CPU seconds measured, 8 W assumed)"
+    assert str(energy) == "2 J (modeled: 0.25 CPU seconds measured, 8 W assumed)"
 
 
 def test_no_text_holds_joules_alone():
@@ -30,7 +30,7 @@ def test_no_text_holds_joules_alone():
 
 def test_watts_have_no_default():
     with pytest.raises(TypeError, match="watts"):
-        modelled_energy(1.0)
+        modeled_energy(1.0)
     with pytest.raises(TypeError, match="watts"):
         energy_of(lambda: None)
 
@@ -38,7 +38,7 @@ def test_watts_have_no_default():
 def test_sleep_costs_nothing_in_the_model():
     """CPU seconds, not seconds on the wall."""
     energy = energy_of(lambda: time.sleep(0.2), watts=100.0, counters=[])
-    assert energy.joules < 100 * 0.1 and "modelled" in energy.how and "100 W assumed" in energy.how
+    assert energy.joules < 100 * 0.1 and "modeled" in energy.how and "100 W assumed" in energy.how
 
 
 @pytest.mark.parametrize("after, joules", [(3_500_000, 2.5), (500_000, 9.5)])
@@ -62,8 +62,8 @@ def test_packages_are_counted_once_and_only_those_that_can_be_read(tmp_path):
 @pytest.mark.parametrize(
     "act, said",
     [
-        (lambda: modelled_energy(-1.0, watts=5), "cpu_seconds must .* got -1.0"),
-        (lambda: modelled_energy(1.0, watts=0), "watts must .* got 0"),
+        (lambda: modeled_energy(-1.0, watts=5), "cpu_seconds must .* got -1.0"),
+        (lambda: modeled_energy(1.0, watts=0), "watts must .* got 0"),
         (lambda: energy_of(lambda: 1 / 0, watts=-2), "watts must .* got -2"),
         (lambda: Energy(1.0, "").co2(-1), "grams_per_kwh must .* got -1"),
     ],

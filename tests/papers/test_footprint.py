@@ -49,7 +49,7 @@ def test_joules_come_with_what_was_measured_and_assumed(table):
     texts = [text for text in texts if text is not None]
     assert len(texts) == 6
     for text in texts:
-        assert re.search(r"J \((modelled: .* CPU seconds measured, 15 W assumed|measured: )", text)
+        assert re.search(r"J \((modeled: .* CPU seconds measured, 15 W assumed|measured: )", text)
     assert "15 W of a core assumed" in table.notes["energy"]
 
 

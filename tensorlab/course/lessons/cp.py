@@ -28,7 +28,7 @@ def als_problem(name: str) -> tuple[torch.Tensor, CP]:
     return x, CP.randn(x.shape, 3, generator=g, dtype=torch.float64)
 
 
-class TermPlayer(Player):
+class SlicePlayer(Player):
     """A sum of rank-one terms, slice by slice: the third vector only says how strongly the pattern
     of the other two is there."""
 

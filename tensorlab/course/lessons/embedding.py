@@ -152,7 +152,7 @@ class VocabularyExplorer(Explorer):
         near = before.topk(8).indices.tolist()
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         seen = plots.gathered(left, w, int(place[v]), word)
-        plots.neighbours(
+        plots.neighbors(
             right, [words[i] for i in near], before[near].tolist(), after[near].tolist(), word
         )
         kept = len({*near} & {*after.topk(8).indices.tolist()})

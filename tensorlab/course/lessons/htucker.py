@@ -34,7 +34,7 @@ def functions(name: str, d: int = 8, n: int = 4) -> torch.Tensor:
         while len(axes) > 1:
             axes = [(1 + (a - 2 * b).square()).sqrt() for a, b in zip(axes[::2], axes[1::2])]
         return axes[0]
-    if name == "chain of neighbours":
+    if name == "chain of neighbors":
         return (-4 * sum((a - b).square() for a, b in zip(axes, axes[1:]))).exp()
     if name == "1 / (1 + sum)":
         return 1 / (1 + sum(axes))
@@ -52,7 +52,7 @@ class TreeExplorer(Explorer):
     figsize = (9, 5.4)
     names = (
         "nested pairs",
-        "chain of neighbours",
+        "chain of neighbors",
         "1 / (1 + sum)",
         "random tree of rank 3",
         "random train of rank 3",
@@ -301,7 +301,7 @@ h_svd = Check(
     read=_read_tree_of,
     cases=lambda: [
         (gaussian((3, 4, 5, 4))[0], 3),
-        (functions("chain of neighbours", 4, 5), 2),
+        (functions("chain of neighbors", 4, 5), 2),
         (gaussian((3, 3, 3, 3))[0], 3),
     ],
     right=_tree_of,

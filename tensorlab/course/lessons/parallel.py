@@ -51,7 +51,7 @@ def simulated(
     return schedules.varuna(ranks, micro, times_) if schedule == "Varuna" else times(every, times_)
 
 
-class Designer(Explorer):
+class ScheduleDesigner(Explorer):
     """A schedule, its chart, and what it holds, beside the closed forms."""
 
     figsize = (9, 3.6)

@@ -77,7 +77,7 @@ def directions(count: int = 64) -> Tensor:
 
 
 def distances(points: Tensor, other: Tensor) -> tuple[float, float]:
-    """Sliced Wasserstein and nearest-neighbour distance, in units of the points' variance."""
+    """Sliced Wasserstein and nearest-neighbor distance, in units of the points' variance."""
     size = (points - points.mean(0)).square().sum(1).mean()
     return float(sliced_wasserstein(points, other, directions()) / size), float(
         chamfer(points, other) / size

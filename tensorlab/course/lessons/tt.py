@@ -454,7 +454,7 @@ tt_entry = Check(
             lambda cores, index: math.prod(
                 float(core[:, i].sum()) for core, i in zip(cores, index)
             ),
-            "each core is summed on its own; neighbours share the rank between them, so multiply "
+            "each core is summed on its own; neighbors share the rank between them, so multiply "
             "their matrices.",
         ),
         (lambda cores, index: _product(cores, [i - 1 for i in index]), "indices count from 0."),
@@ -482,7 +482,7 @@ mode_order = Check(
     mistakes=(),
     hint="a smaller train is possible.  Look at the ranks: which modes depend on each other, and "
     "do they stand side by side?",
-    moral="Ranks measure what crosses a cut: neighbours should be the modes that belong together.",
+    moral="Ranks measure what crosses a cut: neighbors should be the modes that belong together.",
     rtol=1e-9,
 )
 

@@ -52,7 +52,7 @@ def one_step(angle: float, step: float) -> dict[str, Tensor]:
     )
 
 
-class OneStep(Explorer):
+class ProjectedStep(Explorer):
     """The gradient step, its projection onto the tangent plane and the retraction, on the cone of
     rank-1 matrices."""
 

@@ -43,7 +43,7 @@ def test_player_steps_and_says_the_truth():
 
 
 def test_a_slice_has_the_strength_that_is_said():
-    e = lesson.TermPlayer(2)
+    e = lesson.SlicePlayer(2)
     c = lesson.bumps(16)[2]
     assert f"Slice 4 of 16: term 2 is there with strength {float(c[4, 1]):.2f}." in e.sentence
     assert e.step() and e.sentence.startswith("Slice 5 of 16")

@@ -61,7 +61,7 @@ def test_order_by_meaning_loses_less(explorer):
         assert sorted(lesson.row_order(by).tolist()) == list(range(1024))
 
 
-def test_full_rank_keeps_every_neighbour():
+def test_full_rank_keeps_every_neighbor():
     w = tt_matrix_svd(lesson.vocabulary().table, (32, 32), (8, 8), rtol=0.0)
     assert float((w.to_dense() - lesson.vocabulary().table).norm()) < 1e-10
     assert lesson.svd_error(10**6) == 0 and lesson.svd_error(1) == pytest.approx(

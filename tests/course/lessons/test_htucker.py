@@ -59,7 +59,7 @@ def test_functions_by_hand():
     x = lesson.functions("nested pairs", 4, 4)  # coordinates k / 4
     g = lambda a, b: math.sqrt(1 + (a - 2 * b) ** 2)
     assert float(x[1, 2, 3, 0]) == pytest.approx(g(g(0.25, 0.5), g(0.75, 0)))
-    assert float(lesson.functions("chain of neighbours", 3, 4)[0, 2, 1]) == pytest.approx(
+    assert float(lesson.functions("chain of neighbors", 3, 4)[0, 2, 1]) == pytest.approx(
         math.exp(-4 * (0.25 + 0.0625))
     )
     assert float(lesson.functions("1 / (1 + sum)", 3, 4)[1, 2, 3]) == pytest.approx(1 / 2.5)

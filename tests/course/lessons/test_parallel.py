@@ -11,7 +11,7 @@ from tensorlab.parallel.distributed import Ranks
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", lesson.NAMES)
 def test_the_designer_says_what_the_schedule_is(name):
-    e = lesson.Designer(name)
+    e = lesson.ScheduleDesigner(name)
     assert e.sentence.startswith("4 ranks, 8 micro-batches: ")
     whole = {"F": 1.0, "R": 1.0, "B": 1.0 if name == "ZB-H1" else 2.0, "W": 1.0}
     if name == "Varuna":
@@ -28,7 +28,7 @@ def test_the_designer_says_what_the_schedule_is(name):
 
 @pytest.mark.thorough
 def test_late_machines_make_it_longer():
-    e = lesson.Designer()
+    e = lesson.ScheduleDesigner()
     spans = []
     for late in (0.0, 0.3, 0.9):
         e.set(late=late)
@@ -38,7 +38,7 @@ def test_late_machines_make_it_longer():
 
 @pytest.mark.parametrize("micro", [1, 5, 6, 30])
 def test_no_interleaved_stages_are_refused(micro):
-    e = lesson.Designer("interleaved")
+    e = lesson.ScheduleDesigner("interleaved")
     e.set(micro=micro)
     assert micro % e.value("ranks") == 0
     assert e.sentence.startswith(f"{e.value('ranks')} ranks, {micro} micro-batches: ")

@@ -23,7 +23,7 @@ def by_hand(angle, step):
 @pytest.mark.thorough
 @pytest.mark.parametrize(("angle", "step"), [(80, 0.8), (90, 2.0), (0, 0.3), (170, 1.5)])
 def test_the_picture_says_what_dense_algebra_gives(angle, step):
-    e = lesson.OneStep()
+    e = lesson.ProjectedStep()
     e.set(angle=angle, step=step)
     x, tangent, back, goal = by_hand(angle, step)
     cost = lambda m: float((m - goal).square().sum()) / 2
@@ -37,14 +37,14 @@ def test_the_picture_says_what_dense_algebra_gives(angle, step):
 
 
 def test_at_the_saddle_nothing_moves():
-    e = lesson.OneStep()
+    e = lesson.ProjectedStep()
     e.set(angle=115, step=1.0)
     assert "the retraction by 0.000" in e.sentence and "f was 2.000 and is 2.000" in e.sentence
     assert lesson.saddle(115) and not lesson.saddle(25)
 
 
 def test_only_the_view_moves_with_the_view():
-    e = lesson.OneStep()
+    e = lesson.ProjectedStep()
     said, picture = e.sentence, e.view.value
     e.set(view=10)
     assert e.sentence == said and e.view.value != picture
@@ -52,7 +52,7 @@ def test_only_the_view_moves_with_the_view():
 
 @pytest.mark.thorough
 def test_a_wrong_value_is_a_sentence_and_the_picture_stays():
-    e = lesson.OneStep()
+    e = lesson.ProjectedStep()
     picture = e.view.value
     for name, wrong, said in [
         ("step", "9", "step: needs a number in 0..2, got 9"),
