@@ -97,7 +97,7 @@ norm = lambda m: float(torch.linalg.matrix_norm(w - m, 2))
 plain = norm(plain_continuation(w, 6, 6))
 say(
     f"The spectral error of the Frobenius sum is {norm(frobenius.to_dense()):.2f}. The few lines above bring it down to {plain:.2f}; "
-    f"`tl.kron_spectral`, which steps by L-BFGS on the manifold [Huang2015], to {fit.error:.2f}.",
+    f"`tl.kron_spectral`, which steps by L-BFGS [LiuNocedal1989], to {fit.error:.2f}.",
     fit.error < 0.8 * norm(frobenius.to_dense()),
     plain < 0.85 * norm(frobenius.to_dense()),
 )

@@ -7,14 +7,14 @@ are, and lead to it from the Frobenius norm, whose best sum one SVD finds [Segui
     |e|_p = (sum_i σ_i(e)^p)^(1/p),     p = 2, 4, 8, ...
     |e| <= |e|_p <= n^(1/p) |e|         for the spectral norm |e|
 
-Each problem starts at the solution of the one before it. With u orthonormal and v an orthonormal
-basis of the columns of y,
+Each problem starts at the solution u yᴴ of the one before it and is solved by L-BFGS in coordinates
+of the manifold there. With u orthonormal and v = y t an orthonormal basis of the columns of y,
 
-    tangent vectors at u yᴴ:    a vᴴ + u bᴴ,  uᴴ a = 0                  kept as [a; b], an isometry
-    projection of z:            a = (1 - u uᴴ) z v,  b = zᴴ u
-    step along [a; b]:          (u + a c⁻¹) (y + b)ᴴ,  c = (y + b)ᴴ v   the orthographic retraction
+    sums near u yᴴ:         (u + a tᴴ) (y + b)ᴴ,  uᴴ a = 0       have the coordinates [a; b]
+    tangent vectors:        a vᴴ + u bᴴ                          of the same length as [a; b]
+    projection of z:        a = (1 - u uᴴ) z v,  b = zᴴ u
 
-and the direction is that of L-BFGS, whose memory moves along by projection [Huang2015].
+All moves and gradients of a problem so lie in one linear space, as L-BFGS [LiuNocedal1989] needs.
 """
 
 import math
@@ -37,7 +37,6 @@ from ..linalg import (
     ldexp,
     near_one,
     orthogonalize,
-    orthonormal,
     real,
     singular_values,
     spread,
@@ -179,27 +178,26 @@ class _Spectrum:
 
     def __init__(self, e: Tensor, p: float):
         self.e, self.wide = e, e.shape[0] < e.shape[1]
-        tall = e.mH if self.wide else e
-        squares, self.vectors = eigh(tall.mH @ tall)
+        squares, self.vectors = eigh(e @ e.mH if self.wide else e.mH @ e)
         self.top = squares[-1].clamp_min(0).sqrt()  # σ_1
-        self.rho = (squares / squares[-1].clamp_min(TINY)).clamp_min(0).sqrt()
+        self.rho2 = (squares / squares[-1].clamp_min(TINY)).clamp_min(0)
         self.use(p)
 
     def use(self, p: float) -> None:
         """Take another exponent."""
-        self.p, self.total = p, (self.rho**p).sum().clamp_min(TINY)
+        self.p, self.total = p, (self.rho2 ** (p / 2)).sum().clamp_min(TINY)
         self.norm = self.top * self.total ** (1 / p)
 
     def slope(self) -> Tensor:
         """The gradient of |e|_p² / 2: e with its singular values weighted, those near σ_1 most."""
-        weights = self.rho ** (self.p - 2) * self.total ** (2 / self.p - 1)
+        weights = self.rho2 ** (self.p / 2 - 1) * self.total ** (2 / self.p - 1)
         even = (self.vectors * weights) @ self.vectors.mH
         return even @ self.e if self.wide else self.e @ even
 
     def gap(self) -> float:
         """What is between error and certificate where the gradient vanishes, relative:
         1 - sum ρ^p / sum ρ^(p-1)."""
-        return 1 - float(self.total / (self.rho ** (self.p - 1)).sum().clamp_min(TINY))
+        return 1 - float(self.total / (self.rho2 ** ((self.p - 1) / 2)).sum().clamp_min(TINY))
 
 
 class Sizes(NamedTuple):
@@ -222,26 +220,18 @@ class Sizes(NamedTuple):
 
 
 class Sum(NamedTuple):
-    """R⁻¹(u yᴴ): a sum of K Kronecker products of these sizes, u orthonormal (m n, K), y (rows
-    columns, K), v an orthonormal basis of y. Tangent vectors [a; b] are flat: (..., K (m n + rows
-    columns)); matrices are dense."""
+    """R⁻¹(u yᴴ): a sum of K Kronecker products of these sizes. u: (m n, K). y: (rows columns,
+    K)."""
 
     sizes: Sizes
     u: Tensor
     y: Tensor
-    v: Tensor
-
-    @staticmethod
-    def of(sizes: Sizes, u: Tensor, y: Tensor) -> "Sum":
-        q, r = orthogonalize(u)
-        y = y @ r.mH
-        return Sum(sizes, q, y, orthonormal(y))
 
     @staticmethod
     def nearest(sizes: Sizes, w: Tensor, rank: int) -> "Sum":
         """The nearest sum in the Frobenius norm, as `kron_svd`."""
         u, s, vh = truncated_svd(sizes.rearrange(w), rank)
-        return Sum(sizes, u, vh.mH * s, vh.mH)
+        return Sum(sizes, u, vh.mH * s)
 
     @property
     def rank(self) -> int:
@@ -249,30 +239,6 @@ class Sum(NamedTuple):
 
     def dense(self) -> Tensor:
         return self.sizes.back(self.u @ self.y.mH)
-
-    def project(self, z: Tensor) -> Tensor:
-        """The tangent vector nearest to a matrix."""
-        z = self.sizes.rearrange(z)
-        a = z @ self.v
-        return torch.cat([a - self.u @ (self.u.mH @ a), z.mH @ self.u]).flatten()
-
-    def matrix(self, tangent: Tensor) -> Tensor:
-        """R⁻¹(a vᴴ + u bᴴ)."""
-        a, b = self._split(tangent)
-        return self.sizes.back(a @ self.v.mH + self.u @ b.mH)
-
-    def carry(self, tangents: Tensor, old: "Sum") -> Tensor:
-        """Tangent vectors (k, ...) of another point, projected: `project(old.matrix(...))`."""
-        a, b = self._split(tangents)
-        right = b @ (old.u.mH @ self.u) + old.v @ (a.mH @ self.u)
-        left = a @ (old.v.mH @ self.v) + old.u @ (b.mH @ self.v)
-        return torch.cat([left - self.u @ (self.u.mH @ left), right], -2).flatten(1)
-
-    def ahead(self, tangent: Tensor) -> tuple[Sizes, Tensor, Tensor]:
-        """The point one step along a tangent vector, its factors not orthonormal yet."""
-        a, b = self._split(tangent)
-        y = self.y + b
-        return self.sizes, self.u + torch.linalg.solve_ex(y.mH @ self.v, a, left=False)[0], y
 
     def format(self, exponent, dtype: torch.dtype) -> Kronecker:
         """2^exponent times the sum, with balanced factors."""
@@ -282,47 +248,89 @@ class Sum(NamedTuple):
         even = Kronecker(pair).round(self.rank).tensors()
         return Kronecker(tuple(spread(even, 0, exponent, dtype)))
 
-    def _split(self, tangents: Tensor):
-        tangents = tangents.unflatten(-1, (-1, self.rank))
-        return tangents.split([len(self.u), len(self.y)], -2)
+
+class Chart(NamedTuple):
+    """Coordinates [a; b] of the sums near R⁻¹(u yᴴ), with u and v = y t orthonormal, and of its
+    tangent vectors. side: "left" or "right", where the factors on the other side are to stay.
+    Coordinates are flat: K (m n + rows columns); matrices are dense."""
+
+    base: Sum
+    v: Tensor
+    t: Tensor
+    side: str | None
+
+    @staticmethod
+    def of(near: Sum, side: str | None = None) -> "Chart":
+        u, r = orthogonalize(near.u)
+        y = near.y @ r.mH
+        v, s = orthogonalize(y)
+        return Chart(Sum(near.sizes, u, y), v, torch.linalg.pinv(s), side)
+
+    @property
+    def length(self) -> int:
+        return self.base.u.numel() + self.base.y.numel()
+
+    def at(self, x: Tensor) -> Sum:
+        """The sum that has these coordinates."""
+        (sizes, u, y), (a, b) = self.base, self._split(x)
+        return Sum(sizes, u + a @ self.t.mH, y + b)
+
+    def gradient(self, z: Tensor, at: Sum) -> Tensor:
+        """Of a function, by coordinates, at a sum of this chart. z: its gradient by matrices."""
+        return self._pull(z, at.u, at.y @ self.t)
+
+    def project(self, z: Tensor) -> Tensor:
+        """The tangent vector nearest to a matrix."""
+        return self._pull(z, self.base.u, self.v)
+
+    def matrix(self, tangent: Tensor) -> Tensor:
+        """R⁻¹(a vᴴ + u bᴴ)."""
+        a, b = self._split(tangent)
+        return self.base.sizes.back(a @ self.v.mH + self.base.u @ b.mH)
+
+    def _pull(self, z: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        z = self.base.sizes.rearrange(z)
+        a, b = z @ v, z.mH @ u
+        if self.side is None:  # what a has of u, b has
+            a = a - self.base.u @ (self.base.u.mH @ a)
+        elif self.side == "left":
+            b = torch.zeros_like(b)
+        else:
+            a = torch.zeros_like(a)
+        return torch.cat([a, b]).flatten()
+
+    def _split(self, x: Tensor):
+        return x.view(-1, self.base.rank).split([len(self.base.u), len(self.base.y)])
 
 
 class Point(NamedTuple):
-    """One or several sums of Kronecker products, each of its own sizes, added up: a product of
-    manifolds. Tangent vectors lie one after another."""
+    """One or several sums of Kronecker products, each of its own sizes, added up."""
 
     parts: tuple[Sum, ...]
-
-    def _each(self, tangents: Tensor):
-        rows = [p.rank * (len(p.u) + len(p.y)) for p in self.parts]
-        return zip(self.parts, tangents.split(rows, -1))
 
     def dense(self) -> Tensor:
         return sum(p.dense() for p in self.parts)
 
-    def project(self, z: Tensor) -> Tensor:
-        return torch.cat([p.project(z) for p in self.parts])
 
-    def matrix(self, tangent: Tensor) -> Tensor:
-        return sum(p.matrix(t) for p, t in self._each(tangent))
+class Charts(NamedTuple):
+    """The coordinates of the points near one, those of one part after another."""
 
-    def carry(self, tangents: Tensor, old: "Point") -> Tensor:
-        each = zip(self.parts, old._each(tangents))
-        return torch.cat([new.carry(t, before) for new, (before, t) in each], -1)
+    parts: tuple[Chart, ...]
 
-    def ahead(self, tangent: Tensor) -> list[tuple[Sizes, Tensor, Tensor]]:
-        return [p.ahead(t) for p, t in self._each(tangent)]
+    @staticmethod
+    def of(point: Point, side: str | None = None) -> "Charts":
+        return Charts(tuple(Chart.of(p, side) for p in point.parts))
 
-    def only(self, tangent: Tensor, side: str | None) -> Tensor:
-        """A tangent vector that moves the factors on one side alone, or on both."""
-        if side is None:
-            return tangent
-        kept = []
-        for p, t in self._each(tangent):
-            a, b = p._split(t)
-            pair = [a, torch.zeros_like(b)] if side == "left" else [torch.zeros_like(a), b]
-            kept.append(torch.cat(pair).flatten())
-        return torch.cat(kept)
+    @property
+    def base(self) -> Point:
+        return Point(tuple(c.base for c in self.parts))
+
+    def at(self, x: Tensor) -> Point:
+        each = zip(self.parts, x.split([c.length for c in self.parts]))
+        return Point(tuple(c.at(part) for c, part in each))
+
+    def gradient(self, z: Tensor, at: Point) -> Tensor:
+        return torch.cat([c.gradient(z, p) for c, p in zip(self.parts, at.parts)])
 
 
 class Problem(NamedTuple):
@@ -350,10 +358,10 @@ class Problem(NamedTuple):
 
             |w - m|_2 |z|_* >= <z, w - m> = <z, w>        for all of them
         """
-        z = self.slope(spectrum)
         if len(point.parts) > 1:  # tangent spaces overlap
             return 0.0
-        z = z - point.matrix(point.project(z))
+        z, chart = self.slope(spectrum), Chart.of(point.parts[0])
+        z = z - chart.matrix(chart.project(z))
         dual = z if self.root is None else torch.linalg.solve_ex(self.root.mH, z, left=False)[0]
         nuclear = singular_values(dual).sum()
         return float(((z.conj() * self.w).sum().real.abs() / nuclear.clamp_min(TINY)).nan_to_num())
@@ -405,7 +413,8 @@ def points(problem: Problem, sizes: Sizes, rank: int, many: int, generator) -> I
 
 
 class Search:
-    """L-BFGS on the manifold for one exponent after another, and the best point on the way."""
+    """L-BFGS for one exponent after another, each in charts about the solution of the one before,
+    and the best point on the way."""
 
     def __init__(self, problem: Problem, point: Point):
         self.problem, self.best, self.error = problem, point, math.inf
@@ -416,7 +425,7 @@ class Search:
     def fix(self, point: Point, side: str | None = None) -> None:
         """Start anew at a point, with the exponent 2, to move factors on one side or on both."""
         self.side, self.point = side, point
-        self.spectrum = self._error(point.dense(), 2.0)
+        self.spectrum = self._error(point, 2.0)
         self._use(2.0)
         self._note()
 
@@ -440,7 +449,7 @@ class Search:
     def _solved(self, tol: float, p_max: float) -> bool:
         """Whether what is left of the gradient matters less than the exponent, or than `tol`."""
         goal = max(self.spectrum.gap(), tol) if self.spectrum.p < p_max else tol
-        return self.left <= SOLVED * goal
+        return self.exact or self.left <= SOLVED * goal
 
     @property
     def exact(self) -> bool:
@@ -458,12 +467,12 @@ class Search:
         move, slope = self._direction()
         f, t = float(self.spectrum.norm) ** 2 / 2, 1.0
         for _ in range(HALVINGS):
-            ahead = self.point.ahead(t * move)
-            dense = sum(sizes.back(u @ y.mH) for sizes, u, y in ahead)
-            spectrum = self._error(dense, self.spectrum.p)
+            x = self.x + t * move
+            point = self.charts.at(x)
+            spectrum = self._error(point, self.spectrum.p)
             rise = float(spectrum.norm) ** 2 / 2 - f
             if rise <= ARMIJO * t * slope:
-                self._arrive(Point(tuple(Sum.of(*part) for part in ahead)), spectrum, t * move)
+                self._arrive(x, point, spectrum)
                 return True
             vertex = -slope * t * t / (2 * (rise - t * slope))  # of the parabola
             t = min(max(vertex, 0.1 * t), 0.5 * t) if math.isfinite(rise) else 0.1 * t
@@ -473,18 +482,22 @@ class Search:
         """The history, relative to the norm of w."""
         return tuple(e / self.whole for e in self.history) if self.whole else (0.0,)
 
-    def _error(self, dense: Tensor, p: float) -> _Spectrum:
-        return _Spectrum(self.problem.weighted(self.problem.w - dense), p)
+    def _error(self, point: Point, p: float) -> _Spectrum:
+        return _Spectrum(self.problem.weighted(self.problem.w - point.dense()), p)
 
     def _use(self, p: float) -> None:
+        """Go on from here with an exponent, in coordinates of its own."""
         self.spectrum.use(p)
-        self.gradient = self._tangent()
-        self.moves = self.turns = self.gradient.new_zeros(0, len(self.gradient))
+        self.charts = Charts.of(self.point, self.side)
+        self.point = self.charts.base
+        self.gradient = self._gradient()
+        self.x = torch.zeros_like(self.gradient)
+        self.memory = self.x.new_zeros(2, 0, len(self.x))  # moves and turns
 
-    def _tangent(self) -> Tensor:
-        """The gradient of |error|_p² / 2; sets how much of the Euclidean one it is."""
+    def _gradient(self) -> Tensor:
+        """That of |error|_p² / 2 by coordinates; sets how much of the one by matrices it is."""
         z = self.problem.slope(self.spectrum)
-        g = self.point.only(self.point.project(z), self.side)
+        g = self.charts.gradient(z, self.point)
         size = torch.linalg.vector_norm(z).clamp_min(TINY)
         self.left = float(torch.linalg.vector_norm(g) / size)
         return g
@@ -495,30 +508,25 @@ class Search:
         The two loops of L-BFGS work on the inner products alone: the direction is a combination of
         what is in the memory and of the gradient.
         """
-        k = len(self.moves)
-        basis = torch.cat([self.moves, self.turns, self.gradient[None]])
+        basis = torch.cat([self.memory.flatten(0, 1), self.gradient[None]])
         gram = _inner(basis, basis).cpu().numpy()
-        c = _two_loops(gram, k)
+        c = _two_loops(gram, self.memory.shape[1])
         slope = float(c @ gram[-1])
         if not slope < 0:
-            self.moves = self.turns = self.moves[:0]
+            self.memory = self.memory[:, :0]
             return -self.gradient, -float(gram[-1, -1])
         weights = torch.from_numpy(c).to(basis.device, basis.dtype)
         return weights @ basis, slope
 
-    def _arrive(self, point: Point, spectrum: _Spectrum, move: Tensor) -> None:
-        """Go to a point; the memory comes along."""
-        old, point_before = self.gradient, self.point
-        self.point, self.spectrum = point, spectrum
-        memory = torch.cat([self.moves, self.turns, move[None], old[None]])
-        memory, k = point.carry(memory, point_before), len(self.moves)
-        self.gradient = self._tangent()
-        move, turn = memory[-2], self.gradient - memory[-1]
-        self.moves, self.turns = memory[:k], memory[k : 2 * k]
-        inner = _inner(torch.stack([move, turn]), torch.stack([move, turn])).tolist()
-        if inner[0][1] > CURVED * math.sqrt(inner[0][0] * inner[1][1]):
-            self.moves = torch.cat([self.moves, move[None]])[-MEMORY:]
-            self.turns = torch.cat([self.turns, turn[None]])[-MEMORY:]
+    def _arrive(self, x: Tensor, point: Point, spectrum: _Spectrum) -> None:
+        """Go to a point, and remember the move and how the gradient turned."""
+        before = torch.stack([self.x, self.gradient])
+        self.x, self.point, self.spectrum = x, point, spectrum
+        self.gradient = self._gradient()
+        pair = torch.stack([self.x, self.gradient]) - before
+        (move, curve), (_, turn) = _inner(pair, pair).tolist()
+        if curve > CURVED * math.sqrt(move * turn):
+            self.memory = torch.cat([self.memory, pair[:, None]], 1)[:, -MEMORY:]
         self._note()
 
     def _note(self) -> None:

@@ -8,7 +8,17 @@ import torch
 
 import tensorlab as tl
 from tensorlab.methods import kron_spectral as module
-from tensorlab.methods.kron_spectral import kron_alternating, kron_spectral, schatten
+from tensorlab.methods.kron_spectral import (
+    Charts,
+    Point,
+    Search,
+    Sizes,
+    Sum,
+    kron_alternating,
+    kron_spectral,
+    scaled_problem,
+    schatten,
+)
 
 EPS = torch.finfo(torch.float64).eps
 
@@ -48,6 +58,64 @@ def test_gradient_of_complex_matrices():
     assert float((schatten(e, 8)[1].conj() * d).sum().real) == pytest.approx(slope, abs=1e-7)
 
 
+# -------------------------------------------------------------------------------- the coordinates
+
+
+def sums(dtype=torch.float64):
+    """A point of two parts, (3 x 4) ⊗ (4 x 5) and (12 x 1) ⊗ (1 x 20), whose factors are any."""
+    sizes = Sizes(3, 4, 4, 5), Sizes(12, 1, 1, 20)
+    draw = lambda k, s, seed: gaussian(k, s, seed=seed, dtype=dtype)
+    return Point(
+        tuple(
+            Sum(s, draw(s.m * s.n, k, k), draw(s.rows * s.columns, k, k + 9))
+            for k, s in zip((3, 2), sizes)
+        )
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("side", [None, "left", "right"])
+def test_the_gradient_by_coordinates_against_differences(side, dtype):
+    """Far from the base too. A sum is of degree two in its coordinates, so central differences of
+    a linear function of it have no error but rounding."""
+    charts = Charts.of(sums(dtype), side)
+    z = gaussian(12, 20, seed=3, dtype=dtype)
+    drawn = lambda seed: charts.gradient(gaussian(12, 20, seed=seed, dtype=dtype), charts.base)
+    x, d = drawn(5), drawn(6)  # of the linear space of the coordinates
+    value = lambda x: float((z.conj() * charts.at(x).dense()).sum().real)
+    slope = (value(x + d) - value(x - d)) / 2
+    have = float((charts.gradient(z, charts.at(x)).conj() * d).sum().real)
+    assert have == pytest.approx(slope, rel=1e3 * EPS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_coordinates_are_as_long_as_their_tangent_vectors(dtype):
+    point = sums(dtype)
+    charts, z = Charts.of(point), gaussian(12, 20, seed=3, dtype=dtype)
+    assert torch.allclose(charts.base.dense(), point.dense(), rtol=0, atol=1e-12)
+    for chart in charts.parts:
+        x = chart.project(z)
+        tangent = chart.matrix(x)
+        assert float(x.norm()) == pytest.approx(float(tangent.norm()), rel=1e3 * EPS)
+        assert torch.allclose(chart.project(tangent), x, rtol=0, atol=1e-12)
+        move = (chart.at(1e-5 * x).dense() - chart.at(-1e-5 * x).dense()) / 2e-5
+        assert torch.allclose(move, tangent, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_each_half_finds_the_best_factors_on_its_side(side):
+    """For p = 2 that is a projection, however far the start is in size."""
+    w, sizes = gaussian(12, 20), Sizes(3, 4, 4, 5)
+    problem = scaled_problem("kron_spectral", w)
+    start = sums().parts[0]
+    search = Search(problem, Point((start,)))
+    search.fix(search.best, side)
+    search.run(1e-9, 2, 200)
+    x, q = sizes.rearrange(problem.w), torch.linalg.qr(start.y if side == "left" else start.u).Q
+    want = sizes.back(x @ q @ q.mT if side == "left" else q @ q.mT @ x)
+    assert (search.best.dense() - want).norm() < 1e-8 * w.norm()
+
+
 # ----------------------------------------------------------------------------------- reduces to
 
 
@@ -81,6 +149,12 @@ def test_a_sum_is_recovered(dtype, rank, terms):
     fit = kron_spectral(w, (3, 5), rank)
     assert fit.converged and fit.value.ranks == (terms,) and math.isfinite(fit.gap)
     assert (fit.value.to_dense() - w).norm() < 1e-10 * w.norm()
+
+
+def test_as_many_terms_as_hold_every_matrix_leave_nothing_to_search():
+    w = gaussian(12, 12)
+    fit = kron_spectral(w, (3, 4), 12)
+    assert fit.converged and fit.error < 64 * EPS * spectral(w) and len(fit.history) == 1
 
 
 def test_zeros():
