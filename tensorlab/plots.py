@@ -44,14 +44,14 @@ def look():
 
 class ShortLogLocator(LogLocator):
     """Marks of a logarithmic axis that never collide: at decades, at 1, 2 and 5 where there are two
-    of them at most, and at even steps within one.
+    of them at most, and at even steps within half of one.
 
     >>> [float(x) for x in ShortLogLocator().tick_values(130.0, 3000.0) if 130 < x < 3000]
     [200.0, 500.0, 1000.0, 2000.0]
     """
 
     def tick_values(self, low, high):
-        if 0 < low < high < 10 * low:
+        if 0 < low < high < 4 * low:
             return MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
         self.set_params(subs=(1, 2, 5) if 0 < low < high < 150 * low else (1,))
         return super().tick_values(low, high)
@@ -411,6 +411,7 @@ def error_against_work(
     if level:
         ax.axhline(level, color="0.4", lw=1)
     ax.set(xlabel="function evaluations", ylabel="relative error")
+    ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.legend()
     ends = (
         f"{name}: error {points[-1][1]:.1e} after {points[-1][0]} evaluations"
