@@ -62,7 +62,7 @@ class ShortLogFormatter(LogFormatterSciNotation):
 
     def __call__(self, x, pos=None):
         low, high = sorted(self.axis.get_view_interval())
-        if 0 < low < high < 150 * low and 1e-3 < x < 1e6:
+        if 0 < low < high < 150 * low and 0.9e-4 < x < 2e6:
             return f"{x:,.6g}"
         return super().__call__(x, pos)
 
