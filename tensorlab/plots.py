@@ -273,14 +273,15 @@ def terms(ax: Axes, cosines: list[float], weights: list[float]) -> str:
     """How two terms of a CP turn against each other: the cosine between them, and the largest
     weight."""
     sweeps = range(1, len(cosines) + 1)
-    ax.plot(sweeps, cosines, label="smallest cosine", **style(0, len(cosines)))
+    ax.plot(sweeps, cosines, label="smallest cosine, left", **style(0, len(cosines)))
     ax.set(xlabel="sweep", ylabel="cosine", ylim=(-1.05, 1.05))
     other = ax.twinx()
-    other.semilogy(sweeps, weights, label="largest weight", **style(1, len(cosines)))
-    other.set_ylabel("weight / |x|")
+    other.semilogy(sweeps, weights, label="largest weight / |x|, right", **style(1, len(cosines)))
+    other.tick_params(axis="y", colors=COLORS[1])  # a label there would look like the next one's
+    other.grid(False)
     handles = [*ax.get_lines(), *other.get_lines()]
     names = [h.get_label() for h in handles]
-    ax.legend(handles, names, fontsize=8.5, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+    ax.legend(handles, names, fontsize=8.5, loc="lower center", bbox_to_anchor=(0.5, 1))
     return (
         f"The smallest cosine between two terms is {cosines[-1]:.3f}, the largest weight "
         f"{weights[-1]:.2f} times |x|."
