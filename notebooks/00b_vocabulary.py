@@ -10,13 +10,14 @@
 # take = [
 #     "A mode is one of the indices; a fiber has one of them free, a slice two.",
 #     "An unfolding is a matrix whose columns are the fibers of a mode: it brings linear algebra to tensors.",
-#     "In a tensor network a circle is a tensor, a line an index; a line between two circles is summed over.",
+#     "In a tensor network a circle is a tensor, a line an index; a line between two circles is summed over, and its size is a rank.",
 # ]
 
 # %% [markdown]
 # # What do the words mean?
 #
-# Press *step*: the fibers of a mode, one after another, become the columns of a matrix. That matrix is the unfolding.
+# Press *step*: the fibers of a mode, one after another, become the columns of a matrix. That matrix is the unfolding. Blue is what has
+# been copied so far, orange the fiber of this step; choose another mode to see another matrix.
 
 # %%
 from tensorlab.course.lessons import vocabulary as lesson
@@ -35,8 +36,9 @@ lesson.UnfoldPlayer()
 #
 # ### Unfolding
 #
-# The matrix $x_{(k)}$ whose columns are the fibers of mode $k$. The other indices keep their order, the last one moving fastest. A train
-# cuts another kind, with the first $k$ indices as rows and all others as columns.
+# The matrix $x_{(k)}$ whose columns are the fibers of mode $k$. The other indices keep their order, the last one moving fastest: in the
+# picture above, column 1 has moved one step along the last mode. A tensor train (lesson 04) uses another kind of unfolding, with the first
+# $k$ indices as rows and all others as columns.
 
 # %%
 import torch
@@ -59,20 +61,51 @@ say(
 #
 # $(a \circ b \circ c)[i, j, k] = a_i b_j c_k$, a tensor of *rank one*: all its fibers of a mode are multiples of one vector.
 #
-# ### Kronecker, Khatri-Rao and Hadamard product
+# ### Kronecker product
 #
-# $A \otimes B$ puts a multiple of $B$ wherever $A$ has an entry. The Khatri-Rao product $A \odot B$ does so column by column,
-# $(A \odot B)_{:,k} = a_k \otimes b_k$. The Hadamard product $A * B$ multiplies entry by entry.
+# $A \otimes B$ puts a multiple of $B$ wherever $A$ has an entry: sizes multiply.
+
+# %%
+lesson.KroneckerExplorer()
+
+# %% [markdown]
+# ### Khatri-Rao product
 #
+# A Kronecker product column by column, for matrices with as many columns: $(A \odot B)_{:,k} = a_k \otimes b_k$.
+#
+# ### Hadamard product
+#
+# $A * B$ multiplies entry by entry, for matrices of the same shape.
+
+# %%
+a, b = torch.ones(3, 2), torch.ones(4, 2)
+shapes = [tuple(y.shape) for y in (torch.kron(a, b), tl.khatri_rao(a, b), a * a)]
+say(
+    f"Of a (3, 2) and a (4, 2) matrix the Kronecker product is {shapes[0]} and the Khatri-Rao product {shapes[1]}; the Hadamard product of two "
+    f"(3, 2) matrices is {shapes[2]}.",
+    shapes == [(12, 4), (12, 2), (3, 2)],
+)
+
+# %% [markdown]
 # ### Norm
 #
 # $\|x\|$ is the Frobenius norm, the root of the sum of the squares of all entries; no unfolding changes it. The spectral norm of a
 # matrix, its largest singular value, is another one.
 #
+# ### Relative error
+#
+# $\|y - x\| / \|x\|$ for an approximation $y$ of $x$. In every function of the package `rtol` is a bound for it.
+#
+# ### Format
+#
+# A way to store a tensor as a few smaller ones, its *factors* or *cores*, from which every entry can be computed. What it costs is the
+# number of numbers in them, compared with those of the tensor, which is then called *dense*.
+#
 # ### Tensor network
 #
-# A circle is a tensor, a line an index. A line between two circles is summed over, its size is a *rank*; a line with an open end is an
-# index of the whole. A dot joins tensors that share one index.
+# A drawing of a format. A circle is a tensor, a line an index. A line between two circles is summed over (orange), its size is a *rank*; a
+# line with an open end (black) is an index of the whole. A dot joins more than two tensors that share one index. The numbers are the sizes
+# of the indices.
 
 # %%
 lesson.NetworkExplorer()
@@ -82,14 +115,18 @@ lesson.NetworkExplorer()
 #
 # Every format has its own. The *CP rank* is the smallest number of rank-one terms; the *Tucker ranks* are the ranks of the unfoldings
 # $x_{(k)}$; the *TT ranks* those of the unfoldings that a train cuts. The *Kruskal rank* of a matrix is the largest $k$ such that any $k$ of its
-# columns are independent. *Generic* means: for all choices but a set of measure zero.
+# columns are independent.
+#
+# ### Generic
+#
+# For all choices but a set of measure zero: what random numbers have with probability one.
 
 # %% [markdown]
 # ## Exercises
 #
 # ### 1. Predict (★, 2 minutes)
 #
-# How many fibers of mode 1 has a tensor of 3 by 4 by 5?
+# How many fibers of mode 1 does a tensor of 3 by 4 by 5 have?
 
 # %%
 fibers = ...

@@ -16,8 +16,9 @@
 # %% [markdown]
 # # How few numbers carry a matrix?
 #
-# As many as its singular values ask for. Press *play*: each step adds one outer product, a column times a row. On the left is the term
-# that is added, in the middle the sum so far, on the right the sizes of the terms, with those used in blue.
+# As many as its singular values ask for. Press *play*: each step adds one [outer product](00b_vocabulary.ipynb#Outer-product), a column times a row. On the left is the term
+# that is added (bright: positive, dark: negative), in the middle the sum so far, on the right the sizes of all terms, with those that
+# have been added in blue.
 
 # %%
 from tensorlab.course.lessons import lowrank as lesson
@@ -28,7 +29,7 @@ lesson.TermPlayer()
 # ## The mathematics
 #
 # A matrix turns the disk, stretches it along the axes, and turns it again. Press *play*, then set the second singular value
-# to 0: what is flat has rank 1.
+# to 0: what is flat has [rank](00b_vocabulary.ipynb#Rank) 1.
 
 # %%
 lesson.TurnPlayer()
@@ -44,7 +45,7 @@ lesson.TurnPlayer()
 # $$ \min_{\operatorname{rank} y \le r} \|w - y\|_F = \Big\|w - \sum_{k \le r} s_k u_k v_k^{\mathsf H}\Big\|_F = \Big(\sum_{k > r} s_k^2\Big)^{1/2}. $$
 #
 # Nothing of rank $r$ is nearer. Stored as two factors, $u\sqrt{s}$ and $v\sqrt{s}$, this takes $r(m+n)$ numbers, so it saves
-# only while $r < mn/(m+n)$. In ten lines, and by the library:
+# only while $r < mn/(m+n)$. In a few lines, and by the library:
 
 # %%
 import torch
@@ -70,7 +71,7 @@ theirs = tl.LowRank.from_dense(w, rtol=0.1)
 error = float((u @ v.mH - w).norm() / w.norm())
 tail = lesson.errors("gray flower")[u.shape[1] - 1]
 say(
-    f"The gray flower to 10 %: rank {u.shape[1]} in the ten lines and rank {theirs.ranks[0]} by `tl.LowRank`, {theirs.numel:,} numbers "
+    f"The gray flower to 10 %: rank {u.shape[1]} by these lines and rank {theirs.ranks[0]} by `tl.LowRank`, {theirs.numel:,} numbers "
     f"of {w.numel():,}. The error is {error:.6f}, and the tail of the singular values {tail:.6f}.",
     u.shape[1] == theirs.ranks[0],
     abs(error - tail) < 1e-9,
@@ -89,7 +90,7 @@ def sizes(figure):
     ax = figure.subplots()
     seen = plots.error_against_storage(ax, lesson.size_curves())
     ax.axvline(1, color="0.4", lw=1)
-    ax.annotate("dense", (1, ax.get_ylim()[0]), (4, 4), textcoords="offset points")
+    ax.annotate("dense", (1, ax.get_ylim()[1]), (4, -10), textcoords="offset points")
     ax.set(xlabel="numbers stored / numbers of the matrix")
     return seen
 
@@ -138,7 +139,7 @@ say(
 # %% [markdown]
 # ## Long matrices, and a trap
 #
-# Tensors unfold into very long matrices. Their singular vectors are the eigenvectors of the small Gram matrix $a^{\mathsf H}a$,
+# Tensors [unfold](00b_vocabulary.ipynb#Unfolding) into very long matrices. Their singular vectors are the eigenvectors of the small Gram matrix $a^{\mathsf H}a$,
 # but its eigenvalues are the *squares* $s_k^2$: below $\sqrt{\varepsilon} \approx 10^{-8}$ of the largest they drown in rounding.
 # `right_basis` therefore turns the columns by the eigenvectors and forms the Gram matrix once more [DemmelVeselic1992].
 

@@ -27,24 +27,24 @@ lesson.AlsExplorer("swamp")
 # %% [markdown]
 # ## The mathematics
 #
-# A *term* is the outer product of one vector for each mode: its entries are all products $a_i b_j c_k$. As one walks through the slices,
+# A *term* is the [outer product](00b_vocabulary.ipynb#Outer-product) of one vector for each [mode](00b_vocabulary.ipynb#Mode): its entries are all products $a_i b_j c_k$. As one walks through the [slices](00b_vocabulary.ipynb#Fiber-and-slice),
 # the pattern $a\, b^{\mathsf T}$ stays, and only its strength $c_k$ changes. Press *play*.
 
 # %%
 lesson.SlicePlayer()
 
 # %% [markdown]
-# The canonical polyadic format is a sum of $r$ terms [KoldaBader2009]:
+# The canonical polyadic [format](00b_vocabulary.ipynb#Format) is a sum of $r$ terms [KoldaBader2009]:
 #
 # $$ x[i, j, k] = \sum_{t=1}^{r} A[i, t]\, B[j, t]\, C[k, t]. $$
 #
 # It stores $r(n_0 + n_1 + n_2)$ numbers. For a matrix the factors can be turned at will, $AB^{\mathsf T} =
 # (AM)(BM^{-\mathsf T})^{\mathsf T}$; from three modes on they are unique up to order and scale if the columns are independent
-# enough: $k_A + k_B + k_C \ge 2r + 2$, where the *Kruskal rank* $k_A$ is the largest number such that any $k_A$ columns of $A$ are
+# enough: $k_A + k_B + k_C \ge 2r + 2$, where the [*Kruskal rank*](00b_vocabulary.ipynb#Rank) $k_A$ is the largest number such that any $k_A$ columns of $A$ are
 # independent [Kruskal1977].
 #
 # With all factors but one fixed the problem is linear. The [*unfolding*](00b_vocabulary.ipynb#Unfolding) $x_{(0)}$ has the first index as rows and the others, the last one
-# fastest, as columns; the *Khatri-Rao product* $K$ of $B$ and $C$ has as its columns the Kronecker products of theirs. Then $x_{(0)} = A
+# fastest, as columns; the [*Khatri-Rao product*](00b_vocabulary.ipynb#Khatri-Rao-product) $K$ of $B$ and $C$ has as its columns the [Kronecker products](00b_vocabulary.ipynb#Kronecker-product) of theirs. Then $x_{(0)} = A
 # K^{\mathsf T}$, and the least squares solution is
 #
 # $$ A = x_{(0)}\, K\, \Gamma^{-1}, \qquad \Gamma = K^{\mathsf T} K = (B^{\mathsf T} B) * (C^{\mathsf T} C), $$

@@ -16,7 +16,7 @@
 # %% [markdown]
 # # What does a core do?
 #
-# It says how the directions of the modes combine. After a higher-order SVD nearly all of it sits in one corner. Press *play*: the corner
+# It says how the directions of the [modes](00b_vocabulary.ipynb#Mode) combine. After a higher-order SVD nearly all of it sits in one corner. Press *play*: the corner
 # lights up, and the photograph appears.
 
 # %%
@@ -29,7 +29,7 @@ lesson.CornerPlayer()
 #
 # $$ x = g \times_0 U_0 \times_1 U_1 \cdots \times_{d-1} U_{d-1}, \qquad x[i, j, k] = \sum_{a, b, c} g[a, b, c]\, U_0[i, a]\, U_1[j, b]\, U_2[k, c]. $$
 #
-# The *mode product* $\times_k$ multiplies every vector along mode $k$ by a matrix. The *unfolding* $x_{(k)}$ has mode $k$ as its rows and all
+# The [*mode product*](00b_vocabulary.ipynb#Mode-product) $\times_k$ multiplies every vector along mode $k$ by a matrix. The [*unfolding*](00b_vocabulary.ipynb#Unfolding) $x_{(k)}$ has mode $k$ as its rows and all
 # others as its columns. The **HOSVD** takes for $U_k$ the leading left singular vectors of $x_{(k)}$, and $g = x \times_0 U_0^{\mathsf H} \times_1
 # U_1^{\mathsf H} \cdots$ [DeLathauwer2000]. What is thrown away in mode $k$ costs at most the tail $\tau_k$ of its singular values, so
 #
@@ -87,7 +87,7 @@ say(
 # %% [markdown]
 # ## A photograph
 #
-# With ranks $(r, r, 3)$, against the SVD of the colors side by side:
+# With [ranks](00b_vocabulary.ipynb#Rank) $(r, r, 3)$, against the SVD of the colors side by side:
 
 
 # %%
@@ -117,8 +117,8 @@ say(
 # %% [markdown]
 # ## A layer of a network
 #
-# The running example: the 64 by 64 weight of a network that reads digits, as a tensor of 8 x 8 x 8 x 8. On the left its error, on the right the share of test
-# digits that the network still reads.
+# The running example of these lessons: the 64 by 64 weight of a network that reads digits, here as a tensor of 8 x 8 x 8 x 8. On the
+# left its error, on the right what matters, the share of test digits that the network still reads.
 
 # %%
 picture(lambda figure: draw_fits(figure, lesson.layer_curves()), figsize=(9, 3))

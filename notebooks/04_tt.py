@@ -16,7 +16,7 @@
 # %% [markdown]
 # # How can sixteen million numbers be a few hundred?
 #
-# When they are the entries of a tensor train with small ranks. The boxes are its cores, to scale, with the ranks between them; on the
+# When they are the entries of a tensor train with small [ranks](00b_vocabulary.ipynb#Rank). The boxes are its cores, to scale, with the ranks between them; on the
 # right are the singular values that decide the ranks, and the line below which `rtol` cuts.
 
 # %%
@@ -32,9 +32,9 @@ lesson.TrainExplorer()
 # $$ x[i_0, \dots, i_{d-1}] = G_0[i_0]\, G_1[i_1] \cdots G_{d-1}[i_{d-1}], \qquad G_k[i] \in \mathbb{C}^{r_k \times r_{k+1}},\; r_0 = r_d = 1 . $$
 #
 # It stores $\sum_k r_k n_k r_{k+1}$ numbers: linear in $d$, where the tensor has $n^d$. The smallest possible $r_k$ is the rank of the
-# unfolding that has the first $k$ indices as rows and all others as columns.
+# [unfolding](00b_vocabulary.ipynb#Unfolding) that has the first $k$ indices as rows and all others as columns.
 #
-# **TT-SVD** cuts these unfoldings one after another. Press *step*: a truncated SVD separates the first mode, whose side stays as a core;
+# **TT-SVD** cuts these unfoldings one after another. Press *step*: a truncated SVD separates the first [mode](00b_vocabulary.ipynb#Mode), whose side stays as a core;
 # the rest, which has a new index of size $r_1$, is unfolded and cut again.
 
 # %%
@@ -183,9 +183,11 @@ picture(lambda figure: draw_fits(figure, lesson.layer_curves()), figsize=(9, 3))
 accuracy = {name: dict(points) for name, points in lesson.layer_curves()["accuracy"].items()}
 say(
     f"The dense layer reads {accuracy['dense'][4096]:.1%}, its SVD with 1,024 numbers {accuracy['SVD'][1024]:.1%}, and the train with "
-    f"1,152 numbers {accuracy['train'][1152]:.1%}. Here a train is no better than the SVD.",
+    f"1,152 numbers {accuracy['train'][1152]:.1%}: there a train is no better than the SVD. With very few numbers it reads more, "
+    f"{accuracy['train'][96]:.0%} with 96 where the SVD reads {accuracy['SVD'][128]:.0%} with 128, but neither is of use.",
     accuracy["train"][1152] <= accuracy["SVD"][1024],
     accuracy["SVD"][1024] > accuracy["dense"][4096] - 0.04,
+    accuracy["SVD"][128] < accuracy["train"][96] < 0.5,
 )
 
 # %% [markdown]

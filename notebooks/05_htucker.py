@@ -17,7 +17,7 @@
 # # Which indices should meet first?
 #
 # Those that depend on each other. Hierarchical Tucker joins the indices of a tensor in pairs, up a tree; on each node stand the singular values
-# of its indices against all others, in blue those that are kept, and their number, the rank. Try `leaves`: another order changes all of them.
+# of its indices against all others, in blue those that are kept, and their number, the [rank](00b_vocabulary.ipynb#Rank). Try `leaves`: another order changes all of them.
 
 # %%
 from tensorlab.course.lessons import htucker as lesson
@@ -32,7 +32,7 @@ lesson.TreeExplorer()
 #
 # $$ U_t[(i, j), k] = \sum_{a, b} U_l[i, a]\; U_r[j, b]\; B_t[a, b, k], \qquad x = U_{\text{root}} . $$
 #
-# For $d$ modes of size $n$ and ranks $r$ these are $d\,n\,r + (d - 2)\,r^3 + r^2$ numbers, where a train has about $d\,n\,r^2$. The rank
+# For $d$ [modes](00b_vocabulary.ipynb#Mode) of size $n$ and ranks $r$ these are $d\,n\,r + (d - 2)\,r^3 + r^2$ numbers, where a train has about $d\,n\,r^2$. The rank
 # of a node is at least that of the matrix, an [unfolding](00b_vocabulary.ipynb#Unfolding), with its indices as rows. The **H-SVD**
 # [Grasedyck2010] reaches it: the basis of a node is the leading left singular vectors of that matrix. The cuts lose parts that add in squares,
 # and there are $2d - 3$ of them, for the two children of the root have the same singular values:
@@ -101,7 +101,7 @@ say(
 #
 # A balanced tree asks for the ranks of short blocks such as $\{2, 3\}$, a linear one for those of ends such as $\{5, 6, 7\}$. A block in a
 # train of rank $r$ is cut at both of its sides: up to $r^2$. An end in a tree is put together from $\log_2 d$ blocks: up to $r$ to
-# that power. The numbers that each format stores at a relative error of $10^{-4}$, and those of the tensor itself:
+# that power. The numbers that each [format](00b_vocabulary.ipynb#Format) stores at a [relative error](00b_vocabulary.ipynb#Relative-error) of $10^{-4}$, and those of the tensor itself:
 
 # %%
 d = fast(4, full=8)
@@ -146,7 +146,7 @@ say(
 )
 
 # %% [markdown]
-# And how many orders are as good as the right one for *nested pairs* on the balanced tree? A sample of them:
+# How good is an order that one has not thought about? *Nested pairs* on the balanced tree, with their leaves in random orders:
 
 # %%
 y = lesson.functions("nested pairs", d)
@@ -160,9 +160,9 @@ ordered = tl.ht_svd(y, rtol=1e-4).numel
 def orders(figure):
     ax = figure.subplots()
     ax.hist(chance, bins=[ordered * 1.25**k for k in range(-1, 23)], color=plots.COLORS[0])
-    for place, name in ((ordered, "in order"), (y.numel(), "dense")):
+    for place, name, at in ((ordered, "in order", 0.98), (y.numel(), "dense", 0.85)):
         ax.axvline(place, color="0.4", lw=1)
-        high = 0.98 * ax.get_ylim()[1]
+        high = at * ax.get_ylim()[1]
         ax.annotate(name, (place, high), (4, 0), textcoords="offset points", va="top")
     ax.set(xscale="log", xlabel="stored numbers", ylabel="orders of the leaves")
     return f"Numbers that {len(chance)} random orders of the leaves store, from {min(chance):,} to {max(chance):,}; in order {ordered:,}."

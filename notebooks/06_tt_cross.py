@@ -16,9 +16,9 @@
 # %% [markdown]
 # # Can a tensor be known from a few of its entries?
 #
-# If its train has small ranks, it can: of the $32^{10} \approx 10^{15}$ values of a function of ten variables fewer than a hundred thousand are
-# enough. Press *step*: circles are the pivots, lines the rows and columns that have been read; in the middle what is still wrong; on the right
-# the error at points that the search never sees.
+# If its train has small [ranks](00b_vocabulary.ipynb#Rank), it can: of the $32^{10} \approx 10^{15}$ values of a function of ten variables fewer than a hundred thousand are
+# enough. Press *step*: lines are the rows and columns that have been read, circles the *pivots*, entries in which they cross; in the middle
+# what is still wrong (bright: more); on the right the error at points that the search never sees, and the tolerance as a line.
 
 # %%
 from tensorlab.course.lessons import tt_cross as lesson
@@ -90,8 +90,8 @@ picture(crosses, figsize=(7, 3))
 ours, chance, best = (errors[5] for errors in by_rank.values())
 early = by_rank["random rows and columns"][2] / by_rank["largest entry left"][2]
 say(
-    f"At rank 6, built of {6 * 120 - 36} of {x.numel():,} entries (its pivots were searched among all), the cross has an error of {ours:.1e}, {ours / best:.1f} times that of the SVD, which "
-    f"needs all entries; random rows and columns have {chance:.1e}, even if each pseudoinverse gets the cutoff that suits it best. At low ranks "
+    f"At rank 6, built of {6 * 120 - 36} of {x.numel():,} entries (its pivots were searched among all), the cross has an error of {ours:.1e}, "
+    f"{ours / best:.1f} times that of the SVD, which needs all entries; random rows and columns have {chance:.1e}, even if each pseudoinverse gets the cutoff that suits it best. At low ranks "
     f"chance costs little: at rank 3 it is off {early:.1f} times as much.",
     1 <= ours / best < 10,
     chance > 1000 * ours,
@@ -173,7 +173,7 @@ say(
 # %% [markdown]
 # ## The grid can be finer than any memory
 #
-# Write each index in binary: a grid of $2^{30}$ points in each of two variables becomes a train of 60 modes of size 2, the *quantized*
+# Write each index in binary: a grid of $2^{30}$ points in each of two variables becomes a train of 60 [modes](00b_vocabulary.ipynb#Mode) of size 2, the *quantized*
 # train [Khoromskij2011].
 
 # %%
@@ -241,7 +241,7 @@ say(
 # %% [markdown]
 # ## The largest entry
 #
-# A train knows the norm of each of its slices. `tt_argmax` keeps the hundred largest while it fixes one index after the other
+# A train knows the norm of each of its [slices](00b_vocabulary.ipynb#Fiber-and-slice). `tt_argmax` keeps the hundred largest while it fixes one index after the other
 # [Chertkov2022]. With cross approximation before it, this minimizes a function of many variables. The baseline is the best of as many random points.
 
 # %%

@@ -16,7 +16,7 @@
 # %% [markdown]
 # # How does one take a step without leaving the trains of given ranks?
 #
-# Symmetric 2 by 2 matrices are points in space, and those of rank 1 are a cone. A gradient step (circle) leaves it; its projection
+# Symmetric 2 by 2 matrices are points in space, and those of [rank](00b_vocabulary.ipynb#Rank) 1 are a cone. A gradient step (circle) leaves it; its projection
 # onto the tangent plane (square) is the best direction that the cone allows; the retraction (triangle) goes back onto it.
 
 # %%
@@ -27,7 +27,8 @@ lesson.ProjectedStep()
 # %% [markdown]
 # ## The mathematics
 #
-# [Trains](04_tt.ipynb) of fixed ranks are a smooth manifold [Holtz2012]. With left-orthonormal cores $U_k$ and right-orthonormal cores
+# [Trains](04_tt.ipynb) of fixed ranks are a smooth manifold, a curved surface that looks flat from
+# near by [Holtz2012]. With left-orthonormal cores $U_k$ and right-orthonormal cores
 # $V_k$ of the point $x$, its tangent vectors are
 #
 # $$ v = \sum_k U_0 \cdots U_{k-1}\, D_k\, V_{k+1} \cdots V_{d-1}, \qquad U_k^T D_k = 0 \;\text{ for } k < d - 1 . $$
@@ -227,7 +228,7 @@ say(
 #
 # The manifold has $\sum_k r_k n_k r_{k+1} - \sum_k r_k^2$ dimensions, and no method can do with fewer entries. The share of random
 # Gaussian trains that are recovered, against entries for each degree of freedom. The rival sees the same entries as those of a
-# matrix, the first mode by all others.
+# matrix, the first [mode](00b_vocabulary.ipynb#Mode) by all others.
 
 # %%
 shape, rank, ratios, seeds = fast(((6,) * 3, 1, (3, 6), 1), full=((8,) * 3, 2, (2, 3, 5, 8), 4))
@@ -254,7 +255,8 @@ say(
 # ## A photograph from a tenth of its pixels
 #
 # Rows and columns are each cut into a coarse and a fine index, and the modes are ordered fine row, coarse row, coarse column, fine
-# column. The same entries are completed as a matrix, which is a train of two modes, and filled with the nearest pixel that is known.
+# column. The same entries are completed as a matrix, which is a train of two modes, and filled with the nearest pixel that is known. The
+# PSNR, the peak signal-to-noise ratio $-10 \log_{10}$ of the mean squared error of gray values in $[0, 1]$, is in decibels: more is better.
 
 # %%
 side = fast(16, full=256)

@@ -18,7 +18,7 @@
 #
 # Because what a layer costs is not what it stores. On the left the error of a 64 by 64 weight against the numbers that a TT-matrix of
 # it stores, one curve for each way to split 64; on the right the operations of its product over those of the dense one, one bar for
-# each path through the cores. Shuffle the rows and watch the error; *propose* finds the best way to split for as many numbers.
+# each path through the cores, and in blue the one that should be fastest. Shuffle the rows and watch the error; *propose* finds the best way to split for as many numbers.
 
 # %%
 from tensorlab.course.lessons import ttmatrix as lesson
@@ -29,7 +29,7 @@ lesson.Designer()
 # ## The mathematics
 #
 # Split the row index into digits $(o_0, \dots, o_{d-1})$ and the column index into $(i_0, \dots, i_{d-1})$, and pair them. A **TT-matrix**
-# [Oseledets2010] [Novikov2015] is the [tensor train](04_tt.ipynb) of the tensor with the [modes](00b_vocabulary.ipynb) $(o_k, i_k)$:
+# [Oseledets2010] [Novikov2015] is the [tensor train](04_tt.ipynb) of the tensor with the [modes](00b_vocabulary.ipynb#Mode) $(o_k, i_k)$:
 #
 # $$ w[(o_0 \dots o_{d-1}), (i_0 \dots i_{d-1})] = G_0[o_0, i_0]\, G_1[o_1, i_1] \cdots G_{d-1}[o_{d-1}, i_{d-1}] . $$
 #
@@ -92,7 +92,7 @@ say(
 # %% [markdown]
 # ## What a rank costs
 #
-# The cost of a walk grows as $r^2$, while the dense product does not know of $r$: beyond a small rank it is cheaper to **rebuild** $w$
+# The cost of a walk grows as $r^2$, while the dense product does not know of $r$: beyond a small [rank](00b_vocabulary.ipynb#Rank) it is cheaper to **rebuild** $w$
 # once and to multiply by it. Between the two lie the paths that merge some neighbors first (`left 2+1` merges the first two cores).
 # `plans` counts them all, and `tl.propagate` takes the one that should be fastest. The rivals are the dense layer, and two plain
 # layers, an SVD, with as many numbers as the TT-matrix.

@@ -17,7 +17,8 @@
 # # Which numbers should a weight share?
 #
 # A structured matrix holds few numbers and enters each of them in many places, or holds more and shares nothing. Choose a structure: in
-# color are the entries that *one* stored number enters, one number of each tensor; on the right the singular values.
+# color are the entries that *one* stored number enters, blue for a number of the first tensor and orange for one of the second; on the
+# right the singular values.
 
 # %%
 from tensorlab.course.lessons import blocktt as lesson
@@ -32,12 +33,12 @@ lesson.StructureExplorer()
 # | structure | $w_{(ab)(cd)}$ | numbers | multiply-adds of a product |
 # |---|---|---|---|
 # | dense | all | $n^2$ | $n^2$ |
-# | low rank | $\sum_s u_{(ab)s} v_{(cd)s}$ | $2rn$ | $2rn$ |
+# | low [rank](00b_vocabulary.ipynb#Rank) | $\sum_s u_{(ab)s} v_{(cd)s}$ | $2rn$ | $2rn$ |
 # | Kronecker, TT-matrix | $\sum_s L_{acs} R_{sbd}$ | $2rn$ | $2rn^{3/2}$ |
 # | Monarch [Dao2022] | $L_{bac} R_{cbd}$ | $2n^{3/2}$ | $2n^{3/2}$ |
 # | block tensor train [Qiu2024] | $\sum_s L_{bacs} R_{csbd}$ | $2rn^{3/2}$ | $2rn^{3/2}$ |
 #
-# A block train is a TT-matrix whose cores are not shared along $b$ and $c$. Its slice with $b$ and $c$ fixed is any matrix of rank $r$: so
+# A block train is a TT-matrix whose cores are not shared along $b$ and $c$. Its [slice](00b_vocabulary.ipynb#Fiber-and-slice) with $b$ and $c$ fixed is any matrix of rank $r$: so
 # $r = 1$ is a Monarch matrix, $r = \sqrt n$ is any matrix, and the best block train is an SVD of each slice. As with a dense weight, each
 # number is used once in a product. In the letters of the table:
 
@@ -124,7 +125,7 @@ reads = {name: dict(points) for name, points in lesson.layer_curves()["accuracy"
 say(
     f"With 1,024 numbers the layer reads {reads['SVD'][1024]:.1%} of the digits as an SVD and {reads['BTT'][1024]:.1%} as a block train of rank 1, "
     f"the dense one {reads['dense'][4096]:.1%}. A block train loses here: a layer that was trained dense has its few large singular values, and "
-    "each slice has to hold them again. Structures are for training *in*.",
+    "each slice has to hold them again. It is made for weights that are trained in it from the start, as below.",
     reads["BTT"][1024] < reads["SVD"][1024] - 0.05,
     reads["SVD"][1024] > reads["dense"][4096] - 0.05,
 )
@@ -133,8 +134,9 @@ say(
 # ## Learning rates
 #
 # A core with few inputs bears a larger step of Adam. The multiplier of a core against a dense weight is its share
-# $\text{in} / (\text{fan-in of the core}) / (\text{number of cores})$ [Qiu2024]. Below a network on the digits, its middle layer of each structure,
-# trained from nothing with these rates and with the dense one.
+# $\text{in} / (\text{fan-in of the core}) / (\text{number of cores})$ [Qiu2024], where the fan-in is the number of inputs that one output of the
+# core sums over. Below a network on the digits, its middle layer of each structure and of rank 2, trained from nothing with these rates and
+# with the dense one.
 
 # %%
 names = ("dense", "low rank", "Kronecker", "Monarch", "BTT")
@@ -153,8 +155,10 @@ picture(lambda figure: lesson.draw_seeds(figure, losses), figsize=(7, 3))
 mean = {key: sum(of) / len(of) for key, of in losses.items()}
 helped = [name for name in names[1:] if mean[name, True] < mean[name, False]]
 say(
-    f"The rates of the cores lower the mean loss of {len(helped)} of the {len(names) - 1} structures: {', '.join(helped)}.",
+    f"The rates of the cores lower the mean loss of {len(helped)} of the {len(names) - 1} structures: {', '.join(helped)}. "
+    f"Low rank ends at {mean['low rank', True] / mean['dense', True]:.1f} times the loss of the dense layer: two directions are too few for ten digits.",
     len(helped) >= 2,
+    fast(True, full=mean["low rank", True] > 2 * mean["dense", True]),
 )
 
 # %% [markdown]

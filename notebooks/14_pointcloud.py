@@ -30,7 +30,7 @@ lesson.CloudPlayer()
 # $N = n_1 \cdots n_d$ points of $\mathbb{R}^D$ as the rows of a [train](04_tt.ipynb) of shape $(n_1, \dots, n_d, D)$. Two ways to forget their order.
 #
 # *Losses that do not see it.* The sliced Wasserstein distance [Bonneel2015] sorts the projections on many directions $u$, the Chamfer
-# distance [Fan2017] looks for nearest neighbors:
+# distance [Fan2017], *nearest neighbors* in the pictures, looks for those of each point:
 #
 # $$ D\,\mathbb{E}_u\, W_2^2(Xu, Yu), \qquad \frac1n \sum_i \min_j |x_i - y_j|^2 + \frac1m \sum_j \min_i |x_i - y_j|^2 . $$
 #
@@ -100,7 +100,8 @@ say(
 # %% [markdown]
 # ## At equal numbers
 #
-# A train, begun in an order of clusters and trained on both losses, against k-means and a coreset that store as many numbers, each center with its count.
+# A train, begun in an order of clusters and trained on both losses, against k-means and a coreset (some of the points themselves,
+# chosen to stand for the others) that store as many numbers, each center with its count.
 
 # %%
 n, shape = fast((256, (4, 8, 8)), full=(2048, (8, 16, 16)))
@@ -150,7 +151,7 @@ say(
 lesson.PermutationExplorer()
 
 # %% [markdown]
-# More words, and those of a trained sentence encoder where its package is installed: errors at rank 8, before and after, beside the low-rank table of as many numbers.
+# More words, and those of a trained sentence encoder where its package is installed: errors at [rank](00b_vocabulary.ipynb#Rank) 8, before and after, beside the low-rank table of as many numbers.
 
 # %%
 n, shape = fast((256, (4, 8, 8)), full=(1024, (8, 8, 16)))

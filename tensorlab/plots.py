@@ -15,6 +15,12 @@ from matplotlib.colors import to_rgba_array
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Circle, Rectangle
+from matplotlib.ticker import (
+    LogFormatterSciNotation,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+)
 from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 from torch import Tensor
 
@@ -34,6 +40,40 @@ def look():
     False
     """
     return matplotlib.style.context("tensorlab.plots")
+
+
+class ShortLogLocator(LogLocator):
+    """Marks of a logarithmic axis that never collide: at decades, at 1, 2 and 5 where there are two
+    of them at most, and at even steps within half of one.
+
+    >>> [float(x) for x in ShortLogLocator().tick_values(130.0, 3000.0) if 130 < x < 3000]
+    [200.0, 500.0, 1000.0, 2000.0]
+    """
+
+    def tick_values(self, low, high):
+        if 0 < low < high < 4 * low:
+            return MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        self.set_params(subs=(1, 2, 5) if 0 < low < high < 150 * low else (1,))
+        return super().tick_values(low, high)
+
+
+class ShortLogFormatter(LogFormatterSciNotation):
+    """Names for these marks: 1,000 and 0.02 where they are few, powers of ten over many decades."""
+
+    def __call__(self, x, pos=None):
+        low, high = sorted(self.axis.get_view_interval())
+        if 0 < low < high < 150 * low and 0.9e-4 < x < 2e6:
+            return f"{x:,.6g}"
+        return super().__call__(x, pos)
+
+
+def readable_ticks(figure: Figure) -> None:
+    """Give the logarithmic axes of a figure marks that can be read; those set by hand stay."""
+    for axis in (a for ax in figure.axes for a in (ax.xaxis, ax.yaxis) if a.get_scale() == "log"):
+        axis.set_minor_formatter(NullFormatter())
+        if type(axis.get_major_locator()) is LogLocator:
+            axis.set_major_locator(ShortLogLocator())
+            axis.set_major_formatter(ShortLogFormatter())
 
 
 def darken(figure: Figure) -> None:
@@ -120,12 +160,14 @@ def error_against_storage(
 def accuracy_against_storage(ax: Axes, curves: dict[str, list[tuple[float, float]]]) -> str:
     """Share of right answers against stored numbers, one curve for each format; a single point,
     such as the dense layer, is a line across."""
-    for k, (name, points) in enumerate(curves.items()):
+    k = 0  # lines across do not count: a format keeps the color that it has beside, in errors
+    for name, points in curves.items():
         if len(points) == 1:
             ax.axhline(100 * points[0][1], color="0.4", lw=1, ls="--", label=name)
             continue
         numbers, right = zip(*sorted(points))
         ax.semilogx(numbers, [100 * share for share in right], label=name, **style(k))
+        k += 1
     ax.set(xlabel="stored numbers", ylabel="% right")
     ax.legend()
     best = {name: max((right, -n) for n, right in points) for name, points in curves.items()}
@@ -231,14 +273,15 @@ def terms(ax: Axes, cosines: list[float], weights: list[float]) -> str:
     """How two terms of a CP turn against each other: the cosine between them, and the largest
     weight."""
     sweeps = range(1, len(cosines) + 1)
-    ax.plot(sweeps, cosines, label="smallest cosine", **style(0, len(cosines)))
+    ax.plot(sweeps, cosines, label="smallest cosine, left", **style(0, len(cosines)))
     ax.set(xlabel="sweep", ylabel="cosine", ylim=(-1.05, 1.05))
     other = ax.twinx()
-    other.semilogy(sweeps, weights, label="largest weight", **style(1, len(cosines)))
-    other.set_ylabel("weight / |x|")
+    other.semilogy(sweeps, weights, label="largest weight / |x|, right", **style(1, len(cosines)))
+    other.tick_params(axis="y", colors=COLORS[1])  # a label there would look like the next one's
+    other.grid(False)
     handles = [*ax.get_lines(), *other.get_lines()]
     names = [h.get_label() for h in handles]
-    ax.legend(handles, names, fontsize=8.5, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+    ax.legend(handles, names, fontsize=8.5, loc="lower center", bbox_to_anchor=(0.5, 1))
     return (
         f"The smallest cosine between two terms is {cosines[-1]:.3f}, the largest weight "
         f"{weights[-1]:.2f} times |x|."
@@ -369,6 +412,7 @@ def error_against_work(
     if level:
         ax.axhline(level, color="0.4", lw=1)
     ax.set(xlabel="function evaluations", ylabel="relative error")
+    ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.legend()
     ends = (
         f"{name}: error {points[-1][1]:.1e} after {points[-1][0]} evaluations"

@@ -540,6 +540,37 @@ def test_accuracy_against_storage(ax):
     said = plots.accuracy_against_storage(ax, curves)
     assert said == "Best accuracy shown: dense 97.5 % with 100 numbers, SVD 75.0 % with 20 numbers."
     assert list(ax.lines[1].get_ydata()) == [50, 75]
+    assert ax.lines[1].get_color() == plots.COLORS[0]  # as in the errors beside, without the dense
+
+
+@pytest.mark.parametrize("figsize", [(3, 3), (4.5, 3), (9, 3)])
+@pytest.mark.parametrize("low", [0.02, 1.0, 128.0])
+@pytest.mark.parametrize("times", [1.1, 3.0, 12.0, 24.0, 120.0, 1e4, 1e9])
+def test_marks_of_a_logarithmic_axis_do_not_collide(figsize, low, times):
+    with plots.look():
+        figure = Figure(figsize, layout="constrained")
+        ax = figure.subplots()
+        ax.loglog([low, low * times], [low, low * times])
+        plots.readable_ticks(figure)
+        figure.draw_without_rendering()
+    for axis in (ax.xaxis, ax.yaxis):
+        shown = [t for m in (True, False) for t in axis.get_ticklabels(minor=m) if t.get_text()]
+        shown = [
+            t for t in shown if low * 0.9 < t.get_position()[axis is ax.yaxis] < 1.1 * low * times
+        ]
+        boxes = [t.get_window_extent() for t in shown]
+        assert len({t.get_text() for t in shown}) == len(shown) >= 2
+        assert not any(a.overlaps(b) for k, a in enumerate(boxes) for b in boxes[:k])
+
+
+def test_marks_set_by_hand_stay():
+    figure = Figure()
+    ax = figure.subplots()
+    ax.loglog([1, 50], [1, 50])
+    ax.set_xticks([7, 40], ["seven", "forty"])
+    plots.readable_ticks(figure)
+    figure.draw_without_rendering()
+    assert [t.get_text() for t in ax.get_xticklabels()] == ["seven", "forty"]
 
 
 @pytest.mark.parametrize(

@@ -363,6 +363,7 @@ class Explorer:
                 sentence = self.draw(figure, *state, **values)
             except ValueError as error:
                 return "", str(error)
+            plots.readable_ticks(figure)
             return _themes(figure, sentence, small=True), sentence
 
     def changed(self) -> None:
@@ -383,7 +384,9 @@ class Explorer:
         """A new figure and its sentence."""
         with plots.look():
             figure = Figure(figsize=self.figsize, layout="constrained")
-            return figure, self._picture(figure)
+            sentence = self._picture(figure)
+            plots.readable_ticks(figure)
+            return figure, sentence
 
     @contextlib.contextmanager
     def _working(self):
@@ -508,6 +511,7 @@ def picture(draw, *, figsize=(7, 3.2)) -> None:
     with plots.look():
         figure = Figure(figsize=figsize, layout="constrained")
         sentence = draw(figure)
+        plots.readable_ticks(figure)
         image = _image(figure, sentence, small=static.wanted())
         display(HTML(f"{image}<p>{html.escape(sentence)}</p>"))
 

@@ -46,6 +46,15 @@ def test_links_lead_somewhere(stem):
 
 
 @pytest.mark.parametrize("stem", STEMS)
+def test_links_to_a_word_find_its_heading(stem):
+    text = "\n".join(c.source for c in cells("00b_vocabulary") if c.cell_type == "markdown")
+    words = {h.replace(" ", "-") for h in re.findall(r"^### (.+)$", text, re.M)}
+    whole = "\n".join(c.source for c in built(stem) if c.cell_type == "markdown")
+    asked = re.findall(r"00b_vocabulary\.ipynb#([^)]+)\)", whole)
+    assert not [word for word in asked if word not in words]
+
+
+@pytest.mark.parametrize("stem", STEMS)
 def test_a_lesson_says_its_aims_and_three_things_to_take_along(stem):
     header = furniture.read(stem, cells(stem)).header
     assert 2 <= len(header["aims"]) <= 5 and len(header["take"]) == 3

@@ -68,7 +68,7 @@ class StructureExplorer(Explorer):
     """A structured matrix as a picture: which entries one number of each tensor enters, and its
     singular values."""
 
-    figsize = (8.5, 3.4)
+    figsize = (8.5, 3.8)
 
     def __init__(self):
         super().__init__(
@@ -292,10 +292,9 @@ def draw_recorded(figure: Figure) -> str:
     said = []
     for ax, (data, width) in zip(figure.subplots(1, 2), (("digits", 1024), ("characters", 128))):
         found = recorded(data, width)
-        names = list(dict.fromkeys(name for name, _ in found))
         for (name, rule), at in found.items():
-            face = plots.COLORS[names.index(name)] if rule == "core" else "none"
-            ax.plot(*at, "o", ms=8, color=plots.COLORS[names.index(name)], mfc=face)
+            color = plots.COLORS[list(EQUATIONS).index(name)]
+            ax.plot(*at, "o", ms=8, color=color, mfc=color if rule == "core" else "none")
             if rule == "core":
                 ax.annotate(name, at, (8, 0), textcoords="offset points", va="center")
         ax.axhline(found["dense", "core"][1], color="0.4", lw=1, ls="--")

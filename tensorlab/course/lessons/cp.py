@@ -34,7 +34,7 @@ class SlicePlayer(Player):
 
     figsize = (10, 2.8)
     interval = 0.25
-    begin = 4
+    begin = 6
     size = 16
 
     def __init__(self, term: int = 1):
@@ -57,6 +57,7 @@ class SlicePlayer(Player):
             left.plot(range(self.size), f[:, term - 1].tolist(), label=name, **plots.style(k))
         left.axvline(state, color=plots.COLORS[2], lw=1)
         left.set(xlabel="index", title=f"vectors of term {term}", ylim=(-0.05, 1.3))
+        left.set_xticks(range(0, self.size, 5))
         left.legend(ncols=3, loc="upper center")
         strength = float(c[state, term - 1])
         pattern = torch.outer(a[:, term - 1], b[:, term - 1])
@@ -64,9 +65,10 @@ class SlicePlayer(Player):
         _slice(middle, strength * pattern, f"a bᵀ times c[{state}] = {strength:.2f}")
         _slice(right, whole, f"sum of {terms}, slice {state}")
         stored, entries = 3 * self.size * terms, self.size**3
+        held = "1 term holds" if terms == 1 else f"{terms} terms hold"
         return (
             f"Slice {state} of {self.size}: term {term} is there with strength {strength:.2f}. "
-            f"{terms} terms hold {stored} numbers, the tensor {entries}."
+            f"{held} {stored} numbers, the tensor {entries}."
         )
 
 
@@ -77,7 +79,7 @@ def bumps(n: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     [(8, 3), (8, 3), (8, 3)]
     """
     i = torch.arange(n, dtype=torch.float64)[:, None] / (n - 1)
-    centers = torch.tensor([[0.2, 0.7, 0.5], [0.3, 0.2, 0.8], [0.3, 0.6, 0.95]], dtype=i.dtype)
+    centers = torch.tensor([[0.2, 0.7, 0.5], [0.3, 0.2, 0.8], [0.45, 0.65, 0.95]], dtype=i.dtype)
     return tuple((-((i - row) / 0.16).square()).exp() for row in centers)
 
 

@@ -100,8 +100,9 @@ def bars(ax, stored: dict[str, dict[str, int]], dense: int) -> str:
     """Stored numbers as points, one row for each function, and a line for the dense tensor."""
     kinds = list(next(iter(stored.values())))
     for k, kind in enumerate(kinds):
-        look = plots.style(k) | dict(ls="none", markevery=1, ms=7)
-        ax.plot([of[kind] for of in stored.values()], range(len(stored)), label=kind, **look)
+        look = plots.style(k) | dict(ls="none", markevery=1, ms=6)
+        rows = [row + 0.12 * (k - (len(kinds) - 1) / 2) for row in range(len(stored))]
+        ax.plot([of[kind] for of in stored.values()], rows, label=kind, **look)
     ax.axvline(dense, color="0.4", lw=1)
     ax.annotate("dense", (dense, -0.4), (-4, 0), textcoords="offset points", ha="right")
     ax.set(xscale="log", xlabel="stored numbers", ylim=(len(stored) - 0.5, -0.7))

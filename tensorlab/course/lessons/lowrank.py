@@ -58,7 +58,7 @@ class TermPlayer(Player):
     """A matrix as a growing sum of outer products: the term that is added, the sum, and the
     singular values that are used."""
 
-    figsize = (10, 2.7)
+    figsize = (10, 3)
     interval = 0.3
 
     def __init__(self, terms: int = 8):

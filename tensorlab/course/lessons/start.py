@@ -75,6 +75,7 @@ class PhotoExplorer(Explorer):
             points = [compressed(photograph, kind, r) for r in self.ladder]
             curves[kind] = [(f.numel, e) for f, _, e in points]
         plots.error_against_storage(axes[2], curves, (fmt.numel, error))
+        axes[2].lines[FORMATS.index("Tucker")].set(ms=9, mfc="none")  # a train lies on it
         svd = min(self._svd_points(photograph), key=lambda p: abs(p[0] - fmt.numel))
         said = (
             f"{format} of rank {rank} stores {fmt.numel} of {x.numel()} numbers at a relative "
@@ -90,6 +91,26 @@ class PhotoExplorer(Explorer):
             (f.numel, e) for f, _, e in (compressed(photograph, "SVD", r) for r in range(1, 49, 2))
         ]
 
+
+def _ranks(kind: str, level: float, name: str = "flower") -> int:
+    """The smallest rank at which a format is off by no more than the level."""
+    return next(r for r in range(1, 49) if compressed(name, kind, r)[2] <= level)
+
+
+least_rank = Check(
+    right=lambda: _ranks("SVD", 0.1),
+    mistakes=(
+        (lambda: _ranks("SVD", 0.1) - 1, "very near: there the error is still just above 0.1."),
+        (lambda: _ranks("SVD", 0.1) + 1, "it is small enough there, but one rank less will do."),
+        (lambda: _ranks("Tucker", 0.1), "that is Tucker: choose SVD in `format`."),
+        (
+            lambda: compressed("flower", "SVD", _ranks("SVD", 0.1))[0].numel,
+            "that is how many numbers are stored; the rank is asked for.",
+        ),
+    ),
+    hint="move `rank` until the relative error in the sentence crosses 0.1.",
+    moral="Each rank more costs one more column and one more row.",
+)
 
 rank_one_storage = Check(
     cases=lambda: [(1000, 800)],

@@ -150,7 +150,7 @@ def largest_rank(weight: str, shuffled: bool, modes: str) -> int:
 @lru_cache
 def layer_curves() -> dict[str, dict[str, list[tuple[int, float]]]]:
     """Error and accuracy against stored numbers for the layer of `digits.network`: TT-matrices of
-    two and of three cores, SVDs, and the dense layer."""
+    two and of three cores that store less than it, SVDs, and the dense layer."""
     weight, _ = network()
     ranks = (1, 2, 4, 6, 8, 12, 16)
     fits = {
@@ -158,7 +158,9 @@ def layer_curves() -> dict[str, dict[str, list[tuple[int, float]]]]:
         for name in ("8 · 8", "4 · 4 · 4")
     }
     fits["SVD"] = [LowRank.from_dense(weight, r) for r in ranks]
-    return fit_curves(fits)
+    return fit_curves(
+        {name: [f for f in of if f.numel < weight.numel()] for name, of in fits.items()}
+    )
 
 
 def paths_by_rank(ranks, tokens: int = 2048) -> dict[str, list[tuple[int, float]]]:

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -41,10 +42,48 @@ class UnfoldPlayer(Player):
         left, right = figure.subplots(1, 2, width_ratios=(2, 3))
         plots.slices(left, x, seen.flatten().tolist(), seen[:, -1:].flatten().tolist())
         plots.entries(right, seen, SHAPE[mode], math.prod(SHAPE) // SHAPE[mode])
+        left.set_title("the slices x[:, :, 0] and x[:, :, 1]")
+        right.set_title(f"the unfolding of mode {mode}")
         return (
             f"{state} of {math.prod(SHAPE) // SHAPE[mode]} fibers of mode {mode} stand as columns "
             f"of the unfolding of {SHAPE[mode]} by {math.prod(SHAPE) // SHAPE[mode]}."
         )
+
+
+class KroneckerExplorer(Explorer):
+    """Two small matrices and their Kronecker product."""
+
+    figsize = (9, 2.8)
+
+    def __init__(self):
+        super().__init__(
+            rows=integer(2, 1, 3, label="rows of A"), columns=integer(3, 1, 3, label="columns of A")
+        )
+
+    def draw(self, figure: Figure, rows: int, columns: int) -> str:
+        a = 1 + torch.arange(rows * columns).reshape(rows, columns)
+        b = torch.tensor([[1, 2], [3, 0]])
+        axes = figure.subplots(1, 3, width_ratios=(3, 2, 6))
+        for ax, matrix, title in zip(axes, (a, b, torch.kron(a, b)), ("A", "B", "A ⊗ B")):
+            _numbers(ax, matrix, b.shape if ax is axes[2] else matrix.shape, title)
+        return (
+            f"{rows} by {columns} blocks, each a multiple of B: a matrix of {2 * rows} by "
+            f"{2 * columns}, made of {rows * columns} + 4 numbers."
+        )
+
+
+def _numbers(ax, matrix: Tensor, block: tuple[int, int], title: str) -> None:
+    """A matrix with its entries written in it, and lines around its blocks."""
+    m, n = matrix.shape
+    ax.imshow(matrix, cmap="Blues", vmin=0, vmax=30)
+    for (i, j), value in np.ndenumerate(matrix.numpy()):
+        ax.text(j, i, str(value), ha="center", va="center").set_gid("on color")
+    for place in range(0, m + 1, block[0]):
+        ax.axhline(place - 0.5, color="0.3", lw=1)
+    for place in range(0, n + 1, block[1]):
+        ax.axvline(place - 0.5, color="0.3", lw=1)
+    ax.grid(False)
+    ax.set(title=f"{title}: {m} by {n}", xticks=(), yticks=())
 
 
 class NetworkExplorer(Explorer):

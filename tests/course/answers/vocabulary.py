@@ -22,6 +22,17 @@ RIGHT = {
 
 WRONG = {
     "fibers": [(60, "the entries"), (4, "how long"), (8, "multiply"), (20, "counted from 0")],
-    "unfolding": [(lambda x, k: x.reshape(x.shape[k], -1), "memory's order")],
+    "unfolding": [
+        (lambda x, k: x.reshape(x.shape[k], -1), "memory's order"),
+        (lambda x, k: tl.unfold(x, k).T, "belongs to the rows"),
+    ],
+    "mode_multiply": [
+        (lambda x, m, k: m @ tl.unfold(x, k), "fold it back"),
+        (lambda x, m, k: torch.tensordot(m, x, ([1], [k])), "to the place of the mode"),
+    ],
+    "khatri_rao_product": [
+        (lambda a, b: tl.khatri_rao(b, a), "the second factor moves fastest"),
+        (torch.kron, "columns go with columns"),
+    ],
     "network_numbers": [(625, "entries of the whole"), (180, "one bond only")],
 }

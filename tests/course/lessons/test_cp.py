@@ -45,10 +45,10 @@ def test_player_steps_and_says_the_truth():
 def test_a_slice_has_the_strength_that_is_said():
     e = lesson.SlicePlayer(2)
     c = lesson.bumps(16)[2]
-    assert f"Slice 4 of 16: term 2 is there with strength {float(c[4, 1]):.2f}." in e.sentence
-    assert e.step() and e.sentence.startswith("Slice 5 of 16")
+    assert f"Slice 6 of 16: term 2 is there with strength {float(c[6, 1]):.2f}." in e.sentence
+    assert e.step() and e.sentence.startswith("Slice 7 of 16")
     e.set(terms=1)
-    assert e.value("term") == 1 and "1 terms hold 48 numbers, the tensor 4096." in e.sentence
+    assert e.value("term") == 1 and "1 term holds 48 numbers, the tensor 4096." in e.sentence
 
 
 def test_the_problems_are_what_was_planted():
