@@ -17,31 +17,33 @@
 # %% [markdown]
 # # Which structure should the layers of a language model have?
 #
-# A small GPT learns to predict characters of Python's documentation. Its linear layers have a fifth of the dense numbers, in a structure that you
-# choose, from the first step on. Press *play*; the dense model learns beside it.
+# A small GPT learned to predict characters of Python's documentation, its linear layers in a structure from the first step on. Choose
+# structure, share and learning rate (pale: the other rates). *Bits per character* say how badly it predicts: lower is better. The dashed
+# line is a table of how often each character follows each other one.
 
 # %%
 from tensorlab.course.lessons import gpt as lesson
 
-lesson.LearnPlayer()
+lesson.WorthExplorer()
 
 # %% [markdown]
 # ## The mathematics
 #
-# A block of a GPT [Radford2019] has four linear layers $W$, of $12\, n^2$ numbers in all for width $n$, and attention between them (lesson 28). In place of
+# A block of a GPT [Radford2019] has four linear layers $W$, of $12\, n^2$ numbers in all for width $n$, and attention between them ([lesson 28](28_attention.ipynb)). In place of
 # each $W$ stands from the beginning
 #
 # | structure | $W$ | numbers of a square one | multiply-adds |
 # |---|---|---|---|
-# | SVD | $U V^{\mathsf T}$ | $2 r n$ | $2 r n$ |
-# | TTM [Chekalina2023] | $\sum_{q \le r} A_q \otimes B_q$ | $2 r n$ | $2 r n^{3/2}$ |
-# | BTT [Qiu2024] | two cores of blocks, which share nothing | $2 r n^{3/2}$ | $2 r n^{3/2}$ |
+# | SVD (lesson 01) | $U V^{\mathsf T}$ | $2 r n$ | $2 r n$ |
+# | TTM: a [TT-matrix](10_ttmatrix.ipynb), here of two cores [Chekalina2023] | $\sum_{q \le r} A_q \otimes B_q$, a sum of [Kronecker products](00b_vocabulary.ipynb#Kronecker,-Khatri-Rao-and-Hadamard-product) | $2 r n$ | $2 r n^{3/2}$ |
+# | BTT: a [block tensor train](11_blocktt.ipynb) [Qiu2024] | two cores of blocks, which share nothing | $2 r n^{3/2}$ | $2 r n^{3/2}$ |
 #
-# A TTM of [rank](00b_vocabulary.ipynb) $r$ stores as much as an SVD of rank $r$, but its matrix has full rank. What a model has learned is measured in bits per character,
+# A TTM of [rank](00b_vocabulary.ipynb#Rank) $r$ stores as much as an SVD of rank $r$, but its matrix has full rank. What a model has learned is measured in bits per character,
 #
 # $$ b = -\frac1T \sum_t \log_2 p(x_t \mid x_0 \dots x_{t-1}), \qquad \text{perplexity of a word} = 2^{\,b \cdot \text{characters of a word}} . $$
 #
-# Adam moves each entry by about its rate, so an output moves by the rate times the fan-in: a core whose entries meet fewer inputs may take larger steps [Qiu2024],
+# Adam moves each entry by about its learning rate $\eta$, so an output moves by the rate times the *fan-in*, the number of inputs that are added up
+# in it: a core of a smaller fan-in may take larger steps [Qiu2024],
 #
 # $$ \eta_k = \eta \cdot \frac{\text{in}}{\text{fan-in of core } k} \cdot \frac1{\text{cores}} . $$
 
@@ -125,8 +127,14 @@ say(
 # %% [markdown]
 # ## All structures from scratch
 #
-# One block of width 64 with a fifth of its numbers, one rate for all, scaled for each core. The baselines: the dense block, a *narrower* dense one with as few numbers, and
-# a table of how often each character follows each other one.
+# One block of width 64. Choose a structure and press *play*: the dense model learns beside it, and below the picture it writes.
+
+# %%
+lesson.LearnPlayer()
+
+# %% [markdown]
+# All of them with a fifth of the numbers, one learning rate for all, scaled for each core. The baselines: the dense block, a *narrower* dense one
+# with as few numbers, and the table of pairs. There is a mark for each seed.
 
 # %%
 runs = {}
@@ -149,8 +157,9 @@ say(
 # %% [markdown]
 # ## Recorded results
 #
-# `tensorlab run Chekalina2023gpt` trains two blocks of width 128, each way at the best of three rates, three seeds at that. Crosses are what the paper's authors print for GPT-2
-# medium: another text, words in place of characters. What can be compared is the order.
+# The picture at the top is of one seed. `tensorlab run Chekalina2023gpt` trains two blocks of width 128, each way at the best of three rates, three
+# seeds at that; whiskers are one standard deviation. Crosses are what the paper's authors print for GPT-2 medium: another text, words in place of
+# characters. What can be compared is the order.
 
 # %%
 picture(lesson.draw_recorded, figsize=(9, 3.4))
@@ -163,6 +172,7 @@ say(
     f"TTM reads better than SVD at every share, by {min(gaps):.2f} to {max(gaps):.2f} bits; at 20 % it has {ours['TTM', 20]:.2f}, and dense {ours['dense', 100]:.2f}. In print the order is the same, {theirs['TTM']} to {theirs['SVD']}, "
     f"but there dense is far ahead with {theirs['dense']}.",
     min(gaps) > 0.04,
+    abs(ours["TTM", 20] - ours["dense", 100]) < 0.1,
     theirs["dense"] < theirs["TTM"] < theirs["SVD"],
 )
 
@@ -185,7 +195,8 @@ say(
 )
 
 # %% [markdown]
-# And the rates, on digits at width 1024, where they were scaled from width 64: solid lines give each core its own.
+# And the learning rates, found at width 64 and scaled to width 1024, on digits: solid lines give each core its own, dotted ones treat all layers as
+# dense. The lowest point of a curve is its best rate.
 
 # %%
 picture(lambda figure: structured.draw(measured("Qiu2024"), figure.subplots()), figsize=(7, 3.6))
@@ -366,7 +377,7 @@ def block_flops(width, context):
 # %% [markdown]
 # ### 7. Explore (★, 5 minutes)
 #
-# In the second explorer, for the layer *out* at width 128: what is the largest share, in whole percent, at which the TTM takes no more multiply-adds than the dense layer?
+# In the explorer of *What a budget buys*, for the layer *out* at width 128: what is the largest share, in whole percent, at which the TTM takes no more multiply-adds than the dense layer?
 
 # %%
 ttm_share = ...

@@ -18,8 +18,8 @@
 # # What does a network cost to train and to use?
 #
 # A layer that keeps half of its numbers does not halve the memory of training. Below, a small encoder in one of four kinds of layers: what is alive at each moment
-# of a training step, and at the peak as the batch grows. Move the batch first, then the share that is kept; for a dense layer the share is that of the rank
-# of GaLore or Dion.
+# of a training step, and at the peak as the batch grows. Move the batch first, then the share that is kept. (GaLore and Dion are optimizers of dense layers
+# that step with low rank; for them the share is that of the rank.)
 
 # %%
 from tensorlab.course.lessons import cost as lesson
@@ -29,15 +29,17 @@ lesson.LedgerExplorer()
 # %% [markdown]
 # ## The mathematics
 #
-# A layer $y_t = W x_t$ with $W$ of $m$ by $n$ and $t = 1, \dots, T$ tokens holds, in numbers,
+# The step has four moments: the model is *loaded*, with what the optimizer keeps (its *state*); the *forward* pass adds what autograd keeps for the gradient; the
+# *backward* pass the gradients; the optimizer's *step* uses them up. The *peak* is the most that is ever alive. A layer $y_t = W x_t$ with $W$ of $m$ by $n$ and
+# $t = 1, \dots, T$ tokens holds, in numbers,
 #
 # | layer, optimizer | loaded: weights | loaded: state | + forward | + backward |
 # |---|---|---|---|---|
 # | dense, none | $mn$ | | $T n$ | $mn$ |
 # | dense, Adam | $mn$ | $2mn$ | $T n$ | $mn$ |
-# | $W = U V^{\mathsf T}$ of rank $r$, Adam | $r(m+n)$ | $2 r (m + n)$ | $T (n + r)$ | $r(m+n)$ |
-# | TT-matrix, Adam | $\lvert\text{cores}\rvert$ | $2\, \lvert\text{cores}\rvert$ | $T n$ | $\lvert\text{cores}\rvert$, and on the way $mn$ |
-# | DLRT [Schotthoefer2022] | $r(m+n+r)$ | of $S$ alone | $T (n + r)$ and more | of $U$, $V$, and then of $S$ |
+# | SVD: $W = U V^{\mathsf T}$ of [rank](00b_vocabulary.ipynb#Rank) $r$, Adam | $r(m+n)$ | $2 r (m + n)$ | $T (n + r)$ | $r(m+n)$ |
+# | TTM: a [TT-matrix](10_ttmatrix.ipynb), Adam | $\lvert\text{cores}\rvert$ | $2\, \lvert\text{cores}\rvert$ | $T n$ | $\lvert\text{cores}\rvert$, and on the way $mn$ |
+# | DLRT, $W = U S V^{\mathsf T}$ of [lesson 15](15_dlrt.ipynb) [Schotthoefer2022] | $r(m+n+r)$ | of $S$ alone | $T (n + r)$ and more | of $U$, $V$, and then of $S$ |
 # | dense, GaLore [Zhao2024], $m \le n$ | $mn$ | $r(m + 2n)$ | $T n$ | $mn$ |
 # | dense, Dion [Ahn2025] | $mn$ | $mn + nr$ | $T n$ | $mn$ |
 #
@@ -100,7 +102,8 @@ say(
 # %% [markdown]
 # ## Where the savings are, and where not
 #
-# Peaks of the encoder above over those of the dense one, whose optimizer is Adam on the right. All compressed layers keep 49 %, GaLore and Dion have a quarter of the width as their rank.
+# Peaks of the encoder above over those of the dense one, whose optimizer is Adam on the right. All compressed layers keep 49 % of the numbers, GaLore and Dion have a
+# quarter of the width as their rank.
 
 # %%
 batches = fast((1, 8), full=(1, 2, 4, 8, 16))
@@ -126,8 +129,9 @@ say(
 )
 
 # %% [markdown]
-# The same for an encoder of the size of MiniLM, 6 layers of width 384: recorded by `tensorlab run Chekalina2023footprint`, sequences of 128 tokens, embeddings frozen. Crosses are
-# the ratios of the talk's printed MB, of a BERT on a GPU; its rows replace the FFN alone, at ranks that keep a few percent of it.
+# The same for an encoder of the size of MiniLM, 6 layers of width 384: recorded by `tensorlab run Chekalina2023footprint`, sequences of 128 tokens, embeddings frozen. *FFN*
+# means that only the two wide layers behind the attention of a block are replaced. Crosses are ratios of printed MB, from a talk on TT-matrices in language models
+# [Chekalina2023]: a BERT on a GPU, whose FFN keeps a few percent of its numbers.
 
 # %%
 picture(lesson.draw_recorded, figsize=(9, 3.8))
@@ -281,7 +285,7 @@ talk = {
 (ttm_time, ttm_energy), (svd_time, svd_energy) = talk["TTM FFN"], talk["SVD FFN"]
 say(
     f"By our model, with 15 W assumed for a core, energy is time again, at most {max(map(abs, apart)):.0%} off because the two were timed apart: it tells nothing more. "
-    f"The talk's TTM takes {ttm_time:.2f} of the time and {ttm_energy:.2f} of the energy, its SVD {svd_time:.2f} and {svd_energy:.2f}: there the watts were not constant.",
+    f"The TTM of the talk takes {ttm_time:.2f} of the time and {ttm_energy:.2f} of the energy, its SVD {svd_time:.2f} and {svd_energy:.2f}: there the watts were not constant.",
     all("15 W assumed" in row["energy of 10"] for row in times[1].values()),
     max(map(abs, apart)) < 0.2,
     ttm_energy < ttm_time,

@@ -18,6 +18,7 @@ from ..widgets import Explorer, choice, decimal, integer
 
 D = 8  # features of the planted task
 ROWS = (100, 200, 400, 800)
+WAYS = {"riemannian": "Riemannian", "cores": "core by core", "adam": "Adam"}
 
 
 def planted(order: int, seed: int) -> list[tuple[int, ...]]:
@@ -73,12 +74,14 @@ class InteractionExplorer(Explorer):
         machine, ours, linear = machines(rows, rank, order, flipped, seed)
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         seen = plots.interactions(left, machine.strongest(order, 10), planted(order, seed))
-        right.barh([0, -1], [ours, linear], color=plots.COLORS[:2])
+        right.barh([0, -1], [ours, linear], color=[plots.COLORS[2], "0.6"], height=0.5)
+        right.axvline(0.5, color="0.4", lw=1, ls="--")
         right.set(
             yticks=[0, -1],
             yticklabels=["machine", "linear"],
             xlim=(0.4, 1),
-            xlabel="AUC on new rows",
+            ylim=(-1.6, 0.6),
+            xlabel="AUC on new rows; guessing 0.5",
         )
         return f"{seen}  AUC on new rows: machine {ours:.3f}, linear {linear:.3f}."
 
@@ -90,14 +93,14 @@ def draw_losses(ax: Axes, curves: dict[str, list[tuple[float, float]]], linear: 
     """Losses on the rows learned from against seconds, and that of the linear model as a line."""
     for k, (name, points) in enumerate(curves.items()):
         seconds, losses = zip(*((max(s, 1e-3), loss) for s, loss in points))
-        ax.loglog(seconds, losses, label=name, **plots.style(k, len(points)))
+        ax.loglog(seconds, losses, label=WAYS[name], **plots.style(k, len(points)))
     ax.axhline(linear, color="0.4", lw=1, ls="--", label="logistic regression")
     ticks = (0.1, 0.2, 0.3, 0.5, 0.7)
     ax.set_yticks(ticks, map(str, ticks))
     ax.minorticks_off()
     ax.set(xlabel="seconds of this run", ylabel="loss")
     ax.legend()
-    ends = (f"{name} {points[-1][1]:.3f}" for name, points in curves.items())
+    ends = (f"{WAYS[name]} {points[-1][1]:.3f}" for name, points in curves.items())
     return f"Losses at the end: {', '.join(ends)}; logistic regression {linear:.3f}."
 
 
@@ -145,7 +148,8 @@ def draw_recorded(ax: Axes, ours: dict[str, float], theirs: dict[str, float]) ->
     names = list(dict.fromkeys([*theirs, *ours]))
     for k, name in enumerate(names):
         if name in ours:
-            ax.barh(k, ours[name], color=plots.COLORS[2 if "ExM" in name else 0])
+            label = "recorded" if k == 0 else "recorded, ExM" if name == "ExM rank 8" else None
+            ax.barh(k, ours[name], color=plots.COLORS[2 if "ExM" in name else 0], label=label)
         if name in theirs:
             label = "printed" if k == 0 else None
             ax.plot(theirs[name], k, "D", mfc="none", mec="black", ms=6, label=label)

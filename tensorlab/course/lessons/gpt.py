@@ -119,6 +119,72 @@ def pair_bits() -> float:
     return float(-p[a, b].log2().mean())
 
 
+class WorthExplorer(Explorer):
+    """What a share of the numbers is worth: recorded bits against memory, for each learning rate,
+    and what a character costs then."""
+
+    figsize = (9.5, 3.6)
+
+    def __init__(self):
+        rows = measured("Chekalina2023gpt").rows
+        shares, rates = (tuple(sorted({r[of] for r in rows})) for of in ("share", "rate"))
+        super().__init__(
+            structure=choice("TTM", ("TTM", "SVD")),
+            share=choice(20, shares[:-1], label="share of dense, %"),
+            rate=choice(0.003, rates, label="learning rate"),
+        )
+
+    def draw(self, figure: Figure, structure: str, share: int, rate: float) -> str:
+        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+        table = measured("Chekalina2023gpt")
+        for k, name in enumerate(WORTH):
+            for other in sorted({row["rate"] for row in table.rows}):
+                rows = table.where(layers=name, rate=other, seed=0)
+                here = {"label": name} if other == rate else {"alpha": 0.25}
+                points = [(4 * row["numbers"] / 1024, row["test bits"]) for row in rows]
+                left.plot(*zip(*points), **plots.style(k) | here)
+        (now,) = table.where(layers=structure, share=share, rate=rate, seed=0)
+        color = plots.COLORS[WORTH.index(structure)]
+        at = 4 * now["numbers"] / 1024, now["test bits"]
+        left.plot(*at, "o", ms=14, mfc="none", mec=color, mew=1.5)
+        left.axhline(pair_bits(), color="0.4", lw=1, ls="--", label="a table of pairs")
+        left.set(xlabel="memory of the blocks, KiB", ylabel="test bits per character")
+        left.set_xlim(0, 1650)
+        left.legend(ncols=2, loc="upper right")
+        cost = cost_of(structure, share)
+        right.barh([0, -1], [100 * cost[of] for of in cost], color=color, height=0.5)
+        right.axvline(100, color="0.4", lw=1, ls="--")
+        right.annotate("dense", (100, 0.55), (4, 0), textcoords="offset points", va="center")
+        right.set(yticks=[0, -1], yticklabels=list(cost), xlabel="% of the dense blocks'")
+        right.set(xlim=(0, 420), ylim=(-1.6, 0.8))
+        (dense,) = table.where(layers="dense", rate=rate, seed=0)
+        return (
+            f"{structure} with {share} % of the numbers, {at[0]:.0f} KiB, at the rate {rate:g}: "
+            f"{at[1]:.2f} bits per character after {table.notes['steps']} steps, dense "
+            f"{dense['test bits']:.2f}. Core by core it takes {cost['multiply-adds']:.1f} times "
+            f"the multiply-adds of dense."
+        )
+
+
+WORTH = ("dense", "SVD", "TTM")
+
+
+@functools.cache
+def cost_of(kind: str, share: int, width: int = 128) -> dict[str, float]:
+    """Memory and multiply-adds of the linear layers of a block, as parts of the dense ones.
+
+    >>> {name: round(part, 2) for name, part in cost_of("SVD", 20).items()}
+    {'memory': 0.2, 'multiply-adds': 0.2}
+    """
+    shapes = [(a * width, b * width) for a, b in ((3, 1), (1, 1), (4, 1), (1, 4))]
+    layers = [blank(kind, shape, rank_at(kind, shape, share)) for shape in shapes]
+    dense = sum(map(math.prod, shapes))
+    return {
+        "memory": sum(w.numel for w in layers) / dense,
+        "multiply-adds": sum(w.flops(1) // 2 for w in layers) / dense,
+    }
+
+
 class LearnPlayer(Player):
     """A character model of structured layers while it learns, beside a dense one."""
 

@@ -39,6 +39,17 @@ def test_a_table_of_pairs_by_hand():
     assert lesson.pair_bits() == pytest.approx(-sum(map(math.log2, p)) / len(p))
 
 
+def test_the_first_picture_shows_what_was_recorded_and_what_it_costs():
+    e = lesson.WorthExplorer()
+    assert "20 % of the numbers, 301 KiB, at the rate 0.003: 3.21 bits" in e.sentence
+    e.set(structure="SVD", rate=0.01)
+    assert "3.86 bits per character after 300 steps, dense 3.48" in e.sentence
+    for row in lesson.measured("Chekalina2023gpt").rows:
+        if row["layers"] != "dense":
+            part = lesson.cost_of(row["layers"], row["share"])["memory"]
+            assert part * 2 * 12 * 128**2 == pytest.approx(row["numbers"])
+
+
 def test_the_player_learns_and_says_how_large_it_is():
     player = lesson.LearnPlayer()
     player.set(structure="SVD", share=30)
