@@ -121,7 +121,7 @@ def mark(
 ) -> list[dict]:
     """Mark what has been handed in and is not marked yet, and return the rows of marks.csv.
 
-    Each submission is marked in a process of its own, and written to marks.csv when it is done: a
+    Each submission is marked in a separate process, and written to marks.csv when it is done: a
     marker that was killed goes on where it was. again: mark also what is marked already.
     Raises ValueError where there is nothing to mark, or where the network cannot be cut.
     """
