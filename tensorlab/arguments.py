@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def is_integer(value) -> bool:
-    """Whether this is an integer, Python's or NumPy's; a bool is none.
+    """Whether this is an integer, Python's or NumPy's, and no bool.
 
     >>> is_integer(3), is_integer(3.0), is_integer(True)
     (True, False, False)
@@ -20,7 +20,7 @@ def is_integer(value) -> bool:
 
 
 def is_number(value) -> bool:
-    """Whether this is a real number, Python's or NumPy's; a bool is none.
+    """Whether this is a real number, Python's or NumPy's, and no bool.
 
     >>> is_number(3), is_number(np.float32(0.5)), is_number(True), is_number("3")
     (True, True, False, False)
@@ -143,7 +143,7 @@ def check_same(who: str, tensors) -> None:
 
 def check_batches(who: str, batches) -> Iterable:
     """The batches; raises TypeError unless they are a list, a DataLoader or another iterable of
-    batches: the rows of one tensor and the keys of a dict are none.
+    batches; the rows of one tensor and the keys of a dict are not batches.
 
     >>> check_batches("compress", torch.ones(4, 3))
     Traceback (most recent call last):
@@ -193,7 +193,7 @@ def rank_caps(who: str, rank, rtol, shape, many: int) -> tuple[int | None, ...]:
 
 
 def scalar(value) -> float | complex | Tensor:
-    """A number as Python has it, a tensor as it is: torch takes NumPy's complex numbers for real.
+    """A number as Python has it, a tensor unchanged: torch takes NumPy's complex numbers for real.
 
     >>> scalar(np.complex64(2j)), scalar(np.float32(2))
     (2j, 2.0)
@@ -214,7 +214,7 @@ def is_real(number: float | complex | Tensor) -> bool:
 
 def values_of(who: str, f, index: Tensor):
     """What a user's function gives at an index. Raises RuntimeError from what it raises, which
-    stays as it is."""
+    is not changed."""
     try:
         return f(index)
     except Exception as error:

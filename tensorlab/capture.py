@@ -49,7 +49,7 @@ def watched(x: Tensor) -> bool:
     """Whether torch must see each operation on a tensor: where it is not `readable`, under any
     transform of `torch.func`, and in forward-mode differentiation.
 
-    A gradient of our own (`torch.autograd.Function`) and operations with `out=` are for the other
+    A custom gradient (`torch.autograd.Function`) and operations with `out=` are for the other
     cases.
 
     >>> watched(torch.ones(2)), torch.func.grad(lambda x: x * watched(x))(torch.tensor(5.0))

@@ -1,7 +1,7 @@
 """Pictures: each draws on the `Axes` it is given and returns one sentence that says what is seen.
 
 The colors are those of Okabe and Ito, which color-blind readers can tell apart; every curve has a
-marker and a line style of its own besides.
+separate marker and line style besides.
 """
 
 import math

@@ -106,3 +106,28 @@ def test_words_that_are_not(word):
 @pytest.mark.parametrize("word", ["center", "recenter", "checkerboard", "mathsf", "modeled"])
 def test_words_that_are(word):
     assert not re.search(BRITISH, word)
+
+
+WRITES = re.compile(
+    r"(\w+)\.(?:write_text|write_bytes|open\(\"[wa])|\b(?:savefig|save_file|open)\((.*)"
+)
+
+
+def written(line: str) -> str | None:
+    """What a line of code writes to, None where it writes to no file."""
+    if not re.search(r"write_text|write_bytes|savefig|save_file\(|\"[wa]b?\"", line):
+        return None
+    return line.strip() if WRITES.search(line) else None
+
+
+def test_every_file_is_written_whole_or_not_at_all():
+    """Through `files.replaced`, which gives a `part`. A log and the rows of a sweep are files that
+    grow, and data are packed in a folder that is temporary."""
+    found = {(path.name, line) for path in FILES for line in map(written, code(path)) if line}
+    assert len(found) > 6
+    beside = {line for name, line in found if "part" not in line and name != "files.py"}
+    beside = {line for line in beside if '"a"' not in line}
+    assert {line.split(" as ")[0] for line in beside} == {
+        'with log.open("w", buffering=1)',
+        'with open(raw, "rb")',
+    }

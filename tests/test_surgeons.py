@@ -72,6 +72,10 @@ MAKES = {
 INPUTS = {"linear": (5, 6), "conv1d": (5, 6), "conv": (2, 4, 7, 7)}
 
 
+def seeded():
+    return torch.Generator().manual_seed(0)
+
+
 def network(kind, how=None, dtype=F64):
     """A model whose layer "0" is of a kind, its weight computed in some way; in eval its output is
     settled."""
@@ -987,6 +991,11 @@ def masked(m, names):
     return tl.prune(m, tl.magnitude_masks(m, names, 0.5))
 
 
+def permuted(w):
+    left = (2, 2) if max(w.shape) < 8 else (4, 4)
+    return tl.kron_permuted(w, left, 1, starts=1, max_iter=3, generator=seeded()).value
+
+
 # name -> what it does to the linear layers that names choose; whether the layer object stays
 CONTRACT = {
     "replace_linear": (lambda m, names: tl.replace_linear(m, names, full), False),
@@ -994,6 +1003,7 @@ CONTRACT = {
     "add_lora dora": (lambda m, names: tl.add_lora(m, names, 2, kind="dora"), False),
     "merge_lora": (lambda m, names: tl.merge_lora(tl.add_lora(m, names, 2)), False),
     "quantize_model": (lambda m, names: tl.quantize_model(m, names, 8), False),
+    "replace_permuted": (lambda m, names: tl.replace_permuted(m, names, permuted), False),
     "prune": (masked, True),
     "Projected": (trained(lambda m, names: Projected(m, sgd(m), names, rank=2)), True),
     "ADMM": (trained(lambda m, n: ADMM(m, sgd(m), {n: full2}, rho=0.5)), True),
@@ -1095,3 +1105,48 @@ def test_a_parametrized_model_is_changed_or_refused_whole(name, how):
         return
     act(model, "0")
     assert model(data("linear")).isfinite().all() and len(tl.layer_report(model).rows) == 1
+
+
+# -- the same of convolutions
+
+
+MADE = {make.__name__: lambda layer, f=make: f(layer, 2) for make in CONV_MAKERS}
+made = pytest.mark.parametrize("make", MADE.values(), ids=MADE)
+
+
+def images():
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(4, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 1)]
+    return nn.Sequential(*layers).to(F64)
+
+
+@made
+@pytest.mark.filterwarnings("ignore:.*DEGENERATE:UserWarning")
+def test_replace_conv_keeps_what_it_leaves_alone_and_takes_a_predicate(make):
+    a, b = images().eval(), images().eval()
+    for model in (a, b):
+        model[3].requires_grad_(False)
+    kept, before = a[3], state(a[3])
+    tl.replace_conv(a, "0", make)
+    tl.replace_conv(b, lambda name, layer: name == "0", make)
+    x = torch.randn(2, 4, 6, 6, dtype=F64)
+    assert torch.equal(a(x), b(x)) and a(x).dtype == F64
+    assert a[3] is kept and same(before, state(kept))
+    assert not any(p.requires_grad for p in kept.parameters())
+    assert all(p.requires_grad for p in a[0].parameters())
+    assert not any(m.training for m in a.modules())
+    rows = tl.layer_report(a).rows
+    assert [row.name for row in rows] == ["0", "2", "3"]
+    assert rows[0].parameters == sum(
+        p.numel() for n, p in a[0].named_parameters() if "bias" not in n
+    )
+
+
+@made
+def test_replace_conv_refuses_one_wrong_pattern_beside_right_ones(make):
+    model = images()
+    before = state(model)
+    for names in (["0", "nothing"], "nothing", lambda name, layer: False):
+        with pytest.raises(ValueError, match="^replace_conv: needs a"):
+            tl.replace_conv(model, names, make)
+    assert same(state(model), before)

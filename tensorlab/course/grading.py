@@ -40,7 +40,7 @@ class Kernel(AsyncKernelManager):
     """A kernel for a student's code, little memory, no network, and it ends with the marker."""
 
     isolated = Bool(True).tag(config=True)
-    memory = Float(4.0, help="GiB of its own").tag(config=True)
+    memory = Float(4.0, help="GiB for the kernel alone").tag(config=True)
 
     def _ip_default(self) -> str:
         """Where its sockets are: an absolute path, for the kernel runs in another folder."""

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from .. import extras
+from ..files import replaced
 
 START = "00_start.ipynb"
 COPIED = ".lessons.json"  # what each lesson of a working copy was when it was copied
@@ -72,7 +73,8 @@ def working_copy(lessons: Path, folder: Path) -> list[str]:
             offered.append(f"{lesson.stem}.newer.ipynb")
     if (lessons / "thumbs").is_dir():
         shutil.copytree(lessons / "thumbs", folder / "thumbs", dirs_exist_ok=True)
-    record.write_text(json.dumps(copied, indent=1) + "\n", encoding="utf-8")
+    with replaced(record) as part:
+        part.write_text(json.dumps(copied, indent=1) + "\n", encoding="utf-8")
     return offered
 
 

@@ -101,7 +101,8 @@ def release(folder: Path, names=()) -> list[Path]:
         raise ValueError(f"course release: needs some of {', '.join(known)}, got {strange[0]}")
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "nbgrader_config.py").exists():
-        (folder / "nbgrader_config.py").write_text(CONFIG, encoding="utf-8")
+        with replaced(folder / "nbgrader_config.py") as part:
+            part.write_text(CONFIG, encoding="utf-8")
     api, made = _api(folder), []
     for name in names or known:
         (folder / "source" / name).mkdir(parents=True, exist_ok=True)
@@ -121,7 +122,7 @@ def mark(
 ) -> list[dict]:
     """Mark what has been handed in and is not marked yet, and return the rows of marks.csv.
 
-    Each submission is marked in a process of its own, and written to marks.csv when it is done: a
+    Each submission is marked in a separate process, and written to marks.csv when it is done: a
     marker that was killed goes on where it was. again: mark also what is marked already.
     Raises ValueError where there is nothing to mark, or where the network cannot be cut.
     """
@@ -310,7 +311,8 @@ def _pages(api, folder: Path, assignment: str, student: str) -> None:
     body, _ = grading.Pdf().from_notebook_node(notebook)
     target = folder / "written" / assignment / f"{student}.pdf"
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(body)
+    with replaced(target) as part:
+        part.write_bytes(body)
 
 
 def _take_written(folder: Path, limits: Limits, rows) -> None:

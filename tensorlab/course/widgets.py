@@ -24,6 +24,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from .. import plots
+from ..files import replaced
 from . import static
 from .lab import fast
 
@@ -307,7 +308,8 @@ class Explorer:
         name, k = type(self).__name__, 1
         while (path := Path(folder) / f"{name}-{k}.{ending}").exists():
             k += 1
-        figure.savefig(path, dpi=192)
+        with replaced(path) as part:
+            figure.savefig(part, format=ending, dpi=192)
         self.status.value = f'<p role="status">Saved as {html.escape(str(path))}.</p>'
         return path
 

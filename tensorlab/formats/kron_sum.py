@@ -14,7 +14,7 @@ from .kronecker import Kronecker
 
 @dataclass(frozen=True, eq=False, repr=False)
 class KronSum(MatrixFormat):
-    """w = sum_j w_j, each w_j a sum of Kronecker products with factors of its own shape.
+    """w = sum_j w_j, each w_j a sum of Kronecker products with factors of another shape.
 
     factors: A_0, B_0, A_1, B_1, ..., of w_j = sum_k A_j[k] ⊗ B_j[k]: (terms, rows, columns) each.
     ranks: the terms of each. Found by `kron_hybrid`. There is no elementwise product of two. Raises

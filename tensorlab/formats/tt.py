@@ -189,7 +189,7 @@ class TT(Format):
         return tt_round(self, rank, rtol=rtol)
 
     def to_tt(self) -> "TT":
-        """The train as it is."""
+        """The train itself."""
         return self
 
     def _add(self, other):

@@ -261,7 +261,7 @@ def _from_right(table, h):
 
 
 class TokenTrains(nn.Module):
-    """ids (...,) -> (..., width): each token's vector is a train of its own, of shape (n_1, ...,
+    """ids (...,) -> (..., width): each token's vector is a separate train of shape (n_1, ...,
     n_d) [Xu2023].
 
         E[v, (i_1 ... i_d)] = G_1[v, i_1] ... G_d[v, i_d]

@@ -104,7 +104,7 @@ def layer_report(
     inputs: x by the layer's name, (samples, in), as `layer_inputs` gives it; the error of its
     outputs. Listed are linear layers, convolutions and embeddings: dense ones, those whose `weight`
     is a format or quantized, and those that compute it from parts, such as a layer with an adapter
-    or a chain of convolutions, in one row. A layer that stands in two places is listed once, and
+    or a chain of convolutions, in one row. A layer that is in two places is listed once, and
     what two layers share is counted in the first row. Of packed indices the bytes are counted. The
     projections inside `nn.MultiheadAttention` are not listed.
 

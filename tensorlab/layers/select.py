@@ -78,7 +78,7 @@ def is_factorized(layer: nn.Module) -> bool:
 
 
 def candidates(model: nn.Module, kind: Kind) -> dict[str, nn.Module]:
-    """All layers of a kind by name, one that stands in two places under both names."""
+    """All layers of a kind by name, one that is in two places under both names."""
     hidden = {
         m
         for parent in model.modules()
@@ -94,7 +94,7 @@ def candidates(model: nn.Module, kind: Kind) -> dict[str, nn.Module]:
 
 
 def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """All dense linear layers below a model by name, one that stands in two places under both
+    """All dense linear layers below a model by name, one that is in two places under both
     names.
 
     Not those inside `nn.MultiheadAttention`, which reads their weights instead of calling them.
@@ -212,7 +212,7 @@ def settable(who: str, chosen: dict[str, nn.Module], optimizer=None) -> dict[str
 
 
 def put(model: nn.Module, made: dict[nn.Module, nn.Module]) -> None:
-    """Put new layers wherever the old ones stand in a model: {old: new}. They take over the hooks
+    """Put new layers wherever the old ones are in a model: {old: new}. They take over the hooks
     that a user has registered.
 
     An `nn.TransformerEncoder` in eval reads the weights of its layers, or hands them nested

@@ -79,7 +79,7 @@ def fold_linear(model: nn.Module, names="*") -> nn.Module:
     """Every `FactorizedLinear` that `names` chooses becomes an `nn.Linear` on its dense weight, for
     inference at the speed of a dense model; changes the model and returns it.
 
-    names: as in `replace_linear`; dense layers and convolutions are left as they are. The model is
+    names: as in `replace_linear`; dense layers and convolutions are not changed. The model is
     as large as a dense one from then on: store it before. Modes, freezing, hooks and the bias stay;
     layers that share their factors share the dense weight. Raises ValueError for a pattern that
     chooses nothing.
@@ -136,9 +136,10 @@ def replace_conv(model: nn.Module, names, make: Callable[[nn.Conv2d], nn.Module]
 
     names: a pattern of `fnmatch` such as "blocks.*.conv2", several of them, or a predicate (name,
     layer) -> bool. Modes, freezing, hooks and the bias stay; convolutions that share a kernel share
-    the new one, and a layer that stands in two places is made once. One whose kernel something else
-    holds too, or that overrides `forward`, is left as it is, with a warning. Raises ValueError
-    for a pattern that chooses nothing; an error of `make` names the layer, and nothing is changed.
+    the new one, and a layer that is in two places is made once. One whose kernel something else
+    holds too, or that overrides `forward`, is not replaced, and a warning names it. Raises
+    ValueError for a pattern that chooses nothing; an error of `make` names the layer, and nothing
+    is changed.
 
     >>> from tensorlab import spatial_conv
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))

@@ -147,7 +147,7 @@ class ADMM(TrainingMethod):
 
     @torch.no_grad()
     def formats(self) -> dict[str, Format]:
-        """The projections of the weights as they are now, by layer: what `replace_linear` makes for
+        """The projections of the present weights, by layer: what `replace_linear` makes for
         fine-tuning."""
         return {
             name: self._project(name, dense_weight(layer).detach())[0]

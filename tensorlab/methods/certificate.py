@@ -65,7 +65,7 @@ def certify(
     doubts: tuple[str, ...] = (),
     generator: torch.Generator | None = None,
 ) -> Certificate:
-    """The change of a model's outputs when layers give way to others; the model stays as it is.
+    """The change of a model's outputs when layers give way to others; the model is not changed.
 
     made: {name: the layer in its place}. together: those that are measured at once, None the same;
     with an empty `made` there is no forecast (0). outputs: "vectors" or "classes" (logits);

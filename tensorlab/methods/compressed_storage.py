@@ -89,7 +89,7 @@ def load_compressed(path, model: nn.Module) -> nn.Module:
     it and returns it.
 
     A model on the meta device gets the tensors of the file. Raises ValueError for a file that is
-    cut off, changed or of another model, and the model stays as it was.
+    cut off, changed or of another model, and the model is not changed.
 
     >>> from tempfile import mkdtemp
     >>> from tensorlab import LowRank, replace_linear

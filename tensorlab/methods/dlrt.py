@@ -439,7 +439,7 @@ class DLRT(TrainingMethod):
                 return loss.detach(), None
         out = {}
         for (name, w), gu, gv in zip(before.items(), found[::2], found[1::2]):
-            if gu is not None:  # a layer that the loss does not reach stays as it is
+            if gu is not None:  # a layer that the loss does not reach is not moved
                 r, d = len(w.s), sigma[name]
                 out[name] = (gu[:, :r], gv[:, r:]) if d is None else (gu / d, gv / d)
                 check_finite("DLRT", name, self.steps + 1, *out[name])
@@ -476,7 +476,7 @@ class DLRT(TrainingMethod):
         raise _Overflow
 
     def _step_s(self, closure, scaler):
-        """The optimizer's step on middle factors, biases and dense layers; u and v stand still."""
+        """The optimizer's step on middle factors, biases and dense layers; u and v do not move."""
         self.optimizer.zero_grad(set_to_none=True)
         bases = {id(t) for factors in self._factors.values() for t in factors[:2]}
         rest = [

@@ -248,10 +248,10 @@ def standardize(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def seeded(who: str, random_state, device) -> torch.Generator:
-    """A generator on the device from a seed, from None for a seed of its own, or from a generator
+    """A generator on the device from a seed, from None for a fresh seed, or from a generator
     of torch or NumPy.
 
-    A torch.Generator of this device is taken as it is; of others one number is drawn as the seed.
+    A torch.Generator of this device is used itself; of others one number is drawn as the seed.
 
     >>> seeded("fit", 3, "cpu").initial_seed()
     3

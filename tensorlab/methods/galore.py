@@ -40,7 +40,7 @@ class LowRankOptimizer(torch.optim.Optimizer, ABC):
             )
 
     def add_param_group(self, param_group: dict) -> None:
-        """One more group, of the optimizer's values where it has none of its own."""
+        """One more group, with the optimizer's values where it sets none."""
         self._check(self.defaults | param_group)
         super().add_param_group(param_group)
 

@@ -41,7 +41,7 @@ class PermutedKronecker(NamedTuple):
     columns: Tensor
 
     def to_dense(self) -> Tensor:
-        """What stands for w, (out, in), in the order of its own rows and columns."""
+        """The approximation of w, (out, in), its rows and columns in the order of w."""
         m = self.kronecker.to_dense()
         return m[self.rows.argsort()][:, self.columns.argsort()]
 
@@ -159,7 +159,7 @@ class PermutedLinear(nn.Module):
 
 
 def _orders(w: Tensor, sizes: Sizes, starts: int, generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Where to start: as it is, on the grids that the rows and columns form, at random."""
+    """Where to start: in the order of w, on the grids that the rows and columns form, at random."""
     m, n = w.shape
     yield torch.arange(m, device=w.device), torch.arange(n, device=w.device)
     if starts == 1:

@@ -561,7 +561,7 @@ def _deviation(points):
 
 
 def _tails(tt):
-    """What stands right of each of the first d cores, averaged over its indices: (r_k, D)."""
+    """What is right of each of the first d cores, averaged over its indices: (r_k, D)."""
     tails = [tt.cores[-1][:, :, 0]]
     for core in reversed(tt.cores[1:-1]):
         tails.insert(0, core.mean(1) @ tails[0])

@@ -19,7 +19,7 @@ class HoldsCodes(nn.Module):
     All that the matrix consists of are buffers, so it moves and is saved with the model. The random
     numbers of its rotation are buffers too, but what is saved is their seed. A state dict of
     another method, number of bits or seed is adopted, one of another shape refused. Raises
-    TypeError for a weight that is none.
+    TypeError for a weight that is not `Quantized`.
     """
 
     def __init__(self, weight: Quantized):

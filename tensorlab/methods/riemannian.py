@@ -45,7 +45,7 @@ class RiemannianSGD(TrainingMethod):
     `TTMatrix` layers.
 
     All other parameters are stepped by `optimizer`, any of torch's; what it holds of the factors is
-    left alone. lr: as for a dense weight, the attribute that a schedule of one's own changes.
+    left alone. lr: as for a dense weight, the attribute that the caller's schedule changes.
     momentum: β in 0 <= β < 1. Under DistributedDataParallel the gradients of all processes are
     averaged here; a model that `fully_shard` has sharded is refused.
 
@@ -74,8 +74,7 @@ class RiemannianSGD(TrainingMethod):
         if len({id(m.tensors[0]) for m in self.layers.values()}) < len(self.layers):
             shared = ", ".join(self.layers)
             raise ValueError(
-                f"RiemannianSGD: needs layers with weights of their own, got some shared among "
-                f"{shared}"
+                f"RiemannianSGD: needs layers that share no weight, got some shared among {shared}"
             )
         self.model, self.optimizer, self.lr, self.momentum = model, optimizer, lr, momentum
         self.steps, self.velocity = 0, {}
@@ -125,7 +124,7 @@ class RiemannianSGD(TrainingMethod):
         from one pass.
 
         At x = U_0 ... U_{d-2} D_{d-1} written as the tangent train of ranks 2r with D = (0, ..., 0,
-        last), the derivative along each D_k stands in a block of core k's gradient.
+        last), the derivative along each D_k is in a block of core k's gradient.
         """
         layers = self._trained()
         before = {
@@ -141,7 +140,7 @@ class RiemannianSGD(TrainingMethod):
         gradients, start = {}, 0
         for name, ts in leaves.items():
             part, start = found[start : start + len(ts)], start + len(ts)
-            if part[0] is not None:  # a layer that the loss does not reach stays as it is
+            if part[0] is not None:  # a layer that the loss does not reach is not moved
                 gradients[name] = points[name], _riemannian(here[name], _cores(before[name], part))
         check_reached("RiemannianSGD.step", layers, gradients)
         self._idle.note(layers, gradients)

@@ -233,7 +233,7 @@ class TangentDLRT(TrainingMethod):
     spares: how many directions more `theta` keeps while training, so that a rank can grow.
     min_rank: of each layer.
 
-    `step(closure)` makes the whole step; or, in a loop of one's own, `loss.backward()` as often as
+    `step(closure)` makes the whole step; or, in the caller's loop, `loss.backward()` as often as
     gradients are to be summed, clipping, and `step()`. What a window holds fast has no gradient. A
     `GradScaler` takes it for an optimizer, and steps that it skips are not counted; schedulers take
     `optimizer`; `finish` ends a training before its total.
@@ -388,7 +388,7 @@ class TangentDLRT(TrainingMethod):
 
     @torch.no_grad()
     def _open(self, names) -> None:
-        """The first windows, at the weights as they are."""
+        """The first windows, at the present weights."""
         for name in names:
             q1, c, q2 = recombined(self.layers[name].weight)
             x, s, yh = (t.to(q1.dtype) for t in small_svd(c))

@@ -100,8 +100,7 @@ def low_rank_layers(who: str, model: nn.Module, factors: int) -> dict[str, Facto
             )
     if len({id(t) for layer in layers.values() for t in layer.tensors}) < factors * len(layers):
         raise ValueError(
-            f"{who}: needs layers with weights of their own, got some shared among "
-            f"{', '.join(layers)}"
+            f"{who}: needs layers that share no weight, got some shared among {', '.join(layers)}"
         )
     return layers
 

@@ -47,7 +47,7 @@ class WordPiece:
         return [self.ids["[CLS]"], *ids[: self.max_length - 2], self.ids["[SEP]"]]
 
     def words(self, text: str) -> list[str]:
-        """Split at spaces; punctuation and Chinese characters are words of their own.
+        """Split at spaces; punctuation marks and Chinese characters are single words.
 
         >>> WordPiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]"]).words("Café, naïve")
         ['cafe', ',', 'naive']

@@ -72,7 +72,7 @@ def run(
 
 
 def run_all(preset: str = "quick", jobs: int = 1, *, resume: bool = True) -> list[str]:
-    """Run every program, `jobs` at a time in processes of their own, which share the cores; what
+    """Run every program, `jobs` at a time in separate processes, which share the cores; what
     one prints comes when it has ended. Returns the keys of those that failed.
 
     Raises ValueError for a wrong preset or number of jobs, and ModuleNotFoundError, before it

@@ -5,8 +5,8 @@ The second convolution and the first dense layer, most of LeNet's weights, shall
 trains, Tucker tensors with low rank, or low rank alone. "direct": plain training, then the
 projection. "ADMM": half as many plain epochs, the other half by ADMM, a round each ten steps, then
 the projection. Both are then fine-tuned in the set, by the factors of the dense layer and all that
-is not constrained; the convolution stands still. Preset quick: digits of 8 x 8. Preset full: MNIST,
-4,000 images to train on and 3,000 to test with.
+is not constrained; the convolution does not move. Preset quick: digits of 8 x 8. Preset full:
+MNIST, 4,000 images to train on and 3,000 to test with.
 """
 
 import copy

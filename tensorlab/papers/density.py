@@ -2,13 +2,13 @@
 mixtures and kernels [Novikov2021].
 
 The paper's POWER has four years of a household's meters; ours is a subset of ten weeks
-(`datasets.tabular("power")`), prepared in the same way, so its numbers stand beside the printed
-ones under a name of their own. They are compared with mixtures of full Gaussians, a row for each
+(`datasets.tabular("power")`), prepared in the same way, so its numbers are printed beside
+the others under a separate name. They are compared with mixtures of full Gaussians, a row for each
 number of components; the one to compare with is the likeliest on a held-out tenth ("validation").
 The meters count in whole numbers, so their densities jump: the trains take the distribution
 function of each variable first (`cells`). Their settings for POWER were chosen on a tenth of the
 rows to learn from. Rows outside of a model's support, and rows where a linear model is negative,
-have no logarithm: the mean is over the others, and their shares stand beside it.
+have no logarithm: the mean is over the others, and their shares are beside it.
 """
 
 import functools

@@ -4,7 +4,7 @@ tasks [Merkulov2024].
 The paper quantizes BERT and RoBERTa on the tasks of GLUE, after tuning on each. Ours is another
 model: a sentence encoder of six layers which was not tuned (Spearman's correlation on STS-B, in %),
 where `make llm` has installed it and the data folder has STS-B, and a small character model trained
-here (bits per character). The printed rows stand below under their own models' names.
+here (bits per character). The printed rows are below under their own models' names.
 """
 
 import functools

@@ -1,5 +1,5 @@
 """A paper's table or figure as data: the sizes of its presets, the cases of its rows, how a row is
-measured and how the table is drawn. What runs it stands here, once.
+measured and how the table is drawn. What runs it is here, once.
 
 A run saves each row as soon as it is there, so one that was killed goes on where it was; rows that
 were made with other settings are measured again.
@@ -34,13 +34,13 @@ def as_it_is(table: Table) -> Table:
 class Program:
     """A table that one command makes again.
 
-    key: under which its files stand, a paper's key and perhaps a word. about: the docstring of its
-    module. sizes: what each preset takes. cases(size): the labels of the rows; or a function of the
-    table, which gives them one by one and may look at the rows before. measure(size, **case): one
-    row without its labels. settings(size): what else the numbers depend on, such as steps and seed.
-    draw(table, ax): draws the table and returns a sentence. finish: what is done to the rows when
-    all are there, such as `beside_printed`. needs: modules of extras that it cannot do without,
-    beside the one that draws.
+    key: under which its files are kept, a paper's key and perhaps a word. about: the docstring of
+    its module. sizes: what each preset takes. cases(size): the labels of the rows; or a function of
+    the table, which gives them one by one and may look at the rows before. measure(size, **case):
+    one row without its labels. settings(size): what else the numbers depend on, such as steps and
+    seed. draw(table, ax): draws the table and returns a sentence. finish: what is done to the rows
+    when all are there, such as `beside_printed`. needs: modules of extras that it cannot do
+    without, beside the one that draws.
 
     >>> squares = Program("Name2020", "Squares of numbers.", {"quick": {"most": 2}},
     ...                   cases=lambda size: [{"n": n} for n in range(size["most"])],

@@ -2,7 +2,7 @@
 TT-cross [Batsheva2023].
 
 The authors count requests, of which a collapsed model repeats most; here a known point is not asked
-for again, and both the distinct points that f was given and the points that were drawn stand in the
+for again, and both the distinct points that f was given and the points that were drawn are in the
 table. `tests/benchmarks/bench_protes.py` runs the packages that a user would try beside it.
 """
 

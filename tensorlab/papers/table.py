@@ -61,7 +61,7 @@ class Table:
 
         The label columns are those of `printed.notes["label"]`, names with blanks between. A
         printed row that we have not measured comes last, with its label; where nothing is printed,
-        the table stays as it is.
+        the table is not changed.
 
         >>> ours = Table("Name2020", [{"rank": 1, "error": 0.5}])
         >>> print(ours.beside(Table("Name2020", [{"rank": 1, "error": 0.4}], {"label": "rank"})))
@@ -76,7 +76,7 @@ class Table:
         columns = [name for name in printed.columns if name not in names]
         if not names or len(found) < len(printed.rows):
             raise ValueError(
-                f"Table.beside: needs printed rows with labels of their own, got label {names}"
+                f"Table.beside: needs printed rows with distinct labels, got label {names}"
             )
         mine = [
             row | {f"{c} (printed)": found.get(label(row), {}).get(c) for c in columns}

@@ -187,7 +187,7 @@ def train(model, method, x, y, epochs: int, batch: int, generator) -> dict:
 
 
 def numbers(model: nn.Module) -> int:
-    """Numbers in the weights as they are now, biases left out."""
+    """Numbers in the present weights, biases left out."""
     return sum(p.numel() for p in model.parameters() if p.ndim == 2)
 
 

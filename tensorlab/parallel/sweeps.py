@@ -99,7 +99,8 @@ def _saved(path: Path, points: list[dict]) -> dict[str, dict]:
     text = path.read_text(encoding="utf-8")
     whole = text[: text.rfind("\n") + 1]
     if whole != text:
-        path.write_text(whole, encoding="utf-8")
+        with replaced(path) as part:
+            part.write_text(whole, encoding="utf-8")
     kept = [json.loads(line) for line in whole.splitlines()]
     names = {tuple(sorted(point)) for point in points}
     for line in kept:

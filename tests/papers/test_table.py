@@ -346,7 +346,7 @@ def test_the_command_says_no_in_one_sentence(argv, said, here, monkeypatch):
         (
             lambda: Table("N").beside(Table("N", [{"a": 1}])),
             ValueError,
-            r"labels of their own, got label \[\]",
+            r"distinct labels, got label \[\]",
         ),
         (
             lambda: Table("N").beside(Table("N", [{"a": 1}, {"a": 1}], {"label": "a"})),
