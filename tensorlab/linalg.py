@@ -422,14 +422,16 @@ def short_basis(a: Tensor, rank: int | None, share: float) -> Tensor:
     if m >= n:
         _, s, vh = torch.linalg.svd(torch.linalg.qr(a, mode="r").R, full_matrices=False)
         return vh[: choose_rank(s, rank, atol=share * float(torch.linalg.vector_norm(s)))].mH
-    if share > 1e-6 or (rank is not None and rank < m):
+    capped = rank is not None and rank < m
+    if a.numel() >= SMALL >> 1 and (share > 1e-7 or capped):  # smaller ones gain nothing
         if (u := _clear_cut(a @ a.mH, rank, share)) is not None:
             return torch.linalg.qr(a.mH @ u).Q
     q, r = torch.linalg.qr(a.mH)
-    inverse = torch.linalg.solve_triangular(r, torch.eye(m).to(r), upper=True)
-    size, reach = torch.linalg.vector_norm(torch.stack([r, inverse]), dim=(1, 2)).tolist()
-    if share * size * reach < 1 and (rank is None or m <= rank):
-        return q
+    size = float(torch.linalg.vector_norm(r))
+    if not capped:
+        inverse = torch.linalg.solve_triangular(r, torch.eye(m).to(r), upper=True)
+        if share * size * float(torch.linalg.vector_norm(inverse)) < 1:
+            return q
     turn, s, _ = torch.linalg.svd(r)
     return q @ turn[:, : choose_rank(s, rank, atol=share * size)]
 
@@ -444,7 +446,8 @@ def _clear_cut(gram: Tensor, rank: int | None, share: float) -> Tensor | None:
         choose_rank(w.sqrt(), rank, atol=max(share**2 * energy + sign * noise, 0.0) ** 0.5)
         for sign in (1e-4, -1e-4)
     )
-    clear = low == high < len(w) and float(w[high:].sum()) > noise
+    by_loss = rank is None or high < rank  # which the margins above keep
+    clear = low == high < len(w) and (by_loss or float(w[high:].sum()) > noise)
     return u[:, :high] if clear and math.isfinite(energy) else None
 
 
