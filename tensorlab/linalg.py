@@ -55,12 +55,17 @@ def choose_rank(s: Tensor, rank: int | None = None, *, atol: float = 0.0) -> int
         if rank is None:
             raise ValueError(f"choose_rank: needs a rank {UNREAD}, got none")
         return min(rank, len(s))
-    s = s.detach().double()
-    top = float(s[0]) if len(s) else 0.0
+    values = s.detach().tolist()  # read once: the sums are shorter than their launches
+    top = values[0] if values else 0.0
     if top == 0.0:
         return 1
-    tail = (s / top).square().flip(0).cumsum(0).sqrt()
-    kept = max(1, int((tail > atol / top).sum()))
+    tail, kept = 0.0, len(values)
+    for value in reversed(values):
+        tail += (value / top) ** 2
+        if math.sqrt(tail) > atol / top:
+            break
+        kept -= 1
+    kept = max(1, kept)
     return kept if rank is None else min(kept, int(rank))
 
 
@@ -388,6 +393,62 @@ def triangle(a: Tensor) -> Tensor:
     if differentiated(a):
         return orthogonalize(a)[1]
     return torch.linalg.qr(widen(a), mode="r").R.to(a.dtype)
+
+
+def ranked_triangle(a: Tensor) -> Tensor:
+    """`triangle` without its last rows where these hold no more of each column than a QR rounds,
+    (m, n) -> (k, n): columns in the span of those before them leave many such. Without a gradient.
+
+    >>> ranked_triangle(torch.ones(4, 3, dtype=torch.float64)).abs()
+    tensor([[2., 2., 2.]], dtype=torch.float64)
+    """
+    r = torch.linalg.qr(a, mode="r").R
+    tails = r.abs().square().flip(0).cumsum(0)  # of each column, the last row first
+    held = (tails > (8 * torch.finfo(r.dtype).eps) ** 2 * tails[-1]).any(1)
+    return r[: max(1, int(held.sum()))]
+
+
+def short_basis(a: Tensor, rank: int | None, share: float) -> Tensor:
+    """An orthonormal basis of the leading right singular vectors of a small matrix, (m, n) ->
+    (n, r), that loses at most `share` of its norm unless `rank` cuts earlier. Without a gradient.
+
+    Where much is lost the Gram matrix of the rows shows what; else LAPACK's SVD of what a QR
+    leaves, unless 1 / |r^-1|, under which no singular value is, tells that nothing is cut.
+
+    >>> short_basis(torch.tensor([[3.0, 0.0, 4.0]]), None, 0.0).flatten().abs()
+    tensor([0.6000, 0.0000, 0.8000])
+    """
+    (m, n), (a, _) = a.shape, near_one(a)
+    if m >= n:
+        _, s, vh = torch.linalg.svd(torch.linalg.qr(a, mode="r").R, full_matrices=False)
+        return vh[: choose_rank(s, rank, atol=share * float(torch.linalg.vector_norm(s)))].mH
+    capped = rank is not None and rank < m
+    if a.numel() >= SMALL >> 1 and (share > 1e-7 or capped):  # smaller ones gain nothing
+        if (u := _clear_cut(a @ a.mH, rank, share)) is not None:
+            return torch.linalg.qr(a.mH @ u).Q
+    q, r = torch.linalg.qr(a.mH)
+    size = float(torch.linalg.vector_norm(r))
+    if not capped:
+        inverse = torch.linalg.solve_triangular(r, torch.eye(m).to(r), upper=True)
+        if share * size * float(torch.linalg.vector_norm(inverse)) < 1:
+            return q
+    turn, s, _ = torch.linalg.svd(r)
+    return q @ turn[:, : choose_rank(s, rank, atol=share * size)]
+
+
+def _clear_cut(gram: Tensor, rank: int | None, share: float) -> Tensor | None:
+    """The leading eigenvectors of a Gram matrix, as many as lose `share` of the matrix's norm; None
+    where the loss is not clear of rounding, or the rank that meets it is not."""
+    w, u = _eigh(gram)
+    energy = float(w.sum())
+    noise = 1e4 * _noise(len(w), energy)
+    low, high = (
+        choose_rank(w.sqrt(), rank, atol=max(share**2 * energy + sign * noise, 0.0) ** 0.5)
+        for sign in (1e-4, -1e-4)
+    )
+    by_loss = rank is None or high < rank  # which the margins above keep
+    clear = low == high < len(w) and (by_loss or float(w[high:].sum()) > noise)
+    return u[:, :high] if clear and math.isfinite(energy) else None
 
 
 def truncated_svd(

@@ -396,3 +396,36 @@ def test_a_gram_matrix_that_is_singular_with_its_ridge_is_solved(dtype):
     gram = torch.tensor([[1, off], [off, 1]], dtype=dtype)
     x = linalg.solve_gram(gram, torch.ones(2, 1, dtype=dtype))
     assert torch.allclose(x, torch.full_like(x, 0.5), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("m, n", [(12, 40), (12, 800), (12, 12), (40, 12)])
+@pytest.mark.parametrize("last", [1.0, 1e-4, 1e-12])
+@pytest.mark.parametrize(
+    "rank, share", [(None, 1e-14), (None, 1e-10), (None, 1e-3), (5, 0.0), (12, 0.0)]
+)
+@pytest.mark.parametrize("scale", [1.0, 2.0**-700, 2.0**700])
+def test_a_short_basis_is_that_of_the_svd(dtype, m, n, last, rank, share, scale):
+    g = torch.Generator().manual_seed(m + n)
+    draw = lambda *k: torch.linalg.qr(torch.randn(*k, generator=g, dtype=dtype)).Q
+    s = torch.logspace(0, math.log10(last), 12, dtype=torch.float64)
+    a = draw(m, 12) * s.to(dtype) @ draw(n, 12).mH
+    v = linalg.short_basis(a * scale, rank, share)
+    size, eye = float(s.norm()), torch.eye(v.shape[1], dtype=dtype)
+    assert v.shape[1] == linalg.choose_rank(s, rank, atol=share * size)
+    assert float((v.mH @ v - eye).norm()) < 64 * 12 * linalg.EPS
+    lost, best = float((a - a @ v @ v.mH).norm()), float(s[v.shape[1] :].norm())
+    assert lost <= best * (1 + 1e-4) + 64 * 12 * linalg.EPS * size
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-9, 1e9])
+def test_a_ranked_triangle_keeps_every_column(scale):
+    g = torch.Generator().manual_seed(2)
+    draw = lambda n: torch.randn(60, n, generator=g, dtype=torch.float64)
+    a, b = draw(8), scale * draw(4)
+    whole = torch.cat([a, 2 * a, b, a + 1e-10 * draw(8)], 1)
+    r, columns = linalg.ranked_triangle(whole), whole.norm(dim=0)
+    gram = (r.mT @ r - whole.mT @ whole) / columns / columns[:, None]
+    assert float(gram.abs().max()) < 64 * 28 * linalg.EPS
+    assert float(torch.linalg.svdvals(r / columns)[19]) > 1e-12  # what is 1e-10 apart stays so
+    assert len(linalg.ranked_triangle(torch.cat([a, 2 * a], 1))) == 8

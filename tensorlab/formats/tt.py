@@ -6,10 +6,13 @@ already the first pass over the data shrinks it [RohrigZollner2022].
 """
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import reduce
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,9 +27,11 @@ from ..linalg import (
     near_one,
     orthogonalize,
     project,
+    ranked_triangle,
     real,
     right_basis,
     safe_scale,
+    short_basis,
     size_exponent,
     small_svd,
     spread,
@@ -42,6 +47,7 @@ from .base import Format
 
 DENSE = 1 << 16  # entries from which a factorization in the middle is tried
 SLAB = 64  # columns up to which trailing modes are merged
+READ = 1 << 20  # entries of a file that are read at a time
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -212,7 +218,7 @@ class TT(Format):
         )
 
 
-def tt_svd(x: Tensor, rank=None, *, rtol: float | None = None) -> TT:
+def tt_svd(x: Tensor | Iterable[Tensor], rank=None, *, rtol: float | None = None) -> TT:
     """Tensor train of a dense tensor, by truncated SVDs of its unfoldings [Oseledets2011, Alg. 1].
 
         |x - tt| <= (rtol + 64 eps) |x|
@@ -222,13 +228,21 @@ def tt_svd(x: Tensor, rank=None, *, rtol: float | None = None) -> TT:
     rtol |x| / sqrt(d-1), and their errors are orthogonal. Where a few rows of the unfolding in the
     middle show that it is of low rank, it is factorized first, with a measured loss (`factorize`),
     and the halves are cut; else slabs are cut off the ends by their Gram matrices (`right_basis`).
-    The cores come orthonormal up to one in the middle, which carries the norm. Raises ValueError or
-    TypeError for a bad rank, rtol or tensor.
+    The cores come orthonormal up to one in the middle, which carries the norm.
+
+    x may be larger than the memory: a `numpy.memmap`, or any iterable of s slabs (k, n_1, ...,
+    n_{d-1}), which are tensors along mode 0. They are read once, and the bound is
+    (rtol + 64 (2 + log2 s) eps) |x|; with a rank every merge of two cuts to it. Raises ValueError
+    or TypeError for a bad rank, rtol, tensor or slab.
 
     >>> i = torch.arange(1.0, 9.0, dtype=torch.float64)
     >>> tt_svd(1 / (i[:, None, None] + i[:, None] + i), rtol=1e-2)
     TT(shape=(8, 8, 8), ranks=(2, 2), stores 64 of 512)
     """
+    if isinstance(x, np.memmap):
+        return _from_slabs(_read(x), rank, rtol)
+    if isinstance(x, Iterable) and not isinstance(x, (Tensor, np.ndarray)):
+        return _from_slabs(x, rank, rtol)
     size = cut_norm(x, "tt_svd", rank)
     caps = rank_caps("tt_svd", rank, rtol, x.shape, x.ndim - 1)
     scale = safe_scale(size)
@@ -239,6 +253,45 @@ def tt_svd(x: Tensor, rank=None, *, rtol: float | None = None) -> TT:
         found = _from_the_middle(y, caps, size, share * size)
     cores, center = found or _from_the_ends(y, caps, share * size)
     return TT(tuple(spread(cores, center, 1 - math.frexp(scale)[1], x.dtype)))
+
+
+def _read(x: np.memmap) -> Iterator[Tensor]:
+    """The slabs of a file, of READ entries or of one index."""
+    step = max(1, READ * len(x) // max(1, x.size))
+    return (torch.from_numpy(np.array(x[k : k + step])) for k in range(0, len(x), step))
+
+
+def _from_slabs(slabs: Iterable[Tensor], rank, rtol: float | None) -> TT:
+    """The train of slabs along mode 0. Two trains of 2^k slabs each are merged and rounded, as a
+    counter carries.
+
+    The errors of slabs are orthogonal, and so are those of the merges of one level: a slab may lose
+    rtol / 8 of its norm, a merge of level k rtol / 8 2^-k, and the last one 3 rtol / 4.
+    """
+    share = lambda part: None if rtol is None else rtol * part
+    trains: list[tuple[int, TT]] = []
+    for slab in slabs:
+        if not isinstance(slab, Tensor):
+            raise TypeError(f"tt_svd: needs a torch tensor as slab, got {type(slab).__name__}")
+        if trains and slab.shape[1:] != trains[0][1].shape[1:]:
+            first, got = trains[0][1].shape, tuple(slab.shape)
+            raise ValueError(f"tt_svd: needs slabs alike but for mode 0, got {first} and {got}")
+        trains.append((0, tt_svd(slab, rank, rtol=share(1 / 8))))
+        while len(trains) > 1 and trains[-1][0] == trains[-2][0]:
+            (level, left), (_, right) = trains[-2:]
+            merged = tt_round(_stacked(left, right), rank, rtol=share(1 / 8 * 0.5 ** (level + 1)))
+            trains[-2:] = [(level + 1, merged)]
+    if not trains:
+        raise ValueError("tt_svd: needs one slab at least, got none")
+    whole = reduce(_stacked, [tt for _, tt in trains])
+    return tt_round(whole, rank, rtol=share(3 / 4))
+
+
+def _stacked(a: TT, b: TT) -> TT:
+    """Two trains one after the other along mode 0."""
+    pad, (m, n) = torch.nn.functional.pad, (a.shape[0], b.shape[0])
+    first = pad(a.cores[0], (0, 0, 0, n)), pad(b.cores[0], (0, 0, m, 0))
+    return TT((first[0], *a.cores[1:])) + TT((first[1], *b.cores[1:]))
 
 
 def _from_the_ends(x: Tensor, caps, delta: float) -> tuple[list[Tensor], int]:
@@ -340,29 +393,46 @@ def tt_round(tt: TT, rank=None, *, rtol: float | None = None) -> TT:
     if not isinstance(tt, TT):
         raise TypeError(f"tt_round: needs a TT, got {type(tt).__name__}")
     caps = rank_caps("tt_round", rank, rtol, tt.shape, tt.ndim - 1)
-    for core in tt.cores:
-        check_cut(core, "tt_round", rank)
+    _check_cores(tt.cores, "tt_round", rank)
     share = max((rtol or 0.0) / math.sqrt(max(1, tt.ndim - 1)), zero_level(tt.dtype))
     cores = _wide(tt.cores)
+    seen = any(differentiated(core) for core in cores)  # and nothing may be left out
+    factor, basis = (_triangle, _smooth_basis) if seen else (_ranked_triangle, short_basis)
 
     def compute(care):
-        _, weights, gauged, exponent = _from_left(cores, _triangle, care)
+        _, weights, gauged, exponent = _from_left(cores, factor, care)
         return torch.linalg.vector_norm(weights[-1]), exponent, weights, gauged, care
 
     _, exponent, weights, cores, care = _in_range([cores], compute)
     carry = cores[0].new_ones(1, 1)
     for k in range(tt.ndim - 1, 0, -1):
-        core = torch.tensordot(cores[k], carry, 1)  # (r_k, n_k, q)
+        shape = (*cores[k].shape[:2], carry.shape[1])
+        rows = (cores[k].flatten(0, 1) @ carry).reshape(len(cores[k]), -1)  # (r_k, n_k q)
         if care:
-            core, shift = near_one(core)
+            rows, shift = near_one(rows)
             exponent = exponent + shift
-        rows = core.flatten(1)
-        weighed, _ = near_one(weights[k] @ rows)  # the unfolding at this bond, up to an isometry
-        size = read(torch.linalg.matrix_norm(weighed))
-        v, _ = right_basis(weighed, caps[k - 1], atol=share * size)
-        cores[k], carry = v.mH.reshape(-1, *core.shape[1:]), rows @ v
+        v = basis(weights[k] @ rows, caps[k - 1], share)  # of the unfolding, up to an isometry
+        cores[k], carry = v.mH.reshape(-1, *shape[1:]), rows @ v
     cores[0] = torch.tensordot(cores[0], carry, 1)
     return TT(tuple(spread(cores, 0, exponent, tt.dtype)))
+
+
+def _check_cores(cores, who: str, rank) -> None:
+    """`check_cut` of each core, after one look at all of them."""
+    first = cores[0]
+    if (first.is_floating_point() or first.is_complex()) and all(map(readable, cores)):
+        norms = [torch.linalg.vector_norm(core.detach()) for core in cores]
+        if all(map(math.isfinite, torch.stack(norms).tolist())):
+            return
+    for core in cores:
+        check_cut(core, who, rank)
+
+
+def _smooth_basis(weighed: Tensor, cap, share: float) -> Tensor:
+    """`short_basis`, to be differentiated or where no number can be read."""
+    weighed, _ = near_one(weighed)
+    size = read(torch.linalg.matrix_norm(weighed))
+    return right_basis(weighed, cap, atol=share * size)[0]
 
 
 def unfolding_ranks(shape) -> tuple[int, ...]:
@@ -529,7 +599,7 @@ def _from_left(
     for core, size in zip(cores, _exponents(cores) if care and len(cores) else cores):
         if care:
             core, exponent = _gauge(core, size, exponent[:, None])
-        q, w = factor(torch.tensordot(w, core, 1).flatten(0, 1))
+        q, w = factor((w @ core.flatten(1)).reshape(-1, core.shape[2]))
         if care:
             shift = size_exponent(w, 0)[0].to(exponent.dtype)
             back, exponent = torch.exp2(-shift), exponent + shift
@@ -542,6 +612,10 @@ def _from_left(
 
 def _triangle(t: Tensor) -> tuple[None, Tensor]:
     return None, triangle(t)
+
+
+def _ranked_triangle(t: Tensor) -> tuple[None, Tensor]:
+    return None, ranked_triangle(t)
 
 
 def _wide(cores) -> list[Tensor]:
