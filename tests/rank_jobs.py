@@ -9,6 +9,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import tensorlab as tl
+from tensorlab import papers
+from tensorlab.models import gpt
+from tensorlab.models.training import batch_loss, batches, data_parallel, train
+from tensorlab.papers.program import Program
 from tensorlab.parallel import sharding
 from tensorlab.parallel.distributed import Collectives
 
@@ -320,3 +324,141 @@ def killed_sweep(path, log, points, dies_at):
     from tensorlab.parallel.sweeps import sweep
 
     sweep(partial(fit, log=log, dies_at=dies_at), points, path, progress=False)
+
+
+# ---------------------------------------------------------------------------- programs by torchrun
+
+
+def _classes():
+    """101 rows in batches of 20: the last one has a row for the first of two processes only."""
+    g = torch.Generator().manual_seed(7)
+    return gaussian(101, 16, seed=6), torch.randint(4, (101,), generator=g)
+
+
+def _classifier(low=False):
+    g = torch.Generator().manual_seed(0)
+    net = nn.Sequential(nn.Linear(16, 24), nn.Tanh(), nn.Linear(24, 24), nn.Tanh())
+    net = tl.layers.linear.redraw(net.append(nn.Linear(24, 4)).double(), g)
+    start = lambda w: tl.dlrt_start(w.shape, 6, decay=2.0, generator=g, dtype=F64)
+    factors = {"s": start, "two": lambda w: start(w).merged()}
+    return tl.replace_linear(net, ["0", "2"], factors[low]) if low else net
+
+
+def _by_method(model, make):
+    (x, y), g = _classes(), torch.Generator().manual_seed(1)
+    method = make(torch.optim.SGD(model.parameters(), 0.05, momentum=0.9))
+    wrapped = data_parallel(model)
+    for rows in batches(len(y), 20, epochs=3, generator=g):
+        loss = method.step(lambda rows=rows: batch_loss(wrapped, x[rows], y[rows]))
+    return loss if isinstance(method, tl.FactorSGD) else torch.zeros(())
+
+
+def _plain(model):
+    g, sgd = torch.Generator().manual_seed(1), torch.optim.SGD(model.parameters(), 0.05, 0.9)
+    *_, loss = train(data_parallel(model), sgd, *_classes(), epochs=3, batch=20, generator=g)
+    return loss
+
+
+def _characters(model):
+    g, sgd = torch.Generator().manual_seed(1), torch.optim.SGD(model.parameters(), 0.1)
+    tokens = torch.randint(5, (200,), generator=g)
+    return [*gpt.train(data_parallel(model), sgd, tokens, steps=9, batch=3, generator=g)][-1]
+
+
+def _gpt():
+    g = torch.Generator().manual_seed(0)
+    return gpt.GPT(5, width=8, depth=1, heads=2, context=6, generator=g).double()
+
+
+TRAININGS = {  # how a model is made, and trained
+    "SGD": (_classifier, _plain),
+    "text": (_gpt, _characters),
+    "DLRT": (
+        lambda: _classifier("s"),
+        lambda m: _by_method(m, lambda sgd: tl.DLRT(m, sgd, theta=0.1)),
+    ),
+    "in turn": (
+        lambda: _classifier("two"),
+        lambda m: _by_method(m, lambda sgd: tl.FactorSGD(m, sgd, alternate=True)),
+    ),
+    "joint": (
+        lambda: _classifier("two"),
+        lambda m: _by_method(m, lambda sgd: tl.FactorSGD(m, sgd)),
+    ),
+    "ADMM": (
+        _classifier,
+        lambda m: _by_method(
+            m,
+            lambda sgd: tl.ADMM(
+                m, sgd, {"0": lambda w: tl.LowRank.from_dense(w, 3)}, rho=0.5, every=4
+            ),
+        ),
+    ),
+}
+
+
+def _trained_row(size, how):
+    """The loss, and the inner product of what comes out of the network, which no other choice of
+    bases changes, with numbers that are always the same."""
+    make, run = TRAININGS[how]
+    model = make()
+    loss = run(model)
+    x = torch.arange(30).view(5, 6) % 5 if how == "text" else _classes()[0]
+    flat = model(x).detach().flatten()
+    return {"loss": float(loss), "seen": float(gaussian(len(flat), seed=8) @ flat)} | _who()
+
+
+def _who():
+    """Which process it is, by its number and that of the system."""
+    return {"rank": dist.get_rank() if dist.is_initialized() else 0, "pid": os.getpid()}
+
+
+def _in_sequence(size):
+    def cases(table):
+        yield {"n": 1}
+        while len(table) < 3:  # each looks at the row before
+            yield {"n": table.rows[-1]["square"] + 1}
+
+    return cases
+
+
+def programs():
+    sizes, square = {"quick": {}, "full": {}}, lambda size, n: {"square": n * n, **_who()}
+    many = lambda size: [{"n": n} for n in range(5)]
+    made = [
+        Program(
+            "Batches",
+            "Trainings.",
+            sizes,
+            lambda size: [{"how": how} for how in TRAININGS],
+            _trained_row,
+            share="batches",
+        ),
+        Program("Rows", "Squares.", sizes, many, square),
+        Program("Sequence", "Squares of squares.", sizes, _in_sequence, square),
+    ]
+    return {program.key: program for program in made}
+
+
+def run_in(folder, key):
+    """The table of a program, run in this folder."""
+    here = os.getcwd()
+    os.chdir(folder)
+    try:
+        return programs()[key].run("quick")
+    finally:
+        os.chdir(here)
+
+
+def main(*keys):
+    """What `tensorlab run KEY` does, with these programs."""
+    papers.programs = programs
+    with papers.processes.group():
+        for key in keys:
+            papers.run(key, "quick")
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(*sys.argv[1:])

@@ -115,8 +115,10 @@ ARROWS = {
         "cost": {"distributed"},
         "distributed": {"pipelines"},
     },
+    "models": {"training": {"gpt"}},
     "papers": {
         "table": {"program", "*"},
+        "processes": {"program"},
         "program": {"*"},
         "protes_problems": {"protes"},
         "kron_spectral": {"kron_models"},

@@ -22,6 +22,7 @@ from ..layers.select import WEIGHTS, choose, settable
 from ..linalg import choose_rank, truncated_svd
 from .training import (
     Idle,
+    Processes,
     TrainingMethod,
     backward,
     check_finite,
@@ -187,7 +188,8 @@ class FactorSGD(TrainingMethod):
                 f"FactorSGD: needs layers of two factors to alternate, got "
                 f"{many[0] if many else 'no factors'}"
             )
-        self.optimizer, self.steps = optimizer, 0
+        self.optimizer, self.steps, self._processes = optimizer, 0, Processes()
+        self._called = [m for m in model.modules() if m._parameters]
         every = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
         right = {id(m.tensors[1]) for m in layers}
         self._names = _layer_names(model)
@@ -208,27 +210,30 @@ class FactorSGD(TrainingMethod):
         losses = []
         for part in self.turns:
             self.optimizer.zero_grad(set_to_none=True)
-            losses.append(evaluate("FactorSGD.step", closure))
-            found = backward(losses[-1], part)
+            with self._processes.unreduced(self._called):
+                loss = evaluate("FactorSGD.step", closure)
+                mine = [*backward(loss, part), loss.detach()]
+                *found, loss = self._processes.mean(mine, [*part, loss])
+            losses.append(loss)
             if all(g is None for g in found):
                 raise ValueError(
                     "FactorSGD.step: closure needs to return a loss that depends on the parameters "
                     "of each turn, got none of them in it"
                 )
-            self._check_finite(losses[-1], part, found)
+            self._check_finite(loss, part, found)
             self.optimizer.zero_grad(set_to_none=True)
             for p, g in zip(part, found):
                 p.grad = g
             self.optimizer.step()
         self.steps += 1
-        return losses[0].detach()
+        return losses[0]
 
     def _check_finite(self, loss, part, found) -> None:
         for p, g in zip(part, found):
             if g is not None:
                 check_finite("FactorSGD", self._names.get(id(p), "?"), self.steps, g)
-        if not loss.detach().isfinite():
-            got = f"{float(loss.detach())} at step {self.steps}"
+        if not loss.isfinite():
+            got = f"{float(loss)} at step {self.steps}"
             raise FloatingPointError(f"FactorSGD: needs a finite loss, got {got}")
 
     @property

@@ -23,6 +23,7 @@ from ..arguments import one_of, positive
 from ..layers.attention import Cache, CausalAttention, MultiHeadAttention
 from ..layers.linear import redraw
 from ..rng import randn
+from .training import batch_loss, mean_over_processes, unwrapped
 
 
 class Block(nn.Module):
@@ -182,21 +183,22 @@ def train(
     """Steps on random windows of a text; a generator that gives the loss of each step, in bits per
     character.
 
-    schedule: step -> share of the learning rates; None: a linear warm-up of a tenth of the steps,
-    then a cosine to 0.
+    model: where it is `data_parallel`, the processes share each batch. schedule: step -> share of
+    the learning rates; None: a linear warm-up of a tenth of the steps, then a cosine to 0.
     """
-    span = torch.arange(model.context + 1)
+    context = unwrapped(model).context
+    span = torch.arange(context + 1)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule or warmup_cosine(steps))
     for _ in range(steps):
-        start = torch.randint(len(tokens) - model.context, (batch, 1), generator=generator)
+        start = torch.randint(len(tokens) - context, (batch, 1), generator=generator)
         window = tokens[start + span]  # (batch, context + 1)
-        loss = F.cross_entropy(model(window[:, :-1]).flatten(0, 1), window[:, 1:].flatten())
+        loss = batch_loss(model, window[:, :-1], window[:, 1:])
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         scheduler.step()
-        yield loss.item() / math.log(2)
+        yield mean_over_processes(model, loss.item()) / math.log(2)
 
 
 def warmup_cosine(steps: int):

@@ -1,10 +1,15 @@
 """What every experiment with a classifier needs: one shuffled split of a data set, batches, a
-training loop, and the accuracy."""
+training loop that several processes may share, and the accuracy."""
 
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ..layers.holding import in_processes
+
+# ------------------------------------------------------------------------------------------ batches
 
 
 def shuffled_parts(x: Tensor, y: Tensor, *cuts: int, seed: int = 0) -> tuple[Tensor, ...]:
@@ -33,6 +38,82 @@ def batches(
         yield from torch.randperm(count, generator=generator).split(int(batch))
 
 
+# -------------------------------------------------------------------------------- several processes
+
+MIXED = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+
+
+def data_parallel(model: nn.Module) -> nn.Module:
+    """The model as the processes of a group train it together: in DistributedDataParallel, whose
+    `batch_loss` is that of one process; the model itself where there is no group.
+
+    The optimizer and what looks at the result keep the model, whose parameters these are; a
+    training method is made before, for it may give the model others. Raises
+    ValueError for layers of which one process would make other numbers: a batch norm, a dropout.
+
+    >>> model = nn.Linear(2, 2)
+    >>> data_parallel(model) is model
+    True
+    """
+    if not in_processes():
+        return model
+    for name, layer in model.named_modules():
+        if isinstance(layer, MIXED):
+            raise ValueError(
+                f"data_parallel: needs a model whose rows do not depend on each other or on chance "
+                f"in a process, got {type(layer).__name__} in layer {name!r}"
+            )
+    return DistributedDataParallel(model)
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model in its DistributedDataParallel, or the model itself.
+
+    >>> model = nn.Linear(2, 2)
+    >>> unwrapped(model) is model
+    True
+    """
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def batch_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """The mean cross-entropy of a batch; of a wrapped model this process's part of it.
+
+        loss_p = ranks / n · Σ_(i of process p) -log softmax(model(x_i))[y_i]
+
+    The mean over the processes, which the wrapper takes of the gradients, is the mean over the
+    batch, also where the parts are not equal or one is empty. x: (n, ...), y: (n,) or (n, time)
+    classes; every process is given the whole batch.
+
+    >>> round(batch_loss(nn.Identity(), torch.zeros(3, 2), torch.tensor([0, 1, 0])).item(), 4)
+    0.6931
+    """
+    entropy = lambda x, y, **how: nn.functional.cross_entropy(
+        model(x).flatten(0, y.ndim - 1), y.flatten(), **how
+    )
+    if not isinstance(model, DistributedDataParallel):
+        return entropy(x, y)
+    rank, ranks = model.process_group.rank(), model.process_group.size()
+    mine = (t.tensor_split(ranks)[rank] for t in (x, y))
+    return entropy(*mine, reduction="sum") * (ranks / y.numel())
+
+
+def mean_over_processes(model: nn.Module, value: float) -> float:
+    """The mean of what the processes that share a wrapped model have; of another the value itself.
+
+    >>> mean_over_processes(nn.Identity(), 2.0)
+    2.0
+    """
+    if not isinstance(model, DistributedDataParallel):
+        return value
+    total = torch.tensor(value, dtype=torch.float64, device=model.device)
+    distributed.all_reduce(total, group=model.process_group)
+    return total.item() / model.process_group.size()
+
+
+# ------------------------------------------------------------------------------- training and after
+
+
 def train(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -47,7 +128,9 @@ def train(
     """Cross-entropy training in shuffled batches; a generator that gives the mean loss of each
     epoch.
 
-    x: (n, ...), y: (n,) classes. scheduler: one of torch's, which steps after each batch.
+    model: where it is `data_parallel`, the processes share each batch, and all call this with the
+    same numbers. x: (n, ...), y: (n,) classes. scheduler: one of torch's, which steps after each
+    batch.
 
     >>> model = nn.Linear(2, 2)
     >>> sgd = torch.optim.SGD(model.parameters(), 0.5)
@@ -58,14 +141,14 @@ def train(
     for _ in range(epochs):
         total = 0.0
         for rows in batches(len(y), batch, epochs=1, generator=generator):
-            loss = nn.functional.cross_entropy(model(x[rows]), y[rows])
+            loss = batch_loss(model, x[rows], y[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             if scheduler is not None:
                 scheduler.step()
             total += loss.item() * len(rows)
-        yield total / len(y)
+        yield mean_over_processes(model, total / len(y))
 
 
 @torch.no_grad()

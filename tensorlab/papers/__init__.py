@@ -16,6 +16,7 @@ from tqdm import tqdm
 from .. import extras
 from ..arguments import count, one_of
 from ..files import replaced
+from . import processes
 from . import table as tables
 from .program import PRESETS, Program
 
@@ -47,7 +48,7 @@ def run(
     record: bool = False,
 ) -> tables.Table:
     """Run a program, print its table beside the printed numbers, write results/<key>-<preset>.csv
-    and, if it draws, a .png.
+    and, if it draws, a .png; of several processes under torchrun the first one does.
 
     record: keep the table of preset full as data/measured/<key>.csv. Raises ValueError for a wrong
     key or preset.
@@ -55,7 +56,17 @@ def run(
     program = find(key)
     if record and preset == PRESETS[0]:
         raise ValueError(f"{key}: needs preset full to be recorded, got {preset!r}")
-    table = program.run(preset, resume=resume, progress=progress)
+    with processes.group():
+        table = program.run(preset, resume=resume, progress=progress)
+        first = processes.rank() == 0
+    if first:
+        _show(program, preset, table, record)
+    return table
+
+
+def _show(program: Program, preset: str, table: tables.Table, record: bool) -> None:
+    """Print a table, draw it, keep it."""
+    key = program.key
     print(table)
     print(f"csv: {tables.results(key, preset)}")
     if program.draw:
@@ -68,17 +79,18 @@ def run(
         print(f"png: {tables.results(key, preset, 'png')}: {sentence}")
     if record:
         print(f"recorded: {tables.record(table)}")
-    return table
 
 
 def run_all(preset: str = "quick", jobs: int = 1, *, resume: bool = True) -> list[str]:
     """Run every program, `jobs` at a time in separate processes, which share the cores; what
     one prints comes when it has ended. Returns the keys of those that failed.
 
-    Raises ValueError for a wrong preset or number of jobs, and ModuleNotFoundError, before it
-    begins, if a module is missing that any of them needs.
+    Raises ValueError for a wrong preset or number of jobs and under torchrun, and
+    ModuleNotFoundError, before it begins, if a module is missing that any of them needs.
     """
     one_of("run", "preset", preset, PRESETS)
+    if processes.started():
+        raise ValueError("run: needs the key of one paper under torchrun, got all")
     count("run", "jobs", jobs, 1)
     found = programs()
     needed = {module for program in found.values() for module in program.needs}

@@ -11,9 +11,9 @@ MNIST, 4,000 images to train on and 3,000 to test with.
 
 import copy
 import functools
+from functools import partial
 
 import torch
-from torch import nn
 
 from .. import datasets
 from ..arguments import one_of
@@ -25,7 +25,15 @@ from ..formats.tucker import hosvd
 from ..layers.surgery import replace_linear
 from ..methods.admm import ADMM
 from ..models.lenet import LeNet
-from ..models.training import accuracy, batches, mean_loss, shuffled_parts, train
+from ..models.training import (
+    accuracy,
+    batch_loss,
+    batches,
+    data_parallel,
+    mean_loss,
+    shuffled_parts,
+    train,
+)
 from .program import Program
 from .table import Table
 
@@ -74,8 +82,9 @@ def measure(size: dict, set: str, rank: int, way: str, seed: int) -> dict:
     optimizer = torch.optim.Adam(model.parameters(), RATE)
     rounds = (size["epochs"] - epochs) * -(-len(y) // 100) // EVERY
     admm = ADMM(model, optimizer, sets, rho=rho(rounds), every=EVERY)
+    wrapped = data_parallel(model)
     for rows in batches(len(y), 100, epochs=size["epochs"] - epochs, generator=g):
-        admm.step(lambda rows=rows: nn.functional.cross_entropy(model(x[rows]), y[rows]))
+        admm.step(partial(batch_loss, wrapped, x[rows], y[rows]))
     before = accuracy(model, test_x, test_y)
     primal = max(admm.history[-1].primal.values()) if admm.history else None
     formats = admm.finish()
@@ -107,7 +116,7 @@ def plain(size: dict, seed: int, epochs: int) -> LeNet:
         x, y, *_ = images(size["data"])
         optimizer = torch.optim.Adam(model.parameters(), RATE)
         g = torch.Generator().manual_seed(seed)
-        list(train(model, optimizer, x, y, epochs=epochs, generator=g))
+        list(train(data_parallel(model), optimizer, x, y, epochs=epochs, generator=g))
         _TRAINED[key] = copy.deepcopy(model.state_dict())
     model.load_state_dict(_TRAINED[key])
     return model
@@ -121,7 +130,7 @@ def tune(model: LeNet, project, x, y, *, epochs: int, generator: torch.Generator
     model.conv2.weight.requires_grad_(False)
     replace_linear(model, "dense1", project)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], RATE / 2)
-    list(train(model, optimizer, x, y, epochs=epochs, generator=generator))
+    list(train(data_parallel(model), optimizer, x, y, epochs=epochs, generator=generator))
 
 
 def projections(set: str, rank: int) -> dict:
@@ -197,4 +206,6 @@ def images(name: str) -> tuple[torch.Tensor, ...]:
     return shuffled_parts(*datasets.digits(), 1300)
 
 
-PROGRAM = Program("Yin2021", __doc__, SIZES, cases, measure, settings, draw, needs=("sklearn",))
+PROGRAM = Program(
+    "Yin2021", __doc__, SIZES, cases, measure, settings, draw, needs=("sklearn",), share="batches"
+)

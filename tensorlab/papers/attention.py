@@ -23,6 +23,7 @@ from ..layers.attention import (
     cache_bytes,
 )
 from ..models.gpt import GPT, bits_per_character, train
+from ..models.training import data_parallel
 from .program import Program
 from .table import Table
 from .ttm_gpt import at_best_rate, corpus, over_seeds, tuned
@@ -88,7 +89,8 @@ def measure(size: dict, attention: str, rate: float, seed: int) -> dict:
         generator=g,
     )
     adam = torch.optim.Adam(model.parameters(), rate, betas=(0.9, 0.95))
-    for _ in train(model, adam, tokens["train"], steps=size["steps"], batch=BATCH, generator=g):
+    wrapped = data_parallel(model)
+    for _ in train(wrapped, adam, tokens["train"], steps=size["steps"], batch=BATCH, generator=g):
         pass
     layer, published = model.blocks[0].attention, attention == PUBLISHED
     bits = lambda part: round(bits_per_character(model, tokens[part]), 4)
@@ -158,4 +160,4 @@ def draw(table: Table, ax) -> str:
     )
 
 
-PROGRAM = Program("Ma2019", __doc__, SIZES, cases, measure, settings, draw)
+PROGRAM = Program("Ma2019", __doc__, SIZES, cases, measure, settings, draw, share="batches")

@@ -27,7 +27,7 @@ from ..layers.conv import (
 from ..layers.report import layer_flops
 from ..layers.surgery import replace_conv
 from ..models import training
-from ..models.training import accuracy, shuffled_parts
+from ..models.training import accuracy, data_parallel, shuffled_parts
 from .program import Program
 from .table import Table
 
@@ -101,7 +101,7 @@ def train(
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     g = torch.Generator().manual_seed(seed)
     options = dict(epochs=epochs, batch=batch, scheduler=cosine, generator=g)
-    for _ in training.train(model.train(), optimizer, x, y, **options):
+    for _ in training.train(data_parallel(model.train()), optimizer, x, y, **options):
         pass
     return model.eval()
 
@@ -244,4 +244,14 @@ def draw(table: Table, ax) -> str:
     )
 
 
-PROGRAM = Program("Lebedev2015", __doc__, SIZES, cases, measure, settings, draw, needs=("sklearn",))
+PROGRAM = Program(
+    "Lebedev2015",
+    __doc__,
+    SIZES,
+    cases,
+    measure,
+    settings,
+    draw,
+    needs=("sklearn",),
+    share="batches",
+)

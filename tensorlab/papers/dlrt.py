@@ -28,7 +28,7 @@ from ..methods.dlrt import DLRT, dlrt_start
 from ..methods.projected import FactorSGD, balanced
 from ..models.lenet import LeNet
 from ..models.mlp import MLP
-from ..models.training import accuracy, mean_loss, shuffled_parts
+from ..models.training import accuracy, batch_loss, data_parallel, mean_loss, shuffled_parts
 from .program import Program, beside_printed
 from .table import Table
 
@@ -248,12 +248,12 @@ def train(
     after each epoch."""
     x, y, x_valid, y_valid, x_test, y_test = data
     total = epochs * -(-len(y) // batch)
-    taken, start = 0, time.process_time()
+    wrapped, taken, start = data_parallel(model), 0, time.process_time()
     for _ in range(epochs):
         for rows in torch.randperm(len(y), generator=generator).split(batch):
             for group in method.optimizer.param_groups:
                 group["lr"] = rate * (1 - 0.9 * taken / total)
-            method.step(partial(_cross_entropy, model, x[rows], y[rows]))
+            method.step(partial(batch_loss, wrapped, x[rows], y[rows]))
             taken += 1
         spent = time.process_time() - start
         yield {
@@ -298,10 +298,6 @@ def falling(shape, rank: int, generator) -> LowRank:
     return LowRank(w.u, w.v, w.s * falls * (len(falls) ** 0.5 / torch.linalg.vector_norm(falls)))
 
 
-def _cross_entropy(model, x, y):
-    return nn.functional.cross_entropy(model(x), y)
-
-
 def _text(numbers) -> str:
     return " ".join(map(str, numbers))
 
@@ -336,5 +332,14 @@ def images(name: str, seed: int) -> tuple[Tensor, ...]:
 
 
 PROGRAM = Program(
-    "Schotthoefer2022", __doc__, SIZES, cases, measure, settings, draw, finish, needs=("sklearn",)
+    "Schotthoefer2022",
+    __doc__,
+    SIZES,
+    cases,
+    measure,
+    settings,
+    draw,
+    finish,
+    needs=("sklearn",),
+    share="batches",
 )

@@ -12,6 +12,7 @@ import argparse
 import copy
 import functools
 import inspect
+from functools import partial
 
 import torch
 from torch import nn
@@ -20,6 +21,7 @@ from .. import datasets
 from ..methods.dlrt import DLRT
 from ..methods.lora import LoRALinear, add_lora
 from ..models.gpt import GPT, Characters, bits_per_character, train
+from ..models.training import batch_loss, data_parallel
 from .program import Program
 from .table import Table
 
@@ -114,7 +116,8 @@ def pretrained(steps: int, width: int) -> GPT:
     g = torch.Generator().manual_seed(0)
     model = GPT(text.size, width=width, depth=DEPTH, context=CONTEXT, generator=g)
     adam = torch.optim.Adam(model.parameters(), 3e-3)
-    for _ in train(model, adam, english["train"], steps=steps, batch=BATCH, generator=g):
+    wrapped = data_parallel(model)
+    for _ in train(wrapped, adam, english["train"], steps=steps, batch=BATCH, generator=g):
         pass
     return model
 
@@ -136,21 +139,19 @@ def adapt(
     factors."""
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], rate)
     if not any(isinstance(m, LoRALinear) and m.kind == "dlrt" for m in model.modules()):
-        for _ in train(model, optimizer, tokens, steps=steps, batch=BATCH, generator=generator):
+        wrapped = data_parallel(model)
+        for _ in train(wrapped, optimizer, tokens, steps=steps, batch=BATCH, generator=generator):
             pass
         return model
     dlrt, span = (
         DLRT(model, optimizer, theta=0.1, every=10),
         torch.arange(model.context + 1),
     )
+    wrapped = data_parallel(model)
     for _ in range(steps):
         start = torch.randint(len(tokens) - model.context, (BATCH, 1), generator=generator)
         window = tokens[start + span]
-        dlrt.step(
-            lambda w=window: nn.functional.cross_entropy(
-                model(w[:, :-1]).flatten(0, 1), w[:, 1:].flatten()
-            )
-        )
+        dlrt.step(partial(batch_loss, wrapped, window[:, :-1], window[:, 1:]))
     return model
 
 
@@ -182,4 +183,4 @@ def draw(table: Table, ax) -> str:
     return f"Before: {before:.2f} bits per character; least, {least}."
 
 
-PROGRAM = Program("Hu2021", __doc__, SIZES, cases, measure, settings, draw)
+PROGRAM = Program("Hu2021", __doc__, SIZES, cases, measure, settings, draw, share="batches")

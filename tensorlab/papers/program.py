@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from .. import extras
 from ..arguments import one_of
+from . import processes
 from .table import Table, load, printed, results, show, to_value
 
 PRESETS = ("quick", "full")
@@ -40,7 +41,8 @@ class Program:
     one row without its labels. settings(size): what else the numbers depend on, such as steps and
     seed. draw(table, ax): draws the table and returns a sentence. finish: what is done to the rows
     when all are there, such as `beside_printed`. needs: modules of extras that it cannot do
-    without, beside the one that draws.
+    without, beside the one that draws. share: what processes that torchrun has started share,
+    "rows", or "batches" where `measure` trains what is `data_parallel`.
 
     >>> squares = Program("Name2020", "Squares of numbers.", {"quick": {"most": 2}},
     ...                   cases=lambda size: [{"n": n} for n in range(size["most"])],
@@ -58,6 +60,7 @@ class Program:
     draw: Callable[..., str] | None = None
     finish: Callable[[Table], Table] = as_it_is
     needs: tuple[str, ...] = ()
+    share: str = "rows"
 
     @property
     def title(self) -> str:
@@ -78,6 +81,7 @@ class Program:
             settings=self.settings(size),
             resume=resume,
             progress=progress,
+            share=self.share,
         )
         return self.finish(table)
 
@@ -91,27 +95,32 @@ def run_rows(
     settings: dict | None = None,
     resume: bool = True,
     progress: bool = True,
+    share: str = "rows",
 ) -> Table:
-    """The table with one row for each case, `case | measure(**case)`.
+    """The table with one row for each case, `case | measure(**case)`; the same in all processes of
+    a group, of which the first one writes.
 
     key, preset: the file is results/<key>-<preset>.csv where the command is given. resume: keep the
     rows that are there; those of other cases stay in the file. progress: one line on stderr for
     each row, and below them a bar where that is a terminal. The other arguments are those of
     `Program`, with the size given.
     """
-    path = results(key, preset)
+    one_of("run_rows", "share", share, processes.SHARES)
+    path, first = results(key, preset), processes.rank() == 0
+    progress = progress and first
     notes = {"preset": preset, **{name: str(value) for name, value in (settings or {}).items()}}
-    old = load(path).rows if resume and path.exists() and load(path).notes == notes else []
+    old = processes.from_first(_kept(path, notes) if resume and first else [])
     table = Table(key, [], notes)
     cases = cases(table) if callable(cases) else list(cases)
     total = len(cases) if isinstance(cases, list) else None
+    made = _made(share, measure, cases, old)
     bar = tqdm(cases, f"{key} {preset}", total, disable=None if progress else True)
+    if progress and (sentence := processes.told(share, cases)):
+        bar.write(f"{key} {preset}: {sentence}", file=sys.stderr)
     for number, case in enumerate(bar, 1):
-        labels = {name: to_value(value) for name, value in case.items()}
-        kept = next((row for row in old if labels.items() <= row.items()), None)
-        start = time.perf_counter()
-        table.rows.append(kept or labels | measure(**case))
-        if kept is None:
+        start, kept = time.perf_counter(), _find(old, case)
+        table.rows.append(kept or _labels(case) | made(case))
+        if kept is None and first:
             Table(key, table.rows + [row for row in old if row not in table.rows], notes).save(path)
         if progress:
             took = f"{time.perf_counter() - start:.1f} s" if kept is None else "was there"
@@ -119,3 +128,29 @@ def run_rows(
             of = "" if total is None else f"/{total}"
             bar.write(f"{key} {preset} {number}{of}: {what} ({took})", file=sys.stderr)
     return table
+
+
+def _kept(path, notes: dict) -> list[dict]:
+    """The rows of a run before with the same notes."""
+    if not path.exists():
+        return []
+    table = load(path)
+    return table.rows if table.notes == notes else []
+
+
+def _labels(case: dict) -> dict:
+    return {name: to_value(value) for name, value in case.items()}
+
+
+def _find(rows: list[dict], case: dict) -> dict | None:
+    return next((row for row in rows if _labels(case).items() <= row.items()), None)
+
+
+def _made(share: str, measure, cases, old: list[dict]) -> Callable[[dict], dict]:
+    """case -> what is measured of it, for the cases that no old row has, one by one; where all are
+    known from the start, processes measure some ahead."""
+    if not isinstance(cases, list):
+        return lambda case: next(processes.shared(share, measure, [case]))
+    missing = (case for case in cases if _find(old, case) is None)
+    rows = processes.shared(share, measure, missing)
+    return lambda case: next(rows)

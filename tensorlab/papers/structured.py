@@ -27,7 +27,7 @@ from ..layers.surgery import replace_linear
 from ..models.gpt import GPT, Characters, bits_per_character
 from ..models.gpt import train as train_gpt
 from ..models.mlp import MLP
-from ..models.training import accuracy, shuffled_parts, train
+from ..models.training import accuracy, data_parallel, shuffled_parts, train
 from ..multilinear import balanced_shape
 from .program import Program
 from .table import Table
@@ -100,7 +100,7 @@ def digits(epochs: int, structure: str, width: int, rule: str, rate: float) -> d
     start = lambda w: build(MLP((64, w, w, 10), generator=g), "layers.1", structure, g)
     model, base = start(width), start(BASE)
     adam = torch.optim.Adam(param_groups(model, rate, base=base, per_core=rule == "core"))
-    losses = list(train(model, adam, x, y, epochs=epochs, generator=g))
+    losses = list(train(data_parallel(model), adam, x, y, epochs=epochs, generator=g))
     error = 100 * (1 - accuracy(model, x_test, y_test))
     return _counts(model, "layers.1") | {"loss": round(losses[-1], 4), "error": round(error, 2)}
 
@@ -114,7 +114,7 @@ def characters(size: dict, structure: str, width: int, rule: str, rate: float) -
     groups = param_groups(model, rate, base=base, per_core=rule == "core")
     adam = torch.optim.Adam(groups, betas=(0.9, 0.95))
     tokens = text.encode(text.part("train"))
-    losses = list(train_gpt(model, adam, tokens, steps=size["steps"], generator=g))
+    losses = list(train_gpt(data_parallel(model), adam, tokens, steps=size["steps"], generator=g))
     bits = bits_per_character(model, text.encode(text.part("test")))
     loss = sum(losses[-20:]) / 20
     return _counts(model, "blocks.") | {"loss": round(loss, 4), "error": round(bits, 4)}
@@ -204,4 +204,6 @@ def _root(shape) -> int:
     return max(1, math.isqrt(min(shape)))
 
 
-PROGRAM = Program("Qiu2024", __doc__, SIZES, cases, measure, settings, draw, needs=("sklearn",))
+PROGRAM = Program(
+    "Qiu2024", __doc__, SIZES, cases, measure, settings, draw, needs=("sklearn",), share="batches"
+)

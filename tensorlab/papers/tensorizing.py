@@ -17,7 +17,7 @@ from ..formats.ttmatrix import TTMatrix
 from ..layers.linear import param_groups
 from ..layers.surgery import replace_linear
 from ..models.mlp import MLP
-from ..models.training import accuracy, shuffled_parts, train
+from ..models.training import accuracy, data_parallel, shuffled_parts, train
 from .program import Program, beside_printed
 from .table import Table
 
@@ -42,8 +42,8 @@ def measure(size: dict, structure: str, rank: int | None) -> dict:
     model = network(structure, rank, g)
     adam = torch.optim.Adam(param_groups(model, RATE))
     decay = torch.optim.lr_scheduler.LinearLR(adam, 1.0, 0.05, total_iters=size["epochs"])
-    losses = []
-    for loss in train(model, adam, x, y, epochs=size["epochs"], batch=BATCH, generator=g):
+    losses, wrapped = [], data_parallel(model)
+    for loss in train(wrapped, adam, x, y, epochs=size["epochs"], batch=BATCH, generator=g):
         losses.append(loss)
         decay.step()
     return {
@@ -114,5 +114,14 @@ def images(name: str) -> tuple[torch.Tensor, ...]:
 
 
 PROGRAM = Program(
-    "Novikov2015", __doc__, SIZES, cases, measure, settings, draw, beside_printed, ("sklearn",)
+    "Novikov2015",
+    __doc__,
+    SIZES,
+    cases,
+    measure,
+    settings,
+    draw,
+    beside_printed,
+    needs=("sklearn",),
+    share="batches",
 )

@@ -26,6 +26,7 @@ from ..layers.linear import param_groups
 from ..layers.report import layer_report
 from ..layers.surgery import replace_linear
 from ..models.gpt import GPT, Characters, bits_per_character, train
+from ..models.training import data_parallel
 from ..multilinear import balanced_shape
 from .program import Program, beside_printed
 from .table import Table
@@ -83,7 +84,8 @@ def measure(size: dict, layers: str, share: int, rate: float, seed: int) -> dict
     if layers != "dense":
         replace_linear(model, "blocks.*", lambda w: START[layers](w.shape, share / 100, g))
     adam = torch.optim.Adam(param_groups(model, rate), betas=(0.9, 0.95))
-    for _ in train(model, adam, tokens["train"], steps=size["steps"], batch=BATCH, generator=g):
+    wrapped = data_parallel(model)
+    for _ in train(wrapped, adam, tokens["train"], steps=size["steps"], batch=BATCH, generator=g):
         pass
     rows = layer_report(model).rows
     numbers = sum(row.parameters for row in rows if row.name.startswith("blocks."))
@@ -165,5 +167,13 @@ def draw(table: Table, ax) -> str:
 
 
 PROGRAM = Program(
-    "Chekalina2023gpt", __doc__, SIZES, cases, measure, settings, draw, finish=beside_printed
+    "Chekalina2023gpt",
+    __doc__,
+    SIZES,
+    cases,
+    measure,
+    settings,
+    draw,
+    finish=beside_printed,
+    share="batches",
 )

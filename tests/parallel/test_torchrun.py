@@ -1,0 +1,112 @@
+"""`tensorlab run KEY` under torchrun: trainings by shared batches are those of one process, rows
+are shared out, and one process writes."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import rank_jobs
+from torch import distributed as dist
+from torch import nn
+
+from tensorlab import papers
+from tensorlab.models.training import data_parallel
+from tensorlab.papers.table import load
+
+pytestmark = [
+    pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo"),
+    pytest.mark.xdist_group("ranks"),
+]
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+
+
+def launched(folder, ranks, *command):
+    """What so many processes of a command print, run in a folder."""
+    paths = [str(Path(rank_jobs.__file__).parent), str(Path(papers.__file__).parents[2])]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    options = dict(cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+    return subprocess.run([*LAUNCH, str(ranks), *command], **options)
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """{key: (the table of one process, that of two)}, and what the two have said."""
+    folder = tmp_path_factory.mktemp("torchrun")
+    done = launched(folder, 2, rank_jobs.__file__, "Batches", "Rows", "Sequence")
+    assert done.returncode == 0, done.stderr
+    found = {}
+    for key, program in rank_jobs.programs().items():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(tmp_path_factory.mktemp(key))
+            found[key] = (
+                program.run("quick", progress=False),
+                load(folder / f"results/{key}-quick.csv"),
+            )
+    return found, done
+
+
+def test_trainings_that_share_batches_are_those_of_one_process(tables):
+    one, two = tables[0]["Batches"]
+    assert two["how"] == list(rank_jobs.TRAININGS)
+    for a, b in zip(one.rows, two.rows):
+        for name in ("loss", "seen"):
+            assert b[name] == pytest.approx(a[name], rel=1e-12, abs=1e-12), a["how"]
+    assert len(set(two["pid"])) == 1 and not set(two["pid"]) & set(one["pid"])
+
+
+def test_rows_are_shared_out_and_stand_in_their_order(tables):
+    one, two = tables[0]["Rows"]
+    assert two["n"] == one["n"] and two["square"] == one["square"]
+    assert two["rank"] == [0, 1, 0, 1, 0] and len(set(two["pid"])) == 2
+    one, two = tables[0]["Sequence"]
+    assert two["square"] == one["square"] == [1, 4, 25] and set(two["rank"]) == {0}
+
+
+def test_one_process_prints_and_says_what_all_do(tables):
+    done = tables[1]
+    assert done.stdout.count("csv: ") == 3 and len(re.findall("^how", done.stdout, re.M)) == 1
+    for said in (
+        "Batches quick: 2 processes share each batch of a training; the numbers are those of one.",
+        "Rows quick: 2 processes share out the rows; each row is measured by one of them.",
+        "Sequence quick: Process 0 of 2 measures alone, for what is next depends on the rows",
+    ):
+        assert done.stderr.count(said) == 1
+    assert done.stderr.count("Rows quick 5/5: ") == 1
+
+
+def test_a_run_goes_on_where_it_was_with_any_number_of_processes(tmp_path, monkeypatch, two):
+    monkeypatch.chdir(tmp_path)
+    program = rank_jobs.programs()["Rows"]
+    rows = program.run("quick", progress=False).rows
+    path = tmp_path / "results/Rows-quick.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if not line.startswith(("1,", "3,"))))
+    for table in two.run(rank_jobs.run_in, str(tmp_path), "Rows"):
+        assert table["square"] == [0, 1, 4, 9, 16] and table["rank"] == [0, 0, 0, 1, 0]
+        assert [table.rows[k] for k in (0, 2, 4)] == [rows[k] for k in (0, 2, 4)]
+    assert load(path)["pid"] == table["pid"]
+
+
+def test_what_one_process_would_do_otherwise_is_refused(two):
+    for kind in (nn.BatchNorm1d(4), nn.Dropout(0.5)):
+        assert data_parallel(kind) is kind  # one process may
+        with pytest.raises(
+            RuntimeError, match=f"on chance in a process, got {type(kind).__name__}"
+        ):
+            two.run(data_parallel, nn.Sequential(nn.Linear(4, 4), kind))
+
+
+def test_all_under_torchrun_is_refused(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    with pytest.raises(ValueError, match="needs the key of one paper under torchrun, got all"):
+        papers.run_all()
+
+
+def test_programs_that_train_networks_by_batches_share_them():
+    """Those whose module wraps a model, and no others."""
+    for program in papers.programs().values():
+        text = Path(sys.modules[program.measure.__module__].__file__).read_text()
+        assert (program.share == "batches") == ("data_parallel(" in text), program.key
