@@ -46,7 +46,7 @@ lesson.DistributionExplorer()
 #
 # ## A thousand spins
 #
-# The Ising chain $p(s) \propto \exp(\beta \sum_k s_k s_{k+1})$ is a train of rank 2. On paper its sum is $2\,(2 \cosh \beta)^{d-1}$, and spins at
+# The Ising chain $p(s) \propto \exp(\beta \sum_k s_k s_{k+1})$ is a train of [rank](00b_vocabulary.ipynb#Rank) 2. On paper its sum is $2\,(2 \cosh \beta)^{d-1}$, and spins at
 # distance $k$ have the correlation $\tanh^k \beta$. The formulas in their letters, beside the library:
 
 # %%
@@ -123,7 +123,7 @@ say(
 # %% [markdown]
 # ## Why a size is carried along
 #
-# The same sum in float32 as it stands: the product leaves the range of numbers long before a thousand modes. `tt_sum` carries a power of
+# The same sum in float32 as it stands: the product leaves the range of numbers long before a thousand [modes](00b_vocabulary.ipynb#Mode). `tt_sum` carries a power of
 # two, so that it has the logarithm all the same.
 
 # %%
@@ -143,7 +143,8 @@ say(
 # ## Beside a Markov chain
 #
 # The rival is the heat bath: all even spins are drawn given the odd ones, then all odd ones given the even. It needs no train, but it
-# starts somewhere (here: all up) and forgets that slowly when $\beta$ is large. Two averages over all spins tell how far it is.
+# starts somewhere (here: all up) and forgets that slowly when $\beta$ is large. Two averages tell how far it is: the share of neighbors that
+# differ, and the *magnetization*, the mean of all spins.
 
 # %%
 beta, length, chains = 2.0, 200, fast(100, full=1000)
@@ -193,7 +194,7 @@ say(
 # ## A Born machine that learns
 #
 # The log-probability is differentiable, so that a train can be fitted to data. The data are all 4 by 4 pictures of bars or of
-# stripes, 30 of 65,536, as in [Han2018]; the mean of $-\log p$ cannot fall below $\log 30$. The rivals: all pictures alike, and the Markov
+# stripes, 30 of 65,536, as in [Han2018]. The mean of $-\log p$ cannot fall below $\log 30$. The rivals: all pictures alike, and the Markov
 # chain of pixels that fits best.
 
 # %%
@@ -271,7 +272,7 @@ def signs(figure):
     ):
         ax.semilogy(ranks, [apart(q) for q in every], label=name, **plots.style(k))
     ax.axhline(independent, color="0.4", lw=1, ls="--", label="independent variables")
-    ax.set(xlabel="rank", ylabel="distance")
+    ax.set(xlabel="rank", ylabel="sum of |q - p|, halved")
     ax.legend()
     return "Half the sum of |q - p| against the rank."
 

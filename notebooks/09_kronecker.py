@@ -16,7 +16,7 @@
 # %% [markdown]
 # # When is a matrix a sum of Kronecker products?
 #
-# When its blocks are alike. Make each block a row: what was a Kronecker product is now a matrix of rank one, and the singular values of
+# When its blocks are alike. Make each block a row: what was a [Kronecker product](00b_vocabulary.ipynb#Kronecker-product) is now a matrix of [rank](00b_vocabulary.ipynb#Rank) one, and the singular values of
 # the rearranged matrix say how many products are needed. Press *step*: the numbers are those of the entries, the frame is around the
 # last that has moved.
 
@@ -35,7 +35,7 @@ lesson.RearrangePlayer()
 #    \Big\| w - \sum_{k \le K} A_k \otimes B_k \Big\|_F = \Big\| R(w) - \sum_{k \le K} \operatorname{vec}(A_k) \operatorname{vec}(B_k)^{\mathsf T} \Big\|_F , $$
 #
 # since $R$ only moves entries. On the right stands the problem of [low rank](01_lowrank.ipynb), which the SVD solves: the best sum of $K$
-# products is the truncated SVD of $R(w)$. This holds for the Frobenius norm and for no other: $R$ does not keep the spectral norm
+# products is the truncated SVD of $R(w)$. This holds for the [Frobenius norm](00b_vocabulary.ipynb#Norm) and for no other: $R$ does not keep the spectral norm
 # ([lesson 24](24_kron_spectral.ipynb)).
 #
 # The product with a vector never forms $A \otimes B$: with $x$ read as a matrix $X$, $(A \otimes B)\,x$ is $A X B^{\mathsf T}$. In these letters:

@@ -16,8 +16,8 @@
 # %% [markdown]
 # # Where does the kernel of a convolution hold its redundancy?
 #
-# A trained kernel has four [modes](00b_vocabulary.ipynb): channels out, channels in, height, width. Each structure bets on another place. Choose one and a
-# rank: above is the chain of small convolutions that replaces the layer, below are the filters as trained, as the chain has
+# A trained kernel has four [modes](00b_vocabulary.ipynb#Mode): channels out, channels in, height, width. Each structure bets on another place. Choose one and a
+# [rank](00b_vocabulary.ipynb#Rank): above is the chain of small convolutions that replaces the layer, below are the filters as trained, as the chain has
 # them, and the difference.
 
 # %%
@@ -87,7 +87,7 @@ say(
 # %% [markdown]
 # ## Where the redundancy is
 #
-# Singular values of four unfoldings, of the trained kernel on the left, and of random numbers of the same shape on the right. What
+# Singular values of four [unfoldings](00b_vocabulary.ipynb#Unfolding), of the trained kernel on the left, and of random numbers of the same shape on the right. What
 # falls fast can be cut.
 
 
@@ -208,8 +208,8 @@ say(
 # ## Where it loses
 #
 # Operations are not seconds. A small layer spends its time on calls and on memory, and a chain calls four times where the layer calls once;
-# convolutions that keep channels apart do little work for each number they read. Each bar is a chain of a quarter of the operations; four
-# times the speed would be the gray line.
+# convolutions that keep channels apart do little work for each number they read. Each bar is a chain of a quarter of the operations; the
+# solid line is the layer itself, the dashed one four times its speed.
 
 # %%
 speeds = lesson.speeds(fast(((16, 8),), full=((16, 8), (64, 16), (128, 32))))
