@@ -372,7 +372,6 @@ def listed(f) -> set[str]:
 
 
 LONG = {name: f for name, f in callables() if len(parameters(f)) > 4}
-LONG.pop("kron_spectral")
 
 
 @pytest.mark.parametrize("name", LONG)

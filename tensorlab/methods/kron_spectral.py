@@ -100,15 +100,22 @@ def kron_spectral(
 
         minimize | w - sum_k A_k ⊗ B_k |_2  =  max |(w - sum_k A_k ⊗ B_k) x| / |x|
 
-    w: (out, in). left: the (rows, columns) of the A_k, divisors of w's. The first iterate is
-    `kron_svd`, the best one is returned; it is a local minimum as a rule, for the problem is
-    NP-hard. inputs: (samples, in), for the largest error of outputs over the inputs of data
-    instead, |(w - value) (inputsᵀ inputs / samples)^(1/2)|_2. The exponent doubles, up to p_max,
-    when what is left of the gradient matters less than the exponent does; the search has converged
-    when the certificate is within `tol` of the error. p_max=2 is the Frobenius norm, over inputs
-    too. starts: this many, the others from w with noise.
+    The first iterate is `kron_svd`, the best one is returned; it is a local minimum as a rule, for
+    the problem is NP-hard. The exponent doubles when what is left of the gradient matters less than
+    the exponent does.
 
-    ValueError or TypeError for a bad matrix, shape, rank or number.
+    w: (out, in).
+    left: the (rows, columns) of the A_k, divisors of w's.
+    rank: how many products.
+    inputs: (samples, in); given, the error is the largest one of outputs over these inputs,
+        |(w - value) (inputsᵀ inputs / samples)^(1/2)|_2.
+    tol: the search has converged when the certificate is so near to the error, relative to it.
+    p_max: the largest exponent; 2 is the Frobenius norm, over inputs too.
+    max_iter: the most steps from one start.
+    starts: so many searches, the first from w and the others from w with noise.
+    generator: draws the noise; None: torch's global one.
+
+    Raises ValueError or TypeError for a bad matrix, shape, rank or number.
 
     >>> from tensorlab import kron_svd
     >>> w = torch.randn(16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
