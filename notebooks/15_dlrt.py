@@ -17,7 +17,7 @@
 # %% [markdown]
 # # Can a network be trained without ever having its full weights?
 #
-# Press *play*: it learns to read digits while each weight is only $U S V^\top$. On the left the ranks; on the right the norm of what
+# Press *play*: it learns to read digits while each weight is only $U S V^\top$. On the left the [ranks](00b_vocabulary.ipynb#Rank); on the right the norm of what
 # would be lost if the values from the k-th on were cut: what stands above the line `theta` stays.
 
 # %%

@@ -17,7 +17,7 @@
 # # How few numbers change what a trained network does?
 #
 # A network that reads upright digits shall learn to read them lying on their side, from 300 examples. All of its weights are frozen; a small trained
-# one is added to two of them. Press *play*, then choose another kind or another rank.
+# one is added to two of them. Press *play*, then choose another kind or another [rank](00b_vocabulary.ipynb#Rank).
 
 # %%
 from tensorlab.course.lessons import lora as lesson

@@ -16,7 +16,7 @@
 # %% [markdown]
 # # How do you train a network whose weights must stay in a set?
 #
-# The set: matrices of a [rank](00b_vocabulary.ipynb), or TT-matrices of given ranks. Press *play*: a trained network is drawn toward it. On the left is what a
+# The set: matrices of a [rank](00b_vocabulary.ipynb), or TT-matrices of given [ranks](00b_vocabulary.ipynb#Rank). Press *play*: a trained network is drawn toward it. On the left is what a
 # projection would take from each weight (primal, solid), in the middle the accuracy with the weights as they are and after a projection, on the right the singular values.
 
 # %%

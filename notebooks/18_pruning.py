@@ -33,7 +33,7 @@ lesson.PruneExplorer()
 #
 # and holds them there while training goes on: after each step of the optimizer $w \leftarrow m \odot w$ again, because momentum would bring them
 # back. Why the smallest? Of all masks with so many ones it is the one that changes $w$ least in the Frobenius [norm](00b_vocabulary.ipynb), as the truncated SVD is
-# among the matrices of a rank. It looks at no loss.
+# among the matrices of a [rank](00b_vocabulary.ipynb#Rank). It looks at no loss.
 #
 # The *lottery ticket hypothesis* [FrankleCarbin2019]: a trained network's mask, put on the weights $w_0$ that it **started** from, gives a sparse
 # network that trains alone as well as the dense one. The ticket is drawn in rounds:

@@ -27,7 +27,7 @@ lesson.LandscapePlayer()
 # %% [markdown]
 # ## The mathematics
 #
-# The distribution is a tensor train with cores $G_k$ of shape $(r, n, r)$. Everything to the right of a mode is summed into a column $z$,
+# The distribution is a tensor train with cores $G_k$ of shape $(r, n, r)$. Everything to the right of a [mode](00b_vocabulary.ipynb#Mode) is summed into a column $z$,
 # everything to its left is given and makes a row $q$:
 #
 # $$ z_d = 1, \quad z_k = \Big(\sum_j G_k[j]\Big) z_{k+1}, \qquad q_0 = 1, \quad q_{k+1} = q_k\, G_k[i_k], $$
@@ -163,7 +163,7 @@ lesson.MarginalsPlayer()
 # ## Beside random search and TT-cross
 #
 # The smallest value so far against the points asked: the median of some seeds, and their range as a band. [TT-cross](06_tt_cross.ipynb)
-# approximates the tensor, and meets small values on the way; it goes from fiber to fiber.
+# approximates the tensor, and meets small values on the way; it goes from [fiber](00b_vocabulary.ipynb#Fiber-and-slice) to fiber.
 
 # %%
 budget, seeds = fast(600, full=10_000), fast(2, full=3)
@@ -227,7 +227,7 @@ say(
 # ## A constraint that does not leak
 #
 # A control may switch on only for three steps or longer. Such words are read by an automaton of four states, and their indicator is a
-# train whose ranks are the states. The authors begin from that train, so the first batch is feasible. But a zero of a core has a
+# train whose [ranks](00b_vocabulary.ipynb#Rank) are the states. The authors begin from that train, so the first batch is feasible. But a zero of a core has a
 # gradient, Adam moves it, and soon most draws are forbidden. With the mask zeros stay zeros. Both from the same start, on 25 bits:
 
 # %%

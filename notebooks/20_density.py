@@ -32,7 +32,7 @@ lesson.ConditionExplorer()
 # $$ q(x) = \sum_{i_0 \dots i_{d-1}} A[i_0, \dots, i_{d-1}]\; b_{i_0}(x_0) \cdots b_{i_{d-1}}(x_{d-1})
 #    = \prod_k \Big( \sum_i b_i(x_k)\, G_k[i] \Big) , $$
 #
-# of which only $q + 1$ of the $m$ slices of each core take part at a point, $q$ being the degree. There are two ways to a density.
+# of which only $q + 1$ of the $m$ [slices](00b_vocabulary.ipynb#Fiber-and-slice) of each core take part at a point, $q$ being the degree. There are two ways to a density.
 #
 # **Squared**: $p = q^2 / Z$. It is never negative, and $Z = \int q^2$ is a chain of small sums with the Gram matrices
 # $D_{ij} = \int b_i b_j$:
@@ -47,7 +47,7 @@ lesson.ConditionExplorer()
 #
 # $$ \int (p_* - q)^2 = \langle A, (D \otimes \dots \otimes D) A \rangle - 2\, \mathbb{E}\, q(x) + \text{const} , $$
 #
-# and is minimized over the trains of fixed ranks by Riemannian descent ([lesson 07](07_tt_manifold.ipynb)). But $q$ may be negative.
+# and is minimized over the trains of fixed [ranks](00b_vocabulary.ipynb#Rank) by Riemannian descent ([lesson 07](07_tt_manifold.ipynb)). But $q$ may be negative.
 #
 # Either way each variable can go first through its own distribution function, $u_k = F_k(x_k)$, piecewise linear on cells (`cells=`):
 # $p(x) = p(u) \prod_k F_k'(x_k)$. Peaks and jumps of single variables, such as a meter's whole numbers, are then no business of the

@@ -131,8 +131,8 @@ say(
 # %% [markdown]
 # ## Train, shallow or deep
 #
-# The same inner product with another format is another network: a [CP](02_cp.ipynb) is a shallow one, a [tree (HT)](05_htucker.ipynb) a deep one
-# ([lesson 22](22_expressivity.ipynb)). Each is trained by Adam with a few ranks; the rivals are the linear model and a forest of 100
+# The same inner product with another [format](00b_vocabulary.ipynb#Format) is another network: a [CP](02_cp.ipynb) is a shallow one, a [tree (HT)](05_htucker.ipynb) a deep one
+# ([lesson 22](22_expressivity.ipynb)). Each is trained by Adam with a few [ranks](00b_vocabulary.ipynb#Rank); the rivals are the linear model and a forest of 100
 # decision trees.
 
 # %%

@@ -17,7 +17,7 @@
 # # How wide must a shallow network be to do what a deep one does?
 #
 # Exponentially wide, almost always. Three networks with products instead of nonlinearities, random weights: a recurrent one (a
-# train), a deep one (a tree) and a shallow one (a CP). The rank on the left is a lower bound for the width of any shallow
+# train), a deep one (a tree) and a shallow one (a CP). The [rank](00b_vocabulary.ipynb#Rank) on the left is a lower bound for the width of any shallow
 # network that computes the same; on the right are the singular values that are counted.
 
 # %%
@@ -29,7 +29,7 @@ lesson.WidthExplorer()
 # ## The mathematics
 #
 # All three have the score $\langle W,\; f(x_0) \circ \dots \circ f(x_{d-1}) \rangle$ with features $f(x_k) \in \mathbb{R}^n$ of the
-# parts of an object, and differ in the format of $W$ [Cohen2016]:
+# parts of an object, and differ in the [format](00b_vocabulary.ipynb#Format) of $W$ [Cohen2016]:
 #
 # | network | format | one step |
 # |---|---|---|
@@ -38,7 +38,7 @@ lesson.WidthExplorer()
 # | shallow, width $R$ | CP | $\sum_{j \le R} w_j \prod_k (f(x_k) F_k)_j$ |
 #
 # A [matricization](00b_vocabulary.ipynb#Unfolding) of a CP of rank $R$ is a sum of $R$ matrices of rank one. So $R$ is at least the rank of every matricization of $W$. With
-# the modes $0, 2, 4, \dots$ as rows and the others as columns, almost every train of ranks $r$ has the rank [Khrulkov2018]
+# the [modes](00b_vocabulary.ipynb#Mode) $0, 2, 4, \dots$ as rows and the others as columns, almost every train of ranks $r$ has the rank [Khrulkov2018]
 #
 # $$ \operatorname{rank} \ge q^{d/2}, \qquad q = \min(n, r) , $$
 #

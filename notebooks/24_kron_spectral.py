@@ -17,7 +17,7 @@
 # %% [markdown]
 # # Which norm should a compressed layer be near in?
 #
-# Its outputs go wrong by at most the *spectral* norm of the difference, and the best sum of Kronecker products in the Frobenius norm leaves
+# Its outputs go wrong by at most the *spectral* norm of the difference, and the best sum of [Kronecker products](00b_vocabulary.ipynb#Kronecker-product) in the [Frobenius norm](00b_vocabulary.ipynb#Norm) leaves
 # a few directions with errors far above the others. Move p from 2, the Frobenius norm, to large, nearly the spectral norm: the
 # singular values of the error flatten.
 
@@ -46,7 +46,7 @@ picture(lesson.draw_worst, figsize=(9, 3))
 # %% [markdown]
 # ## The mathematics
 #
-# Rearranged, $R(w)$ has the blocks of $w$ as rows, and sums of $K$ products are the matrices of rank $K$ [VanLoanPitsianis1993]. $R$ keeps
+# Rearranged, $R(w)$ has the blocks of $w$ as rows, and sums of $K$ products are the matrices of [rank](00b_vocabulary.ipynb#Rank) $K$ [VanLoanPitsianis1993]. $R$ keeps
 # the Frobenius norm and no other, so in the spectral norm
 #
 # $$ \min_{\operatorname{rank} X \le K} \big\| w - R^{-1}(X) \big\|_2 $$

@@ -17,7 +17,7 @@
 # %% [markdown]
 # # Which error should a truncated SVD make small?
 #
-# A small transformer reads digits row by row. All eight matrices of its blocks are cut to one rank, by the plain SVD and by a method of your
+# A small transformer reads digits row by row. All eight matrices of its blocks are cut to one [rank](00b_vocabulary.ipynb#Rank), by the plain SVD and by a method of your
 # choice. Compare the errors on the left with the digits that are still read: the smallest error of the *weights* is not the best network.
 
 # %%

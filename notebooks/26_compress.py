@@ -91,7 +91,7 @@ say(
 #
 # and beside it stands what is measured, with its 95 % interval.
 #
-# By hand, with uniform ranks and the whitened SVD:
+# By hand, with uniform [ranks](00b_vocabulary.ipynb#Rank) and the whitened SVD:
 
 
 # %%
@@ -178,7 +178,7 @@ say(
 # %% [markdown]
 # ## A budget in bytes, or in FLOPs
 #
-# `budget={"bytes": 0.1}` makes every format a candidate for every layer, compares the best plan of each family with the mixed one by what they do to the answers,
+# `budget={"bytes": 0.1}` makes every [format](00b_vocabulary.ipynb#Format) a candidate for every layer, compares the best plan of each family with the mixed one by what they do to the answers,
 # and takes the best. With `{"flops": 0.4}` the winner is another: bits save no operation.
 
 # %%

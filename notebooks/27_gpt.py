@@ -35,7 +35,7 @@ lesson.WorthExplorer()
 # | structure | $W$ | numbers of a square one | multiply-adds |
 # |---|---|---|---|
 # | SVD (lesson 01) | $U V^{\mathsf T}$ | $2 r n$ | $2 r n$ |
-# | TTM: a [TT-matrix](10_ttmatrix.ipynb), here of two cores [Chekalina2023] | $\sum_{q \le r} A_q \otimes B_q$, a sum of [Kronecker products](00b_vocabulary.ipynb#Kronecker,-Khatri-Rao-and-Hadamard-product) | $2 r n$ | $2 r n^{3/2}$ |
+# | TTM: a [TT-matrix](10_ttmatrix.ipynb), here of two cores [Chekalina2023] | $\sum_{q \le r} A_q \otimes B_q$, a sum of [Kronecker products](00b_vocabulary.ipynb#Kronecker-product) | $2 r n$ | $2 r n^{3/2}$ |
 # | BTT: a [block tensor train](11_blocktt.ipynb) [Qiu2024] | two cores of blocks, which share nothing | $2 r n^{3/2}$ | $2 r n^{3/2}$ |
 #
 # A TTM of [rank](00b_vocabulary.ipynb#Rank) $r$ stores as much as an SVD of rank $r$, but its matrix has full rank. What a model has learned is measured in bits per character,

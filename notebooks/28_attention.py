@@ -35,7 +35,7 @@ lesson.KeepExplorer()
 #
 # The sum ends at $i$: a token must not read what comes after it. That makes it possible to write, for keys and values of old tokens never change
 # and are kept, in the *cache*. All keys of a token are a matrix $(\text{heads}, d)$, all keys of a text a tensor of three [modes](00b_vocabulary.ipynb#Mode);
-# the kinds of attention are formats for it, with a [rank](00b_vocabulary.ipynb#Rank) each (symbols as above; counts are numbers in one layer):
+# the kinds of attention are [formats](00b_vocabulary.ipynb#Format) for it, with a [rank](00b_vocabulary.ipynb#Rank) each (symbols as above; counts are numbers in one layer):
 #
 # | kind | keys; values alike | kept of a token |
 # |---|---|---|
@@ -156,7 +156,7 @@ say(
 )
 
 # %% [markdown]
-# With $j, k \le i$ it is causal, and the cube need not be made: a slice of it, all $(j, k)$ of one token, is a matrix of rank $R$,
+# With $j, k \le i$ it is causal, and the cube need not be made: a [slice](00b_vocabulary.ipynb#Fiber-and-slice) of it, all $(j, k)$ of one token, is a matrix of rank $R$,
 # read at once by the dense layer and forgotten.
 
 # %%

@@ -287,9 +287,9 @@ say(
 # %% [markdown]
 # ## Where it loses
 #
-# Not every format gains. Where a state may be summed, and how wide it is there, is counted from the shapes: for a
+# Not every [format](00b_vocabulary.ipynb#Format) gains. Where a state may be summed, and how wide it is there, is counted from the shapes: for a
 # [TT-matrix](10_ttmatrix.ipynb) it is $r\, \mathrm{in}_0\, \mathrm{out}_1$ before its first core. That is less than
-# $\mathrm{in}_0\, \mathrm{in}_1$ only where $r\, \mathrm{out}_1 < \mathrm{in}_1$: with equal modes at no rank.
+# $\mathrm{in}_0\, \mathrm{in}_1$ only where $r\, \mathrm{out}_1 < \mathrm{in}_1$: with equal [modes](00b_vocabulary.ipynb#Mode) at no rank.
 
 # %%
 found = lesson.summed_widths(64)
