@@ -66,7 +66,7 @@ say(
 # $A \otimes B$ puts a multiple of $B$ wherever $A$ has an entry: sizes multiply.
 
 # %%
-lesson.KroneckerExplorer()
+lesson.KroneckerProductExplorer()
 
 # %% [markdown]
 # ### Khatri-Rao product

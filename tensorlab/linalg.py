@@ -61,7 +61,8 @@ def choose_rank(s: Tensor, rank: int | None = None, *, atol: float = 0.0) -> int
         return 1
     tail, kept = 0.0, len(values)
     for value in reversed(values):
-        tail += (value / top) ** 2
+        part = value / top
+        tail += part * part
         if math.sqrt(tail) > atol / top:
             break
         kept -= 1
@@ -403,7 +404,9 @@ def ranked_triangle(a: Tensor) -> Tensor:
     tensor([[2., 2., 2.]], dtype=torch.float64)
     """
     r = torch.linalg.qr(a, mode="r").R
-    tails = r.abs().square().flip(0).cumsum(0)  # of each column, the last row first
+    sizes = r.abs()
+    sizes = sizes / sizes.amax(0).clamp_min(torch.finfo(r.dtype).tiny)  # squares have a range
+    tails = sizes.square().flip(0).cumsum(0)  # of each column, the last row first
     held = (tails > (8 * torch.finfo(r.dtype).eps) ** 2 * tails[-1]).any(1)
     return r[: max(1, int(held.sum()))]
 

@@ -139,6 +139,7 @@ MODULES = {
 }
 WRAPPED = {"SentenceEncoder"}  # a Bert behind a tokenizer
 WRAPPED |= {"ShardedLinear", "DealtLinear", "Nap"}  # parts of a layer that several processes hold
+WRAPPED |= {"ResidualBlock"}  # of such parts
 BASES = {"Holding", "HoldsCodes", "CausalAttention"}  # of modules that are in the table
 
 every_module = pytest.mark.parametrize(("build", "x"), MODULES.values(), ids=MODULES)

@@ -35,6 +35,7 @@ from ..linalg import (
     check_dense,
     eigh,
     ldexp,
+    least_squares,
     near_one,
     orthogonalize,
     real,
@@ -271,7 +272,8 @@ class Chart(NamedTuple):
         u, r = orthogonalize(near.u)
         y = near.y @ r.mH
         v, s = orthogonalize(y)
-        return Chart(Sum(near.sizes, u, y), v, torch.linalg.pinv(s), side)
+        t = least_squares(s, torch.eye(len(s)).to(s), len(s) * torch.finfo(s.dtype).eps)
+        return Chart(Sum(near.sizes, u, y), v, t, side)
 
     @property
     def length(self) -> int:

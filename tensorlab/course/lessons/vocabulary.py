@@ -50,7 +50,7 @@ class UnfoldPlayer(Player):
         )
 
 
-class KroneckerExplorer(Explorer):
+class KroneckerProductExplorer(Explorer):
     """Two small matrices and their Kronecker product."""
 
     figsize = (9, 2.8)

@@ -24,7 +24,7 @@ def test_the_network_of_every_format(name):
 
 
 def test_the_blocks_of_a_kronecker_product():
-    e = lesson.KroneckerExplorer()
+    e = lesson.KroneckerProductExplorer()
     assert e.sentence.startswith("2 by 3 blocks, each a multiple of B: a matrix of 4 by 6")
     e.set(rows=3, columns=1)
     assert "a matrix of 6 by 2, made of 3 + 4 numbers" in e.sentence
