@@ -112,6 +112,7 @@ def test_the_release_runs_to_its_first_stub_and_says_what_to_do(course):
     assert reached.metadata.nbgrader.grade_id == "truncate-error"
 
 
+@pytest.mark.thorough
 def test_marks_of_nbgrader_are_those_of_the_harness(course, server):
     notebook = handed_in(STEM, mischief(server[0]))
     of(notebook, "pair").source = "raise TimeoutError"  # the loop ends so

@@ -100,6 +100,7 @@ for k in (0, 100, 255):  # rows one by one
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform != "linux", reason="needs limits of memory as Linux has them")
 def test_a_file_of_four_times_the_memory_is_factorized(tmp_path):
     """256 MiB of numbers where 64 MiB may be had, in which the whole cannot be read."""

@@ -207,6 +207,7 @@ def test_two_halves_are_one_batch(both, case):
         assert max(whole["ranks"][-1]) > 3  # they do change
 
 
+@pytest.mark.thorough
 def test_riemannian_steps_too(both):
     assert all(same(half["riemannian"]["state"], riemannian()["state"]) for half in both)
 
@@ -220,6 +221,7 @@ def test_ranks_set_by_hand_or_loaded(both):
         assert same(half["set_by_hand"]["state"], whole["state"])
 
 
+@pytest.mark.thorough
 def test_running_statistics_start_from_the_first_process_s(both):
     """As without DLRT: each step takes them from there, and counts the rows of its own once."""
     first, second = (half["statistics"] for half in both)

@@ -47,6 +47,7 @@ def test_recorded_and_printed_values_are_told_apart():
     assert "SVM rbf" not in ours and "ExM rank 8, screened" not in theirs
 
 
+@pytest.mark.thorough
 def test_tumors_are_split_and_measured():
     found = lesson.tumors((40, 80), 2)
     assert set(found) == {"logistic regression", "rank 2", "rank 8"}

@@ -50,6 +50,7 @@ def test_the_first_picture_shows_what_was_recorded_and_what_it_costs():
             assert part * 2 * 12 * 128**2 == pytest.approx(row["numbers"])
 
 
+@pytest.mark.thorough
 def test_the_player_learns_and_says_how_large_it_is():
     player = lesson.LearnPlayer()
     player.set(structure="SVD", share=30)

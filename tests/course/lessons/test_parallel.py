@@ -110,6 +110,7 @@ def test_widths_and_memory_are_counted():
     assert lesson.memory(1e9, 1) == dict.fromkeys(lesson.STAGES, 16.0)
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 @pytest.mark.xdist_group("ranks")
 def test_what_ran_is_never_faster_than_its_naps(two):
