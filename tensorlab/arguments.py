@@ -32,6 +32,11 @@ def count(who: str, name: str, value, least: int = 1, most: int | None = None) -
     """The value as a Python integer; raises ValueError unless it is an integer from `least` up, to
     `most` where there is one.
 
+    who: the function that the user called, for the error.
+    name: the argument, for the error.
+    value: what was given for it.
+    least, most: the range, both ends included; None: no upper end.
+
     >>> count("cp_als", "max_iter", 20)
     20
     >>> count("quantize", "bits", 9, 2, 8)
@@ -46,6 +51,9 @@ def count(who: str, name: str, value, least: int = 1, most: int | None = None) -
 
 def number(who: str, name: str, value, least: float = 0.0, most: float = math.inf) -> float:
     """The value as a Python float; raises ValueError unless it is a finite number in least..most.
+
+    who, name, value: as in `count`.
+    least, most: the range, both ends included; infinite numbers are refused.
 
     >>> number("cp_stable", "ridge", 1)
     1.0
