@@ -175,6 +175,12 @@ def rank_caps(who: str, rank, rtol, shape, many: int) -> tuple[int | None, ...]:
     Raises ValueError if `rank` and `rtol` are both None or one is out of range, TypeError if `rank`
     is not of integers.
 
+    who: the function that the user called, for the error.
+    rank: one cap for all ranks, a cap for each, or None.
+    rtol: the relative error that the user gave, or None; only checked.
+    shape: of the tensor, for the error.
+    many: the number of free ranks.
+
     >>> rank_caps("tt_svd", 3, None, (4, 5, 6), 2)
     (3, 3)
     """
