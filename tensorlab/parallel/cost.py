@@ -56,7 +56,7 @@ def makespan(schedule: str, ranks: int, micro: int, times: Durations, chunks: in
     schedule: one of SCHEDULES.
     ranks: how many processes hold stages.
     micro: the number of micro-batches.
-    times: {"F": ..., "B": ..., "W": ...}, as below.
+    times: {"F": ..., "B": ..., "W": ...}, as above.
     chunks: stages on each rank, 1 unless the schedule is "interleaved".
 
     >>> times = {"F": 1, "B": 2}
