@@ -32,6 +32,11 @@ def count(who: str, name: str, value, least: int = 1, most: int | None = None) -
     """The value as a Python integer; raises ValueError unless it is an integer from `least` up, to
     `most` where there is one.
 
+    who: the function that the user called, for the error.
+    name: the argument, for the error.
+    value: what was given for it.
+    least, most: the range, both ends included; None: no upper end.
+
     >>> count("cp_als", "max_iter", 20)
     20
     >>> count("quantize", "bits", 9, 2, 8)
@@ -46,6 +51,9 @@ def count(who: str, name: str, value, least: int = 1, most: int | None = None) -
 
 def number(who: str, name: str, value, least: float = 0.0, most: float = math.inf) -> float:
     """The value as a Python float; raises ValueError unless it is a finite number in least..most.
+
+    who, name, value: as in `count`.
+    least, most: the range, both ends included; infinite numbers are refused.
 
     >>> number("cp_stable", "ridge", 1)
     1.0
@@ -166,6 +174,12 @@ def rank_caps(who: str, rank, rtol, shape, many: int) -> tuple[int | None, ...]:
 
     Raises ValueError if `rank` and `rtol` are both None or one is out of range, TypeError if `rank`
     is not of integers.
+
+    who: the function that the user called, for the error.
+    rank: one cap for all ranks, a cap for each, or None.
+    rtol: the relative error that the user gave, or None; only checked.
+    shape: of the tensor, for the error.
+    many: the number of free ranks.
 
     >>> rank_caps("tt_svd", 3, None, (4, 5, 6), 2)
     (3, 3)

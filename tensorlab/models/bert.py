@@ -94,6 +94,13 @@ def _chinese(c):
 class Bert(nn.Module):
     """The encoder: token numbers (batch, length), mask of the same shape -> (batch, length, width).
 
+    vocabulary: how many tokens there are.
+    width: of the states, a multiple of heads.
+    heads: of each attention.
+    inner: the width between the two dense layers of a block.
+    layers: the number of blocks.
+    positions: the greatest length.
+
     >>> bert = Bert(vocabulary=100, width=24, heads=2, inner=48, layers=1)
     >>> bert(torch.ones(2, 5, dtype=torch.long)).shape
     torch.Size([2, 5, 24])

@@ -51,9 +51,17 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """Characters (batch, time) int64 -> logits of the next ones (batch, time, vocabulary).
 
-    time is at most `context`. tied: the head is the transposed embedding. Embeddings have standard
-    deviation 0.02, and so the logits start near 0. attention: (width, heads) -> a layer of
-    `layers.attention`. Raises ValueError for more characters than the context.
+    Time is at most `context`. Embeddings have standard deviation 0.02, and so the logits start near
+    0. Raises ValueError for more characters than the context.
+
+    tied: whether the head is the transposed embedding.
+    attention: (width, heads) -> a layer of `layers.attention`.
+    vocabulary: how many characters there are.
+    width: of the states, a multiple of heads.
+    depth: the number of blocks.
+    heads: of each attention.
+    context: the greatest length of a text that is read at once.
+    generator: draws the weights; None: torch's global one.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> model = GPT(50, width=32, depth=1, heads=2, context=16, generator=g)

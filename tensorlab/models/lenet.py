@@ -15,6 +15,13 @@ class LeNet(nn.Module):
     The defaults are the LeNet-5 of 431,080 parameters for 28 x 28 pixels. For 8 x 8: image_size=8,
     kernel=3, padding=1.
 
+    image_size: height and width in pixels.
+    channels: of the two convolutions.
+    hidden: the width of the first dense layer.
+    classes: the number of outputs.
+    kernel, padding: of both convolutions, in pixels.
+    generator: draws the weights; None: torch's global one.
+
     >>> model = LeNet(generator=torch.Generator().manual_seed(0))
     >>> model(torch.zeros(2, 28, 28)).shape, sum(p.numel() for p in model.parameters())
     (torch.Size([2, 10]), 431080)

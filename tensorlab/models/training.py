@@ -129,8 +129,14 @@ def train(
     epoch.
 
     model: where it is `data_parallel`, the processes share each batch, and all call this with the
-    same numbers. x: (n, ...), y: (n,) classes. scheduler: one of torch's, which steps after each
-    batch.
+        same numbers.
+    x: (n, ...), the examples.
+    y: (n,), their classes.
+    scheduler: one of torch's, which steps after each batch; None: constant rates.
+    optimizer: of the model's parameters.
+    epochs: passes over the data.
+    batch: rows in each step.
+    generator: shuffles; None: torch's global one.
 
     >>> model = nn.Linear(2, 2)
     >>> sgd = torch.optim.SGD(model.parameters(), 0.5)

@@ -50,8 +50,14 @@ def orders(schedule: str, ranks: int, micro: int, chunks: int = 1) -> Orders:
 def makespan(schedule: str, ranks: int, micro: int, times: Durations, chunks: int = 1):
     """The time of one step, in the unit of `times`.
 
-    times: of F, B and, where backwards are in two, W, of a rank's chunks together. ZB-H1's is exact
-    for W no longer than F and B, a lower bound where it is.
+    Times are of F, B and, where backwards are in two, W, of the chunks of a rank together. ZB-H1's
+    is exact for W no longer than F and B, a lower bound where it is.
+
+    schedule: one of SCHEDULES.
+    ranks: how many processes hold stages.
+    micro: the number of micro-batches.
+    times: {"F": ..., "B": ..., "W": ...}, as above.
+    chunks: stages on each rank, 1 unless the schedule is "interleaved".
 
     >>> times = {"F": 1, "B": 2}
     >>> makespan("GPipe", 4, 8, times), makespan("interleaved", 4, 8, times, 3)
@@ -73,6 +79,8 @@ def bubble(schedule: str, ranks: int, micro: int, times: Durations, chunks: int 
     """The share of the time in which a rank is idle: 1 - m (F + B + W) / makespan; for GPipe and
     1F1B (p - 1) / (m + p - 1).
 
+    schedule, ranks, micro, times, chunks: as in `makespan`.
+
     >>> bubble("1F1B", 4, 9, {"F": 1, "B": 2})
     0.25
     """
@@ -84,6 +92,9 @@ def bubble(schedule: str, ranks: int, micro: int, times: Durations, chunks: int 
 def activations(schedule: str, ranks: int, micro: int, rank: int, chunks: int = 1) -> int:
     """The most micro-batches whose activations a rank holds at once; of interleaved stages, each is
     1 / chunks as large.
+
+    schedule, ranks, micro, chunks: as in `makespan`.
+    rank: the rank that is asked about, 0..ranks - 1.
 
     >>> [activations("1F1B", 4, 8, s) for s in range(4)]
     [4, 3, 2, 1]
@@ -174,6 +185,11 @@ def zero_bytes(
     All are times the number of parameters. Stage 0 is plain data parallel training, 3 is FSDP. By
     default Adam in mixed precision: weights and gradients of 2 bytes, a float32 copy of the weights
     and two moments; 4, 4 and 8 in float32.
+
+    parameters: how many the model has.
+    ranks: over how many processes they are sharded.
+    stage: of ZeRO, 0..3.
+    weight, gradient, state: w, g and s in bytes for each parameter.
 
     >>> [round(zero_bytes(7.5e9, 64, stage) / 1e9, 2) for stage in range(4)]
     [120.0, 31.41, 16.64, 1.88]

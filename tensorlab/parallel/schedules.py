@@ -391,6 +391,10 @@ def read(lines: Sequence[str]) -> Orders:
 def check_divides(who: str, parts_name: str, parts: int, whole_name: str, whole: int) -> None:
     """Raises ValueError where `parts` does not divide `whole`, with the numbers that would do.
 
+    who: the function that the user called, for the error.
+    parts_name, whole_name: what the two numbers count, for the error.
+    parts, whole: the two numbers.
+
     >>> check_divides("split", "ranks", 3, "heads", 8)
     Traceback (most recent call last):
     ValueError: split: needs a number of ranks that divides 8 heads (1, 2, 4, 8), got 3
