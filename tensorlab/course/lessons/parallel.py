@@ -355,7 +355,7 @@ def draw_power_sgd(figure: Figure, found: dict[str, dict]) -> str:
     left.xaxis.get_major_locator().set_params(integer=True)
     left.set(xlabel="epochs", ylabel="loss")
     left.legend()
-    right.set(xscale="log", xlabel="bytes that a step reduces")
+    right.set(xscale="log", xlim=(1e3, None), xlabel="bytes that a step reduces")
     right.invert_yaxis()
     right.legend()
     said = (f"{name} {told['losses'][-1]:.3f}" for name, told in found.items())
