@@ -271,29 +271,20 @@ def power_sgd(rank, steps=4):
 
     part = slice(dist.get_rank(), None, 2)
     model, (x, y) = DistributedDataParallel(mlp().float()), (t[part].float() for t in data())
-    sent, plain = [], dist.all_reduce
-
-    def counted(t, *args, **kwargs):
-        sent.append(t.numel() * t.element_size())
-        return plain(t, *args, **kwargs)
-
     if rank:
         options = dict(matrix_approximation_rank=rank, start_powerSGD_iter=2)
         state = power.PowerSGDState(None, min_compression_rate=1, **options)
         model.register_comm_hook(state, power.powerSGD_hook)
     optimizer, losses = torch.optim.SGD(model.parameters(), 0.05), []
-    dist.all_reduce = counted
-    try:
+    with Collectives().calls() as sent:
         for _ in range(steps):
-            sent.clear()
+            sent.seen.clear()
             optimizer.zero_grad()
             loss = error(model(x), y)
             loss.backward()
             optimizer.step()
             losses.append(float(loss.detach()))
-    finally:
-        dist.all_reduce = plain
-    return sent, losses
+    return sent.bytes.get("all_reduce", 0), losses
 
 
 # ------------------------------------------------------------------------------------------- sweeps

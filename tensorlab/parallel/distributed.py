@@ -16,7 +16,8 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from multiprocessing import connection
 from pathlib import Path
@@ -235,7 +236,7 @@ class Collectives(TorchDispatchMode):
     pipelines' shapes and of calls by hand.
 
     seen: pairs of a collective's name and the bytes of the whole tensor. DistributedDataParallel
-    reduces where no mode looks; `watch` counts it.
+    reduces where no mode looks; `watch` counts it, and `calls` what its other hooks reduce.
 
     >>> with Collectives() as seen:
     ...     torch.ones(3) + 1
@@ -267,6 +268,22 @@ class Collectives(TorchDispatchMode):
             return work.get_future().then(lambda future: future.value()[0])
 
         wrapper.register_comm_hook(None, hook)
+
+    @contextmanager
+    def calls(self) -> Iterator["Collectives"]:
+        """Count each `dist.all_reduce` of the block, from any thread: a hook such as PowerSGD's
+        goes on in one of gloo's, where no mode looks. Not together with a mode or `watch`."""
+        plain = dist.all_reduce
+
+        def counted(tensor, *args, **kwargs):
+            self.seen.append(("all_reduce", _bytes(tensor)))
+            return plain(tensor, *args, **kwargs)
+
+        dist.all_reduce = counted
+        try:
+            yield self
+        finally:
+            dist.all_reduce = plain
 
     @property
     def counts(self) -> dict[str, int]:

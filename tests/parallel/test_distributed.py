@@ -10,7 +10,7 @@ import rank_jobs
 import torch
 from torch import distributed as dist
 
-from tensorlab.parallel.distributed import GRACE, Ranks
+from tensorlab.parallel.distributed import GRACE, Collectives, Ranks
 
 pytestmark = [
     pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo"),
@@ -109,6 +109,16 @@ def test_collectives_by_hand_are_counted(two):
             ("reduce_scatter", 48),
         ]
         assert wire == 48 + 24 + 48 + 24
+
+
+def test_calls_are_counted_and_the_function_is_put_back(monkeypatch):
+    plain = lambda tensor, op=None: (tensor, op)
+    monkeypatch.setattr(dist, "all_reduce", plain)
+    t = torch.ones(6, dtype=torch.float64)
+    with pytest.raises(KeyError), Collectives().calls() as sent:
+        assert dist.all_reduce(t, op="sum") == (t, "sum")
+        raise KeyError
+    assert sent.bytes == {"all_reduce": 48} and dist.all_reduce is plain
 
 
 # ----------------------------------------------------------------------------- equal to one process

@@ -28,4 +28,4 @@ def test_power_sgd_sends_two_thin_factors(two):
         shapes = [(24, 16), (24, 24), (1, 24)]
         thin = sum(min(rank * sum(shape), shape[0] * shape[1]) for shape in shapes)
         biases = 24 + 24 + 1
-        assert sum(sent) == 4 * (thin + biases) and len(others) == len(losses) == 4
+        assert sent == 4 * (thin + biases) and len(others) == len(losses) == 4

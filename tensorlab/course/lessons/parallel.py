@@ -7,17 +7,23 @@ import random
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch.nn.functional import gelu
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.functional import cross_entropy, gelu
+from torch.nn.parallel import DistributedDataParallel
 
 from ... import plots
 from ...formats.blocktt import BlockTT
 from ...formats.lowrank import LowRank
 from ...formats.ttmatrix import TTMatrix
+from ...models.mlp import MLP
+from ...models.training import batches
 from ...papers.table import measured
 from ...parallel import cost, pipelines, schedules, sharding
-from ...parallel.distributed import Ranks, mean_durations
+from ...parallel.distributed import Collectives, Ranks, mean_durations
 from ...parallel.schedules import Op, Timeline, times
 from ..checks import Check, Unusable, call, gaussian, returned
+from ..digits import digits
 from ..widgets import Explorer, choice, decimal, integer
 
 NAMES = (*cost.SCHEDULES, "Varuna")
@@ -275,6 +281,85 @@ def draw_bytes(ax: Axes, rows: list[dict], dense: int) -> str:
     least = min(rows, key=lambda row: row["there bytes"] + row["back bytes"])
     names = [f"{row['what']}, {row['plan']}" for row in (most, least)]
     return f"Most is sent for {names[0]}; least for {names[1]}."
+
+
+READER = (64, 128, 128, 10)  # widths of the network that two processes train
+
+
+def reduced_bytes(rank: int) -> int:
+    """Bytes in float32 that a step of the network reduces: of each layer r (out + in) numbers where
+    these are fewer than out · in, and its bias; rank 0: all of the gradient.
+
+    >>> reduced_bytes(0), reduced_bytes(1)
+    (104488, 3408)
+    """
+    thin = lambda out, in_: min(rank * (out + in_), out * in_) if rank else out * in_
+    return 4 * sum(thin(out, in_) + out for in_, out in zip(READER, READER[1:]))
+
+
+def power_sgd(ranks: Ranks, kept: tuple[int, ...], epochs: int) -> dict[str, dict]:
+    """A network that reads digits, trained in data parallel with its gradients reduced whole and by
+    PowerSGD, at the ranks in `kept`: losses before and after each epoch, bytes and messages of the
+    last step, and the bytes of the formula."""
+    x, y, *_ = digits()
+    found = {}
+    for rank in (0, *kept):
+        losses, sent = ranks.run(_read_by_two, rank, x.flatten(1) - 0.3, y, epochs)[0]
+        told = {"losses": losses, "bytes": sum(sent), "messages": len(sent)}
+        found[f"rank {rank}" if rank else "all-reduce"] = told | {"formula": reduced_bytes(rank)}
+    return found
+
+
+def _read_by_two(rank: int, x: Tensor, y: Tensor, epochs: int) -> tuple[list[float], list[int]]:
+    """What each process does: its rows of every batch. Losses are those of all rows."""
+    g = torch.Generator().manual_seed(0)
+    model = MLP(READER, generator=g)
+    wrapped, sgd = DistributedDataParallel(model), torch.optim.SGD(model.parameters(), 0.1, 0.9)
+    wrapped.register_comm_hook(*_hook(rank))
+    mine, losses = slice(dist.get_rank(), None, dist.get_world_size()), [_loss(model, x, y)]
+    for _ in range(epochs):
+        for rows in batches(len(y), 100, epochs=1, generator=g):
+            sgd.zero_grad()
+            with Collectives().calls() as sent:
+                cross_entropy(wrapped(x[rows[mine]]), y[rows[mine]]).backward()
+            sgd.step()
+        losses.append(_loss(model, x, y))
+    return losses, [size for _, size in sent.seen]
+
+
+def _hook(rank: int):
+    """The state and the function by which DistributedDataParallel reduces gradients."""
+    from torch.distributed.algorithms.ddp_comm_hooks import default_hooks, powerSGD_hook
+
+    if not rank:
+        return None, default_hooks.allreduce_hook
+    # two whole steps come first, in which the wrapper still puts its buckets in order
+    options = dict(start_powerSGD_iter=2, min_compression_rate=1)
+    state = powerSGD_hook.PowerSGDState(None, matrix_approximation_rank=rank, **options)
+    return state, powerSGD_hook.powerSGD_hook
+
+
+@torch.no_grad()
+def _loss(model: nn.Module, x: Tensor, y: Tensor) -> float:
+    return float(cross_entropy(model(x), y))
+
+
+def draw_power_sgd(figure: Figure, found: dict[str, dict]) -> str:
+    """The loss of all rows after each epoch, and the bytes of a step beside the formula."""
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    look = dict(ms=6, mfc="none", mec="black", label="formula")
+    for k, (name, told) in enumerate(found.items()):
+        left.semilogy(told["losses"], label=name, **plots.style(k))
+        right.barh(name, told["bytes"], color=plots.COLORS[k])
+    right.plot([told["formula"] for told in found.values()], list(found), "D", **look)
+    left.xaxis.get_major_locator().set_params(integer=True)
+    left.set(xlabel="epochs", ylabel="loss")
+    left.legend()
+    right.set(xscale="log", xlim=(1e3, None), xlabel="bytes that a step reduces")
+    right.invert_yaxis()
+    right.legend()
+    said = (f"{name} {told['losses'][-1]:.3f}" for name, told in found.items())
+    return f"Loss after {len(told['losses']) - 1} epochs: {', '.join(said)}."
 
 
 def summed_widths(width: int = 64) -> dict[str, dict[str, int]]:

@@ -1,9 +1,14 @@
 """Lesson 30: what the pictures say is what the schedules, the processes and the formulas give."""
 
 import pytest
+import torch
 from torch import distributed as dist
+from torch.nn.functional import cross_entropy
 
+from tensorlab.course.digits import digits
 from tensorlab.course.lessons import parallel as lesson
+from tensorlab.models.mlp import MLP
+from tensorlab.models.training import batches
 from tensorlab.parallel import cost
 from tensorlab.parallel.distributed import Ranks
 
@@ -129,3 +134,31 @@ def test_closed_ranks_leave_no_process():
         lesson.Ran(ranks, seconds=0.01).show()
         assert lesson.alive() == before + 2
     assert lesson.alive() == before
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
+@pytest.mark.xdist_group("ranks")
+def test_power_sgd_sends_what_the_formula_says_and_the_whole_gradient_is_one_process(two):
+    found = lesson.power_sgd(two, (1, 8), 2)
+    assert list(found) == ["all-reduce", "rank 1", "rank 8"]
+    assert found["all-reduce"]["bytes"] == 4 * (128 * 64 + 128 * 128 + 10 * 128 + 266)
+    assert all(told["bytes"] == told["formula"] for told in found.values())
+    assert [told["messages"] for told in found.values()] == [1, 3, 3]
+    assert found["all-reduce"]["losses"] == pytest.approx(_read_by_one(2), rel=1e-3)
+    whole, one, eight = (told["losses"] for told in found.values())
+    assert whole[0] == one[0] == eight[0] and whole[-1] < one[-1] < whole[0]
+
+
+def _read_by_one(epochs):
+    x, y, *_ = digits()
+    x, g = x.flatten(1) - 0.3, torch.Generator().manual_seed(0)
+    model = MLP(lesson.READER, generator=g)
+    sgd, losses = torch.optim.SGD(model.parameters(), 0.1, 0.9), [lesson._loss(model, x, y)]
+    for _ in range(epochs):
+        for rows in batches(len(y), 100, epochs=1, generator=g):
+            sgd.zero_grad()
+            cross_entropy(model(x[rows]), y[rows]).backward()
+            sgd.step()
+        losses.append(lesson._loss(model, x, y))
+    return losses
