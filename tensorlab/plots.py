@@ -990,7 +990,7 @@ def landscape(ax: Axes, values: Tensor, points: Tensor, elite: Tensor) -> str:
     ax.grid(False)
     picture = ax.imshow(values.T.numpy(), origin="lower", cmap="cividis", aspect="auto")
     ax.figure.colorbar(picture, ax=ax, fraction=0.046)
-    ax.plot(*points.T.tolist(), ".", color="white", ms=4, mec="black", mew=0.4, label="batch")
+    ax.plot(*points.T.tolist(), ".", color="white", ms=7, mec="black", mew=0.5, label="batch")
     ax.plot(*elite.T.tolist(), "o", mfc="none", mec=COLORS[1], mew=1.6, ms=9, label="elite")
     ax.set(xlabel="first index", ylabel="second index", title="the function")
     ax.grid(False)
