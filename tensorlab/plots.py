@@ -799,8 +799,8 @@ def flat_levels(ax: Axes, u: Tensor, v: Tensor, size: float) -> str:
         ax.hist(
             (z.flatten() / unit).tolist(), bins, histtype=kind, color=COLORS[k], label=name, **look
         )
-    ax.set(xlabel="entry times sqrt(N) / |x|", ylabel="number", yscale="symlog")
-    ax.legend(loc="upper right")
+    ax.set(xlabel="entry times sqrt(N) / |x|", ylabel="how many entries", yscale="symlog")
+    ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderpad=0)
     return (
         f"The largest entry of u and v is "
         f"{max(float(u.abs().max()), float(v.abs().max())) / unit:.2f} |x| / sqrt(N)."
