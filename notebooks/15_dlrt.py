@@ -17,8 +17,8 @@
 # %% [markdown]
 # # Can a network be trained without ever having its full weights?
 #
-# Press *play*: it learns to read digits while each weight is only $U S V^\top$. On the left the [ranks](00b_vocabulary.ipynb#Rank); on the right the norm of what
-# would be lost if the values from the k-th on were cut: what stands above the line `theta` stays.
+# Press *play*: it learns to read digits while each weight is only $U S V^\top$. On the left the [ranks](00b_vocabulary.ipynb#Rank); on the right, for each k, the share of the norm
+# that is lost if the singular values from the k-th on are cut. Values above the line `theta` are kept.
 
 # %%
 from tensorlab.course.lessons import dlrt as lesson
@@ -39,16 +39,20 @@ lesson.RankExplorer()
 # 1. $F V$ and $F^\top U$, both from the same $W$: one pass through the network gives these thin products;
 # 2. wider bases $\hat U = \mathrm{orth}[U \mid F V]$, $\hat V = \mathrm{orth}[V \mid F^\top U]$, and $\tilde S = (\hat U^\top U) S (\hat V^\top V)^\top$: the same $W$, exactly;
 # 3. a gradient step on $\tilde S$ (a second pass), with it on biases and the dense head;
-# 4. the SVD of the small $S_1$, cut at the smallest $r'$ with $\|\sigma_{r'+1:}\| \le \vartheta\, \|\sigma\|$.
+# 4. the SVD of the small $S$ after its step, cut at the smallest $r'$ with $\|\sigma_{r'+1:}\| \le \vartheta\, \|\sigma\|$; $\vartheta$ is `theta` in code.
+#
+# The step is named **KLS** after its three factors. After n of them, of length h, the distance to the flow $W(t)$ of the full matrix is bounded by
 #
 # $$ \|W_n - W(nh)\| \le c_1 \varepsilon + c_2 h + c_3\, \vartheta / h, \qquad c_i \text{ independent of the singular values}, $$
 #
-# where $\varepsilon$ says how far the flow of the full matrix is from rank $r$.
+# where $\varepsilon$ bounds the part of $F(W)$ that leaves the tangent plane: it is 0 where the flow itself stays at rank $r$.
 #
 # ## One step, seen from above
 #
-# Symmetric 2 by 2 matrices of rank 1 form a cone. From above, the radius is the singular value and the angle that of the vector, doubled.
-# Move the start toward the tip: the step of $U, S, V$ divides by the radius, KLS does not.
+# Symmetric 2 by 2 matrices $\sigma q q^\top$ of rank 1 form a cone. Seen from above, a matrix lies at the radius $\sigma$, and at twice the angle of $q$.
+# Thin lines join matrices that are equally far from the target. Four steps begin at the star: Euler's method for the dense matrix, which leaves the cone; KLS as above, cut back to rank 1;
+# KLS of fixed rank, whose new bases replace the old ones instead of widening them; and Euler's method for the first three equations, *U, S, V*.
+# Move the start toward the tip: *U, S, V* divides by the radius, KLS does not.
 
 # %%
 lesson.OneStep()
@@ -97,7 +101,7 @@ say(
 # ## The theorem as numbers
 #
 # $\dot W = A - W$ has the solution $W(t) = A + e^{-t} (W(0) - A)$. We start with three singular values of order 1 and three tiny ones, whose
-# vectors have to turn into those of $A$.
+# vectors have to turn into those of $A$, a matrix of rank 3. The rival is Euler's method for the dense matrix.
 
 # %%
 h = fast(0.1, full=0.025)
@@ -157,10 +161,11 @@ exact, noisy = (dict(points) for points in by_h.values())
 fine = dict(by_theta[f"h = {steps[-1]:g}"])
 say(
     f"Halving h divides the error by {exact[steps[0]] / exact[steps[1]]:.2f}. Noise of norm 0.1 leaves {noisy[steps[-1]]:.2f} where there "
-    f"was {exact[steps[-1]]:.3f}. And theta does no harm at {cut_at[0]:g}, while at {cut_at[-1]:g} the error is "
+    f"was {exact[steps[-1]]:.3f}. With h = {steps[-1]:g}, theta does no harm at {cut_at[0]:g}, while at {cut_at[-1]:g} the error is "
     f"{fine[cut_at[-1]] / fine[cut_at[0]]:.0f} times as large: a cut must be small beside what one step adds.",
     1.8 < exact[steps[0]] / exact[steps[1]] < 2.4,
     noisy[steps[-1]] > 1.05 * exact[steps[-1]],
+    abs(fine[cut_at[0]] - exact[steps[-1]]) < 0.05 * exact[steps[-1]],
     fine[cut_at[-1]] > 3 * fine[cut_at[0]],
 )
 
@@ -174,7 +179,7 @@ say(
 #     loss = dlrt.step(lambda: cross_entropy(model(x), y))
 #
 # Four ways to train the same 64 - 100 - 100 - 100 - 10: dense; plain factors $U V^\top$ of a rank; DLRT with a `theta`; DLRT that cuts at
-# every fifth step only, so that new directions have time to grow.
+# every fifth step only, so that new directions have time to grow. Numbers are those of the three wide weights, two factors for each; whiskers are the range of the seeds.
 
 # %%
 from tqdm.auto import tqdm
@@ -224,7 +229,7 @@ say(
 #
 # LeNet5 on MNIST. The paper counts **one** factor of each layer; to multiply one needs both, so the printed accuracies stand here at the
 # numbers of both, from the printed ranks. Ours are recorded by `tensorlab run Schotthoefer2022 --preset full`: three seeds, and fewer epochs than
-# the paper's.
+# the paper's. Whiskers are the range of the seeds.
 
 # %%
 ours, marks = lesson.lenet()
@@ -258,8 +263,8 @@ say(
 # Two passes a step is what this integrator costs. `tl.TangentDLRT` takes one: it trains in the tangent space for a window of steps, and
 # cuts at its end by what the layer's outputs lose; `tensorlab run Schotthoefer2022windows` compares the two.
 #
-# Plain factors depend on their start. Recorded on MNIST, rank 20, singular values of the start that decay as $\text{decay}^{-k}$, each way at the
-# best of its learning rates:
+# Plain factors depend on their start. Recorded on MNIST, rank 20, the k-th singular value of the start is $\text{decay}^{-k}$. *Factors in turn* trains U in one
+# step and V in the next. Each way has the best of its learning rates:
 
 # %%
 decays = lesson.by_decay()
@@ -295,12 +300,12 @@ say(
 #
 # ## Exercises
 #
-# The first five build one step, each from the ones before. A blank says nothing; a wrong answer gets its own hint.
+# Exercises 2 to 5 build one step, each from the ones before. A blank says nothing; a wrong answer gets its own hint.
 #
 # ### 1. Predict: what a step holds (★, 5 minutes)
 #
-# A layer of 500 outputs and 784 inputs is trained by DLRT at rank 20. How many numbers do the weight's factors hold at the moment when
-# they are most, before the truncation?
+# A layer of 500 outputs and 784 inputs is trained by DLRT at rank 20. How many numbers do the weight's factors hold at
+# most within a step, which is just before the cut?
 
 # %%
 stored_numbers = ...

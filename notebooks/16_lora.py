@@ -27,20 +27,22 @@ lesson.AdaptPlayer()
 # %% [markdown]
 # ## The mathematics
 #
-# Training all weights changes $w$ by some $\Delta$ of its size. LoRA [Hu2021] bets that a $\Delta$ of low [rank](00b_vocabulary.ipynb) will do:
+# Training all weights changes $w$ by some $\Delta$ of its size. LoRA (low-rank adaptation) [Hu2021] bets that a $\Delta$ of low rank $r$ will do:
 #
 # $$ y = w x + \tfrac{\alpha}{r}\, B A x, \qquad A\ (r, \text{in}) \text{ Gaussian},\quad B\ (\text{out}, r) = 0 . $$
 #
-# At the start $BA = 0$: nothing changes. The gradients are $\partial B = \tfrac{\alpha}{r}\, G A^T$ and $\partial A = \tfrac{\alpha}{r}\, B^T G$ with
-# $G$ that of the dense weight, so at first only $B$ moves. No SVD is taken anywhere: the rank is chosen, not found. Afterwards
+# The number $\alpha$ is chosen; it scales the change. At the start $BA = 0$: nothing changes. If $G$ is the gradient of the loss by the dense weight, those of the factors are
+# $\partial B = \tfrac{\alpha}{r}\, G A^T$ and $\partial A = \tfrac{\alpha}{r}\, B^T G$, so at first only $B$ moves. No SVD is taken anywhere: the rank is chosen, not found. Afterwards
 # $w + \tfrac{\alpha}{r} B A$ is one dense matrix again, and inference costs nothing more.
 #
-# | kind | what is added | at the start |
+# The five kinds of the explorer, where $s = \alpha / r$ and $\|\cdot\|$ is the length of each row:
+#
+# | kind | what is added; for DoRA the whole weight | at the start |
 # |---|---|---|
 # | LoRA [Hu2021] | $\frac{\alpha}{r} BA$ | $B = 0$ |
 # | rsLoRA [Kalajdzievski2023] | $\frac{\alpha}{\sqrt r} BA$: the size of the change does not fall as $r$ grows | $B = 0$ |
-# | DoRA [Liu2024] | $m \odot (w + sBA) / \|w + sBA\|$ by rows: length and direction apart | $m = \|w\|$ |
-# | LoKr [Yeh2024] | $s\, w_1 \otimes (ab)$: full rank from few numbers, multiplied as $w_1 X (ab)^T$ | $w_1 = 0$ |
+# | DoRA [Liu2024] | $m \odot (w + sBA) / \|w + sBA\|$ by rows: length $m$ and direction are trained apart | $m = \|w\|$ |
+# | LoKr [Yeh2024] | $s\, w_1 \otimes (ab)$: a [Kronecker product](00b_vocabulary.ipynb#Kronecker-product), of high rank from few numbers; with $x$ as a matrix $X$ it is multiplied as $w_1 X (ab)^T$ | $w_1 = 0$ |
 # | dlrt [Schotthoefer2022] | $s\, U S V^T$, trained by the integrator of lesson 15: the rank adapts | $S = 0$ |
 
 # %%
@@ -78,7 +80,7 @@ with torch.no_grad():
     dense = x @ plain.merged().T + plain.layer.bias
     off = float((plain(x) - dense).norm() / dense.norm())
 say(
-    f"Before the first step the outputs differ by {start:.0f}; the gradient of $A$ is {moves['A']:.0f}, that of $B$ has the norm {moves['B']:.0f}. With any other $B$ the "
+    f"Before the first step the outputs differ by {start:.0f}; the gradient of $A$ is {moves['A']:.0f}, that of $B$ has the norm {moves['B']:.0f}. With a random $B$ the "
     f"merged weight gives the same outputs to six digits.",
     start == 0 and moves["A"] == 0 and moves["B"] > 1,
     off < 1e-6,
@@ -111,7 +113,7 @@ say(
 # %% [markdown]
 # ## What the change looks like
 #
-# The singular values of what training *all* weights added to the second layer, and of the weight itself. LoRA bets that the first of them fall fast.
+# The singular values of what training *all* weights added to the second layer, and of the weight itself, each divided by its largest. LoRA bets that those of the change fall fast.
 
 # %%
 picture(lesson.draw_change, figsize=(7, 3))
@@ -130,7 +132,7 @@ say(
 # ## Recorded results
 #
 # `tensorlab run Hu2021` adapts a small character model of English text to code; each way at the best of three rates, the line is the model as it was. On the right
-# what is printed for RoBERTa-base on GLUE. What can be compared is the order of the ways.
+# is what the paper prints for a language model, RoBERTa-base, on the tasks of GLUE. Only the order of the ways can be compared.
 
 # %%
 ours, theirs = measured("Hu2021"), printed("Hu2021")
@@ -140,9 +142,9 @@ picture(lambda figure: lesson.draw_recorded(figure, ours, theirs), figsize=(9.5,
 least = lesson.least_bits(ours)
 average = {row["way"]: row["average"] for row in theirs.rows}
 say(
-    f"Here all weights are the best, {least['all weights', 0][1]:.2f} bits for a character of code; LoRA of rank 16 comes to {least['lora', 16][1]:.2f} with "
+    f"Here all weights are the best, {least['all weights', 0][1]:.2f} bits per character of code; LoRA of rank 16 comes to {least['lora', 16][1]:.2f} with "
     f"{least['all weights', 0][0] / least['lora', 16][0]:.0f} times fewer numbers, and biases alone to {least['biases', 0][1]:.2f}. In print LoRA is ahead of all weights, {average['LoRA on GLUE']} "
-    f"to {average['fine-tuning']}, another model with other tasks.",
+    f"to {average['fine-tuning']}, for another model and other tasks.",
     least["all weights", 0][1] == min(bits for _, bits in least.values()),
     least["lora", 16][1] < least["lora", 4][1] < least["lora", 1][1] < least["biases", 0][1],
     average["LoRA on GLUE"] > average["fine-tuning"],
@@ -152,7 +154,7 @@ say(
 # ## Where it loses
 #
 # *Against a small network trained from scratch.* A turned digit has little to do with the digits that the network knows, so the change that is wanted is large.
-# *At a wrong rate*: the recorded run has each way at three.
+# *At a wrong rate*: the recorded run has each way at three learning rates.
 
 # %%
 rates = {row["rate"]: row["code test"] for row in ours.where(way="lora", rank=16, seed=0)}
@@ -162,7 +164,7 @@ say(
     "LoRA of rank 16 has "
     + ", ".join(f"{bits:.2f} bits at the rate {rate:g}" for rate, bits in rates.items())
     + f"; the model as it was has {least['none', 0][1]:.2f}. At their best rates the ways, from all weights to biases, are within {between:.2f} "
-    f"bits of each other, less than these rates. And of the turned digits above the network from scratch reads {new['from scratch']:.1f} %, the best "
+    f"bits of each other, which is less than the three rates differ. And of the turned digits above the network from scratch reads {new['from scratch']:.1f} %, the best "
     f"adapter {new[best]:.1f} %.",
     fast(True, full=new["from scratch"] > new[best]),
     max(rates.values()) > least["none", 0][1],
@@ -313,7 +315,7 @@ enough_rank = ...
 lesson.enough_rank(enough_rank)
 
 # %% [markdown] tags=["hints"]
-# The share stands in the sentence below the picture.
+# The sentence below the picture gives the share.
 #
 # More than 80 of a hundred: begin with rank 1 and go up one at a time.
 

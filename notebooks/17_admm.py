@@ -16,8 +16,9 @@
 # %% [markdown]
 # # How do you train a network whose weights must stay in a set?
 #
-# The set: matrices of a [rank](00b_vocabulary.ipynb), or TT-matrices of given [ranks](00b_vocabulary.ipynb#Rank). Press *play*: a trained network is drawn toward it. On the left is what a
-# projection would take from each weight (primal, solid), in the middle the accuracy with the weights as they are and after a projection, on the right the singular values.
+# The set: matrices of a given [rank](00b_vocabulary.ipynb#Rank), or TT-matrices of given ranks. Press *play*: a trained network is drawn toward it. On the left is the share that a
+# projection would take from each weight (primal, solid) and how far the projection still moves (dual, dotted); in the middle the accuracy with the weights as they are (dense) and after a projection;
+# on the right the singular values of one weight, at first (plain) and now.
 
 # %%
 from tensorlab.course.lessons import admm as lesson
@@ -32,11 +33,11 @@ lesson.ADMMPlayer()
 # **Factors.** Write $W = UV^T$, or as a train, and let autograd differentiate the factors. A gradient step of length $h$ moves $W$ by
 # $-h\,(G VV^T + UU^T G)$: it depends on the scale of the factors, which the loss does not see.
 #
-# **ADMM** [Boyd2011] [Yin2021]. Keep $W$ dense, give it a twin $Z \in \mathcal S$, and let a spring of strength $\rho$ draw them together:
+# **ADMM**, the alternating direction method of multipliers [Boyd2011] [Yin2021]. Keep $W$ dense, give it a twin $Z \in \mathcal S$, and let a spring of strength $\rho$ draw them together:
 #
 # $$ W \leftarrow \text{steps on } \ell(W) + \tfrac\rho2 \|W - Z + U\|^2,\qquad Z \leftarrow \Pi_{\mathcal S}(W + U),\qquad U \leftarrow U + W - Z . $$
 #
-# $\Pi_{\mathcal S}$ is an SVD, or a TT-SVD. *Primal residual*: $\|W - Z\|/\|W\|$. *Dual residual*: $\rho\|Z - Z_{\rm old}\|/\|W\|$. The whole of $W$ and
+# $\Pi_{\mathcal S}$ projects on the set: an SVD, or a TT-SVD. $U$ adds up what is left between $W$ and $Z$, so that the spring pulls harder where it has not come to rest. *Primal residual*: $\|W - Z\|/\|W\|$. *Dual residual*: $\rho\|Z - Z_{\rm old}\|/\|W\|$. The whole of $W$ and
 # its gradient are held while it trains; what is small is the result.
 #
 # **Riemannian steps** [Bonnabel2013] [Novikov2022]. $\mathcal S$ is (nearly) a manifold: project the gradient onto its tangent space, take a step,
@@ -45,7 +46,7 @@ lesson.ADMMPlayer()
 # ## A loss whose best matrix is known
 #
 # $\ell(W) = \tfrac12 \|(W - A)\,C^{1/2}\|^2$ with $C$ like the covariance of a layer's inputs, some directions a hundred times stronger than others. The truncated SVD
-# of $A$, the direct projection, does not know $C$. In the letters of the formula ADMM takes ten lines:
+# of $A$, the direct projection, does not know $C$. In the letters of the formula ADMM takes ten lines. (The curve of ρ = 0.1 leaves the frame at first.)
 
 # %%
 import torch
@@ -103,13 +104,15 @@ picture(losses, figsize=(7, 3))
 # %%
 ends = {rho: lesson.weighted_loss(path[-1]) for rho, path in paths.items()}
 direct, least = lesson.weighted_loss(project(A)), lesson.weighted_loss(best)
+moved = lambda rho: float((paths[rho][-1] - paths[rho][-2]).norm())
 say(
     f"The direct projection has {direct / least:.2f} times the least loss that a matrix of rank 2 can have. With ρ = 1 ADMM comes to {ends[1] / least:.2f} times after {rounds} rounds, "
-    f"with ρ = 10 to {ends[10] / least:.2f} times, for it is slow, and with ρ = 0.1 it is at {ends[0.1] / least:.2f} times and worse than the direct projection: $Z$ jumps about. "
+    f"with ρ = 10 to {ends[10] / least:.2f} times, for it is slow, and with ρ = 0.1 it is at {ends[0.1] / least:.2f} times, worse than the direct projection: in the last round $Z$ still moves {moved(0.1) / moved(1):.0f} times as far as with ρ = 1. "
     f"The ten lines and `tl.ADMM` agree to {gap:.0e}.",
     direct > 1.3 * least,
     ends[1] < fast(1.2, full=1.02) * least,
     ends[1] < ends[10] < direct < ends[0.1],
+    moved(0.1) > 10 * moved(1),
     gap < 1e-12,
 )
 
@@ -117,7 +120,7 @@ say(
 # ## Five ways at equal rank and equal epochs
 #
 # Two hidden layers of 64 by 64 in the set; the output layer is dense. The trivial rivals of ADMM are *direct*, train as if there were no constraint and project at the end, and
-# *direct, tuned*: project at half time and train the factors from there. *factors* and *Riemannian* never hold a dense weight. ADMM takes over at half time too, an epoch in each round. Whiskers are the range of the seeds.
+# *direct, tuned*: project at half time and train the factors from there. *factors* (Adam on the factors from the start) and *Riemannian* never hold a dense weight. ADMM takes over at half time too, with one epoch in each round. Whiskers are the range of the seeds.
 
 # %%
 from tqdm.auto import tqdm
@@ -150,7 +153,7 @@ say(
 # %% [markdown]
 # ## Residuals
 #
-# Not every round brings the weights nearer: at first ρ is small and the loss pulls $W$ where it wants. Trains of rank 3, ρ times 1.5 in each round.
+# Not every round brings the weights nearer: at first ρ is small, and the loss decides where $W$ goes. The set holds trains of rank 3, and ρ is multiplied by 1.5 in each round.
 
 # %%
 count = fast(4, full=15)
@@ -165,7 +168,7 @@ picture(lambda figure: plots.residuals(figure.subplots(), *traces), figsize=(7, 
 worst = [max(r.primal.values()) for r in state["history"]]
 at, right = f"{100 * state['dense'][-1]:.1f} %", f"{100 * state['projected'][-1]:.1f} %"
 say(
-    f"The larger primal residual is {worst[0]:.2f} after the first round, {max(worst):.2f} at its most and {worst[-1]:.2f} after {count}: the projection would still take as much of a weight. "
+    f"The larger primal residual is {worst[0]:.2f} after the first round, {max(worst):.2f} at its most and {worst[-1]:.2f} after {count}: a projection would still take that share of a weight. "
     f"The network reads {at}, and {right} after the projection.",
     max(worst) > worst[0],
     fast(True, full=worst[-1] < 0.3 * worst[0]),
@@ -176,7 +179,7 @@ say(
 # ## Recorded results
 #
 # `tensorlab run Yin2021 --preset full`: LeNet on MNIST, its second convolution and its first dense layer in a set; three seeds. Points above the dense network, right after the projection (hollow) and after
-# two more epochs in the set (full). The diamond is printed, for another network, on CIFAR-10, and at a much milder compression.
+# two more epochs in the set (full); below each set, by how many times fewer numbers it has. The diamond is what the paper prints, for another network, on CIFAR-10, and at a much milder compression.
 
 # %%
 ours, theirs = measured("Yin2021"), printed("Yin2021")
@@ -344,7 +347,7 @@ def admm(w, gradient, r, rhos, steps, h):
 # ### 6. Predict: the smallest ρ (★★, 10 minutes)
 #
 # The loss is $\tfrac12\|W - A\|^2$ with $A = \mathrm{diag}(2, 1.5, 1)$, the rank 1, and ρ the same in all rounds. What is the smallest ρ of 0.1, 0.2, 0.3, ... with which ADMM comes to rest? Find it on paper: at rest
-# the gradient is balanced by the spring, $A - W = \rho U$. Then let `lesson.settles(rho)` say.
+# the gradient is balanced by the spring, $A - W = \rho U$. Then check with `lesson.settles(rho)`.
 
 # %%
 smallest_rho = ...
@@ -368,7 +371,7 @@ enough_rank = ...
 lesson.enough_rank(enough_rank)
 
 # %% [markdown] tags=["hints"]
-# The first sentence below the picture says "projected now".
+# The first sentence below the picture gives the accuracy after a projection: "projected now".
 #
 # Go down from rank 4, one at a time.
 

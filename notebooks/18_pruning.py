@@ -8,16 +8,16 @@
 #     "say which way of compressing to try first, and where DLRT loses",
 # ]
 # take = [
-#     "Pruning the smallest entries loses little down to a few percent of the weights; whole blocks lose more, but only they are skipped by dense hardware.",
-#     "A lottery ticket is cheap and the lottery is not: as many trainings as rounds, and the mask must be stored.",
+#     "Pruning the smallest entries, with training in between, loses little down to a tenth of the weights; whole blocks lose more, but only they are skipped by dense hardware.",
+#     "A lottery ticket is cheap and the lottery is not: one training more than it has rounds, and the mask must be stored.",
 #     "At equal numbers, each at its best learning rate, plain factors, tuning after an SVD and pruned entries are all ahead of DLRT of fixed rank.",
 # ]
 
 # %% [markdown]
-# # Which weights may fall, and what does it cost to find out?
+# # Which weights may be set to zero, and what does it cost to find out?
 #
-# A trained network, and the weights of its middle layer: dark ones are large. Let the smallest fall, one by one, in blocks, or in whole rows; the rival is a truncated SVD
-# that stores as many numbers. The ring shows what the network still knows, without any further training.
+# A trained network, and the weights of its middle layer: dark ones are large, white ones have been set to zero, or *have fallen* for short. Let the smallest fall, one by one, in blocks, or in whole rows;
+# the rival is a truncated SVD that stores as many numbers. The ring shows how much the network still reads, without any further training.
 
 # %%
 from tensorlab.course.lessons import pruning as lesson
@@ -32,16 +32,16 @@ lesson.PruneExplorer()
 # $$ w \leftarrow m \odot w, \qquad m = [\,|w| > t\,], $$
 #
 # and holds them there while training goes on: after each step of the optimizer $w \leftarrow m \odot w$ again, because momentum would bring them
-# back. Why the smallest? Of all masks with so many ones it is the one that changes $w$ least in the Frobenius [norm](00b_vocabulary.ipynb), as the truncated SVD is
-# among the matrices of a [rank](00b_vocabulary.ipynb#Rank). It looks at no loss.
+# back. Why the smallest? Of all masks with so many ones it is the one that changes $w$ least in the Frobenius [norm](00b_vocabulary.ipynb#Norm), as the truncated SVD is
+# among the matrices of a [rank](00b_vocabulary.ipynb#Rank). Neither looks at the loss.
 #
 # The *lottery ticket hypothesis* [FrankleCarbin2019]: a trained network's mask, put on the weights $w_0$ that it **started** from, gives a sparse
-# network that trains alone as well as the dense one. The ticket is drawn in rounds:
+# network, the *ticket*, that can be trained by itself to the accuracy of the dense one. It is found in rounds:
 #
 # $$ w \leftarrow m \odot w_0, \quad \text{train}, \quad m \leftarrow m \text{ without the share } p \text{ of smallest that are left}. $$
 #
 # After $k$ rounds $(1-p)^k$ of the weights are left, and $k+1$ trainings are paid. One training of $n$ examples costs $3 F n$ FLOPs, where $F$
-# is one forward pass: the backward pass multiplies twice, for the inputs and for the weights. In the letters of the formula:
+# counts those of the forward pass of one example: the backward pass multiplies twice, for the inputs and for the weights. In the letters of the formula:
 
 # %%
 import torch
@@ -143,8 +143,13 @@ say(
 # %% [markdown]
 # ## All ways on one footing
 #
-# Pruning, tickets, and the ways of lesson 15, from plain factors to DLRT [Schotthoefer2022]: one network of 64 - 128 - 128 - 10, as many numbers stored as rank 6 needs (for two ways a price or a tolerance decides), each way at the best of the same five learning rates,
-# chosen on rows kept apart, three seeds. Recorded by `tensorlab run Schotthoefer2022competitors --preset full`. The line is the dense network; multiply-adds are counted as dense hardware pays them, with those of QR and SVD.
+# Pruning, tickets, and the ways of lesson 15, from plain factors to DLRT [Schotthoefer2022]: one network of 64 - 128 - 128 - 10, as many numbers stored as rank 6 needs, each way at the best of the same five learning rates,
+# chosen on rows kept apart, three seeds. Recorded by `tensorlab run Schotthoefer2022competitors --preset full`.
+#
+# *UV*: plain factors; *UV in turn*: a step on U, then one on V. *SVD, then tuned*: the second half of the epochs is spent on the factors of an SVD. *projected*: an SVD of rank 6 after each dense step;
+# *price on rank*: an SVD whose rank has a price. *pruned*: once, at half time. *DLRT*: KLS of fixed rank; *DLRT adaptive*: with a tolerance `theta`. The price and the tolerance, given behind the name, decide how many numbers are kept.
+#
+# Whiskers are the range of the seeds, the lines the dense network, and both kinds of DLRT are orange. Multiply-adds are those of a whole training as dense hardware pays them, with QR and SVD.
 
 # %%
 ways = lesson.recorded()
@@ -156,7 +161,7 @@ ahead = [w for (w, s), of in ways.items() if s == 6 and w != "DLRT" and of["mean
 behind = [w for (w, s), of in ways.items() if s == 6 and of["mean"] < fixed["mean"]]
 uv, tuned, entries = (ways[way, 6] for way in ("UV", "SVD, then tuned", "pruned entries"))
 say(
-    f"**DLRT of fixed rank loses here.** It reads {fixed['mean']:.1f} % with {fixed['words']:,} numbers. Ahead of it are {'; '.join(ahead)}. Behind it is {', '.join(behind)} alone. "
+    f"**DLRT of fixed rank loses here.** It reads {fixed['mean']:.1f} % with {fixed['words']:,} numbers. Ahead of it at the same rank are {'; '.join(ahead)}. Behind it is {', '.join(behind)} alone. "
     f"Plain factors read {uv['mean']:.1f} % with the same numbers, {fixed['cost'] / uv['cost']:.1f} times fewer multiply-adds and {fixed['passes'] / uv['passes']:.0f} times fewer passes; its seconds are {fixed['seconds']:.1f} times those of the dense network, theirs {uv['seconds']:.1f} times. "
     f"An SVD at half time and then tuning reads {tuned['mean']:.1f} %, pruned entries {entries['mean']:.1f} %, with {entries['words'] - fixed['words']} words more for the mask.",
     behind == ["UV in turn"],
@@ -172,13 +177,14 @@ dense = ways["dense", 0]
 say(
     f"The ranges of DLRT and pruned blocks overlap: {fixed['mean']:.1f} and {ways['pruned blocks', 6]['mean']:.1f} % are no ranking. With a tolerance of 0.15 DLRT reads {wide['mean']:.1f} %, as much as the dense network ({dense['mean']:.1f} %), but keeps {wide['words']:,} numbers, "
     f"{wide['words'] / fixed['words']:.1f} times as many as the others, and costs {wide['cost']:.2f} times a dense training; with 0.3 it keeps {narrow['words']:,} and reads {narrow['mean']:.1f} %. "
-    f"In multiply-adds DLRT of fixed rank costs {fixed['cost']:.2f} of a dense training. That is what it wins against pruning, which pays a whole one, and against a projection in each step, {ways['projected', 6]['cost']:.0f} times.",
+    f"In multiply-adds DLRT of fixed rank costs {fixed['cost']:.2f} of a dense training. There it is ahead of pruning, which pays a whole one, and of a projection in each step, which pays {ways['projected', 6]['cost']:.0f}.",
     overlap,
     abs(wide["mean"] - dense["mean"]) < 0.5,
     wide["words"] > 1.9 * fixed["words"],
     wide["cost"] > 1,
     narrow["mean"] < fixed["mean"] and narrow["words"] > fixed["words"],
     fixed["cost"] < 0.5,
+    ways["projected", 6]["cost"] > 2,
     entries["cost"] == ways["pruned blocks", 6]["cost"] == 1,
 )
 
@@ -192,13 +198,13 @@ lottery = ways["lottery ticket", 6]
 gain = lottery["mean"] - entries["mean"]
 spread = max(entries["test"]) - min(entries["test"])
 say(
-    f"In the recorded run the ticket costs {lottery['cost']:.0f} dense trainings and is {gain:.1f} points ahead of pruning once at half time, which is less than the seeds of that one differ ({spread:.1f}).",
+    f"In the recorded run the ticket costs {lottery['cost']:.0f} dense trainings and is {gain:.1f} points ahead of pruning once at half time, which is less than the {spread:.1f} points between the seeds of the latter.",
     lottery["cost"] >= 6,
     0 < gain < spread,
 )
 
 # %% [markdown]
-# Digits of 8 by 8 say how to count, not who wins on a large network.
+# Digits of 8 by 8 teach how to count, not which way wins on a large network.
 #
 # ## Exercises
 #
@@ -206,7 +212,7 @@ say(
 #
 # ### 1. Predict: what is left (★, 3 minutes)
 #
-# In each of 5 rounds a fifth of the weights that are left falls. What share of all weights is left after the fifth?
+# In each of 5 rounds a fifth of the remaining weights falls. What share of all weights is left after the fifth?
 
 # %%
 lottery_left = ...
@@ -353,7 +359,7 @@ lesson.bearable(bearable)
 # %% [markdown] tags=["hints"]
 # The last number of the sentence below the picture is the share of right images.
 #
-# Begin where the curve bends, and go back.
+# Begin where the curve of *entries* begins to fall, at about 0.8, and go back in steps of 0.05.
 
 # %% tags=["solution"]
 bearable = max(share for share, right in lesson.curves()["entries"] if right > 0.9)

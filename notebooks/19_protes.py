@@ -17,7 +17,7 @@
 # # How do you find the smallest of $2^{50}$ numbers when you may look at ten thousand?
 #
 # Keep a distribution over all of them, look where it points, and move it toward the best of what you saw. Press *step*: dots are the
-# points of a batch, rings the best of them, the *elite*; on the right is what the model has learned from those.
+# points of a batch, rings the best of them, the *elite*; on the right is what the model has learned from those, with a cross at the best point so far.
 
 # %%
 from tensorlab.course.lessons import protes as lesson
@@ -27,8 +27,8 @@ lesson.LandscapePlayer()
 # %% [markdown]
 # ## The mathematics
 #
-# The distribution is a tensor train with cores $G_k$ of shape $(r, n, r)$. Everything to the right of a [mode](00b_vocabulary.ipynb#Mode) is summed into a column $z$,
-# everything to its left is given and makes a row $q$:
+# The distribution is a tensor train with cores $G_k$ of shape $(r, n, r)$; $G_k[j]$ is the matrix of index $j$. The modes are drawn from left to right. At a [mode](00b_vocabulary.ipynb#Mode), all that is to the right is
+# summed into a column $z$, and the indices already drawn to the left make a row $q$:
 #
 # $$ z_d = 1, \quad z_k = \Big(\sum_j G_k[j]\Big) z_{k+1}, \qquad q_0 = 1, \quad q_{k+1} = q_k\, G_k[i_k], $$
 #
@@ -36,8 +36,8 @@ lesson.LandscapePlayer()
 #
 # $$ p_k(j \mid i_0, \dots, i_{k-1}) = \frac{|q_k\, G_k[j]\, z_{k+1}|}{\sum_{j'} |q_k\, G_k[j']\, z_{k+1}|} . $$
 #
-# Then $\log p(i) = \sum_k \log p_k(i_k)$. The cores begin positive, so that $p = P / \sum P$; steps bring minus signs in, and then the
-# absolute value makes it another distribution, as exactly normalized. One batch of PROTES [Batsheva2023]:
+# Then $\log p(i) = \sum_k \log p_k(i_k)$. The cores begin positive, so that $p = P / \sum P$, where $P$ is the tensor of the train. Steps of learning bring minus signs in;
+# then the absolute value makes $p$ another distribution, which still sums to 1. One batch of PROTES [Batsheva2023]:
 #
 # 1. draw $m$ points and evaluate them;
 # 2. keep the $e$ best, the elite $E$;
@@ -106,12 +106,11 @@ say(
 
 # %% [markdown]
 # `tl.protes` adds three things. A point that is known is not asked for again. A fifth of each batch are mutants, the best points with one
-# or two indices changed. And a constraint is a mask on the cores, below. Its gradient needs no graph: one sweep from the left carries
-# $\partial / \partial z$, one from the right $\partial / \partial q$.
+# or two indices changed. And a constraint becomes a mask on the cores, as shown below. The gradient is computed without autograd, by one sweep from the left and one from the right.
 #
 # ## What is drawn is what is scored
 #
-# And it is a distribution at any signs. The ten most probable of all points of a small grid: their probabilities by the formula, and
+# The model is a distribution whatever the signs of its cores. The ten most probable of all points of a small grid: their probabilities by the formula, and
 # how often they are drawn.
 
 # %%
@@ -153,8 +152,8 @@ say(
 # %% [markdown]
 # ## In fifty dimensions
 #
-# Nobody can look at $2^{50}$ probabilities, but the share of ones in each mode can be watched. Modes settle one after another; those
-# that stay open are what the search is still about.
+# Nobody can look at $2^{50}$ probabilities, but the share of ones in each mode can be watched. One mode after another settles at 0 or 1;
+# the search goes on in those that have not.
 
 # %%
 lesson.MarginalsPlayer()
@@ -162,7 +161,8 @@ lesson.MarginalsPlayer()
 # %% [markdown]
 # ## Beside random search and TT-cross
 #
-# The smallest value so far against the points asked: the median of some seeds, and their range as a band. [TT-cross](06_tt_cross.ipynb)
+# Three of the paper's problems: a maximum cut of a graph of 50 nodes, a *control* that is on or off in each of 25 time steps, and the function of Rastrigin
+# in seven variables. The smallest value so far against the points asked: the median of some seeds, and their range as a band. [TT-cross](06_tt_cross.ipynb)
 # approximates the tensor, and meets small values on the way; it goes from [fiber](00b_vocabulary.ipynb#Fiber-and-slice) to fiber.
 
 # %%
@@ -202,7 +202,8 @@ say(
 
 # %% [markdown]
 # Now all twenty problems of the paper, recorded with ten seeds and ten thousand points each (`tensorlab run Batsheva2023 --preset full`
-# makes them anew). Rings are the values that the authors print for one run of theirs. The reference of the knapsack is proved by dynamic
+# makes them anew): functions of seven variables (01 to 10), a maximum cut and other problems on 50 bits (11 to 14), controls of 25, 50 and 100 bits without a constraint (15 to 17) and with one (18 to 20).
+# Diamonds are the values that the authors print for one run of theirs; marks on the lowest line meet the reference, to 0.005 %. The reference of the knapsack (12) is proved by dynamic
 # programming; that of the cut is the best that we know of.
 
 # %%
@@ -227,8 +228,8 @@ say(
 # ## A constraint that does not leak
 #
 # A control may switch on only for three steps or longer. Such words are read by an automaton of four states, and their indicator is a
-# train whose [ranks](00b_vocabulary.ipynb#Rank) are the states. The authors begin from that train, so the first batch is feasible. But a zero of a core has a
-# gradient, Adam moves it, and soon most draws are forbidden. With the mask zeros stay zeros. Both from the same start, on 25 bits:
+# train whose [ranks](00b_vocabulary.ipynb#Rank) are the states. The authors begin from that train, so the first batch is feasible: it obeys the constraint. But a zero of a core has a
+# gradient, Adam moves it, and soon most draws are forbidden. With the mask zeros stay zeros. Both searches begin from that train, on 25 bits:
 
 # %%
 from tensorlab import plots
@@ -252,8 +253,8 @@ say(
 # %% [markdown]
 # ## Where it loses
 #
-# *Smooth functions of few variables.* TT-cross reads off the structure from fibers. The right panel above is one of these, the function
-# of Rastrigin in seven variables:
+# *Smooth functions of few variables.* TT-cross reads off the structure from fibers. The right panel of the race above is one of these, the function
+# of Rastrigin:
 
 # %%
 when = {
@@ -268,7 +269,7 @@ say(
 
 # %% [markdown]
 # *No structure at all.* A needle in a haystack, one entry -1 among zeros: nothing can be learned from the elite, and guessing
-# is as good. On a grid of $2^{12}$, with as many looks as a quarter of it:
+# is as good. On a grid of $2^{12}$ points, of which a quarter may be asked:
 
 # %%
 needle = torch.randint(2, (12,), generator=torch.Generator().manual_seed(3))
@@ -288,7 +289,7 @@ say(
 # %% [markdown]
 # ## Exercises
 #
-# The first six build a batch of PROTES, each from those before. `cores` is always a list of tensors (r_left, n, r_right).
+# Exercises 2 to 6 build a batch of PROTES, each from those before. `cores` is always a list of tensors (r_left, n, r_right).
 #
 # ### 1. Predict: minus signs (★★, 5 minutes)
 #
@@ -362,7 +363,7 @@ def conditional(q, core, z):
 # ### 4. Draw a point (★★★, 12 minutes)
 #
 # Write `draw(cores, u)`: a list of d indices. u holds d numbers in [0, 1), one for each mode: the index is the first $j$ with
-# $p_k(0) + \dots + p_k(j) > u_k$. The check calls it with thirty modes, and allows no tensor of more than 4,096 numbers.
+# $p_k(0) + \dots + p_k(j) > u_k$. The check calls it with thirty modes, and refuses any tensor of more than 4,096 numbers.
 
 
 # %%

@@ -16,8 +16,8 @@
 # %% [markdown]
 # # How wide must a shallow network be to do what a deep one does?
 #
-# Exponentially wide, almost always. Three networks with products instead of nonlinearities, random weights: a recurrent one (a
-# train), a deep one (a tree) and a shallow one (a CP). The [rank](00b_vocabulary.ipynb#Rank) on the left is a lower bound for the width of any shallow
+# Exponentially wide, almost always. Three networks with products instead of nonlinearities and random weights: a recurrent one (a
+# tensor train, TT), a deep one (a hierarchical Tucker tree, HT) and a shallow one (CP). The [rank](00b_vocabulary.ipynb#Rank) on the left is a lower bound for the width of any shallow
 # network that computes the same; on the right are the singular values that are counted.
 
 # %%
@@ -28,8 +28,8 @@ lesson.WidthExplorer()
 # %% [markdown]
 # ## The mathematics
 #
-# All three have the score $\langle W,\; f(x_0) \circ \dots \circ f(x_{d-1}) \rangle$ with features $f(x_k) \in \mathbb{R}^n$ of the
-# parts of an object, and differ in the [format](00b_vocabulary.ipynb#Format) of $W$ [Cohen2016]:
+# All three give an object the score $\langle W,\; f(x_0) \circ \dots \circ f(x_{d-1}) \rangle$ with features $f(x_k) \in \mathbb{R}^n$ of its
+# $d$ parts, such as the words of a sentence, and differ in the [format](00b_vocabulary.ipynb#Format) of $W$ [Cohen2016]:
 #
 # | network | format | one step |
 # |---|---|---|
@@ -42,7 +42,7 @@ lesson.WidthExplorer()
 #
 # $$ \operatorname{rank} \ge q^{d/2}, \qquad q = \min(n, r) , $$
 #
-# while its contiguous cuts have at most rank $r$. In the letters of the table the recurrent and the shallow network take a few lines each:
+# while its contiguous cuts, the first modes against the rest, have at most rank $r$. In the letters of the table the recurrent and the shallow network take a few lines each:
 
 # %%
 import torch
@@ -87,7 +87,7 @@ say(
 # %% [markdown]
 # ## The theorem as numbers
 #
-# Random trains of integers, and the rank of odd against even modes modulo a prime: no rounding, so that it proves what it says (recorded by `tensorlab run Khrulkov2018 --preset full`). Diamonds are the printed bound for $n = r = 2$ and $3$; the baseline
+# Random trains of integers, and the rank of the odd modes against the even ones, computed modulo a prime: there is no rounding, and the true rank cannot be smaller (recorded by `tensorlab run Khrulkov2018 --preset full`). Diamonds are the printed bound for $n = r = 2$ and $3$; the baseline
 # is what a contiguous cut of a train of ranks 3 has.
 
 # %%
@@ -112,8 +112,9 @@ say(
 # %% [markdown]
 # ## From one network to another
 #
-# The width that the network of a row needs to be a random one of a column, which has width $r$. For TT and HT it is exact, for CP a lower bound, the largest of several ranks. What the theory allows: $r^2$ for a tree to be a train, $r^{\lceil \log_2 d / 2 \rceil}$ for a train to be
-# a tree, $r$ for either to be a CP; and a CP needs $r^{d/2}$, or what $n$ allows.
+# The width that the network of a row needs to represent a random one of a column, which has width $r$. For TT and HT it is exact, for CP a lower bound, the largest of several ranks. The color is darker where more is needed.
+# By theory $r^2$ is enough for a tree to represent a train, $r^{\lceil \log_2 d / 2 \rceil}$ for a train to represent
+# a tree, and $r$ for either to represent a CP; a CP needs at least $\min(n, r)^{d/2}$ to represent a train.
 
 # %%
 shapes = [(3, 3, 4), (2, 2, 8), (3, 3, 8)]
@@ -128,17 +129,18 @@ allowed = lambda to, source, r, d: (
 of = {shape: lesson.widths(*shape) for shape in shapes}
 small = {(shape, pair): w for shape in shapes for pair, w in of[shape].items() if pair[0] != "CP"}
 say(
-    f"At $n = r = 3$, $d = 8$ a train and a tree need width {of[3, 3, 8]['TT', 'HT']} to be each other, a CP at least {of[3, 3, 8]['CP', 'TT']} to be either, and both need only {of[3, 3, 8]['TT', 'CP']} to be a CP. All of the {len(small)} widths of trains and trees are within what the theory allows.",
+    f"At $n = r = 3$, $d = 8$ a train and a tree need width {of[3, 3, 8]['TT', 'HT']} to represent each other, a CP at least {of[3, 3, 8]['CP', 'TT']} to represent either, and both need only {of[3, 3, 8]['TT', 'CP']} to represent a CP. All of the {len(small)} widths of trains and trees are within what the theory allows.",
     of[3, 3, 8]["TT", "HT"] == of[3, 3, 8]["HT", "TT"] == 9,
     of[3, 3, 8]["CP", "TT"] == of[3, 3, 8]["CP", "HT"] == 81,
+    of[3, 3, 8]["TT", "CP"] == of[3, 3, 8]["HT", "CP"] == 3,
     all(w <= allowed(*pair, shape[1], shape[2]) for (shape, pair), w in small.items()),
 )
 
 # %% [markdown]
 # ## When the theorem says less than it seems
 #
-# It is about being *equal*. The singular values fall fast, so a much narrower network comes close. A random train of eight modes of size 3 with ranks 2, and CPs fitted to it by alternating least squares, against the numbers that each stores; the dotted floor is what no CP of that rank is below. The rival
-# is the matrix of odd by even modes, cut to the same rank; the lines are the train itself, which is exact, and the dense tensor.
+# It is about being *equal*. The singular values fall fast, so a much narrower network comes close. A random train of eight modes of size 3 with ranks 2, and CPs fitted to it by alternating least squares, against the numbers that each stores; the dashed floor is an error that no CP of that rank can go below. The rival
+# is the matrix of odd by even modes, cut to the same rank; the vertical lines are the numbers of the train itself, which is exact, and of the dense tensor.
 
 # %%
 ranks = fast((2, 8), full=(2, 4, 8, 16, 32))
@@ -149,9 +151,17 @@ numbers, entries = lesson.train_numbers(), 3**8
 def sizes(figure):
     ax = figure.subplots()
     seen = plots.error_against_storage(ax, curves)
-    for name, at in (("train", numbers), ("dense", entries)):
+    for name, at, side in (("train", numbers, "left"), ("dense", entries, "right")):
         ax.axvline(at, color="0.4", lw=1, ls="--")
-        ax.annotate(name, (at, 0.01), (-3, 0), textcoords="offset points", ha="right")
+        ax.annotate(
+            name,
+            (at, 0.92),
+            (3 if side == "left" else -3, 0),
+            xycoords=ax.get_xaxis_transform(),
+            textcoords="offset points",
+            ha=side,
+        )
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return seen
 
 
@@ -162,7 +172,7 @@ stored, error = curves["CP, fitted"][-1]
 floor = curves["no CP is below"][-1][1]
 full = lesson.rank("TT", 3, 2, 8)
 say(
-    f"A CP that is equal needs at least {full} terms. One of {ranks[-1]} terms is off by {error:.1%}, and none of this width is off by less than {floor:.1%}. So for a few per cent it need not be as wide. But it stores {stored:,} numbers, where the train is exact with {numbers}: in numbers the recurrent network still wins, by a factor {stored / numbers:.0f}.",
+    f"A CP that equals the train needs at least {full} terms. One of {ranks[-1]} terms is off by {error:.1%}, and none of this width is off by less than {floor:.1%}. So for an error of a few percent it need not be as wide. But it stores {stored:,} numbers, where the train is exact with {numbers}: in numbers the recurrent network still wins, by a factor {stored / numbers:.0f}.",
     full == 54 and ranks[-1] < full,
     floor <= error,
     fast(True, full=error < 0.06),
@@ -173,7 +183,7 @@ say(
 # %% [markdown]
 # ## Where it does not help
 #
-# *The networks have products* where those in use have nonlinearities, and the weights are random: nothing is said about what training finds. *"Almost all" is not all*: a CP is a train with diagonal cores, and it has a small rank in every matricization. And *depth loses nothing to width only one way*: to be a CP of width $r$ costs a train nothing.
+# *The networks have products* where those in use have nonlinearities, and the weights are random: nothing is said about what training finds. *"Almost all" is not all*: a CP is a train with diagonal cores, and it has a small rank in every matricization. And *the theorem has one direction only*: a train of ranks at most $r$ represents any CP of width $r$.
 
 # %%
 diagonal = paper.network("CP", 3, 2, 8)
@@ -191,7 +201,7 @@ say(
 #
 # ### 1. Predict: the theorem (★, 5 minutes)
 #
-# A random train of ranks 3 has ten modes of size 5. How wide must a shallow network (a CP) be at least, by the theorem, to be the same tensor?
+# A random train of ranks 3 has ten modes of size 5. How wide must a shallow network (a CP) be at least, by the theorem, to represent the same tensor?
 
 # %%
 shallow_width = ...
@@ -269,7 +279,7 @@ def width_bound(x): ...
 lesson.width_bound(width_bound)
 
 # %% [markdown] tags=["hints"]
-# Each term of a CP is a matrix of rank one.
+# In `odd_even(x)` each term of a CP is a matrix of rank one. How many of them does a matrix need at least?
 #
 # `torch.linalg.matrix_rank`.
 
@@ -280,7 +290,7 @@ def width_bound(x):
 
 
 # %% [markdown]
-# ### 5. How wide for some digits? (★★, 10 minutes)
+# ### 5. How wide for an approximation? (★★, 10 minutes)
 #
 # Write `width_for(x, rtol)`: the smallest number of terms at which a CP may have a relative error of at most rtol, as far as the matrix of odd by even modes can tell.
 
@@ -305,9 +315,9 @@ def width_for(x, rtol):
 
 
 # %% [markdown]
-# ### 6. Predict: one per cent (★★, 5 minutes)
+# ### 6. Predict: one percent (★★, 5 minutes)
 #
-# `lesson.network("TT", 3, 3, 8).to_dense()` needs 81 terms to be equal. How many does a shallow network need at least for a relative error of 1 %? Guess first, then let your `width_for` say.
+# `lesson.network("TT", 3, 3, 8).to_dense()` needs a CP of 81 terms to be matched exactly. How many does a shallow network need at least for a relative error of 1 %? Guess first, then ask your `width_for`.
 
 # %%
 numerical_width = ...
@@ -324,16 +334,16 @@ numerical_width = int(width_for(lesson.network("TT", 3, 3, 8).to_dense(), 0.01))
 # %% [markdown]
 # ### 7. Explore (★, 5 minutes)
 #
-# In the explorer at the top set the size of a mode to 3 and leave the width at 2: which is the smallest depth at which a shallow network needs a width of more than 20 to be the train?
+# In the explorer at the top set the size of a mode to 3 and leave the width at 2: which is the smallest depth at which a shallow network needs a width of more than 20 to represent the train?
 
 # %%
 deep_enough = ...
 lesson.deep_enough(deep_enough)
 
 # %% [markdown] tags=["hints"]
-# The sentence below the picture has the rank of TT at the depth of the slider.
+# The sentence below the picture gives the rank of TT at the depth of the slider.
 #
-# It is not the bound that is asked for.
+# The rank itself is asked for, not the bound: where modes are larger than the ranks, the rank is above it.
 
 # %% tags=["solution"]
 deep_enough = next(d for d in range(2, 10) if lesson.rank("TT", 3, 2, d) > 20)

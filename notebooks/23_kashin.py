@@ -16,8 +16,8 @@
 # %% [markdown]
 # # Can a spiky vector be the sum of two flat ones?
 #
-# Yes, if the second is seen from another basis: $x = u + Qv$ with all entries of $u$ and $v$ of the size $|x| / \sqrt N$. After two steps
-# on each side $u$ and $v$ have four peaks each, and few bits say on which peak an entry is.
+# Yes, if the second is seen from another basis: $x = u + Qv$ with an orthogonal $Q$, or *rotation*, and no entry of $u$ and $v$ much larger than $|x| / \sqrt N$. After two steps
+# on each side $u$ and $v$ have four peaks each, and two bits say on which peak an entry is. On the right is how much of $x$ is left.
 
 # %%
 from tensorlab.course.lessons import kashin as lesson
@@ -32,8 +32,8 @@ lesson.StepsPlayer()
 #
 # $$ x = u + Qv, \qquad |u|_\infty, |v|_\infty \le c\, |x|_2 / \sqrt N . $$
 #
-# Flat vectors fill a cube. One cube of half side $c/\sqrt N$ misses most of the unit ball, since a spike has an entry of 1; the sum of
-# the cube and a rotated cube holds all of it. In two dimensions it is a square plus a rotated square, in three a cube plus a rotated cube.
+# Flat vectors fill a cube. One cube of half side $c/\sqrt N$ does not hold the unit ball, since a spike has an entry of 1; the sum of
+# the cube and a rotated cube holds all of it, for a $c$ that does not grow with $N$. In two dimensions it is a square plus a rotated square, in three a cube plus a rotated cube.
 
 # %%
 import math
@@ -58,12 +58,12 @@ def sums(figure):
 picture(sums, figsize=(9, 4))
 
 # %% [markdown]
-# The greedy algorithm [Merkulov2024] projects what is left on a sign vector. With $s = |r|_1 / N$,
+# The greedy algorithm [Merkulov2024] projects what is left, $r = x - u - Qv$, on the vector of its signs. With $s = |r|_1 / N$,
 #
 # $$ |r - s\, \mathrm{sign}(r)|^2 = |r|^2 - N s^2, $$
 #
-# and the same in the other basis with $y = Q^T r$. It takes the side where the 1-norm is larger: by the theorem one of them always is
-# large, so what is left falls geometrically. Every step adds one $\pm s$ to each entry; hence the peaks. In the letters of the formulas:
+# and the same in the other basis with $y = Q^T r$. It takes the side where the 1-norm is larger: by the theorem one of the two is always
+# large, so what is left falls geometrically. Every step adds $\pm s$ to each entry of u, or of v; hence the peaks. In the letters of the formulas:
 
 
 # %%
@@ -101,13 +101,15 @@ say(
 )
 
 # %% [markdown]
-# `tl.kashin` uses the cosine transform with random signs for $Q$: $N \log N$ work, and nothing is stored but a seed.
+# *greedy* is the algorithm above; *two_two* takes two steps on u, then two on v, whichever side is larger; *frame* clips $r$ and $Q^T r$ at a level instead of taking signs [LyubarskiiVershynin2010].
+# For $Q$ `tl.kashin` uses the cosine transform with random signs: $N \log N$ work, and nothing is stored but a seed.
 #
 # ## Which $Q$?
 #
-# Any that mixes all entries. One reflection and one layer of plane rotations are too near to the identity: a spike stays a spike in both
-# bases. What is left of x after each step, on the left by method for the heavy tails above, on the right for a single spike of 256
-# entries by $Q$:
+# Any that mixes all entries: a random *orthogonal* matrix, or, in $N \log N$ operations, the cosine transform (*dct*) and the *hadamard* transform with random signs, and a *butterfly* of $\log_2 N$ layers of plane rotations.
+# One reflection (*householder*) and one layer of plane rotations (*givens*) are too near to the identity: a spike stays a spike in both
+# bases. What is left of x after each step, on the left by method for the heavy tails above, on the right by $Q$ for a vector of 256
+# entries with a single spike:
 
 # %%
 spike = lesson.vector("one-hot", 256)
@@ -128,25 +130,27 @@ picture(decays, figsize=(9, 3.4))
 # %%
 bad = ("householder", "givens")
 good = [kind for kind, fit in by_kind.items() if fit.converged]
+slow = float(by_kind["butterfly"].history[-1])
 worst = min(float(by_kind[kind].value.bound) for kind in bad)
 say(
     f"Within 100 steps {', '.join(good)} have split the spike, with u and v at most "
-    f"{max(float(by_kind[kind].value.bound) for kind in good):.1f} times $|x| / \\sqrt N$. With {' and '.join(bad)} more than "
+    f"{max(float(by_kind[kind].value.bound) for kind in good):.1f} times $|x| / \\sqrt N$. The butterfly is slower and leaves {slow:.1%}. With {' and '.join(bad)} more than "
     f"{min(by_kind[kind].history[-1] for kind in bad):.0%} of it is left, and the entries are {worst:.0f} times as large and more.",
     {"dct", "orthogonal", "hadamard"} <= set(good),
     max(float(by_kind[kind].value.bound) for kind in good) < 2,
     not any(by_kind[kind].converged for kind in bad),
     min(by_kind[kind].history[-1] for kind in bad) > 0.1,
     worst > 4,
+    1e-6 < slow < 0.01,
 )
 
 # %% [markdown]
 # ## Bits
 #
-# Weights of a network in a few bits. *uniform*: a grid between the extremes. *kmeans*: levels where the entries are. *kashin*: one
-# index names a pair of levels, for $u$ and for $v$. *rotate*: the control which the paper lacks, the same rotation and then k-means.
+# Weights of a network in a few bits. *uniform*: levels on a grid between the extremes. *kmeans*: levels where the entries are. *kashin*: one
+# index names a pair of levels, one for $u$ and one for $v$. *rotate*: the rival which the paper lacks, the same rotation and then k-means.
 # *pairs*: the rotation, and then points of the plane for two neighbors at a time. All storage is counted. With *tails* 1 the weights
-# are Gaussian; the more, the rarer and larger the outliers.
+# are Gaussian; the larger *tails*, the rarer and larger the outliers.
 
 # %%
 lesson.BitsExplorer()
@@ -159,8 +163,8 @@ picture(lambda figure: lesson.draw_tails(figure.subplots(), tails), figsize=(7, 
 e = {m: [lesson.error(t, 4, m)[1] for t in tails] for m in lesson.QUANTIZERS}
 say(
     f"At 4 bits the error of kmeans grows from {e['kmeans'][0]:.3f} for Gaussian weights to {e['kmeans'][-1]:.3f} at tails {tails[-1]:g}; that "
-    f"of rotate stays at {e['rotate'][0]:.3f} and {e['rotate'][-1]:.3f}, for it does not see the tails. For Gaussian weights there is "
-    f"nothing to mend, and kmeans is ahead of rotate. Points of the plane are best everywhere, {min(a / b for a, b in zip(e['rotate'], e['pairs'])):.2f} times better than rotate or more; no code of 4 bits has "
+    f"of rotate goes from {e['rotate'][0]:.3f} to {e['rotate'][-1]:.3f} only, for the rotation hides the tails. For Gaussian weights there is "
+    f"nothing to mend, and kmeans is ahead of rotate. Points of the plane are best everywhere: the error of rotate is at least {min(a / b for a, b in zip(e['rotate'], e['pairs'])):.2f} times theirs; no code of 4 bits has "
     f"less than {2**-4:.4f} for Gaussian weights.",
     e["kmeans"][-1] > 1.2 * e["kmeans"][0],
     max(e["rotate"]) < 1.1 * min(e["rotate"]),
@@ -189,8 +193,8 @@ say(
 #
 # ## A network
 #
-# One call, `tl.quantize_model`, quantizes a model by name pattern. Here it is a small one that reads digits; bars are the range of the
-# seeds of the quantization, guessing has 10 %.
+# One call, `tl.quantize_model`, quantizes the layers of a model whose names match a pattern. Here it is a small one that reads digits; whiskers are the range of the
+# seeds of the quantization, and guessing reads 10 %.
 
 # %%
 curves = lesson.network_curves(fast((2, 4), full=(2, 3, 4)), fast(1, full=3), fast(3, full=15))
@@ -201,20 +205,20 @@ mean = {m: [sum(r) / len(r) for _, r in points] for m, points in curves.items()}
 at4 = [mean[m][-1] for m in mean if m not in ("dense", "uniform")]
 best = max(lesson.QUANTIZERS, key=lambda m: mean[m][0])
 say(
-    f"The network reads {mean['dense'][0]:.1%}. At 4 bits all but uniform have {min(at4):.1%} to {max(at4):.1%}: so small a test can not "
+    f"The network reads {mean['dense'][0]:.1%}. At 4 bits all but uniform have {min(at4):.1%} to {max(at4):.1%}: so small a test cannot "
     f"tell them apart. At 2 bits the best is {best} with {mean[best][0]:.1%}; uniform has {mean['uniform'][0]:.1%}, kmeans "
     f"{mean['kmeans'][0]:.1%}, rotate {mean['rotate'][0]:.1%}.",
     max(at4) - min(at4) < 0.03,
     mean["dense"][0] - min(at4) < 0.03,
-    mean[best][0] >= mean["uniform"][0],
+    fast(True, full=mean[best][0] > mean["uniform"][0] + 0.01),
 )
 
 # %% [markdown]
 # ## A sentence encoder
 #
-# A language model has outliers. Recorded: a sentence encoder of six layers, without any tuning, by Spearman's correlation on STS-B
-# (`make llm` installs it, `tensorlab run Merkulov2024` makes the numbers anew). Hollow marks are printed in the paper, for BERT and
-# RoBERTa at 4 bits, tuned on the task.
+# A language model has outliers. Recorded: a sentence encoder of six layers, without any tuning. STS-B scores how well it tells the similarity of two sentences, by Spearman's correlation with human judges
+# (`make llm` installs it, `tensorlab run Merkulov2024` makes the numbers anew). Hollow marks, beside 4 bits, are printed in the paper, for BERT (left) and
+# RoBERTa (right) tuned on the task; color and shape are those of the method.
 
 # %%
 scores = lesson.encoder_scores()
@@ -239,11 +243,11 @@ say(
 # %% [markdown]
 # ## Exercises
 #
-# The first four build the greedy algorithm, the fifth its rival.
+# Exercises 2 to 4 build the greedy algorithm, 5 its rival.
 #
 # ### 1. Predict: what is left (★, 5 minutes)
 #
-# x = (3, -1, 1, 1). One step takes $s\,\mathrm{sign}(x)$ from it, $s = |x|_1 / N$. Which share of $|x|^2$ is left?
+# x = (3, -1, 1, 1). One step takes $s\,\mathrm{sign}(x)$ from it, $s = |x|_1 / N$. What share of $|x|^2$ is left?
 
 # %%
 energy_left = ...
@@ -361,7 +365,7 @@ def rotated(w, Q, levels):
 # %% [markdown]
 # ### 6. Explore: tails (★, 5 minutes)
 #
-# Set the explorer of bits to tails 3. At 4 bits, how many times larger is the error of kmeans than that of rotate? To five per cent.
+# Set the explorer of bits to tails 3. At 4 bits, how many times larger is the error of kmeans than that of rotate? An answer within five percent is accepted.
 
 # %%
 tails_ratio = ...

@@ -799,8 +799,8 @@ def flat_levels(ax: Axes, u: Tensor, v: Tensor, size: float) -> str:
         ax.hist(
             (z.flatten() / unit).tolist(), bins, histtype=kind, color=COLORS[k], label=name, **look
         )
-    ax.set(xlabel="entry times sqrt(N) / |x|", ylabel="number", yscale="symlog")
-    ax.legend(loc="upper right")
+    ax.set(xlabel="entry times sqrt(N) / |x|", ylabel="how many entries", yscale="symlog")
+    ax.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderpad=0)
     return (
         f"The largest entry of u and v is "
         f"{max(float(u.abs().max()), float(v.abs().max())) / unit:.2f} |x| / sqrt(N)."
@@ -927,6 +927,10 @@ def ode_errors(ax: Axes, curves: dict[str, list[tuple[float, float]]], xlabel: s
         shown = [(x, y if math.isfinite(y) and y < top else top) for x, y in points]
         ax.loglog(*zip(*shown), label=name, **style(k))
     ax.set(xlabel=xlabel, ylabel="error")
+    at = sorted({x for points in curves.values() for x, _ in points})
+    if at[-1] < 100 * at[0]:  # the labels of a short logarithmic axis collide: name the points
+        ax.set_xticks(at, [f"{x:g}" for x in at])
+        ax.set_xticks([], minor=True)
     ax.legend()
     ends = [(name, min(points), max(points)) for name, points in curves.items()]
     return (
@@ -986,7 +990,7 @@ def landscape(ax: Axes, values: Tensor, points: Tensor, elite: Tensor) -> str:
     ax.grid(False)
     picture = ax.imshow(values.T.numpy(), origin="lower", cmap="cividis", aspect="auto")
     ax.figure.colorbar(picture, ax=ax, fraction=0.046)
-    ax.plot(*points.T.tolist(), ".", color="white", ms=4, mec="black", mew=0.4, label="batch")
+    ax.plot(*points.T.tolist(), ".", color="white", ms=7, mec="black", mew=0.5, label="batch")
     ax.plot(*elite.T.tolist(), "o", mfc="none", mec=COLORS[1], mew=1.6, ms=9, label="elite")
     ax.set(xlabel="first index", ylabel="second index", title="the function")
     ax.grid(False)

@@ -234,6 +234,7 @@ def draw_compared(figure: Figure, found: dict[tuple, list[float]], dense: list[f
         ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
         ax.minorticks_off()
         ax.get_legend().remove()
+        ax.label_outer()
         said.append(f"{kind}: {seen}")
     axes[0].legend(loc="lower right") if len(kinds) == 1 else axes[-1].legend(
         loc="center left", bbox_to_anchor=(1, 0.5)

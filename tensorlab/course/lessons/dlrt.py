@@ -475,7 +475,7 @@ stored_numbers = Check(
         ),
         (lambda n, m, r: n * m, "that is the dense weight, which is never formed."),
     ),
-    hint="Û holds [U | K1] and V̂ holds [V | L1]: how many columns have they, and what is the "
+    hint="Û spans [U | F V] and V̂ spans [V | Fᵀ U]: how many columns have they, and what is the "
     "shape of S̃?",
     moral="Far fewer than the 392000 of the dense weight, and the gradient is as small: that holds "
     "from the first step on.",

@@ -122,8 +122,8 @@ def widths(n: int, r: int, d: int) -> dict[tuple[str, str], int]:
 
 
 def draw_widths(figure: Figure, shapes) -> str:
-    """A grid of numbers for each shape (n, r, d): the width that the network of a row needs to be
-    the network of a column; a sentence."""
+    """A grid of numbers for each shape (n, r, d): the width that the network of a row needs to
+    represent that of a column; a sentence."""
     for ax, (n, r, d) in zip(figure.subplots(1, len(shapes)), shapes):
         found = widths(n, r, d)
         ax.grid(False)
@@ -134,9 +134,14 @@ def draw_widths(figure: Figure, shapes) -> str:
             text = ax.text(j, i, f"{least}{cells[i][j]}", ha="center", va="center", color="black")
             text.set_gid("on color")
         ax.set(xticks=range(3), yticks=range(3), title=f"n = {n}, r = {r}, d = {d}")
-        ax.set(xticklabels=NAMES, yticklabels=NAMES, xlabel="to be this", ylabel="needs width")
+        ax.set(
+            xticklabels=NAMES,
+            yticklabels=NAMES,
+            xlabel="to represent this",
+            ylabel="needs the width",
+        )
     worst = max((w, pair) for shape in shapes for pair, w in widths(*shape).items())
-    return f"The largest width: {worst[0]}, for {worst[1][0]} to be {worst[1][1]}."
+    return f"The largest width: {worst[0]}, for {worst[1][0]} to represent {worst[1][1]}."
 
 
 def fitted(ranks, iterations: int, seeds: int = 1) -> dict[str, list[tuple[int, float]]]:

@@ -69,8 +69,9 @@ class StepsPlayer(Player):
         step, left = state
         first, second = figure.subplots(1, 2, width_ratios=(3, 2))
         seen = plots.flat_levels(first, step.u, step.v, float(vector(x, size).norm()))
-        plots.decay(second, {Q: left})
-        second.set(xlabel="state", xlim=(0.9, self.most + 1), ylim=(1e-7, 2))
+        second.semilogy(range(len(left)), left, **plots.style(0, len(left)))
+        second.set(xlabel="step", ylabel="|what is left| / |x|")
+        second.set(xlim=(-1, self.most + 1), ylim=(1e-7, 2))
         return f"After {len(left) - 1} steps {left[-1]:.3g} of |x| is left.  {seen}"
 
 
@@ -117,8 +118,9 @@ def draw_tails(ax: Axes, tails: tuple[float, ...], bits: int = 4) -> str:
         points = [error(t, bits, method)[1] for t in tails]
         ax.semilogy(tails, points, label=method, **plots.style(k))
     ax.plot(1.0, 2.0**-bits, "_", color="0.4", ms=18, mew=2)
-    ax.annotate("bound, Gaussian", (1.0, 2.0**-bits), (4, -12), textcoords="offset points")
+    ax.annotate("bound, Gaussian", (1.0, 2.0**-bits), (12, -3), textcoords="offset points")
     ax.set(xlabel="tails", ylabel=f"relative error at {bits} bits")
+    ax.set_ylim(bottom=0.8 * 2.0**-bits)
     ax.legend(ncols=2)
     ends = ", ".join(f"{m} {error(tails[-1], bits, m)[1]:.3f}" for m in QUANTIZERS)
     return f"Relative error at tails {tails[-1]:g}: {ends}."

@@ -262,7 +262,7 @@ def draw_recorded(figure: Figure, ours, theirs) -> str:
         points = sorted(point for (name, _), point in least.items() if name == way)
         left.semilogx(*zip(*points), label=way, **plots.style(k))
     left.axhline(least["none", 0][1], color="0.4", lw=1, ls="--", label="as it was")
-    left.set(xlabel="numbers trained", ylabel="bits for a character of code", title="recorded")
+    left.set(xlabel="numbers trained", ylabel="bits per character of code", title="recorded")
     left.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     for row in theirs.rows:
         at = row["millions"] * 1e6, row["average"]

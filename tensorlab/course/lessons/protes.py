@@ -214,15 +214,18 @@ def draw_race(ax: Axes, key: str, runs: dict[str, Tensor]) -> str:
     as a line."""
     p = protes_problems.problem(key)
     asked = torch.arange(1, len(next(iter(runs.values()))[0]) + 1)
+    at = asked.double().log().div(0.02).long().diff(prepend=torch.tensor([-1])) > 0  # few enough
+    at[-1] = True
     for k, (name, best) in enumerate(runs.items()):
         middle, look = best.median(0).values, plots.style(k)
-        at = asked.double().log().diff(prepend=torch.tensor([-1.0])) > 0.02  # few enough to draw
-        at[-1] = True
         ax.plot(asked[at], middle[at], label=name, **look | dict(marker=""))
         low, high = best.amin(0), best.amax(0)
         ax.fill_between(asked[at], low[at], high[at], color=look["color"], alpha=0.2, lw=0)
     ax.axhline(p.best, color="0.4", lw=1, ls="--", label="best known")
     ax.set(xlabel="points asked", title=p.name, xscale="log")
+    top = max(float(best[best < protes_problems.LOST].max()) for best in runs.values())
+    if 0 < 100 * p.best < top:
+        ax.set(yscale="log", ylim=(p.best / 2, 2 * top))
     ends = ", ".join(f"{name} {float(best[:, -1].median()):.6g}" for name, best in runs.items())
     return f"{p.name}: {ends}; best known {p.best:.6g}."
 
@@ -413,7 +416,7 @@ signed_table = Check(
         ),
         (
             lambda: TABLE[0, 1].abs() / TABLE.abs().sum(),
-            "the absolute value is not taken of the entries; their sums would be no chains.",
+            "the absolute values are those of the weights of each draw, not of the entries of P.",
         ),
         (lambda: TABLE[0, 1].square() / TABLE.square().sum(), "those are squares, a Born machine."),
         (
@@ -515,8 +518,8 @@ draw = Check(
     ),
     hint="for each mode: p = conditional(q, core, z[k + 1]); the first j with "
     "p[0] + ... + p[j] > u[k]; then q = q @ core[:, j].",
-    moral="An exact draw from 2^50 probabilities, none of which has been written down but a "
-    "hundred.",
+    moral="An exact draw from more than 10^14 probabilities, of which fewer than a hundred have "
+    "been written down.",
     forbids=((Protes.draw, "use your `tails` and `conditional`: `Protes` is where this goes."),),
 )
 

@@ -247,33 +247,31 @@ def recorded() -> dict[tuple[str, float], dict]:
 
 
 def draw_recorded(figure: Figure, found: dict[tuple, dict]) -> str:
-    """`recorded`: accuracy against words stored and against multiply-adds, whiskers from the least
-    seed to the largest, one mark for each way; a sentence."""
-    axes = figure.subplots(1, 2, sharey=True)
-    for ax, column, label in (
-        (axes[0], "words", "words stored"),
-        (axes[1], "cost", "multiply-adds of the training, dense = 1"),
+    """`recorded`: a row for each way, the most accurate on top; its accuracy with whiskers from the
+    least seed to the largest, the words stored, and the multiply-adds of the training; dense as a
+    line; a sentence."""
+    rows = sorted(found.items(), key=lambda item: item[1]["mean"])
+    ways = [way for way, _ in found]
+    axes = figure.subplots(1, 3, sharey=True, width_ratios=(5, 3, 3))
+    for y, ((way, _), of) in enumerate(rows):
+        color = "0.3" if way == "dense" else plots.COLORS[int(way.startswith("DLRT"))]
+        look = dict(fmt="o", color=color, ms=5, capsize=2)
+        bars = [[max(0.0, of["mean"] - min(of["test"]))], [max(0.0, max(of["test"]) - of["mean"])]]
+        axes[0].errorbar(of["mean"], y, xerr=bars, **look)
+        for ax, column in zip(axes[1:], ("words", "cost")):
+            ax.errorbar(of[column], y, **look)
+    for ax, column in zip(axes, ("mean", "words", "cost")):
+        ax.axvline(found["dense", 0][column], color="0.4", lw=1, ls="--")
+    axes[0].set(xlabel="% right")
+    names = (way if ways.count(way) == 1 else f"{way}, {at:g}" for (way, at), _ in rows)
+    axes[0].set_yticks(range(len(rows)), list(names))
+    for ax, ticks, label in (
+        (axes[1], (4000, 8000, 16000), "words stored"),
+        (axes[2], (0.2, 0.5, 1, 2, 5, 10), "multiply-adds, dense = 1"),
     ):
-        for k, way in enumerate(dict.fromkeys(way for way, _ in found)):
-            mine = sorted(
-                (of for (w, _), of in found.items() if w == way), key=lambda of: of[column]
-            )
-            low = [of["mean"] - min(of["test"]) for of in mine]
-            high = [max(of["test"]) - of["mean"] for of in mine]
-            look = plots.style(k) | ({"mfc": "none"} if k >= 6 else {}) | {"ls": ":"}
-            look |= {"ms": 8} if way.startswith("DLRT") else {}
-            bars = [[max(0.0, b) for b in side] for side in (low, high)]  # means are rounded
-            xs, ys = ([of[key] for of in mine] for key in (column, "mean"))
-            ax.errorbar(xs, ys, bars, label=way, capsize=2, **look)
-        ax.axhline(found["dense", 0]["mean"], color="0.4", lw=1, ls="--")
         ax.set(xscale="log", xlabel=label)
-    ticks = (4000, 8000, 16000, 26000)
-    axes[0].set_xticks(ticks, [f"{n:,}" for n in ticks])
-    axes[0].minorticks_off()
-    axes[1].set_xticks((0.2, 0.5, 1, 2, 5, 10), ("0.2", "0.5", "1", "2", "5", "10"))
-    axes[1].minorticks_off()
-    axes[0].set_ylabel("% right")
-    axes[1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        ax.set_xticks(ticks, [f"{n:,}" for n in ticks])
+        ax.minorticks_off()
     said = (f"{way} {of['mean']:.1f} % with {of['words']:,}" for (way, _), of in found.items())
     return f"Accuracy and words stored: {', '.join(said)}."
 

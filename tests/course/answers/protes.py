@@ -90,7 +90,11 @@ RIGHT = {
 }
 
 WRONG = {
-    "signed_table": [(-0.2, "cannot be negative"), (1 / 7, "no chains"), (0.25, "second step")],
+    "signed_table": [
+        (-0.2, "cannot be negative"),
+        (1 / 7, "weights of each draw"),
+        (0.25, "second step"),
+    ],
     "tails": [
         (lambda cores: tails_by_products(cores)[::-1], "wrong order"),
         (lambda cores: tails_by_products(cores)[:-1], "belongs to the list"),
