@@ -130,8 +130,8 @@ say(
 
 # %% [markdown]
 # The same for an encoder of the size of MiniLM, 6 layers of width 384: recorded by `tensorlab run Chekalina2023footprint`, sequences of 128 tokens, embeddings frozen. *FFN*
-# means that only the two wide layers behind the attention of a block are replaced. Crosses are ratios of printed MB, from a talk on TT-matrices in language models
-# [Chekalina2023]: a BERT on a GPU, whose FFN keeps a few percent of its numbers.
+# means that only the two wide layers behind the attention of a block are replaced. Crosses are ratios of printed MB, from a talk on the compression of transformers: a BERT
+# on a GPU, whose FFN keeps a few percent of its numbers.
 
 # %%
 picture(lesson.draw_recorded, figsize=(9, 3.8))
