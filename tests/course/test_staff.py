@@ -28,7 +28,10 @@ STEM = "ps1_lowrank"
 LIMITS = staff.Limits(isolated=grading.can_cut(), seconds=15, minutes=4)
 LOOP = "while True:\n    pass"
 PEEP = "import warnings\n\nwarnings.warn('to stderr')\nprint(globals().get('In'))\n"
-pytestmark = pytest.mark.xdist_group("staff")  # one course for all tests
+pytestmark = [
+    pytest.mark.xdist_group("staff"),  # one course for all tests
+    pytest.mark.thorough,
+]
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +94,6 @@ def row(course, student):
     return next(r for r in rows(course) if r["student"] == student)
 
 
-@pytest.mark.thorough
 def test_what_is_released(course):
     made = {path.stem for path in course.glob("release/*/*.ipynb")}
     assert made == set(STEMS)
@@ -100,7 +102,6 @@ def test_what_is_released(course):
         assert [c.source for c in given.cells] == [c.source for c in released(stem).cells]
 
 
-@pytest.mark.thorough
 def test_the_release_runs_to_its_first_stub_and_says_what_to_do(course):
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
@@ -112,7 +113,6 @@ def test_the_release_runs_to_its_first_stub_and_says_what_to_do(course):
     assert reached.metadata.nbgrader.grade_id == "truncate-error"
 
 
-@pytest.mark.thorough
 def test_marks_of_nbgrader_are_those_of_the_harness(course, server):
     notebook = handed_in(STEM, mischief(server[0]))
     of(notebook, "pair").source = "raise TimeoutError"  # the loop ends so
@@ -161,7 +161,6 @@ def test_written_answers_come_as_pdf(course, chromium):
     assert made.read_bytes().startswith(b"%PDF") and made.stat().st_size > 10_000
 
 
-@pytest.mark.thorough
 def test_a_second_run_marks_nothing_and_takes_points_for_words(course):
     before, start = rows(course), time.monotonic()
     staff.mark(course, LIMITS)
@@ -205,7 +204,6 @@ def test_the_command(tmp_path):
 # -------------------------------------------------------------------------------------------- check
 
 
-@pytest.mark.thorough
 def test_a_notebook_that_is_ready(tmp_path):
     notebook = handed_in(
         STEM, Wrong({"picture-words": "Three curves.", "lost-row-words": "A bound."})
