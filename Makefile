@@ -37,7 +37,7 @@ test: $(INSTALLED)
 
 thorough: $(INSTALLED)  # the tests that `make test` leaves out because they take long, the browser's among them
 	TENSORLAB_FAST=1 TENSORLAB_STRICT=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs \
-		-n $(WORKERS) --dist loadgroup -m 'thorough and not slow' tests $(PYTEST_ARGS)
+		-n $(WORKERS) --dist loadgroup -m 'thorough and not (slow or bench or package or book)' tests $(PYTEST_ARGS)
 
 lint: $(INSTALLED)  # style as ruff has it, and the types of what the table in pyproject.toml names
 	$(BIN)/ruff check .
