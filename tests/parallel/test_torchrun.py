@@ -17,7 +17,7 @@ from tensorlab.models.training import data_parallel
 from tensorlab.papers.table import load
 
 pytestmark = [
-    pytest.mark.thorough,
+    pytest.mark.slow,
     pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo"),
     pytest.mark.xdist_group("ranks"),
 ]
