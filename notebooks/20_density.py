@@ -32,7 +32,8 @@ lesson.ConditionExplorer()
 # $$ q(x) = \sum_{i_0 \dots i_{d-1}} A[i_0, \dots, i_{d-1}]\; b_{i_0}(x_0) \cdots b_{i_{d-1}}(x_{d-1})
 #    = \prod_k \Big( \sum_i b_i(x_k)\, G_k[i] \Big) , $$
 #
-# of which only $q + 1$ of the $m$ [slices](00b_vocabulary.ipynb#Fiber-and-slice) of each core take part at a point, $q$ being the degree. There are two ways to a density.
+# of which only three of the $m$ [slices](00b_vocabulary.ipynb#Fiber-and-slice) of each core take part at a point where the degree is 2: one more than the degree. There are
+# two ways to a density.
 #
 # **Squared**: $p = q^2 / Z$. It is never negative, and $Z = \int q^2$ is a chain of small sums with the Gram matrices
 # $D_{ij} = \int b_i b_j$:
@@ -41,7 +42,7 @@ lesson.ConditionExplorer()
 #
 # It is trained by maximum likelihood, from a mixture of products of one-dimensional densities (EM). The
 # Fisher information of $q^2$ is four times the metric of $L_2$, so in cores that are orthonormal with respect to $D$ the
-# natural gradient of each core costs no more than the plain one.
+# natural gradient of each core (the one that measures steps by how far the *density* moves) costs no more than the plain one.
 #
 # **Linear**: $p = q / Z$. The squared distance to the unknown density has a closed form, up to a constant,
 #
@@ -138,7 +139,7 @@ mean = lesson.conditional_mean(model, 1, {2: 0.8})
 alone = lesson.conditional_mean(model, 1, {})
 say(
     f"Of {len(data):,} rows {len(near)} are near. Their mean of x1 is {float(near.mean()):.2f}, the model says {mean:.2f}; without the condition "
-    f"it is {alone:.2f}.",
+    f"it is {round(alone, 2) + 0.0:.2f}.",
     len(near) < len(data) / 10,
     abs(mean - float(near.mean())) < 0.2,
     abs(mean - alone) > 0.5,
@@ -149,7 +150,7 @@ say(
 #
 # A kernel density with a tuned bandwidth and a mixture of full Gaussians with a tuned number of components, on rows that none has
 # seen; recorded (`tensorlab run Novikov2021 --preset full`). Rows outside of the support, and rows where a linear model is negative,
-# have no logarithm; they are counted and not clipped. The trains stand alone here (`background=0`); by default `TTDensity` keeps a share
+# have no logarithm; they are counted and not clipped. Trains are green, their rivals blue. The trains stand alone here (`background=0`); by default `TTDensity` keeps a share
 # of 1 / (n + 1) for a wide density that is nowhere zero, so that every row counts and cross-validation can compare models.
 
 # %%
@@ -197,7 +198,7 @@ say(
 # ## Six variables
 #
 # POWER, a household's meters, recorded: ten weeks of it. Beside them, on an axis of their own, the means that the paper prints for four years; that is
-# another density, so only the order of the methods can be compared. The number of Gaussians to compare with is the one that is likeliest
+# another density, so only the order of the methods can be compared (MADE, Real NVP, Glow and FFJORD are neural networks). The number of Gaussians to compare with is the one that is likeliest
 # on the validation rows.
 
 # %%
@@ -212,7 +213,7 @@ numbers = 2 * 24 * 32 + 4 * 24 * 32 * 24
 say(
     f"The squared train has {train['log-likelihood']:.2f}, {best} {gaussians[best]['log-likelihood']:.2f}, in {train['CPU seconds']:.0f} s and "
     f"{gaussians[best]['CPU seconds']:.0f} s of CPU. It stores {numbers:,} numbers in its cores, where a table of its coefficients would have "
-    f"{32**6:.0e}, but the Gaussians only {128 * (6 + 21 + 1):,}. The linear one has no logarithm on {signed['negative']:.0%} of the rows: its "
+    f"{32**6:,}, but the Gaussians only {128 * (6 + 21 + 1):,}. The linear one has no logarithm on {signed['negative']:.0%} of the rows: its "
     "mean says nothing. In the paper as well the squared train is among the best.",
     train["log-likelihood"] > gaussians[best]["log-likelihood"],
     train["CPU seconds"] < gaussians[best]["CPU seconds"],
@@ -260,7 +261,7 @@ say(
 # %% [markdown]
 # ## Exercises
 #
-# 2 to 5 build the normalization and the conditionals, each from those before. `core` is (r, m, q) with $G[i]$ = `core[:, i]`, `gram` is
+# 2 to 5 build the normalization and the conditionals, each from those before. `core` is (r, m, s) with $G[i]$ = `core[:, i]`, `gram` is
 # $D$ (m, m), and `b` (m,) holds the values of a variable's splines at a number.
 #
 # ### 1. Predict: how many products (★, 5 minutes)
@@ -283,7 +284,7 @@ products = 3**6
 # %% [markdown]
 # ### 2. A variable that is known (★, 5 minutes)
 #
-# Write `known(core, b)`: the matrix (r, q) that a core becomes when its variable is known.
+# Write `known(core, b)`: the matrix (r, s) that a core becomes when its variable is known.
 
 
 # %%
@@ -295,19 +296,19 @@ lesson.known(known)
 # %% [markdown] tags=["hints"]
 # It is $\sum_i b_i\, G[i]$.
 #
-# `torch.einsum("rmq,m->rq", ...)`.
+# `torch.einsum("rms,m->rs", ...)`.
 
 
 # %% tags=["solution"]
 def known(core, b):
-    return torch.einsum("rmq,m->rq", core, b)
+    return torch.einsum("rms,m->rs", core, b)
 
 
 # %% [markdown]
 # ### 3. A variable that is integrated (★★, 10 minutes)
 #
 # Write `behind(core, gram, state)`: one step of the integral of $q^2$ from the right, $\sum_{ij} D_{ij}\, G[i]\, S\, G[j]^\top$. `state` is $S$
-# (q, q), and the result is (r, r).
+# (s, s), and the result is (r, r).
 
 
 # %%

@@ -54,20 +54,21 @@ picture(lesson.draw_worst, figsize=(9, 3))
 # is not solved by an SVD. It is not convex, and the norm has a kink wherever the two largest singular values meet, which is just where
 # a minimum is. Continuation [SeguinKressner2022] takes a chain of smooth problems, each started at the solution of the last,
 #
-# $$ |e|_p = \Big( \sum_i \sigma_i(e)^p \Big)^{1/p}, \quad p = 2, 4, 8, \dots, \qquad |e|_2 \le |e|_p \le n^{1/p} |e|_2 , $$
+# $$ |e|_{S_p} = \Big( \sum_i \sigma_i(e)^p \Big)^{1/p}, \quad p = 2, 4, 8, \dots, \qquad \|e\|_2 \le |e|_{S_p} \le n^{1/p} \|e\|_2 , $$
 #
-# from the one that an SVD solves toward the one we want, and finds a local minimum. With $\rho = \sigma / \sigma_1$ the gradient of $|e|_p$ is
+# from the one that an SVD solves toward the one we want, and finds a local minimum. This is the *Schatten norm*: with $p = 2$ it is the Frobenius norm, and as p grows it
+# becomes the spectral norm $\|e\|_2$. With $\rho = \sigma / \sigma_1$ the gradient of $|e|_{S_p}$ is
 #
 # $$ g = \sum_i \frac{\rho_i^{p-1}}{\big(\sum_j \rho_j^p\big)^{(p-1)/p}}\; u_i v_i^{\mathsf T} , $$
 #
-# and a step goes along its part tangent to the matrices of rank $K$ (as in lesson 07), $U$ and $V$ being orthonormal bases of $X$:
+# and a step goes along its part tangent to the matrices of rank $K$ (as in [lesson 07](07_tt_manifold.ipynb)), $U$ and $V$ being orthonormal bases of $X$:
 #
 # $$ X \;\leftarrow\; \text{best rank } K \text{ of } X + t\, P_X R(g), \qquad P_X Z = U U^{\mathsf T} Z + Z V V^{\mathsf T} - U U^{\mathsf T} Z V V^{\mathsf T} . $$
 
 
 # %%
 def norm_and_gradient(e, p):
-    """|e|_p and its gradient g."""
+    """The Schatten norm of e and its gradient g."""
     u, σ, vh = torch.linalg.svd(e)
     ρ = σ / σ[0]
     total = (ρ**p).sum()
@@ -108,11 +109,11 @@ say(
 # How far could it still go? Take $z$, the gradient without its tangent part. It is orthogonal to every sum with the same left factors,
 # and to every one with the same right factors, so for each such sum $m$
 #
-# $$ |w - m|_2\, |z|_* \ge \langle z, w - m \rangle = \langle z, w \rangle . $$
+# $$ \|w - m\|_2\, \|z\|_* \ge \langle z, w - m \rangle = \langle z, w \rangle . $$
 #
-# The right side over $|z|_*$ is a bound: neither new left factors alone nor new right ones can come below it. The
-# exponent grows until the error is within 1 % of this bound. A bound for *all* sums of $K$ products is weaker: $|e|_2 \ge |e|_F /
-# \sqrt n$, and $|e|_F$ is at least the tail of the singular values of $R(w)$.
+# Here $\|z\|_*$ is the sum of the singular values of z. The right side over it is a bound: neither new left factors alone nor new right ones can come below it. The
+# exponent grows until the error is within 1 % of this bound. A bound for *all* sums of $K$ products is weaker: $\|e\|_2 \ge \|e\|_F /
+# \sqrt n$, and $\|e\|_F$ is at least the tail of the singular values of $R(w)$.
 #
 # Both in the picture, with the rivals at the same numbers: a term of either, and a rank of the SVD, stores 72.
 
@@ -144,7 +145,7 @@ say(
 # %% [markdown]
 # ## Inputs of data
 #
-# No layer sees all inputs alike. With inputs $x_t$ the error that counts is $|(w - m)\, C^{1/2}|_2$, $C$ the mean of $x_t x_t^{\mathsf T}$.
+# No layer sees all inputs alike. With inputs $x_t$ the error that counts is $\|(w - m)\, C^{1/2}\|_2$, $C$ the mean of $x_t x_t^{\mathsf T}$.
 # Here the last of the 36 inputs are about thirty times smaller than the first.
 
 # %%
@@ -234,7 +235,7 @@ say(
 #
 # `tensorlab run KroneckerSpectral` measures ten matrices for each distribution (bars are standard deviations), and `tensorlab run KroneckerModels` puts such sums
 # into models: on the right the value matrices of a sentence encoder, as many numbers as 24 terms of the SVD. "Outputs" is the norm of the errors of the outputs over
-# inputs of data, which an SVD can have too. No paper prints digits for these.
+# inputs of data, which an SVD can have too; *permuted* puts rows and columns into a better order first. No paper prints digits for these.
 
 # %%
 picture(lesson.draw_measured, figsize=(9, 3.6))
@@ -279,7 +280,7 @@ schatten_factor = 36 ** (1 / 32)
 # %% [markdown]
 # ### 2. The gradient (★★, 10 minutes)
 #
-# Write `schatten_gradient(e, p)`: the gradient of $|e|_p$ for a matrix e, which has e's singular vectors and other weights in place of its
+# Write `schatten_gradient(e, p)`: the gradient of $|e|_{S_p}$ for a matrix e, which has e's singular vectors and other weights in place of its
 # singular values. It should work for entries of $10^{10}$ and $p = 64$ too.
 
 
@@ -355,7 +356,7 @@ def tangent_part(z, u, v):
 # %% [markdown]
 # ### 5. A step of continuation (★★★, 15 minutes)
 #
-# Write `spectral_step(w, x, p, t, rank)`: one step of length t that lowers $|w - R(x)|_p$. Here w is $s^2$ by $s^2$, all factors are s by s, so that $R$ is
+# Write `spectral_step(w, x, p, t, rank)`: one step of length t that lowers $|w - R(x)|_{S_p}$. Here w is $s^2$ by $s^2$, all factors are s by s, so that $R$ is
 # its own inverse, and x, of the given rank, is the sum in its rearranged form; return the new x.
 
 

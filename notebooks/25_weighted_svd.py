@@ -56,6 +56,8 @@ picture(lesson.draw_steep, figsize=(9, 3.2))
 #
 # $$ \big\| (w - \hat w) R \big\|_F^2 = \text{mean of } \big\| w x - \hat w x \big\|^2 . $$
 #
+# Five methods differ in their weights alone, and in what has to be seen for them: nothing, some inputs, or gradients of the loss too.
+#
 # | method | $L^{\mathsf T} L$ | $R R^{\mathsf T}$ | needs |
 # |---|---|---|---|
 # | SVD | $1$ | $1$ | nothing |
@@ -151,7 +153,7 @@ picture(lambda figure: lesson.draw_ranks(figure, 0.3), figsize=(9, 3.2))
 ways = {way: lesson.seen(lesson.with_ranks(*pair)) for way, pair in lesson.ranks_by(0.3).items()}
 uniform, energy, loss = ways.values()
 say(
-    f"At 30 % of the numbers, ranks by the loss move the answers by {loss['moved']:.3f} (divergence of the probabilities), uniform ranks by {uniform['moved']:.3f}, ranks by energy by "
+    f"At 30 % of the numbers, ranks by the loss move the answers by {loss['moved']:.3f} (Kullback and Leibler's divergence of the probabilities, in the mean), uniform ranks by {uniform['moved']:.3f}, ranks by energy by "
     f"{energy['moved']:.3f}.",
     2 * loss["moved"] < min(uniform["moved"], energy["moved"]),
 )
@@ -159,8 +161,9 @@ say(
 # %% [markdown]
 # ## How many inputs?
 #
-# Each digit gives a layer eight tokens. With few, the root of the mean of $x x^{\mathsf T}$ knows only some directions; `calibrate` warns below two tokens for
-# each input, and `metrics` draws the mean a little toward a multiple of 1. The picture shows the layer with 128 inputs, errors on unseen digits.
+# Each digit gives a layer eight tokens, one for each of its rows. With few, the root of the mean of $x x^{\mathsf T}$ knows only some directions. `tl.calibrate`, which
+# gathers these means, therefore warns below two tokens for each input, and the library draws the mean a little toward a multiple of 1 (*shrinkage*). The picture shows
+# the layer with 128 inputs at rank 6, errors on unseen digits.
 
 # %%
 counts = fast((1, 8, 400), full=(1, 2, 4, 8, 16, 32, 64, 128, 400))
@@ -181,8 +184,8 @@ say(
 # %% [markdown]
 # ## Recorded results
 #
-# `tensorlab run Hsu2022` compresses a sentence encoder of six layers without any tuning; the score is the correlation with people's judgments of similarity. The
-# printed numbers are those of a talk, of BERT, *after* tuning on the task: what can be compared is what is left of the full score.
+# `tensorlab run Hsu2022` compresses a sentence encoder of six layers without any tuning; the score is the correlation with people's judgments of similarity (STS-B). The
+# printed numbers are from a talk on the compression of transformers: they are of BERT, *after* tuning on the task. What can be compared is what is left of the full score.
 
 # %%
 picture(lesson.draw_recorded, figsize=(9, 3.4))
@@ -194,19 +197,20 @@ full, *rest = table.measured("Hsu2022").rows
 half = next(row for row in rest if row["method"] == "kfac spectrum" and row["kept"] == 0.49)
 whole = next(row for row in rest if row["kept"] == 0.95 and row["method"] == "kfac spectrum")
 printed = {row["method"]: row for row in table.printed("Hsu2022").rows if row["kept"] == 0.3}
+before = next(r["STS-B"] for r in table.printed("Hsu2022").rows if r["method"] == "full")
 say(
-    f"With 49 % of the numbers of all its layers our encoder scores {half['STS-B']:.3f}, with 95 % {whole['STS-B']:.3f}, whole {full['STS-B']:.3f}. Printed for feed-forward layers at 30 %: SVD "
-    f"{printed['svd']['STS-B']}, FWSVD {printed['fwsvd columns']['STS-B']}, of 0.88.",
+    f"With 49 % of the numbers of all its layers, {half['kept of the model']:.0%} of the model, our encoder scores {half['STS-B']:.3f}, with 95 % {whole['STS-B']:.3f}, whole {full['STS-B']:.3f}. Printed for feed-forward layers at 30 %: SVD "
+    f"{printed['svd']['STS-B']}, FWSVD {printed['fwsvd columns']['STS-B']}, of {before}.",
     half["STS-B"] > 0.97 * full["STS-B"],
     whole["STS-B"] > 0.99 * full["STS-B"],
-    max(printed["svd"]["STS-B"], printed["fwsvd columns"]["STS-B"]) < 0.75 * 0.88,
+    max(printed["svd"]["STS-B"], printed["fwsvd columns"]["STS-B"]) < 0.75 * before,
 )
 
 # %% [markdown]
 # ## Where it loses
 #
-# At the smallest sizes no weighting helps much, and low rank itself is the wrong family: a narrower network that is *trained* reads more from fewer
-# numbers, where there are data and time to train one.
+# At the smallest sizes the best weights do not save low rank: a narrower network that is *trained* reads more from fewer numbers, where there are data and time
+# to train one.
 
 # %%
 numbers, best = found["kfac, its ranks"][0]

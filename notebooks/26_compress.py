@@ -10,7 +10,7 @@
 # ]
 # take = [
 #     "A compression is a calibration, a choice for each layer by its predicted loss, and a certificate on data that neither has seen.",
-#     "Bits win where bytes count, low rank where operations count, and low rank in bits is between; formats are compared at equal size by what they do to the outputs.",
+#     "Bits save bytes but no operation, low rank saves both: which is best depends on the budget, and formats are compared at equal size by what they do to the outputs.",
 #     "Layers compressed one at a time forecast all of them together while changes are small; where they are large only the measurement counts.",
 # ]
 
@@ -178,8 +178,9 @@ say(
 # %% [markdown]
 # ## A budget in bytes, or in FLOPs
 #
-# `budget={"bytes": 0.1}` makes every [format](00b_vocabulary.ipynb#Format) a candidate for every layer, compares the best plan of each family with the mixed one by what they do to the answers,
-# and takes the best. With `{"flops": 0.4}` the winner is another: bits save no operation.
+# FLOPs are the operations of a forward pass. `budget={"bytes": 0.1}` makes every [format](00b_vocabulary.ipynb#Format) a candidate for every layer, compares the best plan of each family with the mixed one by what they do to the answers,
+# and takes the best, in orange. With `{"flops": 0.4}` the winner is another: bits save no operation. (*Pivoted* is low rank with r rows of the product kept as they are,
+# which saves $r^2$ numbers; *tt*, *block tt*, *kronecker* and *monarch* are fitted to the data. A family that cannot meet a budget has no bar.)
 
 # %%
 models = {
@@ -202,7 +203,7 @@ say(
 # ## What goes wrong, digit by digit
 #
 # A score hides which answers changed. On the left is each unseen digit, by how probable its true class is to the full model and to the compressed one; on the right what is
-# taken for what. The model is the plain SVD at 30 %.
+# taken for what, and how often. The model is the plain SVD at 30 %.
 
 # %%
 broken = lesson.compressed(30, "svd")

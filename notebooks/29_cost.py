@@ -210,10 +210,10 @@ picture(lambda figure: lesson.draw_compared(figure, compared), figsize=(8, 3.2))
 # %%
 at = lambda way: compared[way][0 if way == "Adam" else ranks.index(8)]
 dense, dense_right = at("Adam")
-said = lambda way: f"{at(way)[0] / dense:.0%} and {at(way)[1]:.1%}"
+said = lambda way: f"{at(way)[0] / dense:.0%} ({at(way)[1]:.1%})"
 say(
-    f"Dense layers with Adam hold {dense / 1024:.0f} KiB and read {dense_right:.1%}. At rank 8 GaLore has {said('GaLore')}, "
-    f"Dion {said('Dion')}, factors with Adam {said('SVD')}, DLRT {said('DLRT')}.",
+    f"Dense layers with Adam hold {dense / 1024:.0f} KiB and read {dense_right:.1%}. Of these bytes, at rank 8, GaLore holds {said('GaLore')}, "
+    f"Dion {said('Dion')}, factors with Adam {said('SVD')}, DLRT {said('DLRT')}; in brackets is what each reads.",
     at("DLRT")[0] < at("SVD")[0] < at("GaLore")[0] < at("Dion")[0] < dense,
     fast(True, full=min(at(way)[1] for way in ("GaLore", "Dion", "SVD")) > dense_right - 0.06),
 )

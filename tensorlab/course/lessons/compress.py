@@ -144,6 +144,7 @@ def draw_wrong(figure: Figure, model: nn.Module) -> str:
     table.index_put_((p.argmax(1), q.argmax(1)), torch.ones(len(y)), accumulate=True)
     table.fill_diagonal_(0)
     plots.image(right, table, "other answers")
+    figure.colorbar(right.images[0], ax=right, label="digits")
     right.set_axis_on()
     right.set(xlabel="compressed reads", ylabel="full model reads")
     right.set(xticks=range(10), yticks=range(10))
@@ -174,8 +175,10 @@ def draw_forecasts(figure: Figure, percents: tuple[int, ...], methods=("kfac", "
             for i, s in ((0, -1), (1, 1))
         ]
         ax.errorbar(x, y, xerr=bars, label=method, capsize=2, **plots.style(k))
+        side = dict(color=plots.COLORS[k], textcoords="offset points", fontsize=8.5)
+        side |= {"xytext": (-4, 5), "ha": "right"} if k else {"xytext": (5, -10)}
         for p, c in zip(percents, found):
-            ax.annotate(f"{p} %", (c.measured, c.forecast), (5, -10), textcoords="offset points")
+            ax.annotate(f"{p} %", (c.measured, c.forecast), **side)
         off = [c.forecast / c.measured for c in found]
         said.append(f"{method} {min(off):.2f} to {max(off):.2f}")
     ends = ax.get_xlim()

@@ -277,7 +277,7 @@ def draw_ranks(figure: Figure, batches, steps: int) -> str:
         ax.set(title=f"{batch * 32:,} tokens in a batch", xlabel="step")
         last = ", ".join(f"{name} {values[-1]}" for name, values in found.items())
         said.append(f"{batch * 32:,} tokens: {last}")
-    figure.axes[0].set(ylabel="rank, but for a tenth of the norm")
+    figure.axes[0].set(ylabel="numerical rank, rtol = 0.1")
     figure.axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return f"Ranks of 32 at step {steps}; {'; '.join(said)}."
 

@@ -226,7 +226,7 @@ def _step(core, gram, state):
 
 
 def _known(core, b):
-    return torch.einsum("rmq,m->rq", core, b)
+    return torch.einsum("rms,m->rs", core, b)
 
 
 def _one():
@@ -308,7 +308,7 @@ products = Check(
     mistakes=(
         (
             lambda d, degree, m: degree**d,
-            "a spline of degree q reaches over one interval more than its degree.",
+            "a spline reaches over one interval more than its degree.",
         ),
         (
             lambda d, degree, m: (degree + 1) * d,
@@ -427,8 +427,8 @@ conditional = Check(
 root_rank = Check(
     right=lambda: _root_rank(0.01),
     mistakes=(
-        (lambda: _root_rank(0.1), "that is enough for 10%."),
-        (lambda: _root_rank(0.001), "that is as much as 0.1% takes."),
+        (lambda: _root_rank(0.1), "that is enough for 10 %."),
+        (lambda: _root_rank(0.001), "that is as much as 0.1 % takes."),
         (lambda: 2, "the exponent x0 x1 has a small rank; its exponential has not."),
         (
             lambda: float("inf"),
@@ -436,7 +436,7 @@ root_rank = Check(
         ),
     ),
     hint="fill a 200 by 200 grid on [-7, 7]^2 with q, take its singular values, and look how many "
-    "leave a tail of 1% of the norm.",
+    "leave a tail of 1 % of the norm.",
     moral="The singular values fall like powers of (1 - sqrt(1 - c^2)) / c: correlation costs "
     "rank.",
 )

@@ -113,6 +113,7 @@ def draw_worst(figure: Figure, name: str = "Gaussian", terms: int = 6) -> str:
         )
         ax.set(xlabel="output, sorted", title=f"p = {2**power}")
         said.append(float(difference.norm()))
+    figure.axes[0].set(ylabel="difference of the output")
     return (
         f"Inputs of length one change outputs by at most {said[0]:.2f} where the Frobenius norm "
         f"was made small, and by at most {said[1]:.2f} where the spectral norm was."

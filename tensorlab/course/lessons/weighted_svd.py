@@ -232,6 +232,7 @@ def draw_rivals(figure: Figure, found: dict[str, list]) -> str:
     """Digits read against numbers stored; a sentence."""
     ax = figure.subplots()
     said = plots.accuracy_against_storage(ax, found)
+    ax.lines[-1].set(color="0.4", marker="*")  # trained, not cut: beside the seven colors
     ax.set(xlabel="numbers in the layers of the blocks", ylim=(0, 102))
     ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return said
