@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -243,6 +243,7 @@ def tt_svd(x: Tensor | Iterable[Tensor], rank=None, *, rtol: float | None = None
         return _from_slabs(_read(x), rank, rtol)
     if isinstance(x, Iterable) and not isinstance(x, (Tensor, np.ndarray)):
         return _from_slabs(x, rank, rtol)
+    x = cast(Tensor, x)  # anything else `cut_norm` refuses
     size = cut_norm(x, "tt_svd", rank)
     caps = rank_caps("tt_svd", rank, rtol, x.shape, x.ndim - 1)
     scale = safe_scale(size)
