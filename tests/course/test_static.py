@@ -126,7 +126,10 @@ def test_every_explorer_of_the_lessons_has_states_that_differ(kind, undrawn):
 @pytest.mark.parametrize("kind", [k for k in explorers() if not issubclass(k.values[0], Player)])
 def test_the_first_slider_moves_the_picture(kind):
     e = kind()
-    before, knob = e.view.value, next(k for k in e.controls.values() if hasattr(k, "step"))
+    before, knob = e.view.value, next((k for k in e.controls.values() if hasattr(k, "step")), None)
+    if knob is None:  # lists alone
+        assert all(hasattr(k, "options") for k in e.controls.values())
+        return
 
     def moves(step):
         start = knob.value
