@@ -122,7 +122,7 @@ def test_every_explorer_of_the_lessons_has_states_that_differ(kind, undrawn):
     assert sheet.rows[sheet.first].states[sheet.rows[sheet.first].first][1], "the first is drawn"
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", [k for k in explorers() if not issubclass(k.values[0], Player)])
 def test_the_first_slider_moves_the_picture(kind):
     e = kind()

@@ -17,7 +17,7 @@ from tensorlab.models.training import data_parallel
 from tensorlab.papers.table import load
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.thorough,
     pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo"),
     pytest.mark.xdist_group("ranks"),
 ]
@@ -32,25 +32,18 @@ def launched(folder, ranks, *command):
     return subprocess.run([*LAUNCH, str(ranks), *command], **options)
 
 
-@pytest.fixture(scope="module")
-def tables(tmp_path_factory):
-    """{key: (the table of one process, that of two)}, and what the two have said."""
-    folder = tmp_path_factory.mktemp("torchrun")
-    done = launched(folder, 2, rank_jobs.__file__, "Batches", "Rows", "Sequence")
-    assert done.returncode == 0, done.stderr
-    found = {}
-    for key, program in rank_jobs.programs().items():
-        with pytest.MonkeyPatch.context() as patch:
-            patch.chdir(tmp_path_factory.mktemp(key))
-            found[key] = (
-                program.run("quick", progress=False),
-                load(folder / f"results/{key}-quick.csv"),
-            )
-    return found, done
+def by_one_and_two(key, tmp_path, monkeypatch, two):
+    """The table of a program by one process and that by two, read from what they have written."""
+    folder = tmp_path / "two"
+    folder.mkdir()
+    two.run(rank_jobs.run_in, str(folder), key)
+    monkeypatch.chdir(tmp_path)
+    one = rank_jobs.programs()[key].run("quick", progress=False)
+    return one, load(folder / f"results/{key}-quick.csv")
 
 
-def test_trainings_that_share_batches_are_those_of_one_process(tables):
-    one, two = tables[0]["Batches"]
+def test_trainings_that_share_batches_are_those_of_one_process(tmp_path, monkeypatch, two):
+    one, two = by_one_and_two("Batches", tmp_path, monkeypatch, two)
     assert two["how"] == list(rank_jobs.TRAININGS)
     for a, b in zip(one.rows, two.rows):
         for name in ("loss", "seen"):
@@ -58,16 +51,20 @@ def test_trainings_that_share_batches_are_those_of_one_process(tables):
     assert len(set(two["pid"])) == 1 and not set(two["pid"]) & set(one["pid"])
 
 
-def test_rows_are_shared_out_and_stand_in_their_order(tables):
-    one, two = tables[0]["Rows"]
+def test_rows_are_shared_out_and_keep_their_order(tmp_path, monkeypatch, two):
+    one, two = by_one_and_two("Rows", tmp_path, monkeypatch, two)
     assert two["n"] == one["n"] and two["square"] == one["square"]
     assert two["rank"] == [0, 1, 0, 1, 0] and len(set(two["pid"])) == 2
-    one, two = tables[0]["Sequence"]
+
+
+def test_rows_that_follow_from_others_are_measured_by_one_process(tmp_path, monkeypatch, two):
+    one, two = by_one_and_two("Sequence", tmp_path, monkeypatch, two)
     assert two["square"] == one["square"] == [1, 4, 25] and set(two["rank"]) == {0}
 
 
-def test_one_process_prints_and_says_what_all_do(tables):
-    done = tables[1]
+def test_one_process_prints_and_says_what_all_do(tmp_path):
+    done = launched(tmp_path, 2, rank_jobs.__file__, "Batches", "Rows", "Sequence")
+    assert done.returncode == 0, done.stderr
     assert done.stdout.count("csv: ") == 3 and len(re.findall("^how", done.stdout, re.M)) == 1
     for said in (
         "Batches quick: 2 processes share each batch of a training; the numbers are those of one.",
