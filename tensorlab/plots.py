@@ -927,10 +927,6 @@ def ode_errors(ax: Axes, curves: dict[str, list[tuple[float, float]]], xlabel: s
         shown = [(x, y if math.isfinite(y) and y < top else top) for x, y in points]
         ax.loglog(*zip(*shown), label=name, **style(k))
     ax.set(xlabel=xlabel, ylabel="error")
-    at = sorted({x for points in curves.values() for x, _ in points})
-    if at[-1] < 100 * at[0]:  # the labels of a short logarithmic axis collide: name the points
-        ax.set_xticks(at, [f"{x:g}" for x in at])
-        ax.set_xticks([], minor=True)
     ax.legend()
     ends = [(name, min(points), max(points)) for name, points in curves.items()]
     return (
