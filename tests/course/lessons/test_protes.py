@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from tensorlab.course.lessons import protes as lesson
 
@@ -122,3 +123,11 @@ def test_a_race_is_a_running_minimum_within_its_budget():
     runs = lesson.race("P-11", 200, 2)
     assert all(best.shape == (2, 200) for best in runs.values())
     assert all((best.diff() <= 0).all() and (best >= -364).all() for best in runs.values())
+
+
+def test_a_race_is_drawn_at_all_numbers_of_points():
+    ax = Figure().subplots()
+    lesson.draw_race(ax, "P-11", {"PROTES": 2 + torch.linspace(1, 0, 3000).expand(2, -1)})
+    asked = torch.as_tensor(ax.lines[0].get_xdata(), dtype=torch.float64)
+    assert asked[0] == 1 and asked[-1] == 3000
+    assert float((asked[1:] / asked[:-1])[asked[1:] > 50].max()) < 1.03
