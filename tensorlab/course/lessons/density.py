@@ -427,8 +427,8 @@ conditional = Check(
 root_rank = Check(
     right=lambda: _root_rank(0.01),
     mistakes=(
-        (lambda: _root_rank(0.1), "that is enough for 10 %."),
-        (lambda: _root_rank(0.001), "that is as much as 0.1 % takes."),
+        (lambda: _root_rank(0.1), "that is enough for an error of a tenth."),
+        (lambda: _root_rank(0.001), "that is what an error of a thousandth takes."),
         (lambda: 2, "the exponent x0 x1 has a small rank; its exponential has not."),
         (
             lambda: float("inf"),
