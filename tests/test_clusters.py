@@ -83,6 +83,7 @@ def test_a_point_is_never_drawn_twice_where_others_are_left():
     assert len(far_apart(x, 5, generator=seeded())) == 5  # all are taken: any will do
 
 
+@pytest.mark.thorough
 def test_far_apart_draws_with_squared_distances():
     """From 0 or from 3: among 0, 1, 3 the second is 3 with probability 9 / 10, or 0 with 9 / 13."""
     x = torch.tensor([[0.0], [1.0], [3.0]])

@@ -191,6 +191,7 @@ def test_a_budget_in_flops_is_met_by_low_rank():
     assert "bits" not in both.compression.measured
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_built_as_it_was_priced(family):
     model = small(budget={"bytes": 0.6}, families=(family,), names="up.*")
@@ -199,6 +200,7 @@ def test_every_family_is_built_as_it_was_priced(family):
     assert model.compression.certificate.measured < 0.5
 
 
+@pytest.mark.thorough
 def test_choices_come_in_one_order():
     model, batches = nn.Sequential(nn.Linear(16, 16)), [torch.randn(64, 16, generator=seeded())]
     found = tl.calibrate(model, batches, loss=embedding_probe())
@@ -266,6 +268,7 @@ def test_a_forecast_far_off_is_doubted():
     assert any("of what is measured" in why for why in found.doubts)
 
 
+@pytest.mark.thorough
 def test_the_interval_covers_what_unseen_examples_show():
     model, unseen = net(), words(seed=100, batches=32)
     with warnings.catch_warnings():
@@ -342,6 +345,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "options",
     [{"keep": 0.5}, {"keep": 0.5, "bits": 4}, {"budget": {"bytes": 0.3}, "families": ("bits",)}],

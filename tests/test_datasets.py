@@ -93,6 +93,7 @@ def test_a_missing_package_is_one_sentence(monkeypatch, module, load):
 # -- from the data folder: the counts are those that the sets' descriptions state
 
 
+@pytest.mark.thorough
 @needs_folder
 def test_mnist():
     X, y = datasets.mnist()
@@ -113,6 +114,7 @@ def test_texts():
         assert (len(got), len(set(got))) == (words, types)
 
 
+@pytest.mark.thorough
 @needs_folder
 @pytest.mark.parametrize(
     ("name", "shape", "positive"),
@@ -151,6 +153,7 @@ def test_categorical():
         assert X.shape == (rows, 8) and int(y.sum()) == positive and 0 <= X.min() and X.max() < 20
 
 
+@pytest.mark.thorough
 @needs_folder
 def test_adult_has_the_same_levels_in_both_parts():
     train, test = datasets.adult(), datasets.adult("test")

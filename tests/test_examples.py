@@ -32,6 +32,7 @@ def test_a_transformer_is_compressed_saved_and_read(whose, monkeypatch, tmp_path
     assert "read into a new model" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_a_network_is_trained_in_low_rank_in_an_ordinary_loop():
     right, models = example("train_low_rank")["main"](epochs=6)
     layers = [m for m in models["low rank"].modules() if isinstance(m, FactorizedLinear)]

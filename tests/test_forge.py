@@ -50,6 +50,7 @@ def shell(name: str, job: str, word: str) -> str:
     return found
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("schema", "path"), SCHEMAS, ids=lambda x: getattr(x, "name", x))
 def test_the_schema_holds(schema, path):
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}"]

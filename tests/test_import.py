@@ -44,6 +44,7 @@ def brought() -> set[str]:
     return set(json.loads(done.stdout))
 
 
+@pytest.mark.thorough
 def test_the_import_loads_these_modules_alone_beside_those_of_torch(brought):
     """Another module needs a reason and a line above; what one function needs, it imports."""
     others = {name for name in brought if name.partition(".")[0] != "tensorlab"}
@@ -52,6 +53,7 @@ def test_the_import_loads_these_modules_alone_beside_those_of_torch(brought):
     assert {name.split(".")[1] for name in brought if "tensorlab." in name} <= OURS
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("part", HEAVY)
 def test_the_import_loads_no_compiler_and_nothing_heavy_of_torch(brought, part):
     assert not [name for name in brought if name.startswith(f"torch.{part}")]

@@ -52,6 +52,7 @@ class Numbers(ast.NodeTransformer):
         return ast.Call(ast.Name("of_numpy", ast.Load()), [node], [])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("test", examples())
 def test_integers_of_numpy_change_no_example(test):
     changed = []

@@ -535,6 +535,7 @@ def test_diagram_refuses_what_is_no_format(ax):
         plots.diagram(ax, torch.ones(2))
 
 
+@pytest.mark.thorough
 def test_accuracy_against_storage(ax):
     curves = {"dense": [(100, 0.975)], "SVD": [(10, 0.5), (20, 0.75)]}
     said = plots.accuracy_against_storage(ax, curves)
@@ -543,6 +544,7 @@ def test_accuracy_against_storage(ax):
     assert ax.lines[1].get_color() == plots.COLORS[0]  # as in the errors beside, without the dense
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("figsize", [(3, 3), (4.5, 3), (9, 3)])
 @pytest.mark.parametrize("low", [0.02, 1.0, 128.0])
 @pytest.mark.parametrize("times", [1.1, 3.0, 12.0, 24.0, 120.0, 1e4, 1e9])

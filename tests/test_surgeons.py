@@ -938,6 +938,7 @@ def test_integers_of_numpy(integer):
 # ------------------------------------------------------------------------------- copies and files
 
 
+@pytest.mark.thorough
 def test_a_file_of_a_merged_model_holds_no_adapter():
     model = tl.add_lora(nn.Sequential(nn.Linear(64, 64)), "0", 2)
     sizes = []

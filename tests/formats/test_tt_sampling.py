@@ -186,6 +186,7 @@ def test_samples_of_other_packages_follow_our_marginals(package):
     assert fits(index[:, [3, 1]], tl.tt_marginal(x, (3, 1))) > 1e-3
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")
 def test_probabilities_of_a_born_machine_are_those_of_quimb():
     qtn = pytest.importorskip("quimb.tensor")
@@ -361,6 +362,7 @@ def test_a_markov_chain_of_a_thousand(dtype, squared, device):
     assert torch.allclose(got.cpu().double(), middle / middle.sum(), atol=50 * eps)
 
 
+@pytest.mark.thorough
 @both
 def test_random_cores_of_a_thousand_in_float32(squared):
     x = train((2,) * 1000, squared, dtype=torch.float32)

@@ -459,6 +459,7 @@ def test_gradients(make):
     assert torch.autograd.gradcheck(f, (x, *start))
 
 
+@pytest.mark.thorough
 @structure
 def test_compiles(make):
     small = make(layer(6, 8, padding=1, padding_mode="reflect"), 3)

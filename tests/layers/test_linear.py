@@ -335,6 +335,7 @@ def test_functional_call_sees_the_parameters():
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "weight",
     [low_rank(dtype=torch.float32), train_matrix(dtype=torch.float32)],

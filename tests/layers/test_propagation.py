@@ -63,6 +63,7 @@ def test_every_plan_gives_the_dense_product_and_its_gradients(
     choose_plan.cache_clear()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("backward", BACKWARDS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 def test_gradcheck(backward, dtype):
@@ -138,6 +139,7 @@ def measured(w, x, dy, strategy):
     return peak_bytes(step, [x, dy, *w.cores]), sum(saved.values())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("rank", [2, 8, 64])
 def test_a_large_layer_keeps_to_50_mib_and_saves_nothing(rank):
     w = layer((12, 16, 16), (8, 8, 12), rank=rank, dtype=torch.float32)
@@ -205,6 +207,7 @@ def test_autocast():
         assert y.dtype == dtype and close(y, propagate(w, x))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "strategy", ["auto", "left, autograd", "right 1+2, recompute", "left, full matrix"]
 )

@@ -212,6 +212,7 @@ def test_riemannian_steps_too(both):
     assert all(same(half["riemannian"]["state"], riemannian()["state"]) for half in both)
 
 
+@pytest.mark.thorough
 def test_ranks_set_by_hand_or_loaded(both):
     whole = set_by_hand()
     assert whole["ranks"] == [(3,)] * 2 + [(2,)] * 2 + [(5,)] * 2

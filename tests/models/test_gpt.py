@@ -96,6 +96,7 @@ def of_kind(attention, layers):
 # -- is invariant
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("attention", ATTENTION)
 @pytest.mark.parametrize("layers", LAYERS)
 def test_generation_with_a_cache_is_the_full_forward(attention, layers):
@@ -124,6 +125,7 @@ def test_a_cache_is_read_once_for_each_character(monkeypatch):
     assert read == [3, 1, 1, 1, 1, 1, 8, 8]  # the window moves from the ninth character on
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("attention", ATTENTION)
 def test_every_kind_of_attention_looks_back_only_and_learns(attention, generator):
     model, index = of_kind(attention, "dense"), torch.arange(8)[None] % 7

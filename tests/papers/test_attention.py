@@ -53,6 +53,7 @@ def test_the_rate_is_chosen_on_valid_and_the_sentence_names_the_leak():
     assert said == "Fewest bits: a, 3.100 with 8 numbers cached; looks ahead: b."
 
 
+@pytest.mark.thorough
 def test_the_program_at_a_small_size(small_program):
     size = {"rates": (1e-3, 1e-2), "seeds": (0, 1), "steps": 3, "width": 16, "context": 8}
     table = small_program(paper, size, characters=20000)

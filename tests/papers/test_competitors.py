@@ -55,6 +55,7 @@ def test_equal_numbers_are_stored(way):
     assert (row["mask"] > 0) == (way in ("pruned entries", "pruned blocks", "lottery ticket"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "way, times",
     [
@@ -148,6 +149,7 @@ def test_the_picture_names_the_best_and_the_cheapest():
     )
 
 
+@pytest.mark.thorough
 def test_the_program_at_a_small_size(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(paper.SIZES, "quick", SMALL)

@@ -61,6 +61,7 @@ def test_large_images_are_pooled_once_more():
     assert convolutions.small_cnn(28)(torch.ones(2, 1, 28, 28)).shape == (2, 10)
 
 
+@pytest.mark.thorough
 def test_printed_numbers_stand_beside(result):
     both = result.beside(table.printed("Lebedev2015"))
     (row,) = both.where(network="characters CNN")

@@ -28,6 +28,7 @@ def test_the_program_at_a_small_size(small, monkeypatch, tmp_path):
     )
 
 
+@pytest.mark.thorough
 def test_folds_of_car_and_hiv(small, data_folder):
     table = expmachine.PROGRAM.run("quick", progress=False)
     (cores,), (linear,) = (

@@ -22,6 +22,7 @@ def at(table, layers, where="all", optimizer="none"):
     return row
 
 
+@pytest.mark.thorough
 def test_a_compressed_model_holds_less_at_every_moment(table):
     dense = at(table, "dense", "none")
     for layers in ("SVD", "TTM"):
@@ -44,6 +45,7 @@ def test_an_optimizer_holds_what_its_formula_says(table):
     assert at(table, "SVD", "all", "Adam")["peak"] < adam["peak"]
 
 
+@pytest.mark.thorough
 def test_joules_come_with_what_was_measured_and_assumed(table):
     texts = [row[f"energy of {paper.PASSES}"] for row in table.rows]
     texts = [text for text in texts if text is not None]

@@ -37,6 +37,7 @@ def test_heads_that_do_not_divide_are_refused_before_a_process_starts():
         megatron.cases(megatron.SIZES["quick"] | {"ranks": 3})
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 @pytest.mark.xdist_group("ranks")
 def test_collectives_of_a_block(two, monkeypatch):

@@ -16,6 +16,7 @@ def test_peak_bytes_by_hand():
     assert paper.peak_bytes(lambda: [x + 1 for _ in range(5)], [x]) == 20000
 
 
+@pytest.mark.thorough
 def test_quick_has_the_order_of_the_printed_table(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table = paper.PROGRAM.run("quick", progress=False)

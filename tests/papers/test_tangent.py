@@ -39,6 +39,7 @@ def test_starts_are_balanced(kind):
         assert float(low.norm()) == pytest.approx(60**0.5, rel=1e-5)
 
 
+@pytest.mark.thorough
 def test_the_program_at_a_small_size(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(paper.SIZES, "quick", SMALL)

@@ -50,6 +50,7 @@ def test_digits_are_32_pixels_wide_and_parted():
     assert torch.allclose(torch.cat([x, x_test]).mean(), small.mean(), rtol=1e-3)
 
 
+@pytest.mark.thorough
 def test_the_program_on_few_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     x, y, *_ = tensorizing.images("digits")

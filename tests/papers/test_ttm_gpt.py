@@ -67,6 +67,7 @@ def test_the_picture_says_where_ttm_wins():
     assert said == "At equal numbers TTM reads better than SVD at 20 % of the shares shown."
 
 
+@pytest.mark.thorough
 def test_the_program_at_a_small_size(small_program, monkeypatch):
     size = {"shares": (40,), "rates": (1e-3, 1e-2), "seeds": (0, 1), "steps": 6, "width": 16}
     table = small_program(ttm_gpt, size, characters=40000)

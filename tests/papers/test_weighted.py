@@ -32,6 +32,7 @@ def test_what_each_weighting_is_worth(table):
     assert table.where(method="full")[0]["mse"] == 0
 
 
+@pytest.mark.thorough
 def test_no_method_keeps_more_than_was_asked_for(table):
     full = weighted.subject(False)[0]
     every = sum(p.numel() for p in full.parameters())

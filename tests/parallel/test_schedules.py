@@ -17,6 +17,7 @@ SIZES = [(p, m) for p in range(1, 9) for m in (1, 2, 3, 4, 5, 8, 13, 32)]
 DURATIONS = [(1, 1), (1, 2), (3, 2), (2, 7)]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", ["naive", "GPipe", "1F1B"])
 def test_closed_forms(name):
     for p, m in SIZES:
