@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from sources import tree
 
 from tensorlab import datasets, extras, papers
 from tensorlab.__main__ import main
@@ -30,7 +31,7 @@ def asked_for(path: Path) -> set[str]:
     """The modules of extras that a file of papers cannot do without: what it imports, and what
     brings the data sets that it reads."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:

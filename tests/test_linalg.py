@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from sources import tree
 from tensors import relative_error
 
 import tensorlab as tl
@@ -255,7 +256,7 @@ def test_lapack_is_called_in_linalg_only():
     """Long matrices must go the one way, so the names that factorize are in one file."""
     package = Path(linalg.__file__).parent
     for path in package.rglob("*.py"):
-        nodes = list(ast.walk(ast.parse(path.read_text())))
+        nodes = list(ast.walk(tree(path)))
         names = {n.attr for n in nodes if isinstance(n, ast.Attribute)}
         names |= {
             a.name

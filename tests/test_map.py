@@ -16,6 +16,7 @@ import re
 from pathlib import Path
 
 import pytest
+from sources import tree
 
 import tensorlab
 
@@ -180,7 +181,7 @@ def imported(name, path):
     here = [part for part in name.split(".") if part]
     if path.name != "__init__.py":
         here = here[:-1]
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name.split(".")[0] == "tensorlab":
@@ -252,7 +253,7 @@ def test_every_key_is_in_the_list_of_papers():
     papers = {match[1] for match in listed if match}
     used = {(key, row["idea"]) for row in table() for key in KEY.findall(row["paper"])}
     for name, path in modules():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree(path)):
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
                 used |= {
                     (key, f"tensorlab.{name}") for key in KEY.findall(ast.get_docstring(node) or "")
@@ -324,8 +325,8 @@ def test_public_names_are_what_their_groups_say():
 
 
 def test_what_the_package_imports_is_public():
-    tree = ast.parse((PACKAGE / "__init__.py").read_text())
-    ours = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.level]
+    statements = tree(PACKAGE / "__init__.py").body
+    ours = [node for node in statements if isinstance(node, ast.ImportFrom) and node.level]
     assert {a.name for node in ours for a in node.names} == set(tensorlab.__all__)
 
 

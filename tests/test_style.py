@@ -9,11 +9,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from sources import tree
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "tensorlab").rglob("*.py"))
 NAMES = [str(path.relative_to(ROOT)) for path in FILES]
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in FILES}
 BODY = 45  # lines of a function
 DENSITY = 48.0  # characters of a line of code, its indentation counted
 SCOPES = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -36,7 +36,7 @@ def code(path: Path) -> list[str]:
     """Lines of code: those that are not empty, of a docstring or a comment alone."""
     text = path.read_text(encoding="utf-8")
     lines, other = text.splitlines(), set()
-    for node in ast.walk(TREES[path]):
+    for node in ast.walk(tree(path)):
         if (doc := documented(node)) is not None:
             other |= set(range(doc.lineno, doc.end_lineno + 1))
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
@@ -46,7 +46,7 @@ def code(path: Path) -> list[str]:
 
 
 def classes() -> Counter:
-    nodes = (node for tree in TREES.values() for node in ast.walk(tree))
+    nodes = (node for path in FILES for node in ast.walk(tree(path)))
     return Counter(node.name for node in nodes if isinstance(node, ast.ClassDef))
 
 
@@ -58,7 +58,7 @@ def length(function) -> int:
 
 @pytest.mark.parametrize("path", FILES, ids=NAMES)
 def test_functions_are_short(path):
-    functions = (n for n in ast.walk(TREES[path]) if isinstance(n, ast.FunctionDef))
+    functions = (n for n in ast.walk(tree(path)) if isinstance(n, ast.FunctionDef))
     assert not [f"{f.name}: {length(f)}" for f in functions if length(f) > BODY]
 
 
