@@ -97,10 +97,19 @@ def put_back(stem: str, notebook):
 # ----------------------------------------------------------------------------------------- marking
 
 
-def marks(stem: str, notebook, *, pictures: bool = True, seed: int = 0, threads: int = 1) -> dict:
+def marks(
+    stem: str,
+    notebook,
+    *,
+    pictures: bool = True,
+    whole: bool = True,
+    seed: int = 0,
+    threads: int = 1,
+) -> dict:
     """Points by grade_id for a notebook as it was handed in; 0 for a cell that is missing.
 
-    pictures: whether the code cells that a person marks are run too.
+    pictures: whether the code cells that a person marks are run too. whole: whether what follows
+    the first test that fails is run.
     """
     from nbgrader.utils import determine_grade
 
@@ -118,7 +127,8 @@ def marks(stem: str, notebook, *, pictures: bool = True, seed: int = 0, threads:
             if not ("points" in c.metadata.get("nbgrader", {}) and c.metadata.nbgrader["solution"])
         ]
     got = dict.fromkeys(full, 0.0)
-    for cell, outputs in zip(cells, run([c.source for c in cells], seed, threads)):
+    last = () if whole else tuple(helpers)
+    for cell, outputs in zip(cells, run([c.source for c in cells], seed, threads, last)):
         if grade_id(cell) in full:
             got[grade_id(cell)] = determine_grade(nbformat.from_dict(cell | {"outputs": outputs}))[
                 0
@@ -126,10 +136,13 @@ def marks(stem: str, notebook, *, pictures: bool = True, seed: int = 0, threads:
     return got
 
 
-def run(sources: list[str], seed: int, threads: int) -> list[list]:
-    """The outputs that count, cell by cell, as far as the process came."""
+def run(sources: list[str], seed: int, threads: int, last=()) -> list[list]:
+    """The outputs that count, cell by cell, as far as the process came.
+
+    last: numbers of cells, the first of which that fails is the last one to be run.
+    """
     server = _server()
-    server.send((sources, seed, threads))
+    server.send((sources, seed, threads, last))
     return list(iter(server.recv, None))
 
 

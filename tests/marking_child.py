@@ -24,20 +24,23 @@ class TooLong(BaseException):
     """Not caught by a student's `except Exception`."""
 
 
-def execute(pipe, sources: list[str], seed: int, threads: int) -> None:
-    """Run the cells one after another, and send the outputs of each."""
+def execute(pipe, sources: list[str], seed: int, threads: int, last) -> None:
+    """Run the cells one after another, and send the outputs of each; the first one of `last` that
+    fails ends it."""
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     signal.signal(signal.SIGALRM, _stop)
     sys.addaudithook(_no_network)
     names = {"__name__": "__main__"}
-    for source in sources:
+    for k, source in enumerate(sources):
         signal.alarm(CELL_SECONDS)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             outputs = _cell(source, names)
         signal.alarm(0)
         pipe.send(outputs)
+        if k in last and any(o.output_type == "error" for o in outputs):
+            return
 
 
 def _cell(source: str, names: dict) -> list:
