@@ -76,6 +76,14 @@ WRONG = {
             "apply-small": 5,
         },
     ),
+    "a gradient by autograd": Wrong(
+        {
+            "gradient": "def gradient(x, dy):\n"
+            "    c = torch.zeros(x.shape[1], dtype=x.dtype, requires_grad=True)\n"
+            "    return torch.autograd.grad(apply(c, x), c, dy)[0]"
+        },
+        {"gradient-right": 6},
+    ),
     "tampered tests": Wrong(
         {"gradient": (".conj()", ""), "gradient-right": "pass"}, {"gradient-right": 6}
     ),
