@@ -7,6 +7,7 @@ student hands in, its cells run in a process, and the points follow nbgrader's r
 import copy
 import functools
 import multiprocessing
+import runpy
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -16,12 +17,18 @@ import marking_child
 import nbformat
 
 FOLDER = Path(__file__).parents[1] / "notebooks" / "assignments"
+TABLES = Path(__file__).parent / "course" / "submissions"
 STEMS = sorted(path.stem for path in FOLDER.glob("ps[0-9]*_*.py"))
 
 
 def source(stem: str) -> nbformat.NotebookNode:
     """An assignment with its solutions and hidden tests."""
     return nbformat.read(FOLDER / f"{stem}.ipynb", as_version=4)
+
+
+def table(stem: str) -> dict:
+    """WRONG and EQUIVALENT of an assignment: see `tests/course/test_marking.py`."""
+    return runpy.run_path(str(TABLES / f"{stem}.py"))
 
 
 def grade_id(cell) -> str | None:

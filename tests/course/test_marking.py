@@ -7,15 +7,12 @@ that change nothing, each with the reason.
 
 import json
 import re
-import runpy
-from pathlib import Path
 
 import nbformat
 import pytest
-from marking import STEMS, Wrong, by_machine, grade_id, handed_in, marks, released, source
+from marking import STEMS, Wrong, by_machine, grade_id, handed_in, marks, released, source, table
 from mutants import mutants
 
-TABLES = Path(__file__).parent / "submissions"
 ALWAYS = {"tampered tests", "deleted test cell"}
 USUAL = {
     "off by a transpose",
@@ -29,10 +26,6 @@ REGION = re.compile(
     r"### BEGIN (?:SOLUTION|HIDDEN TESTS)\n.*?### END (?:SOLUTION|HIDDEN TESTS)", re.S
 )
 PART = re.compile(r"^## .*\((\d+) points, (\d+) minutes\)$", re.M)
-
-
-def table(stem):
-    return runpy.run_path(str(TABLES / f"{stem}.py"))
 
 
 def solved(stem):
@@ -132,6 +125,14 @@ def test_the_solution_gets_all_marks_of_the_machine(stem):
 def test_marks_depend_on_no_seed_and_no_number_of_threads(stem):
     got = marks(stem, solved(stem), seed=7, threads=2, pictures=False)
     assert got == by_machine(source(stem))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stem, wrong", rows())
+def test_what_is_lost_depends_on_no_seed_and_no_number_of_threads(stem, wrong):
+    full = by_machine(source(stem))
+    got = marks(stem, handed_in(stem, wrong), seed=7, threads=2, pictures=False)
+    assert {k: full[k] - got[k] for k in full if got[k] != full[k]} == wrong.lost
 
 
 @pytest.mark.parametrize("stem", STEMS)
