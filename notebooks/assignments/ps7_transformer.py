@@ -261,7 +261,7 @@ def effects(weights, cuts, x, y):
         first = (g * (cut - weights[name])).sum()
         (bent,) = torch.autograd.grad(first, w)
         second = first + (bent * (cut - weights[name])).sum() / 2
-        found[name] = float(first), float(second)
+        found[name] = first.item(), second.item()
     return found
     ### END SOLUTION
 

@@ -107,7 +107,14 @@ class ExecuteSubmission(Execute):
     error."""
 
     def __init__(self, **kwargs):
-        super().__init__(kernel_manager_class=Kernel, **kwargs)
+        super().__init__(kernel_manager_class=Kernel, timeout_func=self._limit, **kwargs)
+
+    def _limit(self, cell) -> int:
+        """Seconds for a cell. What is handed out, such as imports, takes as long as the machine
+        makes it: that is no student's fault."""
+        marks = cell.metadata.get("nbgrader", {})
+        handed_out = marks.get("locked", False) and not marks.get("grade", False)
+        return 10 * self.timeout if handed_out else self.timeout
 
     def preprocess_cell(self, cell, resources, index):
         source = cell.source
@@ -216,6 +223,7 @@ def settings(
         ExecuteSubmission if s is Execute else s for s in steps
     ]
     config.Execute.timeout = seconds
+    config.Execute.iopub_timeout = 60  # seconds: 4 by default, which a busy machine may need
     config.KernelManager.transport = "ipc"  # a socket that is a file: it is reached without network
     config.Kernel.isolated, config.Kernel.memory = isolated, memory
     config.Kernel.folder = str(Path(folder).resolve()) if folder else ""
