@@ -13,7 +13,7 @@
 # # Problem set 2: how long is the train of 1/(i + j + k)?
 #
 # First a tensor is cut into a train, then the error is bounded, then trains are added and shortened. In the end you have a train
-# of $20^{8}$ numbers that no computer has seen one by one, and you know how wrong it is. Write `train`, `add` and `shorten` with
+# of 64 million numbers that nobody has written down one by one, and you know how wrong it is. Write `train`, `add` and `shorten` with
 # torch alone: their tests refuse `tl.TT`, and all that makes one.
 
 # %% nbgrader={"grade_id": "setup", "locked": true}
