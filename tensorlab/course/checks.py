@@ -180,6 +180,12 @@ class _Entries(TorchDispatchMode):
         super().__init__()
         self.most, self.said = most, said
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No compiler is kept out, as torch would by loading it: three seconds at the first use,
+        which a student's cell would have to pay."""
+        return False
+
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         for made in tree_leaves(result):

@@ -317,8 +317,13 @@ def _row(api, assignment: str, student: str) -> dict:
 def _failed(folder: Path, job, status: str) -> dict:
     """The row of a submission that could not be run to its end."""
     assignment, student = job
-    notebook = nbformat.read(next((folder / "source" / assignment).glob("*.ipynb")), as_version=4)
-    graded = furniture.graded(notebook.cells)
+    source = next((folder / "source" / assignment).glob("*.ipynb"), None)
+    if source is None:
+        graded, status = [], "no such assignment"
+    else:
+        graded = furniture.graded(nbformat.read(source, as_version=4).cells)
+        if not (folder / "submitted" / student / assignment / source.name).exists():
+            status = f"needs the file {source.name}"
     points = lambda hand: _number(sum(m["points"] for m in graded if m["solution"] == hand))
     row = [assignment, student, status, "0", points(False), "0", points(True), "0"]
     return dict(zip(MARKS, row))

@@ -97,6 +97,9 @@ def course(tmp_path_factory, server):
     hand_in(folder, "aaron", handed_in(STEM, mischief(server[0])))
     spy = SPY.format(course=str(folder))
     hand_in(folder, "mallory", handed_in(STEM, mischief(server[0], spy, LOOP)))
+    for name in (f"submitted/misnamed/ps1/my {STEM}.ipynb", f"submitted/lost/ps01/{STEM}.ipynb"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text(nbformat.writes(handed_in(STEM, Wrong({}))))
     hand_in(folder, "crash", handed_in(STEM, Wrong({"pair": "import os\n\nos._exit(1)"})))
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a job in the background
     staff.mark(folder, LIMITS)
@@ -161,6 +164,11 @@ def test_a_crash_stops_nobody_and_is_told(course):
     assert row(course, "crash")["status"].startswith("crashed")
     assert row(course, "crash")["total"] == "0"
     assert row(course, "mallory")["status"] == "to be read"
+
+
+def test_what_has_a_wrong_name_stops_nobody_and_is_told(course):
+    assert row(course, "misnamed")["status"] == f"needs the file {STEM}.ipynb"
+    assert row(course, "lost")["status"] == "no such assignment"
 
 
 def test_feedback_shows_no_hidden_test(course):
