@@ -110,13 +110,14 @@ def marks(
     *,
     pictures: bool = True,
     whole: bool = True,
+    since: str | None = None,
     seed: int = 0,
     threads: int = 1,
 ) -> dict:
     """Points by grade_id for a notebook as it was handed in; 0 for a cell that is missing.
 
     pictures: whether the code cells that a person marks are run too. whole: whether what follows
-    the first test that fails is run.
+    the first test that fails is run. since: a cell before which no test is run, nor marked.
     """
     from nbgrader.utils import determine_grade
 
@@ -124,6 +125,11 @@ def marks(
 
     full = by_machine(source(stem))
     cells = [c for c in put_back(stem, notebook).cells if c.cell_type == "code"]
+    if since is not None:
+        at = [grade_id(c) for c in cells].index(since)
+        skipped = {grade_id(c) for c in cells[:at] if is_test(c)}
+        cells = [c for c in cells if grade_id(c) not in skipped]
+        full = {name: points for name, points in full.items() if name not in skipped}
     helpers = {k: given(cells[:k]) for k, c in enumerate(cells) if is_test(c)}
     for k, text in helpers.items():
         cells[k].source = f"{text}\n{cells[k].source}"

@@ -54,12 +54,14 @@ def changed(stem):
 
 def survivors(stem, some):
     """The mutants that lose no points."""
+    return [said for said, name, text in some if survives(stem, name, Wrong({name: text}))]
+
+
+def survives(stem, name, wrong):
+    """Whether a submission loses nothing from the cell of this name on."""
     full = by_machine(source(stem))
-    return [
-        said
-        for said, name, text in some
-        if marks(stem, handed_in(stem, Wrong({name: text})), pictures=False, whole=False) == full
-    ]
+    got = marks(stem, handed_in(stem, wrong), pictures=False, whole=False, since=name)
+    return all(got[test] == full[test] for test in got)
 
 
 # ----------------------------------------------------------------------------------------- the form
@@ -152,6 +154,13 @@ def test_a_wrong_submission_loses_exactly_its_points(stem, wrong):
     assert wrong.lost
     got = marks(stem, handed_in(stem, wrong), pictures=False)
     assert {k: full[k] - got[k] for k in full if got[k] != full[k]} == wrong.lost
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("stem", STEMS)
+def test_no_test_needs_the_tests_before_it(stem):
+    names = dict.fromkeys(name for _, name, _ in changed(stem))
+    assert names and all(survives(stem, name, Wrong({})) for name in names)
 
 
 @pytest.mark.thorough
