@@ -183,7 +183,7 @@ def _course(commands) -> None:
         "--no-isolation",
         dest="isolation",
         action="store_false",
-        help="let students' code use the network, where it cannot be cut",
+        help="let students' code use the network and read the course's folder",
     )
 
     add = actions.add_parser("check", help="for a student: is this notebook ready to hand in?")

@@ -7,6 +7,7 @@ student hands in, its cells run in a process, and the points follow nbgrader's r
 import copy
 import functools
 import multiprocessing
+import runpy
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -16,12 +17,18 @@ import marking_child
 import nbformat
 
 FOLDER = Path(__file__).parents[1] / "notebooks" / "assignments"
+TABLES = Path(__file__).parent / "course" / "submissions"
 STEMS = sorted(path.stem for path in FOLDER.glob("ps[0-9]*_*.py"))
 
 
 def source(stem: str) -> nbformat.NotebookNode:
     """An assignment with its solutions and hidden tests."""
     return nbformat.read(FOLDER / f"{stem}.ipynb", as_version=4)
+
+
+def table(stem: str) -> dict:
+    """WRONG and EQUIVALENT of an assignment: see `tests/course/test_marking.py`."""
+    return runpy.run_path(str(TABLES / f"{stem}.py"))
 
 
 def grade_id(cell) -> str | None:
@@ -97,15 +104,35 @@ def put_back(stem: str, notebook):
 # ----------------------------------------------------------------------------------------- marking
 
 
-def marks(stem: str, notebook, *, pictures: bool = True, seed: int = 0, threads: int = 1) -> dict:
+def marks(
+    stem: str,
+    notebook,
+    *,
+    pictures: bool = True,
+    whole: bool = True,
+    since: str | None = None,
+    seed: int = 0,
+    threads: int = 1,
+) -> dict:
     """Points by grade_id for a notebook as it was handed in; 0 for a cell that is missing.
 
-    pictures: whether the code cells that a person marks are run too.
+    pictures: whether the code cells that a person marks are run too. whole: whether what follows
+    the first test that fails is run. since: a cell before which no test is run, nor marked.
     """
     from nbgrader.utils import determine_grade
 
+    from tensorlab.course.grading import given, is_test
+
     full = by_machine(source(stem))
     cells = [c for c in put_back(stem, notebook).cells if c.cell_type == "code"]
+    if since is not None:
+        at = [grade_id(c) for c in cells].index(since)
+        skipped = {grade_id(c) for c in cells[:at] if is_test(c)}
+        cells = [c for c in cells if grade_id(c) not in skipped]
+        full = {name: points for name, points in full.items() if name not in skipped}
+    helpers = {k: given(cells[:k]) for k, c in enumerate(cells) if is_test(c)}
+    for k, text in helpers.items():
+        cells[k].source = f"{text}\n{cells[k].source}"
     if not pictures:
         cells = [
             c
@@ -113,7 +140,8 @@ def marks(stem: str, notebook, *, pictures: bool = True, seed: int = 0, threads:
             if not ("points" in c.metadata.get("nbgrader", {}) and c.metadata.nbgrader["solution"])
         ]
     got = dict.fromkeys(full, 0.0)
-    for cell, outputs in zip(cells, run([c.source for c in cells], seed, threads)):
+    last = () if whole else tuple(helpers)
+    for cell, outputs in zip(cells, run([c.source for c in cells], seed, threads, last)):
         if grade_id(cell) in full:
             got[grade_id(cell)] = determine_grade(nbformat.from_dict(cell | {"outputs": outputs}))[
                 0
@@ -121,10 +149,13 @@ def marks(stem: str, notebook, *, pictures: bool = True, seed: int = 0, threads:
     return got
 
 
-def run(sources: list[str], seed: int, threads: int) -> list[list]:
-    """The outputs that count, cell by cell, as far as the process came."""
+def run(sources: list[str], seed: int, threads: int, last=()) -> list[list]:
+    """The outputs that count, cell by cell, as far as the process came.
+
+    last: numbers of cells, the first of which that fails is the last one to be run.
+    """
     server = _server()
-    server.send((sources, seed, threads))
+    server.send((sources, seed, threads, last))
     return list(iter(server.recv, None))
 
 

@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 import torch
 from nbformat.v4 import new_output
 
+from tensorlab.course.assignments.ps7_transformer import reader
 from tensorlab.course.checks import watched
 from tensorlab.course.digits import digits
 from tensorlab.course.widgets import picture
@@ -24,20 +25,23 @@ class TooLong(BaseException):
     """Not caught by a student's `except Exception`."""
 
 
-def execute(pipe, sources: list[str], seed: int, threads: int) -> None:
-    """Run the cells one after another, and send the outputs of each."""
+def execute(pipe, sources: list[str], seed: int, threads: int, last) -> None:
+    """Run the cells one after another, and send the outputs of each; the first one of `last` that
+    fails ends it."""
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     signal.signal(signal.SIGALRM, _stop)
     sys.addaudithook(_no_network)
     names = {"__name__": "__main__"}
-    for source in sources:
+    for k, source in enumerate(sources):
         signal.alarm(CELL_SECONDS)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             outputs = _cell(source, names)
         signal.alarm(0)
         pipe.send(outputs)
+        if k in last and any(o.output_type == "error" for o in outputs):
+            return
 
 
 def _cell(source: str, names: dict) -> list:
@@ -71,6 +75,7 @@ def serve(pipe) -> None:
     """Fork for each submission that comes; None ends its outputs."""
     torch.set_num_threads(1)
     digits()  # what a first use loads, here and below
+    reader()  # a first optimizer loads two seconds of torch
     with watched(most=10), contextlib.redirect_stdout(io.StringIO()):
         torch.ones(2) + torch.ones(2)
         picture(lambda figure: figure.subplots().set_title("") and "")

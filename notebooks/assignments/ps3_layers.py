@@ -40,6 +40,12 @@ def dense(cores):
     return tl.TTMatrix(tuple(cores)).to_dense()
 
 
+def alone(function, *case, most=None):
+    """What a function of yours gives, without the answers of the self-checks."""
+    with watched(most, check.FORBIDDEN + check.BY_HAND):
+        return function(*case)
+
+
 # %% [markdown]
 # ## 1. Two layers as one (26 points, 40 minutes)
 #
@@ -87,14 +93,12 @@ for out, mid, in_, r, s in [
 
 # %% nbgrader={"grade_id": "multiply-small", "points": 8}
 a = random_cores((4,) * 9, (4,) * 9, (3,) * 8)
-with watched(most=2 * 9 * 4 * 4 * 9):
-    multiply(a, a)
+c = alone(multiply, a, a, most=2 * 9 * 4 * 4 * 9)
 ### BEGIN HIDDEN TESTS
 a, b = (random_cores((2, 3, 2), (3, 2, 2), (2, 2), seed=k) for k in (40, 50))
 b = [k.transpose(1, 2) for k in b]
 before = [k.clone() for k in (*a, *b)]
-with watched(most=2 * 4 * 2 * 2 * 4 * 2):
-    c = multiply(a, b)
+c = alone(multiply, a, b, most=2 * 4 * 2 * 2 * 4 * 2)
 assert all(torch.equal(p, q) for p, q in zip(before, (*a, *b)))
 assert all(
     k.dtype == torch.float32 for k in multiply([k.float() for k in a], [k.float() for k in b])
@@ -154,9 +158,9 @@ check.count(count)
 
 # %% nbgrader={"grade_id": "count-operations", "points": 9}
 shapes = [(1, 3, 2, 4), (4, 5, 3, 1)]
-with watched(forbids=check.FORBIDDEN):
-    assert count(shapes, 7, "left")[0] == 2 * 7 * (3 * 2 * 12 + 3 * 12 * 5), "from the left"
-    assert count(shapes, 7, "right")[0] == 2 * 7 * (2 * 3 * 20 + 5 * 8 * 3), "from the right"
+left, right = (alone(count, shapes, 7, side)[0] for side in ("left", "right"))
+assert left == 2 * 7 * (3 * 2 * 12 + 3 * 12 * 5), "from the left"
+assert right == 2 * 7 * (2 * 3 * 20 + 5 * 8 * 3), "from the right"
 ### BEGIN HIDDEN TESTS
 TRAINS = [
     [(1, 6, 5, 1)],
@@ -168,15 +172,16 @@ for shapes in TRAINS:
     given = [tuple(s) for s in shapes]
     for batch in (1, 6):
         for side in ("left", "right"):
-            assert count(shapes, batch, side)[0] == check.given_count(shapes, batch, side)[0]
+            found = alone(count, shapes, batch, side)[0]
+            assert found == check.given_count(shapes, batch, side)[0]
     assert shapes == given
 ### END HIDDEN TESTS
 
 # %% nbgrader={"grade_id": "count-bytes", "points": 9}
 shapes = [(1, 3, 2, 4), (4, 5, 3, 1)]
 moved = 4 * (7 * 6 + 2 * 12 + 7 * 3 * 12 + 7 * 3 * 12 + 12 * 5 + 7 * 3 * 5)
-with watched(forbids=check.FORBIDDEN):
-    assert count(shapes, 7, "left")[1] == moved, "each step reads two matrices and writes one"
+found = alone(count, shapes, 7, "left")[1]
+assert found == moved, "each step reads two matrices and writes one"
 ### BEGIN HIDDEN TESTS
 for shapes in (
     [(1, 6, 5, 1)],
@@ -186,7 +191,8 @@ for shapes in (
 ):
     for batch in (1, 6):
         for side in ("left", "right"):
-            assert count(shapes, batch, side)[1] == check.given_count(shapes, batch, side)[1]
+            found = alone(count, shapes, batch, side)[1]
+            assert found == check.given_count(shapes, batch, side)[1]
 ### END HIDDEN TESTS
 
 # %% [markdown]
@@ -256,7 +262,8 @@ assert crossing([(1, 4, 4, 3), (3, 4, 4, 1)], "right") == 7  # for 6 both take a
 # - `nearest(w)`: the vector `c` (n,) of the circulant matrix that is nearest to `w` (n, n) in the Frobenius norm;
 # - `apply(c, x)`: the outputs $x w^{\mathsf T}$, shape (batch, n), in $O(n \log n)$ operations per token, with no tensor of more than $2\,(\text{batch} + 1)\,n$
 #   entries;
-# - `gradient(x, dy)`: the gradient of a loss with respect to `c`, where `dy` (batch, n) is the gradient with respect to the outputs, under the same limits.
+# - `gradient(x, dy)`: the gradient of a loss with respect to `c`, where `dy` (batch, n) is the gradient with respect to the outputs, by a formula
+#   (no autograd), under the same limits.
 #
 # The dtype of the input is kept, $n$ may be odd, and no input is changed.
 
@@ -302,65 +309,61 @@ def gradient(x, dy):
 # %% nbgrader={"grade_id": "nearest-right", "points": 9}
 i = torch.arange(6)
 c, w = gaussian(6), gaussian(6, 6, seed=1)
-with watched(forbids=check.FORBIDDEN):
-    kept, found = nearest(c[(i[:, None] - i) % 6]), nearest(w)
+kept, found = alone(nearest, c[(i[:, None] - i) % 6]), alone(nearest, w)
 assert (kept - c).norm() < 1e-12, "a circulant matrix must be kept"
 left = w - found[(i[:, None] - i) % 6]
 assert abs(sum(left[k, (k - 2) % 6] for k in range(6))) < 1e-12, "diagonal 2 could be nearer"
 ### BEGIN HIDDEN TESTS
 for n in (1, 2, 7, 12):
     w = gaussian(n, n, seed=60 + n)
-    before, found = w.clone(), nearest(w)
+    before, found = w.clone(), alone(nearest, w)
     i = torch.arange(n)
     basis = torch.stack([((i[:, None] - i - k) % n == 0).double().flatten() for k in range(n)], 1)
     wanted = torch.linalg.lstsq(basis, w.reshape(-1, 1)).solution[:, 0]
     assert found.shape == (n,) and (found - wanted).norm() < 1e-10 and torch.equal(w, before)
-assert nearest(gaussian(5, 5, dtype=torch.float32)).dtype == torch.float32
+assert alone(nearest, gaussian(5, 5, dtype=torch.float32)).dtype == torch.float32
 ### END HIDDEN TESTS
 
 # %% nbgrader={"grade_id": "apply-right", "points": 9}
 i = torch.arange(6)
 c, x = gaussian(6), gaussian(4, 6, seed=1)
 wanted = x @ c[(i[:, None] - i) % 6].T
-with watched(forbids=check.FORBIDDEN):
-    y = apply(c, x)
+y = alone(apply, c, x)
 assert y.shape == (4, 6), "the shape should be (batch, n)"
 assert (y - wanted).norm() < 1e-10, "this is not x wᵀ"
 ### BEGIN HIDDEN TESTS
 for n, batch in ((1, 3), (5, 5), (9, 2), (16, 1)):
     c, x, i = gaussian(n, seed=70), gaussian(batch, n, seed=71), torch.arange(n)
     before = c.clone(), x.clone()
-    found, wanted = apply(c, x), x @ c[(i[:, None] - i) % n].T
+    found, wanted = alone(apply, c, x), x @ c[(i[:, None] - i) % n].T
     assert found.shape == wanted.shape and (found - wanted).norm() < 1e-10 * n
     assert torch.equal(c, before[0]) and torch.equal(x, before[1])
 ### END HIDDEN TESTS
 
 # %% nbgrader={"grade_id": "apply-small", "points": 5}
 c, x = gaussian(1000), gaussian(3, 1000)
-with watched(most=2 * 4 * 1000):
-    y = apply(c, x)
+y = alone(apply, c, x, most=2 * 4 * 1000)
 assert y.dtype == torch.float64, "the dtype of the input is kept"
 ### BEGIN HIDDEN TESTS
 c, x = gaussian(777, dtype=torch.float32), gaussian(2, 777, seed=1, dtype=torch.float32)
-with watched(most=2 * 3 * 777):
-    y = apply(c, x)
+y = alone(apply, c, x, most=2 * 3 * 777)
 assert y.dtype == torch.float32 and y.shape == x.shape
 ### END HIDDEN TESTS
 
 # %% nbgrader={"grade_id": "gradient-right", "points": 6}
 x, dy = gaussian(4, 6), gaussian(4, 6, seed=1)
 first = sum((dy[:, (k + 1) % 6] * x[:, k]).sum() for k in range(6))
-assert gradient(x, dy).shape == (6,), "one gradient for each number of c is needed"
-assert abs(gradient(x, dy)[1] - first) < 1e-10, "the gradient of c[1] is wrong"
+found = alone(gradient, x, dy)
+assert found.shape == (6,), "one gradient for each number of c is needed"
+assert abs(found[1] - first) < 1e-10, "the gradient of c[1] is wrong"
 ### BEGIN HIDDEN TESTS
 for n, batch in ((1, 2), (5, 5), (8, 3)):
     x, dy, i = gaussian(batch, n, seed=80), gaussian(batch, n, seed=81), torch.arange(n)
     c = gaussian(n, seed=82).requires_grad_()
     (wanted,) = torch.autograd.grad(x @ c[(i[:, None] - i) % n].T, c, dy)
-    found = gradient(x, dy)
+    found = alone(gradient, x, dy)
     assert found.shape == (n,) and (found - wanted).norm() < 1e-10 * n * batch
-with watched(most=2 * 4 * 500):
-    found = gradient(*gaussian(2, 3, 500, dtype=torch.float32).unbind())
+found = alone(gradient, *gaussian(2, 3, 500, dtype=torch.float32).unbind(), most=2 * 4 * 500)
 assert found.dtype == torch.float32
 ### END HIDDEN TESTS
 

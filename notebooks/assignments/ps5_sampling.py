@@ -374,7 +374,7 @@ passed = [
 # ## 3. A density (19 points, 35 minutes)
 #
 # Let $b_0, \dots, b_{m-1}$ be the hat functions on $[0, 1]$ with the nodes $i / (m - 1)$, as `hats(x, m)` gives them, and let cores (r, m, q), with
-# signs and with $m \ge 2$ of their own each, make $q(x) = \prod_k \big(\sum_i b_i(x_k)\, G_k[i]\big)$ and the density $p = q^2 / Z$ on $[0, 1]^d$.
+# entries of any sign and each with its own $m \ge 2$, make $f(x) = \prod_k \big(\sum_i b_i(x_k)\, G_k[i]\big)$ and the density $p = f^2 / Z$ on $[0, 1]^d$.
 # Write `gram(m)`, the integrals $\int b_i b_j$ as a matrix (m, m) in `float64`, and `marginal(cores, k, x)`: the density of the variable $k$ alone at
 # the points `x` (n,), integrated exactly over all others. (Where your `gram` does not work, `marginal` may ask `check.given_gram(m)`; nothing is
 # taken off for that.)

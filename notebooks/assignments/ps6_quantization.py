@@ -296,7 +296,7 @@ better, worse = map(all, zip(*passed))
 
 # %% [markdown]
 # **In words.** What is the same after the rotation for every $w$, and why then is the error with it nearly the same for `helped` and for `harmed`?
-# What is it about as a number, and how does `lloyd` give that number without any rotation? Which weights of a network would you not rotate, and how could a program
+# About how large is this error, and how does `lloyd` give that number without any rotation? Which weights of a network would you not rotate, and how could a program
 # decide that without knowing what the weights mean? Four to six sentences.
 
 # %% [markdown] nbgrader={"grade_id": "vectors-words", "points": 7, "solution": true}

@@ -1,7 +1,7 @@
 # %% [markdown] tags=["assignment"]
 # name = "compressing a transformer"
 # minutes = 170
-# needs = ["01_lowrank", "16_lora", "24_kron_spectral"]
+# needs = ["01_lowrank", "25_weighted_svd", "26_compress"]
 # aims = [
 #     "cut a weight so that its outputs stay, not its entries",
 #     "buy ranks for all layers from one budget, and say when that is not the best",
@@ -60,7 +60,7 @@ def weighted(w, x, r):
 check.weighted(weighted)
 
 # %% [markdown] tags=["hints"]
-# The norm of $m x^{\mathsf T}$ is that of $m R^{\mathsf T}$, where $x = QR$ with orthonormal columns of $Q$.
+# For any matrix $Z$ the norm of $Z x^{\mathsf T}$ is that of $Z R^{\mathsf T}$, where $x = QR$ with orthonormal columns of $Q$.
 #
 # The best approximation of rank r of a matrix $M$ is the projection of its columns on the r leading left singular vectors. What is projected when $M = w R^{\mathsf T}$?
 
@@ -261,7 +261,7 @@ def effects(weights, cuts, x, y):
         first = (g * (cut - weights[name])).sum()
         (bent,) = torch.autograd.grad(first, w)
         second = first + (bent * (cut - weights[name])).sum() / 2
-        found[name] = float(first), float(second)
+        found[name] = first.item(), second.item()
     return found
     ### END SOLUTION
 

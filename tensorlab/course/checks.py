@@ -176,9 +176,15 @@ def tensors(parts) -> tuple[Tensor, ...]:
 class _Entries(TorchDispatchMode):
     """Refuses tensors of more than so many entries; a view holds those of what it looks at."""
 
-    def __init__(self, most: int):
+    def __init__(self, most: int, said: list[str]):
         super().__init__()
-        self.most = most
+        self.most, self.said = most, said
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No compiler is kept out, as torch would by loading it: three seconds at the first use,
+        which a student's cell would have to pay."""
+        return False
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
@@ -186,17 +192,18 @@ class _Entries(TorchDispatchMode):
             if isinstance(made, Tensor):
                 held = made.untyped_storage().nbytes() // max(1, made.element_size())
                 if held > self.most:
-                    raise Unusable(
+                    self.said.append(
                         f"your function forms a tensor of shape {tuple(made.shape)}, {held} "
                         f"numbers; the question allows {self.most} at a time."
                     )
+                    raise Unusable(self.said[-1])
         return result
 
 
 @contextlib.contextmanager
 def watched(most: int | None = None, forbids=()):
     """Within it a tensor of more than `most` entries, or a call of a forbidden function, is
-    `Unusable`.
+    `Unusable`, also where an answer catches that and goes on, or changes the profiler that sees it.
 
     >>> with watched(forbids=[(torch.kron, "do not form the product.")]):
     ...     torch.kron(torch.ones(2), torch.ones(2))
@@ -204,18 +211,24 @@ def watched(most: int | None = None, forbids=()):
     tensorlab.course.checks.Unusable: do not form the product.
     """
     told = {id(_code(function)): hint for function, hint in forbids}
+    said = []
 
     def profile(frame, event, argument):
         called = {"call": frame.f_code, "c_call": argument}.get(event)
         if id(called) in told:
-            raise Unusable(told[id(called)])
+            said.append(told[id(called)])
+            raise Unusable(said[-1])
 
     before = sys.getprofile()
     try:
         if told:
             sys.setprofile(profile)
-        with contextlib.nullcontext() if most is None else _Entries(most):
+        with contextlib.nullcontext() if most is None else _Entries(most, said):
             yield
+        if said:
+            raise Unusable(said[0])
+        if told and sys.getprofile() is not profile:
+            raise Unusable("your function changes Python's profiler, which is not allowed here.")
     finally:
         sys.setprofile(before)
 

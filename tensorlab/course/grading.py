@@ -1,9 +1,10 @@
-"""What nbgrader is told: stubs, the kernel of a student, feedback without hidden tests, written
-answers as PDF. The commands are in `staff`.
+"""What nbgrader is told: stubs, the kernel of a student, tests with the helpers that were handed
+out, feedback without hidden tests, written answers as PDF. The commands are in `staff`.
 
 Needs nbgrader, of the extra `course`.
 """
 
+import ast
 import html
 import json
 import os
@@ -11,6 +12,8 @@ import secrets
 import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.paths import jupyter_runtime_dir
@@ -19,27 +22,47 @@ from nbconvert.preprocessors import Preprocessor
 from nbformat.v4 import new_notebook, new_output
 from nbgrader.converters import Autograde
 from nbgrader.preprocessors import ClearHiddenTests, Execute
-from traitlets import Bool, Float
+from traitlets import Bool, Float, Unicode
 from traitlets.config import Config
 
 STUB = 'raise NotImplementedError("your turn: put your code in place of this line")'
-# The loopback stays, since kernels use it.
-CUT = ("unshare", "-rn", "--pid", "--fork", "--kill-child")
-LOOPBACK = ("sh", "-c", 'ip link set lo up && exec "$@"', "sh")
+# A student's code runs with no network but the loopback, which kernels use, with process numbers
+# that end with it, with a course's folder that is empty, and without the right to undo any of it.
+CUT = ("unshare", "-rn", "--mount", "--pid", "--fork", "--kill-child")
+COVER = """
+set -e
+ip link set lo up
+if [ -n "$1" ]; then
+    here=$(pwd -P)
+    mount -t tmpfs tmpfs "$1"
+    mkdir -p "$here"
+    cd "$here"
+fi
+shift
+exec setpriv --bounding-set=-all --inh-caps=-all --no-new-privs "$@"
+"""
+
+
+def cut(folder: str = "") -> list[str]:
+    """What stands before a command to run it so. folder: a course's, or none."""
+    return [*CUT, "sh", "-c", COVER, "sh", folder]
 
 
 def can_cut() -> bool:
-    """Whether this machine lets an ordinary user take the network from a command."""
+    """Whether this machine lets an ordinary user take network and files from a command."""
     try:
-        return subprocess.run([*CUT, *LOOPBACK, "true"], capture_output=True).returncode == 0
+        with tempfile.TemporaryDirectory() as folder:
+            return subprocess.run([*cut(folder), "true"], capture_output=True).returncode == 0
     except FileNotFoundError:
         return False
 
 
 class Kernel(AsyncKernelManager):
-    """A kernel for a student's code, little memory, no network, and it ends with the marker."""
+    """A kernel for a student's code, little memory, no network, no look at the course's folder, and
+    it ends with the marker."""
 
     isolated = Bool(True).tag(config=True)
+    folder = Unicode("", help="the course's, which is empty for the kernel").tag(config=True)
     memory = Float(4.0, help="GiB for the kernel alone").tag(config=True)
 
     def _ip_default(self) -> str:
@@ -51,19 +74,56 @@ class Kernel(AsyncKernelManager):
         guard = (
             ["setpriv", "--pdeathsig", "KILL", "prlimit", size] if sys.platform == "linux" else []
         )
-        cut = [*CUT, *LOOPBACK] if self.isolated else []
-        return [*guard, *cut, *super().format_kernel_cmd(extra_arguments)]
+        alone = cut(self.folder) if self.isolated else []
+        return [*guard, *alone, *super().format_kernel_cmd(extra_arguments)]
+
+
+def given(cells) -> str:
+    """The imports, functions and classes of what is handed out locked, but for its tests.
+
+    A test cell begins with them when it is marked: a student's cell may have given `watched` or
+    `gaussian` another meaning, by mistake or not.
+    """
+    kinds = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
+    return "\n".join(
+        ast.unparse(statement)
+        for cell in cells
+        if (marks := cell.metadata.get("nbgrader", {})).get("locked") and not marks.get("grade")
+        if cell.cell_type == "code"
+        for statement in ast.parse(cell.source).body
+        if isinstance(statement, kinds)
+    )
+
+
+def is_test(cell) -> bool:
+    """Whether a machine marks this cell."""
+    marks = cell.metadata.get("nbgrader", {})
+    return cell.cell_type == "code" and marks.get("grade", False) and not marks.get("solution")
 
 
 class ExecuteSubmission(Execute):
-    """Runs a submission in such a kernel. What goes to stderr, as warnings and progress bars do,
-    costs no points; nbgrader would count it as an error."""
+    """Runs a submission in such a kernel, and each test with what was handed out for it. What goes
+    to stderr, as warnings and progress bars do, costs no points; nbgrader would count it as an
+    error."""
 
     def __init__(self, **kwargs):
-        super().__init__(kernel_manager_class=Kernel, **kwargs)
+        super().__init__(kernel_manager_class=Kernel, timeout_func=self._limit, **kwargs)
+
+    def _limit(self, cell) -> int:
+        """Seconds for a cell. What is handed out, such as imports, takes as long as the machine
+        makes it: that is no student's fault."""
+        marks = cell.metadata.get("nbgrader", {})
+        handed_out = marks.get("locked", False) and not marks.get("grade", False)
+        return 10 * self.timeout if handed_out else self.timeout
 
     def preprocess_cell(self, cell, resources, index):
-        cell, resources = super().preprocess_cell(cell, resources, index)
+        source = cell.source
+        if is_test(cell):
+            cell.source = f"{given(self.nb.cells[:index])}\n{source}"
+        try:
+            cell, resources = super().preprocess_cell(cell, resources, index)
+        finally:
+            cell.source = source
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
         return cell, resources
@@ -139,10 +199,17 @@ def written(notebook):
     return new_notebook(cells=cells, metadata=notebook.metadata)
 
 
-def settings(*, isolated: bool = True, memory: float = 4.0, seconds: int = 30) -> Config:
+def settings(
+    *,
+    folder: Path | str = "",
+    isolated: bool = True,
+    memory: float = 4.0,
+    seconds: int = 30,
+) -> Config:
     """What nbgrader is told, wherever it runs.
 
-    isolated: students' code has no network. memory: GiB for it. seconds: for each of its cells.
+    isolated: students' code has no network, and does not see the files in folder, the course's.
+    memory: GiB for it. seconds: for each of its cells.
 
     >>> settings().ClearSolutions.text_stub
     'YOUR ANSWER HERE'
@@ -156,7 +223,9 @@ def settings(*, isolated: bool = True, memory: float = 4.0, seconds: int = 30) -
         ExecuteSubmission if s is Execute else s for s in steps
     ]
     config.Execute.timeout = seconds
+    config.Execute.iopub_timeout = 60  # seconds: 4 by default, which a busy machine may need
     config.KernelManager.transport = "ipc"  # a socket that is a file: it is reached without network
     config.Kernel.isolated, config.Kernel.memory = isolated, memory
+    config.Kernel.folder = str(Path(folder).resolve()) if folder else ""
     config.HTMLExporter.preprocessors = [Veil]
     return config

@@ -17,6 +17,7 @@ import signal
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
 import traceback
 import warnings
@@ -36,14 +37,14 @@ CONFIG = """\
 from tensorlab.course.grading import settings
 
 c = get_config()  # noqa: F821
-c.merge(settings())
+c.merge(settings(folder=__file__.rpartition("/")[0]))
 """
 
 
 @dataclass(frozen=True)
 class Limits:
     """What students' code may take. seconds: a cell. minutes: a submission. memory: GiB.
-    isolated: whether the network is cut."""
+    isolated: whether the network is cut, and the course's folder hidden."""
 
     isolated: bool = True
     seconds: int = 30
@@ -68,7 +69,7 @@ def _api(folder: Path, limits: Limits = Limits()):
     if scripts not in os.environ["PATH"].split(os.pathsep):
         os.environ["PATH"] = scripts + os.pathsep + os.environ["PATH"]
     config = grading.settings(
-        isolated=limits.isolated, memory=limits.memory, seconds=limits.seconds
+        folder=folder, isolated=limits.isolated, memory=limits.memory, seconds=limits.seconds
     )
     config.CourseDirectory.root = str(folder.resolve())
     config.NbGraderAPI.log_level = "ERROR"
@@ -124,16 +125,13 @@ def mark(
 
     Each submission is marked in a separate process, and written to marks.csv when it is done: a
     marker that was killed goes on where it was. again: mark also what is marked already.
-    Raises ValueError where there is nothing to mark, or where the network cannot be cut.
+    Raises ValueError where there is nothing to mark, or where students' code cannot be isolated.
     """
-    grading, jobs = _grading(), submissions(folder)
+    jobs = submissions(folder)
     if not jobs:
         raise ValueError(f"course mark: needs {folder}/submitted/STUDENT/psN/, got no submission")
-    if limits.isolated and not grading.can_cut():
-        raise ValueError(
-            "course mark: needs `unshare -rn` and `ip` to cut the network for students' code, and "
-            "this machine has or allows them not; --no-isolation marks with the network"
-        )
+    if limits.isolated:
+        _check_isolation(folder)
     rows = {} if again else _kept(folder, jobs)
     _take_written(folder, limits, rows)
     todo = [job for job in jobs if job not in rows]
@@ -144,6 +142,21 @@ def mark(
             _save(folder, rows)
             _tell(k, len(todo), rows[job], took)
     return [rows[job] for job in sorted(rows)]
+
+
+def _check_isolation(folder: Path) -> None:
+    """Refuses what `Kernel` could not keep students' code away from."""
+    if not _grading().can_cut():
+        raise ValueError(
+            "course mark: needs `unshare`, `mount` and `ip` to take network and files from "
+            "students' code, and this machine lacks or refuses them; --no-isolation marks without"
+        )
+    for path in (Path(sys.prefix), Path(__file__), Path(tempfile.gettempdir())):
+        if path.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(
+                f"course mark: needs a folder for the course alone, since students' code does not "
+                f"see what is in it, got {folder} with {path}"
+            )
 
 
 def submissions(folder: Path) -> dict[tuple[str, str], str]:
@@ -200,7 +213,9 @@ def _in_parallel(folder: Path, todo, limits: Limits, workers: int):
         while waiting and len(running) < workers:
             job = waiting.pop(0)
             ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_child, args=(folder, *job, limits, theirs))
+            process = context.Process(
+                target=_child, args=(folder, *job, limits, theirs, os.getpid())
+            )
             process.start()
             theirs.close()
             running[job] = process, ours, time.monotonic()
@@ -224,9 +239,24 @@ def _received(pipe, late: bool) -> dict | None:
         return None if late and not pipe.poll() else pipe.recv()
 
 
-def _child(folder: Path, assignment: str, student: str, limits: Limits, pipe) -> None:
+def _follow(marker: int) -> None:
+    """End this process and its group when the marker has gone: the next one marks this again."""
+    while os.getppid() == marker:
+        time.sleep(0.1)
+    os.killpg(0, signal.SIGKILL)
+
+
+def _child(
+    folder: Path,
+    assignment: str,
+    student: str,
+    limits: Limits,
+    pipe,
+    marker: int,
+) -> None:
     """Mark one submission, and send its row; what is printed goes to a log."""
     os.setsid()
+    threading.Thread(target=_follow, args=(marker,), daemon=True).start()
     # A job in the background ignores it; kernels need it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     log = folder / "logs" / f"{assignment}-{student}.log"
@@ -287,8 +317,13 @@ def _row(api, assignment: str, student: str) -> dict:
 def _failed(folder: Path, job, status: str) -> dict:
     """The row of a submission that could not be run to its end."""
     assignment, student = job
-    notebook = nbformat.read(next((folder / "source" / assignment).glob("*.ipynb")), as_version=4)
-    graded = furniture.graded(notebook.cells)
+    source = next((folder / "source" / assignment).glob("*.ipynb"), None)
+    if source is None:
+        graded, status = [], "no such assignment"
+    else:
+        graded = furniture.graded(nbformat.read(source, as_version=4).cells)
+        if not (folder / "submitted" / student / assignment / source.name).exists():
+            status = f"needs the file {source.name}"
     points = lambda hand: _number(sum(m["points"] for m in graded if m["solution"] == hand))
     row = [assignment, student, status, "0", points(False), "0", points(True), "0"]
     return dict(zip(MARKS, row))

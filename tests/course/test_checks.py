@@ -1,10 +1,12 @@
 """The checks greet what is right, wait for blanks, and have a hint for each listed mistake; nothing
 ends in a traceback."""
 
+import contextlib
 import importlib
 import itertools
 import pkgutil
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import torch
 
 import tensorlab
 from tensorlab import datasets
-from tensorlab.course import lessons
+from tensorlab.course import checks, lessons
 from tensorlab.course.checks import Check
 from tensorlab.course.lessons import cp, lowrank, start, tt, tucker
 
@@ -76,6 +78,36 @@ def test_what_a_question_forbids_is_told(capsys):
         lambda a: a, function=True, cases=lambda: [(torch.eye(2),)], forbids=((torch.svd, "no."),)
     )
     assert by_name(lambda a: a) and not by_name(lambda a: torch.svd(a)[0])
+
+
+def swallowed(function):
+    """An answer that does not mind the refusal."""
+
+    def answer(a):
+        with contextlib.suppress(ValueError):
+            function(a)
+        return a
+
+    return answer
+
+
+def unseen(a):
+    sys.setprofile(None)
+    return torch.svd(a)[0]
+
+
+@pytest.mark.parametrize(
+    "answer, said",
+    [
+        (swallowed(lambda a: torch.svd(a)[0]), "no."),
+        (swallowed(lambda a: torch.kron(a, a)), "your function forms a tensor of shape"),
+        (unseen, "your function changes Python's profiler"),
+    ],
+)
+def test_what_is_forbidden_is_told_where_an_answer_goes_on(answer, said):
+    with pytest.raises(checks.Unusable, match=said):
+        with checks.watched(most=100, forbids=((torch.svd, "no."),)):
+            answer(torch.eye(4))
 
 
 def test_a_verdict_shows_nothing_in_a_notebook(capsys):

@@ -7,15 +7,12 @@ that change nothing, each with the reason.
 
 import json
 import re
-import runpy
-from pathlib import Path
 
 import nbformat
 import pytest
-from marking import STEMS, Wrong, by_machine, grade_id, handed_in, marks, released, source
+from marking import STEMS, Wrong, by_machine, grade_id, handed_in, marks, released, source, table
 from mutants import mutants
 
-TABLES = Path(__file__).parent / "submissions"
 ALWAYS = {"tampered tests", "deleted test cell"}
 USUAL = {
     "off by a transpose",
@@ -29,10 +26,6 @@ REGION = re.compile(
     r"### BEGIN (?:SOLUTION|HIDDEN TESTS)\n.*?### END (?:SOLUTION|HIDDEN TESTS)", re.S
 )
 PART = re.compile(r"^## .*\((\d+) points, (\d+) minutes\)$", re.M)
-
-
-def table(stem):
-    return runpy.run_path(str(TABLES / f"{stem}.py"))
 
 
 def solved(stem):
@@ -61,12 +54,14 @@ def changed(stem):
 
 def survivors(stem, some):
     """The mutants that lose no points."""
+    return [said for said, name, text in some if survives(stem, name, Wrong({name: text}))]
+
+
+def survives(stem, name, wrong):
+    """Whether a submission loses nothing from the cell of this name on."""
     full = by_machine(source(stem))
-    return [
-        said
-        for said, name, text in some
-        if marks(stem, handed_in(stem, Wrong({name: text})), pictures=False) == full
-    ]
+    got = marks(stem, handed_in(stem, wrong), pictures=False, whole=False, since=name)
+    return all(got[test] == full[test] for test in got)
 
 
 # ----------------------------------------------------------------------------------------- the form
@@ -134,6 +129,14 @@ def test_marks_depend_on_no_seed_and_no_number_of_threads(stem):
     assert got == by_machine(source(stem))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("stem, wrong", rows())
+def test_what_is_lost_depends_on_no_seed_and_no_number_of_threads(stem, wrong):
+    full = by_machine(source(stem))
+    got = marks(stem, handed_in(stem, wrong), seed=7, threads=2, pictures=False)
+    assert {k: full[k] - got[k] for k in full if got[k] != full[k]} == wrong.lost
+
+
 @pytest.mark.parametrize("stem", STEMS)
 def test_an_untouched_release_gets_nothing(stem):
     assert not any(marks(stem, released(stem)).values())
@@ -151,6 +154,13 @@ def test_a_wrong_submission_loses_exactly_its_points(stem, wrong):
     assert wrong.lost
     got = marks(stem, handed_in(stem, wrong), pictures=False)
     assert {k: full[k] - got[k] for k in full if got[k] != full[k]} == wrong.lost
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("stem", STEMS)
+def test_no_test_needs_the_tests_before_it(stem):
+    names = dict.fromkeys(name for _, name, _ in changed(stem))
+    assert names and all(survives(stem, name, Wrong({})) for name in names)
 
 
 @pytest.mark.thorough

@@ -1,15 +1,17 @@
 """The commands for assignments, with nbgrader itself: what is handed out, marked, shown and
 checked.
-One student does all kinds of mischief, another's kernel dies; the only endless loop of the ordinary
-run is here.
+One student does all kinds of mischief, another hands in the same but for the endless loop, the only
+one of the ordinary run, and the kernel of a third dies.
 """
 
+import contextlib
 import csv
 import functools
 import html
 import http.server
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from marking import STEMS, Wrong, by_machine, handed_in, marks, of, released, source
+from marking import STEMS, Wrong, by_machine, handed_in, marks, of, released, source, table
 
 from tensorlab.__main__ import main
 from tensorlab.course import grading, staff
@@ -27,6 +29,17 @@ from tensorlab.course import grading, staff
 STEM = "ps1_lowrank"
 LIMITS = staff.Limits(isolated=grading.can_cut(), seconds=15, minutes=4)
 LOOP = "while True:\n    pass"
+SPY = """import os
+import pathlib
+
+course = pathlib.Path({course!r})
+found = [p for folder in (pathlib.Path(), course) for p in folder.rglob("*") if p.is_file()]
+(course / "note.txt").write_text("I was here")
+undone = [os.system(f"{{cut}}umount {{course}}") == 0 for cut in ("", "unshare -rm ")]
+print("files", len(found), undone)
+
+
+"""
 PEEP = "import warnings\n\nwarnings.warn('to stderr')\nprint(globals().get('In'))\n"
 pytestmark = [
     pytest.mark.xdist_group("staff"),  # one course for all tests
@@ -53,14 +66,18 @@ def server():
         serving.shutdown()
 
 
-def mischief(address):
-    """Tests tampered with or deleted, an endless loop, the network, and a look at tests."""
+def mischief(address, spy="", pair="raise TimeoutError"):
+    """Tests tampered with or deleted, an endless loop, the network, and a look at tests and files.
+
+    spy: what looks at files. pair: what stands in the place of the loop.
+    """
     read = f"import urllib.request\n    return float(urllib.request.urlopen('{address}').read())"
     edits = {
         "truncate": ("> rtol * s.norm()", "> 1e-12 * s.norm()"),
         "truncate-smallest": "pass",
+        "lost-row": ("def lost_row", f"{spy}def alone(*case, most=None): ...\n\n\ndef lost_row"),
         "als-finds": None,
-        "pair": LOOP,
+        "pair": pair,
         "distance": ("return (3 / n**2 + 1 / n**4) ** 0.5", read),
         "best-n": PEEP + "best_n = 1000",
     }
@@ -77,7 +94,12 @@ def hand_in(course, student, notebook):
 def course(tmp_path_factory, server):
     folder = tmp_path_factory.mktemp("course")
     staff.release(folder)
-    hand_in(folder, "mallory", handed_in(STEM, mischief(server[0])))
+    hand_in(folder, "aaron", handed_in(STEM, mischief(server[0])))
+    spy = SPY.format(course=str(folder))
+    hand_in(folder, "mallory", handed_in(STEM, mischief(server[0], spy, LOOP)))
+    for name in (f"submitted/misnamed/ps1/my {STEM}.ipynb", f"submitted/lost/ps01/{STEM}.ipynb"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text(nbformat.writes(handed_in(STEM, Wrong({}))))
     hand_in(folder, "crash", handed_in(STEM, Wrong({"pair": "import os\n\nos._exit(1)"})))
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in a job in the background
     staff.mark(folder, LIMITS)
@@ -113,18 +135,17 @@ def test_the_release_runs_to_its_first_stub_and_says_what_to_do(course):
     assert reached.metadata.nbgrader.grade_id == "truncate-error"
 
 
-def test_marks_of_nbgrader_are_those_of_the_harness(course, server):
-    notebook = handed_in(STEM, mischief(server[0]))
-    of(notebook, "pair").source = "raise TimeoutError"  # the loop ends so
-    wanted = marks(STEM, notebook, pictures=False)
+@pytest.mark.parametrize("student", ["aaron", "mallory"])  # the first and the last one
+def test_marks_of_nbgrader_are_those_of_the_harness(course, server, student):
+    wanted = marks(STEM, handed_in(STEM, mischief(server[0])), pictures=False)
     with staff._api(course).gradebook as book:
         found = {
             grade.name: grade.auto_score
-            for grade in book.find_submission("ps1", "mallory").notebooks[0].grades
+            for grade in book.find_submission("ps1", student).notebooks[0].grades
             if grade.name in wanted
         }
     assert {name: score or 0.0 for name, score in found.items()} == wanted
-    assert float(row(course, "mallory")["machine"]) == sum(wanted.values())
+    assert float(row(course, student)["machine"]) == sum(wanted.values())
     lost = sum(by_machine(source(STEM)).values()) - sum(wanted.values())
     assert lost == 8 + 7 + 7 + 9  # truncate-smallest, als-finds, pair-near, distance-exact
 
@@ -133,10 +154,21 @@ def test_the_network_is_cut(course, server):
     assert (server[1] == []) == LIMITS.isolated
 
 
+def test_a_students_code_does_not_see_the_course(course):
+    page = (course / "feedback" / "mallory" / "ps1" / f"{STEM}.html").read_text()
+    assert ("files 0 [False, False]" in page) == LIMITS.isolated
+    assert (course / "note.txt").exists() != LIMITS.isolated
+
+
 def test_a_crash_stops_nobody_and_is_told(course):
     assert row(course, "crash")["status"].startswith("crashed")
     assert row(course, "crash")["total"] == "0"
     assert row(course, "mallory")["status"] == "to be read"
+
+
+def test_what_has_a_wrong_name_stops_nobody_and_is_told(course):
+    assert row(course, "misnamed")["status"] == f"needs the file {STEM}.ipynb"
+    assert row(course, "lost")["status"] == "no such assignment"
 
 
 def test_feedback_shows_no_hidden_test(course):
@@ -188,6 +220,11 @@ def test_without_isolation_only_when_told(course, monkeypatch):
         staff.mark(course)
 
 
+def test_a_course_around_the_environment_is_refused():
+    with pytest.raises(ValueError, match="needs a folder for the course alone"):
+        staff._check_isolation(Path(sys.prefix).parent)
+
+
 @pytest.mark.parametrize("call", [lambda d: staff.mark(d), lambda d: staff.release(d, ["ps99"])])
 def test_refusals(tmp_path, call):
     with pytest.raises(ValueError, match="needs"):
@@ -224,25 +261,69 @@ def test_what_a_student_is_told(tmp_path, monkeypatch):
     assert "a test fails: x = 1\n    ValueError: x" in said
 
 
-# ------------------------------------------------------------------------------------------- thirty
+# ------------------------------------------------------------------------------------------- killed
+
+
+def marker(folder):
+    """The command that marks, in a process."""
+    command = [sys.executable, "-m", "tensorlab", "course", "mark", str(folder)]
+    command += [] if LIMITS.isolated else ["--no-isolation"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def until(holds, seconds):
+    """Wait for it."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.2)
+
+
+def running(*words):
+    """Processes with one of these in their command."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            line = path.read_bytes().replace(b"\0", b" ").decode()
+            found += [line] * any(word in line for word in words)
+    return found
+
+
+def test_nothing_outlives_a_marker_that_is_killed(tmp_path):
+    """Another marker may begin at once: the first one's submissions do not go on beside it."""
+    staff.release(tmp_path, ["ps1"])
+    naps = f"600.{os.getpid()}"  # seconds
+    sleeper = f"import subprocess\n\nsubprocess.run(['sleep', '{naps}'])"
+    hand_in(tmp_path, "sleeper", handed_in(STEM, Wrong({"truncate": sleeper})))
+    with marker(tmp_path) as process:
+        until(lambda: running(naps), 120)
+        process.kill()
+    words = [str(tmp_path), naps] if LIMITS.isolated else [str(tmp_path)]
+    until(lambda: not running(*words), 20)
+    assert not (tmp_path / "marks.csv").exists()
 
 
 @pytest.mark.bench
 def test_thirty_submissions_and_a_marker_that_is_killed(tmp_path):
     """In under ten minutes on two cores; what was marked before the kill is not marked again."""
     staff.release(tmp_path, ["ps1"])
+    kinds, wanted = table(STEM)["WRONG"] | {"right": Wrong({})}, {}
     for k in range(30):
-        hand_in(tmp_path, f"student{k:02}", handed_in(STEM, Wrong({})))
-    command = [sys.executable, "-m", "tensorlab", "course", "mark", str(tmp_path)]
-    command += [] if LIMITS.isolated else ["--no-isolation"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    start, marker = time.monotonic(), subprocess.Popen(command, env=environment)
-    while not (tmp_path / "marks.csv").exists() or len(rows(tmp_path)) < 5:
-        time.sleep(0.5)
-    marker.send_signal(signal.SIGKILL)
-    marker.wait()
+        wrong = kinds[["right", "tampered tests", "ignores rtol"][k % 3]]
+        hand_in(tmp_path, f"student{k:02}", handed_in(STEM, wrong))
+        wanted[f"student{k:02}"] = f"{75 - sum(wrong.lost.values())}"
+    start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    with marker(tmp_path) as process:
+        until(lambda: (tmp_path / "marks.csv").exists() and len(rows(tmp_path)) >= 5, 600)
+        process.kill()
     first = rows(tmp_path)
-    again = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert time.monotonic() - start < 600
-    assert f"{30 - len(first)}/{30 - len(first)}" in again.stdout
-    assert len(rows(tmp_path)) == 30 and {r["machine"] for r in rows(tmp_path)} == {"75"}
+    with marker(tmp_path) as process:
+        said = process.communicate()[0]
+    took, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    print(f"{took:.0f} s, {spent:.0f} s of CPU, load {os.getloadavg()}")
+    assert f"{30 - len(first)}/{30 - len(first)}" in said
+    assert {r["student"]: r["machine"] for r in rows(tmp_path)} == wanted
+    assert [r for r in rows(tmp_path) if r in first] == first
+    assert took < 600, f"{took:.0f} s; {spent:.0f} s of CPU, load {os.getloadavg()}"

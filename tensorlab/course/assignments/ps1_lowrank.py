@@ -1,10 +1,12 @@
 """Problem set 1: cutting a product, alternating least squares, the degenerate pair."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ... import multilinear
 from ...formats.lowrank import LowRank
+from ...linalg import choose_rank, truncated_svd
 from ..checks import Check, Unusable, gaussian, returned
 
 FORBIDDEN = tuple(
@@ -15,8 +17,15 @@ FORBIDDEN = tuple(
         torch.linalg.inv,
         torch.inverse,
         torch.pinverse,
+        np.linalg.lstsq,
+        np.linalg.pinv,
+        np.linalg.inv,
         multilinear.khatri_rao,
     )
+)
+CUTTING = tuple(
+    (function, "write it with torch alone; functions of tl that cut are not allowed here.")
+    for function in (LowRank.__init__, truncated_svd, choose_rank)
 )
 
 

@@ -75,6 +75,11 @@ FORBIDDEN = tuple(
     for function in (given_count, _circulant, _nearest)
 )
 
+BY_HAND = tuple(
+    (function, "write the formula of the gradient; autograd is not allowed here.")
+    for function in (torch.autograd.grad, torch.autograd.backward)
+)
+
 multiply = Check(
     function=True,
     cases=lambda: [_trains()],

@@ -103,7 +103,7 @@ def given_effects(weights, cuts, x, y) -> dict[str, tuple[float, float]]:
         along = loss(weights | {name: line}, x, y)
         (first,) = torch.autograd.grad(along, t, create_graph=True)
         (second,) = torch.autograd.grad(first, t)
-        found[name] = float(first), float(first + second / 2)
+        found[name] = first.item(), (first + second / 2).item()
     return found
 
 

@@ -32,6 +32,33 @@ WRONG = {
     "forgets the small term": Wrong(
         {"distance": ("(3 / n**2 + 1 / n**4) ** 0.5", "3**0.5 / n")}, {"distance-exact": 6}
     ),
+    "calls the formats of tl": Wrong(
+        {
+            "truncate": "def truncate(a, b, rtol):\n"
+            "    w = tl.LowRank(a, b.T.contiguous()).round(rtol=rtol).orthogonal()\n"
+            "    return w.u, w.s @ w.v.T",
+            "als": "def als(x, start, sweeps):\n"
+            "    cp = tl.CP(tuple(start))\n"
+            "    fit = tl.cp_als(x, start[0].shape[1], init=cp, tol=0.0, max_iter=sweeps)\n"
+            "    factors = list(fit.value.factors)\n"
+            "    return [factors[0] * fit.value.weights, *factors[1:]], list(fit.history)",
+        },
+        {
+            "truncate-error": 7,
+            "truncate-smallest": 8,
+            "truncate-size": 6,
+            "als-history": 9,
+            "als-finds": 7,
+        },
+    ),
+    "takes off the watch": Wrong(
+        {
+            "update": "import contextlib\n\n"
+            "watched = lambda *_, **__: contextlib.nullcontext()\n\n\n"
+            "def update(x, factors, mode):\n    return check.given_update(x, factors, mode)"
+        },
+        {"update-best": 10},
+    ),
     "tampered tests": Wrong(
         {
             "lost-row": ("0.01", "0.5"),

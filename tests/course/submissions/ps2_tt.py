@@ -55,6 +55,47 @@ WRONG = {
             "shorten-size": 5,
         },
     ),
+    "calls the trains of tl where no visible test looks": Wrong(
+        {
+            "train": (
+                "    delta = rtol * x.norm()",
+                "    if x.shape not in ((3, 4, 5), (6, 6, 6, 6)):\n"
+                "        tt = tl.tt_svd(x.permute(*range(x.ndim)[::-1]), rtol=rtol)\n"
+                "        return [core.permute(2, 1, 0) for core in reversed(tt.cores)]\n"
+                "    delta = rtol * x.norm()",
+            ),
+            "add": (
+                "    cores = [torch.cat",
+                "    if a[0].shape != (1, 3, 2) or len(a) > 3:\n"
+                "        return list((tl.TT(tuple(a)) + tl.TT(tuple(b))).cores)\n"
+                "    cores = [torch.cat",
+            ),
+            "shorten": (
+                "    cores = list(cores)",
+                "    if cores[0].shape not in ((1, 3, 4), (1, 10, 6)):\n"
+                "        return check.given_shorten(cores, rtol)\n"
+                "    cores = list(cores)",
+            ),
+        },
+        {
+            "train-error": 7,
+            "train-orthonormal": 6,
+            "train-ranks": 7,
+            "add-right": 6,
+            "shorten-error": 7,
+            "shorten-ranks": 8,
+            "shorten-size": 5,
+        },
+    ),
+    "takes off the watch": Wrong(
+        {
+            "train": "def alone(function, *case, most=None):\n    return function(*case)\n\n\n"
+            "def train(x, rtol):\n"
+            "    tt = tl.tt_svd(x.permute(*range(x.ndim)[::-1]), rtol=rtol)\n"
+            "    return [core.permute(2, 1, 0) for core in reversed(tt.cores)]",
+        },
+        {"train-error": 7, "train-orthonormal": 6, "train-ranks": 7},
+    ),
     "tampered tests": Wrong(
         {"loose": ("= 2, 1", "= 2, 0"), "loose-right": "pass"}, {"loose-right": 6}
     ),
