@@ -9,16 +9,18 @@
 # ]
 # take = [
 #     "A schedule is an order of operations for each rank: its time is a longest path, and its memory is read off the order.",
-#     "Cut a layer where its tensors are wide, and sum where a state is narrow: low rank sends r numbers for each row.",
+#     "Cut a layer where its tensors are wide, and sum where a state is narrow: a matrix of rank r sends r numbers for each row.",
 #     "Simulate first: an order that waits for itself hangs for ever in processes, and is one sentence here.",
 # ]
 
 # %% [markdown]
 # # How do several machines train one network, and where do they wait?
 #
-# A model too large for one machine is cut into *stages*, a batch into *micro-batches*, and they pass through like cars through a factory.
-# Each row is a rank, each bar a micro-batch; white is time in which a rank is idle, the *bubble*. Choose a schedule, more micro-batches,
-# and machines that are late.
+# A model too large for one machine is cut into *stages* of consecutive layers, a batch into *micro-batches*, and they pass through like
+# cars through a factory. A process that works on its share is a **rank**, numbered from 0; it has nothing to do with the rank of a
+# matrix, for which this lesson writes $r$. Each row of the chart is a rank and each bar one operation on the micro-batch whose number it
+# bears: F a forward, B a backward. White is time in which a rank is idle, the *bubble*. On the right is the memory that this takes.
+# Choose a schedule, more micro-batches, and machines that are late.
 
 # %%
 from tensorlab.course.lessons import parallel as lesson
@@ -28,20 +30,28 @@ lesson.ScheduleDesigner()
 # %% [markdown]
 # ## The mathematics
 #
+# Three words first. *Activations* are what a forward keeps for its backward. A *collective* is a message in which all ranks take part; the
+# most frequent one is the *all-reduce*: each rank has a tensor, and each gets the sum of all of them.
+#
 # There are three ways to share the work.
 #
-# * **Data parallel.** Each of $n$ ranks has the whole model and a part of the batch; after the backward the gradients are averaged. That
-#   is the gradient of the whole batch if the loss is a mean and the parts are equal.
+# * **Data parallel.** Each of $n$ ranks has the whole model and a part of the batch; after the backward an all-reduce averages the
+#   gradients. That is the gradient of the whole batch if the loss is a mean and the parts are equal. Torch's wrapper for a model that
+#   does so is called `DistributedDataParallel`.
 # * **Tensor parallel.** Each rank has a part of every matrix. With $W$ cut by rows, $y_p = W_p x$ is a part of the output and
 #   `gelu` may act on it; the next layer, cut by columns, makes terms of a sum: $z = \sum_p W'_p\, \mathrm{gelu}(y_p)$ [Shoeybi2019].
 # * **Pipeline.** Each rank has some of the layers.
 #
 # A pipeline's schedule is an *order of operations for each rank*: $F_i$ and $B_i$, the forward and the backward of micro-batch $i$.
-# $F_i$ needs $F_i$ of the rank before, $B_i$ needs $B_i$ of the next one and the own $F_i$. When they run is the longest path:
+# $F_i$ needs $F_i$ of the rank before; $B_i$ needs $B_i$ of the next rank and $F_i$ of its own. When they run is the longest path:
 #
 # $$ \mathrm{end}(o) = \mathrm{seconds}(o) + \max\bigl(\mathrm{end}(\text{the operation before } o \text{ on its rank}),\ \mathrm{end}(\text{all that } o \text{ needs})\bigr). $$
 #
-# With $p$ ranks, $m$ micro-batches and $v$ chunks of layers on a rank,
+# Five orders have names. *naive* lets one micro-batch through before the next one starts. *GPipe* does all forwards, then all backwards.
+# *1F1B* answers each forward with a backward as soon as a rank has its first gradient. *interleaved* is 1F1B with $v$ chunks of
+# layers on each rank, dealt out like cards: rank 0 has the first chunk and the one that follows the first chunk of the last rank. *ZB-H1*
+# (zero bubble) splits a backward in two: B, the gradient of the input, for which the rank before waits, and W, that of the weights, for
+# which nobody waits, so that W can fill the bubble. With $p$ ranks and $m$ micro-batches,
 #
 # | schedule | idle share | activations on rank $s$ |
 # |---|---|---|
@@ -51,7 +61,7 @@ lesson.ScheduleDesigner()
 # | interleaved [Narayanan2021] | $(p-1)/(vm+p-1)$ | $\min(2(p-1-s)+(v-1)p+1,\ mv)$, each $1/v$ as large |
 # | ZB-H1 [Qi2024], $F = B = W$ | $(p-1)/(3m+p-1)$ | $p$ |
 #
-# GPipe does all forwards first, then all backwards. In the letters of the formula:
+# Here are GPipe's order and the longest path in the letters of the formula:
 
 # %%
 from functools import cache
@@ -92,20 +102,20 @@ def ends(orders, seconds):
 p, m, seconds = 4, 8, {"F": 1, "B": 2}
 plain = ends([gpipe(m)] * p, seconds)
 line = schedules.times(schedules.gpipe(p, m), seconds)
-idle = 1 - m * (seconds["F"] + seconds["B"]) / max(plain.values())
+bubble = 1 - m * (seconds["F"] + seconds["B"]) / max(plain.values())
 say(
-    f"GPipe on {p} ranks with {m} micro-batches is done after {max(plain.values())}, and each rank is idle for {idle:.1%} of that. The "
+    f"GPipe on {p} ranks with {m} micro-batches is done after {max(plain.values())}, and each rank is idle for {bubble:.1%} of that. The "
     "formula says the same, and `schedules.times` gives all the same ends.",
     plain == {tuple(run.op): run.end for run in line.runs},
-    abs(idle - cost.bubble("GPipe", p, m, seconds)) < 1e-12,
-    abs(idle - (p - 1) / (m + p - 1)) < 1e-12,
+    abs(bubble - cost.bubble("GPipe", p, m, seconds)) < 1e-12,
+    abs(bubble - (p - 1) / (m + p - 1)) < 1e-12,
 )
 
 # %% [markdown]
 # ## Which schedule?
 #
 # All of them on four ranks, with $F = 1$ and $B = 2$, as they were recorded (`tensorlab run Huang2019 --preset full`, and
-# `Narayanan2019`). *naive* is the baseline: one micro-batch in the pipe at a time.
+# `Narayanan2019`). *naive* is the baseline.
 
 # %%
 idle, held = lesson.idle_shares(4)
@@ -126,7 +136,7 @@ say(
 )
 
 # %% [markdown]
-# An order of your own may wait for itself. That is how real pipelines hang; the simulator names who waits for whom.
+# An order can wait for itself. That is how real pipelines hang; the simulator names who waits for whom:
 
 # %%
 try:
@@ -137,8 +147,8 @@ except ValueError as error:
 # %% [markdown]
 # ## Machines that are late
 #
-# Varuna [Athlur2022] computes activations again (R) in the place of holding them. It is no order but a rule: whenever a stage is free, it
-# takes the oldest operation that is ready, B before R before F, and R is timed to end as the gradient arrives.
+# Varuna [Athlur2022] does not hold activations: all ranks but the last compute them again (R) before a backward. It is not an order but a
+# rule: whenever a rank is free, it takes the oldest operation that is ready, B before R before F, and R is timed to end as the gradient arrives.
 
 # %%
 picture(
@@ -147,8 +157,8 @@ picture(
 )
 
 # %% [markdown]
-# Recorded: five sizes, on time, and with operations that are late by 30 % of a Gaussian's absolute value, the mean over 20 draws. The
-# diamond is the time that the paper's figure has.
+# Recorded: five sizes, on time, and with operations that take longer by 30 % of the absolute value of a Gaussian number, the mean over 20
+# draws. The diamond is the time in the paper's figure.
 
 # %%
 rows = lesson.lateness()
@@ -161,9 +171,10 @@ gains = [1 - row["Varuna"][1] / row["GPipe"][1] for row in rows]
 ours = [(row["late"], row["fixed"]) for row in table.where(schedule="Varuna")]
 say(
     f"On time Varuna needs {slots['Varuna']} slots on 4 ranks, as in the paper's figure, and GPipe with recomputation {slots['GPipe']}: hardly "
-    f"a gain. With late machines it is {min(gains):.0%} to {max(gains):.0%} ahead, for it goes on where a fixed order waits; its own order, "
-    f"once fixed, is slower in all {len(ours)} sizes. But 1F1B, with room for its activations, needs {slots['1F1B']}, and is ahead of both, "
+    f"a gain. With late machines it is {min(gains):.0%} to {max(gains):.0%} ahead, for it goes on where a fixed order waits: the order that it "
+    f"has on time, kept on late machines, is slower in all {len(ours)} sizes. But 1F1B, with room for its activations, needs {slots['1F1B']}, and is ahead of both, "
     "late or not.",
+    (len(rows), table.notes["spread"], table.notes["draws"]) == (5, "0.3", "20"),
     slots["Varuna"] == printed(varuna.PROGRAM.key)["slots"][0] == 27,
     slots["GPipe"] == 28,
     min(gains) > 0,
@@ -175,9 +186,9 @@ say(
 # %% [markdown]
 # ## What really runs
 #
-# Two processes start here and take jobs. Their stages nap in the place of work, so that a machine with few cores shows what a large one
-# does. The upper chart is what `torch.distributed.pipelining` ran, the lower what the simulator makes of the same order and the mean
-# durations. What is missing between them is sending and waiting.
+# Two processes start here and take jobs. Their stages nap instead of working, so that a machine with few cores shows what a large one
+# does. The upper chart is what `torch.distributed.pipelining` ran, the lower one what the simulator makes of the same order and the mean
+# durations. The difference between them is sending and waiting.
 
 # %%
 ranks = Ranks(2)
@@ -220,8 +231,8 @@ except ValueError as error:
 lesson.Split()
 
 # %% [markdown]
-# Counted in two processes, for the parts of a transformer. Each plan but two is column, then row; *rows twice* cuts both layers of the MLP
-# by columns; *q, k, v each* is the plan for attention that comes to mind.
+# Now counted in two processes, for the parts of a transformer: the bytes of all collectives of a forward and of a backward. Most plans are
+# column, then row. *rows twice* is row for both layers of the MLP; *q, k, v each* is the plan for attention that comes to mind first.
 
 # %%
 size = megatron.SIZES[fast("quick", full="full")]
@@ -256,14 +267,15 @@ say(
 # %% [markdown]
 # ## Gradients as thin factors
 #
-# Data parallel training can send less, too, and its model stays whole. PowerSGD [Vogels2019] takes one step of the
-# [power iteration](01_lowrank.ipynb) for the gradient $G_p$ of each layer on rank p, with $Q$ from the step before:
+# Data parallel training can send less, too, and its model stays whole. PowerSGD [Vogels2019] replaces the gradient of each layer by a
+# matrix of rank $r$. It does not compute an SVD; it improves the basis $Q$ (in, r) of the step before by one product with the gradient
+# and one with its transpose. $G_p$ is the gradient on process $p$ of $n$, and orth makes columns orthonormal:
 #
 # $$ P = \mathrm{orth}\Bigl(\sum_p G_p\, Q\Bigr), \qquad Q = \frac1n \sum_p G_p^\top P, \qquad G \approx P Q^\top. $$
 #
-# The two sums are all that is sent: $r\,(\mathrm{out} + \mathrm{in})$ numbers in the place of $\mathrm{out} \cdot \mathrm{in}$, and the
-# biases. What is lost, $G_p - P Q^\top$, rank p adds to its next gradient. Torch has it as a hook of `DistributedDataParallel`: here for
-# a network of three layers that reads digits, with *all-reduce* as the baseline.
+# The two sums are all that is sent: $r\,(\mathrm{out} + \mathrm{in})$ numbers instead of $\mathrm{out} \cdot \mathrm{in}$, and the
+# biases. Process $p$ adds what is lost, $G_p - P Q^\top$, to its next gradient. Torch has it as a hook of `DistributedDataParallel`: here for
+# a network of three layers that reads digits. The baseline is an all-reduce of the whole gradient.
 
 # %%
 sgd = lesson.power_sgd(ranks, fast((1, 4), full=(1, 2, 4)), fast(3, full=8))
@@ -275,8 +287,9 @@ last = lambda told: told["losses"][-1]
 say(
     f"Rank 4 sends 1/{all_of_it['bytes'] / four['bytes']:.0f} of the bytes and rank 1 sends 1/{all_of_it['bytes'] / one['bytes']:.0f}, as the formula says. The "
     f"loss is {last(all_of_it):.3f} with the whole gradient, {last(four):.3f} at rank 4 and {last(one):.3f} at rank 1: what is saved is paid in steps. "
-    f"It loses where messages are slow to start, for a step has {four['messages']} of them in the place of {all_of_it['messages']}; and each rank holds "
+    f"It loses where messages are slow to start, for a step has {four['messages']} of them instead of {all_of_it['messages']}; and each process holds "
     "what was lost, as many numbers as the gradient has.",
+    len(lesson.READER) - 1 == 3,
     all(told["bytes"] == told["formula"] for told in sgd.values()),
     round(all_of_it["bytes"] / four["bytes"]) == 10
     and round(all_of_it["bytes"] / one["bytes"]) == 31,
@@ -286,7 +299,7 @@ say(
 )
 
 # %% [markdown]
-# The processes are not needed any more. They go when they are told, and in any case with this notebook.
+# The processes are not needed any more. `close` stops them; without it they would end with this notebook's kernel.
 
 # %%
 ranks.close()
@@ -295,9 +308,10 @@ say(f"{lesson.alive()} processes of this notebook are alive.", lesson.alive() ==
 # %% [markdown]
 # ## Memory
 #
-# Data parallel training holds everything on every rank; ZeRO [Rajbhandari2020] and FSDP deal out what the optimizer keeps, then the
-# gradients, then the weights. Adam in mixed precision needs 16 bytes for each parameter. Low rank attacks the count of parameters
-# itself: here 7.5 billion of them, and, pale, those of layers of 4096 by 4096 at rank 64.
+# Data parallel training holds everything on every rank; ZeRO [Rajbhandari2020] and its descendant FSDP deal out among the ranks first what
+# the optimizer keeps (ZeRO-1), then also the gradients (ZeRO-2), then also the weights (ZeRO-3). Adam in mixed precision needs 16 bytes for
+# each parameter. Low rank attacks the count of parameters itself: here 7.5 billion of them, and, pale, what is left of them where all are
+# in layers of 4096 by 4096 that become $u v^\top$ with $r = 64$.
 
 # %%
 share = 64 * (4096 + 4096) / 4096**2
@@ -307,10 +321,11 @@ picture(lambda figure: lesson.draw_memory(figure.subplots(), 7.5e9, share), figs
 whole, small = lesson.memory(7.5e9, 64), lesson.memory(7.5e9 * share, 1)
 say(
     f"Rank 64 leaves 1/{1 / share:g} of the parameters. Data parallel needs {whole['data parallel']:.0f} GB on each rank, more than a card of 80 GB "
-    f"has; FSDP on 64 ranks {whole['ZeRO-3, FSDP']:.2f} GB, but it sends {cost.zero_traffic(3)} times its parameters in a step in the place of "
+    f"has; FSDP on 64 ranks {whole['ZeRO-3, FSDP']:.2f} GB, but it sends {cost.zero_traffic(3)} times its parameters in a step instead of "
     f"{cost.zero_traffic(0)}. At low rank {small['data parallel']:.2f} GB are enough on every rank, with a message of 1/{1 / share:g}; whether that "
     "rank can learn the task is another question.",
     1 / share == 32,
+    cost.zero_bytes(1, 1, 0) == 16,
     whole["data parallel"] > 80,
     round(whole["ZeRO-3, FSDP"], 2) == 1.88,
     small["data parallel"] < 4,
@@ -333,16 +348,18 @@ say(
     f"Of a layer of 64 by 64, low rank 8 sums {found['low rank 8']['column']} numbers for each row. {', '.join(lost)}: none of these can do better "
     f"than a dense layer, with 64.",
     found["low rank 8"] == {"column": 8, "row": 8},
-    len(lost) > 0 and not {"low rank 8"} & set(lost),
+    {"TT-matrix 1", "TT-matrix 4"} <= set(lost) and "low rank 8" not in lost,
     all(min(widths.values()) <= 64 for widths in found.values()),
 )
 
 # %% [markdown]
-# And with two ranks and slow messages a bubble may cost less than the waiting that fine micro-batches bring: see the seconds above.
+# Nor is a smaller bubble always faster: where messages are slow, many fine micro-batches cost more than the bubble that they save. Look at
+# the seconds above once more.
 #
 # ## Exercises
 #
-# First a pipeline: 2 to 5 build a schedule and what tells its time and its memory. Then a pair of layers in parts.
+# First a pipeline: in 2 to 5 you build a schedule, and what tells its time and its memory. Then a pair of layers in parts. A blank says
+# nothing; a wrong answer gets a hint about what went wrong.
 #
 # ### 1. Predict: how many micro-batches (★, 5 minutes)
 #
@@ -417,7 +434,8 @@ def held(order):
 # ### 4. When it is done (★★★, 20 minutes)
 #
 # Write `finish(orders, seconds)`: the end of the last operation. `orders` has a list of pairs for each rank, `seconds` is such as
-# `{"F": 1, "B": 2}`. If the orders wait for each other in a circle, return `float("inf")`: the version above would never come back.
+# `{"F": 1, "B": 2}`. If the orders wait for each other in a circle, return `float("inf")`: `ends` above would ask itself in a circle until
+# Python stops it.
 
 
 # %%
@@ -454,8 +472,8 @@ def finish(orders, seconds):
 # %% [markdown]
 # ### 5. An order of your own (★★, 10 minutes)
 #
-# Hand in two lines of operations, for 2 ranks and 3 micro-batches, such as `("F0 F1 F2 B0 B1 B2", "F0 F1 F2 B0 B1 B2")`, that take no
-# longer than these with F = 1 and B = 2, but whose ranks hold the activations of at most 2 and 1 micro-batches.
+# `("F0 F1 F2 B0 B1 B2", "F0 F1 F2 B0 B1 B2")` is GPipe for 2 ranks and 3 micro-batches, one line for each rank. Hand in two lines that
+# take no longer, with F = 1 and B = 2, but whose ranks hold the activations of at most 2 and 1 micro-batches.
 
 # %%
 own_order = ...
@@ -473,7 +491,7 @@ own_order = (line(0), line(1))
 # %% [markdown]
 # ### 6. The first layer of a pair (★, 5 minutes)
 #
-# Write `column(u, v, x, p, ranks)`: the part of $y = x\, (u v^\top)^\top$ that rank p makes when the rows of u are cut into equal blocks. x is
+# Write `column(u, v, x, p, ranks)`: the part of $y = x\, (u v^\top)^\top$ that process p makes when the rows of u are cut into equal blocks. x is
 # (batch, in), u (out, r), v (in, r); the part is (batch, out / ranks).
 
 

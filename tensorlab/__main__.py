@@ -41,9 +41,11 @@ def run(args, options):
     if args.key != "all" and args.jobs != 1:
         raise ValueError(f"run: needs all for several jobs, got {args.key} and {args.jobs} jobs")
     elif args.key != "all":
-        papers.run(args.key, args.preset, resume=args.resume, record=args.record)
-    elif args.record:
-        raise ValueError("run: needs the key of one paper to record, got all")
+        options = dict(resume=args.resume, record=args.record, share=args.share)
+        papers.run(args.key, args.preset, **options)
+    elif args.record or args.share:
+        what = "to record" if args.record else "with --share"
+        raise ValueError(f"run: needs the key of one paper {what}, got all")
     elif failed := papers.run_all(args.preset, args.jobs, resume=args.resume):
         raise ValueError(
             f"run: needs all programs to end well, got failures of {', '.join(failed)}"
@@ -159,6 +161,11 @@ def _run(commands) -> None:
         help="keep what preset full measured as data/measured/KEY.csv",
     )
     add.add_argument("--jobs", type=int, default=1, metavar="N", help="of all: N at a time")
+    add.add_argument(
+        "--share",
+        choices=("batches", "rows"),
+        help="what processes under torchrun share; rows keep the numbers of one process to the bit",
+    )
 
 
 def _course(commands) -> None:

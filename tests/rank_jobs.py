@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 import tensorlab as tl
 from tensorlab import papers
 from tensorlab.models import gpt
-from tensorlab.models.training import batch_loss, batches, data_parallel, train
+from tensorlab.models.training import batch_loss, batches, data_parallel, each_alone, train
 from tensorlab.papers.program import Program
 from tensorlab.parallel import sharding
 from tensorlab.parallel.distributed import Collectives
@@ -344,6 +344,30 @@ def _by_method(model, make):
     return loss if isinstance(method, tl.FactorSGD) else torch.zeros(())
 
 
+def _by_windows(model, **settings):
+    """18 steps, and cuts by the outputs for all rows after 4, 8, 12, 16 and the last."""
+    settings |= dict(total=18, window=4, inputs=lambda: model(_classes()[0]))
+    return _by_method(model, lambda sgd: tl.TangentDLRT(model, sgd, **settings))
+
+
+class Dropping(nn.Module):
+    """A dropout that no module shows."""
+
+    def __init__(self, p):
+        super().__init__()
+        self.layer, self.p = nn.Linear(16, 4).double(), p
+
+    def forward(self, x):
+        return nn.functional.dropout(self.layer(x), self.p, self.training)
+
+
+def shared_loss(model):
+    """The gradient of the batch's loss for all parameters together, by however many there are."""
+    wrapped = data_parallel(model)
+    batch_loss(wrapped, *_classes()).backward()
+    return torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
 def _plain(model):
     g, sgd = torch.Generator().manual_seed(1), torch.optim.SGD(model.parameters(), 0.05, 0.9)
     *_, loss = train(data_parallel(model), sgd, *_classes(), epochs=3, batch=20, generator=g)
@@ -376,6 +400,12 @@ TRAININGS = {  # how a model is made, and trained
         lambda: _classifier("two"),
         lambda m: _by_method(m, lambda sgd: tl.FactorSGD(m, sgd)),
     ),
+    "windows": (lambda: _classifier("two"), lambda m: _by_windows(m, budget=264)),
+    "windows of factors": (
+        lambda: _classifier("two"),
+        lambda m: _by_windows(m, budget=264, steps="factors"),
+    ),
+    "windows that grow": (lambda: _classifier("two"), lambda m: _by_windows(m, theta=0.1)),
     "ADMM": (
         _classifier,
         lambda m: _by_method(
@@ -413,6 +443,14 @@ def _in_sequence(size):
     return cases
 
 
+def _in_groups(size):
+    def cases(table):
+        yield [{"n": n} for n in (1, 2, 3)]
+        yield [{"n": n} for n in table["square"][1:]]  # which look at the group before
+
+    return cases
+
+
 def programs():
     sizes, square = {"quick": {}, "full": {}}, lambda size, n: {"square": n * n, **_who()}
     many = lambda size: [{"n": n} for n in range(5)]
@@ -427,16 +465,23 @@ def programs():
         ),
         Program("Rows", "Squares.", sizes, many, square),
         Program("Sequence", "Squares of squares.", sizes, _in_sequence, square),
+        Program("Groups", "Squares of squares.", sizes, _in_groups, square),
     ]
     return {program.key: program for program in made}
 
 
-def run_in(folder, key):
+def by_itself(how):
+    """A training that no other process takes part in."""
+    with each_alone():
+        return _trained_row({}, how)
+
+
+def run_in(folder, key, **options):
     """The table of a program, run in this folder."""
     here = os.getcwd()
     os.chdir(folder)
     try:
-        return programs()[key].run("quick")
+        return programs()[key].run("quick", **options)
     finally:
         os.chdir(here)
 

@@ -2,6 +2,8 @@
 training loop that several processes may share, and the accuracy."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor, distributed, nn
@@ -40,30 +42,64 @@ def batches(
 
 # -------------------------------------------------------------------------------- several processes
 
-MIXED = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)
+
+_alone = ContextVar("alone", default=False)
+
+
+@contextmanager
+def each_alone() -> Iterator[None]:
+    """In the block each process of a group trains a model that the others do not: `data_parallel`
+    gives back the model itself."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
 
 
 def data_parallel(model: nn.Module) -> nn.Module:
     """The model as the processes of a group train it together: in DistributedDataParallel, whose
-    `batch_loss` is that of one process; the model itself where there is no group.
+    `batch_loss` is that of one process; the model itself where there is no group, or `each_alone`.
+
+    What a training makes of it is that of one process in exact numbers. In float64 it is to about
+    1e-12; in float32 to rounding only as long as no step magnifies it: where the input of a ReLU is
+    within rounding of zero, its gate may open in one run and not in the other.
 
     The optimizer and what looks at the result keep the model, whose parameters these are; a
-    training method is made before, for it may give the model others. Raises
-    ValueError for layers of which one process would make other numbers: a batch norm, a dropout.
+    training method is made before, for it may give the model others. Raises ValueError for layers
+    of which one process would make other numbers: a batch norm, and a dropout, also within
+    attention or between recurrent layers, unless it drops nothing. A forward that draws random
+    numbers by itself is seen, and refused, by `batch_loss`; only one that draws them from a
+    generator that the model keeps is not.
 
     >>> model = nn.Linear(2, 2)
     >>> data_parallel(model) is model
     True
     """
-    if not in_processes():
+    if not in_processes() or _alone.get():
         return model
     for name, layer in model.named_modules():
-        if isinstance(layer, MIXED):
+        if _mixes(layer):
             raise ValueError(
                 f"data_parallel: needs a model whose rows do not depend on each other or on chance "
                 f"in a process, got {type(layer).__name__} in layer {name!r}"
             )
     return DistributedDataParallel(model)
+
+
+def _mixes(layer: nn.Module) -> bool:
+    """Whether what a layer makes of a row depends on the other rows, or on chance."""
+    if isinstance(layer, nn.modules.dropout._DropoutNd):
+        return layer.p > 0
+    dropout = getattr(layer, "dropout", None)  # a number: of attention or a recurrent network
+    chance = isinstance(dropout, (int, float)) and dropout > 0
+    return chance or isinstance(layer, (nn.modules.batchnorm._BatchNorm, nn.RReLU))
+
+
+def _random_states(device: torch.device) -> list[Tensor]:
+    """The states of torch's generators, which are others after a forward that has drawn numbers."""
+    on_gpu = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *on_gpu]
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -83,7 +119,8 @@ def batch_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
     The mean over the processes, which the wrapper takes of the gradients, is the mean over the
     batch, also where the parts are not equal or one is empty. x: (n, ...), y: (n,) or (n, time)
-    classes; every process is given the whole batch.
+    classes; every process is given the whole batch. Raises ValueError where a wrapped model draws
+    random numbers, as by `nn.functional.dropout`: one process would draw others.
 
     >>> round(batch_loss(nn.Identity(), torch.zeros(3, 2), torch.tensor([0, 1, 0])).item(), 4)
     0.6931
@@ -95,7 +132,14 @@ def batch_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         return entropy(x, y)
     rank, ranks = model.process_group.rank(), model.process_group.size()
     mine = (t.tensor_split(ranks)[rank] for t in (x, y))
-    return entropy(*mine, reduction="sum") * (ranks / y.numel())
+    before = _random_states(model.device)
+    loss = entropy(*mine, reduction="sum") * (ranks / y.numel())
+    if not all(map(torch.equal, before, _random_states(model.device))):
+        raise ValueError(
+            f"batch_loss: needs a model that draws no random numbers where processes share a "
+            f"batch, got {type(model.module).__name__}, whose forward does, as by a dropout"
+        )
+    return loss
 
 
 def mean_over_processes(model: nn.Module, value: float) -> float:

@@ -46,18 +46,19 @@ def run(
     resume: bool = True,
     progress: bool = True,
     record: bool = False,
+    share: str | None = None,
 ) -> tables.Table:
     """Run a program, print its table beside the printed numbers, write results/<key>-<preset>.csv
     and, if it draws, a .png; of several processes under torchrun the first one does.
 
-    record: keep the table of preset full as data/measured/<key>.csv. Raises ValueError for a wrong
-    key or preset.
+    record: keep the table of preset full as data/measured/<key>.csv. share: what processes share,
+    see `Program.run`. Raises ValueError for a wrong key, preset or way to share.
     """
     program = find(key)
     if record and preset == PRESETS[0]:
         raise ValueError(f"{key}: needs preset full to be recorded, got {preset!r}")
     with processes.group():
-        table = program.run(preset, resume=resume, progress=progress)
+        table = program.run(preset, resume=resume, progress=progress, share=share)
         first = processes.rank() == 0
     if first:
         _show(program, preset, table, record)

@@ -65,11 +65,10 @@ def cases(size: dict):
         for way, rank in size["ways"]:
             label = {"way": way, "rank": rank}
             rates = (0.0,) if way == "none" else size["rates"].get(way, size["rates"]["other"])
-            for rate in rates:
-                yield {**label, "rate": rate, "seed": 0}
+            yield [{**label, "rate": rate, "seed": 0} for rate in rates]
             best = min(table.where(**label, seed=0), key=lambda row: row["code valid"])
-            for seed in size["seeds"][1:] if way != "none" else ():
-                yield {**label, "rate": best["rate"], "seed": seed}
+            seeds = size["seeds"][1:] if way != "none" else ()
+            yield [{**label, "rate": best["rate"], "seed": seed} for seed in seeds]
 
     return rows
 

@@ -2,6 +2,7 @@
 each measures some of them; the first one prints and writes.
 
     torchrun --nproc-per-node 4 -m tensorlab run Novikov2015 --preset full
+    torchrun --nproc-per-node 4 -m tensorlab run Novikov2015 --preset full --share rows
 
 Programs compute on the CPU, so the group is one of gloo.
 """
@@ -15,6 +16,7 @@ from datetime import timedelta
 from torch import distributed as dist
 
 from ..layers.holding import in_processes
+from ..models.training import each_alone
 
 PATIENCE = timedelta(days=7)  # for one that measures longer; of one that dies torchrun stops all
 SHARES = ("batches", "rows")
@@ -49,20 +51,25 @@ def rank() -> int:
     return dist.get_rank() if in_processes() else 0
 
 
-def told(share: str, cases) -> str:
+def told(share: str, at_once: bool) -> str:
     """What several processes do, in one sentence; nothing where there is one.
 
-    >>> told("rows", [])
+    share: "batches" or "rows". at_once: whether no row depends on those before.
+
+    >>> told("rows", True)
     ''
     """
     if not in_processes():
         return ""
     ranks = dist.get_world_size()
     if share == "batches":
-        return f"{ranks} processes share each batch of a training; the numbers are those of one."
-    if isinstance(cases, list):
+        return (
+            f"{ranks} processes share each batch of a training; its numbers are those of one "
+            f"process to rounding, which a training may magnify, with --share rows to the last bit."
+        )
+    if at_once:
         return f"{ranks} processes share out the rows; each row is measured by one of them."
-    return f"Process 0 of {ranks} measures alone, for what is next depends on the rows before."
+    return f"{ranks} processes share out those rows that do not depend on each other."
 
 
 def from_first(value):
@@ -91,5 +98,7 @@ def shared(share: str, measure: Callable[..., dict], cases: Iterable[dict]) -> I
     cases, ranks = iter(cases), dist.get_world_size()
     while turn := list(itertools.islice(cases, ranks)):
         parts = [None] * ranks
-        dist.all_gather_object(parts, [measure(**case) for case in turn[rank() :][:1]])
+        with each_alone():
+            mine = [measure(**case) for case in turn[rank() :][:1]]
+        dist.all_gather_object(parts, mine)
         yield from itertools.chain(*parts)

@@ -7,7 +7,7 @@ were made with other settings are measured again.
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,6 +16,7 @@ from tqdm import tqdm
 from .. import extras
 from ..arguments import one_of
 from . import processes
+from .processes import SHARES
 from .table import Table, load, printed, results, show, to_value
 
 PRESETS = ("quick", "full")
@@ -37,12 +38,13 @@ class Program:
 
     key: under which its files are kept, a paper's key and perhaps a word. about: the docstring of
     its module. sizes: what each preset takes. cases(size): the labels of the rows; or a function of
-    the table, which gives them one by one and may look at the rows before. measure(size, **case):
-    one row without its labels. settings(size): what else the numbers depend on, such as steps and
-    seed. draw(table, ax): draws the table and returns a sentence. finish: what is done to the rows
-    when all are there, such as `beside_printed`. needs: modules of extras that it cannot do
-    without, beside the one that draws. share: what processes that torchrun has started share,
-    "rows", or "batches" where `measure` trains what is `data_parallel`.
+    the table, which gives them one by one and may look at the rows before, or gives a list at a
+    time, of rows that do not depend on each other. measure(size, **case): one row without its
+    labels. settings(size): what else the numbers depend on, such as steps and seed. draw(table,
+    ax): draws the table and returns a sentence. finish: what is done to the rows when all are
+    there, such as `beside_printed`. needs: modules of extras that it cannot do without, beside the
+    one that draws. share: what processes that torchrun has started share, "rows", or "batches"
+    where `measure` trains what is `data_parallel`.
 
     >>> squares = Program("Name2020", "Squares of numbers.", {"quick": {"most": 2}},
     ...                   cases=lambda size: [{"n": n} for n in range(size["most"])],
@@ -54,7 +56,7 @@ class Program:
     key: str
     about: str
     sizes: dict[str, dict]
-    cases: Callable[[dict], Iterable[dict] | Callable[[Table], Iterable[dict]]]
+    cases: Callable[[dict], Iterable[dict] | Callable[[Table], Iterable[dict | list[dict]]]]
     measure: Callable[..., dict]
     settings: Callable[[dict], dict] = lambda size: {}
     draw: Callable[..., str] | None = None
@@ -67,10 +69,23 @@ class Program:
         """What it makes, in one line."""
         return " ".join(self.about.split("\n\n")[0].split())
 
-    def run(self, preset: str, *, resume: bool = True, progress: bool = True) -> Table:
-        """The table of a preset; see `run_rows`. Raises ValueError if there is no such preset, and
-        ModuleNotFoundError, before it begins, if a module that it needs is missing."""
+    def run(
+        self,
+        preset: str,
+        *,
+        resume: bool = True,
+        progress: bool = True,
+        share: str | None = None,
+    ) -> Table:
+        """The table of a preset; see `run_rows`. share: "rows" for processes that share out the
+        rows of a program whose batches they would share; None: what the program says.
+
+        Raises ValueError if there is no such preset or way to share, and ModuleNotFoundError,
+        before it begins, if a module that it needs is missing."""
         one_of(self.key, "preset", preset, PRESETS)
+        share = self.share if share is None else one_of(self.key, "share", share, SHARES)
+        if share == "batches" and self.share != "batches":
+            raise ValueError(f"{self.key}: needs share='rows', for it has no batches to share")
         extras.require(self.key, *self.needs, *(["matplotlib"] if self.draw else []))
         size = self.sizes[preset]
         table = run_rows(
@@ -81,7 +96,7 @@ class Program:
             settings=self.settings(size),
             resume=resume,
             progress=progress,
-            share=self.share,
+            share=share,
         )
         return self.finish(table)
 
@@ -89,7 +104,7 @@ class Program:
 def run_rows(
     key: str,
     preset: str,
-    cases: Iterable[dict] | Callable[["Table"], Iterable[dict]],
+    cases: Iterable[dict] | Callable[["Table"], Iterable[dict | list[dict]]],
     measure: Callable[..., dict],
     *,
     settings: dict | None = None,
@@ -105,28 +120,30 @@ def run_rows(
     each row, and below them a bar where that is a terminal. The other arguments are those of
     `Program`, with the size given.
     """
-    one_of("run_rows", "share", share, processes.SHARES)
+    one_of("run_rows", "share", share, SHARES)
     path, first = results(key, preset), processes.rank() == 0
     progress = progress and first
     notes = {"preset": preset, **{name: str(value) for name, value in (settings or {}).items()}}
     old = processes.from_first(_kept(path, notes) if resume and first else [])
     table = Table(key, [], notes)
-    cases = cases(table) if callable(cases) else list(cases)
-    total = len(cases) if isinstance(cases, list) else None
-    made = _made(share, measure, cases, old)
-    bar = tqdm(cases, f"{key} {preset}", total, disable=None if progress else True)
-    if progress and (sentence := processes.told(share, cases)):
-        bar.write(f"{key} {preset}: {sentence}", file=sys.stderr)
-    for number, case in enumerate(bar, 1):
-        start, kept = time.perf_counter(), _find(old, case)
-        table.rows.append(kept or _labels(case) | made(case))
-        if kept is None and first:
-            Table(key, table.rows + [row for row in old if row not in table.rows], notes).save(path)
-        if progress:
-            took = f"{time.perf_counter() - start:.1f} s" if kept is None else "was there"
-            what = ", ".join(f"{name} {show(value)}" for name, value in table.rows[-1].items())
-            of = "" if total is None else f"/{total}"
-            bar.write(f"{key} {preset} {number}{of}: {what} ({took})", file=sys.stderr)
+    groups = cases(table) if callable(cases) else [list(cases)]
+    total = None if callable(cases) else len(groups[0])
+    of = "" if total is None else f"/{total}"
+    start = time.perf_counter()
+    with tqdm(None, f"{key} {preset}", total, disable=None if progress else True) as bar:
+        if progress and (sentence := processes.told(share, total is not None)):
+            bar.write(f"{key} {preset}: {sentence}", file=sys.stderr)
+        for number, (row, made) in enumerate(_rows(share, measure, groups, old), 1):
+            table.rows.append(row)
+            if made and first:
+                more = [row for row in old if row not in table.rows]
+                Table(key, table.rows + more, notes).save(path)
+            bar.update()
+            if progress:
+                took = f"{time.perf_counter() - start:.1f} s" if made else "was there"
+                what = ", ".join(f"{name} {show(value)}" for name, value in row.items())
+                bar.write(f"{key} {preset} {number}{of}: {what} ({took})", file=sys.stderr)
+            start = time.perf_counter()
     return table
 
 
@@ -146,11 +163,12 @@ def _find(rows: list[dict], case: dict) -> dict | None:
     return next((row for row in rows if _labels(case).items() <= row.items()), None)
 
 
-def _made(share: str, measure, cases, old: list[dict]) -> Callable[[dict], dict]:
-    """case -> what is measured of it, for the cases that no old row has, one by one; where all are
-    known from the start, processes measure some ahead."""
-    if not isinstance(cases, list):
-        return lambda case: next(processes.shared(share, measure, [case]))
-    missing = (case for case in cases if _find(old, case) is None)
-    rows = processes.shared(share, measure, missing)
-    return lambda case: next(rows)
+def _rows(share: str, measure, groups, old: list[dict]) -> Iterator[tuple[dict, bool]]:
+    """Each row and whether it was measured now. The cases of one group do not depend on each other:
+    processes measure some of them ahead."""
+    for group in groups:
+        group = group if isinstance(group, list) else [group]
+        rows = processes.shared(share, measure, [c for c in group if _find(old, c) is None])
+        for case in group:
+            kept = _find(old, case)
+            yield kept or _labels(case) | next(rows), kept is None

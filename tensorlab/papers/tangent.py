@@ -89,21 +89,22 @@ RANKLESS = ("dense", "tangent, grown", "tangent, grown without spares")
 
 
 def cases(size: dict):
-    """For each network, way and rank: the rates to choose from, then the seeds at the best one."""
+    """For each network, way and rank: the rates to choose from, then the seeds at the best one;
+    several processes share out either."""
     return functools.partial(_cases, size)
 
 
-def _cases(size: dict, table: Table) -> Iterator[dict]:
+def _cases(size: dict, table: Table) -> Iterator[list[dict]]:
     for network, setting in size.items():
         for optimizer, grids in setting["grids"].items():
             for way, rates in grids.items():
                 for rank in (None,) if way in RANKLESS else setting["ranks"]:
                     label = dict(network=network, way=way, optimizer=optimizer, rank=rank)
                     look = label | {"look": "valid"}
-                    for rate in rates:
-                        yield from (look | {"rate": rate, "seed": s} for s in setting["choose"])
+                    choose = setting["choose"]
+                    yield [look | {"rate": rate, "seed": s} for rate in rates for s in choose]
                     best = {"look": "test", "rate": best_rate(table.where(**look))}
-                    yield from (label | best | {"seed": s} for s in setting["seeds"])
+                    yield [label | best | {"seed": s} for s in setting["seeds"]]
 
 
 def best_rate(rows: list[dict]) -> float:

@@ -55,12 +55,11 @@ def cases(size: dict):
     return rows
 
 
-def tuned(table: Table, size: dict, **label) -> Iterator[dict]:
+def tuned(table: Table, size: dict, **label) -> Iterator[list[dict]]:
     """Each learning rate at seed 0, then the other seeds at the one that is best on valid."""
-    for rate in size["rates"]:
-        yield label | {"rate": rate, "seed": 0}
+    yield [label | {"rate": rate, "seed": 0} for rate in size["rates"]]
     rate = at_best_rate(table, **label)[0]["rate"]
-    yield from (label | {"rate": rate, "seed": seed} for seed in size["seeds"][1:])
+    yield [label | {"rate": rate, "seed": seed} for seed in size["seeds"][1:]]
 
 
 def at_best_rate(table: Table, **label) -> list[dict]:

@@ -121,7 +121,9 @@ class Ranks:
             return [answers[rank] for rank in range(self.world)]
         if len(failed) < self.world or any(told is None for _, told in failed.values()):
             self._stop()
-        rank, (sentence, told) = next(iter(failed.items()))
+        dead = (rank for rank, (_, told) in failed.items() if told is None)
+        rank = next(dead, next(iter(failed)))  # a death before what others say of it
+        sentence, told = failed[rank]
         error = RuntimeError(f"rank {rank} {sentence}")
         if told:
             error.add_note(told)

@@ -17,6 +17,12 @@ ORDERS = {
 }
 
 
+@pytest.fixture(scope="module")
+def four():
+    with Ranks(4, timeout=120) as ranks:
+        yield ranks
+
+
 def check_pipe_is_one_process(ranks, name, micro):
     chunks = 2 if name in pipelines.SEVERAL else 1
     x, y = rank_jobs.pipe_data()
@@ -53,26 +59,26 @@ def test_naps_take_their_time(two):
 
 @needs_gloo
 @pytest.mark.slow
-def test_naps_at_four_ranks_take_what_the_simulator_says():
+@pytest.mark.xdist_group("four ranks")
+def test_naps_at_four_ranks_take_what_the_simulator_says(four):
     """Within 15 % of the longest path with the naps that were asked for, not those measured."""
     whole, micro = {"F": 0.12, "B": 0.24}, 8
     naps = dict(forward=whole["F"], backward=whole["B"])
-    with Ranks(4, timeout=120) as ranks:
-        for name in ("GPipe", "1F1B", "interleaved"):
-            chunks = 2 if name in pipelines.SEVERAL else 1
-            ran = pipelines.nap_pipe(ranks, name, micro=micro, chunks=chunks, **naps)
-            each = {kind: seconds / chunks for kind, seconds in whole.items()}
-            line = schedules.times(ORDERS[name](4, micro, chunks), each)
-            print(f"{name}: ran {ran.makespan:.3f} s, simulated {line.makespan:.3f} s")
-            assert line.makespan * (1 - 1e-3) <= ran.makespan <= 1.15 * line.makespan, name
+    for name in ("GPipe", "1F1B", "interleaved"):
+        chunks = 2 if name in pipelines.SEVERAL else 1
+        ran = pipelines.nap_pipe(four, name, micro=micro, chunks=chunks, **naps)
+        each = {kind: seconds / chunks for kind, seconds in whole.items()}
+        line = schedules.times(ORDERS[name](4, micro, chunks), each)
+        print(f"{name}: ran {ran.makespan:.3f} s, simulated {line.makespan:.3f} s")
+        assert line.makespan * (1 - 1e-3) <= ran.makespan <= 1.15 * line.makespan, name
 
 
 @needs_gloo
 @pytest.mark.slow
-def test_four_ranks():
-    with Ranks(4, timeout=120) as ranks:
-        for name in ORDERS:
-            check_pipe_is_one_process(ranks, name, 8)
+@pytest.mark.xdist_group("four ranks")
+@pytest.mark.parametrize("name", ORDERS)
+def test_four_ranks(four, name):
+    check_pipe_is_one_process(four, name, 8)
 
 
 @pytest.mark.parametrize(

@@ -134,8 +134,8 @@ class Split(Explorer):
             weight=choice("low rank", ("dense", "low rank")),
             split=choice(split, sharding.SPLITS),
             width=integer(64, 16, 128),
-            ranks=choice(2, divisors(64, 8)),
-            rank=integer(8, 1, 16),
+            ranks=choice(2, divisors(64, 8), label="ranks (processes)"),
+            rank=integer(8, 1, 16, label="rank r of u vᵀ"),
         )
 
     def limits(self, width, **others) -> dict:
@@ -350,12 +350,12 @@ def draw_power_sgd(figure: Figure, found: dict[str, dict]) -> str:
     look = dict(ms=6, mfc="none", mec="black", label="formula")
     for k, (name, told) in enumerate(found.items()):
         left.semilogy(told["losses"], label=name, **plots.style(k))
-        right.barh(name, told["bytes"], color=plots.COLORS[k])
-    right.plot([told["formula"] for told in found.values()], list(found), "D", **look)
+        right.barh(name, told["bytes"] / 1024, color=plots.COLORS[k])
+    right.plot([told["formula"] / 1024 for told in found.values()], list(found), "D", **look)
     left.xaxis.get_major_locator().set_params(integer=True)
     left.set(xlabel="epochs", ylabel="loss")
     left.legend()
-    right.set(xscale="log", xlim=(1e3, None), xlabel="bytes that a step reduces")
+    right.set(xlabel="KiB that a step reduces")
     right.invert_yaxis()
     right.legend()
     said = (f"{name} {told['losses'][-1]:.3f}" for name, told in found.items())
@@ -466,9 +466,9 @@ def _held(order):
     return most
 
 
-def _finish(orders, seconds, wait="FB", busy=True):
-    """When all is done; without what F or B waits for on other ranks, or with ranks that do many
-    things at once."""
+def _finish(orders, seconds, wait="FB", busy=True, stuck=math.inf):
+    """When all is done; without what F or B waits for on other ranks, with ranks that do many
+    things at once, or with the end of what could be done where orders wait in a circle: None."""
     left, free, end = [list(order) for order in orders], [0] * len(orders), {}
     while any(left):
         moved = False
@@ -479,7 +479,7 @@ def _finish(orders, seconds, wait="FB", busy=True):
                 end[kind, i, s] = max([free[s] * busy, *start]) + seconds[kind]
                 free[s], moved = end[kind, i, s], True
         if not moved:
-            return math.inf
+            return max(end.values(), default=0) if stuck is None else stuck
     return max(end.values())
 
 
@@ -635,6 +635,11 @@ finish = Check(
             "a rank does one thing at a time: a start also waits for the end of what the rank did "
             "before.",
         ),
+        (
+            lambda orders, seconds: _finish(orders, seconds, stuck=None),
+            "that is the end of what could be done; where orders wait in a circle, the rest never "
+            'is: `float("inf")`.',
+        ),
     ),
     hint="go round the ranks; take the next operation of a rank while all that it needs has an "
     "end; its start is the latest of those ends and of what the rank did before.",
@@ -709,7 +714,7 @@ own_order = Check(
     ),
     hint="GPipe holds all three on both ranks, and one micro-batch at a time is slow; let the "
     "last rank do a backward right after each forward.",
-    moral="One forward, one backward: the same bubble with p - s activations in the place of m.",
+    moral="One forward, one backward: the same bubble with p - s activations instead of m.",
 )
 
 enough = Check(

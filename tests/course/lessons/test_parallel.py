@@ -1,5 +1,9 @@
 """Lesson 30: what the pictures say is what the schedules, the processes and the formulas give."""
 
+import os
+import signal
+import threading
+
 import pytest
 import torch
 from torch import distributed as dist
@@ -128,11 +132,19 @@ def test_what_ran_is_never_faster_than_its_naps(two):
 @pytest.mark.thorough
 @pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 @pytest.mark.xdist_group("ranks")
-def test_closed_ranks_leave_no_process():
+def test_a_rank_that_is_killed_is_one_sentence_and_no_process_is_left(monkeypatch):
+    """Whoever notices first: the others lose the connection to it."""
+    monkeypatch.setenv("TENSORLAB_STRICT", "0")
     before = lesson.alive()
     with Ranks(2) as ranks:
-        lesson.Ran(ranks, seconds=0.01).show()
+        e = lesson.Ran(ranks, seconds=0.3)
+        e.show()
         assert lesson.alive() == before + 2
+        victim = ranks._processes[1].pid
+        threading.Timer(0.5, os.kill, (victim, signal.SIGKILL)).start()
+        e.set(micro=12)  # which takes seconds
+        assert ">RuntimeError: rank 1 died, with exit code -9<" in e.status.value
+        assert lesson.alive() == before
     assert lesson.alive() == before
 
 
