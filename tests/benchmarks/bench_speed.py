@@ -337,6 +337,8 @@ def rows(name, make, repeats):
 def version(package):
     wheels = dict(dense="torch", two="torch", torchTT="torchtt", tltorch="tensorly-torch")
     word = package.split()[0]
+    if word == "tensorlab":
+        return tl.__version__
     return metadata.version(wheels.get(word, word))
 
 
