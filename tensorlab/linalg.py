@@ -404,6 +404,10 @@ def ranked_triangle(a: Tensor) -> Tensor:
     tensor([[2., 2., 2.]], dtype=torch.float64)
     """
     r = torch.linalg.qr(a, mode="r").R
+    if len(r) == r.shape[1]:  # the last row is one number, and often shows that all are needed
+        last, column = r[-1, -1].abs(), torch.linalg.vector_norm(r[:, -1])
+        if float(last) > 8 * torch.finfo(r.dtype).eps * float(column):
+            return r
     sizes = r.abs()
     sizes = sizes / sizes.amax(0).clamp_min(torch.finfo(r.dtype).tiny)  # squares have a range
     tails = sizes.square().flip(0).cumsum(0)  # of each column, the last row first
@@ -421,16 +425,19 @@ def short_basis(a: Tensor, rank: int | None, share: float) -> Tensor:
     >>> short_basis(torch.tensor([[3.0, 0.0, 4.0]]), None, 0.0).flatten().abs()
     tensor([0.6000, 0.0000, 0.8000])
     """
-    (m, n), (a, _) = a.shape, near_one(a)
+    (m, n), size = a.shape, float(torch.linalg.vector_norm(a))
+    if not 2.0**-300 < size < 2.0**300:  # squares have a range
+        a, _ = near_one(a)
+        size = float(torch.linalg.vector_norm(a))
     if m >= n:
-        _, s, vh = torch.linalg.svd(torch.linalg.qr(a, mode="r").R, full_matrices=False)
-        return vh[: choose_rank(s, rank, atol=share * float(torch.linalg.vector_norm(s)))].mH
+        r = a if m == n else torch.linalg.qr(a, mode="r").R
+        _, s, vh = torch.linalg.svd(r, full_matrices=False)
+        return vh[: choose_rank(s, rank, atol=share * size)].mH
     capped = rank is not None and rank < m
     if a.numel() >= SMALL >> 1 and (share > 1e-7 or capped):  # smaller ones gain nothing
         if (u := _clear_cut(a @ a.mH, rank, share)) is not None:
             return torch.linalg.qr(a.mH @ u).Q
     q, r = torch.linalg.qr(a.mH)
-    size = float(torch.linalg.vector_norm(r))
     if not capped:
         inverse = torch.linalg.solve_triangular(r, torch.eye(m).to(r), upper=True)
         if share * size * float(torch.linalg.vector_norm(inverse)) < 1:

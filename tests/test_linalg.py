@@ -430,3 +430,7 @@ def test_a_ranked_triangle_keeps_every_column(scale):
     assert float(gram.abs().max()) < 64 * 28 * linalg.EPS
     assert float(torch.linalg.svdvals(r / columns)[19]) > 1e-12  # what is 1e-10 apart stays so
     assert len(linalg.ranked_triangle(torch.cat([a, 2 * a], 1))) == 8
+    full, gone = torch.cat([2 * a, b, a[:, :3] + draw(3)], 1), torch.cat([b, a, a[:, :1]], 1)
+    assert len(linalg.ranked_triangle(full)) == 15 and len(linalg.ranked_triangle(gone)) == 12
+    late = torch.cat([a, a[:, :2], draw(1)], 1)  # rows that hold nothing before one that does
+    assert len(linalg.ranked_triangle(late)) == 11

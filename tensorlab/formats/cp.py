@@ -305,10 +305,10 @@ def mttkrps(x: Tensor, factors: list[Tensor]):
         if lo == hi:
             return
         others = factors[half:] if lo == 0 else factors[:half]
-        kr = khatri_rao(*others).conj() if others else x.new_ones(1, r)
-        part = (matrix @ kr).mT if lo == 0 else kr.mT @ matrix
-        # rank first: what follows are r small contiguous problems
-        part = part.reshape(r, *x.shape[lo:hi])
+        kr = x.new_ones(r, 1)  # rank first, in rows: narrow products are faster so, and
+        for f in others:  # what follows are r small contiguous problems
+            kr = (kr[:, :, None] * f.mH.contiguous()[:, None]).reshape(r, -1)
+        part = (kr @ matrix.mT if lo == 0 else kr @ matrix).reshape(r, *x.shape[lo:hi])
         modes = LETTERS[: hi - lo]
         for k in range(lo, hi):
             rest = [j for j in range(lo, hi) if j != k]

@@ -118,10 +118,13 @@ class TT(Format):
 
     def norm(self) -> Tensor:
         """Frobenius norm by orthogonalization: right to full accuracy for differences too, and for
-        any d, scale and grading."""
+        any d, scale and grading. Where all bonds are well conditioned squares are as good, and are
+        taken."""
         cores = _wide(self.cores)
 
         def compute(care):
+            if not care and (size := _clear_norm(cores)) is not None:
+                return size, 0
             _, weights, _, exponent = _from_left(cores, _triangle, care)
             return weights[-1][0].abs(), exponent
 
@@ -609,6 +612,54 @@ def _from_left(
         weights.append(w)
         out.append(core)
     return bases, weights, out, exponent
+
+
+def _clear_norm(cores) -> Tensor | None:
+    """|x|, (1,), from the Gram matrices of what is left of each bond, e = wᴴ w; None where one may
+    lose digits, and where the norm is differentiated.
+
+    Where a bond has nearly as many columns as it can have, e is ill conditioned, and the w of a QR
+    takes its place.
+    """
+    if any(differentiated(core) for core in cores):
+        return None
+    w, e, grams = cores[0].new_ones(1, 1), None, []
+    for core in cores:
+        rows, columns = core.shape[0] * core.shape[1], core.shape[2]
+        if rows < columns:
+            return None
+        t = ((w if e is None else e) @ core.flatten(1)).reshape(rows, columns)
+        if rows >= 2 * columns:
+            e = (t if e is None else core.reshape(rows, columns)).mH @ t
+            grams.append(e)
+            if len(grams) == 1 and not _clear(grams):  # as it is, mostly, where one is not
+                return None
+        elif e is None:
+            w = triangle(t)
+        else:
+            return None
+    if e is None or not _clear(grams[1:]):
+        return None
+    return e[0].real.sqrt()
+
+
+def _clear(grams) -> bool:
+    """Whether Gram matrices are as good as what they are of: what rounding does to e = wᴴ w grows
+    by |w^-1|^2 in the directions that the cores to come may single out. Of nearly orthogonal
+    columns of one size |w| |w^-1| is about their number.
+    """
+    sizes: dict[int, list[Tensor]] = {}
+    for e in grams:
+        sizes.setdefault(e.shape[0], []).append(e)
+    for n, some in sizes.items():
+        w, failed = torch.linalg.cholesky_ex(torch.stack(some), upper=True)
+        inverse = torch.linalg.solve_triangular(w, torch.eye(n).to(w), upper=True)
+        size, over = (torch.linalg.vector_norm(m, dim=(1, 2)) for m in (w, inverse))
+        most = torch.stack([failed.max().to(size), (size * over).max(), size.max(), over.max()])
+        failures, condition, *ends = most.tolist()
+        if failures or not (condition < 8 * n and max(ends) < 2.0**300):
+            return False
+    return True
 
 
 def _triangle(t: Tensor) -> tuple[None, Tensor]:

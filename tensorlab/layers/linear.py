@@ -5,6 +5,7 @@ With `LowRank` it is the SVD layer: two factors, √Σ on each side, that store 
 instead of out · in.
 """
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ..capture import watched
 from ..formats.base import MatrixFormat, digits
 from ..rng import rand, randn
 from .dense import (
@@ -25,8 +27,8 @@ from .dense import (
     parameters_of,
     write_weights,
 )
-from .holding import Holding, copied
-from .propagation import propagate
+from .holding import Holding, copied, is_sharded
+from .propagation import autocast_dtype, beats_its_dense, propagate
 
 
 class FactorizedLinear(Holding[MatrixFormat]):
@@ -48,6 +50,11 @@ class FactorizedLinear(Holding[MatrixFormat]):
 
     if TYPE_CHECKING:  # TorchScript takes annotations of a class for interfaces
         tensors: nn.ParameterList
+
+    _folds = False  # whether `fold` was asked for
+    _cache = (
+        None  # the dense weight, and of each tensor an alias and the version that it is made of
+    )
 
     def __init__(self, weight: MatrixFormat, bias: Tensor | None = None, *, strategy: str = "auto"):
         if not isinstance(weight, MatrixFormat):
@@ -95,8 +102,69 @@ class FactorizedLinear(Holding[MatrixFormat]):
                 f"FactorizedLinear: needs input (..., {self._form.shape[1]}), got shape "
                 f"{tuple(x.shape)}"
             )
-        y = propagate(self.weight, x, self.strategy)
+        w = self.weight
+        if self._folds and self._may_fold(w, x):
+            y = torch.nn.functional.linear(x, self._dense(w))
+        else:
+            y = propagate(w, x, self.strategy)
         return y if self.bias is None else y + self.bias.to(y.dtype)  # one dtype under autocast
+
+    def fold(self, on: bool = True) -> "FactorizedLinear":
+        """Multiply by the dense weight in eval mode, where that is faster; returns the layer.
+
+            y = w x     w is made once, at the first input, and again when a tensor has changed
+
+        on: False goes back to the factors and frees w. Of a batch that the factors multiply in
+        less than half the time they still do, and so they do where a gradient with respect to them
+        is recorded and under torch.compile and transforms. w takes the memory of a dense layer; it
+        is not a parameter, is not saved or copied, and goes with `train()` and `to()`. A change
+        that torch does not count, in place on `.data`, is not seen: call `fold` again after it.
+        `fold_linear` replaces the layers of a model for good.
+
+        >>> from tensorlab import LowRank
+        >>> layer = FactorizedLinear(LowRank.randn((6, 4), 3).initial()).eval().fold()
+        >>> with torch.no_grad():
+        ...     y = layer(torch.ones(5, 4))
+        >>> torch.allclose(y, layer.fold(False)(torch.ones(5, 4)), atol=1e-6)
+        True
+        """
+        self._folds, self._cache = bool(on), None
+        return self
+
+    def _may_fold(self, w: MatrixFormat, x: Tensor) -> bool:
+        tensors = w.tensors()
+        recorded = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+        if self.training or recorded or watched(x) or is_sharded(tensors):
+            return False
+        if any(watched(t) or t.is_inference() for t in tensors):  # no versions are kept of these
+            return False
+        fits = x.dtype == w.dtype or autocast_dtype(x) is not None  # else `propagate` refuses
+        return fits and not beats_its_dense(w, max(1, math.prod(x.shape[:-1])))
+
+    def _dense(self, w: MatrixFormat) -> Tensor:
+        """The dense weight, made of the tensors as they are now."""
+        tensors = w.tensors()
+        if self._cache is not None:
+            dense, made_of = self._cache
+            if all(_unchanged(t, *old) for t, old in zip(tensors, made_of, strict=True)):
+                return dense
+        with torch.no_grad():
+            dense = w.to_dense().contiguous()
+        # an alias keeps the memory, so that no other tensor can have its address
+        self._cache = dense, [(t.detach(), t._version) for t in tensors]
+        return dense
+
+    def train(self, mode: bool = True) -> "FactorizedLinear":
+        """As of any module; what `fold` has made goes."""
+        self._cache = None
+        return super().train(mode)
+
+    def _apply(self, *args, **options):
+        self._cache = None
+        return super()._apply(*args, **options)
+
+    def __getstate__(self):
+        return {**vars(self), "_cache": None}
 
     def coordinates(self, x: Tensor, v: Tensor) -> Tensor:
         """vᴴ of each input that w meets: x (..., in), v (in, k) -> (..., k)."""
@@ -126,6 +194,16 @@ class FactorizedLinear(Holding[MatrixFormat]):
 
     def __repr__(self):
         return f"{type(self).__name__}({self.extra_repr()})"
+
+
+def _unchanged(t: Tensor, alias: Tensor, version: int) -> bool:
+    """Whether a tensor has the numbers that it had when an alias of it was made."""
+    return (
+        t.data_ptr() == alias.data_ptr()
+        and t._version == version
+        and (t.shape, t.stride(), t.dtype, t.device)
+        == (alias.shape, alias.stride(), alias.dtype, alias.device)
+    )
 
 
 def param_groups(

@@ -26,14 +26,15 @@ class Machine(NamedTuple):
 
     rate: float  # operations a second of a large product in float32
     half: float  # size of a side at which a product of matrices runs at half that speed
+    thin: float  # the same of the columns in each product of a batch
     bandwidth: float  # bytes a second
     call: float  # seconds to start an operation
     each: float  # seconds to start one matrix of a batched product
     chunk: int  # bytes of the states of one chunk of tokens
 
 
-CPU = Machine(rate=140e9, half=6, bandwidth=8e9, call=8e-6, each=0.15e-6, chunk=3 << 19)
-GPU = Machine(rate=40e12, half=48, bandwidth=3e12, call=10e-6, each=0.0, chunk=1 << 30)
+CPU = Machine(rate=140e9, half=6, thin=24, bandwidth=8e9, call=8e-6, each=0.15e-6, chunk=3 << 19)
+GPU = Machine(rate=40e12, half=48, thin=48, bandwidth=3e12, call=10e-6, each=0.0, chunk=1 << 30)
 
 
 class Path(NamedTuple):
@@ -155,7 +156,8 @@ def _seconds(n, m, k, c, itemsize, machine: Machine) -> float:
     calls."""
     if c == 1:
         n, m, k, c = 1, n, k, m
-    speed = machine.rate * math.prod(a / (a + machine.half) for a in (m, k, c)) * 4 / itemsize
+    halves = machine.half, machine.half, machine.half if n == 1 else machine.thin
+    speed = machine.rate * math.prod(a / (a + h) for a, h in zip((m, k, c), halves)) * 4 / itemsize
     moved = n * (m + k) * c * itemsize
     return 2 * n * m * k * c / speed + moved / machine.bandwidth + machine.call + n * machine.each
 
@@ -249,6 +251,24 @@ def _cost(shapes, path, batch, itemsize, machine) -> _Cost:
         numbers,
         tokens,
     )
+
+
+@lru_cache(maxsize=4096)
+def beats_dense(shapes, batch: int, itemsize: int, kind: str) -> bool:
+    """Whether the best path through these cores is expected to take less than half the time of a
+    product with the dense matrix; between half and whole the model may be wrong.
+
+    >>> wide = (1, 32, 32, 2), (2, 32, 32, 1)
+    >>> beats_dense(wide, 1024, 4, "cpu"), beats_dense(((1, 4, 4, 2), (2, 4, 4, 1)), 64, 4, "cpu")
+    (True, False)
+    """
+    machine, d = _machine(kind), len(shapes)
+    rows, columns = math.prod(s[1] for s in shapes), math.prod(s[2] for s in shapes)
+    walks = (path for path in paths(d) if len(path.groups) > 1)
+    best = min(
+        (_cost(shapes, p, batch, itemsize, machine).seconds for p in walks), default=math.inf
+    )
+    return 2 * best < _seconds(1, rows, columns, batch, itemsize, machine)
 
 
 @lru_cache(maxsize=4096)

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..capture import constant, tokens, watched
 from ..formats.base import MatrixFormat
 from ..formats.ttmatrix import TTMatrix
-from .plans import Path, choose_plan, chunk_tokens
+from .plans import Path, beats_dense, choose_plan, chunk_tokens
 
 # columns of one product of the gradient of a core: more are slower, fewer are not faster
 FOLD = 1 << 12
@@ -67,6 +67,20 @@ def propagate(weight: MatrixFormat, x: Tensor, strategy: str = "auto") -> Tensor
     else:
         y = _Product.apply(forward, backward, way, out, rows, *weight.cores)
     return y.reshape(*x.shape[:-1], out)
+
+
+def beats_its_dense(weight: MatrixFormat, batch: int) -> bool:
+    """Whether a format multiplies a batch of this many tokens faster than its dense matrix would: a
+    TT-matrix by the model of `plans`, any other where it needs less than half the operations.
+
+    >>> from tensorlab import LowRank
+    >>> [beats_its_dense(LowRank.randn((64, 64), r), 100) for r in (4, 24)]
+    [True, False]
+    """
+    if not isinstance(weight, TTMatrix):
+        return 2 * weight.flops(batch) < 2 * batch * math.prod(weight.shape)
+    shapes = tuple(tuple(c.shape) for c in weight.cores)
+    return beats_dense(shapes, batch, weight.dtype.itemsize, weight.device.type)
 
 
 def autocast_dtype(x: Tensor) -> torch.dtype | None:

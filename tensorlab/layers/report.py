@@ -41,6 +41,12 @@ class LayerRow:
         factors; NaN for a layer whose weight an earlier row counts."""
         return self.parameters / self.dense if self.dense else math.nan
 
+    @property
+    def beaten(self) -> bool:
+        """Whether a train or a block train takes more operations than two linear layers of as many
+        numbers, which use each of them once, and so cannot be faster."""
+        return self.kind in ("TTMatrix", "BlockTT") and self.flops > 2 * self.parameters > 0
+
 
 @dataclass(frozen=True)
 class LayerReport:
@@ -82,9 +88,14 @@ class LayerReport:
         lines.append(["total", "", "", "", *counts, *("" for _ in errors)])
         wide = [max(map(len, column)) for column in zip(*lines)]
         pad = lambda k, text: text.ljust(wide[k]) if k < 4 else text.rjust(wide[k])
-        return "\n".join(
-            "  ".join(pad(k, text) for k, text in enumerate(line)).rstrip() for line in lines
-        )
+        whole = ["  ".join(pad(k, text) for k, text in enumerate(line)).rstrip() for line in lines]
+        for row in (row for row in self.rows if row.beaten):
+            pair, own = digits(2 * row.parameters), digits(row.flops)
+            whole.append(
+                f"{row.name}: two linear layers of as many numbers take {pair} flops, "
+                f"this {row.kind} {own}"
+            )
+        return "\n".join(whole)
 
 
 @torch.no_grad()
@@ -106,7 +117,8 @@ def layer_report(
     is a format or quantized, and those that compute it from parts, such as a layer with an adapter
     or a chain of convolutions, in one row. A layer that is in two places is listed once, and
     what two layers share is counted in the first row. Of packed indices the bytes are counted. The
-    projections inside `nn.MultiheadAttention` are not listed.
+    projections inside `nn.MultiheadAttention` are not listed. Printed, the report names the trains
+    that two linear layers of as many numbers beat (`LayerRow.beaten`).
 
     >>> from tensorlab import LowRank, replace_linear
     >>> model = nn.Sequential(nn.Linear(8, 6, bias=False))

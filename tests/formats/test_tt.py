@@ -22,7 +22,9 @@ from tensors import (
 )
 
 import tensorlab as tl
+from tensorlab.formats import tt as tt_module
 from tensorlab.formats.tt import unfolding_ranks
+from tensorlab.linalg import EPS
 
 DTYPES = [
     torch.float64,
@@ -459,3 +461,49 @@ def test_a_few_entries_of_long_modes(generator):
     index = torch.tensor([[0, 999_999, 5], [-1, 3, 10**6 - 1]])
     a, b, c = (core[:, i].transpose(0, 1) for core, i in zip(x.cores, index.mT))
     assert torch.allclose(x.at(index), (a @ b @ c).flatten(), rtol=1e-12)
+
+
+def by_orthogonalization(x):
+    *_, center = x.orthogonal(x.ndim - 1).cores
+    return float(torch.linalg.vector_norm(center))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+@pytest.mark.parametrize("shape, rank", [((20,) * 6, 12), ((4,) * 10, 7), ((3, 40, 5), 3)])
+def test_a_well_conditioned_norm_by_squares(generator, shape, rank, dtype):
+    x = tl.TT.randn(shape, rank, generator=generator, dtype=dtype)
+    squares = tt_module._clear_norm(x.cores)
+    assert squares is not None and x.norm() == squares[0]
+    # each bond's condition is under 8 r and rounding adds up like a random walk
+    assert math.isclose(float(squares), by_orthogonalization(x), rel_tol=64 * 12 * EPS)
+
+
+@pytest.mark.parametrize("small", [1e-3, 1e-6, 1e-9, 1e-12])
+@pytest.mark.parametrize("where", ["difference", "bond", "scale"])
+def test_a_norm_that_squares_would_spoil(generator, small, where):
+    x = tl.TT.randn((20,) * 5, 6, generator=generator, dtype=torch.float64)
+    if where == "difference":
+        y = tl.TT.randn((20,) * 5, 6, generator=generator, dtype=torch.float64)
+        x, size = (x + small * y) - x, small * float(y.norm())
+        tolerance = 64 * 12 * EPS / small  # what x + small y itself has lost
+    elif where == "bond":  # all that is large at a bond is zero from there on
+        keep = torch.tensor([1.0, small], dtype=torch.float64)
+        first, second = torch.eye(20, 2).double() * keep, torch.eye(20).double()[:2] * 0
+        second[1, 7] = 1.0
+        x, size = tl.TT((first[None], second[:, :, None])), small
+        tolerance = 8 * EPS
+    else:
+        x, size = small**30 * x, small**30 * by_orthogonalization(x)
+        tolerance = 64 * 12 * EPS
+    assert math.isclose(float(x.norm()), size, rel_tol=tolerance)
+
+
+def test_a_norm_by_squares_is_left_to_orthogonalization_where_it_is_differentiated(generator):
+    x = tl.TT.randn((5,) * 4, 2, generator=generator, dtype=torch.float64)
+    cores = [core.clone().requires_grad_() for core in x.cores]
+    size = tl.TT(cores).norm()
+    size.backward()
+    a = [
+        float((core.detach() * core.grad).sum()) for core in cores
+    ]  # <G, d|x| / dG> = |x| for each core
+    assert all(math.isclose(v, float(size), rel_tol=1e-12) for v in a)

@@ -472,3 +472,131 @@ def test_a_stored_weight_of_another_shape_is_named():
 
 def test_fan_in_of_other_modules_is_none():
     assert fan_in(nn.LayerNorm(3)) is None and fan_in(nn.Linear(3, 2)) == 3
+
+
+# ------------------------------------------------------------------------------------- fold
+
+
+def folding(weight=None, bias=True):
+    """A layer in eval that multiplies by its dense weight, and how to see that it does."""
+    w = train_matrix() if weight is None else weight
+    layer = FactorizedLinear(w, torch.ones(w.shape[0], dtype=w.dtype) if bias else None)
+    return layer.eval().fold()
+
+
+def dense_product(layer, x):
+    return x @ layer.weight.to_dense().detach().mT + (0 if layer.bias is None else layer.bias)
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_folded_is_the_same_map(name):
+    layer = folding(make(name))
+    x = randn(7, layer.in_features, generator=torch.Generator().manual_seed(1)).to(
+        layer.weight.dtype
+    )
+    with torch.no_grad():
+        want = layer.fold(False)(x)
+        layer.fold()
+        layer._dense(layer.weight)  # whatever the model says of so few numbers
+        assert torch.allclose(layer(x), want, rtol=1e-4, atol=1e-4 * float(want.abs().max()))
+        assert torch.allclose(x @ layer._dense(layer.weight).mT, x @ layer.weight.to_dense().mT)
+
+
+def change_in_place(layer):
+    with torch.no_grad():
+        layer.tensors[0].mul_(2)
+
+
+def step_of_an_optimizer(layer):
+    for p in layer.parameters():
+        p.grad = torch.ones_like(p)
+    torch.optim.SGD(layer.parameters(), 0.1).step()
+
+
+def other_numbers(layer, rank=3, **options):
+    other = FactorizedLinear(train_matrix(rank, seed=5), torch.zeros(6))
+    layer.load_state_dict(other.state_dict(), **options)
+
+
+def unseen(layer):
+    layer.train()
+    layer.tensors[0].data.mul_(2)  # torch does not count it
+    layer.eval()
+
+
+CHANGES = {
+    "in place": change_in_place,
+    "optimizer": step_of_an_optimizer,
+    "state dict": other_numbers,
+    "assigned": lambda layer: other_numbers(layer, assign=True),
+    "ranks": lambda layer: other_numbers(layer, rank=1),
+    "set_weight": lambda layer: layer.set_weight(train_matrix(seed=7)),
+    "data": lambda layer: setattr(layer.tensors[0], "data", 3 * layer.tensors[0].data),
+    "train and eval": unseen,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@torch.no_grad()
+def test_what_is_folded_follows_its_tensors(change):
+    layer, x = folding(), torch.eye(8, dtype=torch.float64)
+    before = layer(x)
+    dense = layer._cache[0]
+    assert layer(x) is not before and layer._cache[0] is dense  # it is made once
+    CHANGES[change](layer)
+    after = layer(x)
+    assert layer._cache[0] is not dense
+    assert torch.allclose(after, dense_product(layer, x)) and not torch.allclose(after, before)
+
+
+@torch.no_grad()
+def test_what_is_folded_follows_dtype_and_device():
+    layer, x = folding(), torch.eye(8, dtype=torch.float64)
+    layer(x)
+    assert layer.float()._cache is None
+    assert torch.allclose(layer(x.float()), dense_product(layer, x.float()), atol=1e-6)
+    assert layer._cache[0].dtype == torch.float32
+    assert layer.to("meta")._cache is None and layer(x.float().to("meta")).is_meta
+
+
+@torch.no_grad()
+def test_tensors_put_in_for_a_call_are_not_taken_for_those_before():
+    layer, x = folding(), torch.eye(8, dtype=torch.float64)
+    layer(x)
+    for seed in range(20):  # memory that is freed is given out again
+        other = FactorizedLinear(train_matrix(seed=seed), torch.ones(6, dtype=torch.float64))
+        state = {name: t.detach().clone() for name, t in other.named_parameters()}
+        got = torch.func.functional_call(layer, state, (x,))
+        assert torch.allclose(got, dense_product(other, x))
+
+
+def test_folded_only_where_nothing_is_lost():
+    layer, x = folding(), torch.ones(3, 8, dtype=torch.float64)
+    layer(x).sum().backward()  # the factors are differentiated
+    assert layer._cache is None and all(p.grad is not None for p in layer.tensors)
+    for p in layer.parameters():
+        p.requires_grad_(False)
+    x.requires_grad_()
+    (dx,) = torch.autograd.grad(layer(x).sum(), x)
+    assert layer._cache is not None
+    assert torch.allclose(dx, layer.weight.to_dense().sum(0).expand(3, -1))
+    assert not any(d.ndim == 2 and d.shape == (6, 8) for d in layer.state_dict().values())
+    assert copy.deepcopy(layer)._cache is None and copy.deepcopy(layer)._folds
+    assert layer.train()._cache is None
+    layer(x), layer.eval()
+    with torch.no_grad():
+        mapped = torch.func.vmap(layer)(x)
+        assert layer._cache is None and torch.allclose(mapped, layer(x))
+        with pytest.raises(ValueError, match="needs x of dtype"):
+            layer(x.float())
+        assert layer.fold(False)._cache is None
+        layer(x)
+    assert layer._cache is None
+
+
+@torch.no_grad()
+def test_a_batch_that_the_factors_multiply_faster_stays_with_them():
+    w = LowRank.randn((64, 64), 2, generator=torch.Generator().manual_seed(0))
+    layer = folding(w)
+    layer(torch.ones(100, 64))
+    assert layer._cache is None

@@ -50,7 +50,11 @@ def test_a_report_by_hand():
     assert tt.flops == TTMatrix.flops(model[1].weight, 1) and tt.storage_ratio == pytest.approx(
         20 / 24
     )
-    assert report.total("parameters") == 52 and "total" in str(report).splitlines()[-1]
+    *_, total, remark = str(report).splitlines()
+    assert report.total("parameters") == 52 and total.startswith("total")
+    assert tt.beaten and not dense.beaten  # two factors of 20 numbers use each of them once
+    said = "1: two linear layers of as many numbers take 40 flops, this TTMatrix "
+    assert remark == f"{said}{TTMatrix.flops(model[1].weight, 1)}"
     with pytest.raises(KeyError, match="needs one of 0, 1, got '2'"):
         report["2"]
 
