@@ -80,11 +80,15 @@ def kmeans(
 ) -> Fit[Tensor]:
     """Centers that make mean_i min_j |x_i - c_j|^2 small, by Lloyd's iteration [Lloyd1982].
 
-    points: (n, D) -> (k, D), real. init: k, for a start from `far_apart`, or the centers (k, D) to
-    start from. A center that loses all its points stays. history: the mean squared distance, of the
-    start and after each step; the last is that of the result. Stops when it falls by no more than
-    `tol` of itself. Raises ValueError for NaN and for k beyond 1..n, TypeError for numbers that are
-    not real floating-point ones.
+    points: (n, D) -> (k, D), real.
+    init: k, for a start from `far_apart`, or the centers (k, D) to start from.
+    max_iter: the most steps.
+    tol: the steps end when the mean squared distance falls by no more than this share of itself.
+    generator: draws the start; None: torch's global one.
+
+    A center that loses all its points stays where it is. history holds the mean squared distance,
+    of the start and after each step; the last is that of the result. Raises ValueError for NaN and
+    for k outside 1..n, TypeError for numbers that are not real floating-point ones.
 
     >>> kmeans(torch.tensor([[0.0], [1.0], [9.0], [10.0]]), 2).value.sort(0).values.flatten()
     tensor([0.5000, 9.5000])

@@ -58,11 +58,14 @@ def factorize(
     """a ~ left right within 0.9 atol; None where a few rows do not show how, or where atol is below
     16 eps |a|, the rounding of its products.
 
-    a: (m, n) of 32 bits or more, of a size that can be squared. rank: a cap that what follows cuts
-    to; then 16 eps |a|, or a loss that is small against the last singular value kept, will do.
-    size: `frobenius(a)`, where it is known. best: a loss within the limit is not enough: the span
-    must be that of leading singular vectors, to the accuracy of a power step, and the
-    smallest rank within atol that of the whole matrix.
+    a: (m, n) of 32 bits or more, of a size that can be squared.
+    atol: the loss that is allowed, as an absolute number.
+    rank: the cap to which the caller cuts the result afterwards; then a loss of 16 eps |a|, or one
+        that is small against the last singular value kept, is enough. None: no cap.
+    size: `frobenius(a)`; None: it is computed.
+    best: whether a loss within the limit is not enough: then the span must be that of leading
+        singular vectors, to the accuracy of a power step, and the smallest rank within atol must
+        be that of the whole matrix.
 
     >>> i = torch.arange(400.0, dtype=torch.float64)
     >>> a = 1 / (400 + i[:, None] + i)

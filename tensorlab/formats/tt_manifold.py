@@ -306,8 +306,11 @@ def descend(
     """Yield (x, f(x), gradient), at the start and after each step; ends where no step finds a lower
     point.
 
-    f: TT -> number. value_and_grad: TT -> (f(x), gradient). first_step: direction -> the first t to
-    be tried; None: from the last step and the slopes.
+    f: TT -> number, to be minimized.
+    value_and_grad: TT -> (f(x), its Riemannian gradient, a `Tangent` at x).
+    x: the start; its ranks are kept.
+    method: "cg", conjugate gradients, or another word for steepest descent.
+    first_step: direction -> the first t to be tried; None: from the last step and the slopes.
     """
     value, g = value_and_grad(x)
     h, t, slope = -g, None, 0.0

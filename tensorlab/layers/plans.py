@@ -256,7 +256,15 @@ def choose_plan(
     shapes, batch: int, itemsize: int, kind: str, strategy: str
 ) -> tuple[Path, str, Path]:
     """What `strategy` names, and the fastest for the rest: the forward path, the way to
-    differentiate, and the path of the gradient. Raises ValueError for an unknown strategy.
+    differentiate, and the path of the gradient.
+
+    shapes: of the cores, (r_left, out, in, r_right) each, as tuples.
+    batch: the number of tokens.
+    itemsize: bytes of a number.
+    kind: of the device, as `torch.device.type`.
+    strategy: as in `propagate`.
+
+    Raises ValueError for an unknown strategy.
 
     >>> choose_plan(((1, 4, 4, 2), (2, 4, 4, 1)), 8, 4, "cpu", "left")[1]
     'recompute'

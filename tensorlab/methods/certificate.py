@@ -67,10 +67,17 @@ def certify(
 ) -> Certificate:
     """The change of a model's outputs when layers give way to others; the model is not changed.
 
-    made: {name: the layer in its place}. together: those that are measured at once, None the same;
-    with an empty `made` there is no forecast (0). outputs: "vectors" or "classes" (logits);
-    examples on the first axis. doubts: those that the caller knows of. One pass for
-    each layer and two more.
+    model: it runs in eval.
+    made: {name: the layer that takes its place}, each measured alone for the forecast; where it is
+        empty the forecast is 0.
+    batches: an iterable of batches, read once.
+    together: the layers that are measured all at once; None: those of `made`.
+    outputs: what the model gives, "vectors" or "classes" (logits), with examples on the first axis.
+    forward: (model, batch) -> outputs; None: as `calibrate` does it.
+    doubts: sentences that the caller adds to those of the certificate.
+    generator: draws the resamples; None: torch's global one.
+
+    The model runs once for each layer of `made` and twice more on each batch.
 
     >>> model = nn.Sequential(nn.Linear(2, 2, bias=False))
     >>> half = nn.Linear(2, 2, bias=False)

@@ -63,10 +63,15 @@ def distill(
 ) -> Iterator[float]:
     """One step for each batch toward the outputs of a teacher; yields the losses.
 
-    forward(model, batch): the outputs, as in `calibrate`. loss(z, z_teacher): None is the mean over
-    vectors of |z - z_teacher|². clip: the largest norm of a gradient. The teacher runs in eval and
-    without a gradient; modes of the student and rates, which a scheduler may change between steps,
-    are the caller's. Raises ValueError for outputs of two shapes and a loss without a gradient.
+    student: the model that is trained, in the mode that the caller has set.
+    teacher: it runs in eval and without a gradient.
+    batches: an iterable of batches, read once.
+    optimizer: of the student; a scheduler may change its rates between the steps.
+    forward: (model, batch) -> outputs; None: as `calibrate` does it.
+    loss: (z, z_teacher) -> a number; None: the mean over vectors of |z - z_teacher|².
+    clip: the largest norm of a gradient; a larger one is scaled to it.
+
+    Raises ValueError for outputs of two shapes and a loss without a gradient.
 
     >>> student, teacher, x = nn.Linear(4, 2), nn.Linear(4, 2), torch.randn(32, 4)
     >>> adam = torch.optim.Adam(student.parameters(), 0.1)

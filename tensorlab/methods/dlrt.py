@@ -106,10 +106,14 @@ def truncate(
     """The leading singular values of W = U S Vᴴ, from those of S: P Σ Qᴴ = S, U P[:, :r], Σ[:r], V
     Q[:, :r].
 
-    rule "tail": r = min { r : |σ_{r+1:}| <= θ |σ| }, so the relative error is at most θ. rule
-    "sum": as many as exceed θ Σσ. Then min_rank <= r <= max_rank, as far as there are nonzero
-    values. theta None: the rank stays and S turns diagonal. Returns the LowRank and P[:, :r]ᴴ, Q[:,
-    :r]ᴴ.
+    w: with three factors, U and V orthonormal.
+    theta: θ, relative to the singular values; None: the rank stays and S turns diagonal.
+    rule: "tail", r = min { r : |σ_{r+1:}| <= θ |σ| }, so the relative error is at most θ; or "sum",
+        as many as exceed θ Σσ.
+    min_rank: the smallest r, as far as there are so many nonzero values.
+    max_rank: the largest r; None: no cap.
+
+    Returns the LowRank and P[:, :r]ᴴ, Q[:, :r]ᴴ.
 
     >>> w = LowRank(torch.eye(5, 3), torch.eye(4, 3), torch.diag(torch.tensor([4.0, 3.0, 0.1])))
     >>> truncate(w, 0.1)[0].s.diagonal(), truncate(w, 0.5, rule="sum")[0].s.diagonal()

@@ -142,8 +142,13 @@ def kron_alternating(
 ) -> SpectralFit:
     """`kron_spectral` by the way known before: right factors for fixed left ones, then the reverse.
 
-    Each half is a convex problem, solved here by the same continuation; slow, a baseline. Arguments
-    and errors as there. sweeps: how often each half is solved.
+    Each half is a convex problem, solved here by the same continuation. It is slow, and serves as a
+    baseline.
+
+    w, left, rank, tol, p_max: as in `kron_spectral`.
+    sweeps: how often each half is solved.
+
+    Raises ValueError or TypeError as `kron_spectral`.
 
     >>> kron_alternating(torch.eye(4), (2, 2), 1, sweeps=1).error < 1e-6
     True
@@ -409,7 +414,14 @@ class Problem(NamedTuple):
 
 
 def points(problem: Problem, sizes: Sizes, rank: int, many: int, generator) -> Iterator[Point]:
-    """The nearest sum in the Frobenius norm, then those of w with noise of twice its size."""
+    """The nearest sum in the Frobenius norm, then those of w with noise of twice its size.
+
+    problem: whose w is approximated.
+    sizes: of the factors.
+    rank: the number of products.
+    many: how many points are yielded.
+    generator: draws the noise; None: torch's global one.
+    """
     w = problem.w
     size = 2 * torch.linalg.vector_norm(w) / math.sqrt(w.numel())
     for k in range(many):

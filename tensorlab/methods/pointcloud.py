@@ -294,6 +294,11 @@ def tt_cloud_steps(
 ):
     """`tt_cloud` step by step: yields the train and its loss, beginning with the start.
 
+    points, shape, rank: as in `tt_cloud`.
+    wasserstein, neighbors, hierarchy: as in `tt_cloud`.
+    steps, lr, directions, batch: as in `tt_cloud`.
+    init, generator: as in `tt_cloud`.
+
     >>> x = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
     >>> len(list(tt_cloud_steps(x, (2, 4), 2, steps=3)))
     4

@@ -144,11 +144,15 @@ def factors(u: Tensor, s: Tensor, v: Tensor, least: float = 0.0) -> LowRank:
 
 def moved(left: dict, right: dict, old: LowRank, new: LowRank, steps: str) -> tuple[dict, dict]:
     """What an optimizer keeps for the two factors of a layer, at the new ones: averages M of the
-    gradient go by projection, averages of its squares as if entries were uncorrelated. {} where it
-    keeps something else, and it starts anew.
+    gradient are projected, averages of its squares move as if entries were uncorrelated. Two empty
+    dicts where the optimizer keeps something else: then it starts anew.
 
         tangent, M = U mbᴴ + ma Vᴴ:   mb' = Mᴴ U',   ma' = (1 - U' U'ᴴ) M V'
         factors, mu = M v, mv = Mᴴ u:  mu' = mu (v⁺ v'),   mv' = mv (u⁺ u')
+
+    left, right: the optimizer's state of the two factors, at the old ones.
+    old, new: the layer's weight before and after.
+    steps: "tangent" or "factors", what the optimizer has stepped in.
 
     A mean square stays at least the square of the mean: where an input is always zero it is zero,
     and the mean, projected, is not.

@@ -138,7 +138,16 @@ def weighted_error(
 
 
 def checked_weight(who, side, weight, w, axis) -> tuple[Tensor | None, int]:
-    """A weight near 1, and its size as a power of two. Raises ValueError where it does not fit."""
+    """A weight near 1, and its size as a power of two; (None, 0) for None.
+
+    who: the function that the user called, for the error.
+    side: "left" or "right", for the error.
+    weight: L (n, n) or R (n, k), or the diagonal (n,); None: no weight.
+    w: the matrix that is weighed.
+    axis: of w, 0 for its rows, where L is returned, and 1 for its columns, where Rᵀ is returned.
+
+    Raises ValueError for a weight that does not fit.
+    """
     if weight is None:
         return None, 0
     check_dense(weight, f"{who}: {side}")
@@ -496,9 +505,15 @@ def spectrum_ranks(
 
         min over ranks of   sum of s_i² of what is cut  +  λ · numbers,      λ by bisection
 
-    method: what the bases were made with. Only the unit of "kfac" is the loss; the energy of the
-    outputs says nothing between layers, so others are refused. A layer that would store more than
-    it does dense stays dense: None. The other arguments are those of `uniform_ranks`.
+    bases: of `weighted_bases`, by the names of the layers.
+    keep: the share of the numbers of these layers that may be stored.
+    method: what the bases were made with. Only "kfac" measures changes of the loss; the energies of
+        outputs cannot be compared between layers, so other methods are refused.
+    step: ranks are multiples of it.
+    pivoted: whether a rank stores r (n + m - r) numbers, not r (n + m).
+
+    A layer that would store more than it does dense stays dense: None. Raises ValueError for a
+    method other than "kfac" and for a `keep` outside (0, 1] or too small.
     """
     if method != "kfac":
         raise ValueError(
@@ -509,8 +524,8 @@ def spectrum_ranks(
     budget = _budget("spectrum_ranks", bases, keep, step, pivoted)
     top = max(b.exponents[1] for b in bases.values())
     choices = {n: _choices(b, top, step, pivoted) for n, b in bases.items()}
-    at = lambda price: {
-        n: int((loss + price * cost).argmin()) for n, (_, loss, cost) in choices.items()
+    at = lambda penalty: {
+        n: int((loss + penalty * cost).argmin()) for n, (_, loss, cost) in choices.items()
     }
     spent = lambda chosen: sum(float(choices[n][2][k]) for n, k in chosen.items())
     low, high = -2000.0, 1000.0  # powers of two
@@ -535,8 +550,10 @@ def zero_sum_ranks(
 
         d_i = -<G, u_i v_iᵀ>;   of the sign that brings the sum back to zero the smallest falls next
 
-    statistics: with the gradient of a loss with labels. The other arguments are those of
-    `uniform_ranks`.
+    bases, keep, step, pivoted: as in `spectrum_ranks`.
+    statistics: of `calibrate` with the loss of labels, by the names of the layers.
+
+    Raises ValueError for statistics without gradients and for a `keep` outside (0, 1] or too small.
     """
     budget = _budget("zero_sum_ranks", bases, keep, step, pivoted)
     left, falls = {n: len(b.s) for n, b in bases.items()}, []
@@ -649,9 +666,15 @@ def compress_layers(
 ) -> nn.Module:
     """Cut the layers of `statistics` to a share of their numbers; changes the model and returns it.
 
-    keep: of the numbers of these layers' weights. method: one of METHODS. ranks: "uniform",
-    "spectrum" or "zero sum"; None: by the spectrum for "kfac", uniform for others. pivoted: in the
-    pivoted format, which stores less at a rank. Raises ValueError as the functions that it calls.
+    model: whose layers are cut.
+    statistics: of `calibrate`, by the names of the layers.
+    keep: the share of the numbers of these layers' weights that may be stored.
+    method: one of METHODS.
+    ranks: "uniform", "spectrum" or "zero sum"; None: "spectrum" for "kfac", "uniform" for others.
+    step: ranks are multiples of it; 2 for factors that are then quantized in pairs.
+    pivoted: in the pivoted format, which stores less at a rank.
+
+    Raises ValueError as the functions that it calls.
 
     >>> model, x = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8)), torch.randn(20, 8)
     >>> found = calibrate(model, [x], loss=embedding_probe())
