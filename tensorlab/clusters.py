@@ -30,7 +30,7 @@ def nearest(points: Tensor, centers: Tensor) -> Tensor:
         argmin_j |c_j|^2 / 2 - x_i . c_j
 
     At most about `BLOCK` distances are held at a time; on a line sorted centers are searched
-    instead. Nothing is checked and no device is waited for: a NaN gets some number.
+    instead. Nothing is checked, and it never waits for a GPU: a NaN gets some number.
 
     >>> nearest(torch.tensor([[0.2], [0.9]]), torch.tensor([[0.0], [1.0]])).tolist()
     [0, 1]
@@ -52,8 +52,8 @@ def nearest(points: Tensor, centers: Tensor) -> Tensor:
 def far_apart(points: Tensor, k: int, *, generator: torch.Generator | None = None) -> Tensor:
     """k of the points, each drawn with its squared distance to those before as weight [Arthur2007].
 
-    points: (n, D) -> (k, D). Where all points are taken the weights are equal. No device is waited
-    for.
+    points: (n, D) -> (k, D). Where all points are taken the weights are equal. It never waits
+    for a GPU.
 
     >>> far_apart(torch.tensor([[0.0], [0.0], [9.0]]), 2).sort(0).values.flatten()
     tensor([0., 9.])
@@ -139,7 +139,7 @@ def kmeans_line(x: Tensor, k: int, *, max_iter: int = 1000) -> Tensor:
 
 
 def check_points(who: str, points) -> None:
-    """Raises ValueError or TypeError for what is no cloud (n, D) of finite real numbers.
+    """Raises ValueError or TypeError for anything but a cloud (n, D) of finite real numbers.
 
     >>> check_points("kmeans", torch.ones(3))
     Traceback (most recent call last):

@@ -141,8 +141,8 @@ def image(ax: Axes, x: Tensor, title: str = "") -> str:
 def error_against_storage(
     ax: Axes, curves: dict[str, list[tuple[float, float]]], here: tuple | None = None
 ) -> str:
-    """Relative error against stored numbers, one curve for each format, and a ring where the reader
-    stands."""
+    """Relative error against stored numbers, one curve for each format, and a ring at the
+    reader's setting."""
     for k, (name, points) in enumerate(curves.items()):
         ax.loglog(*zip(*sorted(points)), label=name, **style(k))
     if here:
@@ -211,8 +211,8 @@ def tree(ax: Axes, ht: HT, spectra: dict[tuple, Tensor] | None = None, most: int
     """A tree of modes with a box on each node: its singular values from 1 down to 1e-16 of the
     largest, those kept in color.
 
-    spectra: by node, those of `ht` by default. Of each the first `most` are drawn; below the box
-    stand the modes, in it the rank.
+    spectra: by node, those of `ht` by default. Of each the first `most` are drawn; the modes are
+    below the box, the rank is in it.
     """
     spectra = spectra or ht.singular_values()
     order, depth, todo = leaves(ht.tree), {}, [(ht.tree, 0)]
@@ -948,7 +948,7 @@ def gradient_ranks(ax: Axes, ranks: list[tuple[int, int]], full: int) -> str:
 
 def ode_errors(ax: Axes, curves: dict[str, list[tuple[float, float]]], xlabel: str) -> str:
     """Error at the end of an integration against a parameter, both logarithmic; what is not finite
-    stands at the upper edge."""
+    is drawn at the upper edge."""
     known = [y for points in curves.values() for _, y in points if math.isfinite(y) and y < 1e6]
     top = 10 * max(known)
     for k, (name, points) in enumerate(curves.items()):

@@ -379,12 +379,12 @@ def tt_round(tt: TT, rank=None, *, rtol: float | None = None) -> TT:
 
         |tt - result| <= (rtol + 64 eps) |tt|      when `rank` does not cut earlier
 
-    From left to right the triangular factor of all cores left of each bond (no q is formed);
-    from right to left the leading basis of each core so weighed. Exact ranks are found: of x + 2x
-    at rtol=1e-10 come the ranks of x. The cores come right-orthonormal, the norm in the first;
-    where
-    it cannot hold it, all share its power of two. Trains of any length and bonds of any grading:
-    every factor is kept near 1 in size.
+    From left to right the triangular factor of all cores left of each bond is computed (no q is
+    formed); from right to left each core is weighted by it and cut to its leading basis. Exact
+    ranks are found: at rtol=1e-10 the result for x + 2x has the ranks of x. The cores are
+    right-orthonormal but for the first, which carries the norm; where it cannot hold it, all share
+    its power of two. Trains may have any length and bonds any grading: every factor is kept near 1
+    in size.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> x = TT.randn((4, 5, 6), rank=2, generator=g, dtype=torch.float64)

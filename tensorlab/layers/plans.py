@@ -21,8 +21,8 @@ BACKWARDS = ("autograd", "full einsum", "full matrix", "environment", "recompute
 
 
 class Machine(NamedTuple):
-    """What the choice of a plan knows of a machine; for one in between, the order of the plans is
-    what matters."""
+    """What the choice of a plan knows of a machine. The numbers need not be exact, since only the
+    order of the plans matters."""
 
     rate: float  # operations a second of a large product in float32
     half: float  # size of a side at which a product of matrices runs at half that speed

@@ -121,7 +121,7 @@ def replace(
     kind: the layers that may be chosen, such as `LINEAR` of `select`.
 
     Raises ValueError if `names` chooses nothing, or as make does, with the layer's name; TypeError
-    if make returns something else than a module.
+    if make returns something other than a module.
     """
     chosen = choose(who, model, names, kind)
     chosen = fit(who, chosen, unfit_layers(chosen) | tied_layers(model, chosen))

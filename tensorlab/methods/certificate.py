@@ -121,7 +121,7 @@ def _certificate(each, size, others, outputs, doubts, generator) -> Certificate:
 
     value, measured = float(forecast(all_of)), float(share(each[""], all_of))
     if n < ENOUGH:
-        doubts += (f"{n} examples, of which {ENOUGH} would do",)
+        doubts += (f"{n} examples, where {ENOUGH} are needed",)
     if outputs == "vectors" and value > 0.5:
         doubts += (f"a forecast of {value:.2g}, where changes of layers no longer add up",)
     if each.keys() - {""} and abs(value - measured) > FAR * measured:
@@ -139,7 +139,7 @@ def _certificate(each, size, others, outputs, doubts, generator) -> Certificate:
 
 
 def output_of(who: str, z) -> Tensor:
-    """The outputs; TypeError for what is no tensor of examples."""
+    """The outputs; raises TypeError for anything but a tensor of examples."""
     if not isinstance(z, Tensor) or z.ndim < 2:
         got = f"shape {tuple(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
         raise TypeError(f"{who}: needs a forward that gives a tensor (examples, ...), got {got}")
@@ -147,7 +147,8 @@ def output_of(who: str, z) -> Tensor:
 
 
 def distances(z: Tensor, full: Tensor, outputs: str) -> Tensor:
-    """Of each example, summed over its vectors; for classes the mean divergence of its answers."""
+    """The squared distance of each example, summed over its vectors; for classes the mean
+    divergence of its answers."""
     z, full = z.double(), full.double()
     if outputs == "vectors":
         return (z - full).square().flatten(1).sum(1)
@@ -156,7 +157,7 @@ def distances(z: Tensor, full: Tensor, outputs: str) -> Tensor:
 
 
 def exchanged(model: nn.Module, made: dict[str, nn.Module], run: Callable) -> Tensor:
-    """What `run` gives while other layers answer in the place of some."""
+    """What `run` gives while other layers answer instead of some."""
     hooks = []
 
     def answer(new):

@@ -60,7 +60,7 @@ class QuantizedEmbedding(HoldsCodes):
     """ids (...,) -> (..., width): rows of a quantized table; no other row is decoded.
 
     weight: of "uniform" or "kmeans", one group for each row, whole bytes for each row. Raises
-    ValueError for another, and for ids out of range, TypeError for ids that are no integers.
+    ValueError for another weight and for ids out of range, TypeError for ids that are not integers.
 
     >>> table = quantize(torch.eye(4, 8), 8, method="uniform", group="channel")
     >>> QuantizedEmbedding(table)(torch.tensor([2])).round().tolist()

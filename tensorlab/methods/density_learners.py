@@ -74,7 +74,7 @@ class _Best:
         self.history: list[tuple[int, float, float]] = []
 
     def see(self, step: int, value: float, trains: Callable[[], list]) -> None:
-        """Take a value down, and the trains with it if they are better than all before."""
+        """Record a value, and keep the trains if they are better than all before."""
         self.history.append((step, self.task.seconds(), value))
         if value > self.value:
             self.kept, self.value = trains(), value
@@ -114,7 +114,7 @@ def product_mixture(
     splines: the bases of the d variables.
     rank: R, the number of products.
     steps: of EM, at least one.
-    x: (n, d), the rows; the start are the cells of k-means of them.
+    x: (n, d), the rows; EM starts from their cells under k-means.
     generator: draws the start of k-means; None: torch's global one.
 
     The coefficients keep one thousandth of the uniform density.

@@ -22,8 +22,8 @@ def drop_blocks(model: nn.Module, name: str, kept) -> nn.Module:
     """Keep some blocks of the `nn.ModuleList` or `nn.Sequential` of a name; changes the model and
     returns it.
 
-    kept: numbers of blocks, ascending. Raises ValueError for a name of something else, or numbers
-    that are not ascending or not there.
+    kept: numbers of blocks, ascending. Raises ValueError for a name of something else, and for
+    numbers that are not ascending or out of range.
 
     >>> blocks = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 3))
     >>> model = nn.ModuleDict({"blocks": blocks})

@@ -178,7 +178,7 @@ def usv_step(w: LowRank, flow: Callable[[Tensor], Tensor], h: float) -> LowRank:
 
         S' = Uᴴ F V,   U' = (1 - U Uᴴ) F V S⁻¹,   V' = (1 - V Vᴴ) Fᴴ U S⁻ᴴ,   F = flow(W)
 
-    Here only to be compared with: S⁻¹ makes it fail where a singular value is smaller than about h.
+    It is here for comparison: S⁻¹ makes it fail where a singular value is smaller than about h.
 
     >>> w = LowRank.from_dense(torch.eye(3, 2).double(), rank=2).orthogonal()
     >>> torch.allclose(usv_step(w, lambda x: -x, 0.1).to_dense(), 0.9 * w.to_dense())

@@ -101,7 +101,7 @@ class ExponentialMachine(Estimator):
     categorical: columns that hold codes of categories; one that `fit` has not seen has only the
         entry 1.
     init: "linear", the products are of (1, spread N(0, 1)) with small weights; "screened", they are
-        those of 2 to `order` numeric columns that go best with what the linear model leaves over
+        those of 2 to `order` numeric columns that correlate most with the linear model's residual
         (`screen_interactions`), with fitted weights; categorical columns are left out of them.
     order: the most columns in a screened product.
     method: "adam", all cores on batches; "riemannian", conjugate gradients on the manifold with

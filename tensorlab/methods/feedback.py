@@ -103,7 +103,7 @@ def feedback_layers(
 
 
 def distance_of(w: Tensor, weight: Quantized) -> float:
-    """|w - w_q| / |w|, 0 of zeros."""
+    """|w - w_q| / |w|; 0 for zeros."""
     a, b = widen(w), widen(weight.to_dense())
     size = float(a.norm())
     return float((a - b).norm()) / size if size else 0.0

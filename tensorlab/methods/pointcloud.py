@@ -253,7 +253,7 @@ def tt_cloud(
     points: (n, D).
     shape: (n_1, ..., n_d), of any product.
     rank: one integer for all bonds, or one for each.
-    wasserstein, neighbors, hierarchy: the weights of the losses; the last keeps prefixes clusters,
+    wasserstein, neighbors, hierarchy: the weights of the losses; the last makes prefixes clusters,
         so that `tt_nearest` finds its way.
     steps: of Adam.
     lr: its rate.

@@ -63,7 +63,8 @@ class WeightedSVD:
     """All components of w in the order of what they weigh, to be cut at any rank.
 
     u: (out, k) = L⁻¹ U. v: (in, k) = (Uᴴ L w)ᴴ. s: (k,), singular values of L w R, descending.
-    exponents: w and s are 2^ them larger, for no product leaves the floats that way. dtype: of w.
+    exponents: e and f, where w is 2^e and s is 2^f times larger than stored, so that no product
+    leaves the range of floats. dtype: of w.
     """
 
     u: Tensor
@@ -89,9 +90,13 @@ def weighted_svd(
 ) -> LowRank:
     """The ŵ of a rank with the least |L (w - ŵ) R|, from the truncated SVD of L w R.
 
-    w: (out, in). left: L, (out, out), invertible, or its diagonal (out,). right: R, (in, k), or its
-    diagonal (in,). None: 1. rank: a cap. Sums are in float64; the answer has the dtype of w. Raises
-    ValueError or TypeError for a bad rank, matrix or weight.
+    w: (out, in).
+    rank: a cap.
+    left: L, (out, out), invertible, or its diagonal (out,); None: 1.
+    right: R, (in, k), or its diagonal (in,); None: 1.
+
+    Sums are in float64; the answer has the dtype of w. Raises ValueError or TypeError for a bad
+    rank, matrix or weight.
 
     >>> w = torch.diag(torch.tensor([3.0, 2.0]))
     >>> kept = lambda low: low.to_dense().diagonal().round()
@@ -160,7 +165,7 @@ def checked_weight(who, side, weight, w, axis) -> tuple[Tensor | None, int]:
 
 
 def times(weight, a):
-    """L a, of a diagonal or of None, which is 1, too."""
+    """L a, where L is a matrix, a diagonal or None for 1."""
     if weight is None:
         return a
     return weight[:, None] * a if weight.ndim == 1 else weight @ a
@@ -419,8 +424,8 @@ def metrics(
     """L and R of a method for a layer, as `weighted_svd` takes them.
 
     shrink: of the inputs' second moment; None: `shrinkage`. Diagonals are clamped to 1e-2 of their
-    mean, eigenvalues to 1e-4 (inputs) and 1e-3 (gradients). Raises ValueError for a method that
-    there is not, or statistics without what it needs.
+    mean, eigenvalues to 1e-4 (inputs) and 1e-3 (gradients). Raises ValueError for an unknown
+    method, and for statistics without what it needs.
     """
     if method not in METHODS:
         raise ValueError(f"metrics: needs a method of {', '.join(METHODS)}, got {method!r}")

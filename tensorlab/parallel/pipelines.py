@@ -1,7 +1,7 @@
 """A model trained in a pipe of processes by the schedules of `torch.distributed.pipelining`, and
 what really ran [Huang2019] [Narayanan2019] [Narayanan2021] [Qi2024].
 
-What cannot be is refused before a process starts. Stages that nap in the place of work do not fight
+What cannot run is refused before a process starts. Stages that nap instead of working do not fight
 for cores, so that a small machine shows the schedule of a large one.
 """
 
