@@ -6,7 +6,7 @@ rank r stores, r (out + in):
 
     dense                           all weights, the yardstick
     UV, UV in turn                  W = U Vᵀ, gradient steps on both factors at once, or in turn
-    projected, penalty on rank        dense steps, an SVD of each weight after each: of rank r, or of
+    projected, penalty on rank      dense steps, an SVD of each weight after each: of rank r, or of
                                     a rank that costs a penalty
     SVD, then tuned                 half of the epochs dense, an SVD, the other half on the factors
     pruned entries, pruned blocks   half of the epochs dense, the smallest fall, the other half with
@@ -18,7 +18,7 @@ All by SGD with momentum and from the same learning rates, of which each takes t
 on 300 validation rows, the mean over seeds. What it costs is one training at that rate: passes (a
 batch forward and backward), multiply-adds, seconds of CPU. Multiply-adds are counted op by op as
 dense hardware pays them, in each seventh step; QR, SVD, eigenvectors by the usual formulas.
-`setting` is a rank, or theta, or the penalty of a rank; `mask` counts words of 32 bits that say which
+`setting` is a rank, theta or the penalty of a rank; `mask` counts words of 32 bits that say which
 weights are kept.
 """
 
