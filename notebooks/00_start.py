@@ -29,7 +29,7 @@ explorer = lesson.PhotoExplorer()
 explorer
 
 # %% [markdown]
-# Move a slider with the mouse or the arrow keys, or type a number in its box. The ring on the right shows where you stand.
+# Move a slider with the mouse or the arrow keys, or type a number in its box. The ring on the right shows where you are.
 #
 # * **SVD**, the singular value decomposition, takes the three colors side by side as one matrix (lesson 01).
 # * **CP** is a sum of products of three vectors (lesson 02), **Tucker** a small core with a matrix on each side (03), **TT** a

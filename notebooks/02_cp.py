@@ -333,7 +333,7 @@ degenerate_cosine = ...
 lesson.degenerate_cosine(degenerate_cosine)
 
 # %% [markdown] tags=["hints"]
-# It is the blue curve in the middle, and its last value stands in the sentence below.
+# It is the blue curve in the middle, and its last value is in the sentence below.
 #
 # The terms become parallel and cancel: so they point in opposite directions.
 

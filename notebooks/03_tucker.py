@@ -205,7 +205,7 @@ lesson.mode_product(mode_product)
 # %% [markdown] tags=["hints"]
 # `torch.tensordot(matrix, x, dims=([1], [mode]))` sums over the two indices that meet.
 #
-# The new mode then stands first: `movedim` puts it in its place.
+# The new mode then comes first: `movedim` puts it in its place.
 
 
 # %% tags=["solution"]

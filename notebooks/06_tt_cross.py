@@ -273,7 +273,7 @@ lesson.cross_evaluations(cross_evaluations)
 # %% [markdown] tags=["hints"]
 # $T_k = x[I_k, :, J_{k+1}]$ has $r_k$ choices on the left and $r_{k+1}$ on the right of all values of index k.
 #
-# Nothing stands left of the first mode, or right of the last.
+# Nothing is left of the first mode, or right of the last.
 
 # %% tags=["solution"]
 cross_evaluations = 32 * 5 + 5 * 32 * 5 + 5 * 32 * 5 + 5 * 32

@@ -17,7 +17,7 @@
 # # How do you draw from a distribution over $10^{300}$ states?
 #
 # One index at a time. A train without negative entries is a distribution once it is divided by its sum, and that sum, every
-# marginal and every conditional are products of small matrices. Below, exact probabilities stand beside the frequencies in
+# marginal and every conditional are products of small matrices. Below, exact probabilities are beside the frequencies in
 # samples; make one bit known, and see how far the others feel it.
 
 # %%
@@ -33,7 +33,7 @@ lesson.DistributionExplorer()
 #
 # $$ z_d = 1, \qquad z_k = \Big(\sum_i G_k[i]\Big)\, z_{k+1}, \qquad \sum x = z_0 . $$
 #
-# What stands left of core $k$ once the first indices are drawn is a row $v = G_0[i_0] \cdots G_{k-1}[i_{k-1}]$, and the next index has
+# What is left of core $k$ once the first indices are drawn is a row $v = G_0[i_0] \cdots G_{k-1}[i_{k-1}]$, and the next index has
 #
 # $$ p(i_k \mid i_0, \dots, i_{k-1}) = \frac{v\, G_k[i_k]\, z_{k+1}}{\sum_j v\, G_k[j]\, z_{k+1}} . $$
 #
@@ -41,7 +41,7 @@ lesson.DistributionExplorer()
 # $z$ are brought near 1 at every step.
 #
 # A train *with* signs is a distribution too, by its squares: $p = |x|^2 / \langle x, x \rangle$, a **Born machine** [Han2018]. Make the
-# cores right-orthonormal, and all that stands right of core $k$ has squares that sum to 1: nothing need be multiplied there
+# cores right-orthonormal, and all that is right of core $k$ has squares that sum to 1: nothing need be multiplied there
 # [FerrisVidal2012].
 #
 # ## A thousand spins

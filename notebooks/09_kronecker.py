@@ -34,7 +34,7 @@ lesson.RearrangePlayer()
 # $$ R(A \otimes B) = \operatorname{vec}(A)\, \operatorname{vec}(B)^{\mathsf T}, \qquad
 #    \Big\| w - \sum_{k \le K} A_k \otimes B_k \Big\|_F = \Big\| R(w) - \sum_{k \le K} \operatorname{vec}(A_k) \operatorname{vec}(B_k)^{\mathsf T} \Big\|_F , $$
 #
-# since $R$ only moves entries. On the right stands the problem of [low rank](01_lowrank.ipynb), which the SVD solves: the best sum of $K$
+# since $R$ only moves entries. On the right is the problem of [low rank](01_lowrank.ipynb), which the SVD solves: the best sum of $K$
 # products is the truncated SVD of $R(w)$. This holds for the [Frobenius norm](00b_vocabulary.ipynb#Norm) and for no other: $R$ does not keep the spectral norm
 # ([lesson 24](24_kron_spectral.ipynb)).
 #
@@ -83,7 +83,7 @@ say(
 )
 
 # %% [markdown]
-# In the explorer the matrix stands in its blocks on the left, rearranged in the middle, and on the right are the singular values of both;
+# In the explorer the matrix is in its blocks on the left, rearranged in the middle, and on the right are the singular values of both;
 # what is left of the dotted line is kept.
 
 # %%

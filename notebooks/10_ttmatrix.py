@@ -344,7 +344,7 @@ lesson.walk(walk)
 # %% [markdown] tags=["hints"]
 # This is one `torch.einsum`: give each index a letter.
 #
-# The letters r and n stand on both sides of the comma, and not behind the arrow.
+# The letters r and n are on both sides of the comma, and not behind the arrow.
 
 
 # %% tags=["solution"]
@@ -395,7 +395,7 @@ def left_operations(out, in_, ranks, batch): ...
 lesson.left_operations(left_operations)
 
 # %% [markdown] tags=["hints"]
-# The formula stands above; `math.prod` of an empty tuple is 1.
+# The formula is above; `math.prod` of an empty tuple is 1.
 #
 # Add the ranks 1 at both ends: `r = (1, *ranks, 1)`.
 

@@ -8,7 +8,7 @@
 #     "compare a train of points with k-means at equal numbers",
 # ]
 # take = [
-#     "A table of vectors is a set: its rows may stand in any order, if somebody keeps the list.",
+#     "A table of vectors is a set: its rows may be in any order, if somebody keeps the list.",
 #     "Losses without an order see different faults: sliced projections forgive points between the parts, nearest neighbors forgive a crowd.",
 #     "A good order comes cheap from a clustering; k-means with as many numbers is a strong rival, and in high dimension order gains little.",
 # ]

@@ -227,7 +227,7 @@ say(
 # %% [markdown]
 # ## Beside the printed numbers
 #
-# LeNet5 on MNIST. The paper counts **one** factor of each layer; to multiply one needs both, so the printed accuracies stand here at the
+# LeNet5 on MNIST. The paper counts **one** factor of each layer; to multiply one needs both, so the printed accuracies are shown here at the
 # numbers of both, from the printed ranks. Ours are recorded by `tensorlab run Schotthoefer2022 --preset full`: three seeds, and fewer epochs than
 # the paper's. Whiskers are the range of the seeds.
 

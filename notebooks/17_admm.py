@@ -364,7 +364,7 @@ smallest_rho = next(k / 10 for k in range(1, 20) if lesson.settles(k / 10))
 # %% [markdown]
 # ### 7. Explore (★, 5 minutes)
 #
-# In the player at the top, with *low rank* and ρ and growth as they stand at first, let it play to the end. What is the smallest rank whose projection then reads more than 70 % of the test?
+# In the player at the top, with *low rank* and ρ and growth as they are at first, let it play to the end. What is the smallest rank whose projection then reads more than 70 % of the test?
 
 # %%
 enough_rank = ...

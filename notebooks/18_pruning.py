@@ -147,7 +147,7 @@ say(
 # chosen on rows kept apart, three seeds. Recorded by `tensorlab run Schotthoefer2022competitors --preset full`.
 #
 # *UV*: plain factors; *UV in turn*: a step on U, then one on V. *SVD, then tuned*: the second half of the epochs is spent on the factors of an SVD. *projected*: an SVD of rank 6 after each dense step;
-# *price on rank*: an SVD whose rank has a price. *pruned*: once, at half time. *DLRT*: KLS of fixed rank; *DLRT adaptive*: with a tolerance `theta`. The price and the tolerance, given behind the name, decide how many numbers are kept.
+# *penalty on rank*: an SVD whose rank costs a penalty. *pruned*: once, at half time. *DLRT*: KLS of fixed rank; *DLRT adaptive*: with a tolerance `theta`. The penalty and the tolerance, given behind the name, decide how many numbers are kept.
 #
 # Whiskers are the range of the seeds, the lines the dense network, and both kinds of DLRT are orange. Multiply-adds are those of a whole training as dense hardware pays them, with QR and SVD.
 

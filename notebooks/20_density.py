@@ -150,7 +150,7 @@ say(
 #
 # A kernel density with a tuned bandwidth and a mixture of full Gaussians with a tuned number of components, on rows that none has
 # seen; recorded (`tensorlab run Novikov2021 --preset full`). Rows outside of the support, and rows where a linear model is negative,
-# have no logarithm; they are counted and not clipped. Trains are green, their rivals blue. The trains stand alone here (`background=0`); by default `TTDensity` keeps a share
+# have no logarithm; they are counted and not clipped. Trains are green, their rivals blue. The trains are alone here (`background=0`); by default `TTDensity` keeps a share
 # of 1 / (n + 1) for a wide density that is nowhere zero, so that every row counts and cross-validation can compare models.
 
 # %%
@@ -197,7 +197,7 @@ say(
 # %% [markdown]
 # ## Six variables
 #
-# POWER, a household's meters, recorded: ten weeks of it. Beside them, on an axis of their own, the means that the paper prints for four years; that is
+# POWER, a household's meters, recorded: ten weeks of it. Beside them, on a separate axis, the means that the paper prints for four years; that is
 # another density, so only the order of the methods can be compared (MADE, Real NVP, Glow and FFJORD are neural networks). The number of Gaussians to compare with is the one that is likeliest
 # on the validation rows.
 
@@ -418,7 +418,7 @@ most_moved = ...
 lesson.most_moved(most_moved)
 
 # %% [markdown] tags=["hints"]
-# The means of the variable *across* stand in the sentence below the picture: put each variable there in turn.
+# The means of the variable *across* are in the sentence below the picture: put each variable there in turn.
 #
 # For each, take the mean given x2 = 1 minus that given x2 = -1; a sign does not matter.
 

@@ -73,7 +73,7 @@ say(
 # %% [markdown]
 # ## The mathematics
 #
-# From calibration to certificate, each step is a lesson of its own or an exercise below.
+# From calibration to certificate, each step is a separate lesson or an exercise below.
 #
 # 1. **Statistics**, in one pass: the mean of $x x^{\mathsf T}$ for the inputs of each layer, the sum of $g g^{\mathsf T}$ for gradients of its outputs. Without labels the
 #    loss is the cross-entropy at classes that the model itself draws.
@@ -89,7 +89,7 @@ say(
 #
 # $$ 2 \Big( 1 - \prod_k \big( 1 - \tfrac12 d_k \big) \Big) \ \text{ for vectors of length one}, \qquad \sum_k d_k \ \text{ for the divergence of classes} , $$
 #
-# and beside it stands what is measured, with its 95 % interval.
+# and beside it is what is measured, with its 95 % interval.
 #
 # By hand, with uniform [ranks](00b_vocabulary.ipynb#Rank) and the whitened SVD:
 

@@ -207,7 +207,7 @@ coarse, fine = min(ran), max(ran)
 best = min(ran, key=ran.get)
 say(
     f"From {coarse} to {fine} micro-batches the formula goes from {formula[coarse]:.3f} s to {formula[fine]:.3f} s. What ran was never faster than the "
-    f"formula: {ran[coarse]:.3f} s and {ran[fine]:.3f} s, the least with {best} micro-batches. Each message has its price.",
+    f"formula: {ran[coarse]:.3f} s and {ran[fine]:.3f} s, the least with {best} micro-batches. Each message costs time.",
     formula[fine] < formula[coarse],
     all(ran[m] >= 0.99 * formula[m] for m in ran),
 )

@@ -80,8 +80,8 @@ def positive(who: str, name: str, value) -> float:
 
 
 def fraction(who: str, name: str, value, *, zero: bool = False) -> float:
-    """The value as a Python float; raises ValueError unless it is a number between 0 and 1, below 1
-    and above 0; with `zero`, 0 is allowed.
+    """The value as a Python float; raises ValueError unless it is a number in 0 < value < 1, or
+    with `zero` in 0 <= value < 1.
 
     >>> fraction("lottery", "prune_rate", 1.0)
     Traceback (most recent call last):
@@ -207,7 +207,7 @@ def rank_caps(who: str, rank, rtol, shape, many: int) -> tuple[int | None, ...]:
 
 
 def scalar(value) -> float | complex | Tensor:
-    """A number as Python has it, a tensor unchanged: torch takes NumPy's complex numbers for real.
+    """A number as Python has it, a tensor unchanged: torch reads NumPy's complex numbers as real.
 
     >>> scalar(np.complex64(2j)), scalar(np.float32(2))
     (2j, 2.0)
@@ -238,7 +238,7 @@ def values_of(who: str, f, index: Tensor):
 
 def returned(who: str, value, device=None) -> Tensor:
     """What a user's function returned as a tensor, on `device` unless it is one already; raises
-    TypeError for what is no array of numbers.
+    TypeError for anything that is not an array of numbers.
 
     >>> returned("protes", [1.0, 2.5])
     tensor([1.0000, 2.5000])

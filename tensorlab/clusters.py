@@ -30,7 +30,7 @@ def nearest(points: Tensor, centers: Tensor) -> Tensor:
         argmin_j |c_j|^2 / 2 - x_i . c_j
 
     At most about `BLOCK` distances are held at a time; on a line sorted centers are searched
-    instead. Nothing is checked and no device is waited for: a NaN gets some number.
+    instead. Nothing is checked, and it never waits for a GPU: a NaN gets some number.
 
     >>> nearest(torch.tensor([[0.2], [0.9]]), torch.tensor([[0.0], [1.0]])).tolist()
     [0, 1]
@@ -52,8 +52,8 @@ def nearest(points: Tensor, centers: Tensor) -> Tensor:
 def far_apart(points: Tensor, k: int, *, generator: torch.Generator | None = None) -> Tensor:
     """k of the points, each drawn with its squared distance to those before as weight [Arthur2007].
 
-    points: (n, D) -> (k, D). Where all points are taken the weights are equal. No device is waited
-    for.
+    points: (n, D) -> (k, D). Where all points are taken the weights are equal. It never waits
+    for a GPU.
 
     >>> far_apart(torch.tensor([[0.0], [0.0], [9.0]]), 2).sort(0).values.flatten()
     tensor([0., 9.])
@@ -80,11 +80,15 @@ def kmeans(
 ) -> Fit[Tensor]:
     """Centers that make mean_i min_j |x_i - c_j|^2 small, by Lloyd's iteration [Lloyd1982].
 
-    points: (n, D) -> (k, D), real. init: k, for a start from `far_apart`, or the centers (k, D) to
-    start from. A center that loses all its points stays. history: the mean squared distance, of the
-    start and after each step; the last is that of the result. Stops when it falls by no more than
-    `tol` of itself. Raises ValueError for NaN and for k beyond 1..n, TypeError for numbers that are
-    not real floating-point ones.
+    points: (n, D) -> (k, D), real.
+    init: k, for a start from `far_apart`, or the centers (k, D) to start from.
+    max_iter: the most steps.
+    tol: the steps end when the mean squared distance falls by no more than this share of itself.
+    generator: draws the start; None: torch's global one.
+
+    A center that loses all its points stays where it is. history holds the mean squared distance,
+    of the start and after each step; the last is that of the result. Raises ValueError for NaN and
+    for k outside 1..n, TypeError for numbers that are not real floating-point ones.
 
     >>> kmeans(torch.tensor([[0.0], [1.0], [9.0], [10.0]]), 2).value.sort(0).values.flatten()
     tensor([0.5000, 9.5000])
@@ -135,7 +139,7 @@ def kmeans_line(x: Tensor, k: int, *, max_iter: int = 1000) -> Tensor:
 
 
 def check_points(who: str, points) -> None:
-    """Raises ValueError or TypeError for what is no cloud (n, D) of finite real numbers.
+    """Raises ValueError or TypeError for anything but a cloud (n, D) of finite real numbers.
 
     >>> check_points("kmeans", torch.ones(3))
     Traceback (most recent call last):

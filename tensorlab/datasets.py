@@ -564,7 +564,7 @@ def get(name: str) -> Path:
     """Download what the data folder lacks of a set, check it against its SHA-256, and return the
     folder.
 
-    A file arrives whole or not at all. Sets that no clean address is known for say where they are
+    A file arrives whole or not at all. For a set without a known address the error says where it is
     found.
     """
     one_of("get", "name", name, (*SOURCES, *_INSTALLED))

@@ -484,6 +484,14 @@ def wide_svd(
 ) -> SVD:
     """`truncated_svd` in the dtype that sums are done in, for what is made of its factors.
 
+    who: the function that the user called, for the error.
+    a: a matrix (m, n).
+    rank: a cap; None: no cap.
+    rtol: the Frobenius error that is allowed, relative to |a|; None: only the cap counts.
+    atol: the same as an absolute number, in place of rtol.
+
+    Raises ValueError or TypeError for a bad matrix, rank or tolerance.
+
     >>> wide_svd("LowRank", torch.ones(2, 2, dtype=torch.float16), 1).s.round(decimals=9)
     tensor([2.], dtype=torch.float64)
     """

@@ -141,8 +141,8 @@ def image(ax: Axes, x: Tensor, title: str = "") -> str:
 def error_against_storage(
     ax: Axes, curves: dict[str, list[tuple[float, float]]], here: tuple | None = None
 ) -> str:
-    """Relative error against stored numbers, one curve for each format, and a ring where the reader
-    stands."""
+    """Relative error against stored numbers, one curve for each format, and a ring at the
+    reader's setting."""
     for k, (name, points) in enumerate(curves.items()):
         ax.loglog(*zip(*sorted(points)), label=name, **style(k))
     if here:
@@ -211,8 +211,8 @@ def tree(ax: Axes, ht: HT, spectra: dict[tuple, Tensor] | None = None, most: int
     """A tree of modes with a box on each node: its singular values from 1 down to 1e-16 of the
     largest, those kept in color.
 
-    spectra: by node, those of `ht` by default. Of each the first `most` are drawn; below the box
-    stand the modes, in it the rank.
+    spectra: by node, those of `ht` by default. Of each the first `most` are drawn; the modes are
+    below the box, the rank is in it.
     """
     spectra = spectra or ht.singular_values()
     order, depth, todo = leaves(ht.tree), {}, [(ht.tree, 0)]
@@ -353,8 +353,14 @@ def scaling(
     here: tuple | None = None,
     x: str = "FLOPs",
 ) -> str:
-    """Loss against cost, measured, with the laws a + b C^-alpha as lines (a, b, alpha), and a ring
-    where the reader stands."""
+    """Loss against cost, measured, with the laws a + b C^-alpha as lines.
+
+    ax: where it is drawn.
+    points: for each curve the measured pairs (cost, loss).
+    laws: for each curve with a line (a, b, alpha).
+    here: the place (cost, loss) of a ring, the setting that the reader has chosen; None: no ring.
+    x: the label of the costs.
+    """
     for k, (name, measured) in enumerate(points.items()):
         costs, losses = zip(*sorted(measured))
         look = style(k)
@@ -383,7 +389,13 @@ def unfolding_spectra(x: Tensor) -> dict[str, Tensor]:
 
 def crosses(ax: Axes, x: Tensor, rows, columns, title: str = "") -> str:
     """A function of two indices as a picture, and on it the rows and columns in which a cross
-    approximation has read it."""
+    approximation has read it.
+
+    ax: where it is drawn.
+    x: the values, (n, m).
+    rows, columns: of the pivots, as many each.
+    title: above the picture.
+    """
     ax.grid(False)
     ax.imshow(x, cmap="cividis", aspect="auto", interpolation="nearest")
     for i in sorted(set(rows)):
@@ -422,12 +434,16 @@ def error_against_work(
 
 
 def tangent_step(ax: Axes, x: Tensor, free: Tensor, tangent: Tensor, back: Tensor) -> str:
-    """One Riemannian step among symmetric 2 x 2 matrices, where those of rank 1 are a cone: ax is a
-    3-D axes.
+    """One Riemannian step among symmetric 2 x 2 matrices, where those of rank 1 are a cone.
 
     The coordinates (m00 + m11, m00 - m11, 2 m01) / sqrt 2 keep all lengths and angles; det m = 0 is
-    p^2 = q^2 + r^2. x: the point, of rank 1; free: where the gradient step goes; tangent: its
-    projection onto the tangent plane; back: the retraction.
+    p^2 = q^2 + r^2.
+
+    ax: where it is drawn, three-dimensional.
+    x: the point, of rank 1.
+    free: where the gradient step goes.
+    tangent: its projection onto the tangent plane.
+    back: the retraction.
     """
     place = lambda m: (
         torch.stack([m[0, 0] - m[1, 1], 2 * m[0, 1], m[0, 0] + m[1, 1]]).double() / math.sqrt(2)
@@ -663,7 +679,13 @@ def gathered(ax: Axes, table, token: int, word: str = "") -> str:
 def neighbors(
     ax: Axes, words: list[str], before: list[float], after: list[float], word: str = ""
 ) -> str:
-    """Cosines of a word with its nearest ones before, as filled bars, and after, hatched."""
+    """Cosines of a word with its nearest ones before, as filled bars, and after, hatched.
+
+    ax: where it is drawn.
+    words: the nearest ones.
+    before, after: their cosines.
+    word: the one they are near to, for the title.
+    """
     for k, (a, b) in enumerate(zip(before, after)):
         ax.barh(-k + 0.2, a, 0.38, color=COLORS[0], label="before" if k == 0 else None)
         ax.barh(-k - 0.2, b, 0.38, color=COLORS[4], hatch="///", label="after" if k == 0 else None)
@@ -882,7 +904,13 @@ def spread(
     marks: dict[str, list[tuple[float, float]]] | None = None,
 ) -> str:
     """Means over seeds against a parameter, with whiskers from the least to the largest; a curve of
-    one point is a line across. marks: printed numbers, as hollow diamonds."""
+    one point is a line across.
+
+    ax: where it is drawn.
+    curves: for each name the pairs (parameter, values over seeds).
+    xlabel, ylabel: of the axes.
+    marks: printed numbers, as hollow diamonds, for each name the pairs (parameter, value).
+    """
     means = {name: [(x, sum(ys) / len(ys)) for x, ys in sorted(p)] for name, p in curves.items()}
     for k, (name, points) in enumerate(curves.items()):
         (x, mean), seeds = zip(*means[name]), [ys for _, ys in sorted(points)]
@@ -920,7 +948,7 @@ def gradient_ranks(ax: Axes, ranks: list[tuple[int, int]], full: int) -> str:
 
 def ode_errors(ax: Axes, curves: dict[str, list[tuple[float, float]]], xlabel: str) -> str:
     """Error at the end of an integration against a parameter, both logarithmic; what is not finite
-    stands at the upper edge."""
+    is drawn at the upper edge."""
     known = [y for points in curves.values() for _, y in points if math.isfinite(y) and y < 1e6]
     top = 10 * max(known)
     for k, (name, points) in enumerate(curves.items()):
@@ -942,8 +970,13 @@ def cone_from_above(
     """The symmetric 2 x 2 matrices of rank 1 seen from above: radius = singular value, angle =
     twice that of the vector.
 
-    The coordinates are (m00 - m11, 2 m01). Contours: |target - W| on the cone. path: a curve from
-    the start; ends: where steps end, each with a line from the start.
+    The coordinates are (m00 - m11, 2 m01); contours show |target - W| on the cone.
+
+    ax: where it is drawn.
+    target: the matrix to come near to.
+    start: where the path and the steps begin.
+    path: the points of a curve from the start.
+    ends: where steps end, by name, each with a line from the start.
     """
     place = lambda m: torch.stack([m[0, 0] - m[1, 1], 2 * m[0, 1]]).double()
     size = 1.25 * max(float(place(m).norm()) for m in [target, start, *path])
@@ -1032,10 +1065,12 @@ def marginal_history(ax: Axes, shares: Tensor) -> str:
 
 
 def density_map(ax: Axes, x: Tensor, y: Tensor, p: Tensor, points: Tensor | None = None) -> str:
-    """A density of two variables on a grid, p (len(y), len(x)), and points (n, 2) drawn from it;
-    says where it is highest.
+    """A density of two variables on a grid and points drawn from it; says where it is highest.
 
-    NaN is where a model is not positive: those places are orange, and counted.
+    ax: where it is drawn.
+    x, y: the grid.
+    p: the density, (len(y), len(x)); NaN where a model is not positive, in orange and counted.
+    points: (n, 2); None: none.
     """
     cmap, none = colormaps["cividis"].with_extremes(bad=COLORS[1]), p.isnan()
     ax.grid(False)
@@ -1109,8 +1144,14 @@ def shares(
     ylabel: str,
     here: tuple | None = None,
 ) -> str:
-    """Shares in 0..1 as percent against a parameter, one curve for each name, and a ring where the
-    reader stands."""
+    """Shares in 0..1 as percent against a parameter.
+
+    ax: where it is drawn.
+    curves: for each name the pairs (parameter, share).
+    xlabel, ylabel: of the axes.
+    here: the place (parameter, share) of a ring, the setting that the reader has chosen; None: no
+        ring.
+    """
     for k, (name, points) in enumerate(curves.items()):
         ax.plot(
             [x for x, _ in points],
@@ -1170,7 +1211,14 @@ def network_ranks(
 
 def slices(ax: Axes, x: Tensor, seen=(), last=(), hide: bool = False) -> str:
     """A tensor of three modes as its slices x[:, :, k] behind each other, with its entries written
-    in them; those of `seen` are colored, those of `last` framed, and others left blank to hide."""
+    in them.
+
+    ax: where it is drawn.
+    x: of integers, which name the entries.
+    seen: the entries that are colored.
+    last: those that are framed.
+    hide: whether entries that are not in `seen` are left blank.
+    """
     rows, columns, depth = x.shape
     for k in reversed(range(depth)):
         cells = {(i, j): int(x[i, j, k]) for i in range(rows) for j in range(columns)}
@@ -1446,8 +1494,14 @@ def held_activations(ax: Axes, held: list[int], formula: list[int] | None = None
 
 
 def shards(ax: Axes, shape: tuple[int, int], mode: int | None, ranks: int, title: str = "") -> str:
-    """A matrix, to scale, in parts along a mode, one color for each rank, whose number stands
-    beside it; whole on every rank where mode is None."""
+    """A matrix, to scale, in parts along a mode, one color for each rank, its number beside it.
+
+    ax: where it is drawn.
+    shape: of the matrix.
+    mode: the one that is cut, 0 or 1; None: every rank holds the whole matrix.
+    ranks: how many.
+    title: the matrix's name.
+    """
     rows, columns = shape
     count, size = (1, rows) if mode is None else (ranks, shape[mode])
     ax.set(xlim=(0, columns), ylim=(rows, 0), aspect="equal", xticks=[], yticks=[])

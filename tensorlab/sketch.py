@@ -9,6 +9,7 @@ the matrix has no low rank at this tolerance, there is no factorization, and lit
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -58,11 +59,14 @@ def factorize(
     """a ~ left right within 0.9 atol; None where a few rows do not show how, or where atol is below
     16 eps |a|, the rounding of its products.
 
-    a: (m, n) of 32 bits or more, of a size that can be squared. rank: a cap that what follows cuts
-    to; then 16 eps |a|, or a loss that is small against the last singular value kept, will do.
-    size: `frobenius(a)`, where it is known. best: a loss within the limit is not enough: the span
-    must be that of leading singular vectors, to the accuracy of a power step, and the
-    smallest rank within atol that of the whole matrix.
+    a: (m, n) of 32 bits or more, of a size that can be squared.
+    atol: the loss that is allowed, as an absolute number.
+    rank: the cap to which the caller cuts the result afterwards; then a loss of 16 eps |a|, or one
+        that is small against the last singular value kept, is enough. None: no cap.
+    size: `frobenius(a)`; None: it is computed.
+    best: whether a loss within the limit is not enough: then the span must be that of leading
+        singular vectors, to the accuracy of a power step, and the smallest rank within atol must
+        be that of the whole matrix.
 
     >>> i = torch.arange(400.0, dtype=torch.float64)
     >>> a = 1 / (400 + i[:, None] + i)
@@ -93,8 +97,10 @@ def factorize(
         q = torch.linalg.qr(c).Q  # half a power step
         b = q.mH @ a
         limit = max(0.9 * atol, least)
-        loss = _loss(a, q, b, b, size, limit)
-        if _serves(loss, b, limit, rank) and not (best and _doubtful(b, loss, atol, rank)):
+        clear = partial(_clear, b, rank, atol) if best else None
+        loss = _loss(a, q, b, b, size, limit, clear)
+        serves = loss <= limit or loss <= _clear(b, rank)
+        if serves and not (best and _doubtful(b, loss, atol, rank)):
             return Factorization(q, b, False, loss)
     return None
 
@@ -154,15 +160,14 @@ class _Rows:
         return v, lost.tolist(), (s * self.scale / shown.shape[1] ** 0.5).tolist()
 
 
-def _serves(loss: float, heavy: Tensor, limit: float, rank: int | None) -> bool:
-    """Whether a loss is within the limit, or small against what a cut to `rank` keeps."""
-    if loss <= limit:
-        return True
+def _clear(heavy: Tensor, rank: int | None, atol: float = 0.0) -> float:
+    """The loss that is small against the last singular value that a cut to `rank` keeps; 0 where
+    none is kept, or where `atol` might cut earlier."""
     if rank is None or min(heavy.shape) < rank:
-        return False
+        return 0.0
     narrow = heavy if heavy.shape[0] >= heavy.shape[1] else heavy.mH
-    values = torch.linalg.eigvalsh(narrow.mH @ narrow)
-    return loss <= CLEAR * float(values[-rank].clamp_min(0)) ** 0.5
+    last = float(torch.linalg.eigvalsh(narrow.mH @ narrow)[-rank].clamp_min(0)) ** 0.5
+    return CLEAR * last if last > atol else 0.0
 
 
 def _doubtful(heavy: Tensor, loss: float, atol: float, rank: int | None) -> bool:
@@ -174,13 +179,16 @@ def _doubtful(heavy: Tensor, loss: float, atol: float, rank: int | None) -> bool
     return bool(least != most) and (rank is None or bool(least < rank))
 
 
-def _loss(a, left, right, heavy, size: float, limit: float) -> float:
-    """|a - left right|_F: from norms, by Pythagoras, where they decide whether it is within the
-    limit; else formed."""
+def _loss(a, left, right, heavy, size: float, limit: float, clear=None) -> float:
+    """|a - left right|_F: a bound from norms, by Pythagoras, where that decides whether it is
+    within the limit, or shows that it is below `clear()`, where no more is asked for; else
+    formed."""
     eps = torch.finfo(a.dtype).eps
     square = size**2 - frobenius(heavy) ** 2
     slack = (40 + max(a.shape)) * eps * size**2  # sums that all round the same way
     if max(square, 0.0) + slack <= limit**2 or square - slack > limit**2:
+        return (max(square, 0.0) + slack) ** 0.5
+    if clear is not None and max(square, 0.0) + slack <= clear() ** 2:
         return (max(square, 0.0) + slack) ** 0.5
     if a.stride(-1) != 1:  # rows in the order of memory
         a, left, right = a.mT, right.mT, left.mT

@@ -350,19 +350,29 @@ def parameters(f) -> list[str]:
     return [name for name in inspect.signature(f).parameters if name not in ("self", "cls")]
 
 
+# Their functions are documented by what they teach or measure, not one by one.
+APART = ("course", "papers", "doctor", "__main__")
+
+
 def callables():
-    """Public functions, classes and their methods: (name, object). What a dataclass or a named
-    tuple writes for itself is no function that a user calls."""
-    for name in tensorlab.__all__:
-        found = getattr(tensorlab, name)
-        if not inspect.isclass(found):
-            yield name, found
+    """Public functions, classes and their methods of every module: (name below the package,
+    object). What a dataclass or a named tuple writes for itself is no function that a user
+    calls, and neither does an exception."""
+    for module, path in modules():
+        if path.name == "__init__.py" or module.startswith(APART):
             continue
-        if not (dataclasses.is_dataclass(found) or issubclass(found, tuple)):
-            yield name, found
-        for inner in vars(found):
-            if not inner.startswith("_") and callable(getattr(found, inner)):
-                yield f"{name}.{inner}", getattr(found, inner)
+        home = importlib.import_module(f"tensorlab.{module}")
+        for name, found in vars(home).items():
+            if name.startswith("_") or getattr(found, "__module__", None) != home.__name__:
+                continue
+            if inspect.isclass(found):
+                if not (dataclasses.is_dataclass(found) or issubclass(found, (tuple, Exception))):
+                    yield f"{module}.{name}", found
+                for inner in vars(found):
+                    if not inner.startswith("_") and callable(getattr(found, inner)):
+                        yield f"{module}.{name}.{inner}", getattr(found, inner)
+            elif callable(found):
+                yield f"{module}.{name}", found
 
 
 def listed(f) -> set[str]:
@@ -372,7 +382,31 @@ def listed(f) -> set[str]:
     return {name for head in heads for name in head.split(", ")}
 
 
-LONG = {name: f for name, f in callables() if len(parameters(f)) > 4}
+CALLABLES = dict(callables())
+LONG = {name: f for name, f in CALLABLES.items() if len(parameters(f)) > 4}
+
+
+def test_functions_of_every_floor_are_looked_at():
+    """And each public name of the package once, under its module."""
+    floors = {name.split(".")[0] for name in CALLABLES} - GROUND
+    assert floors == {"formats", "layers", "methods", "models", "parallel", "compression", "plots"}
+    assert GROUND - {"fit"} <= {name.split(".")[0] for name in CALLABLES}
+    public = [getattr(tensorlab, name) for name in tensorlab.__all__]
+    plain = [f for f in public if not inspect.isclass(f)]
+    assert not [f for f in plain if f not in CALLABLES.values()]
+
+
+def referred(name: str, other: str):
+    """The function that a docstring of `name` means by `other`: of its module, or of the package,
+    or of a module that it imports."""
+    home = importlib.import_module(LONG[name].__module__)
+    for place in (home, tensorlab):
+        try:
+            return operator.attrgetter(other)(place)
+        except AttributeError:
+            continue
+    (found,) = {f for known, f in CALLABLES.items() if known.endswith(f".{other}")}
+    return found
 
 
 @pytest.mark.parametrize("name", LONG)
@@ -386,7 +420,7 @@ def test_what_a_docstring_refers_to_lists_it(name):
     text = re.sub(r"\n +", " ", inspect.getdoc(LONG[name]))
     for head, other in re.findall(r"^(\w+(?:, \w+)*): as in `([\w.]+)`", text, re.M):
         if not other.startswith("torch."):
-            assert set(head.split(", ")) <= listed(operator.attrgetter(other)(tensorlab))
+            assert set(head.split(", ")) <= listed(referred(name, other))
 
 
 @pytest.mark.parametrize("name", ["plots", "course.widgets"])

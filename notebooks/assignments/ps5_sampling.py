@@ -98,7 +98,7 @@ check.chances(chances)
 # %% [markdown] tags=["hints"]
 # What is known sets slices of a core to zero; afterwards nothing is special about a known mode.
 #
-# One sweep from the right collects all that stands to the right of each mode, one from the left does the rest.
+# One sweep from the right collects all that is to the right of each mode, one from the left does the rest.
 #
 # Only ratios count: bring what you carry along to the sum 1 at each mode.
 
@@ -177,7 +177,7 @@ def born(cores, u):
 check.born(born)
 
 # %% [markdown] tags=["hints"]
-# The sum of the squares of all that stands to the right is $v\, Z\, v^{\mathsf T}$ for a row $v$ that comes from the left, with a matrix $Z$ (r, r).
+# The sum of the squares of all that is to the right is $v\, Z\, v^{\mathsf T}$ for a row $v$ that comes from the left, with a matrix $Z$ (r, r).
 #
 # $Z_k = \sum_i G_k[i]\, Z_{k+1}\, G_k[i]^{\mathsf T}$, and $p_k(i) \propto (v G_k[i])\, Z_{k+1}\, (v G_k[i])^{\mathsf T}$.
 #
@@ -425,7 +425,7 @@ check.marginal(marginal)
 # %% [markdown] tags=["hints"]
 # On one interval of length $h$ a hat has $\int b^2 = h / 3$, and two neighbors have $\int b_i b_{i+1} = h / 6$.
 #
-# What stands left of core $k$ is one matrix, that of the sum of its squares with the Gram matrices between; so is what stands right of it.
+# What is left of core $k$ is one matrix, that of the sum of its squares with the Gram matrices between; so is what is right of it.
 #
 # With both, the variable $k$ has a table $T$ (m, m), and its density is $b(x)^{\mathsf T}\, T\, b(x)$ over the sum of $T$ times the Gram matrix.
 

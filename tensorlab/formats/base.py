@@ -422,11 +422,11 @@ class Format:
 
 
 class ReadAsMatrix:
-    """What torch's products may be given in the place of a matrix: they get `to_dense()`.
+    """What torch's products may be given instead of a matrix: they get `to_dense()`.
 
-    A layer multiplies without it. But modules of others read a layer's weight, such as an attention
-    that gives it to `torch.nn.functional`, and to them it is a matrix as before. Raises TypeError
-    for all else that torch does with matrices, and where something writes to it.
+    A layer multiplies without it. But modules of other packages read a layer's weight, such as an
+    attention that gives it to `torch.nn.functional`, and to them it is a matrix as before. Raises
+    TypeError for everything else that torch does with matrices, and where something writes to it.
     """
 
     if TYPE_CHECKING:

@@ -361,7 +361,19 @@ def _relative_error(x, mask, cp, m, gamma, a, size):
 
 
 def cp_start(who: str, x, r, init, scale, nonnegative, generator):
-    """Weights and factors with unit columns to start from."""
+    """Weights (r,) and factors (n_k, r) with unit columns to start from.
+
+    who: the function that the user called, for the error.
+    x: the tensor, already multiplied by `scale`.
+    r: the number of terms.
+    init: as in `cp_als`.
+    scale: what a CP given as `init` is multiplied by, as x was.
+    nonnegative: whether factors must be >= 0; a CP given as `init` with others is refused.
+    generator: draws random columns; None: torch's global one.
+
+    Raises ValueError for an `init` that is unknown, does not fit or has negative numbers where none
+    are allowed.
+    """
     if isinstance(init, CP):
         if init.shape != tuple(x.shape) or init.ranks != (r,):
             raise ValueError(

@@ -113,7 +113,7 @@ def cp_nls(
     cancel, `largest`, the largest term over |x|, tells it, `reason` names it, and `converged` is
     False. The value has no gradient; one sweep of `cp_als` from it has.
 
-    Raises TypeError or ValueError for what is no finite tensor of floating-point numbers, and for
+    Raises TypeError or ValueError unless x is a finite tensor of floating-point numbers, and for
     bad arguments.
 
     >>> g = torch.Generator().manual_seed(0)

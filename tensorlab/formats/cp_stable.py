@@ -87,6 +87,7 @@ def cp_stable_steps(
     """The sweeps of `cp_stable`, one after another: pairs of the CP so far, with unit columns, and
     its relative error.
 
+    x, rank, ridge, generator: as in `cp_stable`.
     init: as in `cp_als`, whose first sweep is the start.
 
     >>> cp, error = next(cp_stable_steps(torch.ones(3, 4, 5), 1))

@@ -402,9 +402,9 @@ def ht_round(ht: HT, rank=None, *, rtol: float | None = None) -> HT:
         |ht - result| <= (rtol + 64 eps) |ht|
             when `rank` does not cut earlier, and <= sqrt(2d - 3) times the best error
 
-    The bases are made orthonormal from the leaves up; from the root down the weight of each node,
-    the part of its matricization above its basis; then each node is cut as `ht_svd`
-    does it. Of x + 2x at rtol=1e-10 come the ranks of x.
+    The bases are made orthonormal from the leaves up. From the root down the weight of each node is
+    computed, the part of its matricization above its basis. Then each node is cut as in `ht_svd`.
+    At rtol=1e-10 the result for x + 2x has the ranks of x.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> x = HT.randn((4, 5, 6, 7), rank=2, generator=g, dtype=torch.float64)

@@ -34,7 +34,14 @@ def split_shape(
     who: str, shape, d, out=None, in_=None, least: int = 1
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, int] | None]:
     """The sizes of the d modes of rows and of columns, and the shape to remember where they give a
-    larger matrix.
+    larger matrix, else None.
+
+    who: the function that the user called, for the error.
+    shape: (rows, columns).
+    d: the number of modes, used where sizes are not given.
+    out, in_: the sizes of the modes of rows and of columns, as many each; None: near equal ones,
+        whose products may exceed the shape.
+    least: the smallest number of modes that is allowed.
 
     Raises ValueError for sizes that do not fit.
 

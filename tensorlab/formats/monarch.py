@@ -35,12 +35,12 @@ class Monarch(BlockTT):
 
     @classmethod
     def from_dense(cls, w: Tensor, blocks: int | None = None, *, cores: int = 2) -> "Monarch":
-        """The Monarch matrix next to a dense one: truncated SVDs of its slices w[:, b, c, :]
+        """The Monarch matrix nearest to a dense one: truncated SVDs of its slices w[:, b, c, :]
         [Dao2022].
 
         Two cores: the *best* approximation, and so exact for a Monarch matrix. More:
         *quasi-optimal*, at most √(d-1) times the best error. w: (out, in). blocks: how many L and R
-        have each; None: about √n for two cores, n^(1-1/d) for d. Sizes that are no multiples of it
+        have each; None: about √n for two cores, n^(1-1/d) for d. Sizes that are not multiples of it
         are padded with zeros.
 
         >>> import torch

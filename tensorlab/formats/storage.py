@@ -139,7 +139,7 @@ def save_state(path, state) -> None:
 
 
 def load_state(path, *, device="cpu"):
-    """Read what `save_state` wrote. Raises ValueError for a file that is no checkpoint,
+    """Read what `save_state` wrote. Raises ValueError for a file that is not a checkpoint,
     FileNotFoundError if there is none.
 
     >>> from tempfile import mkdtemp

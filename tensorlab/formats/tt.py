@@ -118,13 +118,10 @@ class TT(Format):
 
     def norm(self) -> Tensor:
         """Frobenius norm by orthogonalization: right to full accuracy for differences too, and for
-        any d, scale and grading. Where all bonds are well conditioned squares are as good, and are
-        taken."""
+        any d, scale and grading."""
         cores = _wide(self.cores)
 
         def compute(care):
-            if not care and (size := _clear_norm(cores)) is not None:
-                return size, 0
             _, weights, _, exponent = _from_left(cores, _triangle, care)
             return weights[-1][0].abs(), exponent
 
@@ -382,12 +379,12 @@ def tt_round(tt: TT, rank=None, *, rtol: float | None = None) -> TT:
 
         |tt - result| <= (rtol + 64 eps) |tt|      when `rank` does not cut earlier
 
-    From left to right the triangular factor of all cores left of each bond (no q is formed);
-    from right to left the leading basis of each core so weighed. Exact ranks are found: of x + 2x
-    at rtol=1e-10 come the ranks of x. The cores come right-orthonormal, the norm in the first;
-    where
-    it cannot hold it, all share its power of two. Trains of any length and bonds of any grading:
-    every factor is kept near 1 in size.
+    From left to right the triangular factor of all cores left of each bond is computed (no q is
+    formed); from right to left each core is weighted by it and cut to its leading basis. Exact
+    ranks are found: at rtol=1e-10 the result for x + 2x has the ranks of x. The cores are
+    right-orthonormal but for the first, which carries the norm; where it cannot hold it, all share
+    its power of two. Trains may have any length and bonds any grading: every factor is kept near 1
+    in size.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> x = TT.randn((4, 5, 6), rank=2, generator=g, dtype=torch.float64)
@@ -612,54 +609,6 @@ def _from_left(
         weights.append(w)
         out.append(core)
     return bases, weights, out, exponent
-
-
-def _clear_norm(cores) -> Tensor | None:
-    """|x|, (1,), from the Gram matrices of what is left of each bond, e = wᴴ w; None where one may
-    lose digits, and where the norm is differentiated.
-
-    Where a bond has nearly as many columns as it can have, e is ill conditioned, and the w of a QR
-    takes its place.
-    """
-    if any(differentiated(core) for core in cores):
-        return None
-    w, e, grams = cores[0].new_ones(1, 1), None, []
-    for core in cores:
-        rows, columns = core.shape[0] * core.shape[1], core.shape[2]
-        if rows < columns:
-            return None
-        t = ((w if e is None else e) @ core.flatten(1)).reshape(rows, columns)
-        if rows >= 2 * columns:
-            e = (t if e is None else core.reshape(rows, columns)).mH @ t
-            grams.append(e)
-            if len(grams) == 1 and not _clear(grams):  # as it is, mostly, where one is not
-                return None
-        elif e is None:
-            w = triangle(t)
-        else:
-            return None
-    if e is None or not _clear(grams[1:]):
-        return None
-    return e[0].real.sqrt()
-
-
-def _clear(grams) -> bool:
-    """Whether Gram matrices are as good as what they are of: what rounding does to e = wᴴ w grows
-    by |w^-1|^2 in the directions that the cores to come may single out. Of nearly orthogonal
-    columns of one size |w| |w^-1| is about their number.
-    """
-    sizes: dict[int, list[Tensor]] = {}
-    for e in grams:
-        sizes.setdefault(e.shape[0], []).append(e)
-    for n, some in sizes.items():
-        w, failed = torch.linalg.cholesky_ex(torch.stack(some), upper=True)
-        inverse = torch.linalg.solve_triangular(w, torch.eye(n).to(w), upper=True)
-        size, over = (torch.linalg.vector_norm(m, dim=(1, 2)) for m in (w, inverse))
-        most = torch.stack([failed.max().to(size), (size * over).max(), size.max(), over.max()])
-        failures, condition, *ends = most.tolist()
-        if failures or not (condition < 8 * n and max(ends) < 2.0**300):
-            return False
-    return True
 
 
 def _triangle(t: Tensor) -> tuple[None, Tensor]:

@@ -87,7 +87,7 @@ def tt_complete(
     generator: draws the start and the held-out places; None: torch's global one.
 
     The value is the train with the least error on the held-out places, and growth ends when that no
-    longer falls: a claim about observed places, and none about a slice that no place is in. Errors
+    longer falls: it says nothing about a slice in which no place was observed. Errors
     are relative to the root mean square of all values. The train has the common dtype of the values
     and `init`; half precision is descended in float32. Raises ValueError or TypeError for wrong
     lengths, indices out of range, values that are not finite, two devices, and bad arguments.
@@ -198,8 +198,8 @@ class Entries:
         return float(residual.abs().square().sum()) / 2, _gauged(here, deltas)
 
     def step(self, h: Tangent) -> float:
-        """The minimum of the cost along x + t h, exact for entries are linear in t; h at the last
-        point of `cost_and_grad`."""
+        """The minimum of the cost along x + t h, exact because entries are linear in t; h at the
+        last point of `cost_and_grad`."""
         if self.here is None:
             raise ValueError("Entries.step: needs `cost_and_grad` to be called first, got none")
         left, right, residual = self.here

@@ -82,22 +82,22 @@ def tt_cross(
     quantized: the train has the modes of `digit_shape(shape)`, with each index in its prime digits;
         f still gets plain indices.
     pivots: "local" looks beside the fibers and at 50 fresh points in each sweep; "prrlu" also
-        searches globally before it claims anything, see below.
+        searches globally before it has converged, see below.
     device: where f is called; None: torch's default.
     generator: draws points; None: torch's global one.
 
     Where the budget is spent, or no pivot is found, before the error meets `rtol`, the train so far
     comes back with `converged=False`.
 
-    A tenth of the budget, at most 2000 points, is held out. The points that the search comes to,
-    the first pivot among them, no longer count. A claim needs 50 that are left, not all of them
-    zero, or all entries: what is missing is asked for anew, and without it `converged` is False
+    A tenth of the budget, at most 2000 points, is held out. Points that the search comes to, the
+    first pivot among them, no longer count. `converged` needs 50 points that are left, not all of
+    them zero, or all entries: missing points are drawn anew, and without them `converged` is False
     (and the error nan where no point is left). Where all entries are known the error is that of
-    all. A function that is zero at 200 000 points, or wherever the budget lets one look, is taken
-    for zero; that too is a claim.
+    all. A function that is zero at 200 000 points, or at all that the budget allows, is taken to be
+    zero, and that counts as converged.
 
     "prrlu" adds as many pivots as the error asks for, holds out a fifth less, and spends what is
-    saved on a global search: lines through the points that are missed most. It so finds a narrow
+    saved on a global search: lines through the points that are missed most. It thus finds a narrow
     peak far from the rest, where a sampled error sees nothing amiss, if one of the points or lines
     meets its skirts: where what it adds is above what is missed anyway.
 
@@ -206,10 +206,10 @@ def tt_argmax(tt: TT, *, beam: int = 100) -> tuple[tuple[int, ...], float]:
 
     From each end, the `beam` partial indices are kept whose slices of the tensor, x[i_0, ..., i_k,
     :, ..., :], have the largest norms, which an orthogonal train knows without looking further.
-    What is so found are entries of large modulus; where the largest of them, c, is negative, the
-    same is done for x - c >= 0. The best is moved along its fibers as long as that helps. Exact
-    where the beam holds all; otherwise a good guess, at 8 d n r^2 beam operations. Raises TypeError
-    for what is no real train, ValueError for entries that are not finite and for a beam under 1.
+    This finds entries of large modulus; where the largest of them, c, is negative, the same is done
+    for x - c >= 0. The best is moved along its fibers as long as that helps. Exact where the beam
+    holds all; otherwise a good guess, at 8 d n r^2 beam operations. Raises TypeError for anything
+    but a real train, ValueError for entries that are not finite and for a beam under 1.
 
     >>> from tensorlab import tt_svd
     >>> tt_argmax(tt_svd(torch.tensor([[1.0, -5.0], [3.0, 2.0]]), rtol=0.0))[0]

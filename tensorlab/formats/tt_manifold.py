@@ -253,8 +253,9 @@ def tt_minimize(
         direction h = -g ("gd")  or  -g + beta T h_old ("cg", Polak-Ribiere, beta >= 0)
         x <- retract(x + t h),   f(x) <= f(x_old) + 1e-4 t <g, h>   (Armijo)
 
-    T is `transport`. The first trial of t is where the last two steps let it expect, then the
-    minimum of the parabola through what was found, halved until Armijo holds.
+    T is `transport`. The first trial of t is extrapolated from the last two steps, the second is
+    the minimum of the parabola through what was found, and then t is halved until Armijo's rule
+    holds.
 
     f: TT -> real scalar tensor, see `riemannian_grad`.
     x0: the train to start from, whose ranks are kept.
@@ -263,8 +264,8 @@ def tt_minimize(
     max_iter: the most steps.
 
     history holds f, at x0 first; a descent that finds no lower point ends with `converged=False`.
-    Raises ValueError or TypeError for a bad argument, and for an f that is bad for
-    `riemannian_grad` at x0.
+    Raises ValueError or TypeError for a bad argument, and for an f that
+    `riemannian_grad` refuses at x0.
 
     >>> a = TT.randn((4, 5, 6), 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     >>> x0 = TT.randn((4, 5, 6), 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
@@ -306,8 +307,11 @@ def descend(
     """Yield (x, f(x), gradient), at the start and after each step; ends where no step finds a lower
     point.
 
-    f: TT -> number. value_and_grad: TT -> (f(x), gradient). first_step: direction -> the first t to
-    be tried; None: from the last step and the slopes.
+    f: TT -> number, to be minimized.
+    value_and_grad: TT -> (f(x), its Riemannian gradient, a `Tangent` at x).
+    x: the start; its ranks are kept.
+    method: "cg", conjugate gradients, or another word for steepest descent.
+    first_step: direction -> the first t to be tried; None: from the last step and the slopes.
     """
     value, g = value_and_grad(x)
     h, t, slope = -g, None, 0.0

@@ -138,7 +138,7 @@ def tt_marginal(tt: TT, modes, *, squared: bool = False) -> Tensor:
         p[i_a, i_b, ...] = sum over all other modes of p(i)
 
     modes: one mode or several different ones; the result has theirs, in that order, as its shape.
-    Raises ValueError for a mode that is not there, and for a marginal that is negative unless
+    Raises ValueError for a mode out of range, and for a marginal that is negative unless
     squared.
 
     >>> x = TT([torch.tensor([1.0, 3.0]).reshape(1, 2, 1)] * 500)
@@ -182,8 +182,8 @@ def tt_condition(tt: TT, given: Mapping[int, int], *, squared: bool = False) -> 
         p(rest | given) = x[rest, given] / sum over the rest,      squared: |x[rest, given]|^2 / ...
 
     given: {mode: index}, at least one mode stays free. The free modes keep their order, the ranks
-    do not grow. Raises ValueError for what is not there, and for a condition of probability zero
-    or, unless squared, below.
+    do not grow. Raises ValueError for a mode or index out of range, and for a condition whose
+    probability is zero or, unless squared, negative.
 
     >>> x = TT([torch.tensor([[1.0, 3.0]]).reshape(1, 2, 1)] * 3)
     >>> tt_condition(x, {1: 0}).to_dense()

@@ -43,8 +43,8 @@ class Holding(nn.Module, Generic[W]):
 
     @torch.no_grad()
     def set_weight(self, weight: W) -> None:
-        """Put another weight of the same kind in, its ranks may differ: the `Parameter` objects
-        stay, their gradients go.
+        """Put in another weight of the same kind, whose ranks may differ: the `Parameter` objects
+        stay, their gradients are dropped.
 
         It may be called while graphs are alive, and under DistributedDataParallel by all processes
         alike: its next forward takes the new ranks in. The state that an optimizer keeps is the
@@ -143,7 +143,7 @@ def reshaped(parameters: Sequence[Tensor], stored: Sequence[Tensor | None]) -> b
 
 def set_tensors(module: nn.Module, parameters: list[Tensor], tensors: list[Tensor]) -> None:
     """Give each parameter of a module the numbers of a tensor of its dtype and device, of any
-    shape; the `Parameter` objects stay, their gradients go.
+    shape; the `Parameter` objects stay, their gradients are dropped.
 
     A graph made before is stale: its backward raises RuntimeError, as it does after an optimizer's
     step. DistributedDataParallel takes the new shapes in at its next forward. Raises ValueError for

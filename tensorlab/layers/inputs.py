@@ -1,4 +1,4 @@
-"""What the linear layers of a model are given: few vectors that stand for all inputs of data."""
+"""The inputs of the linear layers of a model: few vectors that represent all inputs of data."""
 
 from collections.abc import Callable
 

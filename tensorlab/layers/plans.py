@@ -21,8 +21,8 @@ BACKWARDS = ("autograd", "full einsum", "full matrix", "environment", "recompute
 
 
 class Machine(NamedTuple):
-    """What the choice of a plan knows of a machine; for one in between, the order of the plans is
-    what matters."""
+    """What the choice of a plan knows of a machine. The numbers need not be exact, since only the
+    order of the plans matters."""
 
     rate: float  # operations a second of a large product in float32
     half: float  # size of a side at which a product of matrices runs at half that speed
@@ -276,7 +276,15 @@ def choose_plan(
     shapes, batch: int, itemsize: int, kind: str, strategy: str
 ) -> tuple[Path, str, Path]:
     """What `strategy` names, and the fastest for the rest: the forward path, the way to
-    differentiate, and the path of the gradient. Raises ValueError for an unknown strategy.
+    differentiate, and the path of the gradient.
+
+    shapes: of the cores, (r_left, out, in, r_right) each, as tuples.
+    batch: the number of tokens.
+    itemsize: bytes of a number.
+    kind: of the device, as `torch.device.type`.
+    strategy: as in `propagate`.
+
+    Raises ValueError for an unknown strategy.
 
     >>> choose_plan(((1, 4, 4, 2), (2, 4, 4, 1)), 8, 4, "cpu", "left")[1]
     'recompute'

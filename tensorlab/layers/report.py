@@ -116,7 +116,7 @@ def layer_report(
     outputs. Listed are linear layers, convolutions and embeddings: dense ones, those whose `weight`
     is a format or quantized, and those that compute it from parts, such as a layer with an adapter
     or a chain of convolutions, in one row. A layer that is in two places is listed once, and
-    what two layers share is counted in the first row. Of packed indices the bytes are counted. The
+    what two layers share is counted in the first row. For packed indices the bytes are counted. The
     projections inside `nn.MultiheadAttention` are not listed. Printed, the report names the trains
     that two linear layers of as many numbers beat (`LayerRow.beaten`).
 

@@ -111,8 +111,18 @@ def replace(
     make: Callable[[str, Any], nn.Module],  # from a name and a layer of the kind
     kind: Kind,
 ) -> nn.Module:
-    """Put make(name, layer) in the place of every layer of a kind that `names` chooses, as
-    `replace_linear` says; changes the model and returns it."""
+    """Put make(name, layer) in the place of every layer of a kind that `names` chooses, with the
+    care that `replace_linear` lists; changes the model and returns it.
+
+    who: the function that the user called, for errors and warnings.
+    model: whose layers are replaced.
+    names: a pattern of `fnmatch`, several of them, or a predicate (name, layer) -> bool.
+    make: (name, layer) -> the new module.
+    kind: the layers that may be chosen, such as `LINEAR` of `select`.
+
+    Raises ValueError if `names` chooses nothing, or as make does, with the layer's name; TypeError
+    if make returns something other than a module.
+    """
     chosen = choose(who, model, names, kind)
     chosen = fit(who, chosen, unfit_layers(chosen) | tied_layers(model, chosen))
     made = {}

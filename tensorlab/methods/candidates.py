@@ -100,8 +100,8 @@ def choices_of(layer: Layer, families, generator: torch.Generator | None = None)
 
     Losses of low rank are those of the spectrum; those of factors in bits add an error per factor
     that is measured at one rank; the others are measured. Their order is one, whatever that of
-    `families`, so that ties fall alike in each process. Raises ValueError for a family that there
-    is not.
+    `families`, so that ties fall alike in each process. Raises ValueError for an unknown
+    family.
     """
     if odd := [f for f in families if f not in FAMILIES]:
         raise ValueError(f"compress: needs families of {', '.join(FAMILIES)}, got {odd[0]!r}")

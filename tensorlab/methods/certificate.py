@@ -67,10 +67,17 @@ def certify(
 ) -> Certificate:
     """The change of a model's outputs when layers give way to others; the model is not changed.
 
-    made: {name: the layer in its place}. together: those that are measured at once, None the same;
-    with an empty `made` there is no forecast (0). outputs: "vectors" or "classes" (logits);
-    examples on the first axis. doubts: those that the caller knows of. One pass for
-    each layer and two more.
+    model: it runs in eval.
+    made: {name: the layer that takes its place}, each measured alone for the forecast; where it is
+        empty the forecast is 0.
+    batches: an iterable of batches, read once.
+    together: the layers that are measured all at once; None: those of `made`.
+    outputs: what the model gives, "vectors" or "classes" (logits), with examples on the first axis.
+    forward: (model, batch) -> outputs; None: as `calibrate` does it.
+    doubts: sentences that the caller adds to those of the certificate.
+    generator: draws the resamples; None: torch's global one.
+
+    The model runs once for each layer of `made` and twice more on each batch.
 
     >>> model = nn.Sequential(nn.Linear(2, 2, bias=False))
     >>> half = nn.Linear(2, 2, bias=False)
@@ -114,7 +121,7 @@ def _certificate(each, size, others, outputs, doubts, generator) -> Certificate:
 
     value, measured = float(forecast(all_of)), float(share(each[""], all_of))
     if n < ENOUGH:
-        doubts += (f"{n} examples, of which {ENOUGH} would do",)
+        doubts += (f"{n} examples, where {ENOUGH} are needed",)
     if outputs == "vectors" and value > 0.5:
         doubts += (f"a forecast of {value:.2g}, where changes of layers no longer add up",)
     if each.keys() - {""} and abs(value - measured) > FAR * measured:
@@ -132,7 +139,7 @@ def _certificate(each, size, others, outputs, doubts, generator) -> Certificate:
 
 
 def output_of(who: str, z) -> Tensor:
-    """The outputs; TypeError for what is no tensor of examples."""
+    """The outputs; raises TypeError for anything but a tensor of examples."""
     if not isinstance(z, Tensor) or z.ndim < 2:
         got = f"shape {tuple(z.shape)}" if isinstance(z, Tensor) else type(z).__name__
         raise TypeError(f"{who}: needs a forward that gives a tensor (examples, ...), got {got}")
@@ -140,7 +147,8 @@ def output_of(who: str, z) -> Tensor:
 
 
 def distances(z: Tensor, full: Tensor, outputs: str) -> Tensor:
-    """Of each example, summed over its vectors; for classes the mean divergence of its answers."""
+    """The squared distance of each example, summed over its vectors; for classes the mean
+    divergence of its answers."""
     z, full = z.double(), full.double()
     if outputs == "vectors":
         return (z - full).square().flatten(1).sum(1)
@@ -149,7 +157,7 @@ def distances(z: Tensor, full: Tensor, outputs: str) -> Tensor:
 
 
 def exchanged(model: nn.Module, made: dict[str, nn.Module], run: Callable) -> Tensor:
-    """What `run` gives while other layers answer in the place of some."""
+    """What `run` gives while other layers answer instead of some."""
     hooks = []
 
     def answer(new):

@@ -60,7 +60,7 @@ class QuantizedEmbedding(HoldsCodes):
     """ids (...,) -> (..., width): rows of a quantized table; no other row is decoded.
 
     weight: of "uniform" or "kmeans", one group for each row, whole bytes for each row. Raises
-    ValueError for another, and for ids out of range, TypeError for ids that are no integers.
+    ValueError for another weight and for ids out of range, TypeError for ids that are not integers.
 
     >>> table = quantize(torch.eye(4, 8), 8, method="uniform", group="channel")
     >>> QuantizedEmbedding(table)(torch.tensor([2])).round().tolist()
@@ -110,7 +110,10 @@ def quantize_rows(table: Tensor, bits: int) -> Quantized:
 
 
 def coded(w: Tensor, moment: Tensor, bits: int, damping: float, generator=None) -> Quantized:
-    """`quantize_with_feedback` of any matrix: in pairs where they are to be had."""
+    """`quantize_with_feedback` of any matrix: method "pairs" where it is possible, else "rotate".
+
+    w, moment, bits, damping, generator: as in `quantize_with_feedback`.
+    """
     method = "pairs" if bits <= 4 and w.shape[1] % 2 == 0 else "rotate"
     options = dict(method=method, damping=damping, generator=generator)
     return quantize_with_feedback(w, moment, bits, **options)
@@ -122,7 +125,9 @@ def factors_with_feedback(
 ) -> tuple[Quantized, Quantized]:
     """u and v of `low` in bits, such that |(w - u v) C| is small, C Cᵀ = moment.
 
-    w: what they stand for, (out, in). moment, damping: as in `quantize_with_feedback`.
+    w: the matrix that u v approximates, (out, in).
+    low: the factors to start from; v is quantized first, and u solved for what v became.
+    moment, bits, damping, generator: as in `quantize_with_feedback`.
 
     >>> w, g = torch.diag(torch.arange(8.0)), torch.Generator().manual_seed(0)
     >>> u, v = factors_with_feedback(w, LowRank.from_dense(w, 4), torch.eye(8), 8, generator=g)

@@ -20,8 +20,8 @@ logarithm. Both integrate over variables core by core, so marginals, conditional
 exact [Dolgov2020].
 
 Where single variables have peaks and jumps, each goes first through its own distribution function
-u_k = F_k(x_k), piecewise linear on cells (`Margins`), and the train is left with how they hang
-together: p(x) = p(u) prod_k F_k'(x_k).
+u_k = F_k(x_k), piecewise linear on cells (`Margins`), and the train describes how they depend
+on each other: p(x) = p(u) prod_k F_k'(x_k).
 
 Splines end where the data end. A small share of the mass lies in a wide density that is nowhere
 zero (`Background`), so that every row has a likelihood; it is a product over the variables, so all

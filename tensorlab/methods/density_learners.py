@@ -74,7 +74,7 @@ class _Best:
         self.history: list[tuple[int, float, float]] = []
 
     def see(self, step: int, value: float, trains: Callable[[], list]) -> None:
-        """Take a value down, and the trains with it if they are better than all before."""
+        """Record a value, and keep the trains if they are better than all before."""
         self.history.append((step, self.task.seconds(), value))
         if value > self.value:
             self.kept, self.value = trains(), value
@@ -110,7 +110,14 @@ def product_mixture(
         gamma[n, r] ~ share_r prod_k p_rk(x_nk);   share <- mean gamma
         w_i <- w_i / (c_i sum_n gamma_n) sum_n gamma_n b_i(x_n) / p(x_n)
 
-    The coefficients keep one per mille of the uniform density. Started from the cells of k-means.
+    where: the rows x in the basis of `splines`.
+    splines: the bases of the d variables.
+    rank: R, the number of products.
+    steps: of EM, at least one.
+    x: (n, d), the rows; EM starts from their cells under k-means.
+    generator: draws the start of k-means; None: torch's global one.
+
+    The coefficients keep one thousandth of the uniform density.
     """
     n, d, width = where.values.shape
     tiny = torch.finfo(x.dtype).tiny
@@ -229,10 +236,18 @@ def natural_sweep(cores: list, roots, order, where: Where, weight: Tensor, judge
     The direction from G is H - G, for p = q^2 of norm 1 has the Fisher information 4 times the
     metric of L2. On the line q_t(x_n) is linear in t, so it is searched without further passes over
     the data; t is the best for the rows of `judge` in place of w. Rows that did not make H keep a
-    step from following their noise. cores: whitened, G' = Cᵀ G with D = C Cᵀ
-    (`roots`), right-orthonormal but the first; they end left-orthonormal but the last. weight,
-    judge: (n,) >= 0. phi_n / q(x_n) does not change with the size of phi_n, so rows are kept at
-    norm 1; a q that is small beside theirs counts as no smaller than 1% of its root mean square.
+    step from following their noise.
+
+    cores: of the train, (r, m, q) each, whitened, G' = Cᵀ G with D = C Cᵀ, and right-orthonormal
+        but for the first; they end left-orthonormal but for the last.
+    roots: the C of each variable.
+    order: the variable of each mode.
+    where: the rows in the spline basis.
+    weight: w, (n,) >= 0, of the rows that make H.
+    judge: (n,) >= 0, of the rows that choose t.
+
+    phi_n / q(x_n) does not change with the size of phi_n, so rows are kept at norm 1; a q that is
+    small beside theirs counts as no smaller than 1% of its root mean square.
     """
     n, d = len(weight), len(cores)
     local = lambda core, k: active_slices(

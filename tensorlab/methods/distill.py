@@ -22,8 +22,8 @@ def drop_blocks(model: nn.Module, name: str, kept) -> nn.Module:
     """Keep some blocks of the `nn.ModuleList` or `nn.Sequential` of a name; changes the model and
     returns it.
 
-    kept: numbers of blocks, ascending. Raises ValueError for a name of something else, or numbers
-    that are not ascending or not there.
+    kept: numbers of blocks, ascending. Raises ValueError for a name of something else, and for
+    numbers that are not ascending or out of range.
 
     >>> blocks = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 3))
     >>> model = nn.ModuleDict({"blocks": blocks})
@@ -63,10 +63,15 @@ def distill(
 ) -> Iterator[float]:
     """One step for each batch toward the outputs of a teacher; yields the losses.
 
-    forward(model, batch): the outputs, as in `calibrate`. loss(z, z_teacher): None is the mean over
-    vectors of |z - z_teacher|². clip: the largest norm of a gradient. The teacher runs in eval and
-    without a gradient; modes of the student and rates, which a scheduler may change between steps,
-    are the caller's. Raises ValueError for outputs of two shapes and a loss without a gradient.
+    student: the model that is trained, in the mode that the caller has set.
+    teacher: it runs in eval and without a gradient.
+    batches: an iterable of batches, read once.
+    optimizer: of the student; a scheduler may change its rates between the steps.
+    forward: (model, batch) -> outputs; None: as `calibrate` does it.
+    loss: (z, z_teacher) -> a number; None: the mean over vectors of |z - z_teacher|².
+    clip: the largest norm of a gradient; a larger one is scaled to it.
+
+    Raises ValueError for outputs of two shapes and a loss without a gradient.
 
     >>> student, teacher, x = nn.Linear(4, 2), nn.Linear(4, 2), torch.randn(32, 4)
     >>> adam = torch.optim.Adam(student.parameters(), 0.1)

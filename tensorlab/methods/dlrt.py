@@ -106,10 +106,14 @@ def truncate(
     """The leading singular values of W = U S Vᴴ, from those of S: P Σ Qᴴ = S, U P[:, :r], Σ[:r], V
     Q[:, :r].
 
-    rule "tail": r = min { r : |σ_{r+1:}| <= θ |σ| }, so the relative error is at most θ. rule
-    "sum": as many as exceed θ Σσ. Then min_rank <= r <= max_rank, as far as there are nonzero
-    values. theta None: the rank stays and S turns diagonal. Returns the LowRank and P[:, :r]ᴴ, Q[:,
-    :r]ᴴ.
+    w: with three factors, U and V orthonormal.
+    theta: θ, relative to the singular values; None: the rank stays and S turns diagonal.
+    rule: "tail", r = min { r : |σ_{r+1:}| <= θ |σ| }, so the relative error is at most θ; or "sum",
+        as many as exceed θ Σσ.
+    min_rank: the smallest r, as far as there are so many nonzero values.
+    max_rank: the largest r; None: no cap.
+
+    Returns the LowRank and P[:, :r]ᴴ, Q[:, :r]ᴴ.
 
     >>> w = LowRank(torch.eye(5, 3), torch.eye(4, 3), torch.diag(torch.tensor([4.0, 3.0, 0.1])))
     >>> truncate(w, 0.1)[0].s.diagonal(), truncate(w, 0.5, rule="sum")[0].s.diagonal()
@@ -174,7 +178,7 @@ def usv_step(w: LowRank, flow: Callable[[Tensor], Tensor], h: float) -> LowRank:
 
         S' = Uᴴ F V,   U' = (1 - U Uᴴ) F V S⁻¹,   V' = (1 - V Vᴴ) Fᴴ U S⁻ᴴ,   F = flow(W)
 
-    Here only to be compared with: S⁻¹ makes it fail where a singular value is smaller than about h.
+    It is here for comparison: S⁻¹ makes it fail where a singular value is smaller than about h.
 
     >>> w = LowRank.from_dense(torch.eye(3, 2).double(), rank=2).orthogonal()
     >>> torch.allclose(usv_step(w, lambda x: -x, 0.1).to_dense(), 0.9 * w.to_dense())

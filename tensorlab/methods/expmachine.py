@@ -101,7 +101,7 @@ class ExponentialMachine(Estimator):
     categorical: columns that hold codes of categories; one that `fit` has not seen has only the
         entry 1.
     init: "linear", the products are of (1, spread N(0, 1)) with small weights; "screened", they are
-        those of 2 to `order` numeric columns that go best with what the linear model leaves over
+        those of 2 to `order` numeric columns that correlate most with the linear model's residual
         (`screen_interactions`), with fitted weights; categorical columns are left out of them.
     order: the most columns in a screened product.
     method: "adam", all cores on batches; "riemannian", conjugate gradients on the manifold with
@@ -463,8 +463,14 @@ def linear_start(
         y(x) ~ (prod_k (1 + h w_k x_k) - 1) / h + b + sum_j c_j prod_k phi_k F_k[:, j]
         h = 0.1 / max |w|
 
+    phi: the features of each column, (n, n_k), as from `features`.
+    sign: the classes, (n,), as 1 and -1.
+    rank: of the CP, at least 2.
+    spread: the standard deviation of the random entries of its factors.
+    generator: draws them; None: torch's global one.
+    ridge: the weight of |w|^2 / 2 in the logistic model.
     terms: F, factors (n_k, q) of products whose c is fitted together with w; what is left of `rank`
-    - 2 is random and small.
+        - 2 is random and small. None: all of it is.
     """
     q = 0 if terms is None else min(rank - 2, terms[0].shape[1])
     table = _linear_table(phi)
@@ -490,11 +496,20 @@ def linear_start(
 def screened_terms(
     x: Tensor, phi: list[Tensor], sign: Tensor, numeric: list[int], order: int, count: int
 ) -> list[Tensor]:
-    """The `count` products of standardized columns that go best with the residual of the linear
-    model [FanLv2008].
+    """The `count` products of standardized columns that correlate most with the residual of the
+    linear model [FanLv2008].
 
-    Factors (n_k, q), q <= count: column j holds (-mean_k, 1) / deviation_k where k is in the set
-    S_j, else (1, 0, ...). Products of 2 to `order` of the columns `numeric` are screened.
+        y(x) ~ prod_{k in S_j} (x_k - mean_k) / deviation_k,        j = 1, ..., q
+
+    x: (n, d), the columns.
+    phi: their features, (n, n_k), as from `features`.
+    sign: the classes, (n,), as 1 and -1.
+    numeric: the columns that a product may have.
+    order: the most columns in a product, which has at least 2.
+    count: the most products.
+
+    Returns factors (n_k, q), q <= count: column j of the k-th holds (-mean_k, 1) / deviation_k
+    where k is in the set S_j, else (1, 0, ...).
     """
     table = _linear_table(phi)
     residual = sign * (-sign * (table @ logistic(table, sign))).sigmoid()

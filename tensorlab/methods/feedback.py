@@ -41,10 +41,15 @@ def quantize_with_feedback(
     """A weight in few bits with a small |(w - w_q) C|, C Cᵀ = moment, where `quantize` has a small
     |w - w_q|.
 
-    w: (out, in), real; an even number of inputs for "pairs". moment: (in, in), a second moment of
-    the inputs, of any size. damping: δ, .1 where there are fewer than two tokens for each input.
-    The rest as in `quantize`. Raises ValueError for a method without a rotation, an odd number of
-    inputs, a moment that does not fit.
+    w: (out, in), real; for "pairs" the number of inputs must be even.
+    moment: (in, in), a second moment of the inputs, sum or mean.
+    bits, generator: as in `quantize`.
+    method: "rotate" or "pairs"; None: "pairs" up to 4 bits, "rotate" above.
+    damping: δ, in units of the mean of the moment's diagonal; 0.1 is better where there are fewer
+        than two tokens for each input (`damping_of`).
+
+    Raises ValueError for a method without a rotation, an odd number of inputs for "pairs" and a
+    moment that does not fit.
 
     >>> g = torch.Generator().manual_seed(0)
     >>> w, x = torch.randn(32, 32, generator=g), torch.randn(99, 32, generator=g)
@@ -76,7 +81,9 @@ def feedback_layers(
 ) -> nn.Module:
     """Quantize the layers of `calibrate` with feedback; changes the model and returns it.
 
-    damping is that of `damping_of`.
+    model: whose linear layers are quantized.
+    statistics: of `calibrate`, by the names of the layers.
+    bits, method, generator: as in `quantize_with_feedback`; its damping is that of `damping_of`.
 
     >>> from tensorlab.methods.weighted import calibrate
     >>> model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 4))
@@ -96,7 +103,7 @@ def feedback_layers(
 
 
 def distance_of(w: Tensor, weight: Quantized) -> float:
-    """|w - w_q| / |w|, 0 of zeros."""
+    """|w - w_q| / |w|; 0 for zeros."""
     a, b = widen(w), widen(weight.to_dense())
     size = float(a.norm())
     return float((a - b).norm()) / size if size else 0.0

@@ -26,8 +26,13 @@ class LowRankOptimizer(torch.optim.Optimizer, ABC):
 
         p <- (1 - lr weight_decay) p - lr direction(∂loss/∂p)
 
-    rank: of all matrices, or of a group; None: AdamW for the group, as embeddings want it. Raises
-    ValueError for a rank, a rate or an average out of range.
+    params: parameters, or groups of them.
+    lr: the learning rate.
+    rank: of all matrices, or of a group; None: AdamW for the group, as embeddings want it.
+    betas, eps, weight_decay: those of `torch.optim.AdamW`.
+    more: further options that a group may set, with their defaults.
+
+    Raises ValueError for a rank, a rate, an average, an eps or a decay out of range.
     """
 
     def __init__(self, params, lr: float, *, rank: int | None, betas, eps, weight_decay, **more):

@@ -29,8 +29,8 @@ BLOCK = 1 << 16  # numbers that are transformed at a time
 
 @dataclass(frozen=True)
 class Rotation:
-    """An orthogonal Q on the last modes of a tensor, of which only this line is stored; Q = Q1 ⊗ Q2
-    on two of them.
+    """An orthogonal Q on the last modes of a tensor, stored as no more than kind, shape and seed;
+    Q = Q1 ⊗ Q2 on two modes.
 
     kind: "dct" (random signs, then the cosine transform, O(N log N), any size); "hadamard" and
     "butterfly" (powers of two, O(N log N)); "orthogonal" (Haar, dense, O(N^2)); "householder" (one

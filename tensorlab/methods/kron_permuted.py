@@ -4,7 +4,7 @@
 
 In turn: the factors by one SVD (`kron_svd`), then the rows by an exact assignment, whose cost of
 putting row i of w in the place of row j of the sum is -<w_i, m_j>, then the columns. No step raises
-the error; where it ends depends on the start, so there are several.
+the error; where it ends depends on the start, so several starts are tried.
 """
 
 import math

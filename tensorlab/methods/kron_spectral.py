@@ -14,7 +14,7 @@ of the manifold there. With u orthonormal and v = y t an orthonormal basis of th
     tangent vectors:        a vᴴ + u bᴴ                          of the same length as [a; b]
     projection of z:        a = (1 - u uᴴ) z v,  b = zᴴ u
 
-All moves and gradients of a problem so lie in one linear space, as L-BFGS [LiuNocedal1989] needs.
+All moves and gradients of a problem thus lie in one linear space, as L-BFGS [LiuNocedal1989] needs.
 """
 
 import math
@@ -62,9 +62,9 @@ class SpectralFit(Fit[Kronecker]):
     """A `Fit` in the spectral norm; its history holds the relative error at each iterate.
 
     error: the spectral norm of w - value. bound: no sum of so many products has a smaller error.
-    certificate: neither has any with the left factors of `value` and any right ones, or the
-    reverse, a smaller error than this. exponents: p at each iterate. Errors are weighted where
-    inputs were.
+    certificate: no sum with the left factors of `value` and any right ones, or with its right
+    factors and any left ones, has a smaller error than this. exponents: p at each
+    iterate. Errors are weighted where inputs were.
 
         bound <= |w - best sum|_2 <= |w - value|_2 = error
 
@@ -110,10 +110,10 @@ def kron_spectral(
     rank: how many products.
     inputs: (samples, in); given, the error is the largest one of outputs over these inputs,
         |(w - value) (inputsᵀ inputs / samples)^(1/2)|_2.
-    tol: the search has converged when the certificate is so near to the error, relative to it.
+    tol: the search has converged when the certificate is within this share of the error.
     p_max: the largest exponent; 2 is the Frobenius norm, over inputs too.
     max_iter: the most steps from one start.
-    starts: so many searches, the first from w and the others from w with noise.
+    starts: the number of searches, the first from w and the others from w with noise.
     generator: draws the noise; None: torch's global one.
 
     Raises ValueError or TypeError for a bad matrix, shape, rank or number.
@@ -140,10 +140,15 @@ def kron_spectral(
 def kron_alternating(
     w: Tensor, left, rank: int, *, sweeps: int = 5, tol: float = 0.01, p_max: float = 256
 ) -> SpectralFit:
-    """`kron_spectral` by the way known before: right factors for fixed left ones, then the reverse.
+    """`kron_spectral` by the older method: right factors for fixed left ones, then the reverse.
 
-    Each half is a convex problem, solved here by the same continuation; slow, a baseline. Arguments
-    and errors as there. sweeps: how often each half is solved.
+    Each half is a convex problem, solved here by the same continuation. It is slow, and serves as a
+    baseline.
+
+    w, left, rank, tol, p_max: as in `kron_spectral`.
+    sweeps: how often each half is solved.
+
+    Raises ValueError or TypeError as `kron_spectral`.
 
     >>> kron_alternating(torch.eye(4), (2, 2), 1, sweeps=1).error < 1e-6
     True
@@ -313,7 +318,7 @@ class Chart(NamedTuple):
 
 
 class Point(NamedTuple):
-    """One or several sums of Kronecker products, each of its own sizes, added up."""
+    """One or several sums of Kronecker products, each with other sizes, added up."""
 
     parts: tuple[Sum, ...]
 
@@ -409,7 +414,14 @@ class Problem(NamedTuple):
 
 
 def points(problem: Problem, sizes: Sizes, rank: int, many: int, generator) -> Iterator[Point]:
-    """The nearest sum in the Frobenius norm, then those of w with noise of twice its size."""
+    """The nearest sum in the Frobenius norm, then those of w with noise of twice its size.
+
+    problem: whose w is approximated.
+    sizes: of the factors.
+    rank: the number of products.
+    many: how many points are yielded.
+    generator: draws the noise; None: torch's global one.
+    """
     w = problem.w
     size = 2 * torch.linalg.vector_norm(w) / math.sqrt(w.numel())
     for k in range(many):
@@ -495,7 +507,7 @@ class Search:
         return _Spectrum(self.problem.weighted(self.problem.w - point.dense()), p)
 
     def _use(self, p: float) -> None:
-        """Go on from here with an exponent, in coordinates of its own."""
+        """Go on from here with an exponent, in new coordinates."""
         self.spectrum.use(p)
         self.charts = Charts.of(self.point, self.side)
         self.point = self.charts.base
@@ -570,8 +582,8 @@ def _two_loops(gram, k: int):
 
 
 def scaled_problem(who: str, w: Tensor, inputs: Tensor | None = None) -> Problem:
-    """The problem for w scaled by a power of two; refuses what is no matrix, or inputs that do not
-    fit."""
+    """The problem for w scaled by a power of two; refuses what is not a matrix, and inputs that do
+    not fit."""
     check_matrix(who, w, rank=1)  # nothing is cut
     y, exponent = near_one(widen(w.detach()))
     if inputs is None:
@@ -606,7 +618,7 @@ def divisors(n: int) -> list[int]:
 
 
 def most_terms(sizes: Sizes) -> int:
-    """So many terms hold every matrix."""
+    """The number of terms that holds every matrix."""
     return min(sizes.m * sizes.n, sizes.rows * sizes.columns)
 
 

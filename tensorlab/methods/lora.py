@@ -298,7 +298,7 @@ def load_lora_state_dict(model: nn.Module, state: dict[str, Tensor]) -> nn.Modul
 
 def save_lora(path, model: nn.Module) -> None:
     """Write the adapters, and nothing of the frozen model, to a safetensors file; kinds and scales
-    stand in its metadata.
+    are in its metadata.
 
     >>> from tempfile import mkdtemp
     >>> path, model = mkdtemp() + "/adapter.safetensors", nn.Sequential(nn.Linear(6, 4))

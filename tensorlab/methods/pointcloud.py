@@ -253,7 +253,7 @@ def tt_cloud(
     points: (n, D).
     shape: (n_1, ..., n_d), of any product.
     rank: one integer for all bonds, or one for each.
-    wasserstein, neighbors, hierarchy: the weights of the losses; the last keeps prefixes clusters,
+    wasserstein, neighbors, hierarchy: the weights of the losses; the last makes prefixes clusters,
         so that `tt_nearest` finds its way.
     steps: of Adam.
     lr: its rate.
@@ -293,6 +293,11 @@ def tt_cloud_steps(
     generator: torch.Generator | None = None,
 ):
     """`tt_cloud` step by step: yields the train and its loss, beginning with the start.
+
+    points, shape, rank: as in `tt_cloud`.
+    wasserstein, neighbors, hierarchy: as in `tt_cloud`.
+    steps, lr, directions, batch: as in `tt_cloud`.
+    init, generator: as in `tt_cloud`.
 
     >>> x = torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
     >>> len(list(tt_cloud_steps(x, (2, 4), 2, steps=3)))

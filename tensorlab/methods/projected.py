@@ -161,8 +161,8 @@ def balanced(w: LowRank) -> LowRank:
 
 
 class FactorSGD(TrainingMethod):
-    """Trains what there is by gradient steps: all parameters at once, or first the left factors,
-    then the right ones.
+    """Plain gradient steps: on all parameters at once, or first on the left factors, then on the
+    right ones.
 
     model: with layers on a `LowRank` of two factors, or on none. alternate: two evaluations a step:
     in the first all of u and all else move, in the second all of v. Its effective step in W = U Vᴴ

@@ -7,7 +7,7 @@ that learns where to look.
     p(i) = p_0(i_0) p_1(i_1 | i_0) ... ,      p_k(j | i_0..i_{k-1}) ∝ |q_k G_k[j] z_{k+1}|
     q_{k+1} = q_k G_k[i_k] from the left,     z_k = sum_j G_k[j] z_{k+1} from the right
 
-For cores without a minus p = P / sum P. Steps bring minus signs in; then p is another
+For cores without negative entries p = P / sum P. Steps bring minus signs in; then p is another
 autoregressive distribution, as exactly normalized, and what is drawn is what is scored. No scale
 matters, so q and z are brought to size 1 at every mode.
 

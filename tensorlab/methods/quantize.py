@@ -93,8 +93,8 @@ class QuantizedLinear(HoldsCodes):
     """y = x w_qᵀ + bias: (..., in) -> (..., out).
 
     weight: the matrix, whose parts are buffers, as `HoldsCodes` says. bias: (out,) or None; it is
-    copied and becomes a parameter. Raises TypeError or ValueError for a weight or a bias that is
-    neither.
+    copied and becomes a parameter. Raises TypeError for a weight that is not
+    `Quantized`, ValueError for a bias of another shape.
 
     >>> layer = nn.Linear(32, 16)
     >>> QuantizedLinear(quantize(layer.weight), layer.bias)(torch.ones(3, 32)).shape
@@ -140,9 +140,8 @@ def quantize_model(
         bool.
     bits, method, group, q, generator: as in `quantize`.
 
-    What each layer stores, and how far it is from the layer before, says
-    `layer_report(model, reference)`; `layer.weight.converged` says whether Kashin's iteration ended
-    in time.
+    `layer_report(model, reference)` tells what each layer stores and how far it is from the layer
+    before; `layer.weight.converged` tells whether Kashin's iteration ended in time.
 
     Modes, hooks and the bias stay; layers that share a weight share the quantized one. A layer
     whose weight something else holds too, such as an embedding, or whose class overrides `forward`,

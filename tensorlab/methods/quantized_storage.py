@@ -70,7 +70,14 @@ def load_quantized(path, model: nn.Module) -> nn.Module:
 
 
 def write_checked(who: str, path, tensors: dict[str, Tensor], what: str, layers: dict) -> None:
-    """Tensors and what is told of their layers, with a checksum over both."""
+    """Write tensors and a description of their layers, with a checksum over both.
+
+    who: the function that the user called, for the error.
+    path: of the file, which is written whole or not at all.
+    tensors: by name.
+    what: the key of the description in the file's header.
+    layers: the description, of what JSON can hold.
+    """
     about = json.dumps(layers, sort_keys=True)
     write(who, path, tensors, {what: about, "sha256": _checksum(tensors, about)})
 

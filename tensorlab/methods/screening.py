@@ -1,4 +1,4 @@
-"""Which products of columns go with a residual, out of all products of up to six or so of them
+"""Which products of columns correlate with a residual, out of all products of about six at most
 [FanLv2008].
 
 Sure independence screening: the correlation of each candidate alone, and the largest ones are kept.
@@ -29,8 +29,8 @@ CHUNK = 1 << 21  # numbers of a table of products, by which rows are taken at a 
 def screen_interactions(
     x: Tensor, residual: Tensor, order: int, count: int
 ) -> list[tuple[tuple[int, ...], float]]:
-    """The `count` sets of 2 to `order` columns whose products go best with a residual, and their
-    correlations [FanLv2008].
+    """The `count` sets of 2 to `order` columns whose products correlate most with a residual, and
+    their correlations [FanLv2008].
 
         correlation(S) = <residual, p_S> / (|residual| |p_S|)
         p_S = prod_{k in S} z_k,     z = (x - mean) / deviation

@@ -206,9 +206,13 @@ def spline_edges(
     """Edges (d, basis - degree + 1) for data (n, d), over their range and a share `margin` of it on
     both sides.
 
-    knots: "uniform", or "quantile": where half of the empirical and half of the uniform
-    distribution function is even, so that no interval is longer than two uniform ones and as many
-    lie where the data lie.
+    x: (n, d).
+    basis: the number of functions of each variable.
+    degree: of the splines.
+    knots: "uniform"; or "quantile", at equal steps of the mean of the empirical and the uniform
+        distribution function, so that no interval is longer than two uniform ones and there are
+        more of them where the data lie.
+    margin: the share of the range that is added on each side.
 
     >>> spline_edges(torch.tensor([[0.0], [1.0]]), 4, 2, "uniform", 0.0)
     tensor([[0.0000, 0.5000, 1.0000]])
@@ -244,6 +248,10 @@ def invert(
     was negative.
 
     y: (n, m, s), coefficients of the density |sum_i b_i y_i|^2, or sum_i b_i y_i with s = 1.
+    pieces: of the variable, (K, q + 1, q + 1), as in `Splines`.
+    edges: of its intervals, (K + 1,).
+    squared: whether the density is the square.
+    u: (n,), in 0..1.
     """
     q = pieces.shape[-1] - 1
     z = torch.einsum(

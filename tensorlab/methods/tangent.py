@@ -84,7 +84,7 @@ def output_svd(c: Tensor, moment: Tensor | None = None, ridge: float = RIDGE):
 def affordable(
     sigma: dict[str, Tensor], price: dict[str, int], numbers: float, least: int = 2
 ) -> dict[str, int]:
-    """Ranks that spend at most these numbers: the best share σ²/|σ|² for its price first, 0 in a
+    """Ranks that spend at most these numbers: the best share σ²/|σ|² for its cost first, 0 in a
     layer of zeros, at least `least` for each layer.
 
     >>> sigma = {"a": torch.tensor([2.0, 1.0, 0.1]), "b": torch.tensor([1.0, 1.0, 1.0])}
@@ -144,11 +144,15 @@ def factors(u: Tensor, s: Tensor, v: Tensor, least: float = 0.0) -> LowRank:
 
 def moved(left: dict, right: dict, old: LowRank, new: LowRank, steps: str) -> tuple[dict, dict]:
     """What an optimizer keeps for the two factors of a layer, at the new ones: averages M of the
-    gradient go by projection, averages of its squares as if entries were uncorrelated. {} where it
-    keeps something else, and it starts anew.
+    gradient are projected, averages of its squares move as if entries were uncorrelated. Two empty
+    dicts where the optimizer keeps something else: then it starts anew.
 
         tangent, M = U mbᴴ + ma Vᴴ:   mb' = Mᴴ U',   ma' = (1 - U' U'ᴴ) M V'
         factors, mu = M v, mv = Mᴴ u:  mu' = mu (v⁺ v'),   mv' = mv (u⁺ u')
+
+    left, right: the optimizer's state of the two factors, at the old ones.
+    old, new: the layer's weight before and after.
+    steps: "tangent" or "factors", what the optimizer has stepped in.
 
     A mean square stays at least the square of the mean: where an input is always zero it is zero,
     and the mean, projected, is not.
@@ -213,8 +217,8 @@ def _right(x: Tensor) -> Tensor:
 
 
 class TangentDLRT(TrainingMethod):
-    """Trains layers on a `LowRank` in tangent windows, at the price and the rate of dense training;
-    ranks fall to a budget, or grow and fall to what the outputs need [Ceruti2024].
+    """Trains layers on a `LowRank` in tangent windows, at the cost and the learning rate of dense
+    training; ranks fall to a budget, or grow and fall to what the outputs need [Ceruti2024].
 
     model: with `FactorizedLinear` and `FactorizedConv2d` layers on a `LowRank` of two factors.
     optimizer: any of torch's that needs no closure; it steps the factors, biases and dense layers,
@@ -234,8 +238,8 @@ class TangentDLRT(TrainingMethod):
     min_rank: of each layer.
 
     `step(closure)` makes the whole step; or, in the caller's loop, `loss.backward()` as often as
-    gradients are to be summed, clipping, and `step()`. What a window holds fast has no gradient. A
-    `GradScaler` takes it for an optimizer, and steps that it skips are not counted; schedulers take
+    gradients are to be summed, clipping, and `step()`. What a window freezes has no gradient. A
+    `GradScaler` takes it as an optimizer, and steps that it skips are not counted; schedulers take
     `optimizer`; `finish` ends a training before its total.
 
     Raises ValueError where nothing would be trained, for an optimizer without the factors, and for

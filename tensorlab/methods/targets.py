@@ -75,10 +75,19 @@ def sequential_layers(
     """Cut the layers of a model in the order in which it calls them, each with targets of the full
     model; changes the model and returns it.
 
-    reference: the full model, a copy. statistics: of `calibrate`, its "outputs" weigh the errors
-    where the method is "kfac". ranks: None leaves a layer dense. batches(): the calibration data, a
-    new pass each time: there is one pass over both models for each group of layers with one input.
-    The rest as in `calibrate` and `cut_layers`. progress(name): called for each layer that is done.
+    model: it runs in eval; its layers are cut.
+    reference: the full model, a copy.
+    statistics: of `calibrate`, by the names of the layers.
+    ranks: by the names of the layers; None leaves a layer dense.
+    batches: () -> the calibration data, a new pass each time; both models run once over them for
+        each group of layers with one input.
+    method: one of METHODS, for the weight of the outputs; inputs are weighed by their moment.
+    forward, mask: as in `calibrate`.
+    ridge: added to the moment of the inputs, in units of the mean of its diagonal.
+    make: another format of the same matrix, such as `PivotedLowRank.from_lowrank`; None: LowRank.
+    progress: called with the name of each layer that is done.
+
+    Raises ValueError for a layer without statistics.
 
     >>> import copy
     >>> model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))

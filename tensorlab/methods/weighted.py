@@ -63,7 +63,8 @@ class WeightedSVD:
     """All components of w in the order of what they weigh, to be cut at any rank.
 
     u: (out, k) = L⁻¹ U. v: (in, k) = (Uᴴ L w)ᴴ. s: (k,), singular values of L w R, descending.
-    exponents: w and s are 2^ them larger, for no product leaves the floats that way. dtype: of w.
+    exponents: e and f, where w is 2^e and s is 2^f times larger than stored, so that no product
+    leaves the range of floats. dtype: of w.
     """
 
     u: Tensor
@@ -89,9 +90,13 @@ def weighted_svd(
 ) -> LowRank:
     """The ŵ of a rank with the least |L (w - ŵ) R|, from the truncated SVD of L w R.
 
-    w: (out, in). left: L, (out, out), invertible, or its diagonal (out,). right: R, (in, k), or its
-    diagonal (in,). None: 1. rank: a cap. Sums are in float64; the answer has the dtype of w. Raises
-    ValueError or TypeError for a bad rank, matrix or weight.
+    w: (out, in).
+    rank: a cap.
+    left: L, (out, out), invertible, or its diagonal (out,); None: 1.
+    right: R, (in, k), or its diagonal (in,); None: 1.
+
+    Sums are in float64; the answer has the dtype of w. Raises ValueError or TypeError for a bad
+    rank, matrix or weight.
 
     >>> w = torch.diag(torch.tensor([3.0, 2.0]))
     >>> kept = lambda low: low.to_dense().diagonal().round()
@@ -138,7 +143,16 @@ def weighted_error(
 
 
 def checked_weight(who, side, weight, w, axis) -> tuple[Tensor | None, int]:
-    """A weight near 1, and its size as a power of two. Raises ValueError where it does not fit."""
+    """A weight near 1, and its size as a power of two; (None, 0) for None.
+
+    who: the function that the user called, for the error.
+    side: "left" or "right", for the error.
+    weight: L (n, n) or R (n, k), or the diagonal (n,); None: no weight.
+    w: the matrix that is weighed.
+    axis: of w, 0 for its rows, where L is returned, and 1 for its columns, where Rᵀ is returned.
+
+    Raises ValueError for a weight that does not fit.
+    """
     if weight is None:
         return None, 0
     check_dense(weight, f"{who}: {side}")
@@ -151,7 +165,7 @@ def checked_weight(who, side, weight, w, axis) -> tuple[Tensor | None, int]:
 
 
 def times(weight, a):
-    """L a, of a diagonal or of None, which is 1, too."""
+    """L a, where L is a matrix, a diagonal or None for 1."""
     if weight is None:
         return a
     return weight[:, None] * a if weight.ndim == 1 else weight @ a
@@ -410,8 +424,8 @@ def metrics(
     """L and R of a method for a layer, as `weighted_svd` takes them.
 
     shrink: of the inputs' second moment; None: `shrinkage`. Diagonals are clamped to 1e-2 of their
-    mean, eigenvalues to 1e-4 (inputs) and 1e-3 (gradients). Raises ValueError for a method that
-    there is not, or statistics without what it needs.
+    mean, eigenvalues to 1e-4 (inputs) and 1e-3 (gradients). Raises ValueError for an unknown
+    method, and for statistics without what it needs.
     """
     if method not in METHODS:
         raise ValueError(f"metrics: needs a method of {', '.join(METHODS)}, got {method!r}")
@@ -496,9 +510,15 @@ def spectrum_ranks(
 
         min over ranks of   sum of s_i² of what is cut  +  λ · numbers,      λ by bisection
 
-    method: what the bases were made with. Only the unit of "kfac" is the loss; the energy of the
-    outputs says nothing between layers, so others are refused. A layer that would store more than
-    it does dense stays dense: None. The other arguments are those of `uniform_ranks`.
+    bases: of `weighted_bases`, by the names of the layers.
+    keep: the share of the numbers of these layers that may be stored.
+    method: what the bases were made with. Only "kfac" measures changes of the loss; the energies of
+        outputs cannot be compared between layers, so other methods are refused.
+    step: ranks are multiples of it.
+    pivoted: whether a rank stores r (n + m - r) numbers, not r (n + m).
+
+    A layer that would store more than it does dense stays dense: None. Raises ValueError for a
+    method other than "kfac" and for a `keep` outside (0, 1] or too small.
     """
     if method != "kfac":
         raise ValueError(
@@ -509,8 +529,8 @@ def spectrum_ranks(
     budget = _budget("spectrum_ranks", bases, keep, step, pivoted)
     top = max(b.exponents[1] for b in bases.values())
     choices = {n: _choices(b, top, step, pivoted) for n, b in bases.items()}
-    at = lambda price: {
-        n: int((loss + price * cost).argmin()) for n, (_, loss, cost) in choices.items()
+    at = lambda penalty: {
+        n: int((loss + penalty * cost).argmin()) for n, (_, loss, cost) in choices.items()
     }
     spent = lambda chosen: sum(float(choices[n][2][k]) for n, k in chosen.items())
     low, high = -2000.0, 1000.0  # powers of two
@@ -535,8 +555,10 @@ def zero_sum_ranks(
 
         d_i = -<G, u_i v_iᵀ>;   of the sign that brings the sum back to zero the smallest falls next
 
-    statistics: with the gradient of a loss with labels. The other arguments are those of
-    `uniform_ranks`.
+    bases, keep, step, pivoted: as in `spectrum_ranks`.
+    statistics: of `calibrate` with the loss of labels, by the names of the layers.
+
+    Raises ValueError for statistics without gradients and for a `keep` outside (0, 1] or too small.
     """
     budget = _budget("zero_sum_ranks", bases, keep, step, pivoted)
     left, falls = {n: len(b.s) for n, b in bases.items()}, []
@@ -649,9 +671,15 @@ def compress_layers(
 ) -> nn.Module:
     """Cut the layers of `statistics` to a share of their numbers; changes the model and returns it.
 
-    keep: of the numbers of these layers' weights. method: one of METHODS. ranks: "uniform",
-    "spectrum" or "zero sum"; None: by the spectrum for "kfac", uniform for others. pivoted: in the
-    pivoted format, which stores less at a rank. Raises ValueError as the functions that it calls.
+    model: whose layers are cut.
+    statistics: of `calibrate`, by the names of the layers.
+    keep: the share of the numbers of these layers' weights that may be stored.
+    method: one of METHODS.
+    ranks: "uniform", "spectrum" or "zero sum"; None: "spectrum" for "kfac", "uniform" for others.
+    step: ranks are multiples of it; 2 for factors that are then quantized in pairs.
+    pivoted: in the pivoted format, which stores less at a rank.
+
+    Raises ValueError as the functions that it calls.
 
     >>> model, x = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8)), torch.randn(20, 8)
     >>> found = calibrate(model, [x], loss=embedding_probe())

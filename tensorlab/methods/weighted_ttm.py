@@ -25,8 +25,12 @@ CLAMP = 1e-2  # least weight of a row, as a share of the mean
 def weighted_ttm(w: Tensor, fisher: Tensor, out, in_, rank) -> TTMatrix:
     """FWTTM: the TT-matrix of w whose steps weigh rows by Fisher information.
 
-    w, fisher: (out, in), no entry of fisher below zero. out, in_, rank: as of `tt_matrix_svd`,
-    which a constant `fisher` gives. Raises ValueError or TypeError for bad sizes, ranks or weights.
+    w: (out, in).
+    fisher: the weight of each entry, (out, in), >= 0; where it is constant the result is that of
+        `tt_matrix_svd`.
+    out, in_, rank: as in `tt_matrix_svd`.
+
+    Raises ValueError or TypeError for bad sizes, ranks or weights.
 
     >>> w = torch.arange(36.0).reshape(6, 6)
     >>> weighted_ttm(w, torch.ones(6, 6), (2, 3), (3, 2), 4)
@@ -66,10 +70,14 @@ def weighted_fit(
 ) -> Fit:
     """The format nearest to w in the norm |L (w - ŵ) R|, by L-BFGS from `form` on.
 
-    form: where it starts, such as `tt_matrix_svd` of w: its kind and ranks stay. left, right: as of
-    `weighted_svd`. It runs in the dtype of the format. history: |L (w - ŵ) R| / |L w R|, which
-    never rises; converged: whether it fell by less than tol of itself at the end. Raises ValueError
-    for a format of another shape.
+    w: (out, in).
+    form: where it starts, such as `tt_matrix_svd` of w; its kind, ranks and dtype stay.
+    left, right: as in `weighted_svd`.
+    max_iter: the most iterations.
+    tol: it has converged when the error falls by less than this share of itself.
+
+    history holds |L (w - ŵ) R| / |L w R|, which never rises. Raises ValueError for a format of
+    another shape.
 
     >>> from tensorlab import Kronecker
     >>> w, right = torch.diag(torch.arange(1.0, 7.0)), torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 9.0])

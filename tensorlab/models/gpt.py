@@ -121,9 +121,14 @@ class GPT(nn.Module):
         """Continue (batch, time) by `length` characters, each drawn from softmax(logits /
         temperature).
 
+        start: the characters to continue, (batch, time), integers.
+        length: how many are drawn.
+        temperature: 1 for the model's distribution; below 1 likely characters become likelier.
         cached: read each character once and keep what attention needs of it; beyond the context all
-        places move, and the last `context` characters are read again for each new one. Raises
-        ValueError for a start without characters and a temperature that is not positive.
+            places move, and the last `context` characters are read again for each new one.
+        generator: draws the characters; None: torch's global one.
+
+        Raises ValueError for a start without characters and a temperature that is not positive.
         """
         positive("GPT.generate", "temperature", temperature)
         if start.ndim != 2 or not start.shape[1]:
@@ -188,11 +193,16 @@ def train(
     schedule=None,
     generator=None,
 ):
-    """Steps on random windows of a text; a generator that gives the loss of each step, in bits per
-    character.
+    """Train on random windows of a text; yields the loss of each step, in bits per character.
 
-    model: where it is `data_parallel`, the processes share each batch. schedule: step -> share of
-    the learning rates; None: a linear warm-up of a tenth of the steps, then a cosine to 0.
+    model: a `GPT`; where it is `data_parallel`, the processes share each batch.
+    optimizer: of its parameters, with their learning rates.
+    tokens: the text, (length,), integers.
+    steps: how many windows of `batch` rows are drawn.
+    batch: rows of a step.
+    schedule: step -> share of the learning rates; None: a linear warm-up of a tenth of the steps,
+        then a cosine to 0.
+    generator: draws the windows; None: torch's global one.
     """
     context = unwrapped(model).context
     span = torch.arange(context + 1)

@@ -67,7 +67,7 @@ def data_parallel(model: nn.Module) -> nn.Module:
 
     The optimizer and what looks at the result keep the model, whose parameters these are; a
     training method is made before, for it may give the model others. Raises ValueError for layers
-    of which one process would make other numbers: a batch norm, and a dropout, also within
+    whose numbers would differ between processes: a batch norm, and a dropout, also within
     attention or between recurrent layers, unless it drops nothing. A forward that draws random
     numbers by itself is seen, and refused, by `batch_loss`; only one that draws them from a
     generator that the model keeps is not.
@@ -143,7 +143,7 @@ def batch_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 def mean_over_processes(model: nn.Module, value: float) -> float:
-    """The mean of what the processes that share a wrapped model have; of another the value itself.
+    """The mean of what the processes that share a wrapped model have; for another the value itself.
 
     >>> mean_over_processes(nn.Identity(), 2.0)
     2.0

@@ -6,8 +6,8 @@ rank r stores, r (out + in):
 
     dense                           all weights, the yardstick
     UV, UV in turn                  W = U Vᵀ, gradient steps on both factors at once, or in turn
-    projected, price on rank        dense steps, an SVD of each weight after each: of rank r, or of
-                                    a rank that has its price
+    projected, penalty on rank      dense steps, an SVD of each weight after each: of rank r, or of
+                                    a rank that costs a penalty
     SVD, then tuned                 half of the epochs dense, an SVD, the other half on the factors
     pruned entries, pruned blocks   half of the epochs dense, the smallest fall, the other half with
                                     those that stay
@@ -18,7 +18,7 @@ All by SGD with momentum and from the same learning rates, of which each takes t
 on 300 validation rows, the mean over seeds. What it costs is one training at that rate: passes (a
 batch forward and backward), multiply-adds, seconds of CPU. Multiply-adds are counted op by op as
 dense hardware pays them, in each seventh step; QR, SVD, eigenvectors by the usual formulas.
-`setting` is a rank, or theta, or the price of a rank; `mask` counts words of 32 bits that say which
+`setting` is a rank, theta or the penalty of a rank; `mask` counts words of 32 bits that say which
 weights are kept.
 """
 
@@ -49,7 +49,7 @@ SIZES = {
     "quick": {
         "ranks": (4,),
         "thetas": (0.4,),
-        "prices": (0.03,),
+        "penalties": (0.03,),
         "rates": (0.05,),
         "seeds": (0,),
         "epochs": 4,
@@ -59,7 +59,7 @@ SIZES = {
     "full": {
         "ranks": (6,),
         "thetas": (0.15, 0.3),
-        "prices": (10.0, 30.0),
+        "penalties": (10.0, 30.0),
         "rates": (0.01, 0.03, 0.1, 0.3, 1.0),
         "seeds": (0, 1, 2),
         "epochs": 20,
@@ -74,7 +74,7 @@ COUNTED, DIVERGED = 7, 1e4
 
 def cases(size: dict) -> list[dict]:
     """Way, setting, rate and seed."""
-    several = {"theta": "thetas", "price": "prices", "rank": "ranks"}
+    several = {"theta": "thetas", "penalty": "penalties", "rank": "ranks"}
     chosen = {kind: size[name] for kind, name in several.items()} | {"none": (0,)}
     return [
         {"way": way, "setting": setting, "rate": rate, "seed": seed}
@@ -278,8 +278,8 @@ def projected(model, trainer, size, rank):
     _as_factors(model, method.ranks)
 
 
-def priced(model, trainer, size, price):
-    method = Projected(model, trainer.sgd(model).optimizer, LAYERS, penalty=price)
+def penalized(model, trainer, size, penalty):
+    method = Projected(model, trainer.sgd(model).optimizer, LAYERS, penalty=penalty)
     trainer.fit(model, method, size["epochs"])
     _as_factors(model, method.ranks)
 
@@ -338,7 +338,7 @@ WAYS = {  # way: what its setting is, and its training
     "UV": ("rank", factors),
     "UV in turn": ("rank", partial(factors, turns=True)),
     "projected": ("rank", projected),
-    "price on rank": ("price", priced),
+    "penalty on rank": ("penalty", penalized),
     "SVD, then tuned": ("rank", cut),
     "pruned entries": ("rank", pruned),
     "pruned blocks": ("rank", partial(pruned, block=BLOCK)),

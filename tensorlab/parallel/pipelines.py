@@ -1,7 +1,7 @@
 """A model trained in a pipe of processes by the schedules of `torch.distributed.pipelining`, and
 what really ran [Huang2019] [Narayanan2019] [Narayanan2021] [Qi2024].
 
-What cannot be is refused before a process starts. Stages that nap in the place of work do not fight
+What cannot run is refused before a process starts. Stages that nap instead of working do not fight
 for cores, so that a small machine shows the schedule of a large one.
 """
 
@@ -51,9 +51,19 @@ def train_pipe(
 ) -> Piped:
     """Train a pipe by plain SGD: make(k, stages) is stage k of ranks · chunks, all on one batch.
 
-    loss: a mean over the rows it is given, so that micro-batches add up to the batch. make and
-    loss: importable, for they travel by name. Raises ValueError, before any process starts, for a
-    schedule that is not there and numbers that do not fit; says which would.
+    ranks: the processes.
+    schedule: one of "GPipe", "1F1B", "interleaved" and "zero bubble".
+    make: (k, stages) -> stage k; a function that can be imported, since it travels by name.
+    x, target: the batch and what its outputs should be, with rows on the first axis.
+    loss: (outputs, targets) -> their mean loss over the rows given, so that micro-batches add up to
+        the batch; it can be imported.
+    micro: the number of micro-batches.
+    chunks: stages on each rank.
+    steps: of SGD.
+    lr: its learning rate.
+
+    Raises ValueError, before any process starts, for an unknown schedule and for numbers that do
+    not fit; the message says which would.
     """
     check_pipe("train_pipe", schedule, ranks.world, len(x), micro, chunks)
     job = (schedule, make, x, target, loss, micro, chunks, steps, lr)
@@ -71,7 +81,13 @@ def check_pipe(
     chunks: int = 1,
     layers: int | None = None,
 ) -> None:
-    """Raises ValueError for a pipe that torch could not run; with the numbers that would do.
+    """Raises ValueError, with the numbers that would do, for a pipe that torch could not run.
+
+    who: the function that the user called, for the error.
+    schedule, micro, chunks: as in `train_pipe`.
+    ranks: the number of processes.
+    batch: the number of rows.
+    layers: of the model that is cut into stages; None: not checked.
 
     >>> check_pipe("pipe", "1F1B", 2, 64, 5)
     Traceback (most recent call last):
@@ -168,8 +184,11 @@ class Nap(nn.Module):
 def nap_pipe(
     ranks: Ranks, schedule: str, *, micro: int, chunks: int = 1, forward=0.04, backward=0.08
 ) -> Timeline:
-    """The timeline of a pipe whose stages nap; forward, backward: seconds for one micro-batch in
-    all chunks of a rank."""
+    """The timeline of a pipe whose stages sleep.
+
+    ranks, schedule, micro, chunks: as in `train_pipe`.
+    forward, backward: seconds for one micro-batch in all chunks of a rank.
+    """
     make = partial(_nap, forward / chunks, backward / chunks)
     x = torch.ones(micro, 4)
     return train_pipe(ranks, schedule, make, x, x, _square, micro=micro, chunks=chunks).line

@@ -263,7 +263,7 @@ class Timeline:
 def times(orders: Orders, durations: Durations) -> Timeline:
     """When each operation of these orders runs: the longest path.
 
-    orders: for each rank its operations; anyone's, checked to be complete. durations: by kind, or
+    orders: for each rank its operations, checked to be complete. durations: by kind, or
     by operation, as `jittered` gives them. Raises ValueError for orders that lack an operation,
     have one twice, or wait for each other in a circle; the message names where.
 

@@ -127,7 +127,14 @@ def cuts(weight: MatrixFormat, split: str) -> dict[int, int]:
 
 
 def step(weight: MatrixFormat, k: int, tensor: Tensor, state: Tensor, split: str) -> Tensor:
-    """One step of the product: a state (batch, ...) times the k-th tensor of the format."""
+    """One step of the product: a state (batch, ...) times the k-th tensor of the format.
+
+    weight: the format, a LowRank, TTMatrix, Monarch or BlockTT.
+    k: which of its tensors.
+    tensor: that tensor, whole or a part of it.
+    state: what the steps before have made of x.
+    split: "row" or "column", the side of the matrix that is shared among ranks.
+    """
     if isinstance(weight, LowRank):
         return state @ (tensor.conj() if k == 1 else tensor.mT)
     *blocks, r, _, i, q = tensor.shape

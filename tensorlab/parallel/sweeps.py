@@ -40,11 +40,14 @@ def sweep(
     """The rows point | function(**point), in the order of the points, by the backend that
     `joblib.parallel_config` names around it.
 
-    function: of a module that workers can import; it returns numbers and texts, draws from a
-    generator that it seeds itself, and loads data by name rather than being given them. path: a
-    file of lines of JSON; points that it holds are not run again. threads: of torch, in each
-    worker, so that the numbers are the same on every backend. progress: a line on stderr for each
-    row. Raises ValueError for points that are not different, and for a file of other points' names.
+    function: of a module that workers can import; it returns a dict of numbers and texts, draws
+        from a generator that it seeds itself, and loads data by name rather than being given them.
+    points: keyword arguments of the function, no two alike.
+    path: a file of lines of JSON; points that it holds are not run again. None: nothing is kept.
+    progress: whether a line goes to stderr for each row.
+    threads: of torch, in each worker, so that the numbers are the same on every backend.
+
+    Raises ValueError for two equal points, and for a file whose points have other names.
     """
     keys = [_key(point) for point in points]
     if len(set(keys)) < len(keys):

@@ -155,10 +155,10 @@ def test_the_program_at_a_small_size(tmp_path, monkeypatch):
     monkeypatch.setitem(paper.SIZES, "quick", SMALL)
     table = paper.PROGRAM.run("quick", progress=False)
     assert table["way"] == list(paper.WAYS)
-    adaptive, priced = (table.where(way=way)[0] for way in ("DLRT adaptive", "price on rank"))
+    adaptive, penalized = (table.where(way=way)[0] for way in ("DLRT adaptive", "penalty on rank"))
     assert (
         240 < adaptive["stored"] <= 64 * 24 + 24 * 24 + 240
-        and priced["stored"] <= 64 * 24 + 24 * 24 + 240
+        and penalized["stored"] <= 64 * 24 + 24 * 24 + 240
     )
     once = replace(paper.PROGRAM, measure=lambda *a, **k: pytest.fail("measured again"))
     assert once.run("quick", progress=False).rows == table.rows

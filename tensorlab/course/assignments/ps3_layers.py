@@ -147,7 +147,7 @@ nearest = Check(
         (lambda w: w[:, 0], "that is the first column of w; all columns count alike."),
         (lambda w: _nearest(w.T), "that is nearest to the transpose: w[i, j] = c[(i - j) mod n]."),
     ),
-    hint="each entry of c stands in n places of the matrix.",
+    hint="each entry of c is in n places of the matrix.",
     moral="This case is right; try an odd n.",
 )
 

@@ -140,7 +140,7 @@ speed = Check(
     function=True,
     cases=lambda: [_start()[:4]],
     right=_speed,
-    hint="S stands on the right of GV, and it is not diagonal here.",
+    hint="S is on the right of GV, and it is not diagonal here.",
     moral="This case is right; let the smallest singular value go to zero.",
 )
 

@@ -401,7 +401,7 @@ btt_fit = Check(
         ),
         (
             lambda w, m, rank: LowRank.from_dense(w, rank).to_dense(),
-            "that is one SVD of the whole matrix; each slice has an SVD of its own.",
+            "that is one SVD of the whole matrix; each slice has a separate SVD.",
         ),
         (
             lambda w, m, rank: _dense(

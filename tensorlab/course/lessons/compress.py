@@ -386,7 +386,7 @@ greedy_ranks = Check(
         ),
     ),
     hint="begin at 0; add the component with the largest s² / cost; stop where it does not fit.",
-    moral="`spectrum_ranks` does this by a price that is bisected, and fills what is left.",
+    moral="`spectrum_ranks` does this by a multiplier that is bisected, and fills what is left.",
     forbids=((spectrum_ranks, "write the loop."),),
 )
 

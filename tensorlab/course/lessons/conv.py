@@ -350,7 +350,7 @@ cp_weights = Check(
         ),
         (
             lambda s, t, k, r: r * (s + k + t),
-            "the kernel has a height and a width; each has a factor of its own.",
+            "the kernel has a height and a width; each has a separate factor.",
         ),
         (lambda s, t, k, r: r * (s + k * k + t), "in a CP height and width are parted too."),
         (lambda s, t, k, r: s * t * k * k, "those are the weights of the whole convolution."),

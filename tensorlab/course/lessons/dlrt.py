@@ -520,7 +520,7 @@ lifted = Check(
         ),
         (
             lambda u, s, v, u1, v1: (u1.T @ u) @ s.T @ (v1.T @ v).T,
-            "s is turned over: it stands between u and vᵀ as it is.",
+            "s is turned over: it comes between u and vᵀ as it is.",
         ),
     ),
     hint="u1ᵀ (u s vᵀ) v1, with the brackets set so that nothing large is formed.",

@@ -54,7 +54,7 @@ class Vocabulary(NamedTuple):
 @lru_cache
 def vocabulary(n: int = 1024, width: int = 64, window: int = 4) -> Vocabulary:
     """The n most frequent words of Python's reference and their vectors, a truncated SVD of how
-    much more often than by chance two words stand near each other, in logarithms where that is more
+    much more often than by chance two words are near each other, in logarithms where that is more
     [LevyGoldberg2014].
 
     >>> vocabulary().table.shape
@@ -98,7 +98,7 @@ def encoder_vocabulary(n: int) -> Vocabulary | None:
 
 @lru_cache
 def row_order(name: str) -> Tensor:
-    """Which word stands in which row: by frequency, by the alphabet, or clusters of vectors
+    """Which word is in which row: by frequency, by the alphabet, or clusters of vectors
     together.
 
     >>> row_order("frequency")[:3]
@@ -457,7 +457,7 @@ embedding_storage = Check(
     ),
     hint="write the shape (r_left, words, width, r_right) of each core, with rank 1 at both ends, "
     "and add.",
-    moral="Twenty times fewer than the table has, and no word has numbers of its own.",
+    moral="Twenty times fewer than the table has, and no word has separate numbers.",
 )
 
 

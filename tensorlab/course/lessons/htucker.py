@@ -247,7 +247,7 @@ frame = Check(
     mistakes=(
         (
             lambda x, modes, r: _frame(x, modes, r, _last),
-            "these belong to the smallest singular values; the largest stand first.",
+            "these belong to the smallest singular values; the largest come first.",
         ),
         (
             lambda x, modes, r: _frame(
@@ -335,8 +335,7 @@ most_digits = Check(
         ),
     ),
     hint="move `digits` and read how many numbers are stored.",
-    moral="The cube of the ranks stands in each node: a few digits more cost it several times "
-    "over.",
+    moral="Each node holds the cube of the ranks: a few digits more cost it several times over.",
 )
 
 ht_storage = Check(
@@ -362,7 +361,7 @@ ht_storage = Check(
     ),
     hint="write (n, r) at each leaf and (r_left, r_right, r) at each inner node, with r = 1 at the "
     "root, and add.",
-    moral="n stands beside r, not beside its square as in a train: d n r + d r^3 numbers.",
+    moral="n multiplies r, not its square as in a train: d n r + d r^3 numbers.",
 )
 
 node_basis = Check(

@@ -240,7 +240,7 @@ rearrange = Check(
     mistakes=(
         (
             lambda w, rows, columns: _plain(w, (rows, columns)),
-            "this only reshapes: the entries of a block do not stand together in w; permute the "
+            "this only reshapes: the entries of a block are not together in w; permute the "
             "modes first.",
         ),
         (

@@ -435,7 +435,7 @@ wasserstein_columns = Check(
     mistakes=(
         (
             lambda x, y: _columns(x, y, sort=False),
-            "the points are matched as they stand: sort both first.",
+            "the points are matched in the given order: sort both first.",
         ),
         (lambda x, y: _columns(x, y, mean=False), "that is the sum; the mean is asked for."),
         (
@@ -444,7 +444,7 @@ wasserstein_columns = Check(
         ),
         (
             lambda x, y: _columns(x.sort(1).values, y.sort(1).values, sort=False),
-            "each column is a line of its own: sort along the rows' axis, 0.",
+            "each column is a separate line: sort along the rows' axis, 0.",
         ),
         (lambda x, y: _columns(x, y).mean(), "one number for each column is needed."),
     ),
@@ -591,7 +591,7 @@ unchanged_cuts = Check(
     ),
     hint="a permutation from the left is orthogonal; for which of the unfoldings is a shuffle of "
     "rows a factor from the left?",
-    moral="What an order can save stands between the digits of the row; between rows and columns "
+    moral="What an order can save is between the digits of the row; between rows and columns "
     "it saves nothing.",
 )
 

@@ -347,7 +347,7 @@ def _conditional(q, core, z):
 
 
 def _drawn(cores, u, z=None, carry=True, pick=None):
-    """The index at u; z: what stands to the right; carry: whether q is kept; pick: the choice."""
+    """The index at u; z: what is to the right; carry: whether q is kept; pick: the choice."""
     pick = pick or (lambda p, t: int((p.cumsum(0) <= t).sum()))
     z, q, index = z or _tails(cores), torch.ones(1, dtype=torch.float64), []
     for k, core in enumerate(cores):
@@ -474,7 +474,7 @@ conditional = Check(
         ),
         (
             lambda q, core, z: _conditional(q, core, torch.ones_like(z)),
-            "what stands to the right weighs in too: multiply by z.",
+            "what is to the right weighs in too: multiply by z.",
         ),
         (
             lambda q, core, z: _weights(q, core, z).softmax(0),
@@ -498,7 +498,7 @@ draw = Check(
     mistakes=(
         (
             lambda cores, u: _drawn(cores, u, z=_ones(cores)),
-            "what stands to the right of a mode is not 1: give `conditional` the z of `tails`.",
+            "what is to the right of a mode is not 1: give `conditional` the z of `tails`.",
         ),
         (
             lambda cores, u: _drawn(cores, u, carry=False),
@@ -541,7 +541,7 @@ log_p = Check(
         ),
         (
             lambda cores, index: _log_p(cores, index, z=_ones(cores)),
-            "what stands to the right of a mode is not 1: give `conditional` the z of `tails`.",
+            "what is to the right of a mode is not 1: give `conditional` the z of `tails`.",
         ),
         (
             lambda cores, index: -_log_p(cores, index),

@@ -481,7 +481,7 @@ mode_order = Check(
     right=lambda: min(map(_mode_order_storage, itertools.permutations(range(4)))),
     mistakes=(),
     hint="a smaller train is possible.  Look at the ranks: which modes depend on each other, and "
-    "do they stand side by side?",
+    "are they side by side?",
     moral="Ranks measure what crosses a cut: neighbors should be the modes that belong together.",
     rtol=1e-9,
 )

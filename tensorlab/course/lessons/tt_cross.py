@@ -336,7 +336,7 @@ cross_evaluations = Check(
         ),
         (
             lambda shape, ranks: _fiber_count(shape, ranks, ends=5),
-            "nothing stands left of the first mode or right of the last.",
+            "nothing is left of the first mode or right of the last.",
         ),
         (
             lambda shape, ranks: sum(n * r for n, r in zip(shape, (*ranks, 1))),

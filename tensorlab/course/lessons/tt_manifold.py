@@ -308,7 +308,7 @@ gauge = Check(
         ),
         (
             lambda u, d: d - d @ u @ u.mT if d.shape[1] == len(u) else None,
-            "u acts on the columns of d, so it stands on the left of d.",
+            "u acts on the columns of d, so it comes on the left of d.",
         ),
         (
             lambda u, d: d - 2 * u @ (u.mT @ d),

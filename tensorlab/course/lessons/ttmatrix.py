@@ -508,7 +508,7 @@ left_operations = Check(
             lambda out, in_, ranks, batch: _left(
                 out, in_, ranks, batch, done=lambda k: in_[:k], todo=lambda k: out[k + 1 :]
             ),
-            "left of the core stand row digits already, right of it still column digits.",
+            "left of the core there are row digits already, right of it still column digits.",
         ),
         (
             lambda out, in_, ranks, batch: 2 * batch * math.prod(out) * math.prod(in_),

@@ -187,7 +187,7 @@ basis = Check(
     mistakes=(
         (
             lambda x, mode, r: _leading(x, mode, _last, r=r),
-            "these belong to the smallest singular values; the largest stand first.",
+            "these belong to the smallest singular values; the largest come first.",
         ),
         (
             lambda x, mode, r: (
@@ -252,7 +252,7 @@ tucker_storage = Check(
         ),
         (
             lambda shape, r: math.prod(r) * sum(map(math.prod, zip(shape, r))),
-            "core and factors stand side by side.",
+            "core and factors are side by side.",
         ),
     ),
     hint="the core has the ranks as its shape; the factor of a mode has its size times its rank.",
@@ -280,11 +280,11 @@ mode_product = Check(
         ),
         (
             lambda x, m, mode: torch.tensordot(m, x, dims=([1], [mode])),
-            "the products are right, but the new mode stands first; put it back where it was.",
+            "the products are right, but the new mode comes first; put it back where it was.",
         ),
         (
             lambda x, m, mode: torch.tensordot(x, m, dims=([mode], [1])),
-            "the products are right, but the new mode stands last; put it back where it was.",
+            "the products are right, but the new mode comes last; put it back where it was.",
         ),
         (
             lambda x, m, mode: x @ m.T if x.shape[-1] == m.shape[1] else None,

@@ -45,7 +45,7 @@ class UnfoldPlayer(Player):
         left.set_title("the slices x[:, :, 0] and x[:, :, 1]")
         right.set_title(f"the unfolding of mode {mode}")
         return (
-            f"{state} of {math.prod(SHAPE) // SHAPE[mode]} fibers of mode {mode} stand as columns "
+            f"{state} of {math.prod(SHAPE) // SHAPE[mode]} fibers of mode {mode} are columns "
             f"of the unfolding of {SHAPE[mode]} by {math.prod(SHAPE) // SHAPE[mode]}."
         )
 
@@ -167,7 +167,7 @@ unfolding = Check(
             lambda x, mode: x.reshape(x.shape[mode], -1),
             "reshape alone reads the entries in memory's order: bring the mode to the front first.",
         ),
-        (_square, "the mode stands among the columns: it belongs to the rows."),
+        (_square, "the mode is among the columns: it belongs to the rows."),
         (_turned, "the other indices keep their order, the last one moving fastest."),
     ),
     hint="x.movedim(mode, 0), and then a reshape that leaves the first size.",
@@ -189,7 +189,7 @@ mode_multiply = Check(
         ),
         (
             lambda x, m, mode: torch.tensordot(m, x, ([1], [mode])),
-            "the new index stands in front: move it to the place of the mode.",
+            "the new index is in front: move it to the place of the mode.",
         ),
     ),
     hint="torch.tensordot puts the new index first; movedim brings it back to its place.",

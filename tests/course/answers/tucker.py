@@ -49,7 +49,7 @@ WRONG = {
         (6000, "full tensor"),
         (60, "the factors are"),
     ],
-    "mode_product": [(lambda x, m, k: torch.tensordot(m, x, dims=([1], [k])), "stands first")],
+    "mode_product": [(lambda x, m, k: torch.tensordot(m, x, dims=([1], [k])), "comes first")],
     "basis": [
         (smallest, "smallest singular values"),
         (by_reshape, "bring the mode to the front"),

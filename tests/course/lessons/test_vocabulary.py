@@ -8,7 +8,7 @@ from tensorlab.course.lessons import vocabulary as lesson
 @pytest.mark.thorough
 def test_unfolding_fiber_by_fiber():
     e = lesson.UnfoldPlayer()
-    assert e.sentence == "3 of 8 fibers of mode 0 stand as columns of the unfolding of 3 by 8."
+    assert e.sentence == "3 of 8 fibers of mode 0 are columns of the unfolding of 3 by 8."
     e.set(mode=1)
     assert e.sentence.startswith("0 of 6 fibers of mode 1")
     while e.step():
