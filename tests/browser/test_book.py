@@ -172,20 +172,8 @@ def test_every_figure_has_a_name(book, reader):
         assert page.locator("article img").evaluate_all(nameless) == [], path.name
 
 
-CONTROLS = {
-    "button",
-    "link",
-    "textbox",
-    "searchbox",
-    "slider",
-    "combobox",
-    "checkbox",
-    "radio",
-    "spinbutton",
-    "switch",
-    "tab",
-    "option",
-}
+CONTROLS = {"button", "link", "textbox", "searchbox", "slider", "combobox", "checkbox", "radio"}
+CONTROLS |= {"spinbutton", "switch", "tab", "option"}
 FIGURES = {"image", "figure", "group"}
 
 
@@ -193,10 +181,8 @@ def told(nodes: list[dict]) -> list[str]:
     """What a screen reader would not learn from an accessibility tree: figures and controls without
     a name, headings that leave a level out, tables without headers."""
     shown = [node for node in nodes if not node["ignored"]]
-    role, name = (
-        lambda n: n["role"]["value"],
-        lambda n: n.get("name", {}).get("value", "").strip(),
-    )
+    role = lambda node: node["role"]["value"]
+    name = lambda node: node.get("name", {}).get("value", "").strip()
     wrong = [
         f"{role(n)} without a name" for n in shown if role(n) in CONTROLS | FIGURES and not name(n)
     ]
