@@ -85,12 +85,12 @@ def test_all_pages_are_readable_and_told(book, reader):
 
 
 # An image without words stands in a group with a name, in a link with words, or beside its other
-# half, which has them.
-NAMELESS = """() => [...document.querySelectorAll("article img")]
+# half, which has them. Explorers are groups; a <details> has its summary.
+NAMELESS = """() => [...document.querySelectorAll("article :is(img, [role=group])")]
   .filter(e => e.checkVisibility() && !e.alt && !e.closest("[aria-label]") &&
     !e.closest("a, figure")?.textContent.trim() &&
     ![...e.parentElement.children].some(other => other.alt))
-  .map(e => `an image has no name: ${e.src.slice(0, 80)}`)"""
+  .map(e => `${e.tagName} has no name: ${e.outerHTML.slice(0, 80)}`)"""
 
 
 # Texts of the article that reach out of the page, and no part of the article scrolls to them.
@@ -109,12 +109,14 @@ FAINT = """() => {
   const light = color => rgba(color).slice(0, 3).map(c => c / 255)
     .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
     .reduce((sum, c, k) => sum + c * [0.2126, 0.7152, 0.0722][k], 0);
-  const ground = element => {
-    for (let e = element; e; e = e.parentElement) {
+  const known = new Map();  // by element: computed styles are slow
+  const ground = e => {
+    if (!e) return "rgb(255, 255, 255)";
+    if (!known.has(e)) {
       const color = getComputedStyle(e).backgroundColor, parts = rgba(color);
-      if (parts.length < 4 || parts[3] > 0.5) return color;
+      known.set(e, parts.length < 4 || parts[3] > 0.5 ? color : ground(e.parentElement));
     }
-    return "rgb(255, 255, 255)";
+    return known.get(e);
   };
   const ratio = e => {
     const [a, b] = [light(getComputedStyle(e).color), light(ground(e))].sort((x, y) => y - x);
@@ -174,12 +176,12 @@ def test_equations_are_mathematics(book, reader):
 
 CONTROLS = {"button", "link", "textbox", "searchbox", "slider", "combobox", "checkbox", "radio"}
 CONTROLS |= {"spinbutton", "switch", "tab", "option"}
-FIGURES = {"image", "figure", "group"}
+FIGURES = {"image", "figure"}
 
 
 def told(nodes: list[dict]) -> list[str]:
-    """What a screen reader would not learn from an accessibility tree: figures, explorers (groups)
-    and controls without a name, headings that leave a level out, tables without headers."""
+    """What a screen reader would not learn from an accessibility tree: figures and controls without
+    a name, headings that leave a level out, tables without headers."""
     shown = [node for node in nodes if not node["ignored"]]
     role = lambda node: node["role"]["value"]
     name = lambda node: node.get("name", {}).get("value", "").strip()
