@@ -204,7 +204,8 @@ def told(nodes: list[dict]) -> list[str]:
         return {roles.get(k)}.union(*map(inside, below.get(k, [])))
 
     for node in shown:
-        if role(node) == "table" and not inside(node["nodeId"]) & {"columnheader", "rowheader"}:
+        table = role(node) in ("table", "LayoutTable")  # without headers it counts as layout
+        if table and not inside(node["nodeId"]) & {"columnheader", "rowheader"}:
             wrong.append("table without headers")
     return wrong
 
