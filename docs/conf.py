@@ -62,6 +62,7 @@ html_static_path = ["_static", "_fonts"]
 html_css_files = ["book.css"]
 html_context = {"default_mode": "auto"}  # light or dark, as the reader's system is
 html_show_sourcelink = False
+html_scaled_image_link = False  # a link around a small picture would have no name
 html_use_index = html_domain_indices = False  # tables without headers; the API pages list all names
 html_copy_source = False
 html_show_search_summary = False  # it reads pages, which a browser forbids on files from disk
