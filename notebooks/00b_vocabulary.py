@@ -25,6 +25,8 @@ from tensorlab.course.lessons import vocabulary as lesson
 lesson.UnfoldPlayer()
 
 # %% [markdown]
+# ## The words
+#
 # ### Mode
 #
 # One of the indices of a tensor $x[i_0, \dots, i_{d-1}]$, counted from 0. A tensor of order $d$ has $d$ modes; mode $k$ has the size $n_k$.

@@ -423,6 +423,13 @@ def test_what_is_no_list_of_batches_is_refused(name):
             takes_batches()[name](odd)
 
 
+@pytest.mark.parametrize("name", ["compress", "calibrate"])
+def test_batches_with_labels_are_refused_with_the_way_out(name):
+    labeled = [(torch.ones(4, 3), torch.zeros(4))]
+    with pytest.raises(TypeError, match=r"^Sequential: needs .* forward=lambda .* of 2 parts$"):
+        takes_batches()[name](labeled)
+
+
 @pytest.mark.thorough
 def test_what_cannot_be_is_refused():
     refused(ValueError, "calibration with at least one batch", data=[])

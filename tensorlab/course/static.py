@@ -10,8 +10,10 @@ import hashlib
 import html
 import json
 import os
+import re
 from dataclasses import dataclass, field
 
+PICTURE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=]+")
 LIMIT = 700_000  # bytes of an explorer: a page of 2 MB has two, and other pictures
 
 
@@ -46,14 +48,19 @@ def wanted() -> bool:
 
 
 def page(sheet: Sheet, limit: int = LIMIT) -> str:
-    """The sheet as HTML of at most `limit` bytes: each second state goes until it fits.
+    """The sheet as HTML of at most `limit` bytes: each second state goes until it fits, and then
+    the options of the list, the last first.
 
-    Raises ValueError if single states are larger than the limit.
+    Raises ValueError if two states are larger than the limit.
     """
     while len(whole := _html(sheet).encode()) > limit:
-        if all(len(row.states) < 3 for row in sheet.rows):
+        if any(len(row.states) > 2 for row in sheet.rows):
+            sheet.rows = [thinned(row) for row in sheet.rows]
+        elif len(sheet.rows) > 1:
+            del sheet.rows[-2 if sheet.first == len(sheet.rows) - 1 else -1]
+            sheet.first = min(sheet.first, len(sheet.rows) - 1)
+        else:
             raise ValueError(f"page: needs states that fit into {limit} bytes, got {len(whole)}")
-        sheet.rows = [thinned(row) for row in sheet.rows]
     return whole.decode()
 
 
@@ -70,8 +77,20 @@ def thinned(row: Strip) -> Strip:
     return Strip(row.option, [row.states[i] for i in kept], kept.index(row.first))
 
 
+def _shared(sheet: Sheet) -> dict:
+    """The states of all rows with pictures by number, and the pictures: a photograph that many
+    states show is held once."""
+    known: dict[str, int] = {}
+    number = lambda found: f"#{known.setdefault(found[0], len(known))}"
+    rows = [
+        [(where, PICTURE.sub(number, picture), sentence) for where, picture, sentence in row.states]
+        for row in sheet.rows
+    ]
+    return {"rows": rows, "pictures": list(known)}
+
+
 def _html(sheet: Sheet) -> str:
-    data = json.dumps([row.states for row in sheet.rows], ensure_ascii=False)
+    data = json.dumps(_shared(sheet), ensure_ascii=False)
     data = data.replace("</", "<\\/")  # else a picture's markup would end the script
     name = "explorer-" + hashlib.sha256((sheet.title + data).encode()).hexdigest()[:12]
     row = sheet.rows[sheet.first]
@@ -132,7 +151,7 @@ STYLE = """<style>
 
 SCRIPT = """(() => {
   const root = document.getElementById(%s);
-  const rows = JSON.parse(root.querySelector("script").textContent);
+  const {rows, pictures} = JSON.parse(root.querySelector("script").textContent);
   const [range, list, output] = ["input", "select", "output"].map(s => root.querySelector(s));
   const show = () => {
     const states = rows[list ? list.selectedIndex : 0];
@@ -140,7 +159,8 @@ SCRIPT = """(() => {
     const [where, picture, sentence] = states[range.value];
     output.textContent = where;
     range.setAttribute("aria-valuetext", where);
-    root.querySelector(".tensorlab-picture").innerHTML = picture;
+    root.querySelector(".tensorlab-picture").innerHTML =
+      picture.replace(/src="#(\\d+)"/g, (_, k) => `src="${pictures[k]}"`);
     root.querySelector('[role="status"]').textContent = sentence;
   };
   range.addEventListener("input", show);

@@ -22,6 +22,7 @@ no harm. The functions, in the order in which they are called:
     compress_layers  the last three in one
 """
 
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -346,10 +347,23 @@ def _calls(chosen, run, loss, batch):
 
 
 def plain_forward(model: nn.Module, batch):
-    """The outputs for a batch: model(batch), model(*batch) of a tuple, model(**batch) of a dict."""
+    """The outputs for a batch: model(batch), model(*batch) of a tuple, model(**batch) of a dict.
+
+    Raises TypeError for a tuple that the model does not take, such as one with labels.
+    """
     if isinstance(batch, dict):
         return model(**batch)
-    return model(*batch) if isinstance(batch, (tuple, list)) else model(batch)
+    if not isinstance(batch, (tuple, list)):
+        return model(batch)
+    try:
+        inspect.signature(model.forward).bind(*batch)
+    except TypeError as error:
+        raise TypeError(
+            f"{type(model).__name__}: needs batches that its forward takes, or forward=lambda "
+            f"model, batch: model(batch[0]) where labels lie beside the inputs, got a batch of "
+            f"{len(batch)} parts"
+        ) from error
+    return model(*batch)
 
 
 def _check_numbers(who, chosen):

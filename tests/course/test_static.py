@@ -145,7 +145,7 @@ def test_the_page_says_what_the_explorer_says(whole, undrawn):
     e = Bars()
     page = Page(static.page(e.sheet()))
     data, script = page.scripts
-    rows = json.loads(data)
+    rows = json.loads(data)["rows"]
     assert [[where for where, *_ in states] for states in rows] == [list("1234567")] * 3
     assert rows[1][6][2] == "7 bars < & fro of width 4 with a grid."
     assert rows[1][0][1:] == ["", "bars: needs another rank, got 1 </script>"]
@@ -167,23 +167,54 @@ def test_the_page_says_what_the_explorer_says(whole, undrawn):
 @pytest.mark.thorough
 def test_a_page_asks_nobody_for_anything():
     text = static.page(Countdown(start=integer(2, 1, 9)).sheet())
-    pictures = re.findall(r'src=\\?"(data:image/png;base64,iVBOR[^"]*")', text)
-    assert len(pictures) == len(re.findall("src=", text)) > 4  # two themes of each state
-    for picture in pictures:
+    first = re.findall(r'src="(data:image/png;base64,iVBOR[^"]*")', text)
+    held = json.loads(Page(text).scripts[0])
+    by_number = re.findall(r'src="#(\d+)"', str(held["rows"]))
+    assert len(first) == 2 and len(by_number) == 2 * len(held["rows"][0])  # two themes of a state
+    assert str(held["rows"]).count("src=") == len(by_number)
+    assert {int(k) for k in by_number} == {*range(len(held["pictures"]))}
+    assert all(p.startswith("data:image/png;base64,iVBOR") for p in held["pictures"])
+    for picture in [*first, *held["pictures"]]:
         text = text.replace(picture, "")
     assert not re.search(r"https?:|//[a-z]|@import|url\(", text)
 
 
-@pytest.mark.thorough
-def test_a_page_keeps_its_limit_and_its_first_state(whole, undrawn):
-    full = static.page(Bars().sheet())
-    thin = static.page(Bars().sheet(), limit=len(full.encode()) * 4 // 5)
+def test_a_page_keeps_its_limit_and_its_first_state():
+    full = static.page(shown("A", 1))
+    thin = static.page(shown("A", 1), limit=len(full.encode()) * 4 // 5)
     assert len(thin.encode()) <= len(full.encode()) * 4 // 5
-    states = json.loads(Page(thin).scripts[0])[1]
-    assert [where for where, *_ in states] == ["1", "2", "4", "6", "7"]
+    states = json.loads(Page(thin).scripts[0])["rows"][1]
+    assert [where for where, *_ in states] == ["0", "2", "4", "6", "8"]
     assert Page(thin).one("input")["value"] == "2"
     with pytest.raises(ValueError, match="fit into 1000 bytes"):
-        static.page(Bars().sheet(), limit=1000)
+        static.page(shown("A", 1), limit=1000)
+
+
+def shown(picture: str, first: int, options: int = 4, count: int = 9) -> static.Sheet:
+    """A sheet whose states have a picture of their own beside one that all have."""
+    image = lambda code: f'<img alt="" src="data:image/png;base64,{code}">'
+    state = lambda k, i: (f"{i}", image(picture) + image(f"{k}{i}" * 500), f"{k} {i}")
+    rows = [
+        static.Strip(f"option {k}", [state(k, i) for i in range(count)], 4) for k in range(options)
+    ]
+    return static.Sheet("pictures", "i", "k", rows, first)
+
+
+def test_a_picture_that_all_states_show_is_held_once():
+    text = static.page(shown("A" * 20_000, 0))
+    assert text.count("A" * 20_000) == 2  # once for all, and once where scripts are taken away
+    assert len(json.loads(Page(text).scripts[0])["rows"][3]) == 9
+
+
+@pytest.mark.parametrize("first", range(4))
+def test_where_two_states_are_too_large_options_go_but_not_the_first(first):
+    sheet = shown("A", first)
+    text = static.page(sheet, limit=9_000)
+    rows = json.loads(Page(text).scripts[0])["rows"]
+    assert len(text) <= 9_000 and 1 <= len(rows) < 4 and {len(row) for row in rows} == {2}
+    options = [("selected" in o) for o in Page(text).all("option")]
+    assert len(options) == len(rows) and sheet.rows[options.index(True)].option == f"option {first}"
+    assert rows[sheet.first][sheet.rows[sheet.first].first][2] == f"{first} 4"
 
 
 @pytest.mark.parametrize("count", range(1, 9))
