@@ -84,11 +84,11 @@ def test_all_pages_are_readable_and_told(book, reader):
     assert not wrong, "\n".join(wrong)
 
 
-# An image without words stands in a group with a name, in a link with words, or beside its other
-# half, which has them. Explorers are groups; a <details> has its summary.
+# An image without words stands in a group with a name, in a link or a row with words, or beside
+# its other half, which has them. Explorers are groups; a <details> has its summary.
 NAMELESS = """() => [...document.querySelectorAll("article :is(img, [role=group])")]
   .filter(e => e.checkVisibility() && !e.alt && !e.closest("[aria-label]") &&
-    !e.closest("a, figure")?.textContent.trim() &&
+    !e.closest("a, figure, tr")?.textContent.trim() &&
     ![...e.parentElement.children].some(other => other.alt))
   .map(e => `${e.tagName} has no name: ${e.outerHTML.slice(0, 80)}`)"""
 
