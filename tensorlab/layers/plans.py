@@ -268,7 +268,7 @@ def beats_dense(shapes, batch: int, itemsize: int, kind: str) -> bool:
     best = min(
         (_cost(shapes, p, batch, itemsize, machine).seconds for p in walks), default=math.inf
     )
-    return 2 * best < _seconds(1, rows, columns, batch, itemsize, machine)
+    return bool(2 * best < _seconds(1, rows, columns, batch, itemsize, machine))
 
 
 @lru_cache(maxsize=4096)

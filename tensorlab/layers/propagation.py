@@ -78,7 +78,7 @@ def beats_its_dense(weight: MatrixFormat, batch: int) -> bool:
     [True, False]
     """
     if not isinstance(weight, TTMatrix):
-        return 2 * weight.flops(batch) < 2 * batch * math.prod(weight.shape)
+        return bool(2 * weight.flops(batch) < 2 * batch * math.prod(weight.shape))
     shapes = tuple(tuple(c.shape) for c in weight.cores)
     return beats_dense(shapes, batch, weight.dtype.itemsize, weight.device.type)
 
