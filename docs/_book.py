@@ -78,6 +78,11 @@ def excluded(chosen: list[str]) -> list[str]:
     return [f"**/{p.name}" for p in found if not p.name.startswith(tuple(chosen))]
 
 
+def to_lessons(app, name: str, source: list[str]) -> None:
+    """Links to notebooks, as a forge shows them, lead to the pages of the lessons."""
+    source[0] = source[0].replace("](../notebooks/", "](lessons/")
+
+
 def anchor(heading: str) -> str:
     """The name of a heading in links, as JupyterLab has it.
 

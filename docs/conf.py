@@ -81,5 +81,6 @@ copybutton_prompt_is_regexp = True
 
 def setup(app):
     _book.write(HERE)
+    app.connect("source-read", _book.to_lessons)
     app.connect("autodoc-process-docstring", _docstrings.process)
     app.connect("autodoc-skip-member", _docstrings.skip)
