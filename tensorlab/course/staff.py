@@ -148,8 +148,9 @@ def _check_isolation(folder: Path) -> None:
     """Refuses what `Kernel` could not keep students' code away from."""
     if not _grading().can_cut():
         raise ValueError(
-            "course mark: needs `unshare`, `mount` and `ip` to take network and files from "
-            "students' code, and this machine lacks or refuses them; --no-isolation marks without"
+            "course mark: needs `unshare`, `mount`, `setpriv` and `ip` to take network and files "
+            "from students' code, and this machine lacks or refuses them; --no-isolation marks "
+            "without"
         )
     for path in (Path(sys.prefix), Path(__file__), Path(tempfile.gettempdir())):
         if path.resolve().is_relative_to(folder.resolve()):

@@ -3,6 +3,16 @@ its solution that change nothing."""
 
 from marking import Wrong
 
+WATCHED = {  # the points of the cells that forbid the trains of tl
+    "train-error": 7,
+    "train-orthonormal": 6,
+    "train-ranks": 7,
+    "add-right": 6,
+    "shorten-error": 7,
+    "shorten-ranks": 8,
+    "shorten-size": 5,
+}
+
 WRONG = {
     "off by a transpose": Wrong(
         {
@@ -45,15 +55,7 @@ WRONG = {
             "add": "def add(a, b):\n    return list((tl.TT(tuple(a)) + tl.TT(tuple(b))).cores)",
             "shorten": "def shorten(cores, rtol):\n    return check.given_shorten(cores, rtol)",
         },
-        {
-            "train-error": 7,
-            "train-orthonormal": 6,
-            "train-ranks": 7,
-            "add-right": 6,
-            "shorten-error": 7,
-            "shorten-ranks": 8,
-            "shorten-size": 5,
-        },
+        WATCHED,
     ),
     "calls the trains of tl where no visible test looks": Wrong(
         {
@@ -77,15 +79,7 @@ WRONG = {
                 "    cores = list(cores)",
             ),
         },
-        {
-            "train-error": 7,
-            "train-orthonormal": 6,
-            "train-ranks": 7,
-            "add-right": 6,
-            "shorten-error": 7,
-            "shorten-ranks": 8,
-            "shorten-size": 5,
-        },
+        WATCHED,
     ),
     "takes off the watch": Wrong(
         {
